@@ -1,0 +1,116 @@
+# One entry point a task; `make` alone lists them. Everything runs in the project's own .venv, made by `make setup`,
+# on which every other target depends. No target asks anything.
+
+PYTHON ?= python3
+DATA_ROOT ?= data
+PRESET ?=
+JOBS ?=
+SEED ?=
+SWEEP ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BNSTUDY := $(BIN)/python -m bnstudy
+preset = $(if $(PRESET),--preset $(PRESET))
+jobs = $(if $(JOBS),--jobs $(JOBS))
+
+export BNSTUDY_DATA_ROOT := $(DATA_ROOT)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub("%", "NAME", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@printf '\nsweeps (NAME):%s\n' "$(patsubst sweeps/%.yaml, %,$(sort $(wildcard sweeps/*.yaml)))"
+	@printf 'variables: DATA_ROOT=%s (data folder)  PYTHON=%s (3.11 or newer, makes .venv)  ARGS="..." (added to the command)\n' \
+	  '$(DATA_ROOT)' '$(PYTHON)'
+
+.PHONY: setup
+setup: $(READY) ## make .venv with the locked, hash-checked packages
+
+.PHONY: reproduce
+reproduce: $(READY) ## the main job, from data to report [PRESET=quick|full] [JOBS=n]; run again to go on
+	$(BNSTUDY) reproduce $(preset) $(jobs) $(ARGS)
+
+.PHONY: test
+test: $(READY) ## lint, types and tests [ARGS="pytest options"]
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."]
+	$(BNSTUDY) sweep $* $(preset) $(jobs) $(if $(SEED),seed=$(SEED)) $(ARGS)
+
+.PHONY: status
+status: $(READY) ## how far every sweep is [PRESET=quick|full]
+	$(BNSTUDY) status $(preset) $(ARGS)
+
+.PHONY: figures
+figures: $(READY) ## figures and claims from the committed tables [PRESET=quick|full: from that preset's]
+	$(BNSTUDY) figures $(preset) $(ARGS)
+
+.PHONY: report
+report: $(READY) ## the same, and report.html [PRESET=quick|full]
+	$(BNSTUDY) report $(preset) $(ARGS)
+
+.PHONY: publish
+publish: $(READY) ## put a finished sweep's tables among the committed ones: SWEEP=NAME [PRESET=quick|full]
+	@test -n "$(SWEEP)" || { echo "publish: name the sweep, as in: make publish SWEEP=init" >&2; exit 2; }
+	$(BNSTUDY) publish $(SWEEP) $(preset) $(ARGS)
+
+.PHONY: data
+data: $(READY) ## get the data sets into DATA_ROOT, or say why they cannot be had
+	$(BNSTUDY) data $(ARGS)
+
+.PHONY: dashboard
+dashboard: $(READY) ## W&B's terminal dashboard on the offline runs
+	$(BNSTUDY) dashboard $(ARGS)
+
+.PHONY: sync
+sync: $(READY) ## upload the offline W&B runs (needs a key)
+	$(BNSTUDY) sync $(ARGS)
+
+.PHONY: bench
+bench: $(READY) ## speed against a textbook loop, as ratios
+	$(BNSTUDY) bench $(ARGS)
+
+.PHONY: lock
+lock: $(READY) ## resolve the newest packages that pyproject.toml allows into the lock files
+	$(BIN)/uv pip compile $(lock_options) --upgrade --extra dev pyproject.toml -o requirements.lock
+	printf 'uv\nsetuptools\n' | $(BIN)/uv pip compile $(lock_options) --constraints requirements.lock - -o bootstrap.lock
+
+lock_options := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+.PHONY: clean
+clean: ## remove .venv, caches and half-written files; data and results stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build src/*.egg-info
+	find src tests analysis -name __pycache__ -type d -prune -exec rm -rf {} +
+	find results -name '*.part' -type f -delete 2>/dev/null || true
+
+# uv first, itself from a hash-checked file; where it cannot be had, or cannot install, pip does the same more slowly.
+# Packages built from source use the locked setuptools (no build isolation), so nothing unlocked is ever fetched.
+$(READY): requirements.lock bootstrap.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "setup: '$(PYTHON)' is not there, or older than Python 3.11: install 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo "setup: $(PYTHON) cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "setup: packages of requirements.lock into $(VENV) (about 5.5 GB, once)"
+	@if $(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r bootstrap.lock \
+	  && $(BIN)/uv pip sync $$(test -t 2 || echo --quiet) --python $(BIN)/python --require-hashes --no-build-isolation requirements.lock; then \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	else \
+	  echo "setup: uv did not do it; pip does it now, which takes some minutes" >&2; \
+	  awk '/^[a-z]/ { wanted = /^setuptools==/ } wanted' bootstrap.lock > $(VENV)/setuptools.lock \
+	  && $(BIN)/python -m pip install --quiet --require-hashes -r $(VENV)/setuptools.lock \
+	  && $(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements.lock \
+	  && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
+	fi
+	@touch $@

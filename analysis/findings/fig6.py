@@ -1,0 +1,141 @@
+"""Without BN the loss gradient in the logits favours one class, whatever the input (Bjorck et al. 2018, Figure 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS, by_arm, number
+
+TITLE = "Gradient of the loss in the classifier's outputs at initialisation"
+CAPTION = (
+    "(a, b) One entry for each image of the mini-batch and class, for the first seed of each arm; images sorted by "
+    "label, so "
+    "that the true classes (negative entries) form a staircase; colours end at ±1/|B|. (c) One dot a seed, bar: "
+    "median. "
+    "Top-column share: part of all positive entries that lies in the column with most of them. Hollow diamonds with "
+    "bars: "
+    "values and ranges that a simulation of the published set-up gives."
+)
+SWEEP = "init"
+NEEDS = {"logit_gradient": "step == 0"}
+SIZE = (9.6, 4.5)
+CLAIMS = (
+    Claim(
+        id="11",
+        where="Section 3.1, Figure 6",
+        scale="init",
+        says="Without BN the output layer's gradient is one class column for nearly all images; with BN it is spread "
+        "out.",
+        criterion="Top-column share of the positive mass, median over seeds: at least 0.75 without BN and at most 0.6 "
+        "with BN, "
+        "and larger without BN in every pair of one seed. All three: reproduced. At least 0.75 without BN and a lower "
+        "median with BN: partly.",
+        published="one saturated column without BN, share at least 0.75; about 0.5 or less with BN",
+    ),
+)
+SCALARS = (
+    ("top_column_share", "top-column share\nof positive mass"),
+    ("mean_max_softmax", "mean of the\nlargest softmax"),
+    ("max_abs_column_sum", "largest\n|column sum|"),
+)
+# low and high ends of what the published set-up gives at initialisation
+EXPECTED = {
+    "top_column_share": {"batch": (0.50, 0.55), "none": (0.75, 1.00)},
+    "mean_max_softmax": {"batch": (0.50, 0.50), "none": (0.84, 1.00)},
+    "max_abs_column_sum": {"batch": (0.37, 0.48), "none": (0.66, 0.98)},
+}
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    rows = frames["logit_gradient"]
+    left, middle, right = fig.subplots(1, 3, width_ratios=(1, 1, 1.45))
+    images = None
+    for ax, arm, letter in ((left, "none", "a"), (middle, "batch", "b")):
+        entries, seed = _first_seed(rows, arm)
+        figures.panel(ax, letter, figures.LABELS[arm] + (f" (seed {seed})" if seed is not None else ", no run"))
+        ax.grid(False)
+        if entries is None:
+            continue
+        limit = 1 / len(entries)
+        images = ax.imshow(
+            entries, aspect="auto", cmap=figures.SIGNED_MAP, vmin=-limit, vmax=limit, interpolation="nearest"
+        )
+        ax.set_xticks(range(entries.shape[1]))
+        ax.set_xlabel("class")
+        ax.set_ylabel("image of the mini-batch, by label")
+    if images is not None:
+        bar = fig.colorbar(images, ax=[left, middle], location="bottom", shrink=0.7, aspect=36, pad=0.02)
+        bar.set_label("gradient of the mean loss in the class's output")
+        bar.outline.set_visible(False)
+
+    for position, (quantity, _) in enumerate(SCALARS):
+        part = rows[rows["quantity"] == quantity]
+        for arm, shift in zip(ARMS, (-0.2, 0.2), strict=True):
+            figures.seeds(right, position + shift, part[part["norm"] == arm]["value"], arm, spacing=0.035)
+            low, high = EXPECTED[quantity][arm]
+            centre = (low + high) / 2
+            figures.diamonds(right, [position + shift + 0.16], [centre], arm, errors=[[centre - low], [high - centre]])
+    for arm in ARMS:
+        right.plot([], [], "o", color=figures.COLOURS[arm], ms=4, mew=0, label=figures.LABELS[arm])
+    right.set_xticks(range(len(SCALARS)), [label for _, label in SCALARS])
+    right.set_xlim(-0.5, len(SCALARS) - 0.5)
+    right.set_ylim(0, 1.14)
+    right.set_yticks(np.arange(0, 1.01, 0.2))
+    right.grid(False, axis="x")
+    right.set_ylabel("fraction")
+    right.legend(loc="upper right", ncols=2, borderaxespad=0)
+    figures.panel(right, "c", "every seed")
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    shares = frames["logit_gradient"].query("quantity == 'top_column_share'")
+    of = by_arm(shares, "value")
+    wide = shares.pivot(index="seed", columns="norm", values="value").reindex(columns=list(ARMS)).dropna()
+    n = len(wide)
+    one_column, spread_out = of["none"].median >= 0.75, of["batch"].median <= 0.6
+    every_pair = bool((wide["none"] > wide["batch"]).all())
+    return {
+        "11": Evidence(
+            measured=f"top-column share {number(of['none'].median)} without BN, {number(of['batch'].median)} with BN",
+            spread=f"{of['none'].range} without BN, {of['batch'].range} with BN; larger without BN in "
+            f"{int((wide['none'] > wide['batch']).sum())} of {n} pairs",
+            n=n,
+            verdict=judge(
+                n,
+                whole=one_column and spread_out and every_pair,
+                part=one_column and of["batch"].median < of["none"].median,
+            ),
+        )
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    rows = frames["logit_gradient"]
+    out = []
+    for quantity, label in SCALARS:
+        ours = by_arm(rows[rows["quantity"] == quantity], "value")
+        seen = {arm: _ends(*EXPECTED[quantity][arm]) for arm in ARMS}
+        out.append(
+            Comparison(label.replace("\n", " "), seen["batch"], seen["none"], str(ours["batch"]), str(ours["none"]))
+        )
+    return out
+
+
+def _ends(low: float, high: float) -> str:
+    return f"about {low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+
+
+def _first_seed(rows: pd.DataFrame, arm: str) -> tuple[np.ndarray | None, int | None]:
+    """Entries (image, class) of the arm's first seed, images sorted by label."""
+    entries = rows[(rows["norm"] == arm) & (rows["quantity"] == "entry")]
+    if entries.empty:
+        return None, None
+    seed = int(entries["seed"].min())
+    wide = entries[entries["seed"] == seed].pivot(index=["label", "example"], columns="column", values="value")
+    return wide.sort_index().to_numpy(), seed

@@ -1,0 +1,185 @@
+"""Do gradients point the same way whatever the input? Between mini-batches, and between examples, at initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS, Spread, arms, by_arm, number, over_seeds, paired
+
+TITLE = "Agreement of gradients between mini-batches and between examples at initialisation"
+CAPTION = (
+    "Mean cosine between the gradients of a layer on disjoint sets of images, at the same weights. (a) Between the "
+    "largest "
+    "mini-batches, by depth. (b) Median over all layers against the size of the sets; size 1 compares single examples, "
+    "which under BN have no gradient of their own. (c) Between examples at the classifier's outputs, where both arms "
+    "are "
+    "defined: whole gradient, and with the terms of the examples' own labels removed. Median over seeds (line, bar), "
+    "range (band), one dot a seed."
+)
+SWEEP = "init"
+NEEDS = {
+    "gradient_correlation": "step == 0 and defined",
+    "logit_gradient": "step == 0 and quantity in ('cosine', 'cosine_without_label')",
+}
+SIZE = (10.4, 4.0)
+CLAIMS = (
+    Claim(
+        id="gradient-correlation-1",
+        where="Section 3.1, beside Figure 6",
+        scale="init",
+        says="Without BN the gradient hardly depends on the input: those of different mini-batches point the same way.",
+        criterion="Median over layers of the mean cosine between mini-batches of the largest size: at least 0.2 "
+        "higher without BN "
+        "(median over seeds, paired), and higher in every seed. Both: reproduced. Higher in the median: partly.",
+        published="no number; the text calls unnormalised gradients larger and input-independent",
+    ),
+    Claim(
+        id="gradient-correlation-2",
+        where="Section 3.1, beside Figure 6",
+        scale="init",
+        says="Without BN the examples' gradients at the classifier's outputs agree, with BN hardly.",
+        criterion="Mean pairwise cosine of the logit gradients, medians over seeds: at least 0.3 without BN and at "
+        "most 0.15 with BN, "
+        "and higher without BN in every pair of one seed. All three: reproduced. Higher in the median: partly.",
+        published="no number",
+    ),
+    Claim(
+        id="gradient-correlation-3",
+        where="Section 3.1, beside Figure 6",
+        scale="init",
+        says="Without BN even the weight gradients of single examples agree, at every depth.",
+        criterion="Mean cosine between single examples without BN: positive at 0.95 of the layers (median over "
+        "seeds), and the "
+        "median over layers is at least 0.2. Both: reproduced. Median at least 0.1: partly.",
+        published="no number; with BN a single example has no gradient of its own",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    correlation, logits = frames["gradient_correlation"], frames["logit_gradient"]
+    left, middle, right = fig.subplots(1, 3, width_ratios=(1.45, 1, 1))
+    size = _largest(correlation)
+    for arm, part in arms(correlation).items():
+        at = part[part["batch_size"] == size]
+        figures.band(left, over_seeds(at, ["depth"], "cosine_mean"), "depth", arm)
+        figures.band(
+            middle, over_seeds(_over_layers(part), ["batch_size"], "cosine"), "batch_size", arm, marker="o", ms=3.5
+        )
+    left.set_ylabel("mean cosine")
+    figures.stages(left)
+    left.legend(loc="best")
+    figures.panel(left, "a", f"between mini-batches of {size}")
+    middle.set_xscale("log", base=2)
+    sizes = sorted(correlation["batch_size"].unique())
+    middle.set_xticks(sizes, [str(s) for s in sizes])
+    middle.minorticks_off()
+    middle.set_xlabel("images a gradient is taken over")
+    middle.set_ylabel("mean cosine, median over layers")
+    figures.panel(middle, "b", "by mini-batch size")
+    if sizes[0] == 1 and not (correlation.query("norm == 'batch'")["batch_size"] == 1).any():
+        middle.text(1.1, 0.04, "with BN:\nnot defined", transform=middle.get_xaxis_transform(), fontsize=7,
+                    color=figures.COLOURS["batch"], ha="left", va="bottom")  # fmt: skip
+    for position, quantity in enumerate(("cosine", "cosine_without_label")):
+        part = logits[logits["quantity"] == quantity]
+        for arm, shift in zip(ARMS, (-0.18, 0.18), strict=True):
+            figures.seeds(right, position + shift, part[part["norm"] == arm]["value"], arm, spacing=0.045)
+    right.set_xticks([0, 1], ["whole gradient", "labels' own\nterms removed"])
+    right.set_xlim(-0.5, 1.5)
+    right.set_ylabel("mean pairwise cosine")
+    right.grid(False, axis="x")
+    right.legend(
+        handles=[
+            Line2D([], [], color=figures.COLOURS[a], marker="o", ms=4, ls="", label=figures.LABELS[a]) for a in ARMS
+        ],
+        loc="upper left",
+    )
+    figures.panel(right, "c", "between examples, at the logits")
+    for ax in (left, middle, right):
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(low, -0.02), max(high, 0.1) * 1.04)
+        ax.axhline(0, color="#8A929C", lw=0.7, zorder=1)
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    correlation, logits = frames["gradient_correlation"], frames["logit_gradient"]
+    size = _largest(correlation)
+    medians = _over_layers(correlation)
+    batches = paired(medians[medians["batch_size"] == size], "cosine")
+    gain = (batches["none"] - batches["batch"]).median()
+    between = {arm: by_arm(medians[medians["batch_size"] == size], "cosine")[arm] for arm in ARMS}
+    examples = logits[logits["quantity"] == "cosine"]
+    pairs, at_logits = paired(examples, "value"), by_arm(examples, "value")
+    single = correlation[(correlation["batch_size"] == 1) & (correlation["norm"] == "none")]
+    by_depth = single.groupby("depth")["cosine_mean"].median()
+    alone = by_arm(medians[medians["batch_size"] == 1], "cosine")["none"]
+    positive = float((by_depth > 0).mean()) if len(by_depth) else float("nan")
+    return {
+        "gradient-correlation-1": Evidence(
+            measured=f"{number(between['none'].median)} without BN, {number(between['batch'].median)} with BN "
+            f"(mini-batches of {size})",
+            spread=_both(between),
+            n=len(batches),
+            verdict=judge(
+                len(batches), whole=gain >= 0.2 and bool((batches["none"] > batches["batch"]).all()), part=gain > 0
+            ),
+        ),
+        "gradient-correlation-2": Evidence(
+            measured=f"{number(at_logits['none'].median)} without BN, {number(at_logits['batch'].median)} with BN",
+            spread=_both(at_logits),
+            n=len(pairs),
+            verdict=judge(
+                len(pairs),
+                whole=at_logits["none"].median >= 0.3
+                and at_logits["batch"].median <= 0.15
+                and bool((pairs["none"] > pairs["batch"]).all()),
+                part=at_logits["none"].median > at_logits["batch"].median,
+            ),
+        ),
+        "gradient-correlation-3": Evidence(
+            measured=f"median over layers {number(alone.median)}; positive at {100 * positive:.0f} % of the layers",
+            spread=alone.range,
+            n=alone.n,
+            verdict=judge(alone.n, whole=positive >= 0.95 and alone.median >= 0.2, part=alone.median >= 0.1),
+        ),
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    correlation, logits = frames["gradient_correlation"], frames["logit_gradient"]
+    medians = _over_layers(correlation)
+    rows = []
+    for size in sorted(medians["batch_size"].unique()):
+        ours = by_arm(medians[medians["batch_size"] == size], "cosine")
+        label = "single examples" if size == 1 else f"mini-batches of {size}"
+        with_bn = str(ours["batch"]) if ours["batch"].n else "not defined"
+        rows.append(Comparison(f"cosine, {label} (median over layers)", "", "", with_bn, str(ours["none"])))
+    for quantity, label in (
+        ("cosine", "logit gradients, whole"),
+        ("cosine_without_label", "logit gradients, own label removed"),
+    ):
+        ours = by_arm(logits[logits["quantity"] == quantity], "value")
+        rows.append(Comparison(f"cosine between examples, {label}", "", "", str(ours["batch"]), str(ours["none"])))
+    return rows
+
+
+def _largest(correlation: pd.DataFrame) -> int:
+    """The largest mini-batch size that every arm has."""
+    common = set.intersection(*(set(part["batch_size"]) for part in arms(correlation).values()))
+    return int(max(common))
+
+
+def _over_layers(correlation: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and size: the median over layers of the mean cosine."""
+    grouped = correlation.groupby(["run_id", "norm", "seed", "batch_size"])["cosine_mean"].median()
+    return grouped.rename("cosine").reset_index()
+
+
+def _both(of: Mapping[str, Spread]) -> str:
+    return f"{of['none'].range} without BN, {of['batch'].range} with BN"

@@ -1,0 +1,215 @@
+"""Which learning rates LeNet bears with and without BN, and what they give (section 2, on a small network)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, Verdict, judge
+from bnstudy.frames import ARMS, DASH, arms, number, over_seeds, spread
+
+CHANCE = 0.1  # ten classes
+
+TITLE = "LeNet: final accuracy against the learning rate"
+CAPTION = (
+    "Accuracy after the last epoch, on test (a) and training images (b); one mark a run, line: median over seeds of "
+    "the runs "
+    "that did not diverge. Triangles: stalled (finite, but under 30 % on the training images). Crosses, at chance: "
+    "diverged "
+    "(mini-batch loss above 1000, or not finite). Constant learning rate, plain SGD."
+)
+SWEEP = "lenet_lr_grid"
+NEEDS = {"runs": "model == 'lenet' and status in ('completed', 'diverged')"}
+SIZE = (9.6, 4.2)
+CLAIMS = (
+    Claim(
+        id="lenet-lr-1",
+        where="Section 2, carried over to LeNet",
+        scale="reduced",
+        says="With BN the network trains at larger learning rates than without.",
+        criterion="The largest rate of the grid at which every seed ends trained is larger with BN (reproduced). "
+        "Equal below the "
+        "grid's top, or smaller: not reproduced. Both at the top of the grid: undecided.",
+        published="on ResNet-110: 0.1 trains with BN, without it diverges",
+    ),
+    Claim(
+        id="lenet-lr-2",
+        where="Section 2, carried over to LeNet",
+        scale="reduced",
+        says="Each at its best learning rate, the network with BN reaches the higher test accuracy.",
+        criterion="At each arm's rate of highest median test accuracy: the worst seed with BN is above the best seed "
+        "without "
+        "(reproduced); only the medians are so ordered (partly).",
+        published="on ResNet-110: 93.2 % with BN at 0.1, 81.9 % without at 0.0001",
+    ),
+    Claim(
+        id="lenet-lr-3",
+        where="Section 2, carried over to LeNet",
+        scale="reduced",
+        says="At a matched small learning rate BN gives no better test accuracy.",
+        criterion="At the smallest rate at which every seed of both arms ends trained, median test accuracies differ "
+        "by less "
+        "than 2 points (reproduced) or 5 (partly). No such rate: undecided.",
+        published="on ResNet-110 at 0.0001: 81.3 % with BN, 81.9 % without",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    runs = frames["runs"]
+    axes = fig.subplots(1, 2, sharey=True)
+    for ax, side, letter in zip(axes, ("test", "train"), "ab", strict=True):
+        _accuracies(ax, runs, f"final_{side}_accuracy")
+        figures.panel(ax, letter, f"{side} accuracy after the last epoch")
+    axes[0].set_ylabel("accuracy (%)")
+    marks = [("o", figures.MUTED, "trained"), ("v", "none", "stalled"), ("x", figures.MUTED, "diverged")]
+    handles = [Line2D([], [], color=figures.COLOURS[arm], marker="o", ms=4, label=figures.LABELS[arm]) for arm in ARMS]
+    handles += [Line2D([], [], ls="", marker=m, ms=5, mec=figures.MUTED, mfc=f, mew=1.1, label=t) for m, f, t in marks]
+    fig.legend(handles=handles, loc="outside lower center", ncols=5)
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    runs = frames["runs"]
+    grid = sorted(runs["lr"].unique())
+    n = _seeds(runs)
+    trained = {arm: _all_trained(part) for arm, part in arms(runs).items()}
+    top = {arm: max(trained.get(arm, []), default=math.nan) for arm in ARMS}
+    top_verdict = judge(n, whole=_above(top["batch"], top["none"]), part=False)
+    if top_verdict is Verdict.not_reproduced and top["batch"] == top["none"] == grid[-1]:
+        top_verdict = Verdict.undecided
+    one = Evidence(
+        measured=f"{number(top['batch'])} with BN, {number(top['none'])} without",
+        spread=f"grid {number(grid[0])} to {number(grid[-1])}, {len(grid)} rates; outcomes {_outcomes(runs)}",
+        n=n,
+        verdict=top_verdict,
+    )
+
+    best = {arm: _best(runs[runs["norm"] == arm]) for arm in ARMS}
+    at_best = {
+        arm: spread(100 * runs[(runs["norm"] == arm) & (runs["lr"] == best[arm])]["final_test_accuracy"])
+        for arm in ARMS
+    }
+    two = Evidence(
+        measured=f"{at_best['batch'].median:.1f} % with BN at {number(best['batch'])}, "
+        f"{at_best['none'].median:.1f} % without at {number(best['none'])}",
+        spread=f"{_points(at_best['batch'].low, at_best['batch'].high)} with BN, "
+        f"{_points(at_best['none'].low, at_best['none'].high)} without",
+        n=n,
+        verdict=judge(
+            n,
+            whole=at_best["batch"].low > at_best["none"].high,
+            part=at_best["batch"].median > at_best["none"].median,
+        ),
+    )
+
+    common = sorted(set(trained.get("batch", [])) & set(trained.get("none", [])))
+    if not common:
+        three = Evidence("no rate at which every seed of both arms trains", "", n, Verdict.undecided)
+    else:
+        at = {
+            arm: spread(100 * runs[(runs["norm"] == arm) & (runs["lr"] == common[0])]["final_test_accuracy"])
+            for arm in ARMS
+        }
+        apart = abs(at["batch"].median - at["none"].median)
+        three = Evidence(
+            measured=f"{at['batch'].median:.1f} % with BN, {at['none'].median:.1f} % without, at {number(common[0])}",
+            spread=f"{_points(at['batch'].low, at['batch'].high)} with BN, {_points(at['none'].low, at['none'].high)} "
+            f"without",
+            n=n,
+            verdict=judge(n, whole=apart < 2, part=apart < 5),
+        )
+    return {"lenet-lr-1": one, "lenet-lr-2": two, "lenet-lr-3": three}
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    runs = frames["runs"]
+    return [
+        Comparison(
+            f"test accuracy at {number(lr)} (%)",
+            "",
+            "",
+            *(_cell(runs[(runs["norm"] == arm) & (runs["lr"] == lr)]) for arm in ARMS),
+        )
+        for lr in sorted(runs["lr"].unique())
+    ]
+
+
+def _accuracies(ax: Axes, runs: pd.DataFrame, column: str) -> None:
+    ax.axhline(100 * CHANCE, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
+    ax.text(
+        0.995,
+        100 * CHANCE - 1.2,
+        "chance",
+        transform=ax.get_yaxis_transform(),
+        fontsize=7,
+        color=figures.MUTED,
+        ha="right",
+        va="top",
+    )
+    for arm, part in arms(runs).items():
+        colour, side = figures.COLOURS[arm], 1.08 if arm == "none" else 1 / 1.08  # arms side by side at each rate
+        alive = part[part["outcome"] != "diverged"]
+        medians = over_seeds(alive.assign(percent=100 * alive[column]), ["lr"], "percent")
+        ax.plot(medians["lr"] * side, medians["median"], color=colour, lw=1.4)
+        for outcome, marker, face in (("trained", "o", colour), ("stalled", "v", "white")):
+            rows = part[part["outcome"] == outcome]
+            ax.plot(
+                rows["lr"] * side, 100 * rows[column], marker, color=colour, mfc=face, ms=4.4, mew=1.1, ls="", zorder=4
+            )
+        lost = part[part["outcome"] == "diverged"]
+        place = lost.groupby("lr").cumcount() * 2.2  # several seeds at one rate stand above each other
+        ax.plot(lost["lr"] * side, 100 * CHANCE + place, "x", color=colour, ms=5.5, mew=1.5, ls="", zorder=4)
+    ax.set_xscale("log")
+    rates = sorted(runs["lr"].unique())
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.minorticks_off()
+    ax.set_xlabel("learning rate")
+    ax.set_ylim(0, 100)
+
+
+def _seeds(runs: pd.DataFrame) -> int:
+    """Seeds of the smaller arm at the rate that has fewest."""
+    counts = runs.groupby(["norm", "lr"])["seed"].nunique()
+    return int(counts.min()) if set(runs["norm"]) >= set(ARMS) else 0
+
+
+def _all_trained(part: pd.DataFrame) -> list[float]:
+    every = part.groupby("lr")["outcome"].agg(lambda outcomes: bool((outcomes == "trained").all()))
+    return [float(lr) for lr in every.index[every].to_numpy()]
+
+
+def _best(part: pd.DataFrame) -> float:
+    alive = part[part["outcome"] == "trained"]
+    medians = alive.groupby("lr")["final_test_accuracy"].median()
+    return float(medians.index.to_numpy()[medians.argmax()]) if len(medians) else math.nan
+
+
+def _above(high: float, low: float) -> bool:
+    """An arm that trains at no rate is below one that trains at some."""
+    return not math.isnan(high) and (math.isnan(low) or high > low)
+
+
+def _outcomes(runs: pd.DataFrame) -> str:
+    told = []
+    for arm, part in arms(runs).items():
+        counts = part["outcome"].value_counts()
+        told.append(f"{figures.LABELS[arm]} " + ", ".join(f"{counts[o]} {o}" for o in sorted(counts.index)))
+    return "; ".join(told)
+
+
+def _points(low: float, high: float) -> str:
+    return f"{low:.1f} to {high:.1f} %"
+
+
+def _cell(rows: pd.DataFrame) -> str:
+    alive = rows[rows["outcome"] != "diverged"]
+    values = spread(100 * alive["final_test_accuracy"])
+    told = [f"{values.median:.1f} [{values.low:.1f} to {values.high:.1f}]"] if values.n else []
+    told += [f"{count} {o}" for o in ("stalled", "diverged") if (count := int((rows["outcome"] == o).sum()))]
+    return "; ".join(told) or DASH

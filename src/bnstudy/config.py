@@ -1,0 +1,283 @@
+"""What a run is: the schema of its configuration, with defaults and checks. Plain Python: no Hydra, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
+
+from bnstudy import plugins
+
+INITS = ("xavier_uniform", "xavier_normal", "kaiming_normal", "torch_default")
+PRECISIONS = ("fp32", "tf32", "bf16")
+ENGINES = ("auto", "plain", "stacked")
+TRACKING_MODES = ("offline", "online", "off")
+
+
+@dataclass(kw_only=True, slots=True)
+class Data:
+    """The images and how they reach the network."""
+
+    name: str = "cifar10"  # cifar10, fashion_mnist, or a folder of arrays under the data root
+    batch_size: int = 128
+    normalise: str = "channel"  # channel: mean 0 and standard deviation 1 per channel; unit: [0, 1]
+    augment: bool = True  # pad 4, random crop, horizontal flip
+    num_train: int | None = None  # the first so many training images; null: all
+
+
+@dataclass(kw_only=True, slots=True)
+class Optim:
+    """SGD and its schedule: the learning rate is multiplied by `decay` at each fraction of training in `milestones`."""
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    decay: float = 0.1
+
+
+@dataclass(kw_only=True, slots=True)
+class Train:
+    """The budget, and when a run counts as diverged."""
+
+    epochs: int = 165
+    steps: int | None = None  # a budget in steps; where given it takes the place of `epochs`
+    evaluate_every_epochs: int = 1
+    divergence_loss: float = 1e3  # a mini-batch loss above this, or not finite, ends the run (Bjorck et al., section 3)
+
+
+@dataclass(kw_only=True, slots=True)
+class ProbePlan:
+    """When one probe looks, and at which mini-batch. Steps count updates already made: step 0 is initialisation."""
+
+    at: list[int] = field(default_factory=list)
+    every_steps: int | None = None
+    every_epochs: int | None = None
+    at_end: bool = False
+    at_divergence: bool = False
+    on: str = "probe_batch"  # probe_batch: fixed, not augmented; train_batch: the very mini-batch about to be used
+    batch_size: int | None = None  # of the probe batch; null: data.batch_size
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True, slots=True)
+class Tracking:
+    """The W&B mirror."""
+
+    mode: str = "offline"
+    project: str = "bnstudy"
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class Sweep:
+    """The sweep a job belongs to: its name, what its presets change, and which tables its reduction keeps."""
+
+    name: str | None = None
+    presets: dict[str, list[str]] = field(default_factory=dict)  # preset -> Hydra overrides
+    tables: list[str] | None = None  # null: every table
+
+
+@dataclass(kw_only=True, slots=True)
+class Runtime:
+    """Where and how a run is executed; nothing here is part of its identity."""
+
+    device: str = "auto"
+    threads: int | None = None  # CPU threads of this job; null: the cores shared out among the jobs
+    engine: str = "auto"
+    data_root: str = "data"
+    results: str = "results"
+    download: bool = True
+    stand_in: bool = False  # whether made images may take the place of a data set that cannot be had
+    checkpoint_every_sec: float = 30.0
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """One run. `model` and `norm` name a component and its options (see `plugins`)."""
+
+    model: dict[str, Any] = field(default_factory=lambda: {"name": "resnet"})
+    norm: dict[str, Any] = field(default_factory=lambda: {"name": "batch"})
+    init: str = "xavier_uniform"
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    probes: dict[str, ProbePlan] = field(default_factory=dict)
+    precision: str = "fp32"
+    seed: int = 0
+    runtime: Runtime = field(default_factory=Runtime)
+    tracking: Tracking = field(default_factory=Tracking)
+    sweep: Sweep = field(default_factory=Sweep)
+
+
+NOT_IDENTITY = ("runtime", "tracking", "sweep")  # how, where and why; everything else is what
+
+
+def model_options(config: Config) -> dict[str, Any]:
+    """The model's options, defaults filled in, without its name."""
+    return plugins.defaults("models", config.model["name"]) | _without(config.model, "name")
+
+
+def norm_options(config: Config) -> dict[str, Any]:
+    """The norm's options, defaults filled in, without its name and without `where`."""
+    return plugins.defaults("norms", config.norm["name"]) | _without(config.norm, "name", "where")
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """A checked Config from nested dictionaries, as a manifest holds them. Raises ValueError naming the key."""
+    config: Config = _build(Config, values, "")
+    validate(config)
+    return config
+
+
+def to_dict(config: Config, *, identity_only: bool = False) -> dict[str, Any]:
+    """Nested dictionaries of plain values; with `identity_only`, without where and how the run is executed."""
+    values = dataclasses.asdict(config)
+    return _without(values, *NOT_IDENTITY) if identity_only else values
+
+
+def validate(config: Config) -> None:
+    """Checks every value. Raises ValueError naming the key, the value and the remedy."""
+    _check_component("model", "models", config.model, extra={})
+    _check_component("norm", "norms", config.norm, extra={"where": "*"})
+    _one_of("init", config.init, INITS)
+    _one_of("precision", config.precision, PRECISIONS)
+    _at_least("seed", config.seed, 0)
+    _check_data(config.data)
+    _check_optim(config.optim)
+    _check_train(config.train)
+    for name, plan in config.probes.items():
+        _check_probe(name, plan)
+    _check_runtime(config.runtime)
+    _one_of("tracking.mode", config.tracking.mode, TRACKING_MODES)
+    if not config.tracking.project:
+        raise ValueError("tracking.project = '': W&B needs a project's name; the default is bnstudy")
+
+
+def _check_data(data: Data) -> None:
+    if not data.name or any(c in data.name for c in "/\\") or data.name.startswith("."):
+        raise ValueError(f"data.name = {data.name!r}: give the name of a folder under the data root, such as cifar10")
+    _at_least("data.batch_size", data.batch_size, 1)
+    _one_of("data.normalise", data.normalise, ("channel", "unit"))
+    if data.num_train is not None:
+        _at_least("data.num_train", data.num_train, data.batch_size, "at least one mini-batch (data.batch_size)")
+
+
+def _check_optim(optim: Optim) -> None:
+    _finite("optim.lr", optim.lr, low=0.0)
+    _finite("optim.momentum", optim.momentum, low=0.0)
+    if optim.momentum >= 1:
+        raise ValueError(f"optim.momentum = {optim.momentum}: a velocity decays only below 1; the study uses 0.9")
+    _finite("optim.weight_decay", optim.weight_decay, low=0.0)
+    _finite("optim.decay", optim.decay, low=0.0)
+    if any(not 0 < m < 1 for m in optim.milestones) or sorted(optim.milestones) != optim.milestones:
+        raise ValueError(
+            f"optim.milestones = {optim.milestones}: give fractions of training, rising, between 0 and 1, as [0.5, 0.75]"
+        )
+
+
+def _check_train(train: Train) -> None:
+    _at_least("train.epochs", train.epochs, 0)
+    if train.steps is not None:
+        _at_least("train.steps", train.steps, 0)
+    _at_least("train.evaluate_every_epochs", train.evaluate_every_epochs, 1)
+    if not train.divergence_loss > 0:
+        raise ValueError(f"train.divergence_loss = {train.divergence_loss}: give a positive loss; the paper uses 1e3")
+
+
+def _check_probe(name: str, plan: ProbePlan) -> None:
+    key = f"probes.{name}"
+    if name not in plugins.names("probes"):
+        raise ValueError(f"{key}: there is no such probe; there are {', '.join(plugins.names('probes'))}")
+    for step in plan.at:
+        _at_least(f"{key}.at", step, 0)
+    for every in ("every_steps", "every_epochs", "batch_size"):
+        value = getattr(plan, every)
+        if value is not None:
+            _at_least(f"{key}.{every}", value, 1)
+    _one_of(f"{key}.on", plan.on, ("probe_batch", "train_batch"))
+    _check_options(f"{key}.options", plan.options, plugins.defaults("probes", name))
+
+
+def _check_runtime(runtime: Runtime) -> None:
+    _one_of("runtime.engine", runtime.engine, ENGINES)
+    if runtime.threads is not None:
+        _at_least("runtime.threads", runtime.threads, 1)
+    if not (runtime.device in ("auto", "cpu") or runtime.device.startswith("cuda")):
+        raise ValueError(f"runtime.device = {runtime.device!r}: give auto, cpu, cuda or cuda:N")
+    _finite("runtime.checkpoint_every_sec", runtime.checkpoint_every_sec, low=0.0)
+
+
+def _check_component(key: str, kind: str, values: dict[str, Any], *, extra: dict[str, Any]) -> None:
+    if "name" not in values:
+        raise ValueError(f"{key}.name is missing; there are {', '.join(plugins.names(kind))}")
+    _one_of(f"{key}.name", values["name"], tuple(plugins.names(kind)))
+    _check_options(key, _without(values, "name"), plugins.defaults(kind, values["name"]) | extra)
+
+
+def _check_options(key: str, given: dict[str, Any], defaults: dict[str, Any]) -> None:
+    for option, value in given.items():
+        if option not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise ValueError(f"{key}.{option} = {value!r}: there is no such option; there are: {known}")
+        default = defaults[option]
+        kinds: tuple[type, ...] = (type(default),)
+        if isinstance(default, float):
+            kinds = (float, int)
+        elif isinstance(default, list | tuple):
+            kinds = (list, tuple)
+        if default is not None and (
+            not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
+        ):
+            raise ValueError(f"{key}.{option} = {value!r}: give a {type(default).__name__}, such as {default!r}")
+
+
+def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} = {value!r}: choose one of {', '.join(allowed)}")
+
+
+def _at_least(key: str, value: int, low: int, why: str | None = None) -> None:
+    if value < low:
+        raise ValueError(f"{key} = {value}: give {why or f'{low} or more'}")
+
+
+def _finite(key: str, value: float, *, low: float) -> None:
+    if not math.isfinite(value) or value < low:
+        raise ValueError(f"{key} = {value}: give a finite number of {low} or more")
+
+
+def _without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k not in keys}
+
+
+def _build(kind: Any, value: Any, key: str) -> Any:
+    """`value` as the annotated type `kind`: dataclasses from dictionaries, numbers by lossless conversion only."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{key} = {value!r}: give a mapping of {', '.join(f.name for f in dataclasses.fields(kind))}"
+            )
+        hints = get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                raise ValueError(f"{key}{name}: there is no such key; there are: {', '.join(hints)}")
+        return kind(**{name: _build(hints[name], v, f"{key}{name}.") for name, v in value.items()})
+    label = key.rstrip(".")
+    arguments = get_args(kind)
+    if type(None) in arguments:
+        return None if value is None else _build(next(a for a in arguments if a is not type(None)), value, key)
+    if get_origin(kind) is list:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{label} = {value!r}: give a list")
+        return [_build(arguments[0], v, key) for v in value]
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{label} = {value!r}: give a mapping")
+        return {str(k): v if arguments[1] is Any else _build(arguments[1], v, f"{key}{k}.") for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{label} = {value!r}: give a {kind.__name__}")
+    return value

@@ -1,0 +1,65 @@
+"""Engines advance R runs that share their batches: which one, on which device, with which settings is decided here."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnstudy.config import Config
+from bnstudy.engine.base import Engine
+from bnstudy.engine.lockstep import Lockstep
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+
+
+def device(config: Config) -> torch.device:
+    """The device asked for; auto is the GPU where there is one. Raises ValueError where it is not there."""
+    asked = config.runtime.device
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"runtime.device = {asked!r}: torch sees no GPU here; use runtime.device=cpu")
+    return torch.device(asked)
+
+
+def prepare_host(threads: int) -> None:
+    """Settings of the process: threads, deterministic kernels, and an allocator that keeps the memory it has.
+
+    glibc returns large blocks to the system as soon as they are freed, so that every activation of every step costs page
+    faults; told to keep them it does not.
+    """
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(M_TOP_PAD, 64 << 20)
+
+
+def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.device) -> Engine:
+    """An engine for runs that differ in the learning rate alone."""
+    common = configs[0]
+    return Lockstep(
+        networks,
+        common.optim,
+        divergence_loss=common.train.divergence_loss,
+        device=on,
+        channels_last=common.model["name"] != "mlp",
+    )
+
+
+def facts(config: Config, on: torch.device) -> dict[str, Any]:
+    """What a manifest records of how the numbers were computed."""
+    return {
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+    }

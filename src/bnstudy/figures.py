@@ -1,0 +1,123 @@
+"""How figures look: one colour an arm everywhere, n in the header, the stand-in mark, files that repeat to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bnstudy import files
+from bnstudy.frames import Origin
+
+COLOURS = {"batch": "#1F5C99", "none": "#D9661F"}  # blue and orange: distinct in every common colour blindness
+TINTS = {"batch": "#BCD3EA", "none": "#F7D2B8"}  # the range over seeds, and bars
+LABELS = {"batch": "with BN", "none": "without BN"}
+INK, MUTED, FAINT, ALARM = "#1B1F24", "#5B6470", "#D5D9DF", "#B3261E"
+SIGNED_MAP = "PRGn"  # heat maps around zero: neither end is the colour of an arm
+STAND_IN_MARK = "STAND-IN DATA"
+STAGES = ((2, 37), (38, 73), (74, 109))  # ResNet-110: weight layers of its stages of 16, 32 and 64 channels
+
+HEADER_IN = 0.56  # height of title and subtitle
+_DPI = 200
+
+
+@contextmanager
+def style(mplstyle: Path) -> Iterator[None]:
+    """The project's look. Identifiers in SVG files are salted with a constant, so that they repeat.
+
+    Raises ValueError if the style file is missing.
+    """
+    if not mplstyle.exists():
+        raise ValueError(f"{mplstyle} is missing: the style file belongs to the repository")
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.style.use(mplstyle)
+        mpl.rcParams["svg.hashsalt"] = "bnstudy"
+        yield
+
+
+def new(size: tuple[float, float], title: str, subtitle: str, *, stand_in: bool) -> Figure:
+    """An empty figure of `size` inches under a header; a stand-in is marked in the header and across the panels."""
+    width, height = size
+    fig = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(fig)
+    engine: Any = fig.get_layout_engine()
+    engine.set(rect=(0, 0, 1, 1 - HEADER_IN / height), w_pad=0.05, h_pad=0.06, wspace=0.03, hspace=0.04)
+    top = 1 - 0.06 / height
+    fig.text(0.06 / width, top, title, fontsize=11.5, fontweight="bold", va="top", color=INK)
+    fig.text(0.06 / width, top - 0.23 / height, subtitle, fontsize=8.5, va="top", color=MUTED)
+    if stand_in:
+        alarm: dict[str, Any] = {"s": STAND_IN_MARK, "color": ALARM, "fontweight": "bold"}
+        fig.text(1 - 0.08 / width, top, fontsize=11.5, ha="right", va="top", **alarm)
+        fig.text(0.5, 0.45, fontsize=44, ha="center", va="center", alpha=0.1, rotation=18, **alarm)
+    return fig
+
+
+def panel(ax: Axes, letter: str, title: str) -> None:
+    """A panel's letter and what it shows, flush left."""
+    ax.set_title(f"$\\mathbf{{{letter}}}$  {title}", loc="left")
+
+
+def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None = None, **line: Any) -> None:
+    """Median over seeds as a line, smallest to largest as a band (columns x, median, low, high)."""
+    rows = frame.sort_values(x)
+    ax.fill_between(rows[x], rows["low"], rows["high"], color=COLOURS[arm], alpha=0.22, linewidth=0)
+    ax.plot(rows[x], rows["median"], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
+
+
+def diamonds(ax: Axes, x: Any, y: Any, arm: str, *, label: str | None = None, errors: Any = None) -> None:
+    """Published values: hollow diamonds in the arm's colour, with the paper's error bars where it has them."""
+    ax.errorbar(
+        x, y, yerr=errors, fmt="D", ms=4.6, mfc="white", mec=COLOURS[arm], mew=1.2,
+        ecolor=COLOURS[arm], elinewidth=0.9, capsize=2, zorder=5, label=label,
+    )  # fmt: skip
+
+
+def seeds(ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05) -> None:
+    """One dot a seed, side by side around `x`, and a bar at their median."""
+    values = pd.Series(values, dtype=float).dropna().to_numpy()
+    if len(values) == 0:
+        return
+    offsets = [(i - (len(values) - 1) / 2) * spacing for i in range(len(values))]
+    ax.plot([x + o for o in offsets], values, "o", color=COLOURS[arm], ms=4, mew=0, alpha=0.85, zorder=4)
+    half = max(0.13, spacing * len(values) / 2)
+    median = float(pd.Series(values).median())
+    ax.plot([x - half, x + half], [median] * 2, color=COLOURS[arm], lw=2, solid_capstyle="butt", zorder=3)
+
+
+def stages(ax: Axes) -> None:
+    """Where the stages of ResNet-110 begin; x is the weight layer: 1 the stem, 110 the classifier."""
+    for first, _ in STAGES[1:]:
+        ax.axvline(first - 0.5, color=FAINT, lw=0.8, zorder=0)
+    ax.set_xlim(0, 112)
+    ax.set_xticks([1, 18, 37, 54, 73, 90, 110])
+    ax.set_xlabel("weight layer")
+    ax.grid(False, axis="x")
+
+
+def save(fig: Figure, folder: Path, name: str, title: str, origin: Origin) -> list[Path]:
+    """`name.svg` and `name.png`, each with commits, data and number of runs in its metadata, and no date."""
+    told = f"{origin.num_runs} runs; commit {origin.commit_label or 'unknown'}; data {origin.data_label or 'none'}"
+    written = []
+    for kind, metadata in (
+        ("svg", {"Title": title, "Description": told, "Creator": "bnstudy", "Date": None}),
+        ("png", {"Title": title, "Description": told, "Software": "bnstudy"}),
+    ):
+        path = folder / f"{name}.{kind}"
+        with files.replacing(path) as part:
+            fig.savefig(part, format=kind, metadata=metadata, dpi=_DPI)
+        written.append(path)
+    return written
+
+
+def names(name: str) -> tuple[str, str]:
+    """The files that `save` writes."""
+    return f"{name}.svg", f"{name}.png"

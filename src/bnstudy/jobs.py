@@ -1,0 +1,105 @@
+"""Which runs a sweep still has to make, and which of them train in lockstep."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bnstudy import paths, plugins
+from bnstudy.config import Config
+from bnstudy.data import sources
+from bnstudy.data.sources import Source
+from bnstudy.identity import canonical, run_id
+
+MAX_STACK = 10  # runs side by side; beyond it their activations leave the caches and nothing is gained
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to make: its configuration and the bytes it sees."""
+
+    config: Config
+    source: Source
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.config, self.source.identity)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that train in lockstep; one job for itself is a group of one."""
+
+    jobs: tuple[Job, ...]
+
+    @property
+    def id(self) -> str:
+        """Named after its members, so that an interrupted group is found again."""
+        return hashlib.sha256("\n".join(job.run_id for job in self.jobs).encode()).hexdigest()[:12]
+
+
+def jobs(configs: Iterable[Config]) -> list[Job]:
+    """Configurations with the data they will see, in their order, each identity once. Raises DataError."""
+    found: dict[str, Source] = {}
+    made: dict[str, Job] = {}
+    for config in configs:
+        name, runtime = config.data.name, config.runtime
+        if name not in found:
+            found[name] = sources.locate(
+                name, Path(runtime.data_root), allow_stand_in=runtime.stand_in, download=runtime.download
+            )
+        job = Job(config, found[name])
+        made.setdefault(job.run_id, job)
+    return list(made.values())
+
+
+def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) -> list[Group]:
+    """Groups that make every pending job once.
+
+    Groups that were interrupted go on as they were. The others are put side by side where they differ in the learning
+    rate alone and their network and norm allow it; where there are fewer groups than workers the largest are halved.
+    """
+    by_id = {job.run_id: job for job in jobs}
+    left = dict.fromkeys(job.run_id for job in jobs if job.run_id in pending)
+    groups = []
+    for members in under_way(results):
+        if all(member in by_id for member in members) and any(member in left for member in members):
+            groups.append(Group(tuple(by_id[member] for member in members)))
+            for member in members:
+                left.pop(member, None)
+    alike: dict[str, list[Job]] = {}
+    for job in (by_id[run_id] for run_id in left):
+        alike.setdefault(_alike(job) if stackable(job.config) else job.run_id, []).append(job)
+    parts = [group[i : i + MAX_STACK] for group in alike.values() for i in range(0, len(group), MAX_STACK)]
+    while parts and len(parts) < workers and max(map(len, parts)) > 1:
+        largest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        half = (len(parts[largest]) + 1) // 2
+        parts[largest : largest + 1] = [parts[largest][:half], parts[largest][half:]]
+    return groups + [Group(tuple(part)) for part in parts]
+
+
+def under_way(results: Path) -> list[list[str]]:
+    """The members of every group that has a checkpoint, in the groups' order of their names."""
+    folder = paths.groups(results)
+    files = sorted(folder.glob(f"*/{paths.MEMBERS}")) if folder.is_dir() else []
+    return [file.read_text(encoding="utf-8").split() for file in files]
+
+
+def stackable(config: Config) -> bool:
+    """Whether runs of this configuration may train side by side: the engine may, and network and norm say so."""
+    able = plugins.flag("models", config.model["name"], "STACKABLE") and plugins.flag(
+        "norms", config.norm["name"], "STACKABLE"
+    )
+    if config.runtime.engine == "stacked" and not able:
+        raise ValueError(
+            f"runtime.engine = 'stacked': {config.model['name']} with norm {config.norm['name']} cannot be stacked; use auto"
+        )
+    return able and config.runtime.engine != "plain"
+
+
+def _alike(job: Job) -> str:
+    """What runs in one group share: everything but the learning rate."""
+    config = replace(job.config, optim=replace(job.config.optim, lr=0.0))
+    return canonical(config, job.source.identity)

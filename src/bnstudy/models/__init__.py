@@ -1,0 +1,39 @@
+"""The one place that turns `model: resnet / lenet / ...` and an initialiser's name into a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnstudy import plugins
+from bnstudy.models import init as initialisers
+from bnstudy.norms import Factory
+
+
+def build(
+    name: str,
+    options: Mapping[str, Any],
+    norm: Factory,
+    init: str,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    seed: int,
+) -> nn.Module:
+    """The network for images of `shape` (C, H, W), on the CPU, in float32, its weights a function of the seed alone.
+
+    Raises ValueError naming the key for options that make no network. The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights of their own, which are replaced
+        network: nn.Module = plugins.load("models", name).build(shape, num_classes, norm, **options)
+    norm.check()
+    initialisers.apply(network, init, seed, getattr(network, "torch_default_layers", ()))
+    return network
+
+
+def input_size(name: str) -> int | None:
+    """Images smaller than this are padded to it; None: the network takes them as they are."""
+    size: int | None = plugins.load("models", name).INPUT_SIZE
+    return size

@@ -1,0 +1,47 @@
+"""Where everything lies under the results root: the only place that joins these names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.pt"
+MEMBERS = "members.txt"
+
+
+def runs(results: Path) -> Path:
+    """Raw runs, one folder each; never committed."""
+    return results / "runs"
+
+
+def run(results: Path, run_id: str) -> Path:
+    """One run's folder: its manifest, its tables, while it is under way its checkpoint."""
+    return runs(results) / run_id
+
+
+def groups(results: Path) -> Path:
+    """Checkpoints of groups of runs that train in lockstep, one folder a group."""
+    return results / "groups"
+
+
+def workspace(results: Path, preset: str | None) -> Path:
+    """Reduced tables, figures, claims and report of a preset; the published ones (None) are `results` itself."""
+    return results if preset is None else results / preset
+
+
+def tables(workspace: Path, sweep: str) -> Path:
+    """The reduced tables of one sweep."""
+    return workspace / "tables" / sweep
+
+
+def figures(workspace: Path) -> Path:
+    return workspace / "figures"
+
+
+def wandb(results: Path) -> Path:
+    """Offline W&B runs, side by side, so that `wandb leet` shows them as one workspace."""
+    return results / "wandb"
+
+
+def bench(results: Path) -> Path:
+    return results / "bench"

@@ -1,0 +1,72 @@
+"""Which norms, networks and probes there are, and which options each takes: one file each, found by its name.
+
+A component's options are the keyword-only parameters of its one function (`build`, for a probe `probe`). They are read
+from the source text, so composing and checking a configuration does not import torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+FUNCTION = {"norms": "build", "models": "build", "probes": "probe"}
+# Modules of these packages that serve the components and are none themselves.
+SUPPORT = {"norms": set(), "models": {"layers", "init"}, "probes": set()}
+
+
+def names(kind: str) -> list[str]:
+    """The components of a kind ("norms", "models", "probes"), sorted."""
+    folder = Path(__file__).parent / kind
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_") and p.stem not in SUPPORT[kind])
+
+
+@cache
+def defaults(kind: str, name: str) -> dict[str, Any]:
+    """Options of a component with their defaults, in the order of its function's keyword-only parameters.
+
+    Raises ValueError for an unknown name, or for a parameter without a literal default.
+    """
+    function = _function(kind, _known(kind, name))
+    options = {}
+    for parameter, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+        try:
+            options[parameter.arg] = ast.literal_eval(default) if default is not None else None
+        except ValueError:
+            default = None
+        if default is None:
+            raise ValueError(f"{kind}/{name}.py: option {parameter.arg!r} needs a literal default")
+    return options
+
+
+def flag(kind: str, name: str, constant: str) -> bool:
+    """Whether the component's file sets the module constant to True, as in `STACKABLE = True`; read without importing."""
+    for node in _tree(kind, _known(kind, name)).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == constant for t in node.targets):
+            return bool(ast.literal_eval(node.value))
+    return False
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """The component's module, imported. Raises ValueError for an unknown name."""
+    return importlib.import_module(f"bnstudy.{kind}.{_known(kind, name)}")
+
+
+def _known(kind: str, name: str) -> str:
+    if name not in names(kind):
+        raise ValueError(f"{kind}: there is no {name!r}; there are {', '.join(names(kind))}")
+    return name
+
+
+def _tree(kind: str, name: str) -> ast.Module:
+    return ast.parse((Path(__file__).parent / kind / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def _function(kind: str, name: str) -> ast.FunctionDef:
+    for node in _tree(kind, name).body:
+        if isinstance(node, ast.FunctionDef) and node.name == FUNCTION[kind]:
+            return node
+    raise ValueError(f"{kind}/{name}.py: a file in {kind}/ needs a function {FUNCTION[kind]!r}")

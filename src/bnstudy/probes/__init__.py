@@ -1,0 +1,71 @@
+"""Which probes there are, when each is due, and what may come out of one.
+
+A probe is a file here: READS (what it needs of a snapshot), COLUMNS (its table) and `probe(snapshot, *, options)`, a
+pure function that yields rows. File name, configuration key and table name are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bnstudy import plugins
+from bnstudy.snapshot import READABLE, Snapshot, full_precision
+
+if TYPE_CHECKING:
+    from bnstudy.config import ProbePlan
+
+INTEGERS = {name: np.iinfo(name) for name in ("int16", "int32", "int64")}
+OTHERS: dict[str, type] = {"float32": float, "float64": float, "string": str, "bool": bool}
+KINDS = OTHERS | dict.fromkeys(INTEGERS, int)
+
+
+def due(plan: ProbePlan, step: int, steps_per_epoch: int, last: bool) -> bool:
+    """Whether the plan asks for a look after `step` updates, which may be the last.
+
+    `every_steps` and `every_epochs` begin with step 0, the untrained network.
+    """
+    if step in plan.at or (last and plan.at_end):
+        return True
+    periods = (plan.every_steps, plan.every_epochs and plan.every_epochs * steps_per_epoch)
+    return any(period is not None and step % period == 0 for period in periods)
+
+
+def reads(names: Collection[str]) -> frozenset[str]:
+    """What a snapshot must keep for these probes together. Raises ValueError for a probe that reads what there is not.
+    """
+    needed = frozenset[str]()
+    for name in names:
+        needed |= plugins.load("probes", name).READS
+        if not needed <= READABLE:
+            raise ValueError(f"probes/{name}.py: READS = {sorted(needed - READABLE)}; there are {sorted(READABLE)}")
+    return needed
+
+
+def columns(name: str) -> dict[str, str]:
+    """The probe's columns and their types, without `step`."""
+    found: dict[str, str] = plugins.load("probes", name).COLUMNS
+    return found
+
+
+def run(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The probe's rows. Raises ValueError for options it refuses, and for a row that does not fit its columns."""
+    table = columns(name)
+    probe: Callable[..., Any] = plugins.load("probes", name).probe
+    with full_precision():
+        rows = list(probe(snapshot, **(plugins.defaults("probes", name) | dict(options))))
+    for row in rows:
+        _check(name, row, table)
+    return rows
+
+
+def _check(name: str, row: Mapping[str, Any], table: Mapping[str, str]) -> None:
+    if row.keys() != table.keys():
+        raise ValueError(f"probe {name}: a row has {', '.join(row)}; its COLUMNS are {', '.join(table)}")
+    for column, dtype in table.items():
+        value, limits = row[column], INTEGERS.get(dtype)
+        fits = isinstance(value, KINDS[dtype]) and (dtype == "bool" or not isinstance(value, bool))
+        if not fits or (limits and not limits.min <= value <= limits.max):
+            raise ValueError(f"probe {name}: {column} = {value!r} is no {dtype}")

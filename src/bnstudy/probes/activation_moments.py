@@ -1,0 +1,38 @@
+"""Mean and variance of every channel, by depth, before and after the norm (Bjorck et al. 2018, Figures 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from bnstudy.snapshot import Snapshot
+
+READS = {"preactivations", "activations"}
+COLUMNS = {
+    "depth": "int16", "layer": "string", "site": "string", "block_output": "bool", "channel": "int16",
+    "mean": "float64", "variance": "float64",
+}  # fmt: skip
+
+
+def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """One row a channel and site. Site "preactivation" is the weight layer's own output, "activation" the layer's
+    output after norm, shortcut and non-linearity; the classifier has no more than its own output at both.
+    """
+    sites = {"preactivation": snapshot.preactivations, "activation": snapshot.activations}
+    for layer in snapshot.layers:
+        for site, values in sites.items():
+            where = {"depth": layer.depth, "layer": layer.name, "site": site, "block_output": layer.block_output}
+            mean_C, variance_C = moments(values[layer.depth])
+            for channel, (mean, variance) in enumerate(zip(mean_C.tolist(), variance_C.tolist(), strict=True)):
+                yield {**where, "channel": channel, "mean": mean, "variance": variance}
+
+
+def moments(act_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel over batch and space, float64; NC tensors have no space."""
+    over = [d for d in range(act_NCHW.dim()) if d != 1]
+    centred = act_NCHW.double()  # squares of a diverging network's activations leave float32
+    mean_C = centred.mean(over, keepdim=True)
+    centred = centred - mean_C
+    return mean_C.flatten(), centred.square_().mean(over)

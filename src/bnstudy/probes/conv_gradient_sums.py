@@ -1,0 +1,39 @@
+"""Do the summands of a convolution's gradient agree in sign? (Bjorck et al. 2018, section 3.2, Table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.grad import conv2d_weight
+
+from bnstudy.snapshot import Snapshot
+
+READS = {"inputs", "output_gradients", "gradients"}
+COLUMNS = {
+    "depth": "int16", "layer": "string", "num_summands": "int64",
+    "sum_abs": "float64", "abs_sum": "float64", "ratio": "float64",
+}  # fmt: skip
+
+
+def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """One row a convolution (the numbered ones: projections are not).
+
+    dL/dK[co, ci, x', y'] = sum_{b, x, y} d, with d = dL/dO[b, co, x, y] * I[b, ci, x + x', y + y']. sum_abs is the mean
+    over kernel entries of sum |d|, abs_sum of |sum d|, both over the number of summands |B| H W; ratio is sum_abs /
+    abs_sum. Since |d| = |dL/dO| |I|, the sum of absolute summands is itself the gradient of a convolution.
+    """
+    for layer in snapshot.layers:
+        module = snapshot.module(layer)
+        if not isinstance(module, nn.Conv2d):
+            continue
+        grad_NOHW, grad_OIHW = snapshot.output_gradients[layer.depth], snapshot.gradients[layer.depth]
+        abs_OIHW = conv2d_weight(
+            snapshot.inputs[layer.depth].abs(), list(grad_OIHW.shape), grad_NOHW.abs(),
+            module.stride, module.padding, module.dilation, module.groups,  # type: ignore[arg-type]
+        )  # fmt: skip
+        num_summands = grad_NOHW[:, 0].numel()
+        sum_abs, abs_sum = abs_OIHW.double().mean() / num_summands, grad_OIHW.double().abs().mean() / num_summands
+        where = {"depth": layer.depth, "layer": layer.name, "num_summands": num_summands}
+        yield {**where, "sum_abs": sum_abs.item(), "abs_sum": abs_sum.item(), "ratio": (sum_abs / abs_sum).item()}

@@ -1,0 +1,248 @@
+"""The report: every finding's figure and verdicts from the reduced tables, the claims, and one page that shows all."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from bnstudy import figures, files, findings, frames, paths
+from bnstudy.findings import Comparison, Finding, Row
+
+Progress = Callable[[str], None]
+STYLE = "bnstudy.mplstyle"  # these two lie in the folder that holds the findings' folder
+CURVES = "paper_curves"
+
+
+class ReportError(RuntimeError):
+    """Something failed, after everything else was made. `paths` are the files made, `failures` what failed and why."""
+
+    def __init__(self, failures: Mapping[str, str], made: list[Path]) -> None:
+        self.failures, self.paths = dict(failures), made
+        super().__init__("; ".join(f"{name}: {why}" for name, why in failures.items()))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A finding as the page shows it. `problem` says why there is no figure."""
+
+    finding: Finding
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    subtitle: str = ""
+    origin: frames.Origin | None = None
+    problem: str = ""
+    crashed: bool = False
+
+
+def build(workspace: Path, findings_dir: Path, *, progress: Progress = print, strict: bool = False) -> list[Path]:
+    """Makes `figures/`, `claims.{md,json}` and `report.html` in the workspace from its tables; returns the files.
+
+    A finding whose table is missing is `not run`, which is reported to `progress` and shown; figures that an earlier
+    build made for it are removed. Raises ReportError, after finishing the rest, if a finding crashed, or, with
+    `strict`, if runs of several commits stand behind one. Raises ValueError if a claim stands twice.
+    """
+    begun = time.perf_counter()
+    failures: dict[str, str] = {}
+    found, waiting = _load(findings_dir, failures, progress), findings.open_claims(findings_dir)
+    findings.check_ids(found, waiting)
+    analysis = findings_dir.parent
+    paths.figures(workspace).mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
+    sections = []
+    with figures.style(analysis / STYLE):
+        for number, finding in enumerate(found, start=1):
+            section, written = _section(finding, workspace, analysis, failures, progress)
+            sections.append(section)
+            made += written
+            mixed = section.origin.commits if section.origin else ()
+            if strict and len(mixed) > 1:
+                failures[finding.name] = (
+                    f"runs of several commits ({', '.join(mixed)}); run the sweep again at one commit"
+                )
+            progress(_told(section, number, len(found), time.perf_counter() - begun))
+    rows = [row for section in sections for row in section.rows]
+    rows += [findings.row_not_run(claim, claim.to_run) for claim in waiting]
+    made += findings.write(rows, workspace)
+    page = workspace / "report.html"
+    files.write_text(page, _page(workspace, sections, rows, failures))
+    made.append(page)
+    tally = ", ".join(f"{count} {verdict}" for verdict, count in findings.tallied(rows).items())
+    progress(f"claims and report: {len(rows)} claims, {tally} ({time.perf_counter() - begun:.0f} s in all)")
+    if failures:
+        raise ReportError(failures, made)
+    return made
+
+
+def _load(folder: Path, failures: dict[str, str], progress: Progress) -> list[Finding]:
+    """Every finding that can be loaded; the others are failures."""
+    found = []
+    for path in findings.discover(folder):
+        try:
+            found.append(findings.load(path))
+        except Exception as error:  # a finding is anyone's file
+            failures[path.stem] = f"{type(error).__name__}: {error}"
+            progress("".join(traceback.format_exception(error)))
+    return found
+
+
+def _section(
+    finding: Finding, workspace: Path, analysis: Path, failures: dict[str, str], progress: Progress
+) -> tuple[Section, list[Path]]:
+    folder = paths.figures(workspace)
+    try:
+        data: dict[str, pd.DataFrame] = {
+            table: frames.load(workspace, finding.sweep, table, query) for table, query in finding.needs.items()
+        }
+        origin = frames.origin(data.values())
+        if finding.published is not None:
+            data["published"] = frames.published(analysis / CURVES, finding.published)
+        evidence = finding.evidence(data)
+        comparisons = tuple(finding.numbers(data))
+        subtitle = _subtitle(data)
+        fig = figures.new(finding.size, finding.title, subtitle, stand_in=origin.stand_in)
+        finding.plot(fig, data)
+        written = figures.save(fig, folder, finding.name, finding.title, origin)
+    except frames.MissingTable as missing:
+        return _without_figure(finding, folder, str(missing), crashed=False), []
+    except Exception as error:  # a finding is anyone's file: its crash must not take the others with it
+        failures[finding.name] = f"{type(error).__name__}: {error}"
+        progress("".join(traceback.format_exception(error)))
+        return _without_figure(finding, folder, failures[finding.name], crashed=True), []
+    rows = tuple(
+        findings.row(
+            claim, evidence[claim.id], data=origin.data_label, commit=origin.commit_label, finding=finding.name
+        )
+        for claim in finding.claims
+    )
+    return Section(finding, rows, comparisons, subtitle, origin), written
+
+
+def _without_figure(finding: Finding, folder: Path, why: str, *, crashed: bool) -> Section:
+    for name in figures.names(finding.name):
+        (folder / name).unlink(missing_ok=True)  # made from tables that are gone, or by another version of the finding
+    short = f"the finding {finding.name} crashed" if crashed else why
+    rows = tuple(findings.row_not_run(claim, short, finding=finding.name) for claim in finding.claims)
+    return Section(finding, rows, problem=why, crashed=crashed)
+
+
+def _subtitle(data: Mapping[str, pd.DataFrame]) -> str:
+    """What was measured and on how many seeds, as it stands in every figure."""
+    frame = next(frame for name, frame in data.items() if name != "published")
+    network = ", ".join(sorted(frame["network"].dropna().astype(str).unique()))
+    data_name = ", ".join(sorted(frame["data"].dropna().astype(str).unique()))
+    seeds = {arm: part["seed"].nunique() for arm, part in frames.arms(frame).items()}
+    counts = sorted(set(seeds.values()))
+    alike = len(counts) == 1 and len(seeds) == len(frames.ARMS)
+    each = ", ".join(f"{count} {figures.LABELS[arm]}" for arm, count in seeds.items())
+    n = f"n = {counts[0]} seeds an arm" if alike else f"n = {each}"
+    epochs = frame["epochs"].dropna().unique()
+    budget = f", {epochs[0]:g} epochs" if len(epochs) == 1 and epochs[0] else ""
+    return f"{_title_case(network)} on {_title_case(data_name)}{budget}, {n}, {frame['run_id'].nunique()} runs"
+
+
+def _title_case(name: str) -> str:
+    """Names as they are written in prose; unknown ones as they are."""
+    spelling = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet"}
+    return spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name))
+
+
+def _told(section: Section, number: int, total: int, elapsed_sec: float) -> str:
+    """One line of progress: what, how far, how long still."""
+    left = elapsed_sec / number * (total - number)
+    head = f"figure {number}/{total} {section.finding.name}"
+    if section.problem:
+        return f"{head}: {'CRASHED' if section.crashed else 'not run'}: {section.problem.strip()}"
+    verdicts = ", ".join(f"{row.id} {row.verdict}" for row in section.rows)
+    return f"{head}: {verdicts} ({elapsed_sec:.0f} s, about {left:.0f} s left)"
+
+
+def _page(workspace: Path, sections: list[Section], rows: list[Row], failures: Mapping[str, str]) -> str:
+    environment = Environment(
+        loader=PackageLoader("bnstudy.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["anchor"] = lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")
+    ordered = findings.in_order(rows)
+    sweeps = [_sweep(workspace, name) for name in sorted({section.finding.sweep for section in sections})]
+    return environment.get_template("page.html.jinja").render(
+        unloaded={name: why for name, why in failures.items() if name not in {s.finding.name for s in sections}},
+        sections=[(s, _svg(workspace, s)) for s in _by_first_claim(sections, ordered)],
+        rows=ordered,
+        waiting=[row for row in ordered if not row.finding],
+        tally=findings.tallied(ordered),
+        sweeps=sweeps,
+        stand_in=any(s.origin.stand_in for s in sections if s.origin),
+        num_runs=sum(s["num_done"] for s in sweeps),
+        colours=figures.COLOURS,
+        tints=figures.TINTS,
+    )
+
+
+def _by_first_claim(sections: list[Section], ordered: list[Row]) -> list[Section]:
+    """In the order in which their claims stand."""
+    place = {row.id: position for position, row in enumerate(ordered)}
+    return sorted(sections, key=lambda section: min(place[row.id] for row in section.rows))
+
+
+def _svg(workspace: Path, section: Section) -> Markup:
+    """The figure for the page: without prolog and metadata, as wide as its column, its ids its own.
+
+    Several drawings in one page would otherwise share the ids that their clip paths and glyphs are named by.
+    """
+    if section.problem:
+        return Markup("")
+    name = section.finding.name
+    text = (paths.figures(workspace) / f"{name}.svg").read_text(encoding="utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    head, rest = text.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    if section.origin and not section.origin.stand_in:
+        head = re.sub(r'viewBox="0 0 (\S+) (\S+)"', _below_header, head)  # the page has its own heading
+    return Markup(f'{head} role="img" aria-labelledby="{name}-caption">{rest}')  # matplotlib escapes
+
+
+def _below_header(box: re.Match[str]) -> str:
+    top = figures.HEADER_IN * 72  # points
+    return f'viewBox="0 {top:g} {box[1]} {float(box[2]) - top:g}"'
+
+
+def _sweep(workspace: Path, name: str) -> dict[str, Any]:
+    """What stands behind a sweep's tables: runs by status, those missing, data, commits, machine."""
+    try:
+        runs = frames.runs(workspace, name)
+    except frames.MissingTable as missing:
+        return {"name": name, "missing": str(missing), "num_done": 0}
+    done = runs[runs["status"].isin(frames.DONE)]
+    origin = frames.origin([runs])
+    return {
+        "name": name,
+        "missing": "",
+        "num_done": len(done),
+        "status": ", ".join(f"{count} {status}" for status, count in sorted(runs["status"].value_counts().items())),
+        "holes": [f"{run.run_id} ({run.status})" for run in frames.holes(runs).itertuples()],
+        "data": origin.data_label or frames.DASH,
+        "commits": ", ".join(frames.commits(done)) or frames.DASH,
+        "devices": ", ".join(sorted(done["device"].dropna().astype(str).unique())) or frames.DASH,
+        "wall": _duration(float(done["wall_sec"].sum())),
+    }
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,264 @@
+"""Makes one group of runs: builds what it needs, resumes where it was, keeps its rows, ends with a manifest a run."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from bnstudy import checkpoint, engine, models, norms, provenance, sinks
+from bnstudy.config import Config, model_options, norm_options, to_dict
+from bnstudy.data import sources
+from bnstudy.data.pipeline import Feed
+from bnstudy.jobs import Group, Job
+from bnstudy.observer import Observer, Rows
+from bnstudy.sinks import Sink
+from bnstudy.store import State, Store
+from bnstudy.train import Mark, Position, Training
+
+SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
+STALLED_BELOW = 0.3  # final train accuracy of a run that finished and did not train
+Report = Callable[[int, int], None]  # steps done, steps in all
+
+
+class Interrupted(Exception):
+    """Stopped on request, after a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended."""
+
+    run_id: str
+    state: State
+    note: str = ""
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: honoured at once, or, while something can be saved, at the next mark."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._deferring = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Installs the handlers (in the main thread; elsewhere signals are the caller's business)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self._deferring or (self.requested and number == signal.SIGINT):
+            raise KeyboardInterrupt
+        self.requested = True  # a second Ctrl-C does not wait
+
+
+def run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
+    """Makes the group's runs. An exception marks them failed, or, in a group of several, has each made for itself.
+
+    Raises Interrupted (after a checkpoint) or KeyboardInterrupt (where there was nothing to save).
+    """
+    try:
+        return _run(group, results, threads=threads, report=report, stop=stop)
+    except (Interrupted, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        checkpoint.forget(results, group)
+        if len(group.jobs) > 1:
+            alone = (Group((job,)) for job in group.jobs)
+            return [e for one in alone for e in run(one, results, threads=threads, report=report, stop=stop)]
+        return [_fail(group.jobs[0], results, error)]
+
+
+def _run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
+    began = time.perf_counter()
+    store = Store(results)
+    config = group.jobs[0].config
+    saved = checkpoint.load(results, group)
+    threads = saved["threads"] if saved else threads
+    engine.prepare_host(threads)
+    torch.manual_seed(config.seed)
+    device = engine.device(config)
+    feed = make_feed(group.jobs[0], device)
+    networks = [build_network(job.config, feed) for job in group.jobs]
+    initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+    driver = engine.make([job.config for job in group.jobs], networks, device)
+    writers = [store.writer(job.run_id) for job in group.jobs]
+    position, wall_sec, commits = Position(), 0.0, []
+    if saved:
+        driver.load(saved["engine"])
+        position = Position(**saved["position"])
+        wall_sec, commits = saved["wall_sec"], saved["commits"]
+        torch.set_rng_state(saved["rng"])
+        for writer, state in zip(writers, saved["writers"], strict=True):
+            writer.restore(state)
+    else:
+        for writer in writers:
+            writer.restart()
+    commits = list(dict.fromkeys([*commits, provenance.code()["commit"]]))
+    training = Training([job.config for job in group.jobs], driver, feed, position, Observer(config, feed, initial))
+    mirrors = [
+        sinks.make(job.config, job.run_id, results, to_dict(job.config, identity_only=True)) for job in group.jobs
+    ]
+    last_save = time.monotonic()
+
+    def save() -> None:
+        state = {
+            "engine": driver.state(),
+            "position": asdict(position),
+            "writers": [writer.flush() for writer in writers],
+            "rng": torch.get_rng_state(),
+            "threads": threads,
+            "wall_sec": wall_sec + time.perf_counter() - began,
+            "commits": commits,
+        }
+        checkpoint.save(results, group, state)
+
+    def mark_due() -> bool:
+        return stop.requested or time.monotonic() - last_save >= config.runtime.checkpoint_every_sec
+
+    with stop.deferred() if training.total_steps else _nothing():
+        for event in training.rows(mark_due):
+            if isinstance(event, Rows):
+                writers[event.run].add(event.table, event.columns, event.values)
+                _mirror(mirrors[event.run], event)
+                continue
+            report(event.step, training.total_steps)
+            if mark_due():
+                save()
+                last_save = time.monotonic()
+            if stop.requested:
+                for mirror in mirrors:
+                    mirror.finish("interrupted", {})
+                raise Interrupted
+    save()  # from here on a kill finds the group trained to its end
+    facts = {
+        **provenance.code(), "commits": commits, **provenance.machine(), "threads": threads, **engine.facts(config, device),
+        "num_runs": len(group.jobs), "group": group.id,
+    }  # fmt: skip
+    ended = []
+    for index, job in enumerate(group.jobs):
+        manifest = _manifest(job, training, index, facts, wall_sec + time.perf_counter() - began)
+        writers[index].finish(manifest)
+        mirrors[index].finish(manifest["status"], manifest["final"])
+        ended.append(Ended(job.run_id, State(manifest["status"])))
+    checkpoint.forget(results, group)
+    for writer in writers:
+        writer.clean()
+    return ended
+
+
+def make_feed(job: Job, device: torch.device) -> Feed:
+    """The job's batches on its device."""
+    data = job.config.data
+    return Feed(
+        sources.load(job.source),
+        batch_size=data.batch_size,
+        seed=job.config.seed,
+        augment=data.augment,
+        normalise=data.normalise,
+        num_train=data.num_train,
+        input_size=models.input_size(job.config.model["name"]),
+        device=device,
+    )
+
+
+def build_network(config: Config, feed: Feed) -> torch.nn.Module:
+    """The configured network with its initial weights, on the CPU."""
+    norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
+    return models.build(
+        config.model["name"], model_options(config), norm, config.init, feed.shape, feed.num_classes, config.seed
+    )
+
+
+def _mirror(sink: Sink, rows: Rows) -> None:
+    columns = [name for name in rows.columns if name != "step"]
+    found = [dict(zip(columns, values, strict=True)) for values in zip(*(rows.values[c] for c in columns), strict=True)]
+    if rows.table in SCALARS:
+        steps = rows.values.get("step", [rows.step] * len(found))
+        for step, values in zip(steps, found, strict=True):
+            sink.scalars(step, {f"{rows.table}/{name}": value for name, value in values.items()})
+    else:
+        sink.table(rows.table, rows.step, found)
+
+
+def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wall_sec: float) -> dict[str, Any]:
+    position = training.position
+    diverged_step = position.diverged_step[run]
+    final = position.final[run]
+    if diverged_step is not None:
+        outcome = "diverged"
+    elif training.total_steps == 0:
+        outcome = None
+    else:
+        outcome = "stalled" if final["train_accuracy"] < STALLED_BELOW else "trained"
+    busy_sec = position.train_sec + position.probe_sec
+    return {
+        "status": "completed" if diverged_step is None else "diverged",
+        "outcome": outcome,
+        "diverged_step": diverged_step,
+        "error": None,
+        "config": to_dict(job.config, identity_only=True),
+        "sweep": job.config.sweep.name,
+        "data": job.source.identity,
+        "provenance": facts,
+        "num_steps": position.step if diverged_step is None else diverged_step,
+        "final": {name: value if math.isfinite(value) else None for name, value in final.items()},
+        "wall_sec": wall_sec,
+        "probe_share": position.probe_sec / busy_sec if busy_sec else None,
+    }
+
+
+def _fail(job: Job, results: Path, error: Exception) -> Ended:
+    """Records a run that raised. Its text is kept; the run is made again when its sweep is."""
+    text = f"{type(error).__name__}: {error}"
+    writer = Store(results).writer(job.run_id)
+    writer.restart()
+    writer.finish(
+        {
+            "status": "failed",
+            "outcome": None,
+            "diverged_step": None,
+            "error": text,
+            "traceback": "".join(traceback.format_exception(error)),
+            "config": to_dict(job.config, identity_only=True),
+            "sweep": job.config.sweep.name,
+            "data": job.source.identity,
+            "provenance": {**provenance.code(), **provenance.machine()},
+            "num_steps": None,
+            "final": {},
+            "wall_sec": None,
+            "probe_share": None,
+        }
+    )
+    return Ended(job.run_id, State.failed, text)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,106 @@
+"""Progress of a stage on the console: what, how far, how long still. On a terminal one line that moves."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+LINE_SEC = 10.0  # between lines where the stream is a file or a pipe
+REDRAW_SEC = 0.1  # between redraws on a terminal
+CLEAR = "\r\x1b[K"  # to the line's start, and empty it
+
+
+class Progress:
+    """Shows how far one stage is, as in `fetch: 3 of 10 files, 30 %, 2 min 5 s left, cifar10`.
+
+    `total` counts `unit`s (without a unit only the share is shown), and so does `begun`, the part that was there before
+    this stage began (something resumed): the time left is reckoned from the pace since. Use it in a `with`, or call
+    `close`.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: float = 1.0,
+        unit: str = "",
+        *,
+        begun: float = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._what, self._total, self._unit, self._begun, self._done = what, total, unit, begun, begun
+        self._stream = sys.stderr if stream is None else stream
+        self._live = self._stream.isatty()
+        self._clock = clock
+        self._start = clock()
+        self._closed = False
+        self._note = ""
+        self._show(self._start)
+
+    def update(self, done: float, note: str = "") -> None:
+        """`done` units in all are finished; `note` says what is under way. Cheap enough for every step."""
+        self._done, self._note = done, note
+        now = self._clock()
+        if now - self._shown >= (REDRAW_SEC if self._live else LINE_SEC):
+            self._show(now)
+
+    def say(self, text: str) -> None:
+        """A line of its own, that stays."""
+        self._stream.write(f"{CLEAR if self._live else ''}{text}\n")
+        if self._live:
+            self._show(self._clock())
+        self._stream.flush()
+
+    def close(self, note: str = "") -> None:
+        """The stage's last line, with the time it took."""
+        if not self._closed:
+            self._closed = True
+            self._write(f"{self._how_far()}, took {duration(self._clock() - self._start)}", note, last=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "stopped by an error")
+
+    def _show(self, now: float) -> None:
+        self._shown = now
+        gained, left = self._done - self._begun, self._total - self._done
+        still = f", {duration((now - self._start) * left / gained)} left" if gained > 0 and left > 0 else ""
+        self._write(f"{self._how_far()}{still}", self._note, last=False)
+
+    def _how_far(self) -> str:
+        share = self._done / self._total if self._total else 1.0
+        counted = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}, " if self._unit else ""
+        return f"{self._what}: {counted}{math.floor(100 * share)} %"
+
+    def _write(self, text: str, note: str, *, last: bool) -> None:
+        line = f"{text}, {note}" if note else text
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write(CLEAR + (f"{line}\n" if last else line[:width]))
+        else:
+            self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of at most two units: `8 s`, `3 min 20 s`, `2 h 5 min`, `1 d 3 h`."""
+    whole = round(max(seconds, 0))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,0 +1,94 @@
+"""What of a probe's table is shown in a dashboard: a few numbers and histograms by depth. The tables hold all of it.
+
+A number's name is `<probe>/depth_055/<statistic>`, without the middle part for a probe that has no depth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Rows = Sequence[Mapping[str, Any]]
+LEFT_TO_TABLES = ("entry", "quantile")  # quantities with an index of their own: a mean over it would say nothing
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of adjoining bins: `len(edges) == len(counts) + 1`."""
+
+    counts: tuple[int, ...]
+    edges: tuple[float, ...]
+
+
+def summarise(name: str, rows: Rows) -> dict[str, float | Histogram]:
+    """Numbers and histograms by name. What is not defined (NaN) is left out, infinities are kept."""
+    special = {"activation_moments": _moments, "loss_along_step": _best_step}
+    numbers = special.get(name, _means)(rows)
+    found: dict[str, float | Histogram] = {f"{name}/{label}": v for label, v in numbers.items() if not math.isnan(v)}
+    return found | {f"{name}/{label}": histogram for label, histogram in _histograms(rows)}
+
+
+def _moments(rows: Rows) -> dict[str, float]:
+    """Means over channels of ln(standard deviation) and of ln|mean|, as in Figure 5; dead channels (0) left out."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        label = f"{_depth(row)}{row['site']}"
+        values.setdefault(f"{label}_ln_std", []).append(0.5 * _ln(row["variance"]))
+        values.setdefault(f"{label}_ln_abs_mean", []).append(_ln(abs(row["mean"])))
+    return {label: _mean(v) for label, v in values.items()}
+
+
+def _best_step(rows: Rows) -> dict[str, float]:
+    """The lowest point of the curve."""
+    defined = [row for row in rows if not math.isnan(row["relative_loss"])]
+    if not defined:
+        return {}
+    best = min(defined, key=lambda row: row["relative_loss"])
+    return {"best_relative_loss": float(best["relative_loss"]), "best_step_size": float(best["step_size"])}
+
+
+def _means(rows: Rows) -> dict[str, float]:
+    """Of a quantity its mean over its rows (of the Hill estimate: over k); without quantities, of every real column."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if "quantity" in row:
+            if row["quantity"] not in LEFT_TO_TABLES and "histogram" not in row["quantity"]:
+                values.setdefault(f"{_depth(row)}{row['quantity']}", []).append(float(row["value"]))
+            continue
+        size = f"batch_{row['batch_size']}_" if "batch_size" in row else ""
+        for column, value in row.items():
+            if isinstance(value, float | np.floating):
+                values.setdefault(f"{_depth(row)}{size}{column}", []).append(float(value))
+    return {label: _mean(v) for label, v in values.items()}
+
+
+def _histograms(rows: Rows) -> Iterator[tuple[str, Histogram]]:
+    """Bins from `x` to `x_high` that hold `value` numbers; where bins do not adjoin (NaN gradients) there is none."""
+    bins: dict[str, list[tuple[float, float, int]]] = {}
+    for row in rows:
+        if "histogram" in row.get("quantity", "") and math.isfinite(row["value"]):
+            bin_ = (float(row["x"]), float(row["x_high"]), int(row["value"]))
+            bins.setdefault(f"{_depth(row)}{row['quantity']}", []).append(bin_)
+    for label, found in bins.items():
+        found.sort()
+        edges = (*(low for low, _, _ in found), found[-1][1])
+        adjoining = all(math.isclose(found[i][1], found[i + 1][0]) for i in range(len(found) - 1))
+        if adjoining and np.isfinite(edges).all():
+            yield label, Histogram(tuple(count for _, _, count in found), edges)
+
+
+def _depth(row: Mapping[str, Any]) -> str:
+    return f"depth_{row['depth']:03d}/" if "depth" in row else ""
+
+
+def _ln(value: float) -> float:
+    return math.log(value) if value > 0 else math.nan
+
+
+def _mean(values: Iterable[float]) -> float:
+    defined = [v for v in values if not math.isnan(v)]
+    return float(np.mean(defined)) if defined else math.nan

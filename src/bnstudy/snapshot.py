@@ -1,0 +1,270 @@
+"""One observed forward and backward pass, on a private copy of the network, so that training cannot notice it.
+
+Shapes: N examples, K classes, O outputs and I inputs of a layer, C channels. A layer's tensors are kept by its depth.
+The copy is in training mode and computes in float32 or better, whatever precision training has chosen; every pass
+starts from the same weights, running statistics and random state. What a diverged network computes is kept as it is:
+NaN and infinity are data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from bnstudy.models.layers import Layer
+
+PER_LAYER = ("inputs", "preactivations", "activations", "output_gradients", "gradients")
+READABLE = frozenset({*PER_LAYER, "logits"})
+
+
+class Batches(Protocol):
+    """Where further mini-batches of training images come from."""
+
+    num_train: int
+
+    def probe_batch(self, size: int, index: int = 0) -> tuple[Tensor, Tensor]:
+        """The index-th of disjoint, fixed mini-batches: images_NCHW, labels_N."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Snapshot:
+    """A network at one moment, with what it computes on one mini-batch. Made by `observe`, and never changed.
+
+    `loss` is the mean cross-entropy over the mini-batch, so every gradient carries its factor 1/N. Reading what was not
+    observed raises LookupError.
+    """
+
+    step: int
+    epoch: int
+    layers: tuple[Layer, ...]
+    images_NCHW: Tensor
+    labels_N: Tensor
+    loss: float
+    _replica: nn.Module
+    _parameters: Mapping[str, Tensor]
+    _kept: Mapping[str, Mapping[Any, Tensor]]
+    _feed: Batches | None
+    _initial: Mapping[str, Tensor] | None
+
+    @property
+    def inputs(self) -> Mapping[int, Tensor]:
+        """What each weight layer is given: NCHW, of a dense layer NI."""
+        return self._read("inputs")
+
+    @property
+    def preactivations(self) -> Mapping[int, Tensor]:
+        """Each weight layer's own output, before norm, shortcut and non-linearity: NCHW or NO."""
+        return self._read("preactivations")
+
+    @property
+    def activations(self) -> Mapping[int, Tensor]:
+        """Each layer's output after norm, shortcut and non-linearity (`Layer.activation`): NCHW or NO."""
+        return self._read("activations")
+
+    @property
+    def output_gradients(self) -> Mapping[int, Tensor]:
+        """Gradient of the loss with respect to `preactivations`: NCHW or NO."""
+        return self._read("output_gradients")
+
+    @property
+    def gradients(self) -> Mapping[int, Tensor]:
+        """Gradient of the loss with respect to `weights`: OIHW or OI."""
+        kept = self._read("gradients")
+        return {layer.depth: kept[weight_name(layer)] for layer in self.layers}
+
+    @property
+    def weights(self) -> Mapping[int, Tensor]:
+        """Each layer's weights: OIHW or OI."""
+        return {layer.depth: self._parameters[weight_name(layer)] for layer in self.layers}
+
+    @property
+    def initial_weights(self) -> Mapping[int, Tensor] | None:
+        """The weights that training began with; None where they are not known."""
+        if self._initial is None:
+            return None
+        return {layer.depth: self._initial[weight_name(layer)] for layer in self.layers}
+
+    @property
+    def logits_NK(self) -> Tensor:
+        """The classifier's outputs."""
+        return self._read("logits")[0]
+
+    @property
+    def logit_gradient_NK(self) -> Tensor:
+        """Gradient of the loss with respect to the logits, (softmax - one-hot) / N, in float64.
+
+        The label's own entry is minus the sum of the others: 1 - p would round to 0 where p is close to 1.
+        """
+        probabilities_NK = self.logits_NK.double().softmax(1)
+        own_NK = functional.one_hot(self.labels_N, probabilities_NK.shape[1]).bool()
+        others_NK = probabilities_NK.masked_fill(own_NK, 0.0)
+        return torch.where(own_NK, -others_NK.sum(1, keepdim=True), others_NK) / len(self.labels_N)
+
+    def module(self, layer: Layer) -> nn.Module:
+        """The layer's convolution or dense module, for its geometry (stride, padding)."""
+        return self._replica.get_submodule(layer.name)
+
+    def displaced(self, step_size: float, reads: Collection[str] = ()) -> Snapshot:
+        """The same network and mini-batch after the plain gradient step theta - step_size * gradient."""
+        gradients = self._read("gradients")
+        parameters = {name: p - step_size * gradients[name] for name, p in self._parameters.items()}
+        return _look(self, parameters, reads)
+
+    def gradients_on(self, images_NCHW: Tensor, labels_N: Tensor) -> dict[int, Tensor]:
+        """Gradients of the mean loss on other examples, at the same weights, by depth: OIHW or OI."""
+        names = {layer.depth: weight_name(layer) for layer in self.layers}
+        parameters = {**self._parameters} | {n: self._parameters[n].detach().requires_grad_() for n in names.values()}
+        with torch.enable_grad(), _untouched(images_NCHW):
+            loss = _loss(_logits(self._replica, parameters, images_NCHW), labels_N)
+            gradients = torch.autograd.grad(loss, [parameters[n] for n in names.values()])
+        return dict(zip(names, gradients, strict=True))
+
+    def batches(self, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Up to `count` disjoint mini-batches of training images, fewer where the training set ends before."""
+        if self._feed is None:
+            raise LookupError("this snapshot was observed without a feed, so there are no further mini-batches")
+        for index in range(min(count, self._feed.num_train // size)):
+            images_NCHW, labels_N = self._feed.probe_batch(size, index)
+            yield images_NCHW.to(self.images_NCHW.dtype), labels_N
+
+    def couples_examples(self) -> bool:
+        """Whether one example's logits depend on the other examples of its mini-batch, as batch norm makes them.
+
+        A property of the architecture, found by changing an example's neighbour. The weights are drawn afresh for it:
+        in a diverged or dead network nothing would depend on anything.
+        """
+        source = torch.Generator().manual_seed(0)
+
+        def draw(like: Tensor, shape: torch.Size, scale: float) -> Tensor:
+            return (torch.randn(shape, generator=source) * scale).to(like)
+
+        parameters = {
+            name: draw(p, p.shape, p[0].numel() ** -0.5) if p.dim() > 1 else torch.ones_like(p)
+            for name, p in self._parameters.items()
+        }
+        images = draw(self.images_NCHW, torch.Size((3, *self.images_NCHW.shape[1:])), 1.0)
+        with torch.no_grad(), _untouched(images):
+            first, again = (_logits(self._replica, parameters, images[pair])[0] for pair in ([0, 1], [0, 2]))
+        return not torch.equal(first, again)
+
+    def _read(self, name: str) -> Mapping[Any, Tensor]:
+        if name not in self._kept:
+            seen = ", ".join(sorted(self._kept)) or "nothing"
+            raise LookupError(f"{name} was not observed, only {seen}: name it in the probe's READS")
+        return self._kept[name]
+
+
+def observe(
+    network: nn.Module,
+    images_NCHW: Tensor,
+    labels_N: Tensor,
+    *,
+    step: int = 0,
+    epoch: int = 0,
+    reads: Collection[str],
+    feed: Batches | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+) -> Snapshot:
+    """Looks at the network on one mini-batch and keeps what `reads` names, of READABLE.
+
+    `network` has `layers`; `initial` is its state dictionary from before training. Raises ValueError for an unknown
+    read.
+    """
+    replica = copy.deepcopy(network).train()
+    if next(replica.parameters()).dtype != torch.float64:
+        replica.float()
+    parameters = {name: p.detach() for name, p in replica.named_parameters()}
+    images_NCHW = images_NCHW.to(next(iter(parameters.values())).dtype)
+    layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
+    blank = Snapshot(step, epoch, layers, images_NCHW, labels_N, float("nan"), replica, parameters, {}, feed, initial)
+    return _look(blank, parameters, reads)
+
+
+def weight_name(layer: Layer) -> str:
+    """A layer's weights in the network's state dictionary."""
+    return f"{layer.name}.weight"
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 means float32: convolutions and products in TF32 or bfloat16 are switched off, and back on afterwards."""
+    backends: Any = torch.backends
+    settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
+
+
+def _look(like: Snapshot, parameters: Mapping[str, Tensor], reads: Collection[str]) -> Snapshot:
+    """The snapshot of `like`'s network and mini-batch at the given parameters."""
+    if not READABLE.issuperset(reads):
+        raise ValueError(f"reads = {sorted(reads)}: a snapshot can keep {', '.join(sorted(READABLE))}")
+    kept: dict[str, dict[Any, Tensor]] = {name: {} for name in reads}
+    weighed = "gradients" in reads or "output_gradients" in reads
+    live = {name: p.detach().requires_grad_(weighed) for name, p in parameters.items()}
+    outputs: dict[int, Tensor] = {}
+
+    def keep_ends(depth: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if "inputs" in kept:
+            kept["inputs"][depth] = inputs[0].detach()
+        if "preactivations" in kept:
+            kept["preactivations"][depth] = output.detach()
+        if "output_gradients" in kept:
+            outputs[depth] = output
+
+    def keep_activation(depth: int, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        kept["activations"][depth] = output.detach()
+
+    with ExitStack() as hooks, torch.set_grad_enabled(weighed), _untouched(like.images_NCHW):
+        for layer in like.layers:
+            module, activation = (like._replica.get_submodule(name) for name in (layer.name, layer.activation))
+            hooks.callback(module.register_forward_hook(partial(keep_ends, layer.depth)).remove)
+            if "activations" in kept:
+                hooks.callback(activation.register_forward_hook(partial(keep_activation, layer.depth)).remove)
+        logits_NK = _logits(like._replica, live, like.images_NCHW)
+        loss = _loss(logits_NK, like.labels_N)
+        if "logits" in kept:
+            kept["logits"][0] = logits_NK.detach()
+        sources: dict[str, dict[Any, Tensor]] = {"gradients": {**live}, "output_gradients": {**outputs}}
+        wanted = {name: tensors for name, tensors in sources.items() if name in kept}
+        if wanted:
+            found = iter(torch.autograd.grad(loss, [t for tensors in wanted.values() for t in tensors.values()]))
+            for name, tensors in wanted.items():
+                kept[name] = {key: next(found) for key in tensors}
+    weights = {name: p.detach() for name, p in parameters.items()}
+    return replace(like, loss=loss.item(), _parameters=weights, _kept=kept)
+
+
+def _logits(replica: nn.Module, parameters: Mapping[str, Tensor], images_NCHW: Tensor) -> Tensor:
+    # Training mode moves the running statistics: those of a copy, so that no pass depends on the one before.
+    buffers = {name: buffer.clone() for name, buffer in replica.named_buffers()}
+    logits_NK: Tensor = functional_call(replica, {**parameters, **buffers}, (images_NCHW,))
+    return logits_NK
+
+
+def _loss(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """Mean cross-entropy, summed in float64."""
+    return functional.cross_entropy(logits_NK.double(), labels_N)
+
+
+@contextmanager
+def _untouched(images_NCHW: Tensor) -> Iterator[None]:
+    """What happens inside is in full precision and moves no random state."""
+    devices = [images_NCHW.device] if images_NCHW.is_cuda else []
+    with torch.random.fork_rng(devices), full_precision():
+        yield

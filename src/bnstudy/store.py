@@ -1,0 +1,221 @@
+"""The only writer and reader of raw runs: a manifest and one parquet file a table, complete or recognised as not.
+
+A run's folder holds `manifest.json` (written last, so its presence means the run ended) and `<table>.parquet`. While a
+run is under way its rows lie in immutable segments; a checkpoint names the segments that belong to it, and whatever a
+killed process wrote after its last checkpoint is dropped on resuming.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bnstudy import files, paths
+
+SCHEMA = 1
+Columns = Mapping[str, str]  # column -> arrow type name
+ARROW = {
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+}
+
+
+class State(StrEnum):
+    """What the disk says of a run. Completed and diverged are done; the others can be run."""
+
+    absent = "absent"
+    partial = "partial"  # begun, not ended
+    completed = "completed"
+    diverged = "diverged"
+    failed = "failed"
+    damaged = "damaged"  # ended once, but the manifest or a table is not what was written
+
+    @property
+    def done(self) -> bool:
+        return self in (State.completed, State.diverged)
+
+
+class StoreError(ValueError):
+    """A run that cannot be read as good; the message names the file and the remedy."""
+
+
+class Store:
+    """Raw runs under one results root."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = Path(results)
+
+    def run_ids(self) -> list[str]:
+        """Every run that has a folder, sorted."""
+        folder = paths.runs(self.results)
+        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+    def state(self, run_id: str, *, verify: bool = True) -> State:
+        """The run's state; with `verify`, checksums of all its tables are compared, otherwise only their sizes."""
+        folder = paths.run(self.results, run_id)
+        if not folder.is_dir():
+            return State.absent
+        if not (folder / paths.MANIFEST).exists():
+            return State.partial
+        try:
+            manifest = self.manifest(run_id)
+            for name in manifest["tables"]:
+                self._check(run_id, manifest, name, verify=verify)
+        except StoreError:
+            return State.damaged
+        return State(manifest["status"])
+
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        """Raises StoreError if it is missing, is not what `Writer.finish` writes, or belongs to another run."""
+        path = paths.run(self.results, run_id) / paths.MANIFEST
+        remedy = f"run its sweep again, or remove the folder {path.parent}"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StoreError(f"{path} is missing: the run has not ended; {remedy}") from None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); {remedy}") from None
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or manifest.get("run_id") != run_id:
+            raise StoreError(f"{path} is not the manifest (schema {SCHEMA}) of run {run_id}; {remedy}")
+        if manifest.get("status") not in ("completed", "diverged", "failed") or not _are_tables(manifest.get("tables")):
+            raise StoreError(f"{path} names no known status or no tables; {remedy}")
+        return manifest
+
+    def table(self, run_id: str, name: str) -> pd.DataFrame:
+        """One table with `run_id` as its first column. Raises StoreError if it is missing or not the bytes written."""
+        manifest = self.manifest(run_id)
+        if name not in manifest["tables"]:
+            known = ", ".join(manifest["tables"])
+            raise StoreError(f"run {run_id} has no table {name!r}; it has: {known}")
+        frame = pq.read_table(self._check(run_id, manifest, name, verify=True)).to_pandas()
+        frame.insert(0, "run_id", run_id)
+        return frame
+
+    def writer(self, run_id: str) -> Writer:
+        """Begins a run, or goes on with it after `Writer.restore`."""
+        return Writer(paths.run(self.results, run_id), run_id)
+
+    def forget(self, run_id: str) -> None:
+        """Removes a run. The folder is renamed first, so that a kill half-way leaves nothing that looks like a run."""
+        folder = paths.run(self.results, run_id)
+        if folder.is_dir():
+            doomed = folder.with_name(f".{run_id}.removed")
+            shutil.rmtree(doomed, ignore_errors=True)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+
+    def _check(self, run_id: str, manifest: dict[str, Any], name: str, *, verify: bool) -> Path:
+        path = paths.run(self.results, run_id) / f"{name}.parquet"
+        entry = manifest["tables"][name]
+        try:
+            good = path.stat().st_size == entry["bytes"] and (not verify or files.sha256(path) == entry["sha256"])
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror}); run its sweep again") from None
+        if not good:
+            raise StoreError(f"{path} is not the file that was written (checksum); run its sweep again")
+        return path
+
+
+class Writer:
+    """One run's rows, buffered in memory, flushed to segments at each checkpoint, joined to one file a table at the end."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        self.run_id = run_id
+        self._folder = folder
+        self._segments = folder / "segments"
+        self._columns: dict[str, dict[str, str]] = {}
+        self._buffer: dict[str, list[pa.Table]] = {}
+        self._flushed: dict[str, int] = {}
+        self._segments.mkdir(parents=True, exist_ok=True)
+
+    def add(self, table: str, columns: Columns, rows: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+        """Appends rows, given by column, all of one length, to a table of the columns named."""
+        typed = {name: pa.array(rows[name], type=ARROW[kind], from_pandas=False) for name, kind in columns.items()}
+        self._columns.setdefault(table, dict(columns))
+        self._buffer.setdefault(table, []).append(pa.table(typed))
+
+    def flush(self) -> dict[str, Any]:
+        """Writes what is buffered; returns what a checkpoint must keep for `restore`."""
+        for table, parts in self._buffer.items():
+            number = self._flushed.get(table, 0)
+            with files.replacing(self._segment(table, number)) as part:
+                pq.write_table(pa.concat_tables(parts), part)
+            self._flushed[table] = number + 1
+        self._buffer.clear()
+        return {"columns": self._columns, "segments": dict(self._flushed)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint: what was written after it is dropped. Raises StoreError if a segment is missing."""
+        self._columns = {table: dict(columns) for table, columns in state["columns"].items()}
+        self._flushed = {table: int(count) for table, count in state["segments"].items()}
+        self._buffer.clear()
+        kept = {self._segment(table, n) for table, count in self._flushed.items() for n in range(count)}
+        for path in self._segments.iterdir():
+            if path not in kept:
+                path.unlink()
+        for path in kept:
+            if not path.exists():
+                raise StoreError(f"{path} is missing: the run cannot be resumed; it starts again")
+
+    def restart(self) -> None:
+        """Drops everything: the run begins anew."""
+        self._columns, self._buffer, self._flushed = {}, {}, {}
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._segments.mkdir(parents=True, exist_ok=True)
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Joins the segments, one row group a table, and writes the manifest last.
+
+        The bytes of a table do not depend on how often the run was interrupted.
+        """
+        self.flush()
+        tables = {}
+        for table, columns in sorted(self._columns.items()):
+            parts = [pq.read_table(self._segment(table, n)) for n in range(self._flushed[table])]
+            whole = pa.concat_tables(parts).combine_chunks()
+            path = self._folder / f"{table}.parquet"
+            with files.replacing(path) as part:
+                pq.write_table(whole, part, compression="zstd", row_group_size=max(1, whole.num_rows))
+            entry = {
+                "rows": whole.num_rows,
+                "columns": columns,
+                "bytes": path.stat().st_size,
+                "sha256": files.sha256(path),
+            }
+            tables[table] = entry
+        whole_manifest = {"schema": SCHEMA, "run_id": self.run_id, **manifest, "tables": tables}
+        files.write_text(self._folder / paths.MANIFEST, json.dumps(whole_manifest, indent=1) + "\n")
+
+    def clean(self) -> None:
+        """Removes the segments, once no checkpoint names them any more."""
+        shutil.rmtree(self._segments, ignore_errors=True)
+
+    def _segment(self, table: str, number: int) -> Path:
+        return self._segments / f"{table}-{number:06d}.parquet"
+
+
+def by_column(rows: Iterable[Mapping[str, Any]], columns: Columns) -> dict[str, list[Any]]:
+    """Rows as dictionaries, turned into columns. Raises KeyError for a row that lacks a column."""
+    rows = list(rows)
+    return {name: [row[name] for row in rows] for name in columns}
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        for entry in value.values()
+    )

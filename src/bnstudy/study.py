@@ -1,0 +1,168 @@
+"""What the commands do: make runs, reduce them to tables, publish tables. Composes the other modules, decides little."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnstudy import compose, files, launch, paths, reduction, report
+from bnstudy.config import Config, to_dict
+from bnstudy.data import sources
+from bnstudy.jobs import Group, Job, jobs, plan
+from bnstudy.sinks.console import Progress
+from bnstudy.store import State, Store
+
+REPRODUCE = ("init", "lenet_lr_grid")  # what `make reproduce` runs, in this order
+
+
+def single(config: Config, results: Path) -> int:
+    """Makes one run in this process, with all cores. Exit status 0, also for a run that diverged."""
+    (job,) = jobs([config])
+    store = Store(results)
+    state = store.state(job.run_id)
+    if state.done:
+        print(f"{job.run_id}: {state} already, in {paths.run(results, job.run_id)}")
+        return 0
+    from bnstudy import runner
+
+    stop = runner.Stop()
+    threads = config.runtime.threads or launch.cores()
+    try:
+        with stop.listening(), Progress(job.run_id, 1, "run") as progress:
+
+            def step_done(done: int, total: int) -> None:
+                progress.update(done / total, f"step {done} of {total}")
+
+            (ended,) = runner.run(Group((job,)), results, threads=threads, report=step_done, stop=stop)
+            progress.close(f"{ended.state} {ended.note}".strip())
+    except runner.Interrupted:
+        raise KeyboardInterrupt from None
+    print(f"{job.run_id}: {ended.state}, in {paths.run(results, job.run_id)}{_outcome(store, ended.run_id)}")
+    return int(ended.state == State.failed)
+
+
+def sweep(name: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
+    """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or was not finished."""
+    configs = compose.expand(name, preset, overrides)
+    wanted = jobs(configs)
+    print(compose.describe(name))
+    failed = make(name, wanted, results, workers)
+    folder = reduce(name, preset, configs, wanted, results)
+    print(f"tables: {folder}")
+    return int(failed)
+
+
+def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) -> bool:
+    """Makes the jobs that are not done, with progress; whether any failed or stayed unfinished."""
+    store = Store(results)
+    states = {job.run_id: store.state(job.run_id) for job in wanted}
+    for run_id, state in states.items():
+        if state == State.damaged:
+            print(f"{run_id}: its files are not what was written; it is made again")
+    pending = {run_id for run_id, state in states.items() if not state.done}
+    print(f"{title}: {len(wanted)} runs, {len(wanted) - len(pending)} done, {len(pending)} to make")
+    if not pending:
+        return False
+    workers = workers or launch.cores()
+    groups = plan(wanted, pending, results, workers)
+    workers = min(workers, len(groups))
+    threads = wanted[0].config.runtime.threads or max(1, launch.cores() // workers)
+    share = [0.0 for _ in groups]
+
+    with Progress(title, len(pending), "runs") as progress:
+        progress.update(0, f"{workers} processes of {threads} threads")
+
+        def group_progress(group: int, done: int, total: int, ended: list[launch.Ended]) -> None:
+            share[group] = 1.0 if ended else done / max(total, 1)
+            progress.update(sum(s * len(g.jobs) for s, g in zip(share, groups, strict=True)))
+
+        ended = launch.launch(groups, results, workers=workers, threads=threads, report=group_progress)
+        counts = Counter(state for _, state, _ in ended)
+        progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
+    for run_id, state, note in bad:
+        print(f"{run_id}: {state}: {note}", file=sys.stderr)
+    return bool(bad)
+
+
+def reduce(name: str, preset: str, configs: Sequence[Config], wanted: Sequence[Job], results: Path) -> Path:
+    """Writes the sweep's tables of a preset; returns their folder."""
+    folder = paths.tables(paths.workspace(results, preset), name)
+    expected = {job.run_id: to_dict(job.config, identity_only=True) for job in wanted}
+    reduction.reduce(Store(results), list(expected), folder, tables=configs[0].sweep.tables, expected=expected)
+    return folder
+
+
+def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
+    """The main job. Where a data set cannot be had it goes on with made images, says so, and marks everything it makes."""
+    failed = False
+    stand_ins = set()
+    for name in REPRODUCE:
+        configs = compose.expand(name, preset, [*overrides, "runtime.stand_in=true"])
+        wanted = jobs(configs)
+        stand_ins |= {job.source.name for job in wanted if job.source.stand_in}
+        if stand_ins:
+            print(_loud(stand_ins))
+        failed |= make(name, wanted, results, workers)
+        reduce(name, preset, configs, wanted, results)
+    workspace = paths.workspace(results, preset)
+    failed |= bool(report.make(workspace, html=True))
+    if stand_ins:
+        print(_loud(stand_ins))
+    return int(failed)
+
+
+def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> int:
+    """Copies a finished sweep's tables to the committed ones. Raises ValueError for stand-in data or missing runs."""
+    wanted = jobs(compose.expand(name, preset, overrides))
+    made = [job.source.name for job in wanted if job.source.stand_in]
+    if made:
+        raise ValueError(f"{name} ran on stand-in data ({made[0]}): only real data is published")
+    states = Counter(Store(results).state(job.run_id) for job in wanted)
+    if not all(state.done for state in states):
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={preset}")
+    source = paths.tables(paths.workspace(results, preset), name)
+    target = paths.tables(paths.workspace(results, None), name)
+    reduce(name, preset, [job.config for job in wanted], wanted, results)
+    for path in target.glob("*.parquet"):
+        path.unlink()
+    for path in sorted(source.glob("*.parquet")):
+        with files.replacing(target / path.name) as part:
+            part.write_bytes(path.read_bytes())
+    print(f"published {name} ({preset}, {len(wanted)} runs): {target}")
+    return report.make(paths.workspace(results, None), html=True)
+
+
+def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
+    """A line a sweep and preset: how many runs are in which state."""
+    store = Store(results)
+    offline = [*overrides, "runtime.download=false"]
+    for name in compose.sweeps():
+        for each in [preset] if preset else ("quick", "full"):
+            try:
+                wanted = jobs(compose.expand(name, each, offline))
+            except sources.DataError as error:
+                print(f"{name:24} {each:6} {str(error).splitlines()[0]}")
+                continue
+            counts = Counter(store.state(job.run_id, verify=False) for job in wanted)
+            text = ", ".join(f"{counts[state]} {_WORD.get(state, state)}" for state in State if counts[state])
+            print(f"{name:24} {each:6} {len(wanted):4} runs: {text}")
+    return 0
+
+
+_WORD = {State.absent: "pending", State.partial: "under way"}
+
+
+def _outcome(store: Store, run_id: str) -> str:
+    final = store.manifest(run_id)["final"]
+    accuracy = final.get("test_accuracy")
+    return f"; test accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
+
+
+def _loud(names: set[str]) -> str:
+    bar = "!" * 100
+    text = f"STAND-IN DATA: {', '.join(sorted(names))} could not be had; made images take its place."
+    return f"{bar}\n{text}\n{bar}"

@@ -1,0 +1,286 @@
+"""What may import what, what is imported when, and what no file of the repository may hold."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "bnstudy"
+
+# Low to high. A module imports its own package and lower layers, never its neighbours.
+LAYERS: tuple[set[str], ...] = (
+    {"__init__", "paths", "files", "plugins", "provenance"},
+    {"config", "findings", "frames"},
+    {"identity"},
+    {"store", "figures"},
+    {"reduction", "data", "norms", "optim", "report"},
+    {"models"},
+    {"snapshot"},
+    {"probes"},
+    {"sinks"},
+    {"engine", "observer", "jobs", "tracking"},
+    {"train", "checkpoint"},
+    {"runner"},
+    {"launch", "compose"},
+    {"study", "bench"},
+    {"cli"},
+    {"__main__"},
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+ANALYSIS = ("paths", "files", "findings", "frames", "reduction", "figures", "report")
+HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
+ALLOWED = {"hydra": {"compose"}, "omegaconf": {"compose"}, "wandb": {"sinks.wandb"}, "torchvision": {"data"}}
+TRAIN_LINES = 150
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: `target` is dotted, `bnstudy.` taken off our own; `lazy`: inside a function."""
+
+    module: str
+    target: str
+    own: bool
+    lazy: bool
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.module} (line {self.line}) imports {self.target}"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Our modules by dotted name without `bnstudy.`; a package goes by its folder's name."""
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    return tuple(found for name, path in modules().items() for found in _imports(name, path))
+
+
+def _imports(module: str, path: Path) -> Iterator[Import]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}, line {node.lineno}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            own = name.split(".")[0] == "bnstudy"
+            target = _own_module(name) if own else name
+            yield Import(module, target, own, id(node) in inside, getattr(node, "lineno", 0))
+
+
+def _own_module(name: str) -> str:
+    """The module that `bnstudy.a.b.name` lies in, or is."""
+    parts = name.split(".")[1:]
+    while parts and ".".join(parts) not in modules():
+        parts.pop()
+    return ".".join(parts) or "__init__"
+
+
+def top(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {top(module) for module in modules()} - set(RANK) == set(), "give each of these its place in LAYERS"
+
+
+def test_imports_go_down() -> None:
+    ours = [i for i in imports() if i.own and top(i.module) != top(i.target)]
+    upward = [str(i) for i in ours if RANK[top(i.target)] >= RANK[top(i.module)]]
+    assert upward == []
+    assert len(ours) > 20  # the reader of imports sees them
+
+
+def test_no_cycles_within_a_package() -> None:
+    edges: dict[str, set[str]] = {module: set() for module in modules()}
+    for i in imports():
+        if i.own and i.target != i.module:
+            edges[i.module].add(i.target)
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"cycle: {' -> '.join((*trail, module))}"
+        if module not in done:
+            for target in edges[module]:
+                visit(target, (*trail, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_services_are_imported_in_one_place(package: str) -> None:
+    found = [i for i in imports() if not i.own and top(i.target) == package]
+    assert [str(i) for i in found if not {i.module, top(i.module)} & ALLOWED[package]] == []
+
+
+@pytest.mark.parametrize("package", ["wandb", "torchvision"])
+def test_costly_services_are_imported_when_they_are_used(package: str) -> None:
+    assert [str(i) for i in imports() if not i.own and top(i.target) == package and not i.lazy] == []
+
+
+def test_the_analysis_side_names_no_heavy_package() -> None:
+    found = [str(i) for i in imports() if top(i.module) in ANALYSIS and top(i.target) in HEAVY]
+    assert found == []
+
+
+def loaded(script: str) -> set[str]:
+    """The heavy packages that a fresh interpreter holds after the script."""
+    report = f"\nimport sys; print('loaded:', *(name for name in {HEAVY!r} if name in sys.modules))"
+    command = [sys.executable, "-c", script + report]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_figures_and_report_load_nothing_heavy() -> None:
+    script = "import bnstudy.reduction, bnstudy.report\nfrom pathlib import Path\nfrom bnstudy import findings\n"
+    assert loaded(script + "assert findings.discover(Path('analysis/findings'))") == set()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert loaded("from bnstudy.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass") == set()
+
+
+def test_composing_a_run_does_not_load_torch() -> None:
+    assert loaded("from bnstudy import compose, study\ncompose.one([])") == {"hydra", "omegaconf"}
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """What git has or would have; in an unpacked archive, the folders that hold sources."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    if (ROOT / ".git").exists():
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+        return tuple(ROOT / name for name in listed if name and (ROOT / name).is_file())
+    folders = [ROOT / name for name in ("src", "tests", "analysis", "conf", "sweeps")]
+    return tuple(p for folder in folders for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc")
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    machine = rb"(?<![\w./-])/(?:work|farm|root|home|Users)/\w"
+    registry = rb"(?:pypi|pythonhosted|pytorch)\.(?:org|io)/(?:simple|packages|whl)|files\.pythonhosted"
+    pattern = re.compile(machine + b"|" + registry + rb"|index-url\s+http")
+    found = {str(path.relative_to(ROOT)): pattern.findall(path.read_bytes()) for path in tracked()}
+    assert {name: matches for name, matches in found.items() if matches} == {}
+    assert len(tracked()) > 50
+
+
+def test_no_tracked_file_is_large() -> None:
+    assert [str(path) for path in tracked() if path.stat().st_size > 2 * 2**20] == []
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "bootstrap.lock"])
+def test_every_locked_package_is_pinned_and_hashed_and_no_host_is_named(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//|@ |--(?:extra-)?index|--find-links|\w\.(?:org|com|io)\b", text)
+    entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^\s*#.*\n?", "", text).strip())
+    assert len(entries) > 1
+    for entry in entries:
+        pin, hashes = r"[\w.-]+==[\w.+!-]+(?: ; [^\\]+)?", r"(?: \\\n    --hash=sha256:[0-9a-f]{64})+"
+        assert re.fullmatch(pin + hashes, entry.strip()), entry[:200]
+
+
+def test_the_lock_has_every_package_that_the_project_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = {re.split(r"[<>=!~ ;\[]", requirement)[0].lower() for requirement in named}
+    locked = set(re.findall(r"(?m)^([\w.-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8")))
+    assert wanted - locked == set()
+
+
+def test_the_bootstrap_agrees_with_the_lock() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"(?m)^[\w.-]+==[\w.]+", (ROOT / name).read_text(encoding="utf-8")))
+
+    assert pins("bootstrap.lock") <= pins("requirements.lock")
+
+
+def test_every_module_says_what_it_decides() -> None:
+    sources = [path for folder in ("src", "tests", "analysis") for path in (ROOT / folder).rglob("*.py")]
+    assert [str(path) for path in sources if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
+
+
+def test_the_loop_is_short() -> None:
+    assert len(code_lines((SOURCE / "train.py").read_text(encoding="utf-8"))) < TRAIN_LINES
+
+
+def code_lines(text: str) -> set[int]:
+    """The numbers of lines that hold code: no blank lines, comments or docstrings."""
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    docstrings = {
+        (node.body[0].lineno, node.body[0].col_offset)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None
+    }
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in skipped and token.start not in docstrings:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return lines
+
+
+def test_code_lines_are_counted_without_blanks_comments_and_docstrings() -> None:
+    text = '"""Says\nsomething."""\n\n# comment\nx = """\ntext"""\n\n\n'
+    text += 'def f():\n    """Doc."""\n    return (\n        1  # one\n    )\n'
+    assert code_lines(text) == {5, 6, 9, 11, 12, 13}
+
+
+def targets() -> dict[str, str]:
+    """The Makefile's targets with their one line of help ("" where there is none)."""
+    found = re.findall(r"(?m)^([a-z][a-z%-]*):(?!=)(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    return {name: rest.partition("## ")[2] for name, rest in found}
+
+
+def test_help_lists_every_target_with_one_line() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name, line in targets().items():
+        assert line, f"{name} has no line of help"
+        assert re.search(rf"(?m)^  make {name.replace('%', 'NAME')} +{re.escape(line)}$", shown)
+
+
+def test_the_readme_names_only_targets_and_files_that_there_are() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in re.findall(r"make ([a-z][\w-]*)", "\n".join(_code(text))):
+        sweep = name.removeprefix("sweep-")
+        assert name in targets() or (ROOT / "sweeps" / f"{sweep}.yaml").exists(), f"README.md: make {name}"
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / link).exists(), f"README.md: {link}"
+
+
+def _code(text: str) -> Iterator[str]:
+    """Inline code and code blocks."""
+    blocks = text.split("```")
+    yield from blocks[1::2]
+    for prose in blocks[::2]:
+        yield from re.findall(r"`([^`]+)`", prose)
+
+
+def test_continuous_integration_runs_the_command_of_the_readme() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert re.search(r"(?m)^make test$", script.read_text(encoding="utf-8"))

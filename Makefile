@@ -100,8 +100,11 @@ clean: ## remove .venv, caches and half-written files; data and results stay
 # uv first, itself from a hash-checked file; where it cannot be had, or cannot install, pip does the same more slowly.
 # Packages built from source use the locked setuptools (no build isolation), so nothing unlocked is ever fetched.
 $(READY): requirements.lock bootstrap.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "setup: '$(PYTHON)' is not there, or older than Python 3.11: install 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo "setup: $(PYTHON) cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "setup: '$(PYTHON)' is not there, or older than Python 3.11: install 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }; \
+	  $(PYTHON) -m venv --clear $(VENV) \
+	  || { echo "setup: '$(PYTHON)' cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }; }
 	@echo "setup: packages of requirements.lock into $(VENV) (about 5.5 GB, once)"
 	@if $(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r bootstrap.lock \
 	  && $(BIN)/uv pip sync $$(test -t 2 || echo --quiet) --python $(BIN)/python --require-hashes --no-build-isolation requirements.lock; then \

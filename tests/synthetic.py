@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from bnstudy import paths, reduction
+from bnstudy import findings, frames, paths, reduction
 from bnstudy.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -81,6 +86,30 @@ def write_workspace(root: Path, *, stand_in: bool = False, sweeps: Sequence[str]
         ]
         reduction.reduce(store, ids, paths.tables(workspace, "lenet_lr_grid"))
     return workspace
+
+
+@cache
+def shared(*, stand_in: bool = False) -> Path:
+    """The same workspace for every test that only reads it, made once a process."""
+    root = Path(tempfile.mkdtemp(prefix="bnstudy-synthetic-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return write_workspace(root, stand_in=stand_in)
+
+
+def copy(workspace: Path, to: Path) -> Path:
+    """The tables of a workspace, for a test that changes them or builds from them."""
+    shutil.copytree(workspace / "tables", to / "tables")
+    return to
+
+
+def frames_of(name: str, workspace: Path | None = None) -> tuple[findings.Finding, dict[str, pd.DataFrame]]:
+    """A finding of the repository with the frames it asks for."""
+    finding = findings.load(FINDINGS / f"{name}.py")
+    source = shared() if workspace is None else workspace
+    data = {table: frames.load(source, finding.sweep, table, query) for table, query in finding.needs.items()}
+    if finding.published is not None:
+        data["published"] = frames.published(FINDINGS.parent / "paper_curves", finding.published)
+    return finding, data
 
 
 def config(model: dict[str, Any], norm: str, lr: float, seed: int, data: str, train: dict[str, Any]) -> dict[str, Any]:

@@ -99,9 +99,14 @@ class Backend:
         run.tags = variables.get("tags") or run.tags
         project = {"id": "project", "name": variables.get("project"), "entity": {"id": "entity", "name": "lab"}}
         bucket = {
-            "id": name, "name": name, "displayName": name, "config": variables.get("config") or "{}",
-            "project": project, "historyLineCount": len(run.history), "summaryMetrics": "{}", "sweepName": None, "description": None,
-        }  # fmt: skip
+            "id": name,
+            "name": name,
+            "displayName": name,
+            "config": variables.get("config") or "{}",
+            "project": project,
+            "historyLineCount": len(run.history),
+            "summaryMetrics": "{}",
+        }
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
 
     def _files(self, variables: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -198,6 +199,8 @@ def _histogram(ax: Axes, tails: pd.DataFrame, published: pd.DataFrame, arm: str)
         label = None if position else "ours, by seed"
         ax.plot(centres[filled], density[filled], color=figures.COLOURS[arm], lw=0.9, alpha=0.8, label=label)
     std = float(at.loc[at["quantity"] == "std", "value"].median())
+    if not (math.isfinite(std) and std > 0):  # no run of this arm: the published window
+        std = PUBLISHED_STD[arm]
     ax.set_xlim(-5.5 * std, 5.5 * std)
     ax.set_yscale("log")
     ax.set_ylim(1e-5 / std, 60 / std)

@@ -123,8 +123,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     off = (level["batch"] - seen["batch"]).abs()
     inside = (ours["none"].min() - 0.5 <= seen["none"]) & (seen["none"] <= ours["none"].max() + 0.5)
     levels = Evidence(
-        measured=f"with BN {int((off <= 0.2).sum())} of 9 within 0.2 (largest difference {off.max():.2f} at layer "
-        f"{off.idxmax()}); "
+        measured=f"with BN {int((off <= 0.2).sum())} of 9 within 0.2 ({_largest(off)}); "
         f"without BN {int(inside.sum())} of 9 inside",
         spread=f"without BN, layer 102: {_two(ours['none'][102].min())} to {_two(ours['none'][102].max())}",
         n=n,
@@ -134,7 +133,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     apart = (means.median() - _published(frames["published"], "batch", "mean")[list(LAYERS)]).abs()
     near = int((apart <= 0.3).sum())
     of_means = Evidence(
-        measured=f"{near} of 9 within 0.3; largest difference {apart.max():.2f} at layer {apart.idxmax()}",
+        measured=f"{near} of 9 within 0.3; {_largest(apart)}",
         spread=f"range over seeds at a layer at most {(means.max() - means.min()).max():.2f}",
         n=len(means),
         verdict=judge(len(means), whole=near == 9, part=near >= 5),
@@ -188,6 +187,12 @@ def _bars(seen: pd.DataFrame) -> np.ndarray:
     below, above = (seen["ln_value"] - seen["ln_low"]).to_numpy(), (seen["ln_high"] - seen["ln_value"]).to_numpy()
     below, above = np.where(np.isnan(below), above, below), np.where(np.isnan(above), below, above)
     return np.nan_to_num(np.stack([below, above]))
+
+
+def _largest(differences: pd.Series) -> str:
+    if differences.isna().all():
+        return "no run"
+    return f"largest difference {differences.max():.2f} at layer {differences.idxmax()}"
 
 
 def _two(value: float) -> str:

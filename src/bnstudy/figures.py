@@ -76,7 +76,7 @@ def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None =
 def diamonds(ax: Axes, x: Any, y: Any, arm: str, *, label: str | None = None, errors: Any = None) -> None:
     """Published values: hollow diamonds in the arm's colour, with the paper's error bars where it has them."""
     ax.errorbar(
-        x, y, yerr=errors, fmt="D", ms=4.6, mfc="white", mec=COLOURS[arm], mew=1.2,
+        x, y, yerr=errors, fmt="D", color=COLOURS[arm], ms=4.6, mfc="white", mec=COLOURS[arm], mew=1.2,
         ecolor=COLOURS[arm], elinewidth=0.9, capsize=2, zorder=5, label=label,
     )  # fmt: skip
 
@@ -106,6 +106,8 @@ def stages(ax: Axes) -> None:
 def save(fig: Figure, folder: Path, name: str, title: str, origin: Origin) -> list[Path]:
     """`name.svg` and `name.png`, each with commits, data and number of runs in its metadata, and no date."""
     told = f"{origin.num_runs} runs; commit {origin.commit_label or 'unknown'}; data {origin.data_label or 'none'}"
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # laid out once: laying out costs as much as drawing, and both files then agree
     written = []
     for kind, metadata in (
         ("svg", {"Title": title, "Description": told, "Creator": "bnstudy", "Date": None}),

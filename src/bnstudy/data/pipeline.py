@@ -1,25 +1,39 @@
-"""Mini-batches on the device: images stay there as uint8; crop, flip and normalisation are batched and drawn from the seed.
+"""Decides which images make up mini-batch `step` and what is done to them before a network sees them.
 
-Shapes: N images of a mini-batch, C channels, H and W after padding small images to the network's input size.
+Images stay on the device as uint8, zero-padded once; a mini-batch is one gather of whole windows of memory, a mirroring
+and one multiply-add. Legend: N images, C channels, H and W height and width.
+
+What is random is drawn on the CPU, once an epoch, by torch's generator, seeded with the first 32-bit word of
+`numpy.random.SeedSequence(seed, spawn_key=(stream, epoch))` (torch's generator would ignore more): stream 0 for
+training; stream 1, epoch 0, for the order of the probes' mini-batches. From the training stream come, in this order, the
+permutation of the images, the vertical and the horizontal crop offset of each in 0..2 * MARGIN, and whether it is
+mirrored; entry i belongs to the i-th image that the epoch shows. So a mini-batch is a function of (seed, step) alone.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bnstudy.data.sources import Arrays, DataError
+from bnstudy.data.sources import Array, Arrays
 
-PAD = 4  # of the random crop (He et al., 2016)
-# Streams of random numbers: each is drawn by a generator of its own, keyed by (seed, stream, epoch).
-ORDER, CROP, PROBE = 0, 1, 2
+MARGIN = 4  # pixels of zeros around an image that crops reach into (He et al. 2016, section 4.2)
+_TRAINING, _PROBES = 0, 1  # streams of randomness
+
+Batch = tuple[Tensor, Tensor]
 
 
 class Feed:
-    """One run's training batches, probe batches and test set. Everything is a function of the seed and the step."""
+    """One run's, or one lockstep group's, mini-batches: images (N, C, H, W) in `dtype`, labels int64 (N,).
+
+    `shape` is (C, H, W) as the network sees it. `num_train` images make an epoch of `steps_per_epoch` mini-batches, the
+    last of which holds what is left.
+    """
 
     def __init__(
         self,
@@ -29,122 +43,182 @@ class Feed:
         seed: int,
         augment: bool,
         normalise: str,
-        num_train: int | None,
-        input_size: int | None,
-        device: torch.device,
+        num_train: int | None = None,
+        input_size: int | None = None,
+        device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        available = len(arrays.train_labels)
-        if num_train is not None and num_train > available:
-            raise DataError(f"data.num_train = {num_train}: {arrays.source.name} has {available} training images")
-        self.num_train = num_train or available
-        if batch_size > self.num_train:
-            raise DataError(f"data.batch_size = {batch_size}: there are only {self.num_train} training images")
-        self.num_classes = arrays.source.num_classes
-        self._batch_size, self._seed, self._augment = batch_size, seed, augment
-        self._device, self._dtype = device, dtype
-        train = arrays.train_images[: self.num_train]
-        scale, shift = _affine(train, normalise)
-        self._scale = torch.tensor(scale, dtype=dtype, device=device).view(-1, 1, 1)
-        self._shift = torch.tensor(shift, dtype=dtype, device=device).view(-1, 1, 1)
-        self._train = _to_device(train, input_size, device)
-        self._test = _to_device(arrays.test_images, input_size, device)
-        self._train_labels = torch.from_numpy(arrays.train_labels[: self.num_train].copy()).to(device)
-        self._test_labels = torch.from_numpy(arrays.test_labels.copy()).to(device)
-        self.shape: tuple[int, int, int] = tuple(self._train.shape[1:])
-        self.steps_per_epoch = -(-self.num_train // batch_size)
-        self._epoch: int | None = None
-        self._probe_order: Tensor | None = None
+        """`num_train`: the first so many training images (None: all). `normalise`: "channel" subtracts each channel's
+        mean over these images and divides by its standard deviation, "unit" divides by 255. Images smaller than
+        `input_size` are centred in raw zeros; so are, before a crop, all images with `augment`.
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The mini-batch of update `step`: images (N, C, H, W), labels (N,). The last of an epoch may be smaller."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._plan(epoch)
-        chosen = slice(index * self._batch_size, (index + 1) * self._batch_size)
-        images = self._train.index_select(0, self._order[chosen])
-        if self._augment:
-            images = _crop_and_flip(images, self._rows[chosen], self._columns[chosen], self._flips[chosen])
-        return self._normalised(images), self._labels[chosen]
-
-    def test_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test set in its order."""
-        for images, labels in zip(self._test.split(size), self._test_labels.split(size), strict=True):
-            yield self._normalised(images), labels
-
-    def train_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training set in its order, not augmented."""
-        for images, labels in zip(self._train.split(size), self._train_labels.split(size), strict=True):
-            yield self._normalised(images), labels
-
-    def probe_batch(self, size: int, index: int = 0) -> tuple[Tensor, Tensor]:
-        """The index-th of the disjoint mini-batches into which the seed parts the training set; not augmented.
-
-        Raises DataError beyond the set.
+        Raises ValueError naming the key for values that do not fit the data.
         """
-        if (index + 1) * size > self.num_train:
-            raise DataError(f"probe batch {index} of {size} images lies beyond the {self.num_train} training images")
-        if self._probe_order is None:
-            self._probe_order = torch.randperm(self.num_train, generator=self._generator(PROBE, 0)).to(self._device)
+        available = len(arrays.train_images)
+        num_train = available if num_train is None else num_train
+        if not 1 <= num_train <= available:
+            raise ValueError(f"data.num_train = {num_train}: give 1 to {available}, which {arrays.source.name} has")
+        if not 1 <= batch_size <= num_train:
+            raise ValueError(f"data.batch_size = {batch_size}: give 1 to {num_train}, the number of training images")
+        train_images, train_labels = arrays.train_images[:num_train], arrays.train_labels[:num_train]
+        self.num_train, self.num_classes = num_train, arrays.source.num_classes
+        self.steps_per_epoch = -(-num_train // batch_size)
+        self._batch_size, self._seed, self._augment = batch_size, seed, augment
+        self._train = _Images.on(device, train_images, input_size, MARGIN if augment else 0)
+        self._test = _Images.on(device, arrays.test_images, input_size, 0)
+        self._train_labels, self._test_labels = (
+            torch.from_numpy(np.array(labels)).to(device) for labels in (train_labels, arrays.test_labels)
+        )
+        self.shape = self._train.shape
+        scale, shift = _multiply_add(train_images, normalise)
+        # 16-bit floats would lose pixels' differences in the sum, so it is formed in 32 bits and rounded once.
+        self._work_dtype, self._dtype = torch.promote_types(dtype, torch.float32), dtype
+        self._scale_C11, self._shift_C11 = (
+            torch.tensor(values, dtype=self._work_dtype, device=device).view(-1, 1, 1) for values in (scale, shift)
+        )
+        self._draws: tuple[int, _Draws] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """The mini-batch of update `step` (0, 1, ...), whichever were asked for before."""
+        if step < 0:
+            raise ValueError(f"step = {step}: updates are counted from 0")
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._draws is None or self._draws[0] != epoch:
+            self._draws = epoch, self._draw(epoch)
+        draws = self._draws[1]
+        part = slice(index * self._batch_size, (index + 1) * self._batch_size)
+        images = self._train.windows(draws.start_N[part])
+        if draws.pick_N is not None:
+            num = len(images)
+            both = torch.cat([images, images.flip(-1)])
+            images = both.index_select(0, draws.pick_N[part] * num + torch.arange(num, device=both.device))
+        return self._normalised(images), draws.labels_N[part]
+
+    def test_batches(self, size: int) -> Iterator[Batch]:
+        """The test set in its order, `size` images at a time."""
+        return self._in_order(self._test, self._test_labels, size)
+
+    def train_batches(self, size: int) -> Iterator[Batch]:
+        """The training images in their order, as they are: neither cropped nor mirrored."""
+        return self._in_order(self._train, self._train_labels, size)
+
+    def probe_batch(self, size: int, index: int = 0) -> Batch:
+        """The `index`-th of disjoint mini-batches of training images as they are, the same throughout a run.
+
+        Raises ValueError where the training images do not suffice.
+        """
+        if size < 1 or index < 0 or (index + 1) * size > self.num_train:
+            raise ValueError(
+                f"probe batch {index} of {size} images: {self.num_train} training images make "
+                f"{self.num_train // size if size > 0 else 0}; ask for fewer or smaller ones, or raise data.num_train"
+            )
         chosen = self._probe_order[index * size : (index + 1) * size]
-        return self._normalised(self._train.index_select(0, chosen)), self._train_labels.index_select(0, chosen)
+        images = self._train.windows(self._train.starts(chosen))
+        return self._normalised(images), self._train_labels.index_select(0, chosen)
 
-    def _plan(self, epoch: int) -> None:
-        """Draws an epoch's order, crops and flips on the CPU, so that they are the same for every device."""
-        order = torch.randperm(self.num_train, generator=self._generator(ORDER, epoch))
-        self._order = order.to(self._device)
-        self._labels = self._train_labels.index_select(0, self._order)
-        if self._augment:
-            generator = self._generator(CROP, epoch)
-            draws = torch.randint(0, 2 * PAD + 1, (2, self.num_train), generator=generator)
-            flips = torch.randint(0, 2, (self.num_train,), generator=generator, dtype=torch.bool)
-            self._rows, self._columns, self._flips = draws[0].to(self._device), draws[1].to(self._device), flips.to(self._device)
-        self._epoch = epoch
+    @functools.cached_property
+    def _probe_order(self) -> Tensor:
+        generator = _generator(self._seed, _PROBES, 0)
+        return torch.randperm(self.num_train, generator=generator).to(self._train_labels.device)
 
-    def _generator(self, stream: int, epoch: int) -> torch.Generator:
-        key = np.random.SeedSequence([self._seed, stream, epoch]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(key) >> 1)
+    def _draw(self, epoch: int) -> _Draws:
+        generator, device = _generator(self._seed, _TRAINING, epoch), self._train_labels.device
+        order = torch.randperm(self.num_train, generator=generator)
+        if not self._augment:
+            order = order.to(device)
+            return _Draws(self._train.starts(order), None, self._train_labels.index_select(0, order))
+        offsets = torch.randint(0, 2 * MARGIN + 1, (2, self.num_train), generator=generator)
+        mirrored = torch.randint(0, 2, (self.num_train,), generator=generator)
+        start_N = self._train.starts(order, *offsets)
+        order = order.to(device)
+        return _Draws(start_N.to(device), mirrored.to(device), self._train_labels.index_select(0, order))
 
-    def _normalised(self, images_NCHW: Tensor) -> Tensor:
-        return torch.addcmul(self._shift, images_NCHW.to(self._dtype), self._scale)
+    def _in_order(self, images: _Images, labels: Tensor, size: int) -> Iterator[Batch]:
+        if size < 1:
+            raise ValueError(f"size = {size}: a mini-batch has at least one image")
+        starts = images.starts(torch.arange(len(labels), device=labels.device))
+        for part in (slice(i, i + size) for i in range(0, len(labels), size)):
+            yield self._normalised(images.windows(starts[part])), labels[part]
 
-
-def _crop_and_flip(images_NCHW: Tensor, rows_N: Tensor, columns_N: Tensor, flips_N: Tensor) -> Tensor:
-    """Each image padded by black, cut back to its size at its own offset, mirrored where its flip says so."""
-    num, channels, height, width = images_NCHW.shape
-    padded = torch.nn.functional.pad(images_NCHW, (PAD, PAD, PAD, PAD))
-    y_NH = rows_N[:, None] + torch.arange(height, device=images_NCHW.device)
-    along = torch.arange(width, device=images_NCHW.device)
-    x_NW = columns_N[:, None] + torch.where(flips_N[:, None], width - 1 - along, along)
-    padded_width = width + 2 * PAD
-    flat_NHW = y_NH[:, :, None] * padded_width + x_NW[:, None, :]
-    index = flat_NHW.view(num, 1, height * width).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, index).view(num, channels, height, width)
+    def _normalised(self, images: Tensor) -> Tensor:
+        return images.to(self._work_dtype).mul_(self._scale_C11).add_(self._shift_C11).to(self._dtype)
 
 
-def _to_device(images_NHWC: np.ndarray, input_size: int | None, device: torch.device) -> Tensor:
-    """uint8 (N, C, H, W), zero-padded on all sides where smaller than the input size."""
-    images = torch.from_numpy(np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2)))
-    height, width = images.shape[2:]
-    extra = [max(0, (input_size or 0) - side) for side in (width, height)]
-    if any(extra):
-        images = torch.nn.functional.pad(images, [p for e in extra for p in (e // 2, e - e // 2)])
-    return images.to(device)
+@dataclass(frozen=True)
+class _Draws:
+    """One epoch, in the order in which it sees the images; `pick_N` is 1 for a mirrored image, None: never mirror."""
+
+    start_N: Tensor
+    pick_N: Tensor | None
+    labels_N: Tensor
 
 
-def _affine(train_NHWC: np.ndarray, normalise: str) -> tuple[list[float], list[float]]:
-    """Scale and shift by channel, from the training images: to [0, 1], or to mean 0 and standard deviation 1."""
-    channels = train_NHWC.shape[3]
+@dataclass(frozen=True)
+class _Images:
+    """uint8 images in zeros, laid out so that each crop is one stretch of memory, strides and all.
+
+    Crop (y, x) of image n begins at n * C * P * Q + y * Q + x for padded images of P x Q pixels. From there to its last
+    pixel it is always the same number of bytes, of which a view with the padded image's strides takes what is in it.
+    """
+
+    every_window: Tensor  # (number of possible starts, length), overlapping: one byte further in every row
+    shape: tuple[int, int, int]
+    margin: int
+
+    @staticmethod
+    def on(device: torch.device | str, images_NHWC: Array, input_size: int | None, margin: int) -> _Images:
+        num, height, width, channels = images_NHWC.shape
+        seen = tuple(max(size, input_size or 0) for size in (height, width))
+        top, left = (margin + (large - small) // 2 for large, small in zip(seen, (height, width), strict=True))
+        padded = torch.zeros(num, channels, seen[0] + 2 * margin, seen[1] + 2 * margin, dtype=torch.uint8)
+        padded.numpy()[:, :, top : top + height, left : left + width] = images_NHWC.transpose(0, 3, 1, 2)
+        _, plane, row, _ = padded.stride()
+        length = (channels - 1) * plane + (seen[0] - 1) * row + seen[1]
+        flat = padded.to(device).view(-1)
+        return _Images(flat.as_strided((flat.numel() - length + 1, length), (1, 1)), (channels, *seen), margin)
+
+    def starts(self, chosen_N: Tensor, y_N: Tensor | None = None, x_N: Tensor | None = None) -> Tensor:
+        """Where the crops of these images begin; without offsets, the images themselves."""
+        image, _, row, _ = self._strides()
+        y, x = (self.margin if offset is None else offset for offset in (y_N, x_N))
+        return chosen_N * image + y * row + x
+
+    def windows(self, start_N: Tensor) -> Tensor:
+        """(N, C, H, W), a view with gaps between the rows."""
+        found = self.every_window.index_select(0, start_N)
+        return found.as_strided((len(start_N), *self.shape), (found.shape[1], *self._strides()[1:]))
+
+    def _strides(self) -> tuple[int, int, int, int]:
+        channels, height, width = self.shape
+        row = width + 2 * self.margin
+        plane = (height + 2 * self.margin) * row
+        return channels * plane, plane, row, 1
+
+
+def _generator(seed: int, stream: int, epoch: int) -> torch.Generator:
+    word = np.random.SeedSequence(seed, spawn_key=(stream, epoch)).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(word))
+
+
+def _multiply_add(images_NHWC: Array, normalise: str) -> tuple[list[float], list[float]]:
+    """Scale and shift of every channel, in float64: normalised = scale * pixel + shift."""
+    channels = images_NHWC.shape[3]
     if normalise == "unit":
         return [1 / 255] * channels, [0.0] * channels
-    scale, shift = [], []
-    for channel in range(channels):
-        counts = np.bincount(train_NHWC[..., channel].ravel(), minlength=256).astype(np.float64)
-        values = np.arange(256)
-        mean = (counts * values).sum() / counts.sum()
-        std = np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum())
-        if std == 0:
-            raise DataError(f"channel {channel} of the training images is constant; use data.normalise=unit")
-        scale.append(1 / std)
-        shift.append(-mean / std)
-    return scale, shift
+    if normalise != "channel":
+        raise ValueError(f"data.normalise = {normalise!r}: choose channel or unit")
+    mean, std = channel_statistics(images_NHWC)
+    if not std.all():
+        raise ValueError(
+            f"data.normalise = 'channel': channel {int(np.argmin(std))} of the training images is constant; use 'unit'"
+        )
+    return (1 / std).tolist(), (-mean / std).tolist()
+
+
+def channel_statistics(images_NHWC: Array) -> tuple[Array, Array]:
+    """Mean and (biased) standard deviation of every channel in pixel values, float64 (C,), from exact integer sums."""
+    planes = (torch.from_numpy(np.array(images_NHWC[..., c])) for c in range(images_NHWC.shape[3]))
+    counts = np.stack([torch.bincount(plane.flatten(), minlength=256).numpy() for plane in planes])
+    pixels, total = np.arange(256), counts.sum(axis=1)
+    mean = counts @ pixels / total
+    return mean, np.sqrt((counts * np.square(pixels - mean[:, None])).sum(axis=1) / total)

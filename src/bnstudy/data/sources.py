@@ -1,216 +1,380 @@
-"""Where a data set's bytes come from: arrays, torchvision's files, or, where it is allowed, made images.
-
-Whatever the source, what is read in the end are four arrays in one folder, checked, with a checksum that becomes part of
-every run's identity.
-"""
+"""Decides where a data set's images come from, and refuses whatever is not what it should be."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bnstudy import files
+from bnstudy.data import archives, stand_in
 
-NAMES = ("cifar10", "fashion_mnist")
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-RECORD = "SOURCE.json"
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, int, int]
+
+PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+SOURCE_FILE = "SOURCE.json"
+ARRAYS, TORCHVISION, STAND_IN = "arrays", "torchvision", "stand-in"
+_STALE_SEC = 86400.0  # older work folders were left by processes that were killed
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a published data set is: (C, H, W), counts of images and classes."""
+
+    shape: Shape
+    num_train: int
+    num_test: int
+    num_classes: int
+
+
+KNOWN = {
+    "cifar10": Known((3, 32, 32), 50_000, 10_000, 10),
+    "fashion_mnist": Known((1, 28, 28), 60_000, 10_000, 10),
+}
+NAMES = tuple(KNOWN)
 
 
 class DataError(ValueError):
-    """Data that cannot be had or cannot be trusted; the message names the file and the remedy."""
+    """A data set that is not there or not what it should be; the text names the file and the remedy."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set on the disk, checked. `sha256` is over the bytes of the four arrays, in the order of `ARRAYS`."""
+    """A data set that was found and checked: arrays in `folder`, and what they are.
+
+    `kind` says where they came from: "arrays" (the user's), "torchvision" or "stand-in". `sha256` is over the bytes of
+    the four arrays, one after another in the order of `PARTS`. `shape` is (C, H, W).
+    """
 
     name: str
-    kind: str  # arrays, torchvision, or stand-in
+    kind: str
     folder: Path
     sha256: str
     num_train: int
     num_test: int
-    shape: tuple[int, int, int]  # C, H, W
+    shape: Shape
     num_classes: int
 
     @property
     def identity(self) -> dict[str, str]:
+        """What a run's identity holds of its data: two runs saw the same bytes if and only if this is equal."""
         return {"name": self.name, "source": self.kind, "sha256": self.sha256}
 
     @property
     def stand_in(self) -> bool:
-        return self.kind == "stand-in"
+        return self.kind == STAND_IN
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8 (N, H, W, C), labels int64 (N,)."""
+    """A data set in memory: images uint8 (N, H, W, C), labels int64 (N,) of 0..num_classes-1."""
 
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    train_images: Array
+    train_labels: Array
+    test_images: Array
+    test_labels: Array
     source: Source
 
 
-def locate(name: str, root: Path, *, allow_stand_in: bool = False, download: bool = True) -> Source:
-    """The first source of `name` that is there. Raises DataError saying what was tried, and what can be done."""
-    folder = root / name
-    if any((folder / f"{array}.npy").exists() for array in ARRAYS):
-        return _examine(name, folder)
-    tried = [f"arrays {folder}/{{train,test}}_{{images,labels}}.npy: not there"]
-    if name in NAMES:
-        from bnstudy.data import vision
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
+
+def locate(
+    name: str,
+    root: Path,
+    *,
+    allow_stand_in: bool = False,
+    download: bool = True,
+    report: Callable[[str], None] = _to_stderr,
+) -> Source:
+    """The first of: arrays in `root`/`name`, torchvision's files under `root` or downloaded, a stand-in if allowed.
+
+    What is read from torchvision's files is laid out as arrays, so that it is read so once. Files that are there but
+    damaged are an error, never a reason to go on to the next source. Raises DataError saying what was tried and the
+    remedies.
+    """
+    root = Path(root).expanduser().absolute()
+    folder = root / name
+    if _has_arrays(folder):
+        return _allowed(_inspect(name, folder), allow_stand_in)
+    tried = [f"arrays: {folder / 'train_images.npy'} and its three companions are not there"]
+    if name in archives.FILES:
         try:
-            lay_out(folder, vision.read(name, root, download=download), kind="torchvision")
-            return _examine(name, folder)
-        except vision.Unavailable as reason:
-            tried.append(f"torchvision's files under {root}: {reason}")
-    if allow_stand_in and name in NAMES:
-        return _stand_in(name, root)
-    raise DataError(
-        f"data set {name!r} cannot be had.\n  tried: "
-        + "\n  tried: ".join(tried)
-        + f"\n  remedy 1: connect to the network, so that torchvision can download it to {root}"
-        + f"\n  remedy 2: put the four arrays there (uint8 images NHWC, int64 labels), or name their folder: DATA_ROOT={root}"
-    )
+            with _work_folder(root, name) as work:
+                made = archives.prepare(name, root, work, download=download, report=report)
+                _label(made, {"source": TORCHVISION})
+                _publish(made, folder)
+            return _allowed(_inspect(name, folder), allow_stand_in)
+        except archives.Damaged as error:
+            raise DataError(f"{name}: {error}") from None
+        except archives.Unavailable as error:
+            tried.append(f"torchvision's files: {error}")
+    if allow_stand_in and name in KNOWN:
+        return _stand_in(name, root, report)
+    raise DataError(_nothing_found(name, folder, tried))
 
 
 def load(source: Source) -> Arrays:
-    """The arrays, read once a process. Raises DataError if they are no longer the bytes that `locate` saw."""
-    again, arrays = _read(source.name, source.folder)
-    if again.sha256 != source.sha256:
-        raise DataError(f"{source.folder}: its arrays have changed since the sweep began; run it again")
+    """The arrays of a located source, read-only. Raises DataError where the files are no longer those located."""
+    arrays = _read(source.name, source.folder, mapped=False)
+    if _sha256(arrays.values()) != source.sha256:
+        raise DataError(
+            f"{source.folder}: the arrays changed since they were checked (sha256 {source.sha256[:12]}...): "
+            f"leave them alone while runs are under way, and start again"
+        )
+    for array in arrays.values():
+        array.setflags(write=False)
+    return Arrays(**arrays, source=source)
+
+
+def _has_arrays(folder: Path) -> bool:
+    """Whether all four arrays are there. Raises DataError for some of them, or for a folder that cannot be read."""
+    try:
+        there = set(os.listdir(folder))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    missing = [f"{part}.npy" for part in PARTS if f"{part}.npy" not in there]
+    if len(missing) in (0, len(PARTS)):
+        return not missing
+    raise DataError(f"{folder / missing[0]} is missing beside the other arrays: add it, or move {folder} away")
+
+
+def _inspect(name: str, folder: Path) -> Source:
+    """Reads and checks everything; once a process, for as long as no file's size or time changes."""
+    stamps = []
+    for file in (*(f"{part}.npy" for part in PARTS), SOURCE_FILE):
+        with contextlib.suppress(OSError):  # reading it will say what is wrong
+            seen = (folder / file).stat()
+            stamps.append((file, seen.st_size, seen.st_mtime_ns, seen.st_ino))
+    return _inspect_once(name, folder, tuple(stamps))
+
+
+@functools.lru_cache(maxsize=16)
+def _inspect_once(name: str, folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> Source:
+    arrays = _read(name, folder, mapped=True)
+    about = _about(folder)
+    for part, expected in about.get("sha256", {}).items():
+        if part in arrays and _sha256([arrays[part]]) != expected:
+            raise DataError(
+                f"{folder / part}.npy is not the file that {folder / SOURCE_FILE} describes (its sha256 differs): "
+                f"copy it again, or delete {SOURCE_FILE} if the array was changed on purpose"
+            )
+    images = arrays["train_images"]
+    _, height, width, channels = images.shape
+    known = KNOWN.get(name)
+    return Source(
+        name=name,
+        kind=about.get("source", ARRAYS),
+        folder=folder,
+        sha256=_sha256(arrays.values()),
+        num_train=len(images),
+        num_test=len(arrays["test_images"]),
+        shape=(channels, height, width),
+        num_classes=known.num_classes if known else int(arrays["train_labels"].max()) + 1,
+    )
+
+
+def _read(name: str, folder: Path, *, mapped: bool) -> dict[str, Array]:
+    """The four arrays, checked one by one and against each other."""
+    arrays = {part: _read_array(folder / f"{part}.npy", mapped) for part in PARTS}
+    for split in ("train", "test"):
+        _check_split(folder, split, arrays[f"{split}_images"], arrays[f"{split}_labels"])
+    shapes = arrays["train_images"].shape[1:], arrays["test_images"].shape[1:]
+    if shapes[0] != shapes[1]:
+        raise DataError(
+            f"{folder / 'test_images.npy'} has images of shape {shapes[1]}, {folder / 'train_images.npy'} of "
+            f"{shapes[0]} (height, width, channels): make them alike"
+        )
+    known = KNOWN.get(name)
+    if known and shapes[0] != (*known.shape[1:], known.shape[0]):
+        expected = (*known.shape[1:], known.shape[0])
+        raise DataError(
+            f"{folder / 'train_images.npy'} has images of shape {shapes[0]}, {name} has {expected} (height, width, "
+            f"channels): put other images in a folder of another name, and set data.name to that name"
+        )
+    _check_classes(folder, arrays, known.num_classes if known else None)
     return arrays
 
 
-def lay_out(folder: Path, arrays: Mapping[str, np.ndarray], *, kind: str) -> None:
-    """Writes four arrays and their record, whole or not at all, whoever else does the same at the same time."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+def _read_array(path: Path, mapped: bool) -> Array:
     try:
-        for array in ARRAYS:
-            np.save(temporary / f"{array}.npy", arrays[array])
-        sums = {array: hashlib.sha256(np.ascontiguousarray(arrays[array]).data).hexdigest() for array in ARRAYS}
-        files.write_text(temporary / RECORD, json.dumps({"source": kind, "sha256": sums}, indent=1) + "\n")
-        temporary.chmod(0o755)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not (folder / RECORD).exists():  # not a twin of ours that was faster
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _examine(name: str, folder: Path) -> Source:
-    return _read(name, folder)[0]
-
-
-def _read(name: str, folder: Path) -> tuple[Source, Arrays]:
-    paths = [folder / f"{array}.npy" for array in ARRAYS]
-    try:
-        stamp = tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except OSError as error:
-        raise DataError(
-            f"{error.filename} cannot be read ({error.strerror}); put all four arrays into {folder}, readable"
-        ) from None
-    return _read_once(name, folder, stamp)
-
-
-@cache
-def _read_once(name: str, folder: Path, stamp: tuple[tuple[int, int], ...]) -> tuple[Source, Arrays]:
-    """Reads and checks the four arrays; `stamp` tells a changed file from one already read."""
-    found = {array: _array(folder / f"{array}.npy", labels=array.endswith("labels")) for array in ARRAYS}
-    record = _record(folder / RECORD)
-    whole = hashlib.sha256()
-    for array in ARRAYS:
-        data = np.ascontiguousarray(found[array]).data
-        whole.update(data)
-        if array in record["sha256"] and hashlib.sha256(data).hexdigest() != record["sha256"][array]:
-            raise DataError(
-                f"{folder / array}.npy is not what {RECORD} says (checksum); copy it again, or remove {folder / RECORD} "
-                "if you changed the array on purpose"
-            )
-    for split in ("train", "test"):
-        images, labels = found[f"{split}_images"], found[f"{split}_labels"]
-        if len(images) != len(labels) or not len(images):
-            path = folder / f"{split}_labels.npy"
-            raise DataError(f"{path}: {len(labels)} labels for {len(images)} images; give one label an image")
-        if labels.min() < 0:
-            raise DataError(f"{folder}/{split}_labels.npy: label {labels.min()} is out of range; classes count from 0")
-    if found["train_images"].shape[1:] != found["test_images"].shape[1:]:
-        shapes = f"{found['train_images'].shape[1:]} and {found['test_images'].shape[1:]}"
-        raise DataError(f"{folder}: training and test images differ in shape ({shapes}); give both one shape")
-    num_classes = _num_classes(name, folder, found["train_labels"], found["test_labels"])
-    height, width, channels = found["train_images"].shape[1:]
-    source = Source(
-        name=name,
-        kind=record["source"],
-        folder=folder,
-        sha256=whole.hexdigest(),
-        num_train=len(found["train_images"]),
-        num_test=len(found["test_images"]),
-        shape=(channels, height, width),
-        num_classes=num_classes,
-    )
-    return source, Arrays(**found, source=source)
-
-
-def _array(path: Path, *, labels: bool) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}); copy it again, readable") from None
+        raise _unreadable(path, error) from None
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a whole .npy array ({error}); copy it again") from None
-    if labels and (array.dtype != np.int64 or array.ndim != 1):
-        raise DataError(f"{path}: {array.dtype} of shape {array.shape}; labels are int64 of shape (N,)")
-    if not labels and (array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3)):
-        raise DataError(f"{path}: {array.dtype} of shape {array.shape}; images are uint8 of shape (N, H, W, 1 or 3)")
+        raise DataError(f"{path} is truncated or not a .npy file ({error}): write or copy it again") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path} is an archive of several arrays: save the one array with numpy.save")
     return array
 
 
-def _num_classes(name: str, folder: Path, train: np.ndarray, test: np.ndarray) -> int:
-    if name in NAMES:
-        highest, known = max(train.max(), test.max()), 10
-        if highest >= known:
-            raise DataError(f"{folder}: label {highest} is out of range; {name} has classes 0 to {known - 1}")
-        return known
-    if test.max() > train.max():
-        raise DataError(f"{folder}/test_labels.npy: label {test.max()} never occurs in training (0 to {train.max()})")
-    return int(train.max()) + 1
+def _check_split(folder: Path, split: str, images: Array, labels: Array) -> None:
+    images_path, labels_path = folder / f"{split}_images.npy", folder / f"{split}_labels.npy"
+    if images.dtype != np.uint8:
+        raise DataError(f"{images_path} holds {images.dtype}: save raw pixels of 0..255 as uint8")
+    if images.ndim != 4 or 0 in images.shape:
+        raise DataError(f"{images_path} has shape {images.shape}: save (images, height, width, channels), none zero")
+    if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        raise DataError(f"{images_path} has shape {images.shape}: channels come last, transpose it with (0, 2, 3, 1)")
+    if labels.dtype != np.int64:
+        raise DataError(f"{labels_path} holds {labels.dtype}: save class numbers as int64")
+    if labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{labels_path} has shape {labels.shape} for {len(images)} images: save one label an image, shape (N,)"
+        )
 
 
-def _record(path: Path) -> dict:
-    """What is known of the arrays' origin: {"source": kind, "sha256": {array: checksum}}; without a record, nothing."""
+def _check_classes(folder: Path, arrays: Mapping[str, Array], num_classes: int | None) -> None:
+    """Labels are 0..K-1. Where K is not known it is what the training labels say, so these must leave no gap."""
+    bound = num_classes or int(arrays["train_labels"].max()) + 1
+    for part in ("train_labels", "test_labels"):
+        low, high = int(arrays[part].min()), int(arrays[part].max())
+        if low < 0 or high >= bound:
+            raise DataError(
+                f"{folder / part}.npy has labels from {low} to {high}, out of range: number the classes 0..{bound - 1}"
+            )
+    if num_classes is None:
+        seen = np.unique(arrays["train_labels"])
+        if len(seen) != bound:
+            gap = int(np.setdiff1d(np.arange(min(bound, len(seen) + 1)), seen)[0])
+            raise DataError(
+                f"{folder / 'train_labels.npy'} never has the label {gap}, but has {bound - 1}: number the classes "
+                f"0..{len(seen) - 1} without a gap"
+            )
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What SOURCE.json says, {} where there is none."""
+    path = folder / SOURCE_FILE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        record = {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); remove it if the arrays are your own") from None
-    if not isinstance(record, dict) or not isinstance(record.get("sha256", {}), dict):
-        raise DataError(f'{path}: expected {{"source": ..., "sha256": {{...}}}}; remove it if the arrays are your own')
-    return {"source": str(record.get("source", "arrays")), "sha256": record.get("sha256", {})}
+        return {}
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except ValueError as error:
+        raise DataError(f"{path} is not readable as JSON ({error}): restore or delete it") from None
+    kinds = (ARRAYS, TORCHVISION, STAND_IN)
+    if not isinstance(about, dict) or about.get("source", ARRAYS) not in kinds:
+        raise DataError(f"{path}: source is not one of {', '.join(kinds)}: restore or delete the file")
+    if not isinstance(about.get("sha256", {}), dict):
+        raise DataError(f"{path}: sha256 is not a mapping of {', '.join(PARTS)}: restore or delete the file")
+    return about
 
 
-def _stand_in(name: str, root: Path) -> Source:
-    from bnstudy.data import stand_in
+def _sha256(arrays: Iterable[Array]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
-    folder = root / "stand-in" / name
-    if not (folder / RECORD).exists():
-        lay_out(folder, stand_in.make(name), kind="stand-in")
-    return _examine(name, folder)
+
+def _allowed(source: Source, allow_stand_in: bool) -> Source:
+    if source.stand_in and not allow_stand_in:
+        raise DataError(
+            f"{source.folder / SOURCE_FILE} says these are stand-in images, made and not measured: move "
+            f"{source.folder} away and put the real data there"
+        )
+    return source
+
+
+def _stand_in(name: str, root: Path, report: Callable[[str], None]) -> Source:
+    folder = root / STAND_IN / name
+    if not _has_arrays(folder):
+        report(f"{name}: making stand-in images")
+        known = KNOWN[name]
+        with _work_folder(root, name) as work:
+            made = work / "arrays"
+            made.mkdir()
+            arrays = stand_in.make(known.shape, known.num_classes, known.num_train, known.num_test)
+            for part, array in arrays.items():
+                np.save(made / f"{part}.npy", array)
+            _label(made, {"source": STAND_IN, "seed": stand_in.SEED})
+            _publish(made, folder)
+    source = _inspect(name, folder)
+    if not source.stand_in:
+        raise DataError(f"{folder / SOURCE_FILE} does not say that these images are a stand-in: delete {folder}")
+    return source
+
+
+@contextlib.contextmanager
+def _work_folder(root: Path, name: str) -> Iterator[Path]:
+    """A new folder under `root`, gone afterwards; those that killed processes left are removed too."""
+    work = None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for left in root.glob(f".{name}-*.part"):
+            with contextlib.suppress(FileNotFoundError):  # another process may be at it too
+                if time.time() - left.stat().st_mtime > _STALE_SEC:
+                    shutil.rmtree(left)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".part", dir=root))
+        yield work
+    except OSError as error:
+        raise DataError(
+            f"{root} cannot be written to ({error.strerror or error}), and {name} has to be unpacked there once: make "
+            f"it writable and large enough, or set the data root (DATA_ROOT) to a folder that is"
+        ) from None
+    finally:
+        if work:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _label(made: Path, about: dict[str, Any]) -> None:
+    """Completes a folder of arrays with its SOURCE.json."""
+    sha256 = {part: _sha256([np.load(made / f"{part}.npy", mmap_mode="r")]) for part in PARTS}
+    (made / SOURCE_FILE).write_text(json.dumps(about | {"sha256": sha256}, indent=1) + "\n", encoding="utf-8")
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Moves a folder to its place, whole or not at all; where another process was first, its folder stays."""
+    for file in made.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.rename(folder)
+    except OSError as error:
+        if not _has_arrays(folder):
+            raise DataError(
+                f"{folder} is in the way of the arrays that belong there ({error.strerror}): move it away"
+            ) from None
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path} cannot be read ({error.strerror or error}): correct its path or its permissions, or set the data "
+        f"root (DATA_ROOT) to another folder"
+    )
+
+
+def _nothing_found(name: str, folder: Path, tried: list[str]) -> str:
+    lines = [f"data set {name!r} is not to be had under {folder.parent}. Tried:", *(f"  - {line}" for line in tried)]
+    if name in KNOWN:
+        height, width, channels = *KNOWN[name].shape[1:], KNOWN[name].shape[0]
+        files = " or ".join(str(folder.parent / file) for file in archives.FILES[name])
+        shape = f"(N, {height}, {width}, {channels})"
+        other = f"give this machine a network and run again, or copy torchvision's files to {files}"
+    else:
+        shape = "(N, height, width, channels)"
+        other = f"set data.name to one that can be downloaded: {', '.join(NAMES)}"
+    lines += [
+        "Remedies:",
+        f"  - put {', '.join(f'{part}.npy' for part in PARTS)} into {folder} (images uint8 {shape}, labels int64 (N,))",
+        f"  - {other}",
+    ]
+    return "\n".join(lines)

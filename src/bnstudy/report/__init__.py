@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from bnstudy import figures, files, findings, frames, paths
 from bnstudy.findings import Comparison, Finding, Row
 
 Progress = Callable[[str], None]
+FINDINGS = Path(__file__).resolve().parents[3] / "analysis" / "findings"  # of a checkout, which is how this is used
 STYLE = "bnstudy.mplstyle"  # these two lie in the folder that holds the findings' folder
 CURVES = "paper_curves"
 
@@ -43,8 +45,23 @@ class Section:
     crashed: bool = False
 
 
-def build(workspace: Path, findings_dir: Path, *, progress: Progress = print, strict: bool = False) -> list[Path]:
-    """Makes `figures/`, `claims.{md,json}` and `report.html` in the workspace from its tables; returns the files.
+def make(workspace: Path, *, html: bool, findings_dir: Path = FINDINGS, strict: bool = False) -> int:
+    """`build`, with the paths of what it made or what failed told to the user; returns the exit code."""
+    try:
+        made, failures = build(workspace, findings_dir, html=html, strict=strict), {}
+    except ReportError as error:
+        made, failures = error.paths, error.failures
+    for path in made:
+        print(path)
+    for name, why in failures.items():
+        print(f"{name}: {why}", file=sys.stderr)
+    return int(bool(failures))
+
+
+def build(
+    workspace: Path, findings_dir: Path, *, progress: Progress = print, html: bool = True, strict: bool = False
+) -> list[Path]:
+    """Makes `figures/`, `claims.{md,json}` and (`html`) `report.html` from a workspace's tables; returns the files.
 
     A finding whose table is missing is `not run`, which is reported to `progress` and shown; figures that an earlier
     build made for it are removed. Raises ReportError, after finishing the rest, if a finding crashed, or, with
@@ -72,11 +89,12 @@ def build(workspace: Path, findings_dir: Path, *, progress: Progress = print, st
     rows = [row for section in sections for row in section.rows]
     rows += [findings.row_not_run(claim, claim.to_run) for claim in waiting]
     made += findings.write(rows, workspace)
-    page = workspace / "report.html"
-    files.write_text(page, _page(workspace, sections, rows, failures))
-    made.append(page)
+    if html:
+        page = workspace / "report.html"
+        files.write_text(page, _page(workspace, sections, rows, failures))
+        made.append(page)
     tally = ", ".join(f"{count} {verdict}" for verdict, count in findings.tallied(rows).items())
-    progress(f"claims and report: {len(rows)} claims, {tally} ({time.perf_counter() - begun:.0f} s in all)")
+    progress(f"{len(rows)} claims: {tally} ({time.perf_counter() - begun:.0f} s in all)")
     if failures:
         raise ReportError(failures, made)
     return made

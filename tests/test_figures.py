@@ -1,0 +1,69 @@
+"""Figures: the same bytes again, what they tell of themselves, one colour an arm, and the stand-in's mark."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+import synthetic
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from bnstudy import figures
+from bnstudy.frames import Origin
+
+STYLE = synthetic.FINDINGS.parent / "bnstudy.mplstyle"
+ORIGIN = Origin(10, ("cifar10, arrays, sha256 1a2b3c4d",), ("01234567",), False)
+
+
+def draw(name: str, folder: Path) -> list[Path]:
+    finding, data = synthetic.frames_of(name)
+    with figures.style(STYLE):
+        fig = figures.new(finding.size, finding.title, "n = 5 seeds an arm", stand_in=False)
+        finding.plot(fig, data)
+        return figures.save(fig, folder, name, finding.title, ORIGIN)
+
+
+@pytest.mark.parametrize("name", ["fig6", "lenet_lr"])
+def test_the_same_bytes_again(name: str, tmp_path: Path) -> None:
+    once, again = draw(name, tmp_path / "once"), draw(name, tmp_path / "again")
+    assert [p.name for p in once] == [f"{name}.svg", f"{name}.png"]
+    assert [p.read_bytes() for p in once] == [p.read_bytes() for p in again]
+
+
+def test_metadata_tell_commit_data_and_runs(tmp_path: Path) -> None:
+    svg, png = draw("lenet_lr", tmp_path)
+    told = "10 runs; commit 01234567; data cifar10, arrays, sha256 1a2b3c4d"
+    assert told in svg.read_text(encoding="utf-8") and "dc:date" not in svg.read_text(encoding="utf-8")
+    with Image.open(png) as image:
+        assert image.info["Description"] == told and image.info["Software"] == "bnstudy"
+    ElementTree.parse(svg)
+
+
+def test_style_leaves_no_trace_and_must_be_there(tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    with figures.style(STYLE):
+        assert mpl.rcParams["svg.hashsalt"] == "bnstudy"
+    assert dict(mpl.rcParams) == before
+    with pytest.raises(ValueError, match="missing"), figures.style(tmp_path / "none.mplstyle"):
+        pass
+
+
+def test_a_stand_in_is_marked_in_the_header_and_across_the_figure() -> None:
+    marked = figures.new((6, 4), "title", "subtitle", stand_in=True)
+    plain = figures.new((6, 4), "title", "subtitle", stand_in=False)
+    assert [t.get_text() for t in marked.texts].count(figures.STAND_IN_MARK) == 2
+    assert figures.STAND_IN_MARK not in [t.get_text() for t in plain.texts]
+
+
+@pytest.mark.parametrize("name", ["fig5", "table1", "gradient_correlation", "lenet_lr"])
+def test_lines_have_no_colour_but_the_arms_and_greys(name: str) -> None:
+    finding, data = synthetic.frames_of(name)
+    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    finding.plot(fig, data)
+    greys = {figures.INK, figures.MUTED, figures.FAINT, "#8A929C"}
+    allowed = {c.lower() for c in {*figures.COLOURS.values(), *greys}}
+    assert {to_hex(line.get_color()) for ax in fig.axes for line in ax.lines} <= allowed
+    assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)

@@ -1,0 +1,109 @@
+"""Claims, verdicts, the files that hold them, and how they are written down."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from bnstudy import findings
+from bnstudy.findings import Claim, Evidence, Verdict
+
+
+def claim(**values: str) -> Claim:
+    return Claim(**{"id": "1", "where": "here", "says": "so", "criterion": "if", "scale": "init"} | values)
+
+
+def test_a_claim_needs_its_texts_and_a_known_scale() -> None:
+    with pytest.raises(ValueError, match="scale = 'huge'"):
+        claim(scale="huge")
+    with pytest.raises(ValueError, match="criterion is empty"):
+        claim(criterion=" ")
+
+
+@pytest.mark.parametrize(
+    ("n", "whole", "part", "verdict"),
+    [
+        (5, True, True, Verdict.reproduced),
+        (5, False, True, Verdict.partly),
+        (5, False, False, Verdict.not_reproduced),
+        (2, True, True, Verdict.undecided),
+        (0, False, False, Verdict.undecided),
+    ],
+)
+def test_the_common_rule(n: int, whole: bool, part: bool, verdict: Verdict) -> None:
+    assert findings.judge(n, whole=whole, part=part) is verdict
+
+
+def test_every_claim_of_the_paper_stands_exactly_once() -> None:
+    found = [findings.load(path) for path in findings.discover(synthetic.FINDINGS)]
+    waiting = findings.open_claims(synthetic.FINDINGS)
+    findings.check_ids(found, waiting)
+    ids = [c.id for f in found for c in f.claims] + [c.id for c in waiting]
+    assert {str(number) for number in range(1, 18)} <= set(ids)
+    assert {f.sweep for f in found} == {"init", "lenet_lr_grid"}
+
+
+def test_a_claim_that_stands_twice_is_named(tmp_path: Path) -> None:
+    found = [findings.load(synthetic.FINDINGS / "fig6.py")]
+    with pytest.raises(ValueError, match=r"claim 11 is in fig6 and in open\.toml"):
+        findings.check_ids(found, [claim(id="11")])
+
+
+def test_an_open_claim_says_what_would_run_it(tmp_path: Path) -> None:
+    text = '[[claim]]\nid = "1"\nwhere = "w"\nsays = "s"\ncriterion = "c"\nscale = "init"\n'
+    (tmp_path / "open.toml").write_text(text)
+    with pytest.raises(ValueError, match="to_run"):
+        findings.open_claims(tmp_path)
+
+
+def test_a_finding_that_lacks_a_part_is_named(tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text("TITLE = 'x'\nCLAIMS = ()\n")
+    with pytest.raises(ValueError, match=r"findings/half\.py lacks CAPTION, SWEEP"):
+        findings.load(tmp_path / "half.py")
+    with pytest.raises(ValueError, match="is not there"):
+        findings.discover(tmp_path / "nowhere")
+
+
+def test_check_must_answer_its_claims(tmp_path: Path) -> None:
+    shutil.copy(synthetic.FINDINGS / "fig6.py", tmp_path / "fig6.py")
+    with (tmp_path / "fig6.py").open("a") as file:
+        file.write("\n\ndef check(frames):\n    return {}\n")
+    with pytest.raises(ValueError, match="check answers"):
+        findings.load(tmp_path / "fig6.py").evidence({})
+
+
+def rows() -> list[findings.Row]:
+    judged = Evidence("a | b <c>", "1 to 2", 5, Verdict.partly)
+    return [
+        findings.row_not_run(claim(id="10", to_run="a GPU"), "a GPU"),
+        findings.row(claim(id="zeta"), judged, data="stand-in data (x)", commit="0123", finding="f"),
+        findings.row(claim(id="2", published="3"), judged, data="x", commit="0123", finding="f"),
+    ]
+
+
+def test_claims_are_written_in_order_and_escaped(tmp_path: Path) -> None:
+    findings.write(rows(), tmp_path)
+    entries = json.loads((tmp_path / "claims.json").read_text())
+    assert [e["id"] for e in entries] == ["2", "10", "zeta"]
+    contract = ["id", "where", "says", "criterion", "scale", "measured", "spread", "n", "verdict", "data", "commit"]
+    assert list(entries[0])[:11] == contract
+    assert entries[1]["verdict"] == "not run" and entries[1]["n"] == 0 and entries[1]["to_run"] == "a GPU"
+    text = (tmp_path / "claims.md").read_text()
+    assert "stand-in data" in text and "would run it: a GPU" in text
+    assert r"a \| b \<c\>" in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in table} == {12}
+
+
+def test_without_a_stand_in_there_is_no_warning() -> None:
+    assert "stand-in" not in findings.markdown([r for r in rows() if not r.data.startswith("stand-in")])
+
+
+def test_a_tally_counts_every_row() -> None:
+    assert findings.tallied(rows()) == {"partly": 2, "not run": 1}
+    assert asdict(rows()[0])["finding"] == ""

@@ -1,0 +1,114 @@
+"""Tables read back: joined with their runs, spread over seeds, holes and origins told."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bnstudy import frames
+
+
+def test_rows_carry_their_run_and_a_table_s_own_column_keeps_its_name() -> None:
+    sums = frames.load(synthetic.shared(), "init", "conv_gradient_sums", "depth == 18")
+    assert set(sums["depth"]) == {18} and set(sums["run_depth"]) == {110}  # the layer's, the network's
+    assert len(sums) == 10 and set(sums["norm"]) == {"batch", "none"}
+    assert set(sums["seed"]) == set(synthetic.SEEDS) and not sums["stand_in"].any()
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(frames.MissingTable, match=r"tables/init/runs\.parquet is missing: run the sweep 'init'"):
+        frames.runs(tmp_path, "init")
+    with pytest.raises(frames.MissingTable, match="no row"):
+        frames.load(synthetic.shared(), "init", "conv_gradient_sums", "step == 99")
+    broken = synthetic.copy(synthetic.shared(), tmp_path)
+    (broken / "tables" / "init" / "conv_gradient_sums.parquet").write_bytes(b"PAR1")
+    with pytest.raises(frames.MissingTable, match="cannot be read"):
+        frames.load(broken, "init", "conv_gradient_sums")
+
+
+def test_messages_name_no_folder_of_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(frames.MissingTable) as caught:
+        frames.load(tmp_path, "init", "weights")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_holes_and_origin() -> None:
+    runs = frames.runs(synthetic.shared(), "lenet_lr_grid")
+    assert frames.holes(runs).empty
+    runs.loc[0, "status"] = "failed"
+    runs.loc[1, "dirty"] = "abcd1234"
+    assert frames.holes(runs)["run_id"].tolist() == [runs.loc[0, "run_id"]]
+    told = frames.origin([runs])
+    assert told.num_runs == 48 and told.commits == ("01234567", "01234567+")
+    assert told.data_label == "fashion_mnist, arrays, sha256 1a2b3c4d" and not told.stand_in
+    runs.loc[5, "stand_in"] = True  # one run is enough
+    assert frames.origin([runs, runs]).data_label.startswith("stand-in data")
+
+
+@given(st.lists(st.floats(-1e150, 1e150) | st.sampled_from([math.nan, math.inf]), max_size=12))
+def test_spread_is_median_and_range_of_what_is_defined(values: list[float]) -> None:
+    spread = frames.spread(values)
+    defined = sorted(v for v in values if not math.isnan(v))
+    assert spread.n == len(defined)
+    if defined:
+        assert (spread.low, spread.high) == (defined[0], defined[-1])
+        middle = defined[(len(defined) - 1) // 2], defined[len(defined) // 2]
+        assert middle[0] <= spread.median <= middle[1] or any(map(math.isinf, middle))
+
+
+def test_over_seeds_agrees_with_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"depth": np.repeat([3, 1, 2], 5), "value": rng.normal(size=15)})
+    frame.loc[4, "value"] = np.nan
+    out = frames.over_seeds(frame, ["depth"], "value").set_index("depth")
+    for depth in (1, 2, 3):
+        values = [v for d, v in zip(frame["depth"], frame["value"], strict=True) if d == depth and not np.isnan(v)]
+        assert out.loc[depth, "n"] == len(values)
+        assert out.loc[depth, "median"] == np.median(values)
+        assert (out.loc[depth, "low"], out.loc[depth, "high"]) == (min(values), max(values))
+
+
+def test_pairs_need_both_arms() -> None:
+    frame = pd.DataFrame({"norm": ["batch", "none", "batch"], "seed": [0, 0, 1], "value": [1.0, 2.0, 3.0]})
+    assert frames.paired(frame, "value").to_dict("index") == {0: {"batch": 1.0, "none": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (251.8, "252"),
+        (7.5e-5, "7.5e\u22125"),
+        (-0.25, "\u22120.25"),
+        (12345.6, "12346"),
+        (1e6, "1e6"),
+        (1.0, "1"),
+        (0.00823, "0.00823"),
+        (200.0, "200"),
+        (math.nan, "\u2013"),
+        (math.inf, "∞"),
+    ],
+)
+def test_numbers_as_text(value: float, text: str) -> None:
+    assert frames.number(value) == text
+
+
+@given(st.floats(min_value=1e-12, max_value=1e12))
+def test_a_number_s_text_is_within_half_a_per_cent(value: float) -> None:
+    assert float(frames.number(value).replace("\u2212", "-")) == pytest.approx(value, rel=5.1e-3)
+
+
+def test_a_published_curve_reads_its_nan() -> None:
+    folder = synthetic.FINDINGS.parent / "paper_curves"
+    curve = frames.published(folder, "fig5")
+    at_six = curve.query("norm == 'none' and statistic == 'std' and layer == 6")
+    assert at_six["ln_value"].tolist() == [-1.252] and curve["ln_low"].isna().any()
+    with pytest.raises(frames.MissingTable, match="fig99"):
+        frames.published(folder, "fig99")

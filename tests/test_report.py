@@ -1,0 +1,235 @@
+"""The whole build: figures, claims and page in one go; holes and crashes shown; the page stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from bnstudy import report
+
+TINY = '''"""A small finding."""
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+
+TITLE, CAPTION, SWEEP, SIZE = "A <b>title</b> & more", "caption", "lenet_lr_grid", (4, 3)
+NEEDS = {"runs": "model == 'lenet'"}
+CLAIMS = (Claim(id="{name}", where="w", says="<script>x</script>", criterion="c", scale="reduced"),)
+
+
+def plot(fig, frames):
+    fig.subplots().plot([1, 2])
+
+
+def check(frames):
+    return {"{name}": Evidence("m", "s", 3, judge(3, whole=True, part=True))}
+
+
+def numbers(frames):
+    return [Comparison("q", "1", "2", "3", "4")]
+'''
+
+
+def analysis(folder: Path, **findings: str) -> Path:
+    """A small project's analysis folder with findings of these texts."""
+    (folder / "findings").mkdir(parents=True)
+    shutil.copy(synthetic.FINDINGS.parent / "bnstudy.mplstyle", folder)
+    for name, text in findings.items():
+        (folder / "findings" / f"{name}.py").write_text(text.replace("{name}", name))
+    return folder / "findings"
+
+
+class Page(HTMLParser):
+    """Tags that must be closed, ids, and references of a page."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self._attributes(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self._attributes(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def _attributes(self, attrs: list[tuple[str, str | None]]) -> None:
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(str(value))
+            elif key in ("href", "xlink:href", "src"):
+                self.links.append(str(value))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path_factory.mktemp("workspace"))
+    told: list[str] = []
+    made = report.build(workspace, synthetic.FINDINGS, progress=told.append)
+    assert all(path.exists() for path in made) and made[-1] == workspace / "report.html"
+    return workspace, told
+
+
+def test_every_claim_is_judged_or_says_what_would_run_it(built: tuple[Path, list[str]]) -> None:
+    rows = json.loads((built[0] / "claims.json").read_text())
+    verdicts = {row["id"]: row["verdict"] for row in rows}
+    assert {verdicts[number] for number in ("6", "9", "11", "12", "lenet-lr-1")} == {"reproduced"}
+    assert all(verdicts[str(number)] == "not run" for number in (1, 2, 3, 4, 5, 7, 8, 10, 13, 14, 15, 16, 17))
+    assert all(row["to_run"] for row in rows if row["verdict"] == "not run")
+    assert all(row["n"] > 0 and row["commit"] and row["data"] for row in rows if row["verdict"] != "not run")
+
+
+def test_progress_says_what_and_how_far(built: tuple[Path, list[str]]) -> None:
+    lines = built[1]
+    assert lines[0].startswith("figure 1/6 fig2: 6 reproduced") and "left" in lines[0]
+    assert "13 not run" in lines[-1]
+
+
+def test_the_page_stands_alone_and_is_well_formed(built: tuple[Path, list[str]]) -> None:
+    text = (built[0] / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids)) or _same_glyphs(text)
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert not page.tags & {"script", "link", "iframe", "object"} and "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert str(built[0]) not in text
+
+
+def _same_glyphs(text: str) -> bool:
+    """Glyphs may be defined again by a later figure text of the same drawing, never differently."""
+    shapes: dict[str, set[str]] = {}
+    for name, shape in re.findall(r'<path id="([^"]+)" d="([^"]*)"', text):
+        shapes.setdefault(name, set()).add(shape)
+    return all(len(s) == 1 for s in shapes.values())
+
+
+def test_real_data_carry_no_stand_in_mark(built: tuple[Path, list[str]]) -> None:
+    for name in ("report.html", "claims.md", "claims.json"):
+        text = re.sub(r"<style>.*?</style>", "", (built[0] / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert "stand-in" not in text.lower()
+
+
+def test_a_stand_in_is_on_every_figure_claim_row_and_page(tmp_path: Path) -> None:
+    workspace = synthetic.write_workspace(tmp_path / "results", stand_in=True, sweeps=("lenet_lr_grid",))
+    folder = analysis(tmp_path / "analysis", one=TINY)
+    shutil.copy(synthetic.FINDINGS / "lenet_lr.py", folder)
+    report.build(workspace, folder, progress=lambda line: None)
+    rows = json.loads((workspace / "claims.json").read_text())
+    assert len(rows) == 4 and all(row["data"].startswith("stand-in data") for row in rows)
+    table = [line for line in (workspace / "claims.md").read_text().splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 4 and all("stand-in data" in line for line in table[2:])
+    assert "stand-in data" in (workspace / "figures" / "one.svg").read_text()  # in its metadata, and drawn
+    text = (workspace / "report.html").read_text()
+    assert "<title>STAND-IN DATA" in text and text.count('<span class="stand-in">stand-in data') >= 3 * 2
+
+
+def test_a_missing_table_is_not_run_printed_and_removes_the_old_figure(tmp_path: Path) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    folder = analysis(tmp_path / "analysis", one=TINY)
+    report.build(workspace, folder, progress=lambda line: None)
+    assert (workspace / "figures" / "one.png").exists()
+    (workspace / "tables" / "lenet_lr_grid" / "runs.parquet").unlink()
+    told: list[str] = []
+    report.build(workspace, folder, progress=told.append)
+    assert "not run: tables/lenet_lr_grid/runs.parquet is missing" in told[0]
+    assert not (workspace / "figures" / "one.png").exists() and not (workspace / "figures" / "one.svg").exists()
+    assert json.loads((workspace / "claims.json").read_text())[0]["verdict"] == "not run"
+
+
+def test_an_empty_workspace_still_gives_a_report(tmp_path: Path) -> None:
+    told: list[str] = []
+    report.build(tmp_path, synthetic.FINDINGS, progress=told.append)
+    assert {row["verdict"] for row in json.loads((tmp_path / "claims.json").read_text())} == {"not run"}
+    assert str(tmp_path) not in (tmp_path / "claims.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "crash",
+    [
+        TINY.replace('return {"{name}"', '1 / 0\n    return {"{name}"'),
+        TINY.replace("fig.subplots()", "fig.no_such()"),
+        TINY + "\n1 / 0\n",
+        "def half(:\n",
+        "TITLE = 'half'\n",
+    ],
+)
+def test_a_crash_is_named_after_the_others_are_finished(tmp_path: Path, crash: str) -> None:
+    folder = analysis(tmp_path / "analysis", a_bad=crash, good=TINY)
+    told: list[str] = []
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    with pytest.raises(report.ReportError, match="a_bad") as caught:
+        report.build(workspace, folder, progress=told.append)
+    assert list(caught.value.failures) == ["a_bad"] and "Traceback" in "\n".join(told)
+    rows = {row["id"]: row["verdict"] for row in json.loads((workspace / "claims.json").read_text())}
+    assert rows["good"] == "reproduced" and rows.get("a_bad", "not run") == "not run"
+    assert (workspace / "figures" / "good.svg") in caught.value.paths
+    assert not (workspace / "figures" / "a_bad.svg").exists()
+    assert "a_bad" in (workspace / "report.html").read_text()
+
+
+def test_make_tells_paths_and_failures_and_gives_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    folder = analysis(tmp_path / "analysis", good=TINY)
+    assert report.make(workspace, html=False, findings_dir=folder) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(workspace / "claims.json")
+    assert not (workspace / "report.html").exists()
+    analysis(tmp_path / "other", bad=TINY.replace("fig.subplots()", "fig.no_such()"), good=TINY)
+    assert report.make(workspace, html=True, findings_dir=tmp_path / "other" / "findings") == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("bad: AttributeError") and told.out.splitlines()[-1].endswith("report.html")
+
+
+def test_text_is_escaped(tmp_path: Path) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    report.build(workspace, analysis(tmp_path / "analysis", one=TINY), progress=lambda line: None)
+    text = (workspace / "report.html").read_text()
+    assert "<script>" not in text and "&lt;script&gt;x&lt;/script&gt;" in text
+    assert "A &lt;b&gt;title&lt;/b&gt; &amp; more" in text
+
+
+def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
+    folder = analysis(tmp_path / "analysis", one=TINY)
+    shutil.copy(synthetic.FINDINGS / "lenet_lr.py", folder)
+    contents = []
+    for name in ("once", "again"):
+        workspace = synthetic.copy(synthetic.shared(), tmp_path / name)
+        made = report.build(workspace, folder, progress=lambda line: None)
+        contents.append([path.read_bytes() for path in made])
+    assert contents[0] == contents[1]
+
+
+def test_strict_refuses_a_mixture_of_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "results"
+    folder = analysis(tmp_path / "analysis", one=TINY)
+    original = synthetic.manifest
+
+    def other_commit(*args: object, **values: object) -> dict[str, object]:
+        made = original(*args, **values)  # type: ignore[arg-type]
+        made["provenance"]["commit"] = f"{made['config']['seed']}" * 40
+        return made
+
+    monkeypatch.setattr(synthetic, "manifest", other_commit)
+    workspace = synthetic.write_workspace(results, sweeps=("lenet_lr_grid",))
+    report.build(workspace, folder, progress=lambda line: None)
+    with pytest.raises(report.ReportError, match="several commits"):
+        report.build(workspace, folder, progress=lambda line: None, strict=True)

@@ -27,7 +27,7 @@ class Block(nn.Module):
         self.norm1, self.relu1 = norm(num_out), nn.ReLU()
         self.conv2 = nn.Conv2d(num_out, num_out, 3, 1, 1, bias=False)
         self.norm2, self.relu2 = norm(num_out), nn.ReLU()
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride > 1:
             self.shortcut = nn.Sequential(nn.Conv2d(num_in, num_out, 1, stride, bias=False), norm(num_out))
 

@@ -25,7 +25,7 @@ def save(results: Path, group: Group, state: dict[str, Any]) -> None:
 
 
 def load(results: Path, group: Group) -> dict[str, Any] | None:
-    """The group's checkpoint, or None where there is none or it cannot be trusted (damaged, of another group or schema)."""
+    """The group's checkpoint, or None where there is none or it cannot be trusted (damaged, of another schema)."""
     state = _read(_path(results, group.id))
     return state if state and state["members"] == [job.run_id for job in group.jobs] else None
 

@@ -13,7 +13,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done (diverged and refuted are results), 1 something failed, 2 bad input, 130 Ctrl-C."""
+    """Exit status: 0 done (diverged and refuted are results), 1 something failed, 2 bad input, 130 Ctrl-C."""
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
     if rest and not getattr(known, "takes_overrides", False):
@@ -146,9 +146,8 @@ def _data(arguments: argparse.Namespace) -> int:
 
     for name in sources.NAMES:
         found = sources.locate(name, arguments.data_root)
-        print(
-            f"{name}: {found.num_train} + {found.num_test} images from {found.folder} ({found.kind}, sha256 {found.sha256[:12]})"
-        )
+        print(f"{name}: {found.num_train} + {found.num_test} images, {found.kind}, sha256 {found.sha256[:12]}")
+        print(f"  from {found.folder}")
     return 0
 
 

@@ -99,7 +99,7 @@ def _parse(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
         values = (
             [f"{key}={v}" for v in override.sweep_string_iterator()]
             if override.is_sweep_override()
-            else [override.input_line]
+            else [str(override.input_line)]
         )
         found.append((key.lstrip("+~"), values))
     return found

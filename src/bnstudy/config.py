@@ -173,7 +173,7 @@ def _check_optim(optim: Optim) -> None:
     _finite("optim.decay", optim.decay, low=0.0)
     if any(not 0 < m < 1 for m in optim.milestones) or sorted(optim.milestones) != optim.milestones:
         raise ValueError(
-            f"optim.milestones = {optim.milestones}: give fractions of training, rising, between 0 and 1, as [0.5, 0.75]"
+            f"optim.milestones = {optim.milestones}: give rising fractions of training between 0 and 1, as [0.5, 0.75]"
         )
 
 

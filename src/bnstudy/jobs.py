@@ -70,7 +70,7 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
             for member in members:
                 left.pop(member, None)
     alike: dict[str, list[Job]] = {}
-    for job in (by_id[run_id] for run_id in left):
+    for job in (by_id[member] for member in left):
         alike.setdefault(_alike(job) if stackable(job.config) else job.run_id, []).append(job)
     parts = [group[i : i + MAX_STACK] for group in alike.values() for i in range(0, len(group), MAX_STACK)]
     while parts and len(parts) < workers and max(map(len, parts)) > 1:
@@ -94,7 +94,7 @@ def stackable(config: Config) -> bool:
     )
     if config.runtime.engine == "stacked" and not able:
         raise ValueError(
-            f"runtime.engine = 'stacked': {config.model['name']} with norm {config.norm['name']} cannot be stacked; use auto"
+            f"runtime.engine = 'stacked': {config.model['name']} with norm {config.norm['name']} cannot be; use auto"
         )
     return able and config.runtime.engine != "plain"
 

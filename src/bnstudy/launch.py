@@ -1,4 +1,4 @@
-"""Makes groups of runs in parallel processes of one machine; a process that dies takes nothing with it but its group."""
+"""Makes groups of runs in parallel processes of one machine; one that dies takes nothing with it but its group."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def launch(
             for worker in [w for w in pool if w.group is None]:
                 _stop(worker)
                 pool.remove(worker)
-            for pipe in wait([w.pipe for w in pool]):
+            for pipe in wait([w.pipe for w in pool]) if pool else ():
                 worker = next(w for w in pool if w.pipe is pipe)
                 assert worker.group is not None
                 try:

@@ -43,7 +43,7 @@ def defaults(kind: str, name: str) -> dict[str, Any]:
 
 
 def flag(kind: str, name: str, constant: str) -> bool:
-    """Whether the component's file sets the module constant to True, as in `STACKABLE = True`; read without importing."""
+    """Whether the component's file sets the module constant to True, as in `STACKABLE = True`; nothing is imported."""
     for node in _tree(kind, _known(kind, name)).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == constant for t in node.targets):
             return bool(ast.literal_eval(node.value))

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,14 +24,14 @@ from bnstudy.jobs import Group, Job
 from bnstudy.observer import Observer, Rows
 from bnstudy.sinks import Sink
 from bnstudy.store import State, Store
-from bnstudy.train import Mark, Position, Training
+from bnstudy.train import Position, Training
 
 SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
 STALLED_BELOW = 0.3  # final train accuracy of a run that finished and did not train
 Report = Callable[[int, int], None]  # steps done, steps in all
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """Stopped on request, after a checkpoint."""
 
 
@@ -65,8 +65,9 @@ class Stop:
                 signal.signal(number, handler)
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        self._deferring = True
+    def deferred(self, worthwhile: bool = True) -> Iterator[None]:
+        """Within, a request waits for the next mark, unless there is nothing `worthwhile` to save."""
+        self._deferring = worthwhile
         try:
             yield
         finally:
@@ -96,81 +97,115 @@ def run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop
 
 
 def _run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
-    began = time.perf_counter()
-    store = Store(results)
-    config = group.jobs[0].config
     saved = checkpoint.load(results, group)
-    threads = saved["threads"] if saved else threads
-    engine.prepare_host(threads)
-    torch.manual_seed(config.seed)
-    device = engine.device(config)
-    feed = make_feed(group.jobs[0], device)
-    networks = [build_network(job.config, feed) for job in group.jobs]
-    initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
-    driver = engine.make([job.config for job in group.jobs], networks, device)
-    writers = [store.writer(job.run_id) for job in group.jobs]
-    position, wall_sec, commits = Position(), 0.0, []
-    if saved:
-        driver.load(saved["engine"])
-        position = Position(**saved["position"])
-        wall_sec, commits = saved["wall_sec"], saved["commits"]
-        torch.set_rng_state(saved["rng"])
-        for writer, state in zip(writers, saved["writers"], strict=True):
-            writer.restore(state)
-    else:
-        for writer in writers:
+    made = _Making(group, results, saved["threads"] if saved else threads)
+    made.resume(saved) if saved else made.begin()
+    with made.mirrored() as mirrors, stop.deferred(made.training.total_steps > 0):
+        made.make(mirrors, report, stop)
+    return made.end(mirrors)
+
+
+class _Making:
+    """A group of runs in the making: its network, its data, its tables, and the time they took."""
+
+    def __init__(self, group: Group, results: Path, threads: int) -> None:
+        self._began = time.perf_counter()
+        self._group, self._results, self._threads = group, results, threads
+        configs = [job.config for job in group.jobs]
+        self._config = configs[0]
+        engine.prepare_host(threads)
+        torch.manual_seed(self._config.seed)
+        self._device = engine.device(self._config)
+        feed = make_feed(group.jobs[0], self._device)
+        networks = [build_network(config, feed) for config in configs]
+        initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+        self._engine = engine.make(configs, networks, self._device)
+        self._writers = [Store(results).writer(job.run_id) for job in group.jobs]
+        self._before_sec = 0.0
+        self._commits = [provenance.code()["commit"]]
+        self.training = Training(configs, self._engine, feed, Observer(self._config, feed, initial))
+
+    def begin(self) -> None:
+        for writer in self._writers:
             writer.restart()
-    commits = list(dict.fromkeys([*commits, provenance.code()["commit"]]))
-    training = Training([job.config for job in group.jobs], driver, feed, position, Observer(config, feed, initial))
-    mirrors = [
-        sinks.make(job.config, job.run_id, results, to_dict(job.config, identity_only=True)) for job in group.jobs
-    ]
-    last_save = time.monotonic()
 
-    def save() -> None:
-        state = {
-            "engine": driver.state(),
-            "position": asdict(position),
-            "writers": [writer.flush() for writer in writers],
-            "rng": torch.get_rng_state(),
-            "threads": threads,
-            "wall_sec": wall_sec + time.perf_counter() - began,
-            "commits": commits,
-        }
-        checkpoint.save(results, group, state)
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Goes on from a checkpoint, to the bit."""
+        self._engine.load(saved["engine"])
+        self.training.position = Position(**saved["position"])
+        self._before_sec = saved["wall_sec"]
+        self._commits = list(dict.fromkeys([*saved["commits"], *self._commits]))
+        torch.set_rng_state(saved["rng"])
+        for writer, state in zip(self._writers, saved["writers"], strict=True):
+            writer.restore(state)
 
-    def mark_due() -> bool:
-        return stop.requested or time.monotonic() - last_save >= config.runtime.checkpoint_every_sec
+    @contextmanager
+    def mirrored(self) -> Iterator[list[Sink]]:
+        """The runs' mirrors; where the making stops short they are closed with the reason."""
+        mirrors = [sinks.make(job.config, job.run_id, self._results, _facts(job)) for job in self._group.jobs]
+        try:
+            yield mirrors
+        except BaseException as error:
+            for mirror in mirrors:
+                mirror.finish("failed" if isinstance(error, Exception) else "interrupted", {})
+            raise
 
-    with stop.deferred() if training.total_steps else _nothing():
-        for event in training.rows(mark_due):
+    def make(self, mirrors: Sequence[Sink], report: Report, stop: Stop) -> None:
+        """Trains to the end of the budget, saving now and then. Raises Interrupted once asked to stop, after a save."""
+        last_save = time.monotonic()
+
+        def mark_due() -> bool:
+            return stop.requested or time.monotonic() - last_save >= self._config.runtime.checkpoint_every_sec
+
+        for event in self.training.rows(mark_due):
             if isinstance(event, Rows):
-                writers[event.run].add(event.table, event.columns, event.values)
+                self._writers[event.run].add(event.table, event.columns, event.values)
                 _mirror(mirrors[event.run], event)
                 continue
-            report(event.step, training.total_steps)
+            report(event.step, self.training.total_steps)
             if mark_due():
-                save()
+                self._save()
                 last_save = time.monotonic()
             if stop.requested:
-                for mirror in mirrors:
-                    mirror.finish("interrupted", {})
                 raise Interrupted
-    save()  # from here on a kill finds the group trained to its end
-    facts = {
-        **provenance.code(), "commits": commits, **provenance.machine(), "threads": threads, **engine.facts(config, device),
-        "num_runs": len(group.jobs), "group": group.id,
-    }  # fmt: skip
-    ended = []
-    for index, job in enumerate(group.jobs):
-        manifest = _manifest(job, training, index, facts, wall_sec + time.perf_counter() - began)
-        writers[index].finish(manifest)
-        mirrors[index].finish(manifest["status"], manifest["final"])
-        ended.append(Ended(job.run_id, State(manifest["status"])))
-    checkpoint.forget(results, group)
-    for writer in writers:
-        writer.clean()
-    return ended
+        self._save()  # from here on a kill finds the group trained to its end
+
+    def end(self, mirrors: Sequence[Sink]) -> list[Ended]:
+        """Writes the runs' final tables and manifests; only then is the checkpoint dropped."""
+        facts = {
+            **provenance.code(),
+            "commits": self._commits,
+            **provenance.machine(),
+            "threads": self._threads,
+            **engine.facts(self._device),
+            "num_runs": len(self._group.jobs),
+            "group": self._group.id,
+        }
+        ended = []
+        for index, job in enumerate(self._group.jobs):
+            manifest = _manifest(job, self.training, index, facts, self._wall_sec())
+            self._writers[index].finish(manifest)
+            mirrors[index].finish(manifest["status"], manifest["final"])
+            ended.append(Ended(job.run_id, State(manifest["status"])))
+        checkpoint.forget(self._results, self._group)
+        for writer in self._writers:
+            writer.clean()
+        return ended
+
+    def _save(self) -> None:
+        state = {
+            "engine": self._engine.state(),
+            "position": asdict(self.training.position),
+            "writers": [writer.flush() for writer in self._writers],
+            "rng": torch.get_rng_state(),
+            "threads": self._threads,
+            "wall_sec": self._wall_sec(),
+            "commits": self._commits,
+        }
+        checkpoint.save(self._results, self._group, state)
+
+    def _wall_sec(self) -> float:
+        return self._before_sec + time.perf_counter() - self._began
 
 
 def make_feed(job: Job, device: torch.device) -> Feed:
@@ -194,6 +229,11 @@ def build_network(config: Config, feed: Feed) -> torch.nn.Module:
     return models.build(
         config.model["name"], model_options(config), norm, config.init, feed.shape, feed.num_classes, config.seed
     )
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """What identifies the run, for its W&B mirror: the configuration and the bytes it sees."""
+    return to_dict(job.config, identity_only=True) | {"data_source": job.source.identity}
 
 
 def _mirror(sink: Sink, rows: Rows) -> None:
@@ -257,8 +297,3 @@ def _fail(job: Job, results: Path, error: Exception) -> Ended:
         }
     )
     return Ended(job.run_id, State.failed, text)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

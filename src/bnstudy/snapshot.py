@@ -123,7 +123,7 @@ class Snapshot:
     def gradients_on(self, images_NCHW: Tensor, labels_N: Tensor) -> dict[int, Tensor]:
         """Gradients of the mean loss on other examples, at the same weights, by depth: OIHW or OI."""
         names = {layer.depth: weight_name(layer) for layer in self.layers}
-        parameters = {**self._parameters} | {n: self._parameters[n].detach().requires_grad_() for n in names.values()}
+        parameters = dict(self._parameters) | {n: self._parameters[n].detach().requires_grad_() for n in names.values()}
         with torch.enable_grad(), _untouched(images_NCHW):
             loss = _loss(_logits(self._replica, parameters, images_NCHW), labels_N)
             gradients = torch.autograd.grad(loss, [parameters[n] for n in names.values()])
@@ -135,7 +135,7 @@ class Snapshot:
             raise LookupError("this snapshot was observed without a feed, so there are no further mini-batches")
         for index in range(min(count, self._feed.num_train // size)):
             images_NCHW, labels_N = self._feed.probe_batch(size, index)
-            yield images_NCHW.to(self.images_NCHW.dtype), labels_N
+            yield images_NCHW.to(self.images_NCHW.dtype, memory_format=torch.channels_last), labels_N
 
     def couples_examples(self) -> bool:
         """Whether one example's logits depend on the other examples of its mini-batch, as batch norm makes them.
@@ -180,11 +180,12 @@ def observe(
     `network` has `layers`; `initial` is its state dictionary from before training. Raises ValueError for an unknown
     read.
     """
-    replica = copy.deepcopy(network).train()
+    # Convolutions are a quarter faster with the channels innermost; nothing else depends on the layout.
+    replica = copy.deepcopy(network).train().to(memory_format=torch.channels_last)
     if next(replica.parameters()).dtype != torch.float64:
         replica.float()
     parameters = {name: p.detach() for name, p in replica.named_parameters()}
-    images_NCHW = images_NCHW.to(next(iter(parameters.values())).dtype)
+    images_NCHW = images_NCHW.to(next(iter(parameters.values())).dtype, memory_format=torch.channels_last)
     layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
     blank = Snapshot(step, epoch, layers, images_NCHW, labels_N, float("nan"), replica, parameters, {}, feed, initial)
     return _look(blank, parameters, reads)

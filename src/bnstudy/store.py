@@ -131,7 +131,7 @@ class Store:
 
 
 class Writer:
-    """One run's rows, buffered in memory, flushed to segments at each checkpoint, joined to one file a table at the end."""
+    """One run's rows: buffered, flushed to segments at each checkpoint, joined to one file a table at the end."""
 
     def __init__(self, folder: Path, run_id: str) -> None:
         self.run_id = run_id
@@ -159,7 +159,7 @@ class Writer:
         return {"columns": self._columns, "segments": dict(self._flushed)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint: what was written after it is dropped. Raises StoreError if a segment is missing."""
+        """Goes on from a checkpoint; what was written after it is dropped. Raises StoreError if a segment is missing."""
         self._columns = {table: dict(columns) for table, columns in state["columns"].items()}
         self._flushed = {table: int(count) for table, count in state["segments"].items()}
         self._buffer.clear()

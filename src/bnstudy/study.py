@@ -1,4 +1,4 @@
-"""What the commands do: make runs, reduce them to tables, publish tables. Composes the other modules, decides little."""
+"""What the commands do: make runs, reduce them to tables, publish tables. Composes the modules, decides little."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bnstudy.data import sources
 from bnstudy.jobs import Group, Job, jobs, plan
 from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
+from bnstudy.tracking import log_figures
 
 REPRODUCE = ("init", "lenet_lr_grid")  # what `make reproduce` runs, in this order
 
@@ -44,7 +45,7 @@ def single(config: Config, results: Path) -> int:
 
 
 def sweep(name: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
-    """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or was not finished."""
+    """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or stayed unfinished."""
     configs = compose.expand(name, preset, overrides)
     wanted = jobs(configs)
     print(compose.describe(name))
@@ -82,8 +83,8 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) 
         counts = Counter(state for _, state, _ in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
-    for run_id, state, note in bad:
-        print(f"{run_id}: {state}: {note}", file=sys.stderr)
+    for run_id, how, note in bad:
+        print(f"{run_id}: {how}: {note}", file=sys.stderr)
     return bool(bad)
 
 
@@ -96,7 +97,7 @@ def reduce(name: str, preset: str, configs: Sequence[Config], wanted: Sequence[J
 
 
 def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
-    """The main job. Where a data set cannot be had it goes on with made images, says so, and marks everything it makes."""
+    """The main job. Where a data set cannot be had it goes on with made images, says so, and marks what it makes."""
     failed = False
     stand_ins = set()
     for name in REPRODUCE:
@@ -109,6 +110,7 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
         reduce(name, preset, configs, wanted, results)
     workspace = paths.workspace(results, preset)
     failed |= bool(report.make(workspace, html=True))
+    log_figures(workspace, results, mode=configs[0].tracking.mode, project=configs[0].tracking.project)
     if stand_ins:
         print(_loud(stand_ins))
     return int(failed)

@@ -25,6 +25,7 @@ EPOCHS = {
     "train_loss": "float64", "train_accuracy": "float64", "test_loss": "float64", "test_accuracy": "float64",
 }  # fmt: skip
 FINAL = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+NOT_REACHED = dict.fromkeys(FINAL, math.nan)
 THROUGHPUT = {"epoch": "int32", "seconds": "float64", "examples_per_sec": "float64", "num_runs": "int32"}
 FLUSH_STEPS = 64  # updates whose results stay on the device before the host looks at them
 EVALUATION_BATCH = 1000
@@ -60,23 +61,15 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
 class Training:
     """Runs that differ in `optim.lr` alone, trained in lockstep from `position` to the end of the budget."""
 
-    def __init__(
-        self,
-        configs: Sequence[Config],
-        engine: Engine,
-        feed: Feed,
-        position: Position,
-        observer: Observer,
-    ) -> None:
-        self.position = position
+    def __init__(self, configs: Sequence[Config], engine: Engine, feed: Feed, observer: Observer) -> None:
+        self.position = Position()
         self.total_steps = total_steps(configs[0], feed.steps_per_epoch)
         self._configs, self._engine, self._feed, self._observer = configs, engine, feed, observer
         self._runs = range(engine.num_runs)
         self._pending: list[tuple[int, int, StepResult]] = []  # step, images, what it saw
-        if not position.diverged_step:
-            position.diverged_step = [None for _ in self._runs]
-            position.final = [dict.fromkeys(FINAL, math.nan) for _ in self._runs]
-            self._begin_epoch()
+        self.position.diverged_step = [None for _ in self._runs]
+        self.position.final = [dict(NOT_REACHED) for _ in self._runs]
+        self._begin_epoch()
 
     @property
     def finished(self) -> bool:
@@ -129,7 +122,7 @@ class Training:
                 for name, value in zip(STEPS, row, strict=True):
                     values[name].append(value)
                 if not alive[i][run]:
-                    position.diverged_step[run] = step
+                    position.diverged_step[run], position.final[run] = step, dict(NOT_REACHED)
                     break
                 position.loss_sum[run] += loss[i][run] * num_images
                 position.correct[run] += correct[i][run]

@@ -5,8 +5,8 @@ and one multiply-add. Legend: N images, C channels, H and W height and width.
 
 What is random is drawn on the CPU, once an epoch, by torch's generator, seeded with the first 32-bit word of
 `numpy.random.SeedSequence(seed, spawn_key=(stream, epoch))` (torch's generator would ignore more): stream 0 for
-training; stream 1, epoch 0, for the order of the probes' mini-batches. From the training stream come, in this order, the
-permutation of the images, the vertical and the horizontal crop offset of each in 0..2 * MARGIN, and whether it is
+training; stream 1, epoch 0, for the order of the probes' mini-batches. From the training stream come, in this order,
+the permutation of the images, the vertical and the horizontal crop offset of each in 0..2 * MARGIN, and whether it is
 mirrored; entry i belongs to the i-th image that the epoch shows. So a mini-batch is a function of (seed, step) alone.
 """
 

@@ -2,8 +2,8 @@
 
 An image is 1/f noise (the amplitude spectrum of natural images; Field 1987) plus one of a few patterns of its class,
 itself 1/f noise, moved by a few pixels, sometimes mirrored, and of varying strength: a label is about local and global
-structure, survives crops and mirroring, and cannot always be told. Measured on one core: made in 6 s in CIFAR-10's size
-and 2 s in Fashion-MNIST's; test accuracy after three epochs 85 % and 55 % for logistic regression, 89 % and 74 % for a
+structure, survives crops and mirroring, and cannot always be told. Measured on one core: made in 5 s in CIFAR-10's size
+and 2 s in Fashion-MNIST's; test accuracy after three epochs 85 % and 55 % for logistic regression, 88 % and 73 % for a
 LeNet with batch normalisation.
 """
 
@@ -60,7 +60,11 @@ def _noise(draw: np.random.Generator, num: int, shape: tuple[int, ...]) -> Array
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf  # brightness alone says nothing
     amplitude = 1 / frequency
-    amplitude *= height * width / np.sqrt(_power(amplitude, width))
+    # numpy's real transforms hold half of the spectrum: every column but these stands for its mirror image too.
+    single = [0, width // 2] if width % 2 == 0 else [0]
+    power = 2 * np.square(amplitude).sum() - np.square(amplitude[:, single]).sum()
+    amplitude *= height * width / np.sqrt(power)
+    amplitude[:, single] *= np.sqrt(2)  # only the part of a draw that mirrors itself counts there: half of its power
     mixing = _mixing(channels)
     spectrum = draw.random((num, mixing.shape[1], height, width // 2 + 1, 2), dtype=np.float32)
     spectrum -= np.float32(0.5)
@@ -77,10 +81,3 @@ def _mixing(channels: int) -> Array:
     hue = 2 * np.pi * np.arange(channels) / channels
     colour = np.sqrt(1 - _LUMINANCE**2)
     return np.stack([np.full(channels, _LUMINANCE), colour * np.cos(hue), colour * np.sin(hue)], 1).astype(np.float32)
-
-
-def _power(amplitude: Array, width: int) -> float:
-    """Sum of squares over the whole spectrum, of which `amplitude` is the half that numpy's real transforms hold."""
-    power = np.square(amplitude)
-    twice = slice(1, -1 if width % 2 == 0 else None)  # columns whose mirror image is not held
-    return float(power.sum() + power[:, twice].sum())

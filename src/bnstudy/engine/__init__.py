@@ -30,8 +30,8 @@ def device(config: Config) -> torch.device:
 def prepare_host(threads: int) -> None:
     """Settings of the process: threads, deterministic kernels, and an allocator that keeps the memory it has.
 
-    glibc returns large blocks to the system as soon as they are freed, so that every activation of every step costs page
-    faults; told to keep them it does not.
+    glibc returns large blocks to the system as soon as they are freed, so that every activation of every step costs
+    page faults; told to keep them it does not.
     """
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -52,11 +52,12 @@ def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.dev
         common.optim,
         divergence_loss=common.train.divergence_loss,
         device=on,
-        channels_last=common.model["name"] != "mlp",
+        channels_last=True,
+        fuse_first_block=on.type == "cpu" and common.runtime.engine != "plain",
     )
 
 
-def facts(config: Config, on: torch.device) -> dict[str, Any]:
+def facts(on: torch.device) -> dict[str, Any]:
     """What a manifest records of how the numbers were computed."""
     return {
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",

@@ -1,4 +1,4 @@
-"""What an engine is: R >= 1 runs that share every mini-batch and advance in lockstep, each with its own learning rate."""
+"""What an engine is: R >= 1 runs that share every mini-batch and advance in lockstep, each with its own rate."""
 
 from __future__ import annotations
 

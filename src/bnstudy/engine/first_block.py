@@ -1,12 +1,12 @@
 """A network's first convolution, its batch normalization and its max-pooling as one: the images' patches say it all.
 
 The input needs no gradient and is the same for all R runs, so the layer is a matrix product with the images' patches,
-and what BN needs of its output z = w.p + b follows from the patches' own mean m and covariance S, computed once for all:
+and what BN needs of its output z = w.p + b follows from the patches' own mean m and covariance S, computed once:
     mean(z) = w.m + b,   var(z) = w' S w   (Ioffe and Szegedy's mean and variance, by linearity).
 BN is then an affine map folded into w and b, and only the pooled maximum is ever written to memory: a quarter of the
 output, in blocks that stay in the cache. The backward pass recomputes the product. Gradients with respect to w, gamma
 and beta, through mean and variance too, follow by autograd on tensors of the size of w.
-Shapes: N images, C = R * channels outputs, P = kernel entries of a patch, Q = 4 positions under a 2x2 pool, L pooled places.
+Shapes: N images, C = R * channels outputs, P = entries of a patch, Q = 4 positions under a 2x2 pool, L pooled places.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ BLOCK = 8  # images at a time: patches, product and mask stay in a core's own ca
 
 
 def patches(images_NCHW: Tensor, kernel: int) -> Tensor:
-    """The patches under a kernel x kernel convolution, sorted for a 2x2 pool: shape (N, Q, L, P), L in row order."""
+    """The patches under a kernel x kernel convolution, sorted for a 2x2 pool: shape (N, Q, L, P), L in row order.
+
+    As with the pool itself, a last row or column that fills no 2x2 place is left out.
+    """
     num, channels, height, width = images_NCHW.shape
     rows, columns = (height - kernel + 1) // 2, (width - kernel + 1) // 2
     windows = images_NCHW.unfold(2, kernel, 1).unfold(3, kernel, 1)  # N, C, H', W', k, k
@@ -32,7 +35,7 @@ def patches(images_NCHW: Tensor, kernel: int) -> Tensor:
 
 
 class _PooledProduct(torch.autograd.Function):
-    """max over Q of (patches . weight + bias): (N, Q, L, P), (C, P), (C,) -> (N, L, C); gradients for weight and bias."""
+    """max over Q of (patches . weight + bias): (N, Q, L, P), (C, P), (C,) -> (N, L, C); differentiable in the last two."""
 
     @staticmethod
     def forward(ctx: Any, patches_NQLP: Tensor, weight_CP: Tensor, bias_C: Tensor) -> Tensor:
@@ -68,18 +71,16 @@ def _product(patches_NQLP: Tensor, weight_CP: Tensor, bias_C: Tensor) -> Tensor:
     return flat.view(*patches_NQLP.shape[:3], len(weight_CP))
 
 
-class FirstBlock(nn.Module):
-    """Takes the place of convolution, norm (BN of torch's kind, or none) and 2x2 max-pool at a network's input.
-
-    The convolution has stride 1, no padding, and an output of even height and width.
-    """
+class FirstBlock:
+    """What takes the place of convolution, norm and 2x2 max-pool at a network's input (see `install`)."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
-        super().__init__()
         self.conv, self.norm = conv, norm
 
-    def forward(self, images_NCHW: Tensor) -> Tensor:
+    def __call__(self, images_NCHW: Tensor) -> Tensor:
         kernel = self.conv.kernel_size[0]
+        down, across = (int(side) for side in self.conv.padding)
+        images_NCHW = nn.functional.pad(images_NCHW, (across, across, down, down))
         found = patches(images_NCHW, kernel)
         weight_CP = self.conv.weight.flatten(1)
         bias_C = self.conv.bias if self.conv.bias is not None else weight_CP.new_zeros(len(weight_CP))
@@ -93,7 +94,7 @@ class FirstBlock(nn.Module):
         """Weight and bias of convolution and normalization together; in training the running statistics move on."""
         mean_C, var_C = norm.running_mean, norm.running_var
         assert mean_C is not None and var_C is not None and norm.momentum is not None
-        if self.training:
+        if norm.training:
             centre_P = flat.mean(0)
             deviations = flat - centre_P
             covariance_PP = deviations.T @ deviations / len(flat)
@@ -106,3 +107,37 @@ class FirstBlock(nn.Module):
             mean_C, var_C = now_mean, now_var
         scale_C = norm.weight * torch.rsqrt(var_C + norm.eps)
         return weight_CP * scale_C[:, None], norm.bias + (bias_C - mean_C) * scale_C
+
+
+def install(network: nn.Module) -> bool:
+    """Has the network's first convolution compute for its norm and its pool too, which pass on; whether it applies.
+
+    A network names the three in `first_block`. They keep their parameters and their names.
+    """
+    names: tuple[str, ...] = getattr(network, "first_block", ())
+    if not names:
+        return False
+    conv, norm, pool = (network.get_submodule(name) for name in names)
+    if not _applies(conv, norm, pool):
+        return False
+    conv.forward = _first_block(conv, norm)
+    norm.forward = pool.forward = _pass_on
+    return True
+
+
+def _applies(conv: nn.Module, norm: nn.Module, pool: nn.Module) -> bool:
+    """A square kernel at stride 1, torch's BN or none, 2x2 max-pooling."""
+    if not (isinstance(conv, nn.Conv2d) and isinstance(pool, nn.MaxPool2d) and isinstance(conv.padding, tuple)):
+        return False
+    plain = conv.kernel_size[0] == conv.kernel_size[1] and conv.stride == conv.dilation == (1, 1) and conv.groups == 1
+    known = isinstance(norm, nn.Identity) or type(norm) is nn.BatchNorm2d
+    return plain and known and pool.kernel_size == pool.stride == 2
+
+
+def _first_block(conv: nn.Module, norm: nn.Module) -> FirstBlock:
+    assert isinstance(conv, nn.Conv2d)
+    return FirstBlock(conv, norm if isinstance(norm, nn.BatchNorm2d) else None)
+
+
+def _pass_on(x: Tensor) -> Tensor:
+    return x

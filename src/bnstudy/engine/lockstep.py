@@ -1,4 +1,4 @@
-"""The engine: one network, or R of them stacked, driven by SGD; how it computes follows the device and the precision."""
+"""The engine: one network, or R of them stacked, driven by SGD; how it computes follows device and precision."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bnstudy.config import Optim
+from bnstudy.engine import first_block
 from bnstudy.engine.base import Batch, StepResult
 from bnstudy.engine.stacked import stack, unstack
-from bnstudy.optim import SGD, Optim
+from bnstudy.optim import SGD
 
 VELOCITY, ALIVE = "velocity.", "alive"
 
 
 class Lockstep:
-    """Engine for R networks of one architecture (see `base.Engine`). R = 1 is the network itself, as its file wrote it."""
+    """Engine for R networks of one architecture (see `base.Engine`). R = 1 is the network as its file wrote it."""
 
     def __init__(
         self,
@@ -27,12 +29,15 @@ class Lockstep:
         divergence_loss: float,
         device: torch.device,
         channels_last: bool = False,
+        fuse_first_block: bool = False,
     ) -> None:
         self.num_runs = len(networks)
         self._template = copy.deepcopy(networks[0]).cpu()
         layout = torch.channels_last if channels_last else torch.contiguous_format
         wide = copy.deepcopy(networks[0]) if self.num_runs == 1 else stack(networks)
         self._network = wide.to(device).to(memory_format=layout)
+        if fuse_first_block:
+            first_block.install(self._network)
         self._layout = layout
         self._parameters = list(self._network.parameters())
         self._sgd = SGD(self._parameters, self.num_runs, optim)
@@ -97,7 +102,7 @@ class Lockstep:
         losses_NR = functional.cross_entropy(logits_NRK.transpose(1, 2), labels_NR, reduction="none")
         return losses_NR.mean(0)
 
-    def _norm_by_run(self, gradients: Sequence[Tensor]) -> Tensor:
+    def _norm_by_run(self, gradients: tuple[Tensor, ...]) -> Tensor:
         if self.num_runs == 1:
             return torch.stack(torch._foreach_norm(gradients)).norm().reshape(1)
         squares = [g.unflatten(0, (self.num_runs, -1)).flatten(1).square().sum(1) for g in gradients]

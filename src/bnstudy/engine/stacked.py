@@ -1,7 +1,7 @@
-"""Horizontal fusion: R networks of one architecture as one, their channels side by side (HFTA, Wang et al., MLSys 2021).
+"""Horizontal fusion: R networks of one architecture as one, channels side by side (HFTA, Wang et al., MLSys 2021).
 
-Every convolution becomes one with R times the output channels and R groups, every dense layer a batched matrix product,
-every norm that treats channels independently a norm of R times the channels. The first layer, whose input the runs
+Every convolution becomes one with R times the output channels and R groups, every dense layer a batched product, every
+norm that treats channels independently a norm of R times the channels. The first layer, whose input the runs
 share, needs no groups: it is a plain convolution (or product) with R times the outputs. No operation mixes channels of
 two runs, so one that goes to infinity leaves its neighbours' numbers untouched.
 Shapes: N images, R runs, K classes, F features.
@@ -70,10 +70,10 @@ def _widen(modules: Sequence[nn.Module], *, shared_input: bool) -> nn.Module:
             wide.in_channels *= len(modules)
             wide.groups *= len(modules)
     elif hasattr(wide, "num_features"):
-        wide.num_features *= len(modules)  # type: ignore[operator]
+        wide.num_features = one.num_features * len(modules)  # type: ignore[assignment,operator]
     for name, value in one.named_parameters(recurse=False):
         setattr(wide, name, nn.Parameter(torch.cat([getattr(m, name).detach() for m in modules]), value.requires_grad))
-    for name, value in one.named_buffers(recurse=False):
-        if value.dim():
+    for name, buffer in one.named_buffers(recurse=False):
+        if buffer.dim():
             setattr(wide, name, torch.cat([getattr(m, name) for m in modules]))
     return wide

@@ -22,11 +22,12 @@ def build(
     num_classes: int,
     seed: int,
 ) -> nn.Module:
-    """The network for images of `shape` (C, H, W), on the CPU, in float32, its weights a function of the seed alone.
+    """The network for images of `shape` (C, H, W), on the CPU, its weights a function of the seed alone.
 
     Raises ValueError naming the key for options that make no network. The global random state is left as it was.
     """
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights of their own, which are replaced
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # for what a norm may draw; convolutions and dense layers come below
         network: nn.Module = plugins.load("models", name).build(shape, num_classes, norm, **options)
     norm.check()
     initialisers.apply(network, init, seed, getattr(network, "torch_default_layers", ()))

@@ -15,12 +15,16 @@ def _torch_default(weight: Tensor, generator: torch.Generator) -> None:
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
 
 
+def _kaiming_normal(weight: Tensor, generator: torch.Generator) -> None:
+    """He et al. (2015): variance 2 / fan_in."""
+    nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu", generator=generator)
+
+
 SCHEMES: dict[str, Callable[[Tensor, torch.Generator], object]] = {
     # Glorot and Bengio (2010): variance 2 / (fan_in + fan_out)
     "xavier_uniform": lambda weight, generator: nn.init.xavier_uniform_(weight, generator=generator),
     "xavier_normal": lambda weight, generator: nn.init.xavier_normal_(weight, generator=generator),
-    # He et al. (2015): variance 2 / fan_in
-    "kaiming_normal": lambda weight, generator: nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator),
+    "kaiming_normal": _kaiming_normal,
     "torch_default": _torch_default,
 }
 
@@ -30,21 +34,28 @@ def apply(network: nn.Module, scheme: str, seed: int, keep_torch_default: Collec
     """Draws the weights of every convolution and dense layer; biases start at zero.
 
     Under torch_default, and in the layers named in `keep_torch_default`, biases are uniform in +-1/sqrt(fan_in) too.
+    Draws are made in float32 on the CPU, then converted: the weights are the same in every precision, on every device.
+    Raises ValueError for an unknown scheme.
     """
-    for name, module in network.named_modules():
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            continue
-        generator = torch.Generator().manual_seed(_key(seed, name))
+    if scheme not in SCHEMES:
+        raise ValueError(f"init = {scheme!r}: choose one of {', '.join(SCHEMES)}")
+    weighted = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    assert weighted.keys() >= set(keep_torch_default), keep_torch_default
+    for name, module in weighted.items():
+        generator = torch.Generator("cpu").manual_seed(_key(seed, name))
         chosen = "torch_default" if name in keep_torch_default else scheme
-        SCHEMES[chosen](module.weight, generator)
+        weight = torch.empty(module.weight.shape, dtype=torch.float32, device="cpu")
+        SCHEMES[chosen](weight, generator)
+        module.weight.copy_(weight)
         if module.bias is None:
             continue
+        bias = torch.zeros(module.bias.shape, dtype=torch.float32, device="cpu")
         if chosen == "torch_default":
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            module.bias.uniform_(-bound, bound, generator=generator)
-        else:
-            module.bias.zero_()
+            bound = 1 / math.sqrt(weight[0].numel())
+            bias.uniform_(-bound, bound, generator=generator)
+        module.bias.copy_(bias)
 
 
 def _key(seed: int, name: str) -> int:
+    """63 bits of a hash: neighbouring seeds and names give unrelated draws."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1

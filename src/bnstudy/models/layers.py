@@ -12,6 +12,6 @@ class Layer:
     depth: int  # 1 is the first layer
     name: str  # path of the convolution or dense layer in the network
     kind: str  # conv or linear
-    activation: str  # path of the module whose output is the layer's activation; the classifier's is its own output
+    activation: str  # path of the module whose output the next layer sees; the classifier's is the classifier
     stage: int = 0  # of a ResNet: 1, 2, 3; 0 outside
     block_output: bool = False  # whether the activation is a residual block's output, after addition and ReLU

@@ -1,8 +1,8 @@
 """The CIFAR ResNet of He et al. (2016), post-activation: 6n + 2 layers in three stages (Bjorck et al., section 1.2).
 
-Layers number as in the paper: stem 1, the convolutions of the blocks 2 to 6n + 1, classifier 6n + 2. Shortcuts that change
-the shape are a 1x1 convolution (projection, option B; the study's default: it alone matches the paper's Figure 5 and Table 1)
-or subsampling with zero channels (identity, option A).
+Layers number as in the paper: stem 1, the convolutions of the blocks 2 to 6n + 1, classifier 6n + 2. Shortcuts that
+change the shape are a 1x1 convolution (projection, option B; the study's default: it alone matches the paper's Figure 5
+and Table 1) or subsampling with zero channels (identity, option A).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bnstudy.models._choices import one_of
 from bnstudy.models.layers import Layer
 from bnstudy.norms import Factory
 
@@ -26,23 +27,28 @@ def build(
     shortcut: str = "projection",
     bias: bool = False,
 ) -> nn.Module:
-    """Raises ValueError for a depth that is not 6n + 2, an unknown shortcut, or an image smaller than 4x4."""
+    """Raises ValueError for a depth that is not 6n + 2 (n at least 1), or an unknown shortcut."""
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"model.depth = {depth}: a CIFAR ResNet has 6n + 2 layers, such as 20, 32, 44, 56 or 110")
-    if shortcut not in ("projection", "identity"):
-        raise ValueError(f"model.shortcut = {shortcut!r}: choose projection (option B) or identity (option A)")
+    one_of("shortcut", shortcut, ("projection", "identity"))
     return ResNet(shape[0], num_classes, norm, (depth - 2) // 6, shortcut, bias)
 
 
 class Shrink(nn.Module):
-    """Shortcut of option A: every second row and column, with zeros for the channels that are new."""
+    """Shortcut of option A: every second row and column, with zeros for the channels that are new.
+
+    Networks that lie side by side, each with its `in_channels`, get each their own zeros.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.extra = out_channels - in_channels
+        self.in_channels = in_channels
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        return nn.functional.pad(x_NCHW[:, :, ::2, ::2], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
+        x_NRCHW = x_NCHW[:, :, ::2, ::2].unflatten(1, (-1, self.in_channels))
+        return nn.functional.pad(x_NRCHW, (0, 0, 0, 0, self.before, self.after)).flatten(1, 2)
 
 
 class Block(nn.Module):
@@ -74,6 +80,9 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Stem, three stages of `num_blocks` blocks, global average pooling, classifier."""
 
+    stage1: nn.Sequential
+    stage2: nn.Sequential
+    stage3: nn.Sequential
     torch_default_layers = ("classifier",)  # what the paper's Figure 5 shows of the classifier's output
 
     def __init__(

@@ -12,7 +12,7 @@ from bnstudy import plugins
 
 
 class Factory:
-    """Makes the norm layers of one network: `norm(num_features, ndim, site)`.
+    """Makes a network's norm layers: `norm(num_features, ndim, site)`.
 
     ndim is the number of spatial dimensions (2 for images, 0 for features), `site` the layer's path in the network.
     Where no pattern of `where` (comma-separated, shell style: `stage1.*,head.norm`) matches the site there is no norm.
@@ -22,23 +22,22 @@ class Factory:
         self._build = plugins.load("norms", name).build
         self._options = dict(options)
         self._where = where
+        self._patterns = [pattern.strip() for pattern in where.split(",")]
         self._sites: list[str] = []
 
     def __call__(self, num_features: int, ndim: int, site: str) -> nn.Module:
         self._sites.append(site)
-        if any(fnmatchcase(site, pattern) for pattern in self._patterns()):
+        if any(fnmatchcase(site, pattern) for pattern in self._patterns):
             module: nn.Module = self._build(num_features, ndim, **self._options)
             return module
         return nn.Identity()
 
     def check(self) -> None:
         """Once the network is built: raises ValueError for a pattern that named no place in it."""
-        for pattern in self._patterns():
-            if not any(fnmatchcase(site, pattern) for site in self._sites):
-                raise ValueError(f"norm.where = {self._where!r}: {pattern!r} matches none of {', '.join(self._sites)}")
-
-    def _patterns(self) -> list[str]:
-        return [pattern.strip() for pattern in self._where.split(",")]
+        sites, self._sites = self._sites, []
+        for pattern in self._patterns:
+            if not any(fnmatchcase(site, pattern) for site in sites):
+                raise ValueError(f"norm.where = {self._where!r}: {pattern!r} matches none of {', '.join(sites)}")
 
 
 def factory(name: str, options: Mapping[str, Any], where: str = "*") -> Factory:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bnstudy.norms._checks import check
+
 STACKABLE = True  # every channel is normalized by itself
 
 
 def build(
     num_features: int, ndim: int, *, eps: float = 1e-5, momentum: float = 0.1, biased_running_variance: bool = False
 ) -> nn.Module:
-    """See `BatchNormScratch`."""
+    """See `BatchNormScratch`. Raises ValueError for values of the options that make no norm."""
+    check(eps, momentum)
     return BatchNormScratch(num_features, eps, momentum, biased_running_variance)
 
 
 class BatchNormScratch(nn.Module):
     """Equation 1 of Bjorck et al. (2018), for images (N, C, H, W) and for features (N, C).
 
-    y = gamma (x - mean) / sqrt(var + eps) + beta, with each channel's mean and variance over everything but the channel:
-    of the mini-batch in training, of the running statistics in evaluation. `momentum` is the weight of the new value.
-    The running variance takes the unbiased estimate, as torch does, or with `biased_running_variance` the biased one, as
-    Dive into Deep Learning does.
+    y = gamma (x - mean) / sqrt(var + eps) + beta. In training each channel's mean and (biased) variance are those of
+    the mini-batch, over everything but the channel; in evaluation they are the running statistics. `momentum` is the
+    weight of the new value in these. The running variance takes the unbiased estimate, as torch does, or with
+    `biased_running_variance` the biased one, as Dive into Deep Learning does.
     """
 
     running_mean: Tensor

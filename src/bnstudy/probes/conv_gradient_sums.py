@@ -31,7 +31,7 @@ def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
         grad_NOHW, grad_OIHW = snapshot.output_gradients[layer.depth], snapshot.gradients[layer.depth]
         abs_OIHW = conv2d_weight(
             snapshot.inputs[layer.depth].abs(), list(grad_OIHW.shape), grad_NOHW.abs(),
-            module.stride, module.padding, module.dilation, module.groups,  # type: ignore[arg-type]
+            module.stride, module.padding, module.dilation, module.groups,
         )  # fmt: skip
         num_summands = grad_NOHW[:, 0].numel()
         sum_abs, abs_sum = abs_OIHW.double().mean() / num_summands, grad_OIHW.double().abs().mean() / num_summands

@@ -95,22 +95,24 @@ def hill(abs_ON: Array, shares: tuple[float, ...], num_bootstrap: int) -> tuple[
         return (np.full(len(shares), np.nan),) * 3
     order = np.argsort(-abs_ON, axis=None)
     falling, channels = abs_ON.ravel()[order], order // per_channel
-    logs = np.log(falling, where=falling > 0, out=np.full(falling.shape, np.nan))
+    logs = np.log(falling / (falling[0] or 1.0), where=falling > 0, out=np.full(falling.shape, np.nan))
     # A resample that takes channel c m_c times holds each of its values m_c times; row 0 is the sample itself. So one
     # sorting serves all of them: the rank of a value in a resample is the running sum of multiplicities.
     draws = np.random.default_rng(0).integers(0, num_channels, (num_bootstrap, num_channels))
     times_BO = np.stack([np.ones(num_channels, int), *(np.bincount(row, minlength=num_channels) for row in draws)])
-    alphas = np.stack([_hill_resampled(logs, times_O[channels], ks) for times_O in times_BO])
-    with np.errstate(invalid="ignore"):  # interpolating between infinities
-        low, high = np.percentile(alphas[1:], INTERVAL, axis=0)
-    return alphas[0], low, high
+    excesses = np.stack([_mean_excess(logs, times_O[channels], ks) for times_O in times_BO])
+    high, low = np.percentile(excesses[1:], INTERVAL, axis=0)
+    with np.errstate(divide="ignore"):  # equal values: an infinite index
+        return 1 / excesses[0], 1 / low, 1 / high
 
 
-def _hill_resampled(logs: Array, times: Array, ks: Array) -> Array:
-    """Hill's index, for each k, of the falling logarithms `logs` when each is there `times` times."""
+def _mean_excess(logs: Array, times: Array, ks: Array) -> Array:
+    """For each k, 1 / alpha: mean of the k largest logarithms less the next, where each of the falling `logs` is there
+    `times` times.
+    """
     ranks = np.cumsum(times)
     last, threshold = np.searchsorted(ranks, ks), np.searchsorted(ranks, ks + 1)  # the k-th value, and the next
     sums = np.cumsum(times[: last.max() + 1] * logs[: last.max() + 1])
     overshoot = ranks[last] - ks
-    with np.errstate(divide="ignore"):
-        return ks / (sums[last] - overshoot * logs[last] - ks * logs[threshold])
+    # The difference of equal logarithms may round to less than 0.
+    return np.maximum((sums[last] - overshoot * logs[last]) / ks - logs[threshold], 0.0)

@@ -1,0 +1,13 @@
+"""Which values the options of the norms may have."""
+
+from __future__ import annotations
+
+import math
+
+
+def check(eps: float, momentum: float) -> None:
+    """Raises ValueError for an eps that lets a constant channel divide by zero, or a momentum that is no weight."""
+    if not (math.isfinite(eps) and eps > 0):
+        raise ValueError(f"norm.eps = {eps}: added to the variance, it must be above 0; the usual value is 1e-5")
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"norm.momentum = {momentum}: the new value's weight lies in [0, 1]; the usual one is 0.1")

@@ -1,0 +1,290 @@
+"""torchvision's files: only what has the published md5 is read, and no child outlives or outwaits us."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnstudy.data import archives, sources
+
+HANG = "import time; time.sleep(60)"
+
+
+def child(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+# The watch
+
+
+def test_a_child_that_hangs_from_the_start_is_given_up(tmp_path: Path) -> None:
+    began = time.monotonic()
+    sentence = archives.watch(child(HANG), tmp_path, silence_sec=0.1, start_sec=0.4)
+    assert sentence == "the attempt was given up after 0.4 s without progress"
+    assert 0.4 < time.monotonic() - began < 10
+
+
+def test_a_child_that_stops_making_progress_is_given_up_and_gone(tmp_path: Path) -> None:
+    code = f"import os; open('{tmp_path}/pid', 'w').write(str(os.getpid())); {HANG}"
+    sentence = archives.watch(child(code), tmp_path, silence_sec=0.5, start_sec=30)
+    assert sentence == "the attempt was given up after 0.5 s without progress"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_slow_progress_is_progress(tmp_path: Path) -> None:
+    code = f"""
+import time
+for i in range(15):
+    with open('{tmp_path}/file', 'a') as file: file.write('x')
+    time.sleep(0.1)
+"""
+    assert archives.watch(child(code), tmp_path, silence_sec=1.0, start_sec=30) is None
+
+
+def test_progress_in_folders_below_counts_and_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "_REPORT_SEC", 0.2)
+    code = f"""
+import os, time
+os.makedirs('{tmp_path}/a/b')
+for i in range(6):
+    with open('{tmp_path}/a/b/file', 'ab') as file: file.write(bytes(10**6))
+    time.sleep(0.2)
+"""
+    said: list[str] = []
+    assert archives.watch(child(code), tmp_path, silence_sec=1.0, start_sec=30, report=said.append) is None
+    assert said and all(line.endswith("MB on disk so far") for line in said)
+
+
+def test_a_child_that_fails_is_quoted(tmp_path: Path) -> None:
+    sentence = archives.watch(child("raise ImportError('no such thing')"), tmp_path)
+    assert sentence == "the reading process ended with status 1: ImportError: no such thing"
+
+
+def test_a_child_goes_when_we_are_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(archives, "_REPORT_SEC", 0.0)
+    code = f"import os; open('{tmp_path}/pid', 'w').write(str(os.getpid()).ljust(2 * 10**6)); {HANG}"
+    with pytest.raises(KeyboardInterrupt):
+        archives.watch(child(code), tmp_path, start_sec=30, report=interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_the_child_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bnstudy.data.archives", "cifar10", str(tmp_path), str(tmp_path)]
+    orphan = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert orphan.stdin
+    orphan.stdin.close()
+    assert orphan.wait(60) == 1
+
+
+# What is read. The archives are small ones, whose md5 torchvision is told.
+
+
+@pytest.fixture
+def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with four archives of Fashion-MNIST's format: 6 and 4 images, the i-th of value i and label i."""
+    from torchvision.datasets import FashionMNIST
+
+    root = tmp_path / "data"
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    md5 = []
+    for split, count in (("train", 6), ("t10k", 4)):
+        labels = np.arange(count, dtype=np.uint8)
+        images = np.broadcast_to(labels[:, None, None], (count, 28, 28))
+        for file, array in ((f"{split}-images-idx3-ubyte.gz", images), (f"{split}-labels-idx1-ubyte.gz", labels)):
+            head = (0x800 + array.ndim).to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            (raw / file).write_bytes(gzip.compress(head + array.tobytes()))
+            md5.append((file, hashlib.md5((raw / file).read_bytes()).hexdigest()))
+    monkeypatch.setattr(FashionMNIST, "resources", md5)
+    return root
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with an archive of CIFAR-10's format: five batches of 2 images and one of 4, red 1, green 2, blue 3."""
+    from torchvision.datasets import CIFAR10
+
+    root = tmp_path / "data"
+    root.mkdir()
+    planes = np.repeat(np.array([1, 2, 3], np.uint8), 32 * 32)
+
+    def batch(count: int) -> bytes:
+        return pickle.dumps({"data": np.tile(planes, (count, 1)), "labels": list(range(count))})
+
+    contents = {f"data_batch_{i}": batch(2) for i in range(1, 6)}
+    contents |= {"test_batch": batch(4), "batches.meta": pickle.dumps({"label_names": list("abcdefghij")})}
+    with tarfile.open(root / CIFAR10.filename, "w:gz") as archive:
+        for file, content in contents.items():
+            entry = tarfile.TarInfo(f"{CIFAR10.base_folder}/{file}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    md5 = {file: hashlib.md5(content).hexdigest() for file, content in contents.items()}
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5((root / CIFAR10.filename).read_bytes()).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{i}", md5[f"data_batch_{i}"]] for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5["batches.meta"]})
+    return root
+
+
+@pytest.fixture(autouse=True)
+def in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torchvision is told other md5s, the child is called, not started; and there is no network."""
+    if not {"fashion", "cifar"} & set(request.fixturenames):
+        return
+
+    def call(command: Sequence[str], folder: Path, **options: Any) -> str | None:
+        return None if archives.main(command[3:]) == 0 else "failed"
+
+    def unreachable(*args: Any, **options: Any) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(archives, "watch", call)
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", unreachable)
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", lambda url, max_hops: url)
+
+
+def prepare(name: str, root: Path, *, download: bool = False) -> dict[str, np.ndarray[Any, Any]]:
+    work = root.parent / "work"
+    work.mkdir()
+    before = contents(root)
+    try:
+        made = archives.prepare(name, root, work, download=download, report=lambda text: None)
+    finally:
+        assert contents(root) == before  # the user's files are left alone
+    return {path.stem: np.load(path) for path in made.iterdir()}
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_fashion_mnist_from_its_archives(fashion: Path) -> None:
+    arrays = prepare("fashion_mnist", fashion)
+    assert {part: (array.shape, str(array.dtype)) for part, array in arrays.items()} == {
+        "train_images": ((6, 28, 28, 1), "uint8"),
+        "train_labels": ((6,), "int64"),
+        "test_images": ((4, 28, 28, 1), "uint8"),
+        "test_labels": ((4,), "int64"),
+    }
+    for split in ("train", "test"):
+        assert (arrays[f"{split}_images"] == arrays[f"{split}_labels"][:, None, None, None]).all()
+
+
+def test_an_archive_left_unpacked_wrongly_is_unpacked_again(fashion: Path) -> None:
+    (fashion / "FashionMNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"cut off")
+    assert prepare("fashion_mnist", fashion)["train_images"].shape == (6, 28, 28, 1)
+
+
+def test_cifar_from_its_archive(cifar: Path) -> None:
+    arrays = prepare("cifar10", cifar)
+    assert arrays["train_images"].shape == (10, 32, 32, 3) and arrays["test_images"].shape == (4, 32, 32, 3)
+    assert (arrays["train_images"] == np.array([1, 2, 3])).all()
+    assert arrays["train_labels"].tolist() == [0, 1] * 5 and arrays["train_labels"].dtype == np.int64
+
+
+def test_cifar_from_its_unpacked_batches(cifar: Path) -> None:
+    archive = cifar / "cifar-10-python.tar.gz"
+    with tarfile.open(archive) as packed:
+        packed.extractall(cifar, filter="data")
+    archive.unlink()
+    assert prepare("cifar10", cifar)["train_images"].shape == (10, 32, 32, 3)
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_a_truncated_archive_is_named(fashion: Path, download: bool) -> None:
+    archive = fashion / "FashionMNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    os.truncate(archive, archive.stat().st_size // 2)
+    why = "Name or service not known" if download else "downloading is switched off"
+    with pytest.raises(archives.Damaged, match=f"{archive} is truncated or damaged.*{why}.*Delete it and fetch"):
+        prepare("fashion_mnist", fashion, download=download)
+
+
+def test_a_truncated_archive_is_named_though_the_download_hung(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def hang(*args: Any) -> None:
+        raise Killed
+
+    def call(command: Sequence[str], folder: Path, **options: Any) -> str | None:
+        with pytest.raises(Killed):
+            archives.main(command[3:])
+        return "the attempt was given up after 20 s without progress"
+
+    archive = fashion / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
+    os.truncate(archive, 5)
+    monkeypatch.setattr(archives, "_read", hang)
+    monkeypatch.setattr(archives, "watch", call)
+    with pytest.raises(archives.Damaged, match=f"{archive} is truncated.*20 s without progress"):
+        prepare("fashion_mnist", fashion, download=True)
+
+
+def test_a_truncated_batch_is_named(cifar: Path) -> None:
+    batch = cifar / "cifar-10-batches-py" / "data_batch_3"
+    batch.parent.mkdir()
+    batch.write_bytes(b"cut off")
+    (cifar / "cifar-10-python.tar.gz").unlink()
+    with pytest.raises(archives.Damaged, match=f"{batch} is truncated"):
+        prepare("cifar10", cifar)
+
+
+def test_only_what_is_missing_or_damaged_is_fetched(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = fashion / "FashionMNIST" / "raw"
+    whole = {path.name: path.read_bytes() for path in raw.iterdir()}
+    os.truncate(raw / "train-images-idx3-ubyte.gz", 10)
+    (raw / "t10k-labels-idx1-ubyte.gz").unlink()
+    fetched = []
+
+    def retrieve(url: str, path: str) -> None:
+        fetched.append(os.path.basename(url))
+        Path(path).write_bytes(whole[os.path.basename(url)])
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", retrieve)
+    assert prepare("fashion_mnist", fashion, download=True)["test_labels"].tolist() == [0, 1, 2, 3]
+    assert sorted(fetched) == ["t10k-labels-idx1-ubyte.gz", "train-images-idx3-ubyte.gz"]
+
+
+def test_a_download_that_arrives_damaged_is_not_read(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fashion / "FashionMNIST" / "raw" / "train-images-idx3-ubyte.gz").unlink()
+    monkeypatch.setattr(
+        "torchvision.datasets.utils._urlretrieve", lambda url, path: Path(path).write_bytes(b"<html>log in</html>")
+    )
+    with pytest.raises(archives.Unavailable, match=r"torchvision could not get it: .*corrupted"):
+        prepare("fashion_mnist", fashion, download=True)
+
+
+def test_no_network_is_a_plain_sentence(cifar: Path) -> None:
+    (cifar / "cifar-10-python.tar.gz").unlink()
+    with pytest.raises(archives.Unavailable) as caught:
+        prepare("cifar10", cifar, download=True)
+    assert str(caught.value) == (
+        f"{cifar}/cifar-10-python.tar.gz or {cifar}/cifar-10-batches-py is not there or not complete, and torchvision "
+        "could not get it: <urlopen error Name or service not known>"
+    )
+
+
+def test_a_truncated_archive_stops_a_sweep_in_earnest(tmp_path: Path) -> None:
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    archive.write_bytes(b"\x1f\x8b cut off")
+    with pytest.raises(sources.DataError, match=f"cifar10: {archive} is truncated or damaged.*Delete it and fetch"):
+        sources.locate("cifar10", tmp_path, allow_stand_in=True, download=False, report=lambda text: None)
+    assert [path.name for path in tmp_path.iterdir()] == [archive.name]

@@ -1,0 +1,114 @@
+"""Cosines between mini-batch gradients against autograd, one batch and one pair at a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from probe_networks import Feed, look, make_feed, make_network
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from bnstudy import probes
+
+OPTIONS = {"batch_sizes": (1, 4, 6), "num_batches": 4}
+
+
+def rows_of(network, feed, **options):
+    seen = look(network, feed, reads=probes.reads(["gradient_correlation"]))
+    return {(r["batch_size"], r["depth"]): r for r in probes.run("gradient_correlation", OPTIONS | options, seen)}
+
+
+def slow(network, feed, layer, size):
+    """Mean and standard deviation of the cosines of all pairs of four mini-batches, by loss.backward()."""
+    gradients = []
+    for index in range(4):
+        copied = copy.deepcopy(network).train()
+        images, labels = feed.probe_batch(size, index)
+        functional.cross_entropy(copied(images.double()), labels).backward()
+        gradients.append(copied.get_submodule(layer.name).weight.grad.flatten().numpy())
+    cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in combinations(gradients, 2)]
+    return np.mean(cosines), np.std(cosines)
+
+
+@pytest.mark.parametrize("norm, sizes", [("none", (1, 4, 6)), ("batch", (4, 6))])
+def test_cosines_are_those_of_separate_backward_passes(norm, sizes):
+    network, feed = make_network(norm).double(), make_feed(24)
+    rows = rows_of(network, feed)
+    assert len(rows) == 3 * len(network.layers)
+    for size in sizes:
+        for layer in network.layers:
+            row, (mean, std) = rows[size, layer.depth], slow(network, feed, layer, size)
+            assert (row["layer"], row["num_batches"], row["num_pairs"], row["defined"]) == (layer.name, 4, 6, True)
+            assert row["cosine_mean"] == pytest.approx(mean, abs=1e-10)
+            assert row["cosine_std"] == pytest.approx(std, abs=1e-10)
+
+
+def test_batch_size_1_is_the_correlation_between_examples():
+    network, feed = make_network("none").double(), make_feed(24)
+    parameters = {k: v.detach() for k, v in network.named_parameters()}
+
+    def loss(parameters, image, label):
+        return functional.cross_entropy(functional_call(network, parameters, image[None]), label[None])
+
+    each = vmap(grad(loss), (None, 0, 0))(parameters, feed.images[:4].double(), feed.labels[:4])
+    rows = rows_of(network, feed)
+    for layer in network.layers:
+        unit = functional.normalize(each[f"{layer.name}.weight"].flatten(1))
+        cosines = [float(unit[i] @ unit[j]) for i, j in combinations(range(4), 2)]
+        assert rows[1, layer.depth]["cosine_mean"] == pytest.approx(np.mean(cosines), abs=1e-10)
+
+
+def test_examples_have_no_gradient_of_their_own_under_batch_norm():
+    rows = rows_of(make_network("batch"), make_feed(24))
+    for (size, _), row in rows.items():
+        assert row["defined"] == (size > 1)
+        if size == 1:
+            assert math.isnan(row["cosine_mean"]) and math.isnan(row["cosine_std"])
+            assert row["num_batches"] == row["num_pairs"] == 0
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_identical_batches_have_cosine_1(norm):
+    class Same(Feed):
+        def probe_batch(self, size, index=0):
+            return super().probe_batch(size, 0)
+
+    feed = make_feed(24)
+    for row in rows_of(make_network(norm), Same(feed.images, feed.labels), batch_sizes=[4]).values():
+        assert row["cosine_mean"] == pytest.approx(1, abs=1e-12) and row["cosine_std"] == pytest.approx(0, abs=1e-12)
+
+
+def test_opposite_labels_of_two_classes_have_cosine_minus_1():
+    """With equal logits and two classes the gradients for the two labels are each other's negative."""
+    network, feed = make_network("none", num_classes=2), make_feed(2, num_classes=2)
+    with torch.no_grad():
+        network.classifier.weight[1] = network.classifier.weight[0]
+        network.classifier.bias.fill_(0.0)
+    feed.images[1], feed.labels = feed.images[0].clone(), torch.tensor([0, 1])
+    seen = look(network, feed, reads=(), batch_size=2)
+    rows = probes.run("gradient_correlation", {"batch_sizes": [1]}, seen)
+    assert rows[-1]["layer"] == "classifier"
+    assert rows[-1]["cosine_mean"] == pytest.approx(-1) and rows[-1]["num_batches"] == 2
+
+
+def test_a_small_training_set_gives_fewer_batches_and_says_so():
+    rows = rows_of(make_network(), make_feed(13), batch_sizes=(4, 6, 8))
+    assert [rows[size, 1]["num_batches"] for size in (4, 6, 8)] == [3, 2, 1]
+    assert [rows[size, 1]["num_pairs"] for size in (4, 6, 8)] == [3, 1, 0]
+    assert [rows[size, 1]["defined"] for size in (4, 6, 8)] == [True, True, False]
+
+
+def test_gradients_beyond_float32s_squares_have_a_direction():
+    network, feed = make_network("none"), make_feed(24)
+    usual = rows_of(network, feed)
+    with torch.no_grad():
+        network.classifier.weight *= 1e-25
+        network.classifier.bias.fill_(0.0)
+    tiny = rows_of(network, feed)
+    assert all(math.isfinite(row["cosine_mean"]) for row in tiny.values())
+    assert usual.keys() == tiny.keys()

@@ -1,0 +1,199 @@
+"""Probes are found by file name, are due when their plan says, fit their columns, and leave no trace in training."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from probe_networks import look, make_feed, make_network
+from torch.nn import functional
+
+from bnstudy import models, norms, plugins, probes
+from bnstudy.config import ProbePlan
+from bnstudy.snapshot import READABLE
+
+NAMES = [
+    "activation_moments", "channel_pair_gradients", "conv_gradient_sums", "gradient_correlation",
+    "gradient_tails", "logit_gradient", "loss_along_step", "weights",
+]  # fmt: skip
+SMALL: dict[str, dict[str, Any]] = {
+    "gradient_correlation": {"batch_sizes": [1, 4], "num_batches": 3},
+    "gradient_tails": {"num_bootstrap": 5},
+    "loss_along_step": {"num": 4},
+    "channel_pair_gradients": {"entry_depths": [2]},
+}
+
+
+def run_all(snapshot):
+    return {name: probes.run(name, SMALL.get(name, {}), snapshot) for name in NAMES}
+
+
+def test_the_probes_there_are():
+    assert plugins.names("probes") == NAMES
+    for name in NAMES:
+        assert set(SMALL.get(name, {})) <= set(plugins.defaults("probes", name))
+
+
+def test_reads_are_what_the_probes_need_together():
+    assert probes.reads([]) == frozenset()
+    assert probes.reads(["logit_gradient", "loss_along_step"]) == {"logits", "gradients"}
+    assert probes.reads(NAMES) == READABLE
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_every_probe_makes_do_with_what_it_reads(name, norm):
+    network, feed = make_network(norm), make_feed()
+    seen = look(network, feed, reads=probes.reads([name]), initial=network.state_dict())
+    rows = probes.run(name, SMALL.get(name, {}), seen)
+    assert rows and all(list(row) == list(probes.columns(name)) for row in rows)
+    everything = look(network, feed, initial=network.state_dict())
+    assert repr(probes.run(name, SMALL.get(name, {}), everything)) == repr(rows)  # repr: NaN equals NaN
+
+
+# Steps at which a plan is due, of 13 with 4 updates an epoch.
+@pytest.mark.parametrize(
+    "plan, steps",
+    [
+        (ProbePlan(), []),
+        (ProbePlan(at=[0, 5]), [0, 5]),
+        (ProbePlan(every_steps=6), [0, 6, 12]),
+        (ProbePlan(every_epochs=1), [0, 4, 8, 12]),
+        (ProbePlan(every_epochs=2), [0, 8]),
+        (ProbePlan(at_end=True), [13]),
+        (ProbePlan(at=[1], every_epochs=3, at_end=True), [0, 1, 12, 13]),
+        (ProbePlan(at_divergence=True), []),
+    ],
+)
+def test_a_probe_is_due_when_its_plan_says(plan, steps):
+    assert [step for step in range(14) if probes.due(plan, step, 4, step == 13)] == steps
+
+
+COLUMNS = {"depth": "int16", "layer": "string", "value": "float64", "defined": "bool"}
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"depth": 40_000}, "depth = 40000 is no int16"),
+        ({"depth": True}, "depth = True is no int16"),
+        ({"value": 1}, "value = 1 is no float64"),
+        ({"value": torch.tensor(1.0)}, "is no float64"),
+        ({"layer": None}, "layer = None is no string"),
+        ({"defined": 1}, "defined = 1 is no bool"),
+        ({"extra": 1}, "a row has depth, layer, value, defined, extra"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused(changed, message, monkeypatch):
+    good = {"depth": 1, "layer": "stem", "value": math.nan, "defined": True}
+    made_up = SimpleNamespace(READS=set(), COLUMNS=COLUMNS, probe=lambda snapshot: iter([good, good | changed]))
+    monkeypatch.setattr(plugins, "load", lambda kind, name: made_up)
+    monkeypatch.setattr(plugins, "defaults", lambda kind, name: {})
+    with pytest.raises(ValueError, match=message):
+        probes.run("made_up", {}, None)  # type: ignore[arg-type]
+    made_up.probe = lambda snapshot: iter([good])
+    assert probes.run("made_up", {}, None) == [good]  # type: ignore[arg-type]
+
+
+def test_a_probe_that_reads_what_there_is_not_is_refused(monkeypatch):
+    monkeypatch.setattr(plugins, "load", lambda kind, name: SimpleNamespace(READS={"hessian"}))
+    with pytest.raises(ValueError, match=r"probes/made_up.py: READS = \['hessian'\]"):
+        probes.reads(["made_up"])
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("loss_along_step", {"num": 26}),
+        ("loss_along_step", {"num": 0}),
+        ("loss_along_step", {"low": 0.0}),
+        ("loss_along_step", {"low": 1.0, "high": 0.1}),
+        ("gradient_tails", {"num_bins": 0}),
+        ("gradient_tails", {"num_bootstrap": 0}),
+        ("gradient_correlation", {"num_batches": 1}),
+        ("gradient_correlation", {"batch_sizes": []}),
+        ("gradient_correlation", {"batch_sizes": [0, 4]}),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(name, options):
+    seen = look(make_network(), make_feed(), reads=probes.reads([name]))
+    with pytest.raises(ValueError, match=rf"{name}: .*{next(iter(options))} = .*give"):
+        probes.run(name, options, seen)
+
+
+# --- diverged and dead networks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e19, 0.0, 1e-30])
+@pytest.mark.parametrize("where", ["stem", "classifier"])
+def test_no_probe_stumbles_over_a_network_that_has_diverged_or_died(norm, weight, where):
+    network, feed = make_network(norm), make_feed()
+    initial = copy.deepcopy(network.state_dict())
+    with torch.no_grad():
+        getattr(network, where).weight.fill_(weight)
+    rows = run_all(look(network, feed, initial=initial))
+    assert rows.keys() == set(NAMES)
+    sound = run_all(look(make_network(norm), feed, initial=initial))
+    for name in NAMES:
+        assert len(rows[name]) == len(sound[name]), f"{name}: a table's shape depends on what it holds"
+
+
+def test_non_finite_numbers_arrive_in_the_tables():
+    network, feed = make_network("none"), make_feed()
+    with torch.no_grad():
+        network.classifier.weight.fill_(float("inf"))
+    rows = run_all(look(network, feed))
+    assert math.isnan(rows["loss_along_step"][0]["loss"])
+    assert {r["mean"] for r in rows["activation_moments"] if r["layer"] == "classifier"} & {math.inf, -math.inf} or all(
+        math.isnan(r["mean"]) for r in rows["activation_moments"] if r["layer"] == "classifier"
+    )
+    assert all(math.isnan(r["value"]) for r in rows["logit_gradient"] if r["quantity"] == "cosine")
+    counts = {r["layer"]: r["value"] for r in rows["gradient_tails"] if r["quantity"] == "count"}
+    assert counts["stem"] == 0  # of finite entries
+
+
+# --- no trace ------------------------------------------------------------------------------------------------------
+
+
+def train(network, feed, num_steps, before_step):
+    """Plain SGD with momentum and dropout on the input, so that random state matters; returns every bit of its end."""
+    torch.manual_seed(0)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    losses = []
+    for step in range(num_steps):
+        before_step(network, step)
+        images, labels = feed.probe_batch(8, step)
+        loss = functional.cross_entropy(network(functional.dropout(images, 0.1)), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    velocities = [state["momentum_buffer"] for state in optimiser.state.values()]
+    return network.state_dict(), velocities, losses, torch.get_rng_state()
+
+
+@pytest.mark.parametrize("name, options", [("resnet", {"depth": 8}), ("lenet", {})])
+@pytest.mark.parametrize("norm", ["none", "batch", "batch_scratch"])
+def test_training_with_every_probe_on_is_training_without_to_the_bit(name, options, norm):
+    def build():
+        every_option = plugins.defaults("models", name) | options
+        return models.build(name, every_option, norms.factory(norm, {}), "xavier_uniform", (3, 32, 32), 10, seed=0)
+
+    observed: list = []
+
+    def observe_all(network, step):
+        seen = look(network, feed, step=step, initial=initial)
+        observed.append(run_all(seen))
+
+    feed = make_feed(32, size=32, num_classes=10)
+    initial = build().state_dict()
+    alone = train(build(), feed, 3, lambda network, step: None)
+    watched = train(build(), feed, 3, observe_all)
+    torch.testing.assert_close(watched, alone, rtol=0, atol=0)
+    drifts = [r["value"] for rows in observed for r in rows["weights"] if r["quantity"] == "l2_drift_relative"]
+    assert len(observed) == 3 and drifts[0] == 0.0 and drifts[-1] > 0.0

@@ -17,7 +17,7 @@ from bnstudy.frames import Origin
 
 NAMES = ("fig2", "fig5", "fig6", "table1", "gradient_correlation")
 Frames = dict[str, pd.DataFrame]
-OFFSET = runpy.run_path(str(synthetic.FINDINGS / "fig5.py"))["BLOCK_OUTPUT_OFFSET"]
+OFFSET = runpy.run_path(str(synthetic.FINDINGS / "fig5.py"))["BLOCK_OUTPUT"]
 
 
 def changed(name: str, change: Callable[[Frames], None]) -> dict[str, Evidence]:

@@ -12,9 +12,10 @@ from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, MINUS, arms, over_seeds, spread
 
-# The published layers 6, 18, 30, ... are first convolutions of a block. The activation read for such a layer L is the
-# output of the block at weight layer L + BLOCK_OUTPUT_OFFSET: -1 is the block's input, +1 its output.
-BLOCK_OUTPUT_OFFSET = -1
+# The published layers 6, 18, 30, ... are first convolutions of a block, and the paper does not say which activation it
+# takes there. Figure and verdicts read the output of the block that contains layer L (weight layer L + 1). Its input
+# (L - 1) lies nearer to the published BN points where a stage begins: the table of numbers shows both.
+BLOCK_OUTPUT, BLOCK_INPUT = +1, -1
 LAYERS = (6, 18, 30, 42, 54, 66, 78, 90, 102)
 CLASSIFIER = 110
 
@@ -24,7 +25,7 @@ CAPTION = (
     "outputs "
     "(after the addition and ReLU), over batch and space, averaged over channels; line: median over seeds, band: "
     "range. "
-    f"At layer L stands the block output of weight layer L{BLOCK_OUTPUT_OFFSET:+d}. "
+    "At layer L stands the output of the block that contains it. "
     "Round dots at layer 110: the classifier's outputs, one a seed. Hollow diamonds with bars: read off the published "
     "figure. "
     "Vertical lines: first layers of the second and third stage."
@@ -142,9 +143,11 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
-    logs, published = _logs(frames["activation_moments"]), frames["published"]
+    published = frames["published"]
     rows = []
-    for statistic, label in (("std", "ln std"), ("mean", "ln |mean|")):
+    readings = (("std", "ln std", BLOCK_OUTPUT), ("std", "ln std, block's input", BLOCK_INPUT))
+    for statistic, label, offset in (*readings, ("mean", "ln |mean|", BLOCK_OUTPUT)):
+        logs = _logs(frames["activation_moments"], offset)
         for layer in (*LAYERS, CLASSIFIER):
             seen = [_two(_published(published, arm, statistic)[layer]) for arm in ARMS]
             ours = [logs[(logs["norm"] == arm) & (logs["layer"] == layer)][statistic] for arm in ARMS]
@@ -154,7 +157,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     return rows
 
 
-def _logs(moments: pd.DataFrame) -> pd.DataFrame:
+def _logs(moments: pd.DataFrame, offset: int = BLOCK_OUTPUT) -> pd.DataFrame:
     """One row a run and layer (the paper's number): ln std and ln |mean|, each averaged over channels.
 
     Channels that are constant on the batch (dead after ReLU) have no logarithm and are left out of the average.
@@ -163,7 +166,7 @@ def _logs(moments: pd.DataFrame) -> pd.DataFrame:
     with np.errstate(divide="ignore"):
         std, mean = 0.5 * np.log(kept["variance"]), np.log(kept["mean"].abs())
     logs = kept.assign(std=std.where(np.isfinite(std)), ln_mean=mean.where(np.isfinite(mean)))
-    layer = logs["depth"].where(logs["depth"] == CLASSIFIER, logs["depth"] - BLOCK_OUTPUT_OFFSET)
+    layer = logs["depth"].where(logs["depth"] == CLASSIFIER, logs["depth"] - offset)
     averaged = (
         logs.assign(layer=layer.astype(int)).groupby(["run_id", "norm", "seed", "layer"])[["std", "ln_mean"]].mean()
     )

@@ -34,7 +34,7 @@ def due(plan: ProbePlan, step: int, steps_per_epoch: int, last: bool) -> bool:
 
 
 def reads(names: Collection[str]) -> frozenset[str]:
-    """What a snapshot must keep for these probes together. Raises ValueError for a probe that reads what there is not."""
+    """What a snapshot must keep for these probes together. Raises ValueError for an unknown read."""
     needed = frozenset[str]()
     for name in names:
         needed |= plugins.load("probes", name).READS

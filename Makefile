@@ -7,6 +7,7 @@ PRESET ?=
 JOBS ?=
 SEED ?=
 SWEEP ?=
+STRICT ?=
 ARGS ?=
 
 VENV := .venv
@@ -14,11 +15,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BNSTUDY := $(BIN)/python -m bnstudy
 preset = $(if $(PRESET),--preset $(PRESET))
+strict = $(if $(STRICT),--strict)
 jobs = $(if $(JOBS),--jobs $(JOBS))
 
 export BNSTUDY_DATA_ROOT := $(DATA_ROOT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUTF8 := 1
+# Importing torch without cached bytecode takes half a minute; the cache is written below .venv.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -56,12 +60,12 @@ status: $(READY) ## how far every sweep is [PRESET=quick|full]
 	$(BNSTUDY) status $(preset) $(ARGS)
 
 .PHONY: figures
-figures: $(READY) ## figures and claims from the committed tables [PRESET=quick|full: from that preset's]
-	$(BNSTUDY) figures $(preset) $(ARGS)
+figures: $(READY) ## figures and claims from the committed tables [PRESET=quick|full: a preset's] [STRICT=1: of one commit]
+	$(BNSTUDY) figures $(preset) $(strict) $(ARGS)
 
 .PHONY: report
 report: $(READY) ## the same, and report.html [PRESET=quick|full]
-	$(BNSTUDY) report $(preset) $(ARGS)
+	$(BNSTUDY) report $(preset) $(strict) $(ARGS)
 
 .PHONY: publish
 publish: $(READY) ## put a finished sweep's tables among the committed ones: SWEEP=NAME [PRESET=quick|full]

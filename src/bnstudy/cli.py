@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     places(sweep, data=True)
     parallel(sweep)
 
-    reproduce = command("reproduce", _reproduce, "data, sweeps, tables, figures, claims and report in one go")
+    text = "data, sweeps, tables, figures, claims and report in one go"
+    reproduce = command("reproduce", _reproduce, text, overrides=True)
     reproduce.add_argument("--preset", default="quick", help="quick or full (default: quick)")
     places(reproduce, data=True)
     parallel(reproduce)
@@ -83,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         drawn = command(name, _report, text)
         drawn.add_argument("--preset", default=None, help="quick or full (default: the committed tables)")
+        drawn.add_argument(
+            "--strict", action="store_true", help="refuse a figure whose runs were made by several commits"
+        )
         places(drawn)
 
     publish = command("publish", _publish, "copy a sweep's tables of real data to results/tables and redraw")
@@ -132,7 +136,8 @@ def _status(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from bnstudy import paths, report
 
-    return report.make(paths.workspace(arguments.results, arguments.preset), html=arguments.command == "report")
+    workspace = paths.workspace(arguments.results, arguments.preset)
+    return report.make(workspace, html=arguments.command == "report", strict=arguments.strict)
 
 
 def _publish(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnstudy import compose, files, launch, paths, reduction, report
+from bnstudy import compose, files, launch, paths, readme, reduction, report
 from bnstudy.config import Config, to_dict
 from bnstudy.data import sources
 from bnstudy.jobs import Group, Job, jobs, plan
@@ -135,7 +135,10 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> 
         with files.replacing(target / path.name) as part:
             part.write_bytes(path.read_bytes())
     print(f"published {name} ({preset}, {len(wanted)} runs): {target}")
-    return report.make(paths.workspace(results, None), html=True)
+    code = report.make(paths.workspace(results, None), html=True)
+    if paths.workspace(results, None).resolve() == (readme.README.parent / "results").resolve():
+        readme.replace("claims", readme.claims_table(paths.workspace(results, None) / "claims.json"))
+    return code
 
 
 def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:

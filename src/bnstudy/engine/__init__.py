@@ -47,14 +47,23 @@ def prepare_host(threads: int) -> None:
 def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.device) -> Engine:
     """An engine for runs that differ in the learning rate alone."""
     common = configs[0]
+    _set_precision(common.precision, on)
     return Lockstep(
         networks,
         common.optim,
         divergence_loss=common.train.divergence_loss,
         device=on,
         channels_last=True,
-        fuse_first_block=on.type == "cpu" and common.runtime.engine != "plain",
+        fuse_first_block=on.type == "cpu" and common.runtime.engine != "plain" and common.precision == "fp32",
+        half=torch.bfloat16 if common.precision == "bf16" else None,
     )
+
+
+def _set_precision(precision: str, on: torch.device) -> None:
+    """float32 means float32, also where a GPU would by itself take TF32. Raises ValueError where there is no such unit."""
+    if precision == "tf32" and on.type != "cuda":
+        raise ValueError("precision = 'tf32': the CPU has no such unit; use fp32, or bf16")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def facts(on: torch.device) -> dict[str, Any]:

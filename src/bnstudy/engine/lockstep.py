@@ -30,6 +30,7 @@ class Lockstep:
         device: torch.device,
         channels_last: bool = False,
         fuse_first_block: bool = False,
+        half: torch.dtype | None = None,
     ) -> None:
         self.num_runs = len(networks)
         self._template = copy.deepcopy(networks[0]).cpu()
@@ -38,7 +39,7 @@ class Lockstep:
         self._network = wide.to(device).to(memory_format=layout)
         if fuse_first_block:
             first_block.install(self._network)
-        self._layout = layout
+        self._layout, self._half = layout, half
         self._parameters = list(self._network.parameters())
         self._sgd = SGD(self._parameters, self.num_runs, optim)
         self._alive_R = torch.ones(self.num_runs, dtype=torch.bool, device=device)
@@ -93,7 +94,12 @@ class Lockstep:
         self._alive_R = state[ALIVE].to(self._device)
 
     def _logits(self, images_NCHW: Tensor) -> Tensor:
-        logits = self._network(images_NCHW.contiguous(memory_format=self._layout))
+        """Weights, statistics and updates stay in float32; with `half`, products and activations are computed in it."""
+        images_NCHW = images_NCHW.contiguous(memory_format=self._layout)
+        with torch.autocast(self._device.type, self._half, enabled=self._half is not None):
+            logits: Tensor = self._network(images_NCHW)
+        if self._half is not None:
+            logits = logits.float()
         return logits.unflatten(1, (self.num_runs, -1))
 
     def _loss(self, logits_NRK: Tensor, labels_N: Tensor) -> Tensor:

@@ -20,14 +20,11 @@ HILL_FRACTION = 0.05  # the share of the largest |gradient| that the summary ove
 
 TITLE = "Gradients of the convolutions at initialisation"
 CAPTION = (
-    "Top: layer 55. (a, b) Density of the gradient's entries, one line a seed; grey: the published outline, brought to "
-    "unit area (without BN it is cut at ±4.3 and its centre bin by the axis). (c) The same in units of each run's "
-    "standard "
-    "deviation, all seeds together, against the normal law. (d) Hill estimate of the tail index from the largest "
-    "share k/n of |gradient|; "
-    "thin bars: 95 % bootstrap interval of the median seed. Bottom: every convolution; median (line) and range over "
-    "seeds "
-    "(band). Hollow diamonds: read off the published figure."
+    "Top: layer 55. (a, b) Density of the gradient's entries, one line a seed; grey: the published outline, brought "
+    "to unit area (without BN it is cut at ±4.3 and its centre bin by the axis). (c) The same in units of each run's "
+    "standard deviation, all seeds together, against the normal law. (d) Hill estimate of the tail index from the "
+    "largest share k/n of |gradient|; thin bars: 95 % bootstrap interval of the median seed. Bottom: every "
+    "convolution; median (line) and range over seeds (band). Hollow diamonds: read off the published figure."
 )
 SWEEP = "init"
 NEEDS = {"gradient_tails": "step == 0 and depth < 110"}  # convolutions, not the classifier
@@ -40,9 +37,8 @@ CLAIMS = (
         scale="init",
         says="Gradients at initialisation are larger and heavy-tailed without BN (layer 55).",
         criterion="At layer 55: median over seeds of the ratio of standard deviations (without / with BN, paired by "
-        "seed) "
-        "is at least 50; median kurtosis is above 6 without BN and below 4.5 with BN (normal law: 3). All three: "
-        "reproduced. The ratio and one kurtosis: partly.",
+        "seed) is at least 50; median kurtosis is above 6 without BN and below 4.5 with BN (normal law: 3). All "
+        "three: reproduced. The ratio and one kurtosis: partly.",
         published="std ratio about 90; kurtosis about 3.1 with BN, 6.3 without (tails cut by the axis)",
     ),
     Claim(
@@ -50,8 +46,8 @@ CLAIMS = (
         where="Section 3.1, Figure 2",
         scale="init",
         says="The same holds at every depth, not only at layer 55.",
-        criterion="Share of the 109 convolutions at which the median kurtosis without BN exceeds that with BN and the "
-        "median standard deviation is at least 10 times larger: 0.9 or more reproduces, 0.5 or more does partly.",
+        criterion="Share of the 109 convolutions at which the median kurtosis without BN exceeds that with BN and "
+        "the median standard deviation is at least 10 times larger: 0.9 or more reproduces, 0.5 or more does partly.",
         published="only layer 55 is shown",
     ),
 )

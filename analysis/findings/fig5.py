@@ -22,13 +22,10 @@ CLASSIFIER = 110
 TITLE = "Channel moments by depth at initialisation"
 CAPTION = (
     "Natural logarithm of the standard deviation (a) and of the absolute mean (b) of every channel of the block "
-    "outputs "
-    "(after the addition and ReLU), over batch and space, averaged over channels; line: median over seeds, band: "
-    "range. "
-    "At layer L stands the output of the block that contains it. "
-    "Round dots at layer 110: the classifier's outputs, one a seed. Hollow diamonds with bars: read off the published "
-    "figure. "
-    "Vertical lines: first layers of the second and third stage."
+    "outputs (after the addition and ReLU), over batch and space, averaged over channels; line: median over seeds, "
+    "band: range. At layer L stands the output of the block that contains it. Round dots at layer 110: the "
+    "classifier's outputs, one a seed. Hollow diamonds with bars: read off the published figure. Vertical lines: "
+    "first layers of the second and third stage."
 )
 SWEEP = "init"
 NEEDS = {"activation_moments": "step == 0 and site == 'activation'"}
@@ -41,13 +38,11 @@ CLAIMS = (
         where="Section 3.1, Figure 5",
         scale="init",
         says="Without BN the moments grow with depth already at initialisation; with BN they stay bounded and fall "
-        "back at "
-        "every stage.",
+        "back at every stage.",
         criterion="Of ln std averaged over channels, medians over seeds: without BN the rise from layer 6 to 102 is "
-        "at least 3 "
-        "(a factor of 20); with BN the nine published layers lie within 1.5 of each other; and with BN layers 42 and "
-        "78, "
-        "first of their stages, are within 0.25 of layer 6. All three: reproduced. The first two: partly.",
+        "at least 3 (a factor of 20); with BN the nine published layers lie within 1.5 of each other; and with BN "
+        "layers 42 and 78, first of their stages, are within 0.25 of layer 6. All three: reproduced. The first two: "
+        "partly.",
         published=_PUBLISHED_SHAPE,
     ),
     Claim(
@@ -57,9 +52,8 @@ CLAIMS = (
         says="The standard deviations have the published values: layer by layer with BN, within the seeds' range "
         "without.",
         criterion="With BN, median ln std at the nine layers is within 0.2 of the published point; without BN the "
-        "published "
-        "point lies within our range over seeds widened by 0.5. Both at all nine: reproduced. With BN at all nine: "
-        "partly.",
+        "published point lies within our range over seeds widened by 0.5. Both at all nine: reproduced. With BN at "
+        "all nine: partly.",
         published="nine points an arm",
     ),
     Claim(
@@ -67,8 +61,8 @@ CLAIMS = (
         where="Section 3.1, Figure 5",
         scale="init",
         says="The absolute means have the published values with BN.",
-        criterion="Median ln |mean| is within 0.3 of the published point at all nine layers (reproduced), at five or "
-        "more (partly).",
+        criterion="Median ln |mean| is within 0.3 of the published point at all nine layers (reproduced), at five "
+        "or more (partly).",
         published="ten points, as in the table; which statistic is meant is not stated",
     ),
 )
@@ -116,16 +110,16 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     shape = Evidence(
         measured=f"rise of ln std {rise['none'].median:.2f} without BN; with BN all within {extent:.2f}, back to "
         f"{back:.2f} of layer 6",
-        spread=f"rise {_two(rise['none'].low)} to {_two(rise['none'].high)} without BN, "
-        f"{_two(rise['batch'].low)} to {_two(rise['batch'].high)} with BN",
+        spread=f"rise {_two(rise['none'].low)} to {_two(rise['none'].high)} without BN, {_two(rise['batch'].low)} "
+        f"to {_two(rise['batch'].high)} with BN",
         n=n,
         verdict=judge(n, whole=grows and bounded and resets, part=grows and bounded),
     )
     off = (level["batch"] - seen["batch"]).abs()
     inside = (ours["none"].min() - 0.5 <= seen["none"]) & (seen["none"] <= ours["none"].max() + 0.5)
     levels = Evidence(
-        measured=f"with BN {int((off <= 0.2).sum())} of 9 within 0.2 ({_largest(off)}); "
-        f"without BN {int(inside.sum())} of 9 inside",
+        measured=f"with BN {int((off <= 0.2).sum())} of 9 within 0.2 ({_largest(off)}); without BN "
+        f"{int(inside.sum())} of 9 inside",
         spread=f"without BN, layer 102: {_two(ours['none'][102].min())} to {_two(ours['none'][102].max())}",
         n=n,
         verdict=judge(n, whole=bool((off <= 0.2).all() and inside.all()), part=bool((off <= 0.2).all())),

@@ -15,12 +15,9 @@ from bnstudy.frames import ARMS, by_arm, number
 TITLE = "Gradient of the loss in the classifier's outputs at initialisation"
 CAPTION = (
     "(a, b) One entry for each image of the mini-batch and class, for the first seed of each arm; images sorted by "
-    "label, so "
-    "that the true classes (negative entries) form a staircase; colours end at ±1/|B|. (c) One dot a seed, bar: "
-    "median. "
-    "Top-column share: part of all positive entries that lies in the column with most of them. Hollow diamonds with "
-    "bars: "
-    "values and ranges that a simulation of the published set-up gives."
+    "label, so that the true classes (negative entries) form a staircase; colours end at ±1/|B|. (c) One dot a seed, "
+    "bar: median. Top-column share: part of all positive entries that lies in the column with most of them. Hollow "
+    "diamonds with bars: values and ranges that a simulation of the published set-up gives."
 )
 SWEEP = "init"
 NEEDS = {"logit_gradient": "step == 0"}
@@ -30,14 +27,13 @@ CLAIMS = (
         id="11",
         where="Section 3.1, Figure 6",
         scale="init",
-        says="Without BN the output layer's gradient is one class column for nearly all images; with BN it is spread "
-        "out.",
-        criterion="Top-column share of the positive mass, median over seeds: at least 0.75 without BN and at most 0.6 "
-        "with BN, "
-        "and larger without BN in every pair of one seed. All three: reproduced. At least 0.75 without BN and a lower "
-        "median with BN: partly.",
-        published="heat maps: one saturated column without BN, spread out with BN; simulated shares 0.75 or more and "
-        "about 0.5",
+        says="Without BN the output layer's gradient is one class column for nearly all images; with BN it is "
+        "spread out.",
+        criterion="Top-column share of the positive mass, median over seeds: at least 0.75 without BN and at most "
+        "0.6 with BN, and larger without BN in every pair of one seed. All three: reproduced. At least 0.75 without "
+        "BN and a lower median with BN: partly.",
+        published="heat maps: one saturated column without BN, spread out with BN; simulated shares 0.75 or more "
+        "and about 0.5",
     ),
 )
 SCALARS = (

@@ -15,12 +15,10 @@ from bnstudy.frames import ARMS, Spread, arms, by_arm, number, over_seeds, paire
 TITLE = "Agreement of gradients between mini-batches and between examples at initialisation"
 CAPTION = (
     "Mean cosine between the gradients of a layer on disjoint sets of images, at the same weights. (a) Between the "
-    "largest "
-    "mini-batches, by depth. (b) Median over all layers against the size of the sets; size 1 compares single examples, "
-    "which under BN have no gradient of their own. (c) Between examples at the classifier's outputs, where both arms "
-    "are "
-    "defined: whole gradient, and with the terms of the examples' own labels removed. Median over seeds (line, bar), "
-    "range (band), one dot a seed."
+    "largest mini-batches, by depth. (b) Median over all layers against the size of the sets; size 1 compares single "
+    "examples, which under BN have no gradient of their own. (c) Between examples at the classifier's outputs, where "
+    "both arms are defined: whole gradient, and with the terms of the examples' own labels removed. Median over "
+    "seeds (line, bar), range (band), one dot a seed."
 )
 SWEEP = "init"
 NEEDS = {
@@ -35,8 +33,8 @@ CLAIMS = (
         scale="init",
         says="Without BN the gradient hardly depends on the input: those of different mini-batches point the same way.",
         criterion="Median over layers of the mean cosine between mini-batches of the largest size: at least 0.2 "
-        "higher without BN "
-        "(median over seeds, paired), and higher in every seed. Both: reproduced. Higher in the median: partly.",
+        "higher without BN (median over seeds, paired), and higher in every seed. Both: reproduced. Higher in the "
+        "median: partly.",
         published="no number; the text calls unnormalised gradients larger and input-independent",
     ),
     Claim(
@@ -45,8 +43,8 @@ CLAIMS = (
         scale="init",
         says="Without BN the examples' gradients at the classifier's outputs agree, with BN hardly.",
         criterion="Mean pairwise cosine of the logit gradients, medians over seeds: at least 0.3 without BN and at "
-        "most 0.15 with BN, "
-        "and higher without BN in every pair of one seed. All three: reproduced. Higher in the median: partly.",
+        "most 0.15 with BN, and higher without BN in every pair of one seed. All three: reproduced. Higher in the "
+        "median: partly.",
         published="no number",
     ),
     Claim(
@@ -55,8 +53,7 @@ CLAIMS = (
         scale="init",
         says="Without BN even the weight gradients of single examples agree, at every depth.",
         criterion="Mean cosine between single examples without BN: positive at 0.95 of the layers (median over "
-        "seeds), and the "
-        "median over layers is at least 0.2. Both: reproduced. Median at least 0.1: partly.",
+        "seeds), and the median over layers is at least 0.2. Both: reproduced. Median at least 0.1: partly.",
         published="no number; with BN a single example has no gradient of its own",
     ),
 )

@@ -19,10 +19,8 @@ CHANCE = 0.1  # ten classes
 TITLE = "LeNet: final accuracy against the learning rate"
 CAPTION = (
     "Accuracy after the last epoch, on test (a) and training images (b); one mark a run, line: median over seeds of "
-    "the runs "
-    "that did not diverge. Triangles: stalled (finite, but under 30 % on the training images). Crosses, at chance: "
-    "diverged "
-    "(mini-batch loss above 1000, or not finite). Constant learning rate, plain SGD."
+    "the runs that did not diverge. Triangles: stalled (finite, but under 30 % on the training images). Crosses, at "
+    "chance: diverged (mini-batch loss above 1000, or not finite). Constant learning rate, plain SGD."
 )
 SWEEP = "lenet_lr_grid"
 NEEDS = {"runs": "model == 'lenet' and status in ('completed', 'diverged')"}
@@ -34,8 +32,7 @@ CLAIMS = (
         scale="reduced",
         says="With BN the network trains at larger learning rates than without.",
         criterion="The largest rate of the grid at which every seed ends trained is larger with BN (reproduced). "
-        "Equal below the "
-        "grid's top, or smaller: not reproduced. Both at the top of the grid: undecided.",
+        "Equal below the grid's top, or smaller: not reproduced. Both at the top of the grid: undecided.",
         published="on ResNet-110: 0.1 trains with BN, without it diverges",
     ),
     Claim(
@@ -43,8 +40,8 @@ CLAIMS = (
         where="Section 2, carried over to LeNet",
         scale="reduced",
         says="Each at its best learning rate, the network with BN reaches the higher test accuracy.",
-        criterion="At each arm's rate of highest median test accuracy (a diverged run counts as 10 %): the "
-        "worst seed with BN is above the best seed without (reproduced); only the medians are so ordered (partly).",
+        criterion="At each arm's rate of highest median test accuracy (a diverged run counts as 10 %): the worst "
+        "seed with BN is above the best seed without (reproduced); only the medians are so ordered (partly).",
         published="on ResNet-110: 93.2 % with BN at 0.1, 81.9 % without at 0.0001",
     ),
     Claim(
@@ -52,9 +49,8 @@ CLAIMS = (
         where="Section 2, carried over to LeNet",
         scale="reduced",
         says="At a matched small learning rate BN gives no better test accuracy.",
-        criterion="At the smallest rate at which every seed of both arms ends trained, median test accuracies differ "
-        "by less "
-        "than 2 points (reproduced) or 5 (partly). No such rate: undecided.",
+        criterion="At the smallest rate at which every seed of both arms ends trained, median test accuracies "
+        "differ by less than 2 points (reproduced) or 5 (partly). No such rate: undecided.",
         published="on ResNet-110 at 0.0001: 81.3 % with BN, 81.9 % without",
     ),
 )

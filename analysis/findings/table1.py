@@ -21,12 +21,10 @@ TOLERANCE = 0.35
 
 TITLE = "Do the summands of a kernel's gradient agree in sign?"
 CAPTION = (
-    "A kernel entry's gradient is a sum over images and positions. a: mean over kernel entries of the sum of absolute "
-    "summands; b: of the absolute value of the sum; both divided by the number of summands, |B|·H·W. If all summands "
-    "had "
-    "one sign, a/b would be 1. Median (line) and range over seeds (band), every convolution. Hollow diamonds: the "
-    "paper's "
-    "Table 1 as recalled."
+    "A kernel entry's gradient is a sum over images and positions. a: mean over kernel entries of the sum of "
+    "absolute summands; b: of the absolute value of the sum; both divided by the number of summands, |B|·H·W. If all "
+    "summands had one sign, a/b would be 1. Median (line) and range over seeds (band), every convolution. Hollow "
+    "diamonds: the paper's Table 1 as recalled."
 )
 SWEEP = "init"
 NEEDS = {"conv_gradient_sums": "step == 0"}
@@ -38,9 +36,8 @@ CLAIMS = (
         scale="init",
         says="Without BN the summands of a convolution's gradient nearly share one sign; with BN they cancel.",
         criterion="a/b at layers 18, 54, 90, medians over seeds: with BN each within 35 % of the recalled 252, 113, "
-        "41; without "
-        "BN each between 1 and 3.9 (2.9 plus 35 %). All six: reproduced. With BN at least 10 times that without at all "
-        "three layers: partly.",
+        "41; without BN each between 1 and 3.9 (2.9 plus 35 %). All six: reproduced. With BN at least 10 times that "
+        "without at all three layers: partly.",
         published="with BN 252, 113, 41; without BN 1.7, 2.6, 2.1 (recalled)",
     ),
     Claim(
@@ -49,8 +46,7 @@ CLAIMS = (
         scale="init",
         says="This holds at every depth: without BN, a is within a factor of 4 of b.",
         criterion="Share of the 109 convolutions with a median a/b below 4 without BN, and at least 10 times larger "
-        "with BN: 0.9 or "
-        "more reproduces, 0.5 or more does partly.",
+        "with BN: 0.9 or more reproduces, 0.5 or more does partly.",
         published="three layers are shown",
     ),
 )

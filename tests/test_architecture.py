@@ -41,7 +41,7 @@ LAYERS: tuple[set[str], ...] = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANALYSIS = ("paths", "files", "findings", "frames", "reduction", "figures", "report")
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
-ALLOWED = {"hydra": {"compose"}, "omegaconf": {"compose"}, "wandb": {"sinks.wandb"}, "torchvision": {"data"}}
+ALLOWED = {"hydra": {"compose"}, "omegaconf": {"compose"}, "wandb": {"sinks.wandb"}, "torchvision": {"data", "bench"}}
 TRAIN_LINES = 150
 
 

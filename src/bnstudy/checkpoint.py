@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bnstudy import files, paths
-from bnstudy.jobs import Group
+from bnstudy.jobs import Group, under_way
 
 SCHEMA = 1
 
@@ -18,16 +18,24 @@ def save(results: Path, group: Group, state: dict[str, Any]) -> None:
     """Replaces the group's checkpoint. `state` holds tensors and plain values only."""
     members = [job.run_id for job in group.jobs]
     path = _path(results, group.id)
-    with files.replacing(path) as part:
-        torch.save({"schema": SCHEMA, "members": members, **state}, part)
     if not (path.parent / paths.MEMBERS).exists():
         files.write_text(path.parent / paths.MEMBERS, "\n".join(members) + "\n")
+    with files.replacing(path) as part, part.open("wb") as file:  # a file, so that a full disk is an OSError
+        torch.save({"schema": SCHEMA, "members": members, **state}, file)
 
 
 def load(results: Path, group: Group) -> dict[str, Any] | None:
     """The group's checkpoint, or None where there is none or it cannot be trusted (damaged, of another schema)."""
     state = _read(_path(results, group.id))
     return state if state and state["members"] == [job.run_id for job in group.jobs] else None
+
+
+def claim(results: Path, group: Group) -> None:
+    """Drops other groups' checkpoints that hold a run of this group: its rows, which they name, are written anew."""
+    ours = {job.run_id for job in group.jobs}
+    for group_id, members in under_way(results).items():
+        if group_id != group.id and ours.intersection(members):
+            shutil.rmtree(_path(results, group_id).parent, ignore_errors=True)
 
 
 def forget(results: Path, group: Group) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if any(word.startswith("-") for word in rest):
         parser.error(f"unknown option {next(w for w in rest if w.startswith('-'))}; {known.command} --help lists them")
     known.overrides = [*getattr(known, "overrides", []), *rest]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves as Ctrl-C does
     try:
         sys.exit(known.act(known))
     except ValueError as error:
@@ -41,9 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, act: object, text: str, *, overrides: bool = False) -> argparse.ArgumentParser:
+    def command(
+        name: str, act: object, text: str, *, named: str | None = None, overrides: bool = False
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(act=act, takes_overrides=overrides)
+        if named:
+            sub.add_argument("name", help=named)
         if overrides:
             sub.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides")
         return sub
@@ -60,10 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "make one run, e.g. bnstudy run model=resnet20 norm=none optim.lr=0.01", overrides=True)
     places(run, data=True)
 
-    sweep = command(
-        "sweep", _sweep, "make every run of a sweep that is not done, then reduce it to tables", overrides=True
-    )
-    sweep.add_argument("name", help="a file in sweeps/")
+    text = "make every run of a sweep that is not done, then reduce it to tables"
+    sweep = command("sweep", _sweep, text, named="a file in sweeps/", overrides=True)
     sweep.add_argument("--preset", default="full", help="quick or full (default: full)")
     places(sweep, data=True)
     parallel(sweep)
@@ -89,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         )
         places(drawn)
 
-    publish = command("publish", _publish, "copy a sweep's tables of real data to results/tables and redraw")
-    publish.add_argument("name", help="a file in sweeps/")
+    text = "copy a sweep's tables of real data to results/tables and redraw"
+    publish = command("publish", _publish, text, named="a file in sweeps/")
     publish.add_argument("--preset", default="full", help="the preset to publish (default: full)")
     places(publish, data=True)
 
@@ -104,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         places(command(name, act, text))
 
     bench = command("bench", _bench, "speed against a textbook loop, as ratios measured in one run")
-    bench.add_argument("--rows", default=None, help="comma-separated rows (default: all)")
+    bench.add_argument("--rows", default=None, help="comma-separated rows (default: all; empty: only show the tables)")
+    bench.add_argument("--name", default=None, help="name of the file in results/bench (default: after the processor)")
+    bench.add_argument("--readme", action="store_true", help="put the tables into README.md, too")
     places(bench, data=True)
     return parser
 
@@ -171,17 +177,22 @@ def _sync(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from bnstudy import bench
 
-    rows = arguments.rows.split(",") if arguments.rows else None
-    return bench.main(arguments.data_root, arguments.results, rows)
+    rows = None if arguments.rows is None else [row for row in arguments.rows.split(",") if row]
+    return bench.main(arguments.data_root, arguments.results, rows, name=arguments.name, readme=arguments.readme)
 
 
 def _with_places(arguments: argparse.Namespace) -> list[str]:
     """The user's overrides, after the folders given as options, quoted for Hydra's grammar."""
     return [
-        f"runtime.data_root='{arguments.data_root}'",
-        f"runtime.results='{arguments.results}'",
+        f"runtime.data_root={_quoted(arguments.data_root)}",
+        f"runtime.results={_quoted(arguments.results)}",
         *arguments.overrides,
     ]
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("'", r"\'")
+    return f"'{text}'"
 
 
 def _positive(text: str) -> int:

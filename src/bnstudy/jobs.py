@@ -64,7 +64,7 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
     by_id = {job.run_id: job for job in jobs}
     left = dict.fromkeys(job.run_id for job in jobs if job.run_id in pending)
     groups = []
-    for members in under_way(results):
+    for members in under_way(results).values():
         if all(member in by_id for member in members) and any(member in left for member in members):
             groups.append(Group(tuple(by_id[member] for member in members)))
             for member in members:
@@ -80,11 +80,10 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
     return groups + [Group(tuple(part)) for part in parts]
 
 
-def under_way(results: Path) -> list[list[str]]:
-    """The members of every group that has a checkpoint, in the groups' order of their names."""
-    folder = paths.groups(results)
-    files = sorted(folder.glob(f"*/{paths.MEMBERS}")) if folder.is_dir() else []
-    return [file.read_text(encoding="utf-8").split() for file in files]
+def under_way(results: Path) -> dict[str, list[str]]:
+    """The members of every group that has a checkpoint, by the group's id. No two of them share a run."""
+    files = sorted(paths.groups(results).glob(f"*/{paths.MEMBERS}"))
+    return {file.parent.name: file.read_text(encoding="utf-8", errors="replace").split() for file in files}
 
 
 def stackable(config: Config) -> bool:

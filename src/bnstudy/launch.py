@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 from bnstudy.jobs import Group
 
+INTERRUPTED = 130  # exit status of a worker that was asked to stop
 Ended = tuple[str, str, str]  # run id, state, note
 
 
@@ -54,7 +56,8 @@ def launch(
             for worker in pool:
                 if worker.group is None and todo:
                     worker.group, group = todo.pop()
-                    worker.pipe.send(group)
+                    with contextlib.suppress(OSError):  # it died already, as its pipe is about to tell
+                        worker.pipe.send(group)
             for worker in [w for w in pool if w.group is None]:
                 _stop(worker)
                 pool.remove(worker)
@@ -63,7 +66,7 @@ def launch(
                 assert worker.group is not None
                 try:
                     kind, *content = worker.pipe.recv()
-                except EOFError:
+                except (EOFError, OSError):
                     worker.process.join()
                     note = f"its process died ({_cause(worker.process.exitcode)}); run the sweep again to go on"
                     fallen = [(job.run_id, "partial", note) for job in groups[worker.group].jobs]
@@ -77,7 +80,7 @@ def launch(
                     ended += content[0]
                     report(worker.group, 0, 0, content[0])
                     worker.group = None
-    except KeyboardInterrupt:
+    except BaseException:
         _interrupt(pool)
         raise
     return ended
@@ -117,26 +120,39 @@ def _cause(code: int | None) -> str:
 
 def _work(pipe: Connection, results: Path, threads: int) -> None:
     """A worker: groups come in, progress and endings go out, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as long as there is nothing to save
     _die_with_parent()
     from bnstudy import runner  # torch is imported here, in the worker
+
+    def tell(kind: str, *content: object) -> None:
+        try:
+            pipe.send((kind, *content))
+        except OSError:
+            os._exit(1)  # nobody listens any more; the next launch goes on from the checkpoint
 
     stop = runner.Stop()
     with stop.listening():
         while True:
             try:
-                group = pipe.recv()
-                ended = runner.run(
-                    group,
-                    results,
-                    threads=threads,
-                    report=lambda done, total: pipe.send(("progress", done, total)),
-                    stop=stop,
-                )
-                pipe.send(("ended", [(e.run_id, str(e.state), e.note) for e in ended]))
-            except EOFError:
-                return
-            except (KeyboardInterrupt, runner.Interrupted, BrokenPipeError):
-                os._exit(130)
+                try:
+                    group = pipe.recv()
+                except (EOFError, OSError):
+                    return
+                tell("ended", _make(group, results, threads, lambda done, total: tell("progress", done, total), stop))
+                if stop.requested:
+                    os._exit(INTERRUPTED)
+            except (KeyboardInterrupt, runner.Interrupted):
+                os._exit(INTERRUPTED)
+
+
+def _make(group: Group, results: Path, threads: int, report: Callable[[int, int], None], stop: Any) -> list[Ended]:
+    from bnstudy import runner
+
+    try:
+        ended = runner.run(group, results, threads=threads, report=report, stop=stop)
+    except OSError as error:
+        return [(job.run_id, "partial", f"{error}; what was saved is kept") for job in group.jobs]
+    return [(e.run_id, str(e.state), e.note) for e in ended]
 
 
 def _die_with_parent() -> None:

@@ -36,8 +36,10 @@ class Observer:
         """What looks at `step`, the end of training or not."""
         return {n: p for n, p in self._plans.items() if probes.due(p, step, self._feed.steps_per_epoch, last)}
 
-    def due_at_divergence(self) -> dict[str, ProbePlan]:
-        return {name: plan for name, plan in self._plans.items() if plan.at_divergence}
+    def due_at_divergence(self, step: int) -> dict[str, ProbePlan]:
+        """What looks at a run that diverged at `step`, and has not looked at these very weights already."""
+        before = self.due(step, last=False)
+        return {name: plan for name, plan in self._plans.items() if plan.at_divergence and name not in before}
 
     def look(self, run: int, network: nn.Module, step: int, plans: Mapping[str, ProbePlan]) -> Iterator[Rows]:
         """The planned probes at the network's weights; those that look at the same mini-batch share one pass."""

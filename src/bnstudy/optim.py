@@ -15,7 +15,7 @@ from bnstudy.config import Optim
 
 def lr_at(step: int, total_steps: int, optim: Optim) -> float:
     """The learning rate of update `step` (0-based) of `total_steps`: a pure function, so resuming needs no state."""
-    passed = sum(step >= milestone * total_steps for milestone in optim.milestones)
+    passed = sum(step / total_steps >= milestone for milestone in optim.milestones)
     return optim.lr * optim.decay**passed
 
 

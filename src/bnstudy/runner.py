@@ -82,11 +82,12 @@ class Stop:
 def run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
     """Makes the group's runs. An exception marks them failed, or, in a group of several, has each made for itself.
 
-    Raises Interrupted (after a checkpoint) or KeyboardInterrupt (where there was nothing to save).
+    Raises Interrupted (after a checkpoint), KeyboardInterrupt (where there was nothing to save), or OSError (the disk's
+    fault and not a run's): then the group is as its last checkpoint has it.
     """
     try:
         return _run(group, results, threads=threads, report=report, stop=stop)
-    except (Interrupted, KeyboardInterrupt):
+    except OSError:
         raise
     except Exception as error:
         checkpoint.forget(results, group)
@@ -97,12 +98,29 @@ def run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop
 
 
 def _run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
-    saved = checkpoint.load(results, group)
-    made = _Making(group, results, saved["threads"] if saved else threads)
-    made.resume(saved) if saved else made.begin()
+    made = _resumed(group, results)
+    if made is None:
+        checkpoint.claim(results, group)
+        made = _Making(group, results, threads)
+        made.begin()
     with made.mirrored() as mirrors, stop.deferred(made.training.total_steps > 0):
         made.make(mirrors, report, stop)
     return made.end(mirrors)
+
+
+def _resumed(group: Group, results: Path) -> _Making | None:
+    """The group as its checkpoint has it; None where there is none, or what it names is not there any more."""
+    saved = checkpoint.load(results, group)
+    if saved is None:
+        return None
+    made = _Making(group, results, saved["threads"])
+    try:
+        made.resume(saved)
+    except Exception as error:  # whatever a checkpoint of other code or other files provokes
+        print(f"the checkpoint of {group.jobs[0].run_id} is of no use ({error}); its runs start again", flush=True)
+        checkpoint.forget(results, group)
+        return None
+    return made
 
 
 class _Making:
@@ -168,7 +186,8 @@ class _Making:
                 last_save = time.monotonic()
             if stop.requested:
                 raise Interrupted
-        self._save()  # from here on a kill finds the group trained to its end
+        if self.training.total_steps:  # from here on a kill finds the group trained to its end
+            self._save()
 
     def end(self, mirrors: Sequence[Sink]) -> list[Ended]:
         """Writes the runs' final tables and manifests; only then is the checkpoint dropped."""

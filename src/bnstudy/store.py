@@ -159,7 +159,7 @@ class Writer:
         return {"columns": self._columns, "segments": dict(self._flushed)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint; what was written after it is dropped. Raises StoreError if a segment is missing."""
+        """Goes on from a checkpoint; what was written later is dropped. Raises StoreError if a segment is missing."""
         self._columns = {table: dict(columns) for table, columns in state["columns"].items()}
         self._flushed = {table: int(count) for table, count in state["segments"].items()}
         self._buffer.clear()
@@ -168,8 +168,12 @@ class Writer:
             if path not in kept:
                 path.unlink()
         for path in kept:
-            if not path.exists():
-                raise StoreError(f"{path} is missing: the run cannot be resumed; it starts again")
+            try:
+                pq.read_metadata(path)
+            except FileNotFoundError:
+                raise StoreError(f"{path} is missing: the run cannot be resumed; it starts again") from None
+            except (OSError, pa.ArrowException) as error:
+                raise StoreError(f"{path} cannot be read ({error}): the run starts again") from None
 
     def restart(self) -> None:
         """Drops everything: the run begins anew."""

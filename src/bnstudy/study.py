@@ -23,6 +23,8 @@ def single(config: Config, results: Path) -> int:
     (job,) = jobs([config])
     store = Store(results)
     state = store.state(job.run_id)
+    if state == State.damaged:
+        print(_damaged(job.run_id))
     if state.done:
         print(f"{job.run_id}: {state} already, in {paths.run(results, job.run_id)}")
         return 0
@@ -45,7 +47,7 @@ def single(config: Config, results: Path) -> int:
 
 
 def sweep(name: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
-    """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or stayed unfinished."""
+    """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or did not end."""
     configs = compose.expand(name, preset, overrides)
     wanted = jobs(configs)
     print(compose.describe(name))
@@ -61,7 +63,7 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) 
     states = {job.run_id: store.state(job.run_id) for job in wanted}
     for run_id, state in states.items():
         if state == State.damaged:
-            print(f"{run_id}: its files are not what was written; it is made again")
+            print(_damaged(run_id))
     pending = {run_id for run_id, state in states.items() if not state.done}
     print(f"{title}: {len(wanted)} runs, {len(wanted) - len(pending)} done, {len(pending)} to make")
     if not pending:
@@ -72,7 +74,7 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) 
     threads = wanted[0].config.runtime.threads or max(1, launch.cores() // workers)
     share = [0.0 for _ in groups]
 
-    with Progress(title, len(pending), "runs") as progress:
+    with Progress(title, sum(len(group.jobs) for group in groups), "runs") as progress:
         progress.update(0, f"{workers} processes of {threads} threads")
 
         def group_progress(group: int, done: int, total: int, ended: list[launch.Ended]) -> None:
@@ -159,6 +161,10 @@ def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
 
 
 _WORD = {State.absent: "pending", State.partial: "under way"}
+
+
+def _damaged(run_id: str) -> str:
+    return f"{run_id}: its files are not what was written; it is made again"
 
 
 def _outcome(store: Store, run_id: str) -> str:

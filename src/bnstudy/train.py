@@ -79,16 +79,17 @@ class Training:
         """Trains and yields. After each update `mark_due` is asked; where it agrees, a `Mark` follows what is held."""
         position = self.position
         if position.step == 0:
-            yield from self._observe_due()
+            yield from self._observe_due(self._due())
         while not self.finished:
             self._advance()
+            plans = self._due()
             epoch_ended = position.step % self._feed.steps_per_epoch == 0 or position.step == self.total_steps
             marking = mark_due() or epoch_ended
-            if marking or len(self._pending) == FLUSH_STEPS or self._sees_divergence():
+            if marking or plans or len(self._pending) == FLUSH_STEPS or self._sees_divergence():
                 yield from self._flush()
             if epoch_ended:
                 yield from self._close_epoch()
-            yield from self._observe_due()
+            yield from self._observe_due(plans)
             if marking:
                 yield Mark(position.step)
 
@@ -128,7 +129,7 @@ class Training:
                 position.correct[run] += correct[i][run]
             yield Rows(run, "steps", pending[-1][0], STEPS, values)
             if position.diverged_step[run] is not None:
-                yield from self._observe(run, self._observer.due_at_divergence(), pending[i][0])
+                yield from self._observe(run, self._observer.due_at_divergence(step), step)
         position.num_images += sum(p[1] for p in pending)
 
     def _close_epoch(self) -> Iterator[Rows]:
@@ -164,12 +165,13 @@ class Training:
         yield from self._observer.look(run, self._engine.network(run), step, plans)
         self.position.probe_sec += time.perf_counter() - began
 
-    def _observe_due(self) -> Iterator[Rows]:
-        step = self.position.step
-        plans = self._observer.due(step, last=step == self.total_steps)
+    def _due(self) -> dict[str, ProbePlan]:
+        return self._observer.due(self.position.step, last=self.position.step == self.total_steps)
+
+    def _observe_due(self, plans: Mapping[str, ProbePlan]) -> Iterator[Rows]:
         for run in self._runs if plans else ():
             if self.position.diverged_step[run] is None:
-                yield from self._observe(run, plans, step)
+                yield from self._observe(run, plans, self.position.step)
 
     def _count_time(self, began: float) -> None:
         seconds = time.perf_counter() - began

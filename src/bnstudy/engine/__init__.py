@@ -14,6 +14,10 @@ from bnstudy.config import Config
 from bnstudy.engine.base import Engine
 from bnstudy.engine.lockstep import Lockstep
 
+# Measured on two cores with AVX-512 (`make bench`): a network of few channels by itself is faster in the plain layout,
+# and the first block's fixed cost, the patches of the images, is paid back by this many runs side by side.
+NARROW = ("lenet", "mlp")
+FUSE_FROM = 3
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -53,14 +57,14 @@ def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.dev
         common.optim,
         divergence_loss=common.train.divergence_loss,
         device=on,
-        channels_last=True,
-        fuse_first_block=on.type == "cpu" and common.runtime.engine != "plain" and common.precision == "fp32",
+        channels_last=len(networks) > 1 or common.model["name"] not in NARROW,
+        fuse_first_block=on.type == "cpu" and len(networks) >= FUSE_FROM and common.precision == "fp32",
         half=torch.bfloat16 if common.precision == "bf16" else None,
     )
 
 
 def _set_precision(precision: str, on: torch.device) -> None:
-    """float32 means float32, also where a GPU would by itself take TF32. Raises ValueError where there is no such unit."""
+    """float32 means float32, also where a GPU by itself would take TF32. Raises ValueError where there is no TF32."""
     if precision == "tf32" and on.type != "cuda":
         raise ValueError("precision = 'tf32': the CPU has no such unit; use fp32, or bf16")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"

@@ -35,7 +35,7 @@ def patches(images_NCHW: Tensor, kernel: int) -> Tensor:
 
 
 class _PooledProduct(torch.autograd.Function):
-    """max over Q of (patches . weight + bias): (N, Q, L, P), (C, P), (C,) -> (N, L, C); differentiable in the last two."""
+    """max over Q of patches . weight + bias: (N, Q, L, P), (C, P), (C,) -> (N, L, C); with gradients of the last two."""
 
     @staticmethod
     def forward(ctx: Any, patches_NQLP: Tensor, weight_CP: Tensor, bias_C: Tensor) -> Tensor:
@@ -81,6 +81,8 @@ class FirstBlock:
         kernel = self.conv.kernel_size[0]
         down, across = (int(side) for side in self.conv.padding)
         images_NCHW = nn.functional.pad(images_NCHW, (across, across, down, down))
+        if any((side - kernel + 1) % 2 for side in images_NCHW.shape[2:]):
+            return self._plain(images_NCHW)
         found = patches(images_NCHW, kernel)
         weight_CP = self.conv.weight.flatten(1)
         bias_C = self.conv.bias if self.conv.bias is not None else weight_CP.new_zeros(len(weight_CP))
@@ -89,6 +91,12 @@ class FirstBlock:
         pooled_NLC = _PooledProduct.apply(found, weight_CP, bias_C)
         rows = (images_NCHW.shape[2] - kernel + 1) // 2
         return pooled_NLC.unflatten(1, (rows, -1)).permute(0, 3, 1, 2)
+
+    def _plain(self, images_NCHW: Tensor) -> Tensor:
+        """One after the other: a last row or column that the pool leaves out still counts for the norm."""
+        z_NCHW = nn.functional.conv2d(images_NCHW, self.conv.weight, self.conv.bias)
+        normed_NCHW = z_NCHW if self.norm is None else type(self.norm).forward(self.norm, z_NCHW)
+        return nn.functional.max_pool2d(normed_NCHW, 2)
 
     def _fold(self, norm: nn.BatchNorm2d, flat: Tensor, weight_CP: Tensor, bias_C: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and bias of convolution and normalization together; in training the running statistics move on."""

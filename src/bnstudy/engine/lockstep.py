@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bnstudy.config import Optim
-from bnstudy.engine import first_block
+from bnstudy.engine import first_block, pooling
 from bnstudy.engine.base import Batch, StepResult
 from bnstudy.engine.stacked import stack, unstack
 from bnstudy.optim import SGD
@@ -39,6 +39,8 @@ class Lockstep:
         self._network = wide.to(device).to(memory_format=layout)
         if fuse_first_block:
             first_block.install(self._network)
+        if device.type == "cpu" and not channels_last:
+            pooling.install(self._network)
         self._layout, self._half = layout, half
         self._parameters = list(self._network.parameters())
         self._sgd = SGD(self._parameters, self.num_runs, optim)

@@ -1,0 +1,60 @@
+"""`bnstudy bench`: which rows are measured, and where their numbers go.
+
+Every row is measured against a textbook loop, in turns within one run, so that its ratio holds on a machine that is
+slow or busy, too. What is slow to import is imported in `main`: the textbook's own processes must not pay for it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+
+def main(
+    data_root: Path, results: Path, rows: Sequence[str] | None, *, name: str | None = None, readme: bool = False
+) -> int:
+    """Measures the rows named (None: all; none: only shows what is there) and keeps them in RESULTS/bench/NAME.json.
+
+    `name`: of the file, by default after the processor or GPU. Rows that were measured before stay, if it was on this
+    machine and with these packages. `readme`: every file's table is written into README.md, too. Exit status 1 if a row
+    failed. Raises ValueError for an unknown row.
+    """
+    from bnstudy import launch
+    from bnstudy.bench import limits, measure, record, render
+    from bnstudy.bench import rows as known
+
+    chosen = known.choose(rows)
+    machine = record.machine(launch.cores())
+    path = record.path(results, name or record.slug(machine))
+    failed = False
+    if chosen:
+        record.begin(path, machine, known.locate(data_root))
+        on_gpu = machine["gpu"] is not None
+        if on_gpu:
+            record.keep(path, limits=limits.measured())
+        for number, row in enumerate(chosen, start=1):
+            print(f"[{number}/{len(chosen)}] {row.name}: {row.what}", flush=True)
+            with tempfile.TemporaryDirectory(prefix="bnstudy-bench-") as scratch:
+                setting = known.setting(data_root.absolute(), Path(scratch), launch.cores(), on_gpu)
+                ours = partial(row.ours, setting)
+                textbook = partial(row.textbook, setting) if row.textbook else None
+                try:
+                    measured = measure.interleaved(ours, textbook, row.repeats, report=render.progress(row.unit))
+                except measure.MeasurementError:
+                    print(f"  failed\n{traceback.format_exc()}", file=sys.stderr)
+                    failed = True
+                    continue
+            entry = record.row(row.what, row.unit, row.more_is_better, row.note, measured)
+            record.keep(path, row=(row.name, entry))
+            print(f"  {render.result(entry)}", flush=True)
+    records = record.read_all(results)
+    for found, content in records.items():
+        if found == path or not chosen:
+            print(f"\n{render.table(content)}\n{found}")
+    if readme:
+        render.write(list(records.values()))
+    return int(failed)

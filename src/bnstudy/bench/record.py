@@ -1,0 +1,96 @@
+"""What a bench leaves behind: one JSON file a machine, whose rows may be measured one at a time."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bnstudy import files, paths, provenance
+from bnstudy.bench.measure import Measured, ratio
+
+SCHEMA = 1
+Record = dict[str, Any]
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Processor, cores, packages, GPU (None without one), and the threads that each side has."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {**provenance.machine(), "gpu": gpu, "threads": threads}
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """The file's name for a machine, as in cpu-intel-xeon: kind of device, then its name without decoration."""
+    kind, name = ("gpu", machine["gpu"]) if machine["gpu"] else ("cpu", machine["processor"])
+    plain = re.sub(r"\((?:r|tm|c)\)|\b(?:cpu|processor)\b|@.*", " ", name.lower())
+    return "-".join([kind, *re.findall(r"[a-z0-9]+", plain)])
+
+
+def path(results: Path, name: str) -> Path:
+    """Raises ValueError for a name that is none of a file."""
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise ValueError(f"--name = {name!r}: give letters, digits, '-', '_' and '.' only, such as cpu-intel-xeon")
+    return paths.bench(results) / f"{name}.json"
+
+
+def begin(path: Path, machine: dict[str, Any], data: dict[str, str]) -> None:
+    """Makes the file for this machine. Rows of another machine, or of other packages or data, are dropped, loudly."""
+    facts = {"machine": machine, "data": data}
+    before = read(path) if path.exists() else None
+    if before and any(before[key] != value for key, value in facts.items()):
+        print(f"{path}: measured on another machine, with other packages or data; its {len(before['rows'])} rows go")
+        before = None
+    _write(path, before or {"schema": SCHEMA, **facts, "limits": None, "rows": {}})
+
+
+def row(what: str, unit: str, more_is_better: bool, note: str, measured: Measured) -> dict[str, Any]:
+    """What the file holds of a row: every measurement, what follows from them, and the code they were made with."""
+    versus = ratio(measured.ours, measured.textbook, more_is_better) if measured.textbook else None
+    return {
+        "what": what,
+        "unit": unit,
+        "more_is_better": more_is_better,
+        "note": note,
+        "ours": list(measured.ours),
+        "textbook": list(measured.textbook),
+        "ours_median": median(measured.ours),
+        "textbook_median": median(measured.textbook) if measured.textbook else None,
+        "ratio": asdict(versus) if versus else None,
+        "facts": measured.facts,
+        **provenance.code(),
+    }
+
+
+def keep(path: Path, *, row: tuple[str, dict[str, Any]] | None = None, limits: dict[str, float] | None = None) -> None:
+    """Puts a row, or a GPU's limits, into the file, in the place of an earlier one."""
+    content = read(path)
+    if limits is not None:
+        content["limits"] = limits
+    if row is not None:
+        content["rows"][row[0]] = row[1]
+    _write(path, content)
+
+
+def read(path: Path) -> Record:
+    """Raises ValueError for a file that is none of ours."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable as JSON ({error}): restore or remove it") from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no bench of schema {SCHEMA}: remove it and measure again")
+    return content
+
+
+def read_all(results: Path) -> dict[Path, Record]:
+    """Every machine's file, in the order of their names."""
+    return {found: read(found) for found in sorted(paths.bench(results).glob("*.json"))}
+
+
+def _write(path: Path, content: Record) -> None:
+    files.write_text(path, json.dumps(content, indent=1) + "\n")

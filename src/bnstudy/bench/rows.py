@@ -1,0 +1,500 @@
+"""The rows of the bench: for each what this project does, and what the textbook's loop does for the same.
+
+A side is a function of the setting; it is called in a process of its own, prepares, warms up, and returns the
+measurement. What is ours is called as the commands call it; the textbook side sees the same images.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from bnstudy import compose, engine, launch, paths, runner
+from bnstudy.bench import textbook
+from bnstudy.bench.measure import Prepared, seconds
+from bnstudy.bench.textbook import Images, Loop, Recipe
+from bnstudy.config import Config
+from bnstudy.data import sources
+from bnstudy.data.pipeline import Feed
+from bnstudy.engine.base import Engine
+from bnstudy.jobs import jobs, plan
+from bnstudy.observer import Observer, Rows
+from bnstudy.store import Store
+from bnstudy.train import EVALUATION_BATCH, Mark, Training
+
+FOREVER = 10**6  # epochs: the measurement ends before the run does
+Overrides = tuple[str, ...]
+LENET = ("model=lenet", "data=fashion_mnist", "recipe=lenet")
+RESNET = ("model=resnet110", "data=cifar10", "recipe=resnet")
+WITH_BN = ("norm=batch",)
+# Without BN nothing is learned at BN's rates, it only overflows; the work of an update does not depend on the rate.
+WITHOUT_BN = ("norm=none", "optim.lr=1e-9", "train.divergence_loss=1e30")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a side measures and how much: full size by default, tests use less."""
+
+    data_root: Path
+    scratch: Path  # for this row alone, removed afterwards
+    threads: int
+    stand_in: bool = True
+    depth: int = 110
+    batch_size: int = 128  # of the ResNet
+    updates: int = 2  # of the ResNet in one measurement
+    trial_batches: int = 40  # of LeNet, to choose the textbook's number of DataLoader workers
+    test_images: int = 512  # that the ResNet is evaluated on
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the grid
+    grid_share: float = 0.5  # of the images that a run of the grid sees
+    epochs: int = 10  # of the LeNet run whose probes are weighed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `textbook` None: there is nothing to compare with."""
+
+    name: str
+    what: str
+    unit: str
+    ours: Callable[[Setting], Prepared]
+    textbook: Callable[[Setting], Prepared] | None
+    more_is_better: bool = True
+    note: str = ""
+    repeats: int = 3
+
+
+def choose(names: Sequence[str] | None) -> list[Row]:
+    """The rows of these names, in the table's order. Raises ValueError for a name that is none."""
+    known = {row.name: row for row in ROWS}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"--rows: there is no row {name!r}; there are: {', '.join(known)}")
+    return [row for row in ROWS if names is None or row.name in names]
+
+
+def locate(data_root: Path) -> dict[str, str]:
+    """Gets both data sets and says where each comes from; where one cannot be had, made images take as much time."""
+    return {name: sources.locate(name, data_root, allow_stand_in=True).kind for name in sources.NAMES}
+
+
+def setting(data_root: Path, scratch: Path, threads: int, on_gpu: bool) -> Setting:
+    """The full size; a GPU makes more updates in the same time."""
+    full = Setting(data_root, scratch, threads)
+    return replace(full, updates=100, test_images=10_000) if on_gpu else full
+
+
+# -- training
+
+
+def train_epoch(overrides: Overrides, setting: Setting) -> Prepared:
+    """Images/s over an epoch of training with the evaluation after it."""
+    made = _make(setting, _config(setting, overrides, f"train.epochs={FOREVER}"))
+    epoch = _epochs(made.training)
+    epoch()
+    return Prepared(lambda: made.feed.num_train / seconds(epoch))
+
+
+def train_epoch_textbook(overrides: Overrides, setting: Setting) -> Prepared:
+    loop, facts = _fastest_loop(setting, _config(setting, overrides))
+    num_train = _num_images(loop.train_loader)
+    return Prepared(lambda: num_train / seconds(lambda: (loop.epoch(), loop.evaluate())), facts)
+
+
+def train_updates(overrides: Overrides, setting: Setting) -> Prepared:
+    """Images/s over some updates: an epoch here has so many, and no evaluation follows."""
+    num_images = setting.updates * setting.batch_size
+    short = (f"data.num_train={num_images}", f"train.epochs={FOREVER}", f"train.evaluate_every_epochs={FOREVER}")
+    epoch = _epochs(_make(setting, _config(setting, overrides, *short)).training)
+    epoch()
+    return Prepared(lambda: num_images / seconds(epoch))
+
+
+def train_updates_textbook(overrides: Overrides, setting: Setting) -> Prepared:
+    loop, facts = _fastest_loop(setting, _config(setting, overrides))
+    num_images = setting.updates * setting.batch_size
+    return Prepared(lambda: num_images / seconds(lambda: loop.updates(setting.updates)), facts)
+
+
+# -- a learning-rate grid
+
+
+def grid(setting: Setting) -> Prepared:
+    """Runs an hour as a sweep makes them: worker processes that start, runs side by side, tables and manifests."""
+    arms = [replace(arm, optim=replace(arm.optim, lr=lr)) for arm in _arms(setting, "ours") for lr in setting.rates]
+    wanted = jobs(arms)
+    number = itertools.count()
+
+    def sweep() -> None:
+        results = setting.scratch / f"grid-{next(number)}"
+        groups = plan(wanted, {job.run_id for job in wanted}, results, setting.threads)
+        workers = min(setting.threads, len(groups))
+        threads = max(1, setting.threads // workers)
+        ended = launch.launch(groups, results, workers=workers, threads=threads, report=lambda *_: None)
+        bad = [e for e in ended if e[1] not in ("completed", "diverged")]
+        if bad or len(ended) != len(wanted):
+            raise RuntimeError(f"{len(ended)} of {len(wanted)} runs ended, of these badly: {bad}")
+
+    return Prepared(lambda: 3600 * len(wanted) / seconds(sweep), {"num_runs": len(wanted)})
+
+
+def grid_textbook(setting: Setting) -> Prepared:
+    """Two runs of the grid, one with BN and one without: the others take as long, one after another."""
+    arms = _arms(setting, "textbook")
+    _, facts = _fastest_loop(setting, arms[0])
+    images = _images(setting, arms[0])
+
+    def run(arm: Config) -> None:
+        loop = _loop(setting, arm, images, facts["num_workers"])
+        loop.epoch()
+        loop.evaluate()
+
+    return Prepared(lambda: 3600 * len(arms) / seconds(lambda: list(map(run, arms))), facts)
+
+
+def _arms(setting: Setting, side: str) -> list[Config]:
+    """The grid's two arms, for one epoch on a part of the images, which each side lays out for itself."""
+    short = replace(setting, data_root=_shortened(setting, setting.scratch / side))
+    return [_config(short, LENET, f"norm={norm}", "train.epochs=1") for norm in ("batch", "none")]
+
+
+def _shortened(setting: Setting, root: Path) -> Path:
+    """A data root with the first `grid_share` of Fashion-MNIST's training and test images."""
+    name = "fashion_mnist"
+    source = sources.locate(name, setting.data_root, allow_stand_in=setting.stand_in)
+    (root / name).mkdir(parents=True)
+    for part in sources.PARTS:
+        whole = np.load(source.folder / f"{part}.npy", mmap_mode="r")
+        np.save(root / name / f"{part}.npy", whole[: int(len(whole) * setting.grid_share)])
+    return root
+
+
+# -- probes and evaluation
+
+
+def probes(setting: Setting) -> Prepared:
+    """Share (%) of a run that its probes take with their tables: they look at start and end of `epochs` epochs."""
+    config = _config(setting, LENET, "norm=batch", "train.epochs=1", "probes=default")
+    number = itertools.count()
+
+    def share() -> float:
+        training = _make(setting, config).training
+        writer = Store(setting.scratch / f"probes-{next(number)}").writer("run")
+
+        def run() -> None:
+            for event in training.rows(lambda: False):
+                if isinstance(event, Rows) and event.table not in runner.SCALARS:
+                    writer.add(event.table, event.columns, event.values)
+                    writer.flush()  # here the loop counts the time as the probes'
+
+        whole_sec = seconds(run)
+        probe_sec = training.position.probe_sec
+        return 100 * probe_sec / (setting.epochs * (whole_sec - probe_sec) + probe_sec)
+
+    share()
+    return Prepared(share)
+
+
+def evaluate(overrides: Overrides, setting: Setting) -> Prepared:
+    """Images/s of an evaluation with running statistics."""
+    config = _config(setting, overrides)
+    made = _make(setting, config)
+    num_test = len(_images(setting, config)[1][1])
+    size = min(EVALUATION_BATCH, num_test)
+
+    def run() -> None:
+        batches = itertools.islice(made.feed.test_batches(size), -(-num_test // size))
+        made.engine.evaluate(batches)[0].tolist()  # waits for the device
+
+    run()
+    return Prepared(lambda: num_test / seconds(run))
+
+
+def evaluate_textbook(overrides: Overrides, setting: Setting) -> Prepared:
+    loop, facts = _fastest_loop(setting, _config(setting, overrides), Loop.evaluate)
+    num_test = _num_images(loop.test_loader)
+    return Prepared(lambda: num_test / seconds(loop.evaluate), facts)
+
+
+# -- start-up and memory
+
+
+def show_help(setting: Setting) -> Prepared:
+    """Seconds until `bnstudy --help` has ended."""
+    command = [sys.executable, "-m", "bnstudy", "--help"]
+    return Prepared(lambda: seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))
+
+
+def first_step(setting: Setting) -> Prepared:
+    """Seconds from the command to the first update, which it saves at once when told to save often."""
+    number = itertools.count()
+
+    def run() -> float:
+        results = setting.scratch / f"first-step-{next(number)}"
+        places = ["--data-root", str(setting.data_root), "--results", str(results)]
+        more = ["runtime.checkpoint_every_sec=0", f"runtime.stand_in={setting.stand_in}", "runtime.download=false"]
+        command = [sys.executable, "-m", "bnstudy", "run", *LENET, "norm=batch", *more, *places]
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            while not any(paths.groups(results).glob(f"*/{paths.CHECKPOINT}")):
+                if process.poll() is not None:
+                    assert process.stderr is not None
+                    raise RuntimeError(f"{' '.join(command)}\n{process.stderr.read().decode()}")
+                time.sleep(0.005)
+            elapsed_sec = time.perf_counter() - began
+            process.terminate()
+            process.communicate()
+        return elapsed_sec
+
+    return Prepared(run)
+
+
+def first_step_textbook(setting: Setting) -> Prepared:
+    command = _script(_config(setting, LENET, "norm=batch"), updates=1)
+
+    def run() -> float:
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                raise RuntimeError(f"{' '.join(command)} ended before its first update")
+            return time.perf_counter() - began
+
+    return Prepared(run, {"num_workers": 0})
+
+
+def memory(overrides: Overrides, setting: Setting) -> Prepared:
+    """Peak memory (MiB) of some updates on the whole data set, which is held in memory."""
+    config = _config(setting, overrides)
+    made = _make(setting, config)
+
+    def run() -> float:
+        marks = (event for event in made.training.rows(lambda: True) if isinstance(event, Mark))
+        for _ in itertools.islice(marks, setting.updates):
+            pass
+        return textbook.peak_mib()
+
+    (job,) = jobs([config])
+    arrays = (job.source.folder / f"{part}.npy" for part in sources.PARTS)
+    return Prepared(run, {"data_set_mib": sum(path.stat().st_size for path in arrays) / 2**20})
+
+
+def memory_textbook(overrides: Overrides, setting: Setting) -> Prepared:
+    """The same of the textbook's script, without DataLoader workers, whose memory is not counted."""
+    command = _script(_config(setting, overrides), setting.updates)
+
+    def run() -> float:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return float(done.stdout.split()[-1])
+
+    return Prepared(run, {"num_workers": 0})
+
+
+# -- what the sides are made of
+
+
+class _Made(NamedTuple):
+    training: Training
+    engine: Engine
+    feed: Feed
+
+
+def _make(setting: Setting, config: Config) -> _Made:
+    """Our side, made as a run is."""
+    engine.prepare_host(setting.threads)
+    (job,) = jobs([config])
+    device = engine.device(config)
+    feed = runner.make_feed(job, device)
+    network = runner.build_network(config, feed)
+    initial = {name: value.clone() for name, value in network.state_dict().items()}
+    made = engine.make([config], [network], device)
+    return _Made(Training([config], made, feed, Observer(config, feed, [initial])), made, feed)
+
+
+def _epochs(training: Training) -> Callable[[], None]:
+    """Trains one epoch further at each call."""
+    rows = training.rows(lambda: False)
+
+    def epoch() -> None:
+        if not any(isinstance(event, Mark) for event in rows):
+            raise RuntimeError("the run ended, or diverged, before the measurement did")
+
+    return epoch
+
+
+def _config(setting: Setting, overrides: Overrides, *more: str) -> Config:
+    """A run without probes and mirror, unless told otherwise."""
+    size = (f"model.depth={setting.depth}", f"data.batch_size={setting.batch_size}") if RESNET[0] in overrides else ()
+    made = compose.one([*overrides, *size, "probes=none", "tracking.mode=off", *more])
+    where = replace(made.runtime, data_root=str(setting.data_root), stand_in=setting.stand_in, download=False)
+    return replace(made, runtime=where)
+
+
+def _images(setting: Setting, config: Config) -> tuple[Images, Images]:
+    """Training and test images; of the latter the ResNet sees a part."""
+    (job,) = jobs([config])
+    train, test = textbook.read(job.source.folder)
+    part = slice(setting.test_images if config.model["name"] == "resnet" else None)
+    return train, (test[0][part], test[1][part])
+
+
+def _fastest_loop(
+    setting: Setting, config: Config, trial: Callable[[Loop], object] | None = None
+) -> tuple[Loop, dict[str, Any]]:
+    """The textbook's loop with the number of DataLoader workers that is best here, warmed up."""
+
+    def few_updates(loop: Loop) -> object:
+        return loop.epoch(setting.trial_batches) if config.model["name"] == "lenet" else loop.updates(1)
+
+    images = _images(setting, config)
+    loop = textbook.fastest(
+        lambda num_workers: _loop(setting, config, images, num_workers),
+        [number for number in (0, 2, 4, 8) if number <= max(2, setting.threads)],
+        trial or few_updates,
+    )
+    return loop, {"num_workers": loop.train_loader.num_workers}
+
+
+def _loop(setting: Setting, config: Config, images: tuple[Images, Images], num_workers: int) -> Loop:
+    torch.set_num_threads(setting.threads)
+    return Loop(_recipe(config), *images, num_workers=num_workers, device=engine.device(config))
+
+
+def _recipe(config: Config) -> Recipe:
+    return Recipe(
+        network=config.model["name"],
+        norm=config.norm["name"] == "batch",
+        batch_size=config.data.batch_size,
+        lr=config.optim.lr,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+        augment=config.data.augment,
+        standardise=config.data.normalise == "channel",
+        depth=config.model.get("depth", 0),
+    )
+
+
+def _script(config: Config, updates: int) -> list[str]:
+    """The command of the textbook's script."""
+    (job,) = jobs([config])
+    recipe = json.dumps(asdict(_recipe(config)))
+    return [sys.executable, "-m", "bnstudy.bench.textbook", str(job.source.folder), recipe, str(updates)]
+
+
+def _num_images(loader: Any) -> int:
+    return len(loader.dataset)
+
+
+# -- the table
+
+_SEEN = "Fashion-MNIST, batches of 256, all images; the textbook loop reads them with torchvision's transforms."
+_UPDATES = "CIFAR-10, batches of 128, crops and flips; a few updates at a time, evaluation aside."
+_GRID = (
+    "10 learning rates with BN and without, one epoch each on half of Fashion-MNIST; the start of our worker processes "
+    "is counted. Of the textbook's runs, which follow one another and take equally long, one of each arm is timed."
+)
+_PROBES = (
+    "LeNet with BN on Fashion-MNIST, extrapolated: the looks at start and end as measured, ten times a measured epoch."
+)
+_FIRST_STEP = (
+    "LeNet with BN, from the command to the first update; ours with its defaults, that is the checks of the data, the "
+    "probes at step 0 and W&B's offline mirror."
+)
+_MEMORY = "ResNet-110 with BN at batch 128; the textbook loop without DataLoader workers, whose memory is not counted."
+
+ROWS = (
+    Row(
+        "lenet_bn",
+        "LeNet with BN, epoch of training and evaluation",
+        "images/s",
+        partial(train_epoch, LENET + WITH_BN),
+        partial(train_epoch_textbook, LENET + WITH_BN),
+        note=_SEEN,
+    ),
+    Row(
+        "lenet",
+        "LeNet without BN, epoch of training and evaluation",
+        "images/s",
+        partial(train_epoch, (*LENET, "norm=none")),
+        partial(train_epoch_textbook, (*LENET, "norm=none")),
+        note=_SEEN,
+    ),
+    Row("lenet_grid", "LeNet, grid of 20 runs", "runs/h", grid, grid_textbook, note=_GRID),
+    Row(
+        "resnet110_bn",
+        "ResNet-110 with BN, training",
+        "images/s",
+        partial(train_updates, RESNET + WITH_BN),
+        partial(train_updates_textbook, RESNET + WITH_BN),
+        note=_UPDATES,
+    ),
+    Row(
+        "resnet110",
+        "ResNet-110 without BN, training",
+        "images/s",
+        partial(train_updates, RESNET + WITHOUT_BN),
+        partial(train_updates_textbook, RESNET + WITHOUT_BN),
+        note=_UPDATES,
+    ),
+    Row(
+        "resnet110_bn_bf16",
+        "ResNet-110 with BN, training, precision=bf16 against fp32",
+        "images/s",
+        partial(train_updates, (*RESNET, *WITH_BN, "precision=bf16")),
+        partial(train_updates_textbook, RESNET + WITH_BN),
+        note=_UPDATES,
+    ),
+    Row(
+        "resnet110_bf16",
+        "ResNet-110 without BN, training, precision=bf16 against fp32",
+        "images/s",
+        partial(train_updates, (*RESNET, *WITHOUT_BN, "precision=bf16")),
+        partial(train_updates_textbook, RESNET + WITHOUT_BN),
+        note=_UPDATES,
+    ),
+    Row(
+        "evaluation_lenet",
+        "LeNet with BN, evaluation",
+        "images/s",
+        partial(evaluate, LENET + WITH_BN),
+        partial(evaluate_textbook, LENET + WITH_BN),
+    ),
+    Row(
+        "evaluation_resnet110",
+        "ResNet-110 with BN, evaluation",
+        "images/s",
+        partial(evaluate, RESNET + WITH_BN),
+        partial(evaluate_textbook, RESNET + WITH_BN),
+    ),
+    Row(
+        "probes",
+        "Default probes, share of a run of 10 epochs",
+        "% of its time",
+        probes,
+        None,
+        more_is_better=False,
+        note=_PROBES,
+    ),
+    Row("help", "`bnstudy --help`", "s", show_help, None, more_is_better=False, repeats=5),
+    Row("first_step", "Start-up to the first update", "s", first_step, first_step_textbook, False, _FIRST_STEP),
+    Row(
+        "memory",
+        "ResNet-110, peak memory",
+        "MiB",
+        partial(memory, RESNET + WITH_BN),
+        partial(memory_textbook, RESNET + WITH_BN),
+        more_is_better=False,
+        note=_MEMORY,
+        repeats=1,
+    ),
+)

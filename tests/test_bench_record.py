@@ -1,0 +1,203 @@
+"""The bench's turns, statistics, JSON file and table."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bench_sides
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bnstudy.bench import limits, measure, record, render
+from bnstudy.bench.measure import Measured, MeasurementError
+
+MACHINE: dict[str, Any] = {
+    "processor": "Intel(R) Xeon(R) Processor", "cores": 2, "threads": 2, "gpu": None, "versions": {"torch": "2.11.0"}
+}  # fmt: skip
+DATA = {"cifar10": "arrays", "fashion_mnist": "torchvision"}
+POSITIVE = st.floats(0.01, 1e6)
+
+
+def test_seconds_are_the_clocks() -> None:
+    ticks = iter([10.0, 12.5])
+    done: list[int] = []
+    assert measure.seconds(lambda: done.append(1), lambda: next(ticks)) == 2.5
+    assert done == [1]
+
+
+def test_the_ratio_is_of_medians_and_its_range_of_turns() -> None:
+    rates = measure.ratio([30.0, 40.0, 20.0], [10.0, 8.0, 10.0], more_is_better=True)
+    assert (rates.value, rates.low, rates.high) == (3.0, 2.0, 5.0)
+    times = measure.ratio([1.0, 2.0], [4.0, 4.0], more_is_better=False)
+    assert (times.value, times.low, times.high) == (pytest.approx(4 / 1.5), 2.0, 4.0)
+
+
+@given(st.lists(st.tuples(POSITIVE, POSITIVE), min_size=1, max_size=7))
+def test_the_ratio_of_rates_is_that_of_the_times_they_stand_for(pairs: list[tuple[float, float]]) -> None:
+    ours, textbook = zip(*pairs, strict=True)
+    low, high = (
+        sorted(a / b for a, b in pairs)[:: max(1, len(pairs) - 1)][:2]
+        if len(pairs) > 1
+        else [pairs[0][0] / pairs[0][1]] * 2
+    )
+    found = measure.ratio(ours, textbook, more_is_better=True)
+    assert (found.low, found.high) == (low, high)
+    reverse = measure.ratio(textbook, ours, more_is_better=False)
+    assert reverse == found
+
+
+def test_a_ratio_needs_pairs() -> None:
+    for ours, textbook in (([], []), ([1.0], []), ([1.0], [1.0, 2.0])):
+        with pytest.raises(ValueError, match="a ratio needs pairs"):
+            measure.ratio(ours, textbook, more_is_better=True)
+
+
+def test_sides_take_turns_in_processes_of_their_own(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    seen: list[tuple[Any, ...]] = []
+    measured = measure.interleaved(
+        partial(bench_sides.logging, "a", log),
+        partial(bench_sides.logging, "b", log),
+        3,
+        report=lambda *turn: seen.append(turn),
+    )
+    assert measured == Measured((1.0, 3.0, 5.0), (2.0, 4.0, 6.0), {"ours": {"name": "a"}, "textbook": {"name": "b"}})
+    assert seen == [(1, 3, 1.0, 2.0), (2, 3, 3.0, 4.0), (3, 3, 5.0, 6.0)]
+    lines = log.read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["a", "b"] * 3
+    assert len({line.split()[1] for line in lines} | {str(os.getpid())}) == 3
+
+
+@pytest.mark.parametrize(
+    ("when", "text"), [("preparing", "at preparing"), ("measuring", "at measuring"), ("dying", "process died")]
+)
+def test_what_goes_wrong_in_a_side_is_told(when: str, text: str) -> None:
+    with pytest.raises(MeasurementError, match=text):
+        measure.interleaved(partial(bench_sides.failing, when), None, 1, report=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("processor", "gpu", "expected"),
+    [
+        ("Intel(R) Xeon(R) Processor", None, "cpu-intel-xeon"),
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", None, "cpu-intel-xeon-platinum-8481c"),
+        ("AMD EPYC 9554 64-Core Processor", None, "cpu-amd-epyc-9554-64-core"),
+        ("", None, "cpu"),
+        ("Intel(R) Xeon(R) Processor", "NVIDIA H200", "gpu-nvidia-h200"),
+    ],
+)
+def test_a_file_is_named_after_its_device(processor: str, gpu: str | None, expected: str) -> None:
+    assert record.slug({"processor": processor, "gpu": gpu}) == expected
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b"])
+def test_a_name_that_is_no_files_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--name"):
+        record.path(tmp_path, name)
+
+
+def _row(ours: float = 30.0, textbook: float | None = 10.0, note: str = "") -> dict[str, Any]:
+    others = () if textbook is None else (textbook, textbook)
+    facts: dict[str, dict[str, Any]] = {"ours": {}} | ({} if textbook is None else {"textbook": {"num_workers": 2}})
+    return record.row("Thing", "images/s", True, note, Measured((ours, ours + 2), others, facts))
+
+
+def test_the_file_has_all_that_its_table_needs(tmp_path: Path) -> None:
+    path = record.path(tmp_path, "cpu-x")
+    record.begin(path, MACHINE, DATA)
+    record.keep(path, row=("thing", _row()))
+    record.keep(path, limits={"copy bandwidth (TB/s)": 4.3})
+    content = json.loads(path.read_text())
+    assert set(content) == {"schema", "machine", "data", "limits", "rows"}
+    row = content["rows"]["thing"]
+    assert set(row) == {
+        "what", "unit", "more_is_better", "note", "ours", "textbook", "ours_median", "textbook_median", "ratio",
+        "facts", "commit", "dirty",
+    }  # fmt: skip
+    assert (row["ours_median"], row["textbook_median"]) == (31.0, 10.0)
+    assert row["ratio"] == {"value": 3.1, "low": 3.0, "high": 3.2}
+    assert record.read_all(tmp_path) == {path: content}
+    assert "copy bandwidth (TB/s) 4.30" in render.table(content)
+
+
+def test_a_second_bench_replaces_only_its_own_rows(tmp_path: Path) -> None:
+    path = record.path(tmp_path, "cpu-x")
+    record.begin(path, MACHINE, DATA)
+    record.keep(path, row=("one", _row(1.0)))
+    record.keep(path, row=("two", _row(2.0)))
+    record.begin(path, MACHINE, DATA)
+    record.keep(path, row=("two", _row(5.0)))
+    assert {name: row["ours"][0] for name, row in record.read(path)["rows"].items()} == {"one": 1.0, "two": 5.0}
+
+
+def test_rows_of_another_machine_go_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = record.path(tmp_path, "cpu-x")
+    record.begin(path, MACHINE, DATA)
+    record.keep(path, row=("one", _row()))
+    record.begin(path, MACHINE | {"versions": {"torch": "2.12.0"}}, DATA)
+    assert record.read(path)["rows"] == {}
+    assert "its 1 rows go" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99}'])
+def test_a_file_that_is_no_bench_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bench" / "x.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(ValueError, match="remove it"):
+        record.read_all(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.01234, "0.0123"), (4.5, "4.50"), (21345.6, "21,300"), (999.6, "1,000"), (0.0, "0"), (123.4, "123")],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert render.number(value) == text
+
+
+def _content(**rows: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": 1, "machine": MACHINE, "data": DATA, "limits": None, "rows": rows}
+
+
+def test_the_table_has_a_line_a_row_and_names_the_machine() -> None:
+    shown = render.table(_content(a=_row(note="Small."), b=_row(textbook=None), c=_row(note="Small.")))
+    lines = shown.splitlines()
+    assert lines[2] == "| Thing [1] | images/s | 31.0 | 10.0 | 3.10 (3.00 to 3.20) |"
+    assert lines[3] == "| Thing | images/s | 31.0 | \u2013 | \u2013 |"
+    assert shown.count("[1] Small.") == 1
+    for fact in ("Intel(R) Xeon(R) Processor", "2 cores", "2 threads", "torch 2.11.0", "had 2 workers", "commit "):
+        assert fact in shown
+    assert "stand-in" not in shown
+    assert "stand-in data: cifar10" in render.table(_content(a=_row()) | {"data": {"cifar10": "stand-in"}})
+
+
+def test_the_readme_changes_between_its_markers_only(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{render.BEGIN}\nold\n{render.END}\nafter\n")
+    render.write([_content(a=_row())], readme)
+    once = readme.read_text()
+    assert once.startswith(f"before\n{render.BEGIN}\n| what |")
+    assert once.endswith(f"\n{render.END}\nafter\n")
+    assert "old" not in once
+    render.write([_content(a=_row())], readme)
+    assert readme.read_text() == once
+
+
+@pytest.mark.parametrize("text", ["", render.BEGIN, render.END, f"{render.END} {render.BEGIN}"])
+def test_a_readme_without_a_place_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no place for the bench"):
+        render.between_markers(text, "table")
+
+
+def test_limits_are_rates_of_the_device() -> None:
+    device = torch.device("cpu")
+    assert limits.copy_bandwidth(device, 2**12) > 0
+    assert limits.matrix_rate(device, torch.float32, 16) > 0
+    assert limits.launch_rate(device, 10) > 0

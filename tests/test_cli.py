@@ -1,0 +1,257 @@
+"""The commands: what they print, what they return, and that bad input gets a sentence and no traceback."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from small_runs import launch_here, names, quadrants, torch_as_it_was
+
+from bnstudy import cli, compose, files, launch, paths, report, study
+from bnstudy.data import sources, stand_in
+from bnstudy.store import State, Store
+
+TINY = ["model=mlp", "model.hidden='16'", "data.name=quadrants", "data.batch_size=25", "data.augment=false"]
+TINY += ["train.steps=3", "probes=none", "tracking.mode=off", "runtime.device=cpu"]
+SMALL = ["norm=batch,none", "seed=0", "train.steps=2", "train.epochs=1", "optim.lr=0.1", "probes=none"]
+SMALL += ["data.num_train=64", "data.batch_size=32", "tracking.mode=off", "runtime.device=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path):
+    """Sweeps run in this process, reports are not drawn, and the folder is nobody's results."""
+    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(report, "make", lambda workspace, html: 0)
+    monkeypatch.setattr(study, "log_figures", lambda *arguments, **options: None)
+    monkeypatch.chdir(tmp_path)
+    with torch_as_it_was():
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return quadrants(tmp_path_factory.mktemp("data"))
+
+
+def main(*arguments):
+    """The exit status."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in arguments])
+    return ended.value.code or 0
+
+
+def test_help_is_quick_and_names_every_command():
+    script = (
+        "import sys; from bnstudy.cli import main\ntry: main(['--help'])\nexcept SystemExit as end: code = end.code"
+    )
+    check = "assert not {'torch', 'hydra', 'numpy', 'pandas'} & set(sys.modules); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", f"{script}\n{check}"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    for command in ("run", "sweep", "reproduce", "status", "figures", "report", "publish", "data", "dashboard", "sync"):
+        assert re.search(rf"\n    {command}\b", done.stdout)
+    assert done.stderr == ""
+
+
+def test_every_command_has_help(capsys):
+    for command in ("run", "sweep", "reproduce", "status", "figures", "report", "publish", "data", "sync", "bench"):
+        assert main(command, "--help") == 0
+        assert f"usage: bnstudy {command}" in capsys.readouterr().out
+    assert main("--version") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["COMMAND"]),
+        (["fly"], ["fly"]),
+        (["run", "--fast"], ["--fast"]),
+        (["status", "seed=1"], ["seed=1"]),
+        (["run", "optim.lrr=1"], ["optim.lrr"]),
+        (["run", "optim.lr=-1"], ["optim.lr = -1"]),
+        (["run", "norm=bach"], ["bach", "batch_scratch"]),
+        (["run", "optim.lr"], ["optim.lr"]),
+        (["sweep", "nonsense"], ["nonsense", "lenet_lr_grid"]),
+        (["sweep", "init", "--preset", "huge"], ["huge", "quick, full"]),
+        (["sweep", "init", "--jobs", "0"], ["'0' is not a number of 1 or more"]),
+        (["sweep", "init", "--jobs", "many"], ["many"]),
+        (["status", "--preset", "huge"], ["huge"]),
+        (["publish", "nonsense"], ["nonsense"]),
+        (["run", "data.name=nowhere", "runtime.download=false"], ["'nowhere' is not to be had", "Tried:"]),
+        (["sweep", "init", "runtime.download=false"], ["'cifar10' is not to be had"]),
+    ],
+)
+def test_bad_input_gets_a_sentence(arguments, words, capsys, tmp_path):
+    places = ["--data-root", tmp_path / "empty", "--results", tmp_path / "results"]
+    assert main(*arguments, *(places if arguments and arguments[0] in ("run", "sweep") else [])) == cli.EXIT_USAGE
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err and captured.err.strip()
+    for word in words:
+        assert word in captured.err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_is_made_once(root, tmp_path, capsys):
+    command = ["run", *TINY, "--data-root", root, "--results", tmp_path / "with space, and 'quotes'"]
+    assert main(*command) == 0
+    first = capsys.readouterr()
+    assert "completed, in" in first.out and "test accuracy" in first.out
+    assert main(*command) == 0
+    again = capsys.readouterr()
+    assert "completed already, in" in again.out and again.err == ""
+
+
+def test_a_diverged_run_is_a_result(root, tmp_path, capsys):
+    wild = ["norm=none", "optim.lr=1e9", "train.steps=5"]
+    assert main("run", *TINY, *wild, "--data-root", root, "--results", tmp_path) == 0
+    assert "diverged" in capsys.readouterr().out
+
+
+def test_a_damaged_run_is_named_and_made_again(root, tmp_path, capsys):
+    command = ["run", *TINY, "--data-root", root, "--results", tmp_path]
+    assert main(*command) == 0
+    (name,) = Store(tmp_path).run_ids()
+    (paths.run(tmp_path, name) / "steps.parquet").write_bytes(b"")
+    capsys.readouterr()
+    assert main(*command) == 0
+    assert f"{name}: its files are not what was written; it is made again" in capsys.readouterr().out
+    assert Store(tmp_path).state(name) == State.completed
+
+
+def test_a_failed_run_exits_1_and_is_tried_again(root, tmp_path, capsys):
+    command = ["run", *TINY, "data.batch_size=1000", "--data-root", root, "--results", tmp_path]
+    for _ in range(2):
+        assert main(*command) == cli.EXIT_FAILED
+        captured = capsys.readouterr()
+        assert "failed" in captured.out and "data.batch_size = 1000: give 1 to 100" in captured.err
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_results_that_cannot_be_written_get_a_sentence(root, data_root, tmp_path, capsys, command):
+    (tmp_path / "results").write_text("a file where a folder belongs")
+    what = ["run", *TINY] if command == "run" else ["sweep", "lenet_lr_grid", "--preset", "quick", *SMALL]
+    data = root if command == "run" else data_root
+    assert main(*what, "--data-root", data, "--results", tmp_path / "results") == cli.EXIT_FAILED
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "results" in error and "Not a directory" in error
+
+
+def test_ctrl_c_is_130(root, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "single", interrupted)
+    assert main("run", *TINY, "--data-root", root, "--results", tmp_path) == cli.EXIT_INTERRUPTED
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+def test_a_sweep_is_made_once_and_reduced(data_root, tmp_path, capsys):
+    command = ["sweep", "lenet_lr_grid", "--preset", "quick", *SMALL, "--data-root", data_root, "--results", tmp_path]
+    assert main(*command) == 0
+    assert "lenet_lr_grid: 2 runs, 0 done, 2 to make" in capsys.readouterr().out
+    tables = paths.tables(paths.workspace(tmp_path, "quick"), "lenet_lr_grid")
+    before = {path.name: path.read_bytes() for path in tables.iterdir()}
+    assert set(before) == {"runs.parquet", "epochs.parquet"}  # what the sweep keeps
+    assert main(*command) == 0
+    captured = capsys.readouterr()
+    assert "lenet_lr_grid: 2 runs, 2 done, 0 to make" in captured.out and str(tables) in captured.out
+    assert {path.name: path.read_bytes() for path in tables.iterdir()} == before
+
+
+def test_a_sweep_with_a_failed_run_exits_1_and_keeps_the_others(data_root, tmp_path, capsys):
+    mixed = [*SMALL, "data.batch_size=32,64,65"]  # the last of which is no configuration
+    places = ["--data-root", data_root, "--results", tmp_path]
+    assert main("sweep", "lenet_lr_grid", "--preset", "quick", *mixed, *places) == cli.EXIT_USAGE
+    mixed = [*SMALL, "model.padding=0,-1"]  # the network refuses
+    assert main("sweep", "lenet_lr_grid", "--preset", "quick", *mixed, *places) == cli.EXIT_FAILED
+    error = capsys.readouterr().err
+    assert "failed: ValueError: model.padding = -1" in error and "Traceback" not in error
+    states = [Store(tmp_path).state(name) for name in Store(tmp_path).run_ids()]
+    assert sorted(states) == [State.completed] * 2 + [State.failed] * 2
+
+
+def test_status_counts_every_sweep(data_root, tmp_path, capsys):
+    configs = compose.expand("init", "quick", [f"runtime.data_root='{data_root}'"])
+    one, other, third = names(configs)[:3]
+    store = Store(tmp_path)
+    store.writer(one).finish({"status": "completed"})
+    store.writer(other)
+    store.writer(third).finish({"status": "failed"})
+    assert main("status", "--data-root", data_root, "--results", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * len(compose.sweeps())
+    (init,) = (line for line in lines if line.split()[:2] == ["init", "quick"])
+    assert "10 runs: 7 pending, 1 under way, 1 completed, 1 failed" in init
+    assert main("status", "--data-root", tmp_path / "none", "--results", tmp_path) == 0  # without data, in words
+    assert "not to be had" in capsys.readouterr().out
+
+
+def test_publishing_what_is_not_finished_is_refused(data_root, tmp_path, capsys):
+    assert main("publish", "init", "--data-root", data_root, "--results", tmp_path) == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert "init is not finished (10 absent)" in error and "make sweep-init PRESET=full" in error
+    assert not (tmp_path / "tables").exists()
+
+
+def made_up(data_root, folder):
+    """A data root whose images say that they are a stand-in."""
+    shutil.copytree(data_root, folder)
+    for name in ("cifar10", "fashion_mnist"):
+        (folder / name / sources.SOURCE_FILE).write_text('{"source": "stand-in"}')
+    return folder
+
+
+def test_publishing_made_images_is_refused(data_root, tmp_path, capsys):
+    folder = made_up(data_root, tmp_path / "data")
+    assert main("publish", "init", "--data-root", folder, "--results", tmp_path) == cli.EXIT_USAGE
+    assert "stand-in images" in capsys.readouterr().err
+    overrides = [f"runtime.data_root='{folder}'", "runtime.stand_in=true"]
+    with pytest.raises(ValueError, match=r"init ran on stand-in data .*: only real data is published"):
+        study.publish("init", "full", overrides, tmp_path)
+    assert not (tmp_path / "tables").exists()
+
+
+def test_publishing_copies_a_finished_sweep(data_root, tmp_path, capsys):
+    overrides = [f"runtime.data_root='{data_root}'", *SMALL]
+    assert study.sweep("lenet_lr_grid", "quick", overrides, tmp_path, 1) == 0
+    published = paths.tables(paths.workspace(tmp_path, None), "lenet_lr_grid")
+    published.mkdir(parents=True)
+    (published / "old.parquet").write_text("of an earlier release")
+    assert study.publish("lenet_lr_grid", "quick", overrides, tmp_path) == 0
+    made = paths.tables(paths.workspace(tmp_path, "quick"), "lenet_lr_grid")
+    assert {p.name: files.sha256(p) for p in published.iterdir()} == {p.name: files.sha256(p) for p in made.iterdir()}
+    assert "published lenet_lr_grid (quick, 2 runs)" in capsys.readouterr().out
+
+
+def few_images(shape, num_classes, num_train, num_test):
+    draw = np.random.default_rng(0)
+    found = {}
+    for split, count in (("train", 64), ("test", 20)):
+        found[f"{split}_images"] = draw.integers(0, 256, (count, *shape[1:], shape[0]), dtype=np.uint8)
+        found[f"{split}_labels"] = np.arange(count, dtype=np.int64) % num_classes
+    return found
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_only_reproduce_goes_on_without_data_and_says_so(tmp_path, data_root, capsys, monkeypatch, there):
+    monkeypatch.setattr(stand_in, "make", few_images)
+    data = data_root if there else tmp_path / "data"
+    places = ["--data-root", data, "--results", tmp_path / "results"]
+    small = [*SMALL, "model=lenet", "norm=batch", "runtime.download=false"]
+    with monkeypatch.context() as patch:
+        expand = compose.expand
+        patch.setattr(compose, "expand", lambda name, preset, overrides: expand(name, preset, [*overrides, *small]))
+        if not there:
+            assert main("sweep", "init", *places) == cli.EXIT_USAGE
+            assert "'cifar10' is not to be had" in capsys.readouterr().err
+            assert not data.exists() or not list(data.iterdir())
+        assert main("reproduce", *places) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("STAND-IN DATA: cifar10") == (0 if there else 3)
+    assert ("cifar10, fashion_mnist could not be had" in captured.out) != there
+    store = Store(tmp_path / "results")
+    kinds = {store.manifest(name)["data"]["source"] for name in store.run_ids()}
+    assert kinds == {"arrays" if there else "stand-in"} and len(store.run_ids()) == len(study.REPRODUCE)

@@ -1,0 +1,90 @@
+"""Worker processes: one that dies takes its group's turn with it and nothing else, and everything is told in words."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+from small_runs import config, job, quadrants
+
+from bnstudy import launch, paths
+from bnstudy.jobs import Group, under_way
+from bnstudy.store import State, Store
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return quadrants(tmp_path_factory.mktemp("data"))
+
+
+def nothing(*_):
+    """No report."""
+
+
+def test_a_worker_killed_before_it_begins_costs_its_own_group_alone(tmp_path, root):
+    """The others are made by a new worker, with progress, on the threads that were asked for."""
+    groups = [Group((job(config(root, seed=seed)),)) for seed in (0, 1, 2)]
+    killed = []
+
+    def kill_the_first():
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        os.kill(children[0].pid or 0, signal.SIGKILL)
+        killed.append(children[0].pid)
+
+    thread = threading.Thread(target=kill_the_first)
+    thread.start()
+    seen = []
+    before = os.environ.get("OMP_NUM_THREADS")
+    ended = launch.launch(groups, tmp_path, workers=1, threads=2, report=lambda *told: seen.append(told))
+    thread.join()
+    assert os.environ.get("OMP_NUM_THREADS") == before
+    ids = [group.jobs[0].run_id for group in groups]
+    assert killed and [(run_id, state) for run_id, state, _ in ended] == [
+        (ids[0], "partial"),
+        (ids[1], "completed"),
+        (ids[2], "completed"),
+    ]
+    assert ended[0][2] == "its process died (SIGKILL); run the sweep again to go on"
+    store = Store(tmp_path)
+    assert [store.state(name) for name in ids] == [State.absent, State.completed, State.completed]
+    assert store.manifest(ids[1])["provenance"]["threads"] == 2
+    assert (1, 9, 9, []) in seen and (2, 0, 0, [ended[2]]) in seen
+    assert not multiprocessing.active_children()
+
+
+def test_what_cannot_be_written_is_told_in_words(tmp_path, root):
+    (tmp_path / "runs").write_text("a file where a folder belongs")
+    group = Group((job(config(root)),))
+    ((run_id, state, note),) = launch.launch([group], tmp_path, workers=1, threads=1, report=nothing)
+    assert (run_id, state) == (group.jobs[0].run_id, "partial")
+    assert "Not a directory" in note and "runs" in note and "what was saved is kept" in note
+
+
+def test_on_ctrl_c_workers_save_and_end(tmp_path, root):
+    long = config(root, train__steps=100_000, runtime__checkpoint_every_sec=1e9)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launch.launch([Group((job(long),))], tmp_path, workers=1, threads=1, report=stop)
+    assert time.monotonic() - began < 30
+    assert not multiprocessing.active_children()
+    assert list(under_way(tmp_path).values()) == [[job(long).run_id]]
+    assert list(paths.groups(tmp_path).rglob(paths.CHECKPOINT))
+
+
+def test_no_work_needs_no_worker(tmp_path):
+    assert launch.launch([], tmp_path, workers=2, threads=1, report=nothing) == []
+    assert not multiprocessing.active_children()
+
+
+def test_how_a_process_died():
+    assert launch._cause(-9) == "SIGKILL" and launch._cause(3) == "exit 3" and launch._cause(None) == "exit None"
+    assert launch.cores() >= 1

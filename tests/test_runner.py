@@ -1,0 +1,462 @@
+"""A run stopped at any moment and made again ends with the same bytes; what fails or is damaged is named and redone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from small_runs import (
+    config,
+    job,
+    launch_here,
+    make,
+    names,
+    pending,
+    quadrants,
+    torch_as_it_was,
+    written,
+)
+
+from bnstudy import checkpoint, compose, launch, paths, probes, runner, study
+from bnstudy.jobs import Group, jobs, under_way
+from bnstudy.store import State, Store, Writer
+
+LOOKS = {"at": [0], "every_steps": 2, "at_end": True, "at_divergence": True}
+PROBES = {"weights": LOOKS, "logit_gradient": LOOKS | {"on": "train_batch"}}
+
+
+class Killed(BaseException):
+    """Stands for the moment a process is killed: nothing after it is done."""
+
+
+@pytest.fixture(autouse=True)
+def _process(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # nothing here pulls the plug, and it costs most of the time
+    with torch_as_it_was():
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return quadrants(tmp_path_factory.mktemp("data"))
+
+
+def alone(root, **changes):
+    return [config(root, **{"probes": PROBES, "runtime__checkpoint_every_sec": 0.0} | changes)]
+
+
+def stacked(root, **changes):
+    """Three runs in lockstep, one of which diverges on the way."""
+    wild = {"norm": {"name": "none"}, "optim__momentum": 0.0}
+    return [each for lr in (0.1, 1e9, 0.3) for each in alone(root, **wild | changes, optim__lr=lr)]
+
+
+def resnet(root):
+    model = {"name": "resnet", "depth": 8}
+    small = {"data__num_train": 32, "data__batch_size": 16, "data__augment": True, "train__steps": 3}
+    return alone(root, model=model, **small)
+
+
+def undisturbed(configs, folder):
+    make(configs, folder)
+    tables = written(folder, names(configs))
+    assert {table for _, table in tables} >= {"steps", *configs[0].probes}
+    return tables
+
+
+@pytest.mark.parametrize("configs", [alone, stacked, resnet])
+def test_stopped_at_every_step_and_resumed_is_undisturbed(tmp_path, root, configs):
+    configs = configs(root)
+    wanted = undisturbed(configs, tmp_path / "whole")
+    stops = 0
+    while pending(configs, tmp_path / "cut"):
+        stop = runner.Stop()
+
+        def ask(done, total, stop=stop):
+            stop.requested = True
+
+        try:
+            make(configs, tmp_path / "cut", report=ask, stop=stop)
+        except runner.Interrupted:
+            stops += 1
+            assert len(under_way(tmp_path / "cut")) == 1
+    assert stops == configs[0].train.steps
+    assert written(tmp_path / "cut", names(configs)) == wanted
+    whole, cut = (Store(tmp_path / name).manifest(names(configs)[0]) for name in ("whole", "cut"))
+    assert all(whole[key] == cut[key] for key in ("status", "outcome", "diverged_step", "num_steps", "final", "config"))
+    assert not under_way(tmp_path / "cut") and not list((tmp_path / "cut").rglob("segments"))
+
+
+@pytest.mark.parametrize("configs", [alone, stacked])
+def test_killed_between_rows_and_checkpoint(tmp_path, root, configs, monkeypatch):
+    """Rows that no checkpoint knows of are dropped and made again."""
+    configs = configs(root)
+    wanted = undisturbed(configs, tmp_path / "whole")
+    save = checkpoint.save
+    calls = 0
+
+    def killed_every_third_time(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            raise Killed
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", killed_every_third_time)
+    while pending(configs, tmp_path / "cut"):
+        try:
+            make(configs, tmp_path / "cut")
+        except Killed:
+            continue
+    assert calls > 4
+    assert written(tmp_path / "cut", names(configs)) == wanted
+
+
+@pytest.mark.parametrize("configs", [alone, stacked])
+@pytest.mark.parametrize("steps", [0, 9])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_the_last_manifest(tmp_path, root, configs, steps, moment, monkeypatch):
+    """The group's other runs are done by then, or there is no run done and only the manifest lacks."""
+    configs = configs(root, train__steps=steps)
+    make(configs, tmp_path / "whole")
+    wanted = written(tmp_path / "whole", names(configs))
+    finish, left = Writer.finish, len(configs)
+
+    def killed(self, manifest):
+        nonlocal left
+        left -= 1
+        if left == 0 and moment == "before":
+            raise Killed
+        finish(self, manifest)
+        if left == 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "finish", killed)
+        with pytest.raises(Killed):
+            make(configs, tmp_path / "cut")
+    make(configs, tmp_path / "cut")
+    assert written(tmp_path / "cut", names(configs)) == wanted
+    assert not pending(configs, tmp_path / "cut")
+
+
+def test_a_request_to_stop_waits_for_a_checkpoint_and_a_second_ctrl_c_does_not(tmp_path, root):
+    configs = alone(root, runtime__checkpoint_every_sec=1e9)
+    stop = runner.Stop()
+    with stop.listening():
+        with pytest.raises(runner.Interrupted):
+            make(configs, tmp_path, report=lambda done, total: os.kill(os.getpid(), signal.SIGTERM), stop=stop)
+        (group,) = pending(configs, tmp_path)
+        saved = checkpoint.load(tmp_path, group)
+        assert saved is not None and saved["position"]["step"] == 4  # the first epoch's end
+    with pytest.raises(KeyboardInterrupt), stop.listening():  # nothing is under way: at once
+        os.kill(os.getpid(), signal.SIGINT)
+    stop = runner.Stop()
+    with stop.listening(), stop.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # a parent's, that comes with a terminal's Ctrl-C
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_resuming_keeps_the_number_of_threads(tmp_path, root):
+    """Results depend on it."""
+    (one,) = configs = alone(root)
+    stop = runner.Stop()
+    stop.requested = True
+    with pytest.raises(runner.Interrupted):
+        runner.run(Group((job(one),)), tmp_path, threads=2, report=lambda done, total: None, stop=stop)
+    make(configs, tmp_path)  # asks for one thread
+    assert Store(tmp_path).manifest(names(configs)[0])["provenance"]["threads"] == 2
+
+
+def test_two_groups_never_share_a_run(tmp_path, root):
+    """The sweep was interrupted with one choice of rates and run on with another: rows of both would be mixed."""
+    first, second, third = stacked(root, train__steps=9)
+    for configs, at in (((first, third), 6), ((third, second), 2)):
+        stop = runner.Stop()
+
+        def ask(done, total, stop=stop, at=at):
+            stop.requested = done >= at
+
+        with pytest.raises(runner.Interrupted):
+            make(configs, tmp_path / "cut", report=ask, stop=stop)
+    assert list(under_way(tmp_path / "cut").values()) == [names([third, second])]
+    everything = [first, second, third]
+    make(everything, tmp_path / "cut")
+    make([first], tmp_path / "whole")
+    make([third, second], tmp_path / "whole")
+    assert written(tmp_path / "cut", names(everything)) == written(tmp_path / "whole", names(everything))
+
+
+def damage_manifest(results, run_id):
+    (paths.run(results, run_id) / paths.MANIFEST).write_text("{")
+
+
+def damage_table(results, run_id):
+    path = paths.run(results, run_id) / "weights.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def damage_bit(results, run_id):
+    path = paths.run(results, run_id) / "steps.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def remove_table(results, run_id):
+    (paths.run(results, run_id) / "epochs.parquet").unlink()
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Sweeps make their runs in this process."""
+    monkeypatch.setattr(launch, "launch", launch_here)
+
+
+@pytest.mark.parametrize("damage", [damage_manifest, damage_table, damage_bit, remove_table])
+def test_a_damaged_run_is_named_and_made_again(tmp_path, root, damage, here, capsys):
+    configs = alone(root) + alone(root, norm={"name": "none"})
+    wanted = undisturbed(configs, tmp_path)
+    first, second = names(configs)
+    damage(tmp_path, first)
+    assert Store(tmp_path).state(first) == State.damaged
+    assert not study.make("a sweep", jobs(configs), tmp_path, 1)
+    printed = capsys.readouterr().out
+    assert f"{first}: its files are not what was written; it is made again" in printed
+    assert second not in printed and "2 runs, 1 done, 1 to make" in printed
+    assert written(tmp_path, [first, second]) == wanted
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: next(folder.rglob(paths.CHECKPOINT)).write_bytes(b"not a checkpoint"),
+        lambda folder: truncate(next(folder.rglob(paths.CHECKPOINT))),
+        lambda folder: truncate(sorted(folder.rglob("segments/*"))[0]),
+        lambda folder: sorted(folder.rglob("segments/*"))[-1].unlink(),
+        lambda folder: next(folder.rglob(paths.MEMBERS)).write_bytes(b"\xff\x00"),
+        lambda folder: old_checkpoint(next(folder.rglob(paths.CHECKPOINT))),
+    ],
+    ids=["foreign", "truncated", "segment truncated", "segment missing", "members", "other code"],
+)
+@pytest.mark.parametrize("configs", [alone, stacked])
+def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(tmp_path, root, configs, damage, capsys):
+    configs = configs(root)
+    wanted = undisturbed(configs, tmp_path / "whole")
+    stop = runner.Stop()
+    stop.requested = True
+    with pytest.raises(runner.Interrupted):
+        make(configs, tmp_path / "cut", stop=stop)
+    kept = names(configs)
+    damage(tmp_path / "cut")
+    ended = make(configs, tmp_path / "cut")
+    assert [one.state.done for one in ended] == [True] * len(configs)
+    assert written(tmp_path / "cut", kept) == wanted
+    printed = capsys.readouterr().out
+    assert "start again" in printed or "start" not in printed  # a damaged list of members loses nothing
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def old_checkpoint(path):
+    """Readable, but of a network whose layers had other names."""
+    state = torch.load(path, weights_only=True)
+    state["engine"] = {f"old.{name}": value for name, value in state["engine"].items()}
+    torch.save(state, path)
+
+
+def test_a_failed_write_keeps_the_last_checkpoint(tmp_path, root):
+    """A full disk, as the file system would tell of it: the run is not failed, and what was saved stays."""
+    configs = alone(root)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill(done, total):
+        if done == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+
+    try:
+        with pytest.raises(OSError, match="large"):
+            make(configs, tmp_path, report=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    (group,) = pending(configs, tmp_path)
+    saved = checkpoint.load(tmp_path, group)
+    assert saved is not None and saved["position"]["step"] == 2
+    assert not list(tmp_path.rglob("*.part"))
+    make(configs, tmp_path)
+    assert written(tmp_path, names(configs)) == undisturbed(configs, tmp_path / "whole")
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path, root):
+    (tmp_path / "runs").write_text("a file where a folder belongs")
+    with pytest.raises(OSError, match="runs"):
+        make(alone(root), tmp_path)
+
+
+def test_data_that_vanish_fail_the_run_in_words(tmp_path, root):
+    copied = tmp_path / "data"
+    shutil.copytree(root, copied)
+    one = job(config(copied))
+    shutil.rmtree(copied)
+    (ended,) = runner.run(Group((one,)), tmp_path, threads=1, report=lambda done, total: None, stop=runner.Stop())
+    assert ended.state == "failed"
+    assert "DataError" in ended.note and "train_images.npy cannot be read" in ended.note
+
+
+@pytest.fixture
+def raising(monkeypatch):
+    """A probe that raises for the run that does not learn, until it is put right."""
+    run = probes.run
+
+    def raise_where_nothing_is_learnt(name, options, seen):
+        if name == "weights" and seen.step > 5 and seen.loss > 1.0:
+            raise RuntimeError("the probe stumbled")
+        return run(name, options, seen)
+
+    monkeypatch.setattr(probes, "run", raise_where_nothing_is_learnt)
+    return lambda: monkeypatch.setattr(probes, "run", run)
+
+
+def test_a_probe_that_raises_fails_its_run_alone_and_is_tried_again(tmp_path, root, raising, here, capsys):
+    rates = (0.5, 0.0, 0.3)  # of one stack
+    configs = [config(root, optim__lr=lr, train__steps=20, probes={"weights": {"at_end": True}}) for lr in rates]
+    good, bad, other = names(configs)
+    assert study.make("a sweep", jobs(configs), tmp_path, 1)
+    captured = capsys.readouterr()
+    store = Store(tmp_path)
+    assert [store.state(name) for name in (good, bad, other)] == [State.completed, State.failed, State.completed]
+    assert f"{bad}: failed: RuntimeError: the probe stumbled" in captured.err
+    manifest = store.manifest(bad)
+    assert manifest["error"] == "RuntimeError: the probe stumbled" and "Traceback" in manifest["traceback"]
+    assert not under_way(tmp_path)
+    raising()
+    assert not study.make("a sweep", jobs(configs), tmp_path, 1)
+    assert "3 runs, 2 done, 1 to make" in capsys.readouterr().out
+    assert store.state(bad) == State.completed
+
+
+COMMAND = [sys.executable, "-m", "bnstudy"]
+OVERRIDES = [
+    *("norm=batch", "seed=0", "optim.lr=0.5,3.0", "data.num_train=256", "data.batch_size=16", "train.epochs=20"),
+    *("probes=default", "~probes.gradient_tails", "probes.activation_moments.every_steps=40"),
+    *("tracking.mode=off", "sweep.tables=null"),
+    *("runtime.checkpoint_every_sec=0.1", "runtime.threads=1", "runtime.device=cpu"),
+]
+
+
+def tables_of_a_sweep(results):
+    """Every table of every run but the one that tells time, by run and name."""
+    return written(results, Store(results).run_ids())
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, data_root):
+    """The first interruption is a SIGINT to the parent alone, the others are kill -9; the last run goes to its end."""
+    configs = compose.expand("lenet_lr_grid", "quick", [*OVERRIDES, f"runtime.data_root='{data_root}'"])
+    assert len(configs) == 2
+    make(configs, tmp_path / "whole")
+    wanted = tables_of_a_sweep(tmp_path / "whole")
+    results = tmp_path / "cut"
+    places = ["--data-root", str(data_root), "--results", str(results)]
+    command = [*COMMAND, "sweep", "lenet_lr_grid", "--preset", "quick", "--jobs", "1", *places, *OVERRIDES]
+    checkpoints = paths.groups(results)
+    moments, ended = [], False
+    for attempt in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            before = {path: path.stat().st_mtime_ns for path in checkpoints.rglob(paths.CHECKPOINT)}
+            if attempt < 2:  # the last one is killed at any moment, imports included
+                wait_for(
+                    lambda process=process, before=before: (
+                        process.poll() is not None
+                        or {p: p.stat().st_mtime_ns for p in checkpoints.rglob(paths.CHECKPOINT)} != before
+                    )
+                )
+                moments.append(random.uniform(0, 0.5))
+            else:
+                moments.append(random.uniform(0, 4))
+            time.sleep(moments[-1])
+            workers = [int(pid) for pid in children(process.pid)]
+            process.send_signal(signal.SIGKILL if attempt else signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert wait_for(lambda workers=workers: not any(map(alive, workers))), "a worker outlived its parent"
+        ended = ended or process.returncode == 0
+        if attempt == 0:
+            assert process.returncode == 130 and "the same command goes on" in errors, errors
+            assert "Traceback" not in errors and list(checkpoints.rglob(paths.CHECKPOINT))
+        assert process.returncode in (-signal.SIGKILL, 130, 0), errors
+    assert not ended, "the runs are too short to be killed on the way"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert tables_of_a_sweep(results) == wanted, moments
+    assert (paths.tables(results / "quick", "lenet_lr_grid") / "steps.parquet").exists()
+    assert not under_way(results)
+
+
+def children(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return file.read().split()
+    except OSError:
+        return []
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ctrl_c_saves_a_real_run_and_the_same_command_goes_on(tmp_path, root):
+    overrides = ["model=mlp", "model.hidden='16'", "data.name=quadrants", "data.batch_size=10", "train.steps=1500"]
+    overrides += ["data.augment=false", "probes=none", "tracking.mode=off", "runtime.threads=1", "runtime.device=cpu"]
+    overrides += ["runtime.checkpoint_every_sec=1000"]
+    results = tmp_path / "it's here"
+    places = ["--data-root", str(root), "--results", str(results)]
+    command = [*COMMAND, "run", *overrides, *places]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert wait_for(lambda: list(results.rglob("segments")))
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert "the same command goes on from there" in errors
+    one = compose.one([*overrides, f"runtime.data_root='{root}'"])
+    (group,) = pending([one], results)
+    saved = checkpoint.load(results, group)
+    assert saved is not None and 0 < saved["position"]["step"] < 1500
+    ((name, state),) = [(ended.run_id, ended.state) for ended in make([one], results)]
+    assert state == "completed"
+    make([one], tmp_path / "whole")
+    assert written(results, [name]) == written(tmp_path / "whole", [name])
+    commits = json.loads((paths.run(results, name) / paths.MANIFEST).read_text())["provenance"]["commits"]
+    assert len(commits) == 1

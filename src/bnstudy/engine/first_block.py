@@ -35,7 +35,7 @@ def patches(images_NCHW: Tensor, kernel: int) -> Tensor:
 
 
 class _PooledProduct(torch.autograd.Function):
-    """max over Q of patches . weight + bias: (N, Q, L, P), (C, P), (C,) -> (N, L, C); with gradients of the last two."""
+    """max over Q of patches . weight + bias: (N, Q, L, P), (C, P), (C,) -> (N, L, C); gradients of the last two."""
 
     @staticmethod
     def forward(ctx: Any, patches_NQLP: Tensor, weight_CP: Tensor, bias_C: Tensor) -> Tensor:

@@ -178,22 +178,15 @@ def test_the_table_has_a_line_a_row_and_names_the_machine() -> None:
     assert "stand-in data: cifar10" in render.table(_content(a=_row()) | {"data": {"cifar10": "stand-in"}})
 
 
-def test_the_readme_changes_between_its_markers_only(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{render.BEGIN}\nold\n{render.END}\nafter\n")
-    render.write([_content(a=_row())], readme)
-    once = readme.read_text()
-    assert once.startswith(f"before\n{render.BEGIN}\n| what |")
-    assert once.endswith(f"\n{render.END}\nafter\n")
-    assert "old" not in once
-    render.write([_content(a=_row())], readme)
-    assert readme.read_text() == once
-
-
-@pytest.mark.parametrize("text", ["", render.BEGIN, render.END, f"{render.END} {render.BEGIN}"])
-def test_a_readme_without_a_place_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no place for the bench"):
-        render.between_markers(text, "table")
+def test_readme_table_is_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+    render.write([_content(a=_row())], page)
+    once = page.read_text()
+    assert once.startswith("before\n<!-- bench:begin -->\n| what |")
+    assert once.endswith("\n<!-- bench:end -->\nafter\n") and "old" not in once
+    render.write([_content(a=_row())], page)
+    assert page.read_text() == once
 
 
 def test_limits_are_rates_of_the_device() -> None:

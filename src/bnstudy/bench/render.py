@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bnstudy import files, provenance
+from bnstudy import readme
 from bnstudy.bench.measure import Report
 from bnstudy.frames import DASH
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-README = provenance.ROOT / "README.md"
 DIGITS = 3  # that are shown of a measurement
 
 
@@ -63,19 +61,9 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(records: Sequence[dict[str, Any]], readme: Path = README) -> None:
-    """Puts the machines' tables between the markers in README.md. Raises ValueError where the markers are not there."""
-    block = "\n\n".join(table(record) for record in records) or "Not measured yet."
-    files.write_text(readme, between_markers(readme.read_text(encoding="utf-8"), block))
-
-
-def between_markers(text: str, block: str) -> str:
-    """`text` with what is between the markers replaced."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md has no place for the bench: put {BEGIN} and {END} on lines of their own")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+def write(records: Sequence[dict[str, Any]], path: Path = readme.README) -> None:
+    """Puts the machines' tables into README.md. Raises ValueError where it has no place for them."""
+    readme.replace("bench", "\n\n".join(table(record) for record in records) or "Not measured yet.", path)
 
 
 def _ratio(row: dict[str, Any]) -> str:

@@ -167,7 +167,7 @@ def test_the_grid_is_made_by_the_launcher_and_by_the_textbook(setting: Setting) 
     assert ours.measure() > 0
     manifests = list((setting.scratch / "grid-0" / "runs").glob("*/manifest.json"))
     assert len(manifests) == 2
-    assert {json.loads(path.read_text())["num_steps"] for path in manifests} == {1}  # half of 512 images, by 256
+    assert {json.loads(path.read_text())["num_steps"] for path in manifests} == {2}  # 512 images, by 256
     assert rows.grid_textbook(setting).measure() > 0
 
 
@@ -213,7 +213,7 @@ def test_rows_are_chosen_by_name_in_the_tables_order() -> None:
 class InProcess:
     """Takes the place of a side's process."""
 
-    def __init__(self, prepare: measure.Prepare) -> None:
+    def __init__(self, prepare: measure.Prepare, *, without: tuple[str, ...] = ()) -> None:
         try:
             self._prepared = prepare()
         except OSError as error:

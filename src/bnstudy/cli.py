@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if any(word.startswith("-") for word in rest):
         parser.error(f"unknown option {next(w for w in rest if w.startswith('-'))}; {known.command} --help lists them")
     known.overrides = [*getattr(known, "overrides", []), *rest]
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; read when it is first imported
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves as Ctrl-C does
     try:
         sys.exit(known.act(known))

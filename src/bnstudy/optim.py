@@ -35,6 +35,9 @@ class SGD:
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor], lr_R: Tensor, alive_R: Tensor | None) -> None:
         """One update. `alive_R` None: all are. `lr_R`, `alive_R` live on the parameters' device."""
+        if self._num_runs == 1 and alive_R is None and not lr_R.is_cuda:  # there, float() would wait for the device
+            self._update_one(gradients, float(lr_R))
+            return
         for index, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
             weight, step = self._by_run(parameter), self._by_run(gradient)
             if self._weight_decay:
@@ -48,6 +51,17 @@ class SGD:
                 weight.addcmul_(step, scale, value=-1)
             else:
                 weight.copy_(torch.where(_shaped(alive_R, step), torch.addcmul(weight, step, scale, value=-1), weight))
+
+    def _update_one(self, gradients: Sequence[Tensor], lr: float) -> None:
+        """The same for one run, all tensors in one call a step of the rule: a ResNet-110 has hundreds of small ones."""
+        steps = list(gradients)
+        if self._weight_decay:
+            steps = list(torch._foreach_add(steps, self._parameters, alpha=self._weight_decay))
+        if self.velocities:
+            torch._foreach_mul_(self.velocities, self._momentum)
+            torch._foreach_add_(self.velocities, steps)
+            steps = self.velocities
+        torch._foreach_add_(self._parameters, steps, alpha=-lr)
 
     def _by_run(self, tensor: Tensor) -> Tensor:
         return tensor.unflatten(0, (self._num_runs, -1)) if tensor.dim() else tensor.reshape(self._num_runs, 1)

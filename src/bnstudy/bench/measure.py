@@ -7,6 +7,7 @@ measures, the other waits for its turn.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -59,6 +60,9 @@ class Ratio:
     high: float
 
 
+OURS_ALONE = ("THP_MEM_ALLOC_ENABLE",)  # settings of our own process that a textbook loop does not make
+
+
 def seconds(act: Callable[[], object], clock: Clock = time.perf_counter) -> float:
     """How long `act` takes."""
     began = clock()
@@ -82,7 +86,7 @@ def interleaved(ours: Prepare, textbook: Prepare | None, repeats: int, *, report
     """Measures A B A B ..., `repeats` times each. Raises MeasurementError with the text of what went wrong."""
     with ExitStack() as stack:
         side_a = stack.enter_context(Side(ours))
-        side_b = stack.enter_context(Side(textbook)) if textbook else None
+        side_b = stack.enter_context(Side(textbook, without=OURS_ALONE)) if textbook else None
         seen_a: list[float] = []
         seen_b: list[float] = []
         for repeat in range(1, repeats + 1):
@@ -97,12 +101,15 @@ def interleaved(ours: Prepare, textbook: Prepare | None, repeats: int, *, report
 class Side:
     """A side in its own process, prepared there; use it in a `with`."""
 
-    def __init__(self, prepare: Prepare) -> None:
+    def __init__(self, prepare: Prepare, *, without: Sequence[str] = ()) -> None:
+        """`without`: environment variables that the process does not get."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         # Not a daemon: it may have to start processes of its own, which daemons must not.
         self._process = context.Process(target=_serve, args=(theirs, prepare), daemon=False)
+        kept = {name: os.environ.pop(name) for name in without if name in os.environ}
         self._process.start()
+        os.environ.update(kept)
         theirs.close()
 
     def __enter__(self) -> Self:

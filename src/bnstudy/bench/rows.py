@@ -56,7 +56,7 @@ class Setting:
     trial_batches: int = 40  # of LeNet, to choose the textbook's number of DataLoader workers
     test_images: int = 512  # that the ResNet is evaluated on
     rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the grid
-    grid_share: float = 0.5  # of the images that a run of the grid sees
+    grid_share: float = 1.0  # of the images that a run of the grid sees
     epochs: int = 10  # of the LeNet run whose probes are weighed
 
 
@@ -400,7 +400,7 @@ def _num_images(loader: Any) -> int:
 _SEEN = "Fashion-MNIST, batches of 256, all images; the textbook loop reads them with torchvision's transforms."
 _UPDATES = "CIFAR-10, batches of 128, crops and flips; a few updates at a time, evaluation aside."
 _GRID = (
-    "10 learning rates with BN and without, one epoch each on half of Fashion-MNIST; the start of our worker processes "
+    "10 learning rates with BN and without, one epoch each on Fashion-MNIST; the start of our worker processes "
     "is counted. Of the textbook's runs, which follow one another and take equally long, one of each arm is timed."
 )
 _PROBES = (

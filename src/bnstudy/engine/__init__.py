@@ -12,12 +12,11 @@ from torch import nn
 
 from bnstudy.config import Config
 from bnstudy.engine.base import Engine
+from bnstudy.engine.kernels import build
 from bnstudy.engine.lockstep import Lockstep
 
-# Measured on two cores with AVX-512 (`make bench`): a network of few channels by itself is faster in the plain layout,
-# and the first block's fixed cost, the patches of the images, is paid back by this many runs side by side.
+# Networks of few channels have kernels that take torch's plain layout; without them it suits only a single one.
 NARROW = ("lenet", "mlp")
-FUSE_FROM = 3
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -57,8 +56,8 @@ def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.dev
         common.optim,
         divergence_loss=common.train.divergence_loss,
         device=on,
-        channels_last=len(networks) > 1 or common.model["name"] not in NARROW,
-        fuse_first_block=on.type == "cpu" and len(networks) >= FUSE_FROM and common.precision == "fp32",
+        channels_last=common.model["name"] not in NARROW or (len(networks) > 1 and build.compiler() is None),
+        fuse=on.type == "cpu",
         half=torch.bfloat16 if common.precision == "bf16" else None,
     )
 
@@ -76,4 +75,5 @@ def facts(on: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),
+        "kernels": on.type == "cpu" and build.compiler() is not None,
     }

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bnstudy.config import Optim
-from bnstudy.engine import first_block, pooling
 from bnstudy.engine.base import Batch, StepResult
+from bnstudy.engine.fuse import Fused
 from bnstudy.engine.stacked import stack, unstack
 from bnstudy.optim import SGD
 
@@ -29,7 +29,7 @@ class Lockstep:
         divergence_loss: float,
         device: torch.device,
         channels_last: bool = False,
-        fuse_first_block: bool = False,
+        fuse: bool = False,
         half: torch.dtype | None = None,
     ) -> None:
         self.num_runs = len(networks)
@@ -37,10 +37,7 @@ class Lockstep:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         wide = copy.deepcopy(networks[0]) if self.num_runs == 1 else stack(networks)
         self._network = wide.to(device).to(memory_format=layout)
-        if fuse_first_block:
-            first_block.install(self._network)
-        if device.type == "cpu" and not channels_last:
-            pooling.install(self._network)
+        self._forward = Fused(self._network, self.num_runs) if fuse else self._network
         self._layout, self._half = layout, half
         self._parameters = list(self._network.parameters())
         self._sgd = SGD(self._parameters, self.num_runs, optim)
@@ -99,7 +96,7 @@ class Lockstep:
         """Weights, statistics and updates stay in float32; with `half`, products and activations are computed in it."""
         images_NCHW = images_NCHW.contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, self._half, enabled=self._half is not None):
-            logits: Tensor = self._network(images_NCHW)
+            logits: Tensor = self._forward(images_NCHW)
         if self._half is not None:
             logits = logits.float()
         return logits.unflatten(1, (self.num_runs, -1))

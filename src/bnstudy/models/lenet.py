@@ -68,7 +68,6 @@ class LeNet(nn.Module):
         self.norm4 = norm(84, 0, "norm4")
         self.act4 = act()
         self.classifier = nn.Linear(84, num_classes)
-        self.first_block = ("conv1", "norm1", "squash1.0")  # an engine may compute them as one
         self.layers = (
             Layer(1, "conv1", "conv", "squash1"),
             Layer(2, "conv2", "conv", "squash2"),

@@ -1,0 +1,119 @@
+"""Compiles the kernels, each for one shape, when a network first needs them, and what they share.
+
+Where there is no C compiler, or BNSTUDY_KERNELS=0, there are none. Compiled ones are kept in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+SWITCH = "BNSTUDY_KERNELS"
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+TRIED = (("-march=native", "-fopenmp"), ("-march=native",), ())  # some compilers lack one or the other
+TIMEOUT_SEC = 120
+
+
+@functools.cache
+def compiler() -> str | None:
+    """The C compiler's path; None where there is none, or it is not to be used."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    names = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def library(name: str, **macros_of: str | int) -> ctypes.CDLL | None:
+    """`name`.c compiled with these macros; None where that cannot be."""
+    if compiler() is None:
+        return None
+    source = Path(__file__).with_name(f"{name}.c")
+    macros = [f"-D{key}={value}" for key, value in macros_of.items()]
+    content = "\0".join([source.read_text(encoding="utf-8"), *FLAGS, str(TRIED), *macros, _machine()])
+    target = _cache() / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
+    if not target.exists() and not _compile(source, macros, target):
+        return None
+    try:
+        return ctypes.CDLL(str(target))
+    except OSError:  # a cache on a file system that allows no execution
+        return None
+
+
+def _compile(source: Path, macros: list[str], target: Path) -> bool:
+    """Whether it worked; if not, a line says so, since only the speed tells otherwise."""
+    path = compiler()
+    assert path is not None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            made = Path(scratch) / target.name
+            for more in TRIED:
+                command = [path, *FLAGS, *more, *macros, str(source), "-o", str(made)]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SEC, check=False)
+                if done.returncode == 0:
+                    made.replace(target)  # whole or not at all: other processes compile the same at the same time
+                    return True
+        reason = done.stderr.strip().splitlines()[-1:]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = [str(error)]
+    print(f"{source.name} could not be compiled ({path}: {''.join(reason)}); torch computes instead", file=sys.stderr)
+    return False
+
+
+def _cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "bnstudy" / "kernels"
+
+
+@functools.cache
+def _machine() -> str:
+    """What -march=native depends on: a cache may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    found = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return "\n".join([platform.machine(), platform.processor(), str(compiler()), *found])
+
+
+def pointers(*arrays: Tensor | None) -> list[ctypes.c_void_p]:
+    """Addresses for C; None is NULL. The arrays must outlive the call."""
+    return [ctypes.c_void_p(None if array is None else array.data_ptr()) for array in arrays]
+
+
+def long(number: int) -> ctypes.c_long:
+    return ctypes.c_long(number)
+
+
+def tracks(norm: nn.Module) -> bool:
+    """Whether this is torch's BN as it usually is: with gamma and beta, and running statistics at a fixed rate."""
+    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
+
+
+@torch.no_grad()
+def track(norm: nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, count: int) -> None:
+    """Moves the running statistics on, as torch does: the running variance is the unbiased one of `count` values."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    norm.running_mean.lerp_(mean_C.to(norm.running_mean.dtype), norm.momentum)
+    norm.running_var.lerp_((variance_C * (count / (count - 1))).to(norm.running_var.dtype), norm.momentum)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+
+
+def norm_backward(
+    grad_beta: Tensor, grad_gamma: Tensor, mean: Tensor, rstd: Tensor, scale: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """a, b, d of dx = a g + b x + d, by channel, through a norm over `count` values (Ioffe and Szegedy, 2015)."""
+    b = -scale * rstd * grad_gamma / count
+    return scale, b, -scale * grad_beta / count - b * mean

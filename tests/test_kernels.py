@@ -1,0 +1,310 @@
+"""What the kernels compute is what torch's operations compute, in values, gradients and statistics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bnstudy import models, norms, plugins
+from bnstudy.engine.fuse import Fused
+from bnstudy.engine.kernels import build, norm_relu, pooled_conv
+from bnstudy.engine.kernels.norm_relu import NormReLU
+from bnstudy.engine.kernels.pooled_conv import PooledConv
+
+compiled = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def close(ours: Tensor | None, theirs: Tensor | None, tolerance: float = 1e-9) -> None:
+    assert (ours is None) == (theirs is None)
+    if ours is not None and theirs is not None:
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def norm_of(channels: int, exists: bool, dtype: torch.dtype = torch.float64) -> nn.BatchNorm2d | None:
+    """With gamma of either sign: of a negative one, the largest input is the smallest output."""
+    if not exists:
+        return None
+    norm = nn.BatchNorm2d(channels, momentum=0.3)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    nn.init.normal_(norm.running_mean), nn.init.uniform_(norm.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    return norm.to(dtype)
+
+
+def gradients(output: Tensor, weights: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad((output * weights).sum(), wanted)
+
+
+@compiled
+def test_the_kernels_compile_here() -> None:
+    for real in ("float", "double"):
+        assert pooled_conv._library(real, 1, 6, 5, 28, 28, 0) is not None
+        assert pooled_conv._library(real, 6, 16, 5, 14, 14, 2) is not None
+    for dtype in norm_relu.TYPES:
+        assert norm_relu._library(dtype, 16) is not None
+
+
+@st.composite
+def layers(draw):
+    """Networks side by side, a norm or none, and images with an area that is all alike, whose pooled places tie."""
+    kernel, padding = draw(st.sampled_from([1, 3, 5])), draw(st.integers(0, 2))
+    runs, shared = draw(st.sampled_from([(1, False), (2, False), (3, True)]))
+    entering, leaving = draw(st.sampled_from([(1, 6), (3, 4), (6, 16), (2, 32)]))
+    height, width = (draw(st.sampled_from([6, 9, 12, 19, 24])) for _ in range(2))  # odd sides too
+    torch.manual_seed(draw(st.integers(0, 100)))
+    conv = nn.Conv2d(
+        entering * (1 if shared else runs),
+        leaving * runs,
+        kernel,
+        padding=padding,
+        groups=1 if shared else runs,
+        bias=draw(st.booleans()),
+    ).double()
+    norm = norm_of(leaving * runs, draw(st.booleans()))
+    images = torch.rand(draw(st.integers(1, 5)), conv.in_channels, height, width, dtype=torch.float64)
+    images[:, :, : height // 2] = draw(st.sampled_from([0.0, 0.5]))
+    return conv, norm, runs, images
+
+
+@compiled
+@settings(deadline=None, max_examples=60)
+@given(layers(), st.booleans(), st.integers(1, 3))
+def test_pooled_conv_is_convolution_norm_and_pooling(layer, training, num_threads):
+    conv, norm, runs, images = layer
+    twin = nn.Sequential(copy.deepcopy(conv), copy.deepcopy(norm) or nn.Identity(), nn.MaxPool2d(2)).train(training)
+    assert PooledConv.applies(conv, norm, twin[2], runs)
+    ours = PooledConv(conv, norm, runs).train(training)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        mine, theirs = images.clone().requires_grad_(conv.groups > 1 or runs == 1), images.clone().requires_grad_()
+        found, wanted = ours(mine), twin(theirs)
+        close(found, wanted)
+        weights = torch.randn_like(wanted)
+        have = [*conv.parameters(), *(norm.parameters() if norm is not None else ())]
+        for a, b in zip(
+            gradients(found, weights, have), gradients(wanted, weights, list(twin.parameters())), strict=True
+        ):
+            close(a, b, 1e-7)
+        if mine.requires_grad:
+            (a,), (b,) = gradients(ours(mine), weights, [mine]), gradients(twin(theirs), weights, [theirs])
+            close(a, b, 1e-7)
+    finally:
+        torch.set_num_threads(before)
+    if norm is not None:
+        for key, value in norm.state_dict().items():
+            close(value.double(), twin[1].state_dict()[key].double())
+
+
+@compiled
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from([16, 32, 48]), st.integers(1, 5), st.integers(1, 9), st.booleans(), st.booleans(), st.booleans(),
+    st.integers(0, 100),
+)  # fmt: skip
+def test_norm_relu_is_norm_addition_and_relu(channels, num, side, normed, adding, training, seed):
+    torch.manual_seed(seed)
+    norm = norm_of(channels, normed)
+    twin = copy.deepcopy(norm)
+    if num * side * side == 1 and normed:
+        training = False  # torch refuses to take one value's variance
+    shape = (num, channels, side, side)
+    x, added = (torch.randn(shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last) for _ in "xr")
+    x = x + 30  # far from 0: squares would cancel
+    mine, theirs = ([t.clone().requires_grad_() for t in (x, added)] for _ in range(2))
+    ours = NormReLU(norm).train(training)
+    if twin is not None:
+        twin.train(training)
+    found = ours(mine[0], *(mine[1:] if adding else ()))
+    z = theirs[0] if twin is None else twin(theirs[0])
+    wanted = torch.relu(z + theirs[1] if adding else z)
+    close(found, wanted)
+    if norm is not None and not training:
+        return  # evaluation is made without gradients
+    weights = torch.randn_like(wanted)
+    parameters: list[list[Tensor]] = [[] if n is None else list(n.parameters()) for n in (norm, twin)]
+    used = 2 if adding else 1
+    found_grads = gradients(found, weights, mine[:used] + parameters[0])
+    for a, b in zip(found_grads, gradients(wanted, weights, theirs[:used] + parameters[1]), strict=True):
+        close(a, b, 1e-7)
+    if norm is not None and twin is not None:
+        for key, value in norm.state_dict().items():
+            close(value.double(), twin.state_dict()[key].double())
+
+
+@compiled
+def test_bf16_is_read_and_rounded_as_torch_does() -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(4, 32, 8, 8) * 3).bfloat16().contiguous(memory_format=torch.channels_last)
+    added = torch.randn(4, 32, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    assert torch.equal(NormReLU(None)(x, added), torch.relu(x.float() + added.float()).bfloat16())
+    norm = norm_of(32, True, torch.float32)
+    wanted = torch.relu(copy.deepcopy(norm)(x.float()) + added.float())  # type: ignore[misc]
+    found = NormReLU(norm)(x, added)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, rtol=1 / 128, atol=1e-6)
+
+
+@compiled
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_is_not_finite_passes_through_and_stays_in_its_group(bad: float) -> None:
+    torch.manual_seed(0)
+    conv, pool = nn.Conv2d(1, 12, 5), nn.MaxPool2d(2)
+    with torch.no_grad():
+        conv.weight[6:] = bad  # the second of two runs
+    norm = norm_of(12, True, torch.float32)
+    images = torch.rand(3, 1, 12, 12)
+    for each in (norm, None):
+        found = PooledConv(conv, copy.deepcopy(each), 2)(images)
+        z = conv(images) if each is None else copy.deepcopy(each)(conv(images))
+        torch.testing.assert_close(found, pool(z), equal_nan=True)
+        (gradient,) = torch.autograd.grad(found.sum(), [conv.weight])
+        assert gradient[:6].isfinite().all()
+    x = torch.full((2, 16, 3, 3), bad).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(NormReLU(None)(x), torch.relu(x), equal_nan=True)
+
+
+@compiled
+def test_one_number_of_threads_one_result(threads: None) -> None:
+    torch.manual_seed(0)
+    net = lenet("batch")
+    images, labels = torch.rand(19, 1, 28, 28), torch.randint(0, 10, (19,))
+
+    def found() -> list[Tensor]:
+        twin = copy.deepcopy(net)
+        loss = functional.cross_entropy(Fused(twin, 1)(images), labels)
+        return [loss, *torch.autograd.grad(loss, list(twin.parameters()))]
+
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        first = found()
+        for _ in range(3):
+            assert all(map(torch.equal, first, found()))
+
+
+def lenet(norm: str, **options: object) -> nn.Module:
+    return built("lenet", (1, 28, 28), norm, **options)
+
+
+def built(name: str, shape: tuple[int, int, int], norm: str, **options: object) -> nn.Module:
+    factory = norms.factory(norm, plugins.defaults("norms", norm))
+    return models.build(name, plugins.defaults("models", name) | options, factory, "xavier_uniform", shape, 10, 0)
+
+
+def kernels_in(net: nn.Module) -> list[str]:
+    """Of the training pass, in the order of its calls."""
+    made = Fused(net, 1)._training
+    assert isinstance(made, torch.fx.GraphModule)
+    modules = dict(made.named_modules())
+    called = [type(modules[str(n.target)]).__name__ for n in made.graph.nodes if n.op == "call_module"]
+    return [name for name in called if name in ("PooledConv", "NormReLU")]
+
+
+def test_what_is_fused() -> None:
+    assert kernels_in(lenet("batch")) == kernels_in(lenet("none")) == ["PooledConv"] * 2
+    assert kernels_in(lenet("batch", pooling="average")) == []
+    assert kernels_in(lenet("batch_scratch")) == []  # the lesson is computed as it is written
+    resnet = [built("resnet", (3, 32, 32), norm, depth=20) for norm in ("batch", "none", "batch_scratch")]
+    assert kernels_in(resnet[0]) == ["NormReLU"] * 19  # the stem's, and two a block
+    assert kernels_in(resnet[1]) == ["NormReLU"] * 9  # additions with their ReLU
+    assert kernels_in(resnet[2]) == ["NormReLU"] * 9
+    strided = lenet("batch")
+    strided.conv1.stride = (2, 2)  # type: ignore[assignment]
+    assert kernels_in(strided) == ["PooledConv"]
+
+
+def test_what_others_use_is_not_taken_away() -> None:
+    class Forked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.relu = nn.BatchNorm2d(16), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            z: Tensor = self.norm(x)
+            return self.relu(z) + z
+
+    net = Forked()
+    twin = copy.deepcopy(net)
+    x = torch.randn(2, 16, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert kernels_in(net) == []
+    assert torch.equal(Fused(net, 1)(x), twin(x))
+
+
+def test_a_network_that_decides_by_values_computes_as_its_file_says() -> None:
+    class Deciding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.dense(x if x.mean() > 0 else -x)
+            return found
+
+    net = Deciding()
+    x = -torch.rand(2, 4)
+    assert torch.equal(Fused(net, 1)(x), net(x))
+
+
+def test_training_and_evaluation_are_told_apart() -> None:
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(2, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if self.training else x - 1
+
+    net = Moody().train()
+    fused, x = Fused(net, 1), torch.zeros(1, 2)
+    assert fused(x).sum() == 2
+    net.eval()
+    assert fused(x).sum() == -2
+    assert not net.training
+
+
+def test_without_kernels_torch_computes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No compiler, or one that fails: then a line says so."""
+    failing = tmp_path / "cc"
+    failing.write_text("#!/bin/sh\necho no such option >&2\nexit 1\n")
+    failing.chmod(0o755)
+    net = lenet("batch")
+    images = torch.rand(4, 1, 28, 28)
+    wanted = copy.deepcopy(net)(images)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for path, said in ((None, ""), (str(failing), "pooled_conv.c could not be compiled")):
+        monkeypatch.setattr(build, "compiler", lambda path=path: path)
+        pooled_conv._library.cache_clear()
+        torch.testing.assert_close(Fused(copy.deepcopy(net), 1)(images), wanted)
+        assert said in capfd.readouterr().err
+    pooled_conv._library.cache_clear()
+
+
+def test_the_switch_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(build.SWITCH, "0")
+    build.compiler.cache_clear()
+    assert build.compiler() is None
+    build.compiler.cache_clear()
+
+
+def test_parameters_stay_the_networks_own() -> None:
+    net = lenet("batch")
+    names, parameters = list(net.state_dict()), list(net.parameters())
+    Fused(net, 1)
+    assert list(net.state_dict()) == names
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))

@@ -167,7 +167,7 @@ def test_the_grid_is_made_by_the_launcher_and_by_the_textbook(setting: Setting) 
     assert ours.measure() > 0
     manifests = list((setting.scratch / "grid-0" / "runs").glob("*/manifest.json"))
     assert len(manifests) == 2
-    assert {json.loads(path.read_text())["num_steps"] for path in manifests} == {2}  # 512 images, by 256
+    assert {json.loads(path.read_text())["num_steps"] for path in manifests} == {4}  # 512 images, by 256, twice
     assert rows.grid_textbook(setting).measure() > 0
 
 

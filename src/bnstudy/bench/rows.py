@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from bnstudy import compose, engine, launch, paths, runner
@@ -56,7 +55,7 @@ class Setting:
     trial_batches: int = 40  # of LeNet, to choose the textbook's number of DataLoader workers
     test_images: int = 512  # that the ResNet is evaluated on
     rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the grid
-    grid_share: float = 1.0  # of the images that a run of the grid sees
+    grid_epochs: int = 2  # of each of its runs
     epochs: int = 10  # of the LeNet run whose probes are weighed
 
 
@@ -131,7 +130,7 @@ def train_updates_textbook(overrides: Overrides, setting: Setting) -> Prepared:
 
 def grid(setting: Setting) -> Prepared:
     """Runs an hour as a sweep makes them: worker processes that start, runs side by side, tables and manifests."""
-    arms = [replace(arm, optim=replace(arm.optim, lr=lr)) for arm in _arms(setting, "ours") for lr in setting.rates]
+    arms = [replace(arm, optim=replace(arm.optim, lr=lr)) for arm in _arms(setting) for lr in setting.rates]
     wanted = jobs(arms)
     number = itertools.count()
 
@@ -150,33 +149,23 @@ def grid(setting: Setting) -> Prepared:
 
 def grid_textbook(setting: Setting) -> Prepared:
     """Two runs of the grid, one with BN and one without: the others take as long, one after another."""
-    arms = _arms(setting, "textbook")
+    arms = _arms(setting)
     _, facts = _fastest_loop(setting, arms[0])
     images = _images(setting, arms[0])
 
     def run(arm: Config) -> None:
         loop = _loop(setting, arm, images, facts["num_workers"])
-        loop.epoch()
-        loop.evaluate()
+        for _ in range(setting.grid_epochs):
+            loop.epoch()
+            loop.evaluate()
 
     return Prepared(lambda: 3600 * len(arms) / seconds(lambda: list(map(run, arms))), facts)
 
 
-def _arms(setting: Setting, side: str) -> list[Config]:
-    """The grid's two arms, for one epoch on a part of the images, which each side lays out for itself."""
-    short = replace(setting, data_root=_shortened(setting, setting.scratch / side))
-    return [_config(short, LENET, f"norm={norm}", "train.epochs=1") for norm in ("batch", "none")]
-
-
-def _shortened(setting: Setting, root: Path) -> Path:
-    """A data root with the first `grid_share` of Fashion-MNIST's training and test images."""
-    name = "fashion_mnist"
-    source = sources.locate(name, setting.data_root, allow_stand_in=setting.stand_in)
-    (root / name).mkdir(parents=True)
-    for part in sources.PARTS:
-        whole = np.load(source.folder / f"{part}.npy", mmap_mode="r")
-        np.save(root / name / f"{part}.npy", whole[: int(len(whole) * setting.grid_share)])
-    return root
+def _arms(setting: Setting) -> list[Config]:
+    """The grid's two arms."""
+    epochs = f"train.epochs={setting.grid_epochs}"
+    return [_config(setting, LENET, f"norm={norm}", epochs) for norm in ("batch", "none")]
 
 
 # -- probes and evaluation
@@ -400,7 +389,7 @@ def _num_images(loader: Any) -> int:
 _SEEN = "Fashion-MNIST, batches of 256, all images; the textbook loop reads them with torchvision's transforms."
 _UPDATES = "CIFAR-10, batches of 128, crops and flips; a few updates at a time, evaluation aside."
 _GRID = (
-    "10 learning rates with BN and without, one epoch each on Fashion-MNIST; the start of our worker processes "
+    "10 learning rates with BN and without, two epochs each on Fashion-MNIST; the start of our worker processes "
     "is counted. Of the textbook's runs, which follow one another and take equally long, one of each arm is timed."
 )
 _PROBES = (

@@ -1,0 +1,226 @@
+"""Whether training in 16-bit floats shows what training in 32-bit floats shows (`precision=bf16` against `fp32`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS, DASH, arms, number, over_seeds, spread
+
+PRECISIONS = ("fp32", "bf16")
+MIDDLE = 100 / 10  # ten classes: what a guess gives, in percent
+
+TITLE = "fp32 against bf16: final accuracy and divergence over learning rates"
+CAPTION = (
+    "ResNet-20 on 5,000 images, three epochs. (a) Test accuracy after the last epoch; one mark a run, lines: median "
+    "over seeds of the runs that did not diverge; filled and solid: fp32, hollow and dashed: bf16. Crosses, near "
+    "chance: diverged (mini-batch loss above 1000, or not finite). (b) bf16 minus fp32 of one seed, where neither "
+    "diverged. In bf16 products and activations have 16 bits, weights, statistics, loss and updates 32."
+)
+SWEEP = "precision"
+NEEDS = {
+    "runs": "status in ('completed', 'diverged')",
+    "activation_moments": "step == 0 and site == 'preactivation'",
+}
+SIZE = (9.6, 4.2)
+CLAIMS = (
+    Claim(
+        id="precision-1",
+        where="this study's own",
+        scale="reduced",
+        says="bf16 reaches the test accuracies of fp32.",
+        criterion="In each arm, at each rate at which no seed of either precision diverges: median final test "
+        "accuracies differ by no more than the larger of the two ranges over seeds. At all of them: reproduced; at "
+        "three quarters: partly.",
+    ),
+    Claim(
+        id="precision-2",
+        where="this study's own",
+        scale="reduced",
+        says="In bf16 training diverges at the learning rates at which it does in fp32.",
+        criterion="In each arm the smallest rate of the grid at which a seed diverges is the same in both (or none in "
+        "both): reproduced. One step of the grid apart in one arm: partly.",
+    ),
+    Claim(
+        id="precision-3",
+        where="this study's own",
+        scale="init",
+        says="What is measured at initialisation does not depend on the precision of training.",
+        criterion="Means and variances of every channel before training, bf16 against fp32 of the same seed, rate and "
+        "arm: no difference at all.",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    runs = frames["runs"]
+    left, right = fig.subplots(1, 2)
+    _accuracies(left, runs)
+    _differences(right, _pairs(runs))
+    figures.panel(left, "a", "test accuracy after the last epoch")
+    figures.panel(right, "b", "bf16 minus fp32, the same seed")
+    handles = [
+        Line2D([], [], color=figures.COLOURS[arm], ls=_line(p), marker="o", ms=4, mfc=_face(p, arm),
+               label=f"{figures.LABELS[arm]}, {p}")
+        for arm in ARMS for p in PRECISIONS
+    ]  # fmt: skip
+    handles.append(Line2D([], [], ls="", marker="x", ms=5, mec=figures.MUTED, mew=1.2, label="diverged"))
+    fig.legend(handles=handles, loc="outside lower center", ncols=5)
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    runs = frames["runs"]
+    n = _seeds(runs)
+    cells = _cells(runs)
+    close = cells["apart"] <= cells["range"]
+    worst = cells.sort_values("apart").iloc[-1] if len(cells) else None
+    one = Evidence(
+        measured=f"within the seeds' range at {int(close.sum())} of {len(cells)} rates"
+        + (f"; furthest apart {worst['apart']:.1f} points" if worst is not None else ""),
+        spread=f"range over seeds there {worst['range']:.1f} points" if worst is not None else "",
+        n=n,
+        verdict=judge(n, whole=bool(len(cells)) and bool(close.all()), part=len(cells) > 0 and close.mean() >= 0.75),
+    )
+    grid = sorted(runs["lr"].unique())
+    first = {arm: {p: _first_divergence(part, p, grid) for p in PRECISIONS} for arm, part in arms(runs).items()}
+    steps = [abs(found["fp32"] - found["bf16"]) for found in first.values()]
+    two = Evidence(
+        measured="; ".join(
+            f"{figures.LABELS[arm]} from {_rate(grid, found['fp32'])} in fp32, {_rate(grid, found['bf16'])} in bf16"
+            for arm, found in first.items()
+        ),
+        spread=f"grid {number(grid[0])} to {number(grid[-1])}, {len(grid)} rates",
+        n=n,
+        verdict=judge(n, whole=len(first) == len(ARMS) and not any(steps), part=sorted(steps) == [0, 1]),
+    )
+    apart, num = _at_initialisation(frames["activation_moments"])
+    three = Evidence(
+        measured=f"largest difference {number(apart)}",
+        spread=f"{num} channel moments",
+        n=n,
+        verdict=judge(n, whole=num > 0 and apart == 0, part=num > 0 and apart < 1e-5),
+    )
+    return {"precision-1": one, "precision-2": two, "precision-3": three}
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    runs = frames["runs"]
+    return [
+        Comparison(f"test accuracy at {number(lr)} in {p} (%)", "", "", *(_told(runs, arm, p, lr) for arm in ARMS))
+        for lr in sorted(runs["lr"].unique())
+        for p in PRECISIONS
+    ]
+
+
+def _accuracies(ax: Axes, runs: pd.DataFrame) -> None:
+    ax.axhline(MIDDLE, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
+    ax.annotate("chance", (0.995, MIDDLE), (0, -2), xycoords=ax.get_yaxis_transform(), textcoords="offset points",
+                fontsize=7, color=figures.MUTED, ha="right", va="top")  # fmt: skip
+    for arm, part in arms(runs).items():
+        for index, precision in enumerate(PRECISIONS):
+            rows = part[part["precision"] == precision]
+            rows = rows.assign(percent=100 * rows["final_test_accuracy"], x=rows["lr"] * _shift(arm, index))
+            alive, lost = rows[rows["outcome"] != "diverged"], rows[rows["outcome"] == "diverged"]
+            colour, face = figures.COLOURS[arm], _face(precision, arm)
+            medians = over_seeds(alive, ["x"], "percent")
+            ax.plot(medians["x"], medians["median"], ls=_line(precision), color=colour, lw=1.3)
+            ax.plot(alive["x"], alive["percent"], "o", ls="", color=colour, mfc=face, ms=4.4, mew=1.1, zorder=4)
+            height = MIDDLE + lost.groupby("lr").cumcount() * 1.6  # seeds at one rate stand above each other
+            ax.plot(lost["x"], height, "x", ls="", ms=5, mew=1.4, color=colour, zorder=4)
+    _rates(ax, runs)
+    ax.set_ylim(0, None)
+    ax.set_ylabel("accuracy (%)")
+
+
+def _differences(ax: Axes, pairs: pd.DataFrame) -> None:
+    ax.axhline(0, color=figures.MUTED, lw=0.9)
+    for arm, part in arms(pairs).items():
+        ax.plot(
+            part["lr"] * _shift(arm, 0.5), part["apart"], "o", color=figures.COLOURS[arm], ms=4.4, mew=0, alpha=0.85
+        )
+    if len(pairs):
+        _rates(ax, pairs)
+        limit = max(2.0, 1.15 * float(pairs["apart"].abs().max()))
+        ax.set_ylim(-limit, limit)
+    ax.set_ylabel("difference in test accuracy (points)")
+
+
+def _rates(ax: Axes, frame: pd.DataFrame) -> None:
+    rates = sorted(frame["lr"].unique())
+    ax.set_xscale("log")
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.minorticks_off()
+    ax.set_xlabel("learning rate")
+
+
+def _shift(arm: str, index: float) -> float:
+    """Arms and precisions side by side at each rate."""
+    return float(1.13 ** (index - 0.5 + (1.2 if arm == "none" else -1.2)))
+
+
+def _line(precision: str) -> str:
+    return "-" if precision == "fp32" else "--"
+
+
+def _face(precision: str, arm: str) -> str:
+    return figures.COLOURS[arm] if precision == "fp32" else "white"
+
+
+def _seeds(runs: pd.DataFrame) -> int:
+    """Seeds of the cell that has fewest; 0 where an arm or a precision is missing."""
+    counts = runs.groupby(["norm", "precision", "lr"])["seed"].nunique()
+    whole = len(counts) == len(ARMS) * len(PRECISIONS) * runs["lr"].nunique()
+    return int(counts.min()) if whole else 0
+
+
+def _pairs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Columns norm, lr, seed and apart: bf16 minus fp32 (points), where neither diverged."""
+    alive = runs[runs["outcome"] != "diverged"]
+    keys = ["norm", "lr", "seed"]
+    wide = alive.pivot(index=keys, columns="precision", values="final_test_accuracy").reindex(columns=list(PRECISIONS))
+    wide = wide.dropna().reset_index()
+    return wide.assign(apart=100 * (wide["bf16"] - wide["fp32"]))
+
+
+def _cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm and rate at which nothing diverged: how far the medians are apart, the larger range (points)."""
+    rows = []
+    for (arm, lr), part in runs.groupby(["norm", "lr"]):
+        by = [spread(100 * part[part["precision"] == p]["final_test_accuracy"]) for p in PRECISIONS]
+        if (part["outcome"] == "diverged").any() or not all(each.n for each in by):
+            continue
+        rows.append((arm, lr, abs(by[0].median - by[1].median), max(each.high - each.low for each in by)))
+    return pd.DataFrame(rows, columns=["norm", "lr", "apart", "range"])
+
+
+def _first_divergence(part: pd.DataFrame, precision: str, grid: list[float]) -> int:
+    """Place in the grid of the smallest rate at which a seed diverges; beyond its end where none does."""
+    rows = part[(part["precision"] == precision) & (part["outcome"] == "diverged")]
+    return grid.index(rows["lr"].min()) if len(rows) else len(grid)
+
+
+def _rate(grid: list[float], place: int) -> str:
+    return number(grid[place]) if place < len(grid) else "no rate"
+
+
+def _at_initialisation(moments: pd.DataFrame) -> tuple[float, int]:
+    """The largest difference of a channel's mean or variance, and how many were compared."""
+    keys = ["norm", "lr", "seed", "depth", "channel"]
+    both = [moments[moments["precision"] == p].set_index(keys)[["mean", "variance"]] for p in PRECISIONS]
+    apart = (both[0] - both[1]).dropna().abs().to_numpy()
+    return (float(np.max(apart)), int(apart.size)) if apart.size else (0.0, 0)
+
+
+def _told(runs: pd.DataFrame, arm: str, precision: str, lr: float) -> str:
+    rows = runs[(runs["norm"] == arm) & (runs["precision"] == precision) & (runs["lr"] == lr)]
+    alive = spread(100 * rows[rows["outcome"] != "diverged"]["final_test_accuracy"])
+    told = [f"{alive.median:.1f} [{alive.low:.1f} to {alive.high:.1f}]"] if alive.n else []
+    lost = int((rows["outcome"] == "diverged").sum())
+    return "; ".join([*told, *([f"{lost} diverged"] if lost else [])]) or DASH

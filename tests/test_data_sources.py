@@ -104,6 +104,16 @@ def test_checksums_are_verified_for_the_arrays_that_have_one(tmp_path: Path) -> 
     assert find("cifar10", lay_out(tmp_path / "cifar10", arrays, about).parent).kind == "arrays"
 
 
+def test_the_title_is_read_and_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    arrays, title = some_arrays(), "CIFAR-10 (59,889 of 60,000 images exact)"
+    lay_out(tmp_path / "plain" / "cifar10", arrays)
+    lay_out(tmp_path / "titled" / "cifar10", arrays, {"name": title, "inexact": {"train": [3]}, "note": "x"})
+    plain, titled = (find("cifar10", tmp_path / folder) for folder in ("plain", "titled"))
+    assert (plain.title, titled.title) == ("", title)
+    assert titled.identity == plain.identity
+    assert titled.record == {**plain.identity, "title": title}
+
+
 def test_files_are_checked_again_once_they_change(tmp_path: Path) -> None:
     arrays = some_arrays()
     folder = lay_out(tmp_path / "cifar10", arrays)
@@ -172,6 +182,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a list": (overwritten("SOURCE.json", b"[]"), "SOURCE.json", "restore or delete"),
     "unknown source": (overwritten("SOURCE.json", b'{"source": "hearsay"}'), "SOURCE.json", "restore or delete"),
     "checksum text": (overwritten("SOURCE.json", b'{"sha256": "abc"}'), "SOURCE.json", "restore or delete"),
+    "a number for a name": (overwritten("SOURCE.json", b'{"name": 10}'), "SOURCE.json", "name.*restore or delete"),
     "other checksum": (
         overwritten("SOURCE.json", b'{"sha256": {"test_images": "0123"}}'),
         "test_images.npy",

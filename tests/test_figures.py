@@ -9,6 +9,8 @@ import matplotlib as mpl
 import pytest
 import synthetic
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from bnstudy import figures
@@ -31,6 +33,24 @@ def test_the_same_bytes_again(name: str, tmp_path: Path) -> None:
     once, again = draw(name, tmp_path / "once"), draw(name, tmp_path / "again")
     assert [p.name for p in once] == [f"{name}.svg", f"{name}.png"]
     assert [p.read_bytes() for p in once] == [p.read_bytes() for p in again]
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig6", "gradient_correlation"])
+def test_the_last_bits_of_the_layout_leave_no_trace(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: they differ from process to process, and clip paths in the SVG were named after them."""
+    straight, lay_out = draw(name, tmp_path / "straight"), Figure.draw_without_rendering
+
+    def unsteady(fig: Figure) -> None:
+        lay_out(fig)
+        fig.set_layout_engine("none")
+        for part in fig.subfigs:
+            part.bbox_relative.set_points(part.bbox_relative.get_points() * (1 + 1e-14))
+        for ax in fig.axes:
+            ax.set_position(Bbox(ax.get_position(original=True).get_points() * (1 - 1e-14)))
+
+    monkeypatch.setattr(Figure, "draw_without_rendering", unsteady)
+    shaken = draw(name, tmp_path / "shaken")
+    assert [p.read_bytes() for p in straight] == [p.read_bytes() for p in shaken]
 
 
 def test_metadata_tell_commit_data_and_runs(tmp_path: Path) -> None:
@@ -58,7 +78,7 @@ def test_a_stand_in_is_marked_in_the_header_and_across_the_figure() -> None:
     assert figures.STAND_IN_MARK not in [t.get_text() for t in plain.texts]
 
 
-@pytest.mark.parametrize("name", ["fig5", "table1", "gradient_correlation", "lenet_lr"])
+@pytest.mark.parametrize("name", ["fig2", "fig5", "fig6", "table1", "gradient_correlation", "lenet_lr"])
 def test_lines_have_no_colour_but_the_arms_and_greys(name: str) -> None:
     finding, data = synthetic.frames_of(name)
     fig = figures.new(finding.size, "t", "s", stand_in=False)

@@ -186,6 +186,17 @@ def test_rows_without_a_defined_cosine_are_not_read() -> None:
     assert 1 not in set(with_bn["batch_size"]) and with_bn["cosine_mean"].notna().all()
 
 
+def test_a_seed_with_examples_that_have_no_gradient_counts() -> None:
+    """Regression: one such example left its whole seed out."""
+
+    def certain(data: Frames) -> None:
+        rows = data["gradient_correlation"]
+        rows.loc[(rows["norm"] == "none") & (rows["seed"] == 3) & (rows["batch_size"] == 1), "num_pairs"] = 21
+
+    evidence = changed("gradient_correlation", certain)["gradient-correlation-3"]
+    assert evidence.n == 5 and evidence.spread.endswith("; 21 to 28 pairs a layer")
+
+
 @pytest.mark.parametrize("name", [*NAMES, "lenet_lr"])
 def test_every_figure_draws_and_compares(name: str) -> None:
     finding, data = synthetic.frames_of(name)

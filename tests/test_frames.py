@@ -52,6 +52,23 @@ def test_holes_and_origin() -> None:
     assert frames.origin([runs, runs]).data_label.startswith("stand-in data")
 
 
+def test_a_source_s_title_names_the_data_and_tables_without_one_still_read(tmp_path: Path) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path)
+    path = workspace / "tables" / "lenet_lr_grid" / "runs.parquet"
+    runs = pd.read_parquet(path)
+    runs.drop(columns="data_title").to_parquet(path)
+    assert frames.origin([frames.load(workspace, "lenet_lr_grid", "runs")]).data == (
+        "fashion_mnist, arrays, sha256 1a2b3c4d",
+    )
+    runs["data_title"] = ["Fashion-MNIST (all but one)"] * 47 + [None]
+    runs.to_parquet(path)
+    frame = frames.load(workspace, "lenet_lr_grid", "runs")
+    assert frames.data_names(frame).tolist() == ["Fashion-MNIST (all but one)"] * 47 + ["fashion_mnist"]
+    assert frames.origin([frame]).data_label == (
+        "Fashion-MNIST (all but one), arrays, sha256 1a2b3c4d, fashion_mnist, arrays, sha256 1a2b3c4d"
+    )
+
+
 @given(st.lists(st.floats(-1e150, 1e150) | st.sampled_from([math.nan, math.inf]), max_size=12))
 def test_spread_is_median_and_range_of_what_is_defined(values: list[float]) -> None:
     spread = frames.spread(values)

@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from bnstudy import probes
+from bnstudy.probes import gradient_correlation
 
 OPTIONS = {"batch_sizes": (1, 4, 6), "num_batches": 4}
 
@@ -24,15 +25,16 @@ def rows_of(network, feed, **options):
 
 
 def slow(network, feed, layer, size):
-    """Mean and standard deviation of the cosines of all pairs of four mini-batches, by loss.backward()."""
+    """Mean and standard deviation of the cosines of all pairs of four mini-batches that have one, by backward()."""
     gradients = []
     for index in range(4):
         copied = copy.deepcopy(network).train()
         images, labels = feed.probe_batch(size, index)
         functional.cross_entropy(copied(images.double()), labels).backward()
         gradients.append(copied.get_submodule(layer.name).weight.grad.flatten().numpy())
-    cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in combinations(gradients, 2)]
-    return np.mean(cosines), np.std(cosines)
+    pairs = [(a, b) for a, b in combinations(gradients, 2) if a.any() and b.any()]
+    cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in pairs]
+    return (np.mean(cosines), np.std(cosines)) if pairs else (math.nan, math.nan)
 
 
 @pytest.mark.parametrize("norm, sizes", [("none", (1, 4, 6)), ("batch", (4, 6))])
@@ -101,6 +103,34 @@ def test_a_small_training_set_gives_fewer_batches_and_says_so():
     assert [rows[size, 1]["num_batches"] for size in (4, 6, 8)] == [3, 2, 1]
     assert [rows[size, 1]["num_pairs"] for size in (4, 6, 8)] == [3, 1, 0]
     assert [rows[size, 1]["defined"] for size in (4, 6, 8)] == [True, True, False]
+
+
+@pytest.mark.parametrize(("num_certain", "num_pairs"), [(0, 6), (1, 3), (2, 1), (3, 0), (4, 0)])
+def test_examples_without_a_gradient_are_in_no_pair(num_certain, num_pairs):
+    """Regression: one example whose class the network is certain of made the mean of every layer NaN."""
+    network, feed = make_network("none").double(), make_feed(24)
+    with torch.no_grad():
+        network.classifier.weight *= 1e6  # the softmax is 0 or 1 to the last bit
+        feed.labels = network(feed.images.double()).argmax(1)
+    feed.labels[num_certain:] = (feed.labels[num_certain:] + 1) % 5
+    rows = rows_of(network, feed, batch_sizes=[1])
+    for layer in network.layers:
+        row, (mean, std) = rows[1, layer.depth], slow(network, feed, layer, 1)
+        assert (row["num_batches"], row["num_pairs"], row["defined"]) == (4, num_pairs, num_pairs > 0)
+        assert row["cosine_mean"] == pytest.approx(mean, abs=1e-10, nan_ok=True)
+        assert row["cosine_std"] == pytest.approx(std, abs=1e-10, nan_ok=True)
+        assert math.isnan(row["cosine_mean"]) == (num_pairs == 0)
+
+
+def test_cosines_of_a_pair_that_has_none_and_of_very_small_gradients():
+    cosines = gradient_correlation.pairwise_cosines
+    one, zero, endless = torch.tensor([3.0, 4.0]), torch.zeros(2), torch.tensor([math.inf, 1.0])
+    assert cosines([one, zero, endless, torch.tensor([math.nan, 1.0])]).tolist() == []
+    assert cosines([]).tolist() == cosines([one]).tolist() == []
+    assert cosines([one, zero, -one]).tolist() == [pytest.approx(-1)]
+    tiny = torch.tensor([3e-300, 4e-300], dtype=torch.float64)  # its squares are below every float64
+    assert cosines([tiny, one]).tolist() == [pytest.approx(1)]
+    assert cosines([torch.tensor([3e-45, 4e-45]), torch.tensor([3e-45, 4e-45])]).tolist() == [pytest.approx(1)]
 
 
 def test_gradients_beyond_float32s_squares_have_a_direction():

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import small_runs
 import synthetic
 
-from bnstudy import paths, reduction
-from bnstudy.store import Store, StoreError
+from bnstudy import frames, paths, reduction
+from bnstudy.store import State, Store, StoreError
 
 COLUMNS = {"step": "int64", "value": "float64", "name": "string"}
 
@@ -126,6 +127,32 @@ def test_configuration_becomes_columns() -> None:
     assert columns["norm"] == "batch" and columns["norm_eps"] == 1e-3 and columns["epochs"] == 9
     assert columns["milestones"] == "[0.5, 0.75]"
     assert reduction.config_columns({**config, "train": {"epochs": 165, "steps": 0}})["epochs"] is None
+
+
+def test_the_data_s_title_reaches_the_reader_and_renames_no_run(tmp_path: Path) -> None:
+    """From SOURCE.json through the run's manifest and its row to what figures and claims call the data."""
+    plain, titled = (small_runs.quadrants(tmp_path / name) for name in ("plain", "titled"))
+    (titled / "quadrants" / "SOURCE.json").write_text('{"name": "Quadrants (99 of 100 exact)"}')
+    labels = []
+    for root in (plain, titled):
+        results = tmp_path / f"results-{root.name}"
+        with small_runs.torch_as_it_was():
+            (ended,) = small_runs.make([small_runs.config(root, train__steps=1)], results)
+        reduction.reduce(Store(results), [ended.run_id], paths.tables(results, "sweep"))
+        labels.append((ended.run_id, frames.origin([frames.runs(results, "sweep")]).data_label))
+    (run_id, label), (same_run_id, titled_label) = labels
+    assert run_id == same_run_id
+    assert label.startswith("quadrants, arrays, sha256 ")
+    assert titled_label == label.replace("quadrants", "Quadrants (99 of 100 exact)")
+
+
+def test_a_failed_run_s_data_has_its_title_too(tmp_path: Path) -> None:
+    root = small_runs.quadrants(tmp_path)
+    (root / "quadrants" / "SOURCE.json").write_text('{"name": "Quadrants (99 of 100 exact)"}')
+    with small_runs.torch_as_it_was():
+        (ended,) = small_runs.make([small_runs.config(root, data__batch_size=1000)], tmp_path / "results")
+    assert ended.state == State.failed
+    assert Store(tmp_path / "results").manifest(ended.run_id)["data"]["title"] == "Quadrants (99 of 100 exact)"
 
 
 def test_a_stand_in_is_marked(tmp_path: Path) -> None:

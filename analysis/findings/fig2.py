@@ -80,6 +80,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         ax.set_ylabel(label)
         figures.panel(ax, letter, label)
         figures.stages(ax)
+    figures.plain_log(row[2])
     row[2].axhline(3, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
     row[2].text(2, 2.9, "normal law", fontsize=7, color=figures.MUTED, va="top")
     row[2].set_ylim(bottom=2)
@@ -87,10 +88,10 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     ratios = over_seeds(_ratios(tails), ["depth"], "ratio")
     row[1].fill_between(ratios["depth"], ratios["low"], ratios["high"], color=figures.MUTED, alpha=0.2, lw=0)
     row[1].plot(ratios["depth"], ratios["median"], color=figures.INK)
-    row[1].plot(
-        [LAYER], [PUBLISHED_STD["none"] / PUBLISHED_STD["batch"]], "D", ms=4.6, mfc="white", mec=figures.INK, mew=1.2
-    )
-    row[1].set_yscale("log")
+    seen_ratio = PUBLISHED_STD["none"] / PUBLISHED_STD["batch"]
+    row[1].plot([LAYER], [seen_ratio], "D", color=figures.INK, ms=4.6, mfc="white", mew=1.2, label="published")
+    row[1].legend(loc="upper left", handlelength=1.2)
+    figures.plain_log(row[1])
     row[1].set_ylabel("std without BN / std with BN")
     figures.panel(row[1], "f", "ratio of standard deviations")
     figures.stages(row[1])
@@ -260,7 +261,7 @@ def _hill_plot(ax: Axes, tails: pd.DataFrame) -> None:
         errors = np.abs(middle[["low", "high"]].to_numpy().T - middle["value"].to_numpy())
         ax.errorbar(
             middle["x"] * 100, middle["value"], yerr=errors, fmt="none",
-            ecolor=figures.COLOURS[arm], elinewidth=0.8, capsize=1.5,
+            color=figures.COLOURS[arm], ecolor=figures.COLOURS[arm], elinewidth=0.8, capsize=1.5,
         )  # fmt: skip
     ax.set_ylim(bottom=0)
     ax.set_xlabel("k/n (%)")

@@ -15,9 +15,10 @@ from bnstudy.frames import ARMS, by_arm, number
 TITLE = "Gradient of the loss in the classifier's outputs at initialisation"
 CAPTION = (
     "(a, b) One entry for each image of the mini-batch and class, for the first seed of each arm; images sorted by "
-    "label, so that the true classes (negative entries) form a staircase; colours end at ±1/|B|. (c) One dot a seed, "
-    "bar: median. Top-column share: part of all positive entries that lies in the column with most of them. Hollow "
-    "diamonds with bars: values and ranges that a simulation of the published set-up gives."
+    "label, so that the true classes (negative entries) form a staircase; where the softmax is certain of the right "
+    "class nothing is left; colours end at ±1/|B|. (c) One dot a seed, bar: median. Top-column share: part of all "
+    "positive entries that lies in the column with most of them. Hollow diamonds with bars: values and ranges that a "
+    "simulation of the published set-up gives."
 )
 SWEEP = "init"
 NEEDS = {"logit_gradient": "step == 0"}
@@ -80,13 +81,14 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             figures.diamonds(right, [position + shift + 0.16], [centre], arm, errors=[[centre - low], [high - centre]])
     for arm in ARMS:
         right.plot([], [], "o", color=figures.COLOURS[arm], ms=4, mew=0, label=figures.LABELS[arm])
+    figures.diamond_entry(right, "simulated")
     right.set_xticks(range(len(SCALARS)), [label for _, label in SCALARS])
     right.set_xlim(-0.5, len(SCALARS) - 0.5)
     right.set_ylim(0, 1.14)
     right.set_yticks(np.arange(0, 1.01, 0.2))
     right.grid(False, axis="x")
     right.set_ylabel("fraction")
-    right.legend(loc="upper right", ncols=2, borderaxespad=0)
+    right.legend(loc="upper right", ncols=3, borderaxespad=0, handlelength=1.2)
     figures.panel(right, "c", "every seed")
 
 

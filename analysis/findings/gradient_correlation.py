@@ -10,15 +10,15 @@ from matplotlib.lines import Line2D
 
 from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, Spread, arms, by_arm, number, over_seeds, paired
+from bnstudy.frames import ARMS, DASH, Spread, arms, by_arm, number, over_seeds, paired
 
 TITLE = "Agreement of gradients between mini-batches and between examples at initialisation"
 CAPTION = (
-    "Mean cosine between the gradients of a layer on disjoint sets of images, at the same weights. (a) Between the "
-    "largest mini-batches, by depth. (b) Median over all layers against the size of the sets; size 1 compares single "
-    "examples, which under BN have no gradient of their own. (c) Between examples at the classifier's outputs, where "
-    "both arms are defined: whole gradient, and with the terms of the examples' own labels removed. Median over "
-    "seeds (line, bar), range (band), one dot a seed."
+    "Mean cosine between the gradients of a layer on disjoint sets of images, at the same weights, over the pairs in "
+    "which neither gradient is zero. (a) Between the largest mini-batches, by depth. (b) Median over all layers "
+    "against the size of the sets; size 1 compares single examples, which under BN have no gradient of their own. (c) "
+    "Between examples at the classifier's outputs, where both arms are defined: whole gradient, and with the terms of "
+    "the examples' own labels removed. Median over seeds (line, bar), range (band), one dot a seed."
 )
 SWEEP = "init"
 NEEDS = {
@@ -52,8 +52,9 @@ CLAIMS = (
         where="Section 3.1, beside Figure 6",
         scale="init",
         says="Without BN even the weight gradients of single examples agree, at every depth.",
-        criterion="Mean cosine between single examples without BN: positive at 0.95 of the layers (median over "
-        "seeds), and the median over layers is at least 0.2. Both: reproduced. Median at least 0.1: partly.",
+        criterion="Mean cosine between single examples without BN, over the pairs of which neither gradient is zero "
+        "(it is where the softmax is certain of the right class): positive at 0.95 of the layers (median over seeds), "
+        "and the median over layers is at least 0.2. Both: reproduced. Median at least 0.1: partly.",
         published="no number; with BN a single example has no gradient of its own",
     ),
 )
@@ -141,7 +142,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         ),
         "gradient-correlation-3": Evidence(
             measured=f"median over layers {number(alone.median)}; positive at {100 * positive:.0f} % of the layers",
-            spread=alone.range,
+            spread=f"{alone.range}; {_whole(single['num_pairs'])} pairs a layer",
             n=alone.n,
             verdict=judge(alone.n, whole=positive >= 0.95 and alone.median >= 0.2, part=alone.median >= 0.1),
         ),
@@ -176,6 +177,14 @@ def _over_layers(correlation: pd.DataFrame) -> pd.DataFrame:
     """One row a run and size: the median over layers of the mean cosine."""
     grouped = correlation.groupby(["run_id", "norm", "seed", "batch_size"])["cosine_mean"].median()
     return grouped.rename("cosine").reset_index()
+
+
+def _whole(counts: pd.Series) -> str:
+    """Smallest and largest of some counts."""
+    if counts.empty:
+        return DASH
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _both(of: Mapping[str, Spread]) -> str:

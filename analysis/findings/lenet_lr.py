@@ -18,9 +18,10 @@ CHANCE = 0.1  # ten classes
 
 TITLE = "LeNet: final accuracy against the learning rate"
 CAPTION = (
-    "Accuracy after the last epoch, on test (a) and training images (b); one mark a run, line: median over seeds of "
-    "the runs that did not diverge. Triangles: stalled (finite, but under 30 % on the training images). Crosses, at "
-    "chance: diverged (mini-batch loss above 1000, or not finite). Constant learning rate, plain SGD."
+    "Accuracy on the test images after the last epoch (a), and on the training images during it (b); one mark a run, "
+    "line: median over seeds of the runs that did not diverge. Triangles: stalled (finite, but under 30 % on the "
+    "training images). Crosses, at chance: diverged (mini-batch loss above 1000, or not finite). Constant learning "
+    "rate, plain SGD."
 )
 SWEEP = "lenet_lr_grid"
 NEEDS = {"runs": "model == 'lenet' and status in ('completed', 'diverged')"}
@@ -59,9 +60,10 @@ CLAIMS = (
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     runs = frames["runs"]
     axes = fig.subplots(1, 2, sharey=True)
-    for ax, side, letter in zip(axes, ("test", "train"), "ab", strict=True):
+    titles = {"test": "test accuracy after the last epoch", "train": "training accuracy during the last epoch"}
+    for ax, (side, title), letter in zip(axes, titles.items(), "ab", strict=True):
         _accuracies(ax, runs, f"final_{side}_accuracy")
-        figures.panel(ax, letter, f"{side} accuracy after the last epoch")
+        figures.panel(ax, letter, title)
     axes[0].set_ylabel("accuracy (%)")
     marks = [("o", figures.MUTED, "trained"), ("v", "none", "stalled"), ("x", figures.MUTED, "diverged")]
     handles = [Line2D([], [], color=figures.COLOURS[arm], marker="o", ms=4, label=figures.LABELS[arm]) for arm in ARMS]

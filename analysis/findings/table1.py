@@ -63,18 +63,20 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.band(right, over_seeds(part, ["depth"], "ratio"), "depth", arm)
         figures.diamonds(right, LAYERS, RECALLED[arm]["ratio"], arm)
     right.axhline(1, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
-    right.text(111, 1.04, "all summands of one sign", fontsize=7, color=figures.MUTED, va="bottom", ha="right")
+    right.text(2, 1.03, "all summands of one sign", fontsize=7, color=figures.MUTED, va="bottom")
     for ax, letter, title, label in (
         (left, "a", "sums per summand", "a and b: mean over kernel entries"),
         (right, "b", "cancellation a/b", "a/b"),
     ):
-        ax.set_yscale("log")
         ax.set_ylabel(label)
         figures.panel(ax, letter, title)
         figures.stages(ax)
+    left.set_yscale("log")
+    figures.plain_log(right)
     right.set_ylim(bottom=0.8)
     left.set_ylim(top=left.get_ylim()[1] * 12)
     left.legend(loc="upper right", ncols=2)
+    figures.diamond_entry(right, "Table 1, as recalled")
     right.legend(loc="upper right")
 
 

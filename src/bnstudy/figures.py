@@ -9,10 +9,13 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from bnstudy import files
 from bnstudy.frames import Origin
@@ -27,6 +30,7 @@ STAGES = ((2, 37), (38, 73), (74, 109))  # ResNet-110: weight layers of its stag
 
 HEADER_IN = 0.56  # height of title and subtitle
 _DPI = 200
+_DECIMALS = 6  # of positions, as fractions of the figure
 
 
 @contextmanager
@@ -73,12 +77,25 @@ def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None =
     ax.plot(rows[x], rows["median"], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
 
 
+def plain_log(ax: Axes) -> None:
+    """A logarithmic y axis over few decades: ticks at 1, 3, 10, 30, ..., written out."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    ax.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
 def diamonds(ax: Axes, x: Any, y: Any, arm: str, *, label: str | None = None, errors: Any = None) -> None:
     """Published values: hollow diamonds in the arm's colour, with the paper's error bars where it has them."""
     ax.errorbar(
         x, y, yerr=errors, fmt="D", color=COLOURS[arm], ms=4.6, mfc="white", mec=COLOURS[arm], mew=1.2,
         ecolor=COLOURS[arm], elinewidth=0.9, capsize=2, zorder=5, label=label,
     )  # fmt: skip
+
+
+def diamond_entry(ax: Axes, label: str) -> None:
+    """A legend entry for the hollow diamonds of both arms."""
+    ax.plot([], [], "D", color=MUTED, ms=4.6, mfc="white", mew=1.2, label=label)
 
 
 def seeds(ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05) -> None:
@@ -106,8 +123,7 @@ def stages(ax: Axes) -> None:
 def save(fig: Figure, folder: Path, name: str, title: str, origin: Origin) -> list[Path]:
     """`name.svg` and `name.png`, each with commits, data and number of runs in its metadata, and no date."""
     told = f"{origin.num_runs} runs; commit {origin.commit_label or 'unknown'}; data {origin.data_label or 'none'}"
-    fig.draw_without_rendering()
-    fig.set_layout_engine("none")  # laid out once: laying out costs as much as drawing, and both files then agree
+    _settle(fig)
     written = []
     for kind, metadata in (
         ("svg", {"Title": title, "Description": told, "Creator": "bnstudy", "Date": None}),
@@ -118,6 +134,20 @@ def save(fig: Figure, folder: Path, name: str, title: str, origin: Origin) -> li
             fig.savefig(part, format=kind, metadata=metadata, dpi=_DPI)
         written.append(path)
     return written
+
+
+def _settle(fig: Figure) -> None:
+    """Lays out for good: laying out costs as much as drawing, and both files then agree.
+
+    The layout's solver adds in the order in which its variables lie in memory, so the last bits of its positions differ
+    from process to process, and with them the identifiers in the SVG. They are rounded off, to 0.00001 inches.
+    """
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")
+    for part in fig.subfigs:
+        part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), _DECIMALS))
+    for ax in fig.axes:
+        ax.set_position(Bbox(np.round(ax.get_position(original=True).get_points(), _DECIMALS)))
 
 
 def names(name: str) -> tuple[str, str]:

@@ -67,7 +67,7 @@ def runs(workspace: Path, sweep: str) -> pd.DataFrame:
     """One row a run of the sweep, those that are missing too (see `reduction`). Raises MissingTable."""
     frame = _read(workspace, sweep, "runs")
     frame["stand_in"] = frame["stand_in"].fillna(False).astype(bool)  # a run that is missing has no source
-    return frame
+    return frame if "data_title" in frame else frame.assign(data_title=None)  # in tables of earlier releases
 
 
 def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> pd.DataFrame:
@@ -100,7 +100,7 @@ def holes(run_rows: pd.DataFrame) -> pd.DataFrame:
 
 def origin(frames: Iterable[pd.DataFrame]) -> Origin:
     """Where the rows of these frames come from; frames without a run (published curves) do not count."""
-    wanted = ["run_id", "data", "data_source", "data_sha256", "stand_in", "commit", "dirty"]
+    wanted = ["run_id", "data", "data_source", "data_sha256", "data_title", "stand_in", "commit", "dirty"]
     parts = []
     for frame in frames:
         if "run_id" in frame:
@@ -111,8 +111,14 @@ def origin(frames: Iterable[pd.DataFrame]) -> Origin:
         return Origin(0, (), (), False)
     rows = pd.concat(parts).drop_duplicates("run_id")
     rows = rows[rows["data_source"].notna()]
+    rows = rows.assign(data=data_names(rows))
     data = {f"{r.data}, {r.data_source}, sha256 {str(r.data_sha256)[:8]}" for r in rows.itertuples()}
     return Origin(len(rows), tuple(sorted(data)), commits(rows), bool(rows["stand_in"].any()))
+
+
+def data_names(rows: pd.DataFrame) -> pd.Series[str]:
+    """Each row's data set: by the title that its source gives, where it gives none by its name."""
+    return rows["data_title"].where(rows["data_title"].notna(), rows["data"])
 
 
 def commits(run_rows: pd.DataFrame) -> tuple[str, ...]:

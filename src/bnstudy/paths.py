@@ -7,6 +7,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pt"
 MEMBERS = "members.txt"
+CUSTOM = "custom"  # the workspace of sweeps whose overrides made other runs than a preset
 
 
 def runs(results: Path) -> Path:
@@ -25,8 +26,13 @@ def groups(results: Path) -> Path:
 
 
 def workspace(results: Path, preset: str | None) -> Path:
-    """Reduced tables, figures, claims and report of a preset; the published ones (None) are `results` itself."""
+    """Tables, figures, claims and report of a preset, or CUSTOM; the published ones (None) are `results` itself."""
     return results if preset is None else results / preset
+
+
+def redrawn(results: Path) -> Path:
+    """Figures, claims and report drawn anew from the published tables; what is published stays as it is."""
+    return results / "redrawn"
 
 
 def tables(workspace: Path, sweep: str) -> Path:

@@ -47,6 +47,7 @@ _LAST = {
     "final_test_accuracy": "float64",
     "data_source": "string",
     "data_sha256": "string",
+    "data_title": "string",
     "stand_in": "bool",
     "commit": "string",
     "dirty": "string",
@@ -158,6 +159,7 @@ def _run_row(run_id: str, state: State, manifest: dict[str, Any] | None, config:
     row |= {
         "data_source": data.get("source"),
         "data_sha256": data.get("sha256"),
+        "data_title": data.get("title") or None,  # manifests of earlier releases have none
         "stand_in": data.get("source") == STAND_IN,
     }
     row |= {key: code.get(key) for key in ("commit", "dirty", "device", "threads")}

@@ -55,7 +55,8 @@ class Source:
     """A data set that was found and checked: arrays in `folder`, and what they are.
 
     `kind` says where they came from: "arrays" (the user's), "torchvision" or "stand-in". `sha256` is over the bytes of
-    the four arrays, one after another in the order of `PARTS`. `shape` is (C, H, W).
+    the four arrays, one after another in the order of `PARTS`. `shape` is (C, H, W). `title` is what SOURCE.json calls
+    them for readers, as in "CIFAR-10 (59,889 of 60,000 images exact)"; empty where it does not.
     """
 
     name: str
@@ -66,11 +67,17 @@ class Source:
     num_test: int
     shape: Shape
     num_classes: int
+    title: str = ""
 
     @property
     def identity(self) -> dict[str, str]:
         """What a run's identity holds of its data: two runs saw the same bytes if and only if this is equal."""
         return {"name": self.name, "source": self.kind, "sha256": self.sha256}
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What is written down of a run's data: its identity, and beside it the title, which identifies nothing."""
+        return self.identity | {"title": self.title}
 
     @property
     def stand_in(self) -> bool:
@@ -186,6 +193,7 @@ def _inspect_once(name: str, folder: Path, stamps: tuple[tuple[str, int, int, in
         num_test=len(arrays["test_images"]),
         shape=(channels, height, width),
         num_classes=known.num_classes if known else int(arrays["train_labels"].max()) + 1,
+        title=about.get("name", ""),
     )
 
 
@@ -274,6 +282,8 @@ def _about(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: source is not one of {', '.join(kinds)}: restore or delete the file")
     if not isinstance(about.get("sha256", {}), dict):
         raise DataError(f"{path}: sha256 is not a mapping of {', '.join(PARTS)}: restore or delete the file")
+    if not isinstance(about.get("name", ""), str):
+        raise DataError(f"{path}: name is not a text: restore or delete the file")
     return about
 
 

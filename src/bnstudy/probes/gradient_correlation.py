@@ -26,10 +26,13 @@ def probe(
     snapshot: Snapshot, *, batch_sizes: Sequence[int] = (1, 16, 32, 128), num_batches: int = 8
 ) -> Iterator[dict[str, Any]]:
     """One row a layer and batch size: mean and standard deviation (biased) of the cosine between the weight gradients
-    of two mini-batches, over all pairs of `num_batches`; num_batches is smaller where the training set has no more.
+    of two mini-batches, over the pairs for which there is one: both gradients finite and not zero.
 
-    Batch size 1 is the correlation between examples. Where a norm couples the examples of a mini-batch a single example
-    has no gradient of its own: those rows have `defined` False, as have rows with fewer than two mini-batches.
+    Of `num_batches` mini-batches (fewer where the training set has no more) `num_pairs` such pairs could be formed;
+    `defined` says that there was at least one. A gradient is zero where the softmax is certain of the right class to
+    the last bit, which untrained networks without normalization are of some examples. Batch size 1 is the correlation
+    between examples. Where a norm couples the examples of a mini-batch a single example has no gradient of its own:
+    there num_batches is 0.
     """
     if num_batches < 2 or not batch_sizes or min(batch_sizes) < 1:
         raise ValueError(
@@ -40,22 +43,26 @@ def probe(
         possible = size > 1 or not snapshot.couples_examples()
         batches = snapshot.batches(size, num_batches) if possible else iter(())
         gradients = [snapshot.gradients_on(*batch) for batch in batches]
-        num = len(gradients)
         for layer in snapshot.layers:
-            mean, std = math.nan, math.nan
-            if num > 1:
-                cosines = pairwise_cosines([each[layer.depth] for each in gradients])
-                mean, std = cosines.mean().item(), cosines.std(correction=0).item()
+            cosines = pairwise_cosines([each[layer.depth] for each in gradients])
+            num_pairs = len(cosines)
             yield {
                 "depth": layer.depth, "layer": layer.name, "batch_size": size,
-                "num_batches": num, "num_pairs": num * (num - 1) // 2,
-                "cosine_mean": mean, "cosine_std": std, "defined": num > 1,
+                "num_batches": len(gradients), "num_pairs": num_pairs,
+                "cosine_mean": cosines.mean().item() if num_pairs else math.nan,
+                "cosine_std": cosines.std(correction=0).item() if num_pairs else math.nan,
+                "defined": num_pairs > 0,
             }  # fmt: skip
 
 
 def pairwise_cosines(gradients: Sequence[Tensor]) -> Tensor:
-    """Cosine of every pair, float64; NaN where one of the two is zero or not finite."""
+    """Cosine of every pair of which neither is zero or not finite, float64; empty where there is none."""
+    if not gradients:
+        return torch.empty(0, dtype=torch.float64)
     flat_BW = torch.stack([gradient.flatten().double() for gradient in gradients])
-    unit_BW = flat_BW / flat_BW.norm(dim=1, keepdim=True)
-    first, second = torch.triu_indices(len(flat_BW), len(flat_BW), offset=1)
+    largest_B = flat_BW.abs().amax(1)
+    kept_B = (largest_B > 0) & largest_B.isfinite()
+    scaled_BW = flat_BW[kept_B] / largest_B[kept_B, None]  # squares of very small entries would vanish
+    unit_BW = scaled_BW / scaled_BW.norm(dim=1, keepdim=True)
+    first, second = torch.triu_indices(len(unit_BW), len(unit_BW), offset=1)
     return (unit_BW @ unit_BW.T)[first, second]

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,27 @@ class ReportError(RuntimeError):
 
 @dataclass(frozen=True)
 class Section:
-    """A finding as the page shows it. `problem` says why there is no figure."""
+    """A finding as the page shows it: `setting` is what was measured, `counts` on how many seeds and runs.
+
+    `problem` says why there is no figure.
+    """
 
     finding: Finding
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...] = ()
-    subtitle: str = ""
+    setting: str = ""
+    counts: str = ""
     origin: frames.Origin | None = None
     problem: str = ""
     crashed: bool = False
 
 
-def make(workspace: Path, *, html: bool, findings_dir: Path = FINDINGS, strict: bool = False) -> int:
+def make(
+    workspace: Path, *, html: bool, into: Path | None = None, findings_dir: Path = FINDINGS, strict: bool = False
+) -> int:
     """`build`, with the paths of what it made or what failed told to the user; returns the exit code."""
     try:
-        made, failures = build(workspace, findings_dir, html=html, strict=strict), {}
+        made, failures = build(workspace, findings_dir, into=into, html=html, strict=strict), {}
     except ReportError as error:
         made, failures = error.paths, error.failures
     for path in made:
@@ -59,10 +65,17 @@ def make(workspace: Path, *, html: bool, findings_dir: Path = FINDINGS, strict: 
 
 
 def build(
-    workspace: Path, findings_dir: Path, *, progress: Progress = print, html: bool = True, strict: bool = False
+    workspace: Path,
+    findings_dir: Path,
+    *,
+    into: Path | None = None,
+    progress: Progress = print,
+    html: bool = True,
+    strict: bool = False,
 ) -> list[Path]:
     """Makes `figures/`, `claims.{md,json}` and (`html`) `report.html` from a workspace's tables; returns the files.
 
+    They go to the folder `into`, by default to the workspace itself. The same tables give the same bytes.
     A finding whose table is missing is `not run`, which is reported to `progress` and shown; figures that an earlier
     build made for it are removed. Raises ReportError, after finishing the rest, if a finding crashed, or, with
     `strict`, if runs of several commits stand behind one. Raises ValueError if a claim stands twice.
@@ -71,13 +84,13 @@ def build(
     failures: dict[str, str] = {}
     found, waiting = _load(findings_dir, failures, progress), findings.open_claims(findings_dir)
     findings.check_ids(found, waiting)
-    analysis = findings_dir.parent
-    paths.figures(workspace).mkdir(parents=True, exist_ok=True)
+    analysis, into = findings_dir.parent, into or workspace
+    paths.figures(into).mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
     sections = []
     with figures.style(analysis / STYLE):
         for number, finding in enumerate(found, start=1):
-            section, written = _section(finding, workspace, analysis, failures, progress)
+            section, written = _section(finding, workspace, paths.figures(into), analysis, failures, progress)
             sections.append(section)
             made += written
             mixed = section.origin.commits if section.origin else ()
@@ -88,10 +101,10 @@ def build(
             progress(_told(section, number, len(found), time.perf_counter() - begun))
     rows = [row for section in sections for row in section.rows]
     rows += [findings.row_not_run(claim, claim.to_run) for claim in waiting]
-    made += findings.write(rows, workspace)
+    made += findings.write(rows, into)
     if html:
-        page = workspace / "report.html"
-        files.write_text(page, _page(workspace, sections, rows, failures))
+        page = into / "report.html"
+        files.write_text(page, _page(workspace, paths.figures(into), sections, rows, failures))
         made.append(page)
     tally = ", ".join(f"{count} {verdict}" for verdict, count in findings.tallied(rows).items())
     progress(f"{len(rows)} claims: {tally} ({time.perf_counter() - begun:.0f} s in all)")
@@ -113,9 +126,8 @@ def _load(folder: Path, failures: dict[str, str], progress: Progress) -> list[Fi
 
 
 def _section(
-    finding: Finding, workspace: Path, analysis: Path, failures: dict[str, str], progress: Progress
+    finding: Finding, workspace: Path, folder: Path, analysis: Path, failures: dict[str, str], progress: Progress
 ) -> tuple[Section, list[Path]]:
-    folder = paths.figures(workspace)
     try:
         data: dict[str, pd.DataFrame] = {
             table: frames.load(workspace, finding.sweep, table, query) for table, query in finding.needs.items()
@@ -125,8 +137,8 @@ def _section(
             data["published"] = frames.published(analysis / CURVES, finding.published)
         evidence = finding.evidence(data)
         comparisons = tuple(finding.numbers(data))
-        subtitle = _subtitle(data)
-        fig = figures.new(finding.size, finding.title, subtitle, stand_in=origin.stand_in)
+        setting, counts = _setting(data), _counts(data)
+        fig = figures.new(finding.size, finding.title, f"{setting}, {counts}", stand_in=origin.stand_in)
         finding.plot(fig, data)
         written = figures.save(fig, folder, finding.name, finding.title, origin)
     except frames.MissingTable as missing:
@@ -141,7 +153,7 @@ def _section(
         )
         for claim in finding.claims
     )
-    return Section(finding, rows, comparisons, subtitle, origin), written
+    return Section(finding, rows, comparisons, setting, counts, origin), written
 
 
 def _without_figure(finding: Finding, folder: Path, why: str, *, crashed: bool) -> Section:
@@ -152,25 +164,35 @@ def _without_figure(finding: Finding, folder: Path, why: str, *, crashed: bool) 
     return Section(finding, rows, problem=why, crashed=crashed)
 
 
-def _subtitle(data: Mapping[str, pd.DataFrame]) -> str:
-    """What was measured and on how many seeds, as it stands in every figure."""
-    frame = next(frame for name, frame in data.items() if name != "published")
-    network = ", ".join(sorted(frame["network"].dropna().astype(str).unique()))
-    data_name = ", ".join(sorted(frame["data"].dropna().astype(str).unique()))
+def _setting(data: Mapping[str, pd.DataFrame]) -> str:
+    """What was measured: network, data, budget."""
+    frame = _first(data)
+    networks = frame["network"].dropna().astype(str).unique()
+    data_names = frames.data_names(frame).dropna().astype(str).unique()
+    epochs = frame["epochs"].dropna().unique()
+    budget = f", {epochs[0]:g} epochs" if len(epochs) == 1 and epochs[0] else ""
+    return f"{_in_prose(networks)} on {_in_prose(data_names)}{budget}"
+
+
+def _counts(data: Mapping[str, pd.DataFrame]) -> str:
+    """On how many seeds and runs."""
+    frame = _first(data)
     seeds = {arm: part["seed"].nunique() for arm, part in frames.arms(frame).items()}
     counts = sorted(set(seeds.values()))
     alike = len(counts) == 1 and len(seeds) == len(frames.ARMS)
     each = ", ".join(f"{count} {figures.LABELS[arm]}" for arm, count in seeds.items())
     n = f"n = {counts[0]} seeds an arm" if alike else f"n = {each}"
-    epochs = frame["epochs"].dropna().unique()
-    budget = f", {epochs[0]:g} epochs" if len(epochs) == 1 and epochs[0] else ""
-    return f"{_title_case(network)} on {_title_case(data_name)}{budget}, {n}, {frame['run_id'].nunique()} runs"
+    return f"{n}, {frame['run_id'].nunique()} runs"
 
 
-def _title_case(name: str) -> str:
-    """Names as they are written in prose; unknown ones as they are."""
+def _first(data: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    return next(frame for name, frame in data.items() if name != "published")
+
+
+def _in_prose(names: Iterable[str]) -> str:
+    """Names as they are written in prose, in order; unknown ones as they are."""
     spelling = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet"}
-    return spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name))
+    return ", ".join(spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in sorted(names))
 
 
 def _told(section: Section, number: int, total: int, elapsed_sec: float) -> str:
@@ -183,7 +205,7 @@ def _told(section: Section, number: int, total: int, elapsed_sec: float) -> str:
     return f"{head}: {verdicts} ({elapsed_sec:.0f} s, about {left:.0f} s left)"
 
 
-def _page(workspace: Path, sections: list[Section], rows: list[Row], failures: Mapping[str, str]) -> str:
+def _page(workspace: Path, drawn: Path, sections: list[Section], rows: list[Row], failures: Mapping[str, str]) -> str:
     environment = Environment(
         loader=PackageLoader("bnstudy.report", "."),
         autoescape=True,
@@ -196,7 +218,7 @@ def _page(workspace: Path, sections: list[Section], rows: list[Row], failures: M
     sweeps = [_sweep(workspace, name) for name in sorted({section.finding.sweep for section in sections})]
     return environment.get_template("page.html.jinja").render(
         unloaded={name: why for name, why in failures.items() if name not in {s.finding.name for s in sections}},
-        sections=[(s, _svg(workspace, s)) for s in _by_first_claim(sections, ordered)],
+        sections=[(s, _svg(drawn, s)) for s in _by_first_claim(sections, ordered)],
         rows=ordered,
         waiting=[row for row in ordered if not row.finding],
         tally=findings.tallied(ordered),
@@ -214,7 +236,7 @@ def _by_first_claim(sections: list[Section], ordered: list[Row]) -> list[Section
     return sorted(sections, key=lambda section: min(place[row.id] for row in section.rows))
 
 
-def _svg(workspace: Path, section: Section) -> Markup:
+def _svg(drawn: Path, section: Section) -> Markup:
     """The figure for the page: without prolog and metadata, as wide as its column, its ids its own.
 
     Several drawings in one page would otherwise share the ids that their clip paths and glyphs are named by.
@@ -222,7 +244,7 @@ def _svg(workspace: Path, section: Section) -> Markup:
     if section.problem:
         return Markup("")
     name = section.finding.name
-    text = (paths.figures(workspace) / f"{name}.svg").read_text(encoding="utf-8")
+    text = (drawn / f"{name}.svg").read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)

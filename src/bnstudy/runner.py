@@ -252,7 +252,7 @@ def build_network(config: Config, feed: Feed) -> torch.nn.Module:
 
 def _facts(job: Job) -> dict[str, Any]:
     """What identifies the run, for its W&B mirror: the configuration and the bytes it sees."""
-    return to_dict(job.config, identity_only=True) | {"data_source": job.source.identity}
+    return to_dict(job.config, identity_only=True) | {"data_source": job.source.record}
 
 
 def _mirror(sink: Sink, rows: Rows) -> None:
@@ -284,7 +284,7 @@ def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wal
         "error": None,
         "config": to_dict(job.config, identity_only=True),
         "sweep": job.config.sweep.name,
-        "data": job.source.identity,
+        "data": job.source.record,
         "provenance": facts,
         "num_steps": position.step if diverged_step is None else diverged_step,
         "final": {name: value if math.isfinite(value) else None for name, value in final.items()},
@@ -307,7 +307,7 @@ def _fail(job: Job, results: Path, error: Exception) -> Ended:
             "traceback": "".join(traceback.format_exception(error)),
             "config": to_dict(job.config, identity_only=True),
             "sweep": job.config.sweep.name,
-            "data": job.source.identity,
+            "data": job.source.record,
             "provenance": {**provenance.code(), **provenance.machine()},
             "num_steps": None,
             "final": {},

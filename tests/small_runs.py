@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnstudy import engine, paths, runner
+from bnstudy import engine, paths, preflight, runner
 from bnstudy.config import Config, from_dict, to_dict
 from bnstudy.engine.base import Engine
 from bnstudy.jobs import Group, Job, jobs, plan
@@ -119,6 +119,7 @@ def written(results: Path, run_ids: Sequence[str]) -> dict[tuple[str, str], byte
 
 def launch_here(groups: Sequence[Group], results: Path, **options: Any) -> list[tuple[str, str, str]]:
     """`launch.launch` in this process, one group after another: it costs no import of torch."""
+    preflight.check(job for group in groups for job in group.jobs)
     ended = []
     for index, group in enumerate(groups):
         done = runner.run(group, results, threads=1, report=lambda done, total: None, stop=runner.Stop())

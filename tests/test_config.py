@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from bnstudy.config import Config, from_dict, to_dict
 
+NO_DEVICES = ("tpu", "cudax", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:1 ", "cuda0", "Cuda", "cpu:0", "")
+
 
 @pytest.mark.parametrize(
     ("values", "words"),
@@ -43,7 +45,12 @@ from bnstudy.config import Config, from_dict, to_dict
         ({"probes": {"weights": {"on": "sunday"}}}, ["probes.weights.on", "probe_batch"]),
         ({"probes": {"weights": {"options": {"depth": 3}}}}, ["probes.weights.options.depth", "no such option"]),
         ({"runtime": {"engine": "warp"}}, ["runtime.engine", "auto"]),
-        ({"runtime": {"device": "tpu"}}, ["runtime.device", "cpu"]),
+        *(({"runtime": {"device": name}}, ["runtime.device", name, "cuda:N"]) for name in NO_DEVICES),
+        (
+            {"probes": {"gradient_correlation": {"options": {"batch_sizes": [1, "x"]}}}},
+            ["batch_sizes", "'x'", "[1, 16"],
+        ),
+        ({"probes": {"gradient_correlation": {"options": {"batch_sizes": [2.5]}}}}, ["batch_sizes", "2.5", "[1, 16"]),
         ({"tracking": {"mode": "always"}}, ["tracking.mode", "offline"]),
         ({"surprise": 1}, ["surprise", "no such key"]),
     ],
@@ -53,6 +60,11 @@ def test_bad_values_are_named(values, words):
         from_dict(values)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])
+def test_devices(device):
+    assert from_dict({"runtime": {"device": device}}).runtime.device == device
 
 
 def test_defaults_are_valid():

@@ -79,6 +79,27 @@ def test_what_may_not_be_stacked_trains_alone(tmp_path):
     assert stackable(run(engine="stacked").config)
 
 
+def test_what_is_asked_to_be_stacked_is_stacked_or_refused(tmp_path):
+    wanted = [run(lr, seed, engine="stacked") for seed in (0, 1) for lr in (0.1, 0.2, 0.3)]
+    everything = {job.run_id for job in wanted}
+    assert shape(plan(wanted, everything, tmp_path, workers=64)) == [3, 3]  # halved for nobody
+    assert shape(plan(wanted, {wanted[0].run_id}, tmp_path, workers=1)) == [1]  # the others are done
+    with pytest.raises(ValueError, match=r"runtime\.engine = 'stacked': no other run differs from lenet-.* use auto"):
+        plan(wanted[:1], everything, tmp_path, workers=1)
+    with pytest.raises(ValueError, match=r"runtime\.engine = 'stacked': resnet with norm batch cannot be; use auto"):
+        plan([run(lr, model="resnet", engine="stacked") for lr in (0.1, 0.2)], set(), tmp_path, workers=1)
+
+
+def test_a_group_that_is_there_whole_and_in_part_goes_on_whole(tmp_path):
+    """As a kill leaves it that came while it was taken apart; also where one of its runs is done."""
+    wanted = [run(lr) for lr in (0.1, 0.2, 0.3)]
+    for job in wanted[:2]:
+        interrupted(tmp_path, job)
+    group = interrupted(tmp_path, *wanted)
+    assert plan(wanted, {job.run_id for job in wanted}, tmp_path, workers=1) == [group]
+    assert plan(wanted, {job.run_id for job in wanted[1:]}, tmp_path, workers=1) == [group]
+
+
 def test_an_interrupted_group_goes_on_as_it_was(tmp_path):
     """Also where some of its members have their manifests already: the others' rows lie in its checkpoint."""
     wanted = [run(lr) for lr in (0.1, 0.2, 0.3, 0.4, 0.5)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 from small_runs import config, job, quadrants
 
@@ -65,6 +67,27 @@ def test_what_cannot_be_written_is_told_in_words(tmp_path, root):
     assert "Not a directory" in note and "runs" in note and "what was saved is kept" in note
 
 
+def test_a_value_that_makes_no_run_is_found_before_any_is_made(tmp_path, root):
+    """By a worker: nobody else imports torch."""
+    configs = [config(root), config(root, norm={"name": "batch", "eps": 0.0})]
+    with pytest.raises(ValueError, match=r"^norm\.eps = 0\.0: added to the variance, it must be above 0"):
+        launch.launch([Group((job(one),)) for one in configs], tmp_path, workers=2, threads=1, report=nothing)
+    assert not list(tmp_path.iterdir()) and not multiprocessing.active_children()
+
+
+def test_what_only_the_images_tell_is_bad_input_too(tmp_path, root):
+    """And what the others had made is kept."""
+    shutil.copytree(root / "quadrants", tmp_path / "quadrants")
+    np.save(tmp_path / "quadrants" / "train_images.npy", np.zeros((100, 8, 8, 1), np.uint8))
+    constant = config(tmp_path, data__normalise="channel")
+    seen, groups = [], [Group((job(one),)) for one in (config(root), constant)]
+    with pytest.raises(ValueError, match=r"^data\.normalise = 'channel': channel 0 .* is constant; use 'unit'"):
+        launch.launch(groups, tmp_path / "results", workers=1, threads=1, report=lambda *told: seen.append(told))
+    store = Store(tmp_path / "results")
+    assert store.run_ids() == [job(config(root)).run_id] and store.state(store.run_ids()[0]) == State.completed
+    assert not multiprocessing.active_children()
+
+
 def test_on_ctrl_c_workers_save_and_end(tmp_path, root):
     long = config(root, train__steps=100_000, runtime__checkpoint_every_sec=1e9)
 
@@ -78,6 +101,15 @@ def test_on_ctrl_c_workers_save_and_end(tmp_path, root):
     assert not multiprocessing.active_children()
     assert list(under_way(tmp_path).values()) == [[job(long).run_id]]
     assert list(paths.groups(tmp_path).rglob(paths.CHECKPOINT))
+
+
+def test_of_a_group_that_stopped_short_what_is_done_is_told_as_done(tmp_path, root):
+    group = Group(tuple(job(config(root, optim__lr=lr)) for lr in (0.1, 0.2, 0.3)))
+    done, failed, absent = (one.run_id for one in group.jobs)
+    Store(tmp_path).writer(done).finish({"status": "diverged"})
+    Store(tmp_path).writer(failed).finish({"status": "failed"})
+    told = [(done, "diverged", ""), (failed, "partial", "a full disk"), (absent, "partial", "a full disk")]
+    assert launch._as_it_stands(group, tmp_path, "a full disk") == told
 
 
 def test_no_work_needs_no_worker(tmp_path):

@@ -150,7 +150,8 @@ def test_a_failed_run_s_data_has_its_title_too(tmp_path: Path) -> None:
     root = small_runs.quadrants(tmp_path)
     (root / "quadrants" / "SOURCE.json").write_text('{"name": "Quadrants (99 of 100 exact)"}')
     with small_runs.torch_as_it_was():
-        (ended,) = small_runs.make([small_runs.config(root, data__batch_size=1000)], tmp_path / "results")
+        one = small_runs.config(root, data__batch_size=33, train__steps=4)  # whose last mini-batch has one image
+        (ended,) = small_runs.make([one], tmp_path / "results")
     assert ended.state == State.failed
     assert Store(tmp_path / "results").manifest(ended.run_id)["data"]["title"] == "Quadrants (99 of 100 exact)"
 

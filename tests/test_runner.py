@@ -11,7 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_runs import (
@@ -26,7 +29,10 @@ from small_runs import (
     written,
 )
 
-from bnstudy import checkpoint, compose, launch, paths, probes, runner, study
+from bnstudy import checkpoint, compose, engine, launch, models, paths, probes, runner, study
+from bnstudy.data import sources
+from bnstudy.data.sources import DataError
+from bnstudy.engine.lockstep import Lockstep
 from bnstudy.jobs import Group, jobs, under_way
 from bnstudy.store import State, Store, Writer
 
@@ -180,7 +186,7 @@ def test_resuming_keeps_the_number_of_threads(tmp_path, root):
     assert Store(tmp_path).manifest(names(configs)[0])["provenance"]["threads"] == 2
 
 
-def test_two_groups_never_share_a_run(tmp_path, root):
+def test_two_groups_never_share_a_run(tmp_path, root, capsys):
     """The sweep was interrupted with one choice of rates and run on with another: rows of both would be mixed."""
     first, second, third = stacked(root, train__steps=9)
     for configs, at in (((first, third), 6), ((third, second), 2)):
@@ -192,6 +198,7 @@ def test_two_groups_never_share_a_run(tmp_path, root):
         with pytest.raises(runner.Interrupted):
             make(configs, tmp_path / "cut", report=ask, stop=stop)
     assert list(under_way(tmp_path / "cut").values()) == [names([third, second])]
+    assert capsys.readouterr().out.startswith(f"{names([first])[0]}: to start again, ")
     everything = [first, second, third]
     make(everything, tmp_path / "cut")
     make([first], tmp_path / "whole")
@@ -209,10 +216,7 @@ def damage_table(results, run_id):
 
 
 def damage_bit(results, run_id):
-    path = paths.run(results, run_id) / "steps.parquet"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
+    flip(paths.run(results, run_id) / "steps.parquet")
 
 
 def remove_table(results, run_id):
@@ -248,8 +252,14 @@ def test_a_damaged_run_is_named_and_made_again(tmp_path, root, damage, here, cap
         lambda folder: sorted(folder.rglob("segments/*"))[-1].unlink(),
         lambda folder: next(folder.rglob(paths.MEMBERS)).write_bytes(b"\xff\x00"),
         lambda folder: old_checkpoint(next(folder.rglob(paths.CHECKPOINT))),
+        lambda folder: flip(next(folder.rglob(paths.CHECKPOINT))),
+        lambda folder: flip(sorted(folder.rglob("segments/*"))[0]),
+        lambda folder: next(folder.rglob(paths.CHECKPOINT)).write_bytes(b""),
     ],
-    ids=["foreign", "truncated", "segment truncated", "segment missing", "members", "other code"],
+    ids=[
+        *("foreign", "truncated", "segment truncated", "segment missing", "members", "other code"),
+        *("a bit", "a bit of a segment", "empty"),
+    ],
 )
 @pytest.mark.parametrize("configs", [alone, stacked])
 def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(tmp_path, root, configs, damage, capsys):
@@ -266,6 +276,13 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(tmp_path, root, 
     assert written(tmp_path / "cut", kept) == wanted
     printed = capsys.readouterr().out
     assert "start again" in printed or "start" not in printed  # a damaged list of members loses nothing
+
+
+def flip(path):
+    """One bit of what the file holds, which its format does not notice by itself."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
 
 
 def truncate(path):
@@ -309,14 +326,204 @@ def test_a_results_folder_that_cannot_be_written(tmp_path, root):
         make(alone(root), tmp_path)
 
 
-def test_data_that_vanish_fail_the_run_in_words(tmp_path, root):
+def test_data_that_vanish_are_told_of_in_words_and_nothing_is_written(tmp_path, root):
     copied = tmp_path / "data"
     shutil.copytree(root, copied)
     one = job(config(copied))
     shutil.rmtree(copied)
-    (ended,) = runner.run(Group((one,)), tmp_path, threads=1, report=lambda done, total: None, stop=runner.Stop())
-    assert ended.state == "failed"
-    assert "DataError" in ended.note and "train_images.npy cannot be read" in ended.note
+    with pytest.raises(runner.Refused, match=r"train_images\.npy cannot be read"):
+        runner.run(Group((one,)), tmp_path / "cut", threads=1, report=lambda done, total: None, stop=runner.Stop())
+    assert not (tmp_path / "cut").exists()
+
+
+def half_made(configs, results, step=5):
+    """Stopped after so many updates; the checkpoint's bytes."""
+    stop = runner.Stop()
+
+    def ask(done, total):
+        stop.requested = done == step
+
+    with pytest.raises(runner.Interrupted):
+        make(configs, results, report=ask, stop=stop)
+    return saved_bytes(results)
+
+
+def saved_bytes(results):
+    return {path: path.read_bytes() for path in paths.groups(results).rglob("*") if path.is_file()}
+
+
+@contextmanager
+def raising_step(error, at, *, when=lambda engine: True):
+    """Within, the update `at` raises, counted from the entrance; yields how many were made."""
+    step, made = Lockstep.step, list[int]()
+
+    def stumble(self, batch, lrs):
+        if when(self) and len(made) == at:
+            raise error
+        made.append(self.num_runs)
+        return step(self, batch, lrs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lockstep, "step", stumble)
+        yield made
+
+
+@pytest.mark.parametrize("error", [MemoryError("no more"), RuntimeError("CUDA error"), ValueError("a row is bad")])
+@pytest.mark.parametrize(("configs", "at"), [(alone, 5), (resnet, 2), (alone, 0)])
+def test_a_run_that_failed_goes_on_from_its_checkpoint(tmp_path, root, configs, at, error):
+    configs = configs(root)
+    wanted = undisturbed(configs, tmp_path / "whole")
+    with raising_step(error, at):
+        (ended,) = make(configs, tmp_path / "cut")
+    store, (name,) = Store(tmp_path / "cut"), names(configs)
+    assert store.state(name) == State.failed and store.manifest(name)["error"] == f"{type(error).__name__}: {error}"
+    assert ended.note == store.manifest(name)["error"] + ("; what was saved is kept" if at else "")
+    assert len(under_way(tmp_path / "cut")) == (1 if at else 0)
+    with raising_step(error, 0):
+        make(configs, tmp_path / "cut")
+    with raising_step(None, -1) as made:
+        (ended,) = make(configs, tmp_path / "cut")
+    assert ended.state == State.completed and len(made) == configs[0].train.steps - at
+    assert written(tmp_path / "cut", [name]) == wanted
+    assert not under_way(tmp_path / "cut") and store.manifest(name)["error"] is None
+
+
+def test_a_failed_run_that_is_stopped_on_its_way_is_under_way(tmp_path, root):
+    configs = alone(root)
+    with raising_step(MemoryError(), 5):
+        make(configs, tmp_path)
+    half_made(configs, tmp_path, 7)
+    assert Store(tmp_path).state(names(configs)[0]) == State.partial
+
+
+def out_of_memory(*arguments, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def too_little(*arguments, **options):
+    raise MemoryError
+
+
+def no_data(source):
+    raise DataError("train_images.npy cannot be read")
+
+
+@pytest.mark.parametrize("configs", [alone, stacked])
+@pytest.mark.parametrize(
+    ("module", "name", "stumble"),
+    [
+        (engine, "make", out_of_memory),
+        (models, "build", too_little),
+        (sources, "load", no_data),
+        (torch, "load", too_little),
+    ],
+    ids=["device full", "memory full", "no data", "checkpoint larger than memory"],
+)
+def test_what_cannot_be_resumed_now_is_resumed_later(
+    tmp_path, root, configs, module, name, stumble, monkeypatch, capsys
+):
+    """Nothing of these is a checkpoint's fault."""
+    configs = configs(root)
+    wanted = undisturbed(configs, tmp_path / "whole")
+    half_made(configs, tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, stumble)
+        try:
+            ended = make(configs, tmp_path / "cut")
+        except runner.Refused as error:
+            assert "train_images.npy cannot be read" in str(error)
+        else:
+            assert {one.state for one in ended} == {State.failed} and len(ended) == len(configs)
+            assert all("what was saved is kept" in one.note for one in ended)
+    assert "start" not in capsys.readouterr().out
+    assert len(under_way(tmp_path / "cut")) == 1
+    with raising_step(None, -1) as made:
+        make(configs, tmp_path / "cut")
+    assert made == [len(configs)] * (9 - 5)
+    assert written(tmp_path / "cut", names(configs)) == wanted
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_there_costs_nothing(tmp_path, root, device, monkeypatch):
+    configs = alone(root)
+    wanted = undisturbed(configs, tmp_path / "whole")
+    before = half_made(configs, tmp_path / "cut")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=rf"runtime\.device = '{device}': torch sees no GPU here"):
+        make(alone(root, runtime__device=device), tmp_path / "cut")
+    assert saved_bytes(tmp_path / "cut") == before
+    make(configs, tmp_path / "cut")
+    assert written(tmp_path / "cut", names(configs)) == wanted
+
+
+def test_a_group_too_large_for_the_memory_goes_on_run_by_run(tmp_path, root):
+    """From its last checkpoint: what was made side by side stays to the bit, the rest is rounded as alone."""
+    configs = stacked(root)
+    make(configs, tmp_path / "whole")
+    with raising_step(MemoryError(), 6, when=lambda engine: engine.num_runs > 1) as made:
+        ended = make(configs, tmp_path / "cut")
+    assert [one.state for one in ended] == [State.completed, State.diverged, State.completed]
+    assert made == [3] * 6 + [1] * 3 + [1] * 3  # the one that diverged had done so before
+    assert not under_way(tmp_path / "cut")
+    whole, cut = Store(tmp_path / "whole"), Store(tmp_path / "cut")
+    for name in names(configs):
+        for table in whole.manifest(name)["tables"].keys() - {"throughput"}:
+            ours, theirs = cut.table(name, table), whole.table(name, table)
+            early, step = ours["step"] < 6, ours["step"]
+            pd.testing.assert_frame_equal(ours[early], theirs[theirs["step"] < 6])
+            assert step.tolist() == theirs["step"].tolist()
+            values = ours.select_dtypes("number").columns
+            np.testing.assert_allclose(ours[values], theirs[values], rtol=1e-3, atol=1e-5)
+
+
+def test_a_kill_while_a_group_is_taken_apart(tmp_path, root, monkeypatch):
+    """It is there whole and in part: it goes on whole."""
+    configs = stacked(root)
+    wanted = undisturbed(configs, tmp_path / "whole")
+    half_made(configs, tmp_path / "cut")
+    with monkeypatch.context() as patch, raising_step(MemoryError(), 0):
+        patch.setattr(checkpoint, "forget", killed)
+        with pytest.raises(Killed):
+            make(configs, tmp_path / "cut")
+    assert sorted(map(len, under_way(tmp_path / "cut").values())) == [1, 1, 1, 3]
+    assert [len(group.jobs) for group in pending(configs, tmp_path / "cut")] == [3]
+    make(configs, tmp_path / "cut")
+    assert written(tmp_path / "cut", names(configs)) == wanted
+    assert not under_way(tmp_path / "cut")
+
+
+def killed(*arguments):
+    raise Killed
+
+
+def test_a_group_whose_last_manifest_raises_keeps_the_others(tmp_path, root, monkeypatch):
+    configs = stacked(root)
+    wanted = undisturbed(configs, tmp_path / "whole")
+    finish, calls = Writer.finish, []
+
+    def stumble(self, manifest):
+        calls.append(self.run_id)
+        if len(calls) == 3:
+            raise RuntimeError("a table cannot be joined")
+        finish(self, manifest)
+
+    monkeypatch.setattr(Writer, "finish", stumble)
+    ended = make(configs, tmp_path / "cut")
+    assert calls == [*names(configs), names(configs)[2]]
+    assert [one.state for one in ended] == [State.completed, State.diverged, State.completed]
+    assert written(tmp_path / "cut", names(configs)) == wanted and not under_way(tmp_path / "cut")
+
+
+def test_two_processes_never_make_the_same_run(tmp_path, root):
+    configs = alone(root)
+    before = half_made(configs, tmp_path)
+    with (
+        Store(tmp_path).held(names(configs)),
+        pytest.raises(BlockingIOError, match="another process is making this run"),
+    ):
+        make(configs, tmp_path)
+    assert saved_bytes(tmp_path) == before
+    assert make(configs, tmp_path)[0].state == State.completed
 
 
 @pytest.fixture
@@ -413,7 +620,7 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert tables_of_a_sweep(results) == wanted, moments
-    assert (paths.tables(results / "quick", "lenet_lr_grid") / "steps.parquet").exists()
+    assert (paths.tables(paths.workspace(results, paths.CUSTOM), "lenet_lr_grid") / "steps.parquet").exists()
     assert not under_way(results)
 
 

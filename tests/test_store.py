@@ -122,11 +122,52 @@ def test_missing_segment_is_an_error(tmp_path):
         store.writer("a").restore(state)
 
 
-def test_forget(tmp_path):
+def test_a_segment_that_is_not_what_was_written_is_an_error(tmp_path):
+    """Also where parquet, which keeps no checksums, would read it."""
+    store = Store(tmp_path)
+    writer = store.writer("a")
+    writer.add("steps", COLUMNS, rows(0, 5))
+    state = writer.flush()
+    (segment,) = (paths.run(tmp_path, "a") / "segments").iterdir()
+    other = store.writer("b")
+    other.add("steps", COLUMNS, rows(5, 10))
+    other.flush()
+    (paths.run(tmp_path, "b") / "segments" / segment.name).replace(segment)
+    for use in (lambda: store.writer("a").restore(state), lambda: writer.finish(MANIFEST)):
+        with pytest.raises(StoreError, match="checksum"):
+            use()
+    assert store.state("a") == State.partial
+
+
+def test_a_run_is_held_by_one_process(tmp_path):
+    """A lock on the folder, which beginning anew therefore keeps."""
+    store = Store(tmp_path)
+    with store.held(["a", "b"]):
+        store.writer("a").restart()
+        with (
+            pytest.raises(BlockingIOError, match="another process is making this run") as caught,
+            store.held(["c", "a"]),
+        ):
+            pass
+        assert caught.value.filename == str(paths.run(tmp_path, "a"))
+    with store.held(["a"]):
+        pass
+
+
+def test_a_failure_can_be_retracted_and_nothing_else(tmp_path):
     store = finished(tmp_path)
-    store.forget("a")
-    assert store.state("a") == State.absent and store.run_ids() == []
-    store.forget("never")
+    store.writer("b").finish({"status": "failed"})
+    for run_id, state in (("a", State.completed), ("b", State.partial), ("c", State.absent)):
+        store.retract_failure(run_id)
+        assert store.state(run_id) == state
+
+
+def test_a_results_root_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for results in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
+        with pytest.raises(StoreError, match=f"--results {results}: {tmp_path / 'file'} is a file; name a folder"):
+            Store(results)
+    Store(tmp_path / "not" / "there")
 
 
 def test_unknown_table_is_named(tmp_path):

@@ -1,8 +1,13 @@
-"""What an interrupted group of runs needs to go on to the bit, in one file, written atomically."""
+"""What an interrupted group of runs needs to go on to the bit, in one file, written atomically.
+
+It is dropped when its runs are made, or when it is itself of no use; never because an attempt to go on from it failed.
+"""
 
 from __future__ import annotations
 
+import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ import torch
 from bnstudy import files, paths
 from bnstudy.jobs import Group, under_way
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def save(results: Path, group: Group, state: dict[str, Any]) -> None:
@@ -21,13 +26,34 @@ def save(results: Path, group: Group, state: dict[str, Any]) -> None:
     if not (path.parent / paths.MEMBERS).exists():
         files.write_text(path.parent / paths.MEMBERS, "\n".join(members) + "\n")
     with files.replacing(path) as part, part.open("wb") as file:  # a file, so that a full disk is an OSError
-        torch.save({"schema": SCHEMA, "members": members, **state}, file)
+        torch.save({**state, "schema": SCHEMA, "members": members}, file)
 
 
 def load(results: Path, group: Group) -> dict[str, Any] | None:
-    """The group's checkpoint, or None where there is none or it cannot be trusted (damaged, of another schema)."""
-    state = _read(_path(results, group.id))
-    return state if state and state["members"] == [job.run_id for job in group.jobs] else None
+    """The group's checkpoint, or None where there is none, or, with a sentence, where it is of no use.
+
+    Raises what is not the file's fault: OSError, or what torch raises where memory does not suffice.
+    """
+    path = _path(results, group.id)
+    if not path.exists():
+        return None
+    if not _intact(path):
+        of_no_use(group, f"{path} is damaged")
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        state = None
+    members = [job.run_id for job in group.jobs]
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA or state.get("members") != members:
+        of_no_use(group, f"{path} was written by another version")
+        return None
+    return state
+
+
+def of_no_use(group: Group, why: str) -> None:
+    """Says so of the group's checkpoint."""
+    print(f"the checkpoint of {group.jobs[0].run_id} is of no use ({why}); its runs start again", flush=True)
 
 
 def claim(results: Path, group: Group) -> None:
@@ -36,6 +62,13 @@ def claim(results: Path, group: Group) -> None:
     for group_id, members in under_way(results).items():
         if group_id != group.id and ours.intersection(members):
             shutil.rmtree(_path(results, group_id).parent, ignore_errors=True)
+            if left := [member for member in members if member not in ours]:
+                names = ", ".join(left)
+                print(f"{names}: to start again, as what was under way beside them is made without them", flush=True)
+
+
+def exists(results: Path, group: Group) -> bool:
+    return _path(results, group.id).exists()
 
 
 def forget(results: Path, group: Group) -> None:
@@ -46,12 +79,12 @@ def _path(results: Path, group_id: str) -> Path:
     return paths.groups(results) / group_id / paths.CHECKPOINT
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _intact(path: Path) -> bool:
+    """Whether the file is as it was written, by the checksums that torch puts into it and does not look at."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # torch.load raises whatever the bytes provoke; each means the same to us
-        print(f"{path} cannot be read ({type(error).__name__}); its runs start again", flush=True)
-        return None
-    return state if isinstance(state, dict) and state.get("schema") == SCHEMA and "members" in state else None
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except OSError:
+        raise
+    except Exception:  # zipfile raises whatever the bytes provoke
+        return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -13,6 +15,7 @@ INITS = ("xavier_uniform", "xavier_normal", "kaiming_normal", "torch_default")
 PRECISIONS = ("fp32", "tf32", "bf16")
 ENGINES = ("auto", "plain", "stacked")
 TRACKING_MODES = ("offline", "online", "off")
+DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,9 +86,9 @@ class Sweep:
 class Runtime:
     """Where and how a run is executed; nothing here is part of its identity."""
 
-    device: str = "auto"
+    device: str = "auto"  # auto: the GPU where there is one; cpu, cuda, cuda:N
     threads: int | None = None  # CPU threads of this job; null: the cores shared out among the jobs
-    engine: str = "auto"
+    engine: str = "auto"  # auto: side by side what can be; plain: every run alone; stacked: side by side, or refused
     data_root: str = "data"
     results: str = "results"
     download: bool = True
@@ -204,8 +207,8 @@ def _check_runtime(runtime: Runtime) -> None:
     _one_of("runtime.engine", runtime.engine, ENGINES)
     if runtime.threads is not None:
         _at_least("runtime.threads", runtime.threads, 1)
-    if not (runtime.device in ("auto", "cpu") or runtime.device.startswith("cuda")):
-        raise ValueError(f"runtime.device = {runtime.device!r}: give auto, cpu, cuda or cuda:N")
+    if not DEVICE.fullmatch(runtime.device):
+        raise ValueError(f"runtime.device = {runtime.device!r}: give auto, cpu, cuda or cuda:N, with N from 0")
     _finite("runtime.checkpoint_every_sec", runtime.checkpoint_every_sec, low=0.0)
 
 
@@ -231,6 +234,15 @@ def _check_options(key: str, given: dict[str, Any], defaults: dict[str, Any]) ->
             not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
         ):
             raise ValueError(f"{key}.{option} = {value!r}: give a {type(default).__name__}, such as {default!r}")
+        if kinds == (list, tuple) and not _alike(value, default):
+            raise ValueError(f"{key}.{option} = {value!r}: give such values as {list(default)}")
+
+
+def _alike(values: Collection[Any], defaults: Collection[Any]) -> bool:
+    """Whether every value is of a type that a default is of, whole numbers among decimal ones. No defaults: any are."""
+    kinds = {type(default) for default in defaults}
+    kinds |= {int} if float in kinds else set()
+    return not kinds or kinds.issuperset(map(type, values))
 
 
 def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:

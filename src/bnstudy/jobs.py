@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,13 +60,17 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
     """Groups that make every pending job once.
 
     Groups that were interrupted go on as they were. The others are put side by side where they differ in the learning
-    rate alone and their network and norm allow it; where there are fewer groups than workers the largest are halved.
+    rate alone and their network and norm allow it; where there are fewer groups than workers the largest are halved,
+    unless runtime.engine=stacked. Raises ValueError where that asks for what cannot be.
     """
+    _check_stacked(jobs)
     by_id = {job.run_id: job for job in jobs}
     left = dict.fromkeys(job.run_id for job in jobs if job.run_id in pending)
     groups = []
-    for members in under_way(results).values():
-        if all(member in by_id for member in members) and any(member in left for member in members):
+    # The largest first: where a kill came while one was taken apart, it is there whole beside the first of its parts.
+    for members in sorted(under_way(results).values(), key=len, reverse=True):
+        untaken = all(member in left or member not in pending for member in members)
+        if untaken and all(member in by_id for member in members) and any(member in left for member in members):
             groups.append(Group(tuple(by_id[member] for member in members)))
             for member in members:
                 left.pop(member, None)
@@ -73,15 +78,17 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
     for job in (by_id[member] for member in left):
         alike.setdefault(_alike(job) if stackable(job.config) else job.run_id, []).append(job)
     parts = [group[i : i + MAX_STACK] for group in alike.values() for i in range(0, len(group), MAX_STACK)]
-    while parts and len(parts) < workers and max(map(len, parts)) > 1:
-        largest = max(range(len(parts)), key=lambda i: len(parts[i]))
+    while halvable := [i for i, part in enumerate(parts) if len(part) > 1 and not _asked_for(part[0])]:
+        if len(parts) >= workers:
+            break
+        largest = max(halvable, key=lambda i: len(parts[i]))
         half = (len(parts[largest]) + 1) // 2
         parts[largest : largest + 1] = [parts[largest][:half], parts[largest][half:]]
     return groups + [Group(tuple(part)) for part in parts]
 
 
 def under_way(results: Path) -> dict[str, list[str]]:
-    """The members of every group that has a checkpoint, by the group's id. No two of them share a run."""
+    """The members of every group that has a checkpoint, by the group's id."""
     files = sorted(paths.groups(results).glob(f"*/{paths.MEMBERS}"))
     return {file.parent.name: file.read_text(encoding="utf-8", errors="replace").split() for file in files}
 
@@ -96,6 +103,24 @@ def stackable(config: Config) -> bool:
             f"runtime.engine = 'stacked': {config.model['name']} with norm {config.norm['name']} cannot be; use auto"
         )
     return able and config.runtime.engine != "plain"
+
+
+def _check_stacked(jobs: Sequence[Job]) -> None:
+    """Raises ValueError where runtime.engine=stacked asks for a run that cannot lie beside another, or has no other.
+
+    That is asked of all jobs and not of the pending ones: the last that is left of a stack may be made alone.
+    """
+    asked = [job for job in jobs if _asked_for(job) and stackable(job.config)]
+    alike = Counter(_alike(job) for job in asked)
+    for job in asked:
+        if alike[_alike(job)] == 1:
+            raise ValueError(
+                f"runtime.engine = 'stacked': no other run differs from {job.run_id} in optim.lr alone; use auto"
+            )
+
+
+def _asked_for(job: Job) -> bool:
+    return job.config.runtime.engine == "stacked"
 
 
 def _alike(job: Job) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bnstudy.jobs import Group
+from bnstudy.store import State, Store
 
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
+CHECK, MAKE = "check", "make"  # what a worker is told to do with what comes
 Ended = tuple[str, str, str]  # run id, state, note
 
 
@@ -43,13 +46,18 @@ def launch(
 
     `report(group, steps done, steps in all, ended)` is called on every sign of progress. A worker that dies leaves its
     group as its last checkpoint has it: "partial", to go on when the sweep is run again. On Ctrl-C the workers save
-    what they can; then KeyboardInterrupt is raised.
+    what they can; then KeyboardInterrupt is raised. So do they, and ValueError is raised, where a value makes no run:
+    what can be seen then is seen before anything is made.
     """
     context = multiprocessing.get_context("spawn")
     todo = list(enumerate(groups))[::-1]
     ended: list[Ended] = []
     pool: list[_Worker] = []
     try:
+        for _ in range(min(workers, len(todo))):
+            pool.append(_start(context, results, threads))
+        if pool:
+            _check(pool[0], groups)
         while todo or pool:
             while todo and len(pool) < workers:
                 pool.append(_start(context, results, threads))
@@ -57,7 +65,7 @@ def launch(
                 if worker.group is None and todo:
                     worker.group, group = todo.pop()
                     with contextlib.suppress(OSError):  # it died already, as its pipe is about to tell
-                        worker.pipe.send(group)
+                        worker.pipe.send((MAKE, group))
             for worker in [w for w in pool if w.group is None]:
                 _stop(worker)
                 pool.remove(worker)
@@ -69,11 +77,13 @@ def launch(
                 except (EOFError, OSError):
                     worker.process.join()
                     note = f"its process died ({_cause(worker.process.exitcode)}); run the sweep again to go on"
-                    fallen = [(job.run_id, "partial", note) for job in groups[worker.group].jobs]
+                    fallen = _as_it_stands(groups[worker.group], results, note)
                     ended += fallen
                     report(worker.group, 0, 0, fallen)
                     pool.remove(worker)
                     continue
+                if kind == "refused":
+                    raise ValueError(content[0])
                 if kind == "progress":
                     report(worker.group, content[0], content[1], [])
                 else:
@@ -91,11 +101,24 @@ def _start(context: Any, results: Path, threads: int) -> _Worker:
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, str(threads)))  # read by the libraries when the process starts
     process = context.Process(target=_work, args=(theirs, results, threads), daemon=False)
-    process.start()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-    theirs.close()
+    try:
+        process.start()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        theirs.close()
     return _Worker(process, ours)
+
+
+def _check(worker: _Worker, groups: Sequence[Group]) -> None:
+    """Has one worker look at all that is to be made, while the others import what they need."""
+    try:
+        worker.pipe.send((CHECK, groups))
+        kind, *content = worker.pipe.recv()
+    except (EOFError, OSError):  # it died, as its pipe is about to tell
+        return
+    if kind == "refused":
+        raise ValueError(content[0])
 
 
 def _stop(worker: _Worker) -> None:
@@ -122,7 +145,7 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
     """A worker: groups come in, progress and endings go out, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as long as there is nothing to save
     _die_with_parent()
-    from bnstudy import runner  # torch is imported here, in the worker
+    from bnstudy import preflight, runner  # torch is imported here, in the worker
 
     def tell(kind: str, *content: object) -> None:
         try:
@@ -135,10 +158,18 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
         while True:
             try:
                 try:
-                    group = pipe.recv()
+                    task, content = pipe.recv()
                 except (EOFError, OSError):
                     return
-                tell("ended", _make(group, results, threads, lambda done, total: tell("progress", done, total), stop))
+                try:
+                    if task == CHECK:
+                        preflight.check(job for group in content for job in group.jobs)
+                        tell("checked")
+                    else:
+                        report = functools.partial(tell, "progress")
+                        tell("ended", _make(content, results, threads, report, stop))
+                except ValueError as error:
+                    tell("refused", str(error))
                 if stop.requested:
                     os._exit(INTERRUPTED)
             except (KeyboardInterrupt, runner.Interrupted):
@@ -151,8 +182,14 @@ def _make(group: Group, results: Path, threads: int, report: Callable[[int, int]
     try:
         ended = runner.run(group, results, threads=threads, report=report, stop=stop)
     except OSError as error:
-        return [(job.run_id, "partial", f"{error}; what was saved is kept") for job in group.jobs]
+        return _as_it_stands(group, results, f"{error}; what was saved is kept")
     return [(e.run_id, str(e.state), e.note) for e in ended]
+
+
+def _as_it_stands(group: Group, results: Path, note: str) -> list[Ended]:
+    """How the runs of a group ended whose making did not: some may have been done before."""
+    states = {job.run_id: Store(results).state(job.run_id, verify=False) for job in group.jobs}
+    return [(name, str(s), "") if s.done else (name, str(State.partial), note) for name, s in states.items()]
 
 
 def _die_with_parent() -> None:

@@ -62,7 +62,10 @@ def _known(kind: str, name: str) -> str:
 
 
 def _tree(kind: str, name: str) -> ast.Module:
-    return ast.parse((Path(__file__).parent / kind / f"{name}.py").read_text(encoding="utf-8"))
+    try:
+        return ast.parse((Path(__file__).parent / kind / f"{name}.py").read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ValueError(f"{kind}/{name}.py, line {error.lineno}: {error.msg}") from None
 
 
 def _function(kind: str, name: str) -> ast.FunctionDef:

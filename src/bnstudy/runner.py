@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import threading
@@ -15,15 +16,17 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bnstudy import checkpoint, engine, models, norms, provenance, sinks
 from bnstudy.config import Config, model_options, norm_options, to_dict
 from bnstudy.data import sources
 from bnstudy.data.pipeline import Feed
+from bnstudy.engine.stacked import unstack
 from bnstudy.jobs import Group, Job
 from bnstudy.observer import Observer, Rows
 from bnstudy.sinks import Sink
-from bnstudy.store import State, Store
+from bnstudy.store import State, Store, Writer
 from bnstudy.train import Position, Training
 
 SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
@@ -33,6 +36,10 @@ Report = Callable[[int, int], None]  # steps done, steps in all
 
 class Interrupted(BaseException):
     """Stopped on request, after a checkpoint."""
+
+
+class Refused(ValueError):
+    """What is asked for makes no run: bad input. The message names key, value and remedy."""
 
 
 @dataclass(frozen=True)
@@ -82,45 +89,74 @@ class Stop:
 def run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
     """Makes the group's runs. An exception marks them failed, or, in a group of several, has each made for itself.
 
-    Raises Interrupted (after a checkpoint), KeyboardInterrupt (where there was nothing to save), or OSError (the disk's
-    fault and not a run's): then the group is as its last checkpoint has it.
+    Whatever is raised or marked, what a checkpoint holds stays: once the cause is gone the runs go on from there.
+    Raises Refused (bad input; nothing was written), Interrupted (after a checkpoint), KeyboardInterrupt (where there
+    was nothing to save), or OSError (the disk's fault and not a run's).
     """
     try:
         return _run(group, results, threads=threads, report=report, stop=stop)
-    except OSError:
+    except (OSError, Refused):
         raise
     except Exception as error:
-        checkpoint.forget(results, group)
-        if len(group.jobs) > 1:
-            alone = (Group((job,)) for job in group.jobs)
-            return [e for one in alone for e in run(one, results, threads=threads, report=report, stop=stop)]
-        return [_fail(group.jobs[0], results, error)]
+        if len(group.jobs) == 1:
+            return [_fail(group.jobs[0], group, results, error)]
+    # Past the handler, where the exception no longer keeps alive the memory that may have been too little.
+    return _run_apart(group, results, threads=threads, report=report, stop=stop)
 
 
 def _run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
-    made = _resumed(group, results)
-    if made is None:
-        checkpoint.claim(results, group)
-        made = _Making(group, results, threads)
-        made.begin()
-    with made.mirrored() as mirrors, stop.deferred(made.training.total_steps > 0):
-        made.make(mirrors, report, stop)
-    return made.end(mirrors)
-
-
-def _resumed(group: Group, results: Path) -> _Making | None:
-    """The group as its checkpoint has it; None where there is none, or what it names is not there any more."""
     saved = checkpoint.load(results, group)
-    if saved is None:
-        return None
-    made = _Making(group, results, saved["threads"])
     try:
-        made.resume(saved)
-    except Exception as error:  # whatever a checkpoint of other code or other files provokes
-        print(f"the checkpoint of {group.jobs[0].run_id} is of no use ({error}); its runs start again", flush=True)
-        checkpoint.forget(results, group)
-        return None
-    return made
+        made = _Making(group, results, saved["threads"] if saved else threads)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    with Store(results).held(job.run_id for job in group.jobs):
+        checkpoint.claim(results, group)
+        if saved is None or not made.resume(saved):
+            made.begin()
+        del saved  # its tensors have been copied
+        with made.mirrored() as mirrors, stop.deferred(made.training.total_steps > 0):
+            made.make(mirrors, report, stop)
+        return made.end(mirrors)
+
+
+def _run_apart(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
+    """Makes the runs of a group that raised one by one, each from where the group's checkpoint has it.
+
+    What raised may be one run's fault (a probe stumbles over its weights): then it is one run that fails. Or it was too
+    much for the memory, of which a run alone needs a part. Nothing that was saved is lost; it is the group that is
+    given up, and from here on the runs are rounded as runs alone are. Where not even one of them can be built, the
+    cause lies elsewhere: the group stays as it is, to go on whole, and its runs are marked failed.
+    """
+    states = {job.run_id: Store(results).state(job.run_id) for job in group.jobs}
+    done = [Ended(run_id, state) for run_id, state in states.items() if state.done]  # by a manifest written before
+    left = [job for job in group.jobs if not states[job.run_id].done]
+    gc.collect()  # what raised left its networks behind
+    try:
+        for job in left[:1]:
+            _Making(Group((job,)), results, threads)
+        _take_apart(group, left, results)
+    except OSError:
+        raise
+    except Exception as error:
+        return done + [_fail(job, group, results, error) for job in left]
+    alone = (run(Group((job,)), results, threads=threads, report=report, stop=stop) for job in left)
+    return done + [ended for each in alone for ended in each]
+
+
+def _take_apart(group: Group, left: Sequence[Job], results: Path) -> None:
+    """Makes of a group's checkpoint, if it has one, one for each of the runs that are `left`."""
+    saved, num_runs = checkpoint.load(results, group), len(group.jobs)
+    for run, job in enumerate(group.jobs):
+        if saved is None or job not in left:
+            continue
+        part = {
+            "engine": {name: unstack(values, run, num_runs).clone() for name, values in saved["engine"].items()},
+            "position": {k: [v[run]] if isinstance(v, list) else v for k, v in saved["position"].items()},
+            "writers": [saved["writers"][run]],
+        }
+        checkpoint.save(results, Group((job,)), saved | part)
+    checkpoint.forget(results, group)
 
 
 class _Making:
@@ -138,24 +174,42 @@ class _Making:
         networks = [build_network(config, feed) for config in configs]
         initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
         self._engine = engine.make(configs, networks, self._device)
-        self._writers = [Store(results).writer(job.run_id) for job in group.jobs]
+        self._store, self._writers = Store(results), list[Writer]()
         self._before_sec = 0.0
         self._commits = [provenance.code()["commit"]]
         self.training = Training(configs, self._engine, feed, Observer(self._config, feed, initial))
 
     def begin(self) -> None:
+        """From the start; what there was of the runs is dropped."""
+        self._writers = [self._store.writer(job.run_id) for job in self._group.jobs]
         for writer in self._writers:
             writer.restart()
 
-    def resume(self, saved: dict[str, Any]) -> None:
-        """Goes on from a checkpoint, to the bit."""
+    def resume(self, saved: dict[str, Any]) -> bool:
+        """Goes on from a checkpoint, to the bit; False, with a sentence and nothing changed, where it is of no use.
+
+        Of no use is one of other code, whose state is another, and one whose rows are damaged. Whatever else is raised
+        is not the checkpoint's fault.
+        """
+        try:
+            position = Position(**saved["position"])
+            if _layout(saved["engine"]) != _layout(self._engine.state()):
+                raise ValueError("its weights are those of another network")
+            writers = [self._store.writer(job.run_id) for job in self._group.jobs]
+            for writer, state in zip(writers, saved["writers"], strict=True):
+                writer.restore(state)
+        except (TypeError, ValueError) as error:
+            checkpoint.of_no_use(self._group, str(error))
+            checkpoint.forget(self._results, self._group)
+            return False
         self._engine.load(saved["engine"])
-        self.training.position = Position(**saved["position"])
+        self.training.position, self._writers = position, writers
         self._before_sec = saved["wall_sec"]
         self._commits = list(dict.fromkeys([*saved["commits"], *self._commits]))
         torch.set_rng_state(saved["rng"])
-        for writer, state in zip(self._writers, saved["writers"], strict=True):
-            writer.restore(state)
+        for job in self._group.jobs:
+            self._store.retract_failure(job.run_id)
+        return True
 
     @contextmanager
     def mirrored(self) -> Iterator[list[Sink]]:
@@ -227,6 +281,10 @@ class _Making:
         return self._before_sec + time.perf_counter() - self._began
 
 
+def _layout(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (values.shape, values.dtype) for name, values in state.items()}
+
+
 def make_feed(job: Job, device: torch.device) -> Feed:
     """The job's batches on its device."""
     data = job.config.data
@@ -293,12 +351,10 @@ def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wal
     }
 
 
-def _fail(job: Job, results: Path, error: Exception) -> Ended:
-    """Records a run that raised. Its text is kept; the run is made again when its sweep is."""
+def _fail(job: Job, group: Group, results: Path, error: Exception) -> Ended:
+    """Records a run that raised, and leaves its checkpoint and segments: when it is made again it goes on from them."""
     text = f"{type(error).__name__}: {error}"
-    writer = Store(results).writer(job.run_id)
-    writer.restart()
-    writer.finish(
+    Store(results).writer(job.run_id).finish(
         {
             "status": "failed",
             "outcome": None,
@@ -315,4 +371,5 @@ def _fail(job: Job, results: Path, error: Exception) -> Ended:
             "probe_share": None,
         }
     )
-    return Ended(job.run_id, State.failed, text)
+    kept = "; what was saved is kept" if checkpoint.exists(results, group) else ""
+    return Ended(job.run_id, State.failed, f"{text}{kept}")

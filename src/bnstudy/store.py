@@ -1,15 +1,19 @@
 """The only writer and reader of raw runs: a manifest and one parquet file a table, complete or recognised as not.
 
 A run's folder holds `manifest.json` (written last, so its presence means the run ended) and `<table>.parquet`. While a
-run is under way its rows lie in immutable segments; a checkpoint names the segments that belong to it, and whatever a
-killed process wrote after its last checkpoint is dropped on resuming.
+run is under way its rows lie in immutable segments; a checkpoint names the segments that belong to it, with their
+checksums, and whatever a killed process wrote after its last checkpoint is dropped on resuming. A run that failed has
+a manifest that says so and keeps its segments.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bnstudy import files, paths
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing keeps two processes from making the same run
+    fcntl = None  # type: ignore[assignment]
 
 SCHEMA = 1
 Columns = Mapping[str, str]  # column -> arrow type name
@@ -54,10 +63,13 @@ class StoreError(ValueError):
 
 
 class Store:
-    """Raw runs under one results root."""
+    """Raw runs under one results root. Raises StoreError where that is a file, or below one."""
 
     def __init__(self, results: Path) -> None:
         self.results = Path(results)
+        there = next(path for path in (self.results, *self.results.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise StoreError(f"--results {results}: {there} is a file; name a folder, or move the file away")
 
     def run_ids(self) -> list[str]:
         """Every run that has a folder, sorted."""
@@ -109,14 +121,26 @@ class Store:
         """Begins a run, or goes on with it after `Writer.restore`."""
         return Writer(paths.run(self.results, run_id), run_id)
 
-    def forget(self, run_id: str) -> None:
-        """Removes a run. The folder is renamed first, so that a kill half-way leaves nothing that looks like a run."""
-        folder = paths.run(self.results, run_id)
-        if folder.is_dir():
-            doomed = folder.with_name(f".{run_id}.removed")
-            shutil.rmtree(doomed, ignore_errors=True)
-            folder.rename(doomed)
-            shutil.rmtree(doomed)
+    def retract_failure(self, run_id: str) -> None:
+        """A run that failed goes on: it is under way again."""
+        if self.state(run_id, verify=False) == State.failed:
+            (paths.run(self.results, run_id) / paths.MANIFEST).unlink()
+
+    @contextmanager
+    def held(self, run_ids: Iterable[str]) -> Iterator[None]:
+        """Within, these runs are this process's to make: two would drop and mix each other's rows.
+
+        Raises BlockingIOError naming the first that another process makes. A process that dies holds nothing any more.
+        """
+        with ExitStack() as handles:
+            for run_id in sorted(run_ids):
+                folder = paths.run(self.results, run_id)
+                folder.mkdir(parents=True, exist_ok=True)
+                if fcntl is not None:
+                    handle = os.open(folder, os.O_RDONLY)
+                    handles.callback(os.close, handle)
+                    _lock(handle, folder)
+            yield
 
     def _check(self, run_id: str, manifest: dict[str, Any], name: str, *, verify: bool) -> Path:
         path = paths.run(self.results, run_id) / f"{name}.parquet"
@@ -139,7 +163,7 @@ class Writer:
         self._segments = folder / "segments"
         self._columns: dict[str, dict[str, str]] = {}
         self._buffer: dict[str, list[pa.Table]] = {}
-        self._flushed: dict[str, int] = {}
+        self._flushed: dict[str, list[str]] = {}  # checksums of the segments
         self._segments.mkdir(parents=True, exist_ok=True)
 
     def add(self, table: str, columns: Columns, rows: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
@@ -151,35 +175,37 @@ class Writer:
     def flush(self) -> dict[str, Any]:
         """Writes what is buffered; returns what a checkpoint must keep for `restore`."""
         for table, parts in self._buffer.items():
-            number = self._flushed.get(table, 0)
-            with files.replacing(self._segment(table, number)) as part:
+            flushed = self._flushed.setdefault(table, [])
+            path = self._segment(table, len(flushed))
+            with files.replacing(path) as part:
                 pq.write_table(pa.concat_tables(parts), part)
-            self._flushed[table] = number + 1
+            flushed.append(files.sha256(path))
         self._buffer.clear()
-        return {"columns": self._columns, "segments": dict(self._flushed)}
+        return {"columns": self._columns, "segments": {table: list(sums) for table, sums in self._flushed.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint; what was written later is dropped. Raises StoreError if a segment is missing."""
+        """Goes on from a checkpoint; what was written later is dropped.
+
+        Raises StoreError, with everything as it was, if a segment is missing or is not what was written.
+        """
+        flushed = {table: list(sums) for table, sums in state["segments"].items()}
+        kept = {self._segment(table, n): digest for table, sums in flushed.items() for n, digest in enumerate(sums)}
+        for path, digest in kept.items():
+            _check_segment(path, digest)
         self._columns = {table: dict(columns) for table, columns in state["columns"].items()}
-        self._flushed = {table: int(count) for table, count in state["segments"].items()}
+        self._flushed = flushed
         self._buffer.clear()
-        kept = {self._segment(table, n) for table, count in self._flushed.items() for n in range(count)}
         for path in self._segments.iterdir():
             if path not in kept:
                 path.unlink()
-        for path in kept:
-            try:
-                pq.read_metadata(path)
-            except FileNotFoundError:
-                raise StoreError(f"{path} is missing: the run cannot be resumed; it starts again") from None
-            except (OSError, pa.ArrowException) as error:
-                raise StoreError(f"{path} cannot be read ({error}): the run starts again") from None
 
     def restart(self) -> None:
         """Drops everything: the run begins anew."""
         self._columns, self._buffer, self._flushed = {}, {}, {}
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._segments.mkdir(parents=True, exist_ok=True)
+        (self._folder / paths.MANIFEST).unlink(missing_ok=True)  # first: without tables it would be a damaged run's
+        for path in self._folder.iterdir():  # the folder itself stays, since it may be locked
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._segments.mkdir()
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Joins the segments, one row group a table, and writes the manifest last.
@@ -189,8 +215,10 @@ class Writer:
         self.flush()
         tables = {}
         for table, columns in sorted(self._columns.items()):
-            parts = [pq.read_table(self._segment(table, n)) for n in range(self._flushed[table])]
-            whole = pa.concat_tables(parts).combine_chunks()
+            segments = {self._segment(table, n): digest for n, digest in enumerate(self._flushed[table])}
+            for path, digest in segments.items():
+                _check_segment(path, digest)
+            whole = pa.concat_tables([pq.read_table(path) for path in segments]).combine_chunks()
             path = self._folder / f"{table}.parquet"
             with files.replacing(path) as part:
                 pq.write_table(whole, part, compression="zstd", row_group_size=max(1, whole.num_rows))
@@ -216,6 +244,24 @@ def by_column(rows: Iterable[Mapping[str, Any]], columns: Columns) -> dict[str, 
     """Rows as dictionaries, turned into columns. Raises KeyError for a row that lacks a column."""
     rows = list(rows)
     return {name: [row[name] for row in rows] for name in columns}
+
+
+def _check_segment(path: Path, digest: str) -> None:
+    try:
+        good = files.sha256(path) == digest
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing") from None
+    if not good:
+        raise StoreError(f"{path} is not the file that was written (checksum)")
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process is making this run", str(folder)) from None
+    except OSError:  # a file system without locks, or without those of folders, as a network's may be
+        pass
 
 
 def _are_tables(value: Any) -> bool:

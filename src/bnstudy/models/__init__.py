@@ -26,11 +26,29 @@ def build(
 
     Raises ValueError naming the key for options that make no network. The global random state is left as it was.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # for what a norm may draw; convolutions and dense layers come below
+        network = outline(name, options, norm, shape, num_classes, device="cpu")
+    initialisers.apply(network, init, seed, getattr(network, "torch_default_layers", ()))
+    return network
+
+
+def outline(
+    name: str,
+    options: Mapping[str, Any],
+    norm: Factory,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    device: str = "meta",
+) -> nn.Module:
+    """The network before its weights are drawn; without memory for them, unless a device is given.
+
+    Raises ValueError as `build` does.
+    """
+    with torch.device(device):
         network: nn.Module = plugins.load("models", name).build(shape, num_classes, norm, **options)
     norm.check()
-    initialisers.apply(network, init, seed, getattr(network, "torch_default_layers", ()))
     return network
 
 

@@ -16,6 +16,7 @@ from bnstudy.snapshot import READABLE, Snapshot, full_precision
 
 if TYPE_CHECKING:
     from bnstudy.config import ProbePlan
+    from bnstudy.models.layers import Layer
 
 INTEGERS = {name: np.iinfo(name) for name in ("int16", "int32", "int64")}
 OTHERS: dict[str, type] = {"float32": float, "float64": float, "string": str, "bool": bool}
@@ -58,6 +59,34 @@ def run(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict[
     for row in rows:
         _check(name, row, table)
     return rows
+
+
+def check(name: str, options: Mapping[str, Any], layers: tuple[Layer, ...]) -> None:
+    """Raises ValueError for options that the probe refuses, before there is anything to look at.
+
+    A probe looks at its options first: it is begun, and left where it reads more of a snapshot than its layers.
+    """
+    probe: Callable[..., Any] = plugins.load("probes", name).probe
+    try:
+        next(iter(probe(_Unobserved(layers), **(plugins.defaults("probes", name) | dict(options)))), None)
+    except _NotYet:
+        pass
+    except ValueError as error:
+        raise ValueError(f"probes.{name}.options: {str(error).removeprefix(f'{name}: ')}") from None
+
+
+class _NotYet(Exception):
+    """There is nothing to read."""
+
+
+class _Unobserved:
+    """In the place of a snapshot before there is one."""
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self.layers = layers
+
+    def __getattr__(self, name: str) -> Any:
+        raise _NotYet
 
 
 def _check(name: str, row: Mapping[str, Any], table: Mapping[str, str]) -> None:

@@ -1,0 +1,73 @@
+"""Which configurations make no run here, found out before any run is made: what components, data and machine refuse.
+
+Whether a value is of its type and in its range `config` decides, of which nothing here is repeated; a component's file
+decides about its own options, and is asked by building it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from bnstudy import engine, models, norms, probes
+from bnstudy.config import Config, model_options, norm_options
+from bnstudy.data.sources import Source
+from bnstudy.jobs import Job
+from bnstudy.models.layers import Layer
+
+
+def check(jobs: Iterable[Job]) -> None:
+    """Raises ValueError naming key, value and remedy. No image is read, no weight drawn and no file written."""
+    seen = set()
+    for job in jobs:
+        alike = replace(job.config, seed=0, optim=replace(job.config.optim, lr=0.0))  # of which there may be hundreds
+        if (key := repr((alike, job.source))) not in seen:
+            seen.add(key)
+            _check_device(job.config)
+            _check_data(job.config, job.source)
+            _check_components(job.config, job.source)
+
+
+def _check_device(config: Config) -> None:
+    asked = config.runtime.device
+    number, num_gpus = int(asked.partition(":")[2] or 0), torch.cuda.device_count()
+    if 0 < num_gpus <= number:
+        raise ValueError(
+            f"runtime.device = {asked!r}: torch sees {num_gpus} GPU(s) here; give cuda:0 to cuda:{num_gpus - 1}"
+        )
+    engine.make([config], [nn.Linear(1, 1)], engine.device(config))  # refuses what it can, with a network of one weight
+
+
+def _check_data(config: Config, source: Source) -> None:
+    data, available = config.data, source.num_train
+    num_train = available if data.num_train is None else data.num_train
+    if num_train > available:
+        raise ValueError(f"data.num_train = {num_train}: give 1 to {available}, which {source.name} has")
+    sizes = {"data.batch_size": data.batch_size}
+    sizes |= {f"probes.{name}.batch_size": p.batch_size for name, p in config.probes.items() if p.batch_size}
+    for key, size in sizes.items():
+        if size > num_train:
+            raise ValueError(f"{key} = {size}: give 1 to {num_train}, the number of training images")
+
+
+def _check_components(config: Config, source: Source) -> None:
+    try:
+        layers = _layers(config, source)
+        for name, plan in config.probes.items():
+            probes.check(name, plan.options, layers)
+    except ValueError:
+        raise
+    except Exception:  # no value's fault but a component's, which the run itself will tell of, with the traceback
+        return
+
+
+def _layers(config: Config, source: Source) -> tuple[Layer, ...]:
+    name, (channels, *sides) = config.model["name"], source.shape
+    height, width = (max(side, models.input_size(name) or 0) for side in sides)
+    norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
+    network = models.outline(name, model_options(config), norm, (channels, height, width), source.num_classes)
+    layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
+    return layers

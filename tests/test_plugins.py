@@ -1,0 +1,48 @@
+"""Components are found by file name, and what they declare is read without importing them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bnstudy import plugins
+
+
+@pytest.fixture
+def made_up(tmp_path, monkeypatch):
+    """Writes a norm of this text into a folder that stands for the package."""
+    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "plugins.py"))
+    (tmp_path / "norms").mkdir()
+    plugins.defaults.cache_clear()
+
+    def write(text):
+        (tmp_path / "norms" / "made_up.py").write_text(text)
+
+    yield write
+    plugins.defaults.cache_clear()
+
+
+def test_options_and_flags_are_read_from_the_text(made_up):
+    made_up("import nowhere\nSTACKABLE = True\ndef build(n, ndim, *, eps: float = 1e-5, sizes=(1, 2)):\n    raise\n")
+    assert plugins.names("norms") == ["made_up"]
+    assert plugins.defaults("norms", "made_up") == {"eps": 1e-5, "sizes": (1, 2)}
+    assert plugins.flag("norms", "made_up", "STACKABLE") and not plugins.flag("norms", "made_up", "OTHER")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def build(n, ndim, *, eps):\n    ...\n", r"norms/made_up\.py: option 'eps' needs a literal default"),
+        ("def build(n, ndim, *, eps=tiny()):\n    ...\n", r"norms/made_up\.py: option 'eps' needs a literal default"),
+        ("def make(n, ndim):\n    ...\n", r"norms/made_up\.py: a file in norms/ needs a function 'build'"),
+        ("\ndef build(n ndim):\n    ...\n", r"norms/made_up\.py, line 2: "),
+    ],
+)
+def test_a_file_that_is_no_component_is_named(made_up, text, words):
+    made_up(text)
+    with pytest.raises(ValueError, match=words):
+        plugins.defaults("norms", "made_up")
+
+
+def test_an_unknown_name_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match="norms: there is no 'bach'; there are batch, "):
+        plugins.defaults("norms", "bach")

@@ -1,0 +1,100 @@
+"""What makes no run is refused before any is made, in words; what does is not, and costs next to nothing to look at."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_runs import config, job, quadrants, torch_as_it_was
+
+from bnstudy import models, plugins, preflight
+
+
+@pytest.fixture(autouse=True)
+def _process():
+    with torch_as_it_was():
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return quadrants(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"name": "resnet", "depth": 21}}, r"^model\.depth = 21: a CIFAR ResNet has 6n \+ 2 layers"),
+        ({"model": {"name": "resnet", "shortcut": "none"}}, r"^model\.shortcut = 'none': choose one of"),
+        ({"model": {"name": "lenet"}}, r"^model\.padding = 0: images of 8x8 vanish in the network; use 4 or more"),
+        ({"model": {"name": "mlp", "hidden": "many"}}, r"^model\.hidden = 'many': give widths"),
+        ({"norm": {"name": "batch", "momentum": 2}}, r"^norm\.momentum = 2: "),
+        ({"norm": {"name": "batch", "where": "stem*"}}, r"^norm\.where = 'stem\*': 'stem\*' matches none of hidden"),
+        ({"data__batch_size": 101}, r"^data\.batch_size = 101: give 1 to 100"),
+        ({"data__num_train": 101}, r"^data\.num_train = 101: give 1 to 100, which quadrants has"),
+        (
+            {"data__num_train": 50, "probes": {"weights": {"batch_size": 51}}},
+            r"^probes\.weights\.batch_size = 51: .* 50",
+        ),
+        (
+            {"probes": {"loss_along_step": {"options": {"num": 0}}}},
+            r"^probes\.loss_along_step\.options: num = 0: give 1",
+        ),
+        ({"precision": "tf32"}, r"^precision = 'tf32': the CPU has no such unit"),
+    ],
+)
+def test_bad_values_are_named(root, changes, words):
+    good = job(config(root))
+    preflight.check([good])
+    with pytest.raises(ValueError, match=words):
+        preflight.check([good, job(config(root, **changes))])
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_gpus", "words"),
+    [
+        ("cuda", 0, "torch sees no GPU here; use runtime.device=cpu"),
+        ("cuda:2", 0, "torch sees no GPU here; use runtime.device=cpu"),
+        ("cuda:2", 2, r"torch sees 2 GPU\(s\) here; give cuda:0 to cuda:1"),
+        ("cuda:999", 1, r"torch sees 1 GPU\(s\) here; give cuda:0 to cuda:0"),
+    ],
+)
+def test_a_device_that_is_not_there(root, monkeypatch, asked, num_gpus, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    with pytest.raises(ValueError, match=rf"^runtime\.device = '{asked}': {words}"):
+        preflight.check([job(config(root, runtime__device=asked))])
+
+
+def test_runs_that_differ_in_seed_and_rate_are_looked_at_once(root, monkeypatch):
+    looked = []
+    outline = models.outline
+
+    def counted(name, *arguments, **options):
+        looked.append(name)
+        return outline(name, *arguments, **options)
+
+    monkeypatch.setattr(models, "outline", counted)
+    preflight.check(job(config(root, seed=seed, optim__lr=lr)) for seed in range(5) for lr in (0.1, 0.2))
+    assert len(looked) == 1
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), NotImplementedError("not without memory")])
+def test_what_is_no_values_fault_is_left_to_the_run(root, monkeypatch, error):
+    def build(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(plugins.load("models", "mlp"), "build", build)
+    preflight.check([job(config(root))])
+
+
+@pytest.mark.parametrize("name", plugins.names("models"))
+def test_an_outline_has_the_networks_layers_and_no_weights(name):
+    from bnstudy import norms
+
+    options, shape = plugins.defaults("models", name), (3, 32, 32)
+    given = (name, options, norms.factory("batch", {}))
+    thin = models.outline(*given, shape, 10)
+    whole = models.build(*given, "xavier_uniform", shape, 10, seed=0)
+    assert {p.device.type for p in thin.parameters()} == {"meta"}
+    assert thin.layers == whole.layers
+    assert [(k, v.shape) for k, v in thin.named_parameters()] == [(k, v.shape) for k, v in whole.named_parameters()]

@@ -52,7 +52,7 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."]
+sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .PHONY: status
@@ -60,11 +60,11 @@ status: $(READY) ## how far every sweep is [PRESET=quick|full]
 	$(BNSTUDY) status $(preset) $(ARGS)
 
 .PHONY: figures
-figures: $(READY) ## figures and claims from the committed tables [PRESET=quick|full: a preset's] [STRICT=1: of one commit]
+figures: $(READY) ## figures and claims of the committed tables, into results/redrawn [PRESET=quick|full|custom: of your own] [STRICT=1: none of several commits]
 	$(BNSTUDY) figures $(preset) $(strict) $(ARGS)
 
 .PHONY: report
-report: $(READY) ## the same, and report.html [PRESET=quick|full]
+report: $(READY) ## the same, and report.html, a page with all of them
 	$(BNSTUDY) report $(preset) $(strict) $(ARGS)
 
 .PHONY: publish

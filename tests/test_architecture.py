@@ -32,7 +32,7 @@ LAYERS: tuple[set[str], ...] = (
     {"sinks"},
     {"engine", "observer", "jobs", "tracking"},
     {"train", "checkpoint"},
-    {"runner"},
+    {"preflight", "runner"},
     {"launch", "compose"},
     {"study", "bench"},
     {"cli"},
@@ -208,12 +208,33 @@ def test_every_locked_package_is_pinned_and_hashed_and_no_host_is_named(name: st
         assert re.fullmatch(pin + hashes, entry.strip()), entry[:200]
 
 
-def test_the_lock_has_every_package_that_the_project_names() -> None:
+def named(extra: str | None = None) -> set[str]:
+    """The packages that pyproject.toml names: those needed to use the project, or those of an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    wanted = {re.split(r"[<>=!~ ;\[]", requirement)[0].lower() for requirement in named}
+    requirements = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return {re.split(r"[<>=!~ ;\[]", requirement)[0].lower() for requirement in requirements}
+
+
+def test_the_lock_has_every_package_that_the_project_names() -> None:
     locked = set(re.findall(r"(?m)^([\w.-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8")))
-    assert wanted - locked == set()
+    assert (named() | named("dev")) - locked == set()
+
+
+@pytest.mark.parametrize(
+    ("extra", "folders", "otherwise"),
+    [
+        (None, ("src", "analysis"), {"seaborn"}),  # seaborn: for a reader's own figures
+        ("dev", ("tests",), {"ruff", "mypy", "pandas-stubs", "types-pyyaml", "setuptools", "uv"}),  # commands, types
+    ],
+)
+def test_every_package_that_the_project_names_is_used(
+    extra: str | None, folders: tuple[str, ...], otherwise: set[str]
+) -> None:
+    """Where it is named: what only tests import is not needed to use the project."""
+    texts = [path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    imported = re.findall(r'(?m)^\s*(?:import|from) (\w+)|importorskip\("(\w+)"', "\n".join(texts))
+    modules = {(first or second).lower() for first, second in imported}
+    assert {name for name in named(extra) - otherwise if name.removesuffix("-core") not in modules} == set()
 
 
 def test_the_bootstrap_agrees_with_the_lock() -> None:

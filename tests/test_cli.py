@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_runs import launch_here, names, quadrants, torch_as_it_was
 
-from bnstudy import cli, compose, files, launch, paths, report, study
+from bnstudy import cli, compose, files, frames, launch, paths, report, study
 from bnstudy.data import sources, stand_in
 from bnstudy.store import State, Store
 
@@ -25,7 +25,7 @@ SMALL += ["data.num_train=64", "data.batch_size=32", "tracking.mode=off", "runti
 def _here(monkeypatch, tmp_path):
     """Sweeps run in this process, reports are not drawn, and the folder is nobody's results."""
     monkeypatch.setattr(launch, "launch", launch_here)
-    monkeypatch.setattr(report, "make", lambda workspace, html: 0)
+    monkeypatch.setattr(report, "make", lambda workspace, **options: 0)
     monkeypatch.setattr(study, "log_figures", lambda *arguments, **options: None)
     monkeypatch.chdir(tmp_path)
     with torch_as_it_was():
@@ -68,18 +68,23 @@ def test_every_command_has_help(capsys):
     [
         ([], ["COMMAND"]),
         (["fly"], ["fly"]),
-        (["run", "--fast"], ["--fast"]),
+        (["run", "--fast"], ["unknown option --fast", "run --help"]),
+        (["run", "--lr=0.1"], ["unknown option --lr=0.1", "without dashes, as optim.lr=0.1"]),
+        (["run", "lr=0.1"], ["lr: there is no such key; did you mean optim.lr?"]),
         (["status", "seed=1"], ["seed=1"]),
         (["run", "optim.lrr=1"], ["optim.lrr"]),
         (["run", "optim.lr=-1"], ["optim.lr = -1"]),
         (["run", "norm=bach"], ["bach", "batch_scratch"]),
         (["run", "optim.lr"], ["optim.lr"]),
         (["sweep", "nonsense"], ["nonsense", "lenet_lr_grid"]),
-        (["sweep", "init", "--preset", "huge"], ["huge", "quick, full"]),
+        (["sweep", "init", "--preset", "huge"], ["invalid choice: 'huge'", "'quick', 'full'"]),
         (["sweep", "init", "--jobs", "0"], ["'0' is not a number of 1 or more"]),
         (["sweep", "init", "--jobs", "many"], ["many"]),
-        (["status", "--preset", "huge"], ["huge"]),
         (["publish", "nonsense"], ["nonsense"]),
+        (["publish", "init", "seed=0"], ["unknown arguments: seed=0"]),
+        (["sweep", "init", "--preset", "custom"], ["invalid choice: 'custom'"]),
+        *(([name, "--preset", "huge"], ["invalid choice: 'huge'"]) for name in ("figures", "report", "status")),
+        *(([name, "--preset", "huge"], ["invalid choice: 'huge'"]) for name in ("reproduce", "publish")),
         (["run", "data.name=nowhere", "runtime.download=false"], ["'nowhere' is not to be had", "Tried:"]),
         (["sweep", "init", "runtime.download=false"], ["'cifar10' is not to be had"]),
     ],
@@ -122,21 +127,73 @@ def test_a_damaged_run_is_named_and_made_again(root, tmp_path, capsys):
 
 
 def test_a_failed_run_exits_1_and_is_tried_again(root, tmp_path, capsys):
-    command = ["run", *TINY, "data.batch_size=1000", "--data-root", root, "--results", tmp_path]
+    lonely = ["data.batch_size=33", "train.steps=4"]  # of 100 images the last mini-batch has one, and BN no statistics
+    command = ["run", *TINY, *lonely, "--data-root", root, "--results", tmp_path]
     for _ in range(2):
         assert main(*command) == cli.EXIT_FAILED
         captured = capsys.readouterr()
-        assert "failed" in captured.out and "data.batch_size = 1000: give 1 to 100" in captured.err
+        assert "failed" in captured.out and "Expected more than 1 value per channel" in captured.err
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
 def test_results_that_cannot_be_written_get_a_sentence(root, data_root, tmp_path, capsys, command):
-    (tmp_path / "results").write_text("a file where a folder belongs")
+    (tmp_path / "runs").write_text("a file where a folder belongs")
     what = ["run", *TINY] if command == "run" else ["sweep", "lenet_lr_grid", "--preset", "quick", *SMALL]
     data = root if command == "run" else data_root
-    assert main(*what, "--data-root", data, "--results", tmp_path / "results") == cli.EXIT_FAILED
+    assert main(*what, "--data-root", data, "--results", tmp_path) == cli.EXIT_FAILED
     error = capsys.readouterr().err
-    assert "Traceback" not in error and "results" in error and "Not a directory" in error
+    assert "Traceback" not in error and str(tmp_path / "runs") in error and "Not a directory" in error
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "status"])
+@pytest.mark.parametrize("below", ["", "deep/down"])
+def test_results_that_are_a_file_are_bad_input(root, data_root, tmp_path, capsys, command, below):
+    (tmp_path / "report.html").write_text("a file where a folder belongs")
+    what = {"run": ["run", *TINY], "sweep": ["sweep", "lenet_lr_grid", *SMALL], "status": ["status"]}[command]
+    places = ["--data-root", root if command == "run" else data_root, "--results", tmp_path / "report.html" / below]
+    assert main(*what, *places) == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert f"--results {places[-1]}: {tmp_path / 'report.html'} is a file; name a folder" in error
+
+
+REFUSED = [
+    (["model=resnet", "model.depth=21"], "model.depth = 21: a CIFAR ResNet has 6n + 2 layers"),
+    (["model=lenet", "model.pooling=foo"], "model.pooling = 'foo': choose one of max, average"),
+    (["norm.eps=-1"], "norm.eps = -1: added to the variance, it must be above 0"),
+    (["norm.where='nowhere*'"], "norm.where = 'nowhere*': 'nowhere*' matches none of"),
+    (
+        ["probes.gradient_tails.options.num_bins=0"],
+        "probes.gradient_tails.options: num_bins = 0, num_bootstrap = 100: give",
+    ),
+    (
+        ["probes.gradient_correlation.options.batch_sizes=[x]"],
+        "batch_sizes = ['x']: give such values as [1, 16, 32, 128]",
+    ),
+    (["probes.weights.batch_size=60000"], "probes.weights.batch_size = 60000: give 1 to"),
+    (["data.num_train=60000"], "data.num_train = 60000: give 1 to"),
+    (["runtime.device=cudax"], "runtime.device = 'cudax': give auto, cpu, cuda or cuda:N"),
+    (["runtime.device=cuda:77"], "runtime.device = 'cuda:77': torch sees"),
+    (["runtime.engine=stacked", "optim.lr=0.1"], "runtime.engine = 'stacked': "),
+    (["precision=tf32", "runtime.device=cpu"], "precision = 'tf32': the CPU has no such unit"),
+]
+
+
+@pytest.mark.parametrize(("bad", "words"), REFUSED)
+def test_what_makes_no_run_is_bad_input(root, tmp_path, capsys, bad, words):
+    given = [text for text in TINY if not text.startswith("model") or not bad[0].startswith("model=")]
+    assert main("run", *given, *bad, "--data-root", root, "--results", tmp_path / "results") == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error
+    assert not (tmp_path / "results").exists()
+
+
+def test_one_bad_value_of_an_axis_is_found_before_the_good_ones_are_made(data_root, tmp_path, capsys):
+    for axis in ("data.num_train=64,60000", "norm.eps=1e-5,0", "model.padding=0,2,-1"):
+        what = ["sweep", "lenet_lr_grid", *SMALL, "model=lenet", "norm=batch", axis]
+        assert main(*what, "--data-root", data_root, "--results", tmp_path / "results") == cli.EXIT_USAGE
+        key, bad = axis.partition("=")[0], axis.rpartition(",")[2]
+        assert f"bnstudy: {key} = {bad}: " in capsys.readouterr().err
+        assert not (tmp_path / "results").exists()
 
 
 def test_ctrl_c_is_130(root, tmp_path, capsys, monkeypatch):
@@ -148,8 +205,17 @@ def test_ctrl_c_is_130(root, tmp_path, capsys, monkeypatch):
     assert "the same command goes on from there" in capsys.readouterr().err
 
 
-def test_a_sweep_is_made_once_and_reduced(data_root, tmp_path, capsys):
-    command = ["sweep", "lenet_lr_grid", "--preset", "quick", *SMALL, "--data-root", data_root, "--results", tmp_path]
+@pytest.fixture
+def small(monkeypatch):
+    """Every sweep with few and short runs, as if its presets said so."""
+    expand = compose.expand
+    monkeypatch.setattr(
+        compose, "expand", lambda name, preset, overrides: expand(name, preset, [*SMALL, "model=lenet", *overrides])
+    )
+
+
+def test_a_sweep_is_made_once_and_reduced(data_root, tmp_path, capsys, small):
+    command = ["sweep", "lenet_lr_grid", "--preset", "quick", "--data-root", data_root, "--results", tmp_path]
     assert main(*command) == 0
     assert "lenet_lr_grid: 2 runs, 0 done, 2 to make" in capsys.readouterr().out
     tables = paths.tables(paths.workspace(tmp_path, "quick"), "lenet_lr_grid")
@@ -161,16 +227,87 @@ def test_a_sweep_is_made_once_and_reduced(data_root, tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in tables.iterdir()} == before
 
 
+@pytest.fixture
+def sweep(data_root, tmp_path, capsys, small):
+    """What a sweep at preset quick prints, and the bytes of every table there is afterwards, by workspace."""
+
+    def run(*overrides):
+        command = ["sweep", "lenet_lr_grid", "--preset", "quick", "--data-root", data_root, "--results", tmp_path]
+        assert main(*command, *overrides) == 0
+        found = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.glob("*/tables/*/*.parquet")}
+        return capsys.readouterr().out, {
+            name: {path.name: content for path, content in found.items() if path.parts[0] == name}
+            for name in {path.parts[0] for path in found}
+        }
+
+    return run
+
+
+def test_overrides_that_make_other_runs_leave_the_presets_tables_alone(sweep, tmp_path):
+    _, before = sweep()
+    assert set(before) == {"quick"}
+    told, after = sweep("optim.lr=0.2,0.3")
+    assert after["quick"] == before["quick"] and set(after["custom"]) == {"runs.parquet", "epochs.parquet"}
+    custom = paths.workspace(tmp_path, paths.CUSTOM)
+    assert f"other runs than the preset quick: its tables stay, these go to {custom}\n" in told
+    assert f"tables: {paths.tables(custom, 'lenet_lr_grid')}\nto draw them: make report PRESET=custom" in told
+    assert sorted(frames.runs(custom, "lenet_lr_grid")["lr"].unique()) == [0.2, 0.3]
+    assert len(Store(tmp_path).run_ids()) == 6  # all are kept
+
+
+@pytest.mark.parametrize("other", ["norm=batch", "sweep.tables=[steps]", "+probes.weights.at=[0]"])
+def test_whatever_changes_the_presets_tables_is_not_written_among_them(sweep, other):
+    _, before = sweep()
+    _, after = sweep(other)
+    assert after["quick"] == before["quick"] and "custom" in after
+
+
+@pytest.mark.parametrize("how", ["runtime.threads=1", "tracking.tags=[mine]", "norm=none,batch", "norm=batch,none"])
+def test_overrides_that_make_the_same_runs_are_the_preset(sweep, how):
+    told, after = sweep(how)
+    assert set(after) == {"quick"}
+    assert "other runs" not in told and "to draw them: make report PRESET=quick" in told
+
+
+def test_reproducing_with_other_values_leaves_the_preset_alone(data_root, tmp_path, capsys, small):
+    places = ["--data-root", data_root, "--results", tmp_path]
+    assert main("reproduce", *places, "optim.lr=0.2") == 0
+    assert "these go to" in capsys.readouterr().out
+    assert paths.workspace(tmp_path, "custom").exists() and not paths.workspace(tmp_path, "quick").exists()
+    assert main("reproduce", *places, "tracking.tags=[mine]") == 0
+    assert paths.workspace(tmp_path, "quick").exists()
+
+
+@pytest.mark.parametrize("command", ["figures", "report"])
+def test_figures_are_drawn_where_they_belong(command, tmp_path, monkeypatch):
+    drawn = []
+
+    def make(workspace, **options):
+        drawn.append((workspace, options))
+        return 0
+
+    monkeypatch.setattr(report, "make", make)
+    options = {"html": command == "report", "strict": False}
+    for preset in ("quick", "full", "custom"):
+        assert main(command, "--preset", preset, "--results", tmp_path) == 0
+        assert drawn.pop() == (tmp_path / preset, {"into": tmp_path / preset, **options})
+    assert main(command, "--results", tmp_path) == 0
+    assert drawn.pop() == (tmp_path, {"into": tmp_path / "redrawn", **options})
+
+
 def test_a_sweep_with_a_failed_run_exits_1_and_keeps_the_others(data_root, tmp_path, capsys):
     mixed = [*SMALL, "data.batch_size=32,64,65"]  # the last of which is no configuration
     places = ["--data-root", data_root, "--results", tmp_path]
     assert main("sweep", "lenet_lr_grid", "--preset", "quick", *mixed, *places) == cli.EXIT_USAGE
     mixed = [*SMALL, "model.padding=0,-1"]  # the network refuses
+    assert main("sweep", "lenet_lr_grid", "--preset", "quick", *mixed, *places) == cli.EXIT_USAGE
+    assert "bnstudy: model.padding = -1" in capsys.readouterr().err and not Store(tmp_path).run_ids()
+    mixed = [*SMALL, "data.batch_size=32,63"]  # the second mini-batch of one image has no statistics for BN
     assert main("sweep", "lenet_lr_grid", "--preset", "quick", *mixed, *places) == cli.EXIT_FAILED
     error = capsys.readouterr().err
-    assert "failed: ValueError: model.padding = -1" in error and "Traceback" not in error
+    assert "failed: ValueError: Expected more than 1 value per channel" in error and "Traceback" not in error
     states = [Store(tmp_path).state(name) for name in Store(tmp_path).run_ids()]
-    assert sorted(states) == [State.completed] * 2 + [State.failed] * 2
+    assert sorted(states) == [State.completed] * 3 + [State.failed]
 
 
 def test_status_counts_every_sweep(data_root, tmp_path, capsys):
@@ -214,12 +351,14 @@ def test_publishing_made_images_is_refused(data_root, tmp_path, capsys):
     assert not (tmp_path / "tables").exists()
 
 
-def test_publishing_copies_a_finished_sweep(data_root, tmp_path, capsys):
-    overrides = [f"runtime.data_root='{data_root}'", *SMALL]
+def test_publishing_copies_a_finished_sweep(data_root, tmp_path, capsys, small):
+    overrides = [f"runtime.data_root='{data_root}'"]
     assert study.sweep("lenet_lr_grid", "quick", overrides, tmp_path, 1) == 0
     published = paths.tables(paths.workspace(tmp_path, None), "lenet_lr_grid")
     published.mkdir(parents=True)
     (published / "old.parquet").write_text("of an earlier release")
+    with pytest.raises(ValueError, match="what is published is the preset quick as it is, without overrides"):
+        study.publish("lenet_lr_grid", "quick", [*overrides, "norm=batch"], tmp_path)
     assert study.publish("lenet_lr_grid", "quick", overrides, tmp_path) == 0
     made = paths.tables(paths.workspace(tmp_path, "quick"), "lenet_lr_grid")
     assert {p.name: files.sha256(p) for p in published.iterdir()} == {p.name: files.sha256(p) for p in made.iterdir()}
@@ -240,10 +379,10 @@ def test_only_reproduce_goes_on_without_data_and_says_so(tmp_path, data_root, ca
     monkeypatch.setattr(stand_in, "make", few_images)
     data = data_root if there else tmp_path / "data"
     places = ["--data-root", data, "--results", tmp_path / "results"]
-    small = [*SMALL, "model=lenet", "norm=batch", "runtime.download=false"]
+    one = [*SMALL, "model=lenet", "norm=batch", "runtime.download=false"]
     with monkeypatch.context() as patch:
         expand = compose.expand
-        patch.setattr(compose, "expand", lambda name, preset, overrides: expand(name, preset, [*overrides, *small]))
+        patch.setattr(compose, "expand", lambda name, preset, overrides: expand(name, preset, [*overrides, *one]))
         if not there:
             assert main("sweep", "init", *places) == cli.EXIT_USAGE
             assert "'cifar10' is not to be had" in capsys.readouterr().err

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
+from dataclasses import fields
 
 import pytest
 from hydra import compose as hydra_compose
 
 from bnstudy import compose, plugins
 from bnstudy.compose import CONF, SWEEPS, ComposeError
-from bnstudy.config import from_dict, to_dict
+from bnstudy.config import Config, ProbePlan, from_dict, to_dict
 from bnstudy.identity import run_id
 
 DATA = {"name": "any", "source": "arrays", "sha256": "0" * 64}
@@ -30,7 +33,7 @@ def test_every_sweep_composes_for_every_preset(sweep, preset):
 @pytest.mark.parametrize("sweep", compose.sweeps())
 def test_every_sweep_opens_with_what_it_is_for(sweep):
     text = compose.describe(sweep)
-    assert len(text.splitlines()) >= 2 and text.count(".") >= 2 and "runs" in text
+    assert len(text.splitlines()) >= 2 and text.count(".") + text.count("?") >= 2 and "runs" in text
     assert not any(line.startswith("#") for line in text.splitlines())
 
 
@@ -131,31 +134,147 @@ def test_a_probes_plan_can_be_changed_and_dropped():
     assert compose.one(["probes=none"]).probes == {}
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("optim.lrr=1", ["optim.lrr", "lrr", "Optim"]),
-        ("norm=batcch", ["batcch", "batch_scratch"]),
-        ("model.dept=3", ["model.dept", "dept"]),
-        ("optim.lr=fast", ["optim.lr", "fast"]),
-        ("optim.lr=-1", ["optim.lr", "-1", "0"]),
-        ("init=zeros", ["init", "zeros", "xavier_uniform"]),
-        ("train.epochs=1.5", ["train.epochs", "1.5"]),
-        ("optim.lr", ["optim.lr"]),
-        ("+surprise=1", ["surprise", "no such key"]),
-        ("+optim.nesterov=true", ["optim.nesterov"]),
-        ("probes=everything", ["everything", "default"]),
-        ("probes.colour.at=[0]", ["probes.colour", "colour"]),
-        ("seed=-2", ["seed", "-2"]),
-    ],
-)
-def test_a_slip_is_named(override, words):
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_a_probe_that_the_group_lacks_can_be_added(plus):
+    config = compose.one([f"{plus}probes.weights.at=[0]", f"{plus}probes.weights.at_end=true"])
+    assert config.probes["weights"] == ProbePlan(at=[0], at_end=True)
+    assert config.probes["activation_moments"] == compose.one([]).probes["activation_moments"]
+    assert compose.one(["probes=none", plus + "probes.weights={at: [0], at_end: true}"]).probes == {
+        "weights": ProbePlan(at=[0], at_end=True)
+    }
+    configs = compose.expand("init", "quick", ["seed=0", f"{plus}probes.gradient_tails.options.num_bins=8,16"])
+    assert [config.probes["gradient_tails"].options for config in configs] == [{"num_bins": 8}, {"num_bins": 16}] * 2
+    assert {tuple(config.probes["gradient_tails"].at) for config in configs} == {(0,)}
+
+
+FIELDS = [field.name for field in fields(Config)]
+KEYS = ", ".join(FIELDS + sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in FIELDS))
+NORMS = ", ".join(plugins.names("norms"))
+SLIPS = {
+    "optim.lrr=1": r"optim\.lrr: there is no such key; did you mean optim\.lr\? optim has: lr, momentum, .*",
+    "lr=0.1": rf"lr: there is no such key; did you mean optim\.lr\? there are: {KEYS}",
+    "norms=batch": rf"norms: there is no such key; did you mean norm\? there are: {KEYS}",
+    "recip=lenet": rf"recip: there is no such key; did you mean recipe\? there are: {KEYS}",
+    "optim.lr.x=1": r"optim\.lr\.x: there is no such key; did you mean optim\.lr\? optim\.lr is a single value",
+    "model.dept=3": r"model\.dept: there is no such key; did you mean model\.depth\? model \(resnet\) has: name, .*",
+    "+surprise=1": f"surprise: there is no such key; there are: {KEYS}",
+    "+optim.nesterov=true": r"optim\.nesterov: there is no such key; optim has: lr, momentum, .*",
+    "~nonsense": f"~nonsense: there is no such key; there are: {KEYS}",
+    "~optim.lr": r"~optim\.lr: only a probe can be dropped, as in ~probes\.gradient_tails; .*",
+    "norm=batcch": rf"norm = 'batcch': there is no such choice; did you mean batch\? there are: {NORMS}",
+    "model=resnet21": r"model = 'resnet21': .*; did you mean resnet\d+\? there are: .*resnet110, .*",
+    "data=": "data = '': there is no such choice; there are: cifar10, fashion_mnist.*",
+    "probes=everything": "probes = 'everything': there is no such choice; there are: default, .*",
+    "probes.colour.at=[0]": r"probes\.colour: there is no such probe; there are: activation_moments, .*",
+    "probes.weihgts.at=[0]": r"probes\.weihgts: there is no such probe; did you mean weights\? there are: .*",
+    "probes.activation_moments.att=[0]": r"probes\.activation_moments\.att: there is no such key; there are: at, .*",
+    "probes.activation_moments.at=0": r"probes\.activation_moments\.at = 0: give a list",
+    "optim.lr=fast": r"optim\.lr = 'fast': give a .*",
+    "optim.lr=": r"optim\.lr = '': give a .*",
+    "optim.lr=-1": r"optim\.lr = -1\.0: give a finite number of 0\.0 or more",
+    "optim.lr=${nope}": r"optim\.lr: .*nope.*",
+    "init=zeros": "init = 'zeros': choose one of xavier_uniform, .*",
+    "train.epochs=1.5": r"train\.epochs = 1\.5: give a.*",
+    "data.augment=maybe": r"data\.augment = 'maybe': give a.*",
+    "seed=-2": "seed = -2: give 0 or more",
+    "optim=0.1": r"optim\.? = 0\.1: give a mapping of lr, momentum, .*",
+    "optim.lr": r"'optim\.lr': give KEY=VALUE, as in optim\.lr=0\.1, without spaces around the =",
+    "0.1": r"'0\.1': give KEY=VALUE, as in optim\.lr=0\.1, without spaces around the =",
+    "=3": r"'=3': give KEY=VALUE, as in optim\.lr=0\.1",
+    "norm@x=batch": r"'norm@x=batch': give KEY=VALUE, as in optim\.lr=0\.1",
+    "optim.milestones=[0.5": r"'optim\.milestones=\[0\.5': the value cannot be read; a list is .*",
+    "hydra.launcher.n_jobs=2": r"hydra\.launcher\.n_jobs=2: Hydra only composes here .*; --jobs says .*",
+}
+
+
+@pytest.mark.parametrize("override", SLIPS)
+def test_a_slip_is_named_in_plain_words_with_the_remedy(override):
     for composing in (compose.one, lambda given: compose.expand("init", "quick", given)):
         with pytest.raises(ValueError) as caught:
             composing([override])
-        for word in words:
-            assert word in str(caught.value), str(caught.value)
+        assert re.fullmatch(SLIPS[override], str(caught.value)), str(caught.value)
+        for jargon in (
+            "struct",
+            "full_key",
+            "object_type",
+            "provider",
+            "multirun",
+            "append to your",
+            "override_grammar",
+        ):
+            assert jargon not in str(caught.value)
+
+
+def test_an_option_that_one_norm_of_a_sweep_lacks_is_named_with_the_norm():
+    with pytest.raises(ComposeError, match=r"norm\.eps: there is no such key; norm \(none\) has: name, where"):
+        compose.expand("init", "quick", ["norm.eps=1e-3"])
+
+
+@pytest.mark.parametrize("override", ["norm=batch,none", "seed=range(3)", "model.depth=20,32"])
+def test_several_values_are_no_run(override):
+    words = f"{override}: one run takes one value; several make a sweep, as in `sweep NAME {override}`"
+    with pytest.raises(ComposeError, match=re.escape(words)):
+        compose.one([override])
+
+
+def test_values_that_only_a_launcher_would_find_are_refused():
+    with pytest.raises(ComposeError, match=r"norm=glob\(\*\): list the values, separated by commas"):
+        compose.expand("init", "quick", ["norm=glob(*)"])
+
+
+START = "# Why.\ndefaults: [config, _self_]\n"
+FILES = {
+    "defaults: [config, override model: resnet21, _self_]\n": "model = 'resnet21': there is no such choice; did you",
+    "defaults: [config, override modle: lenet, _self_]\n": "modle: there is no such key; did you mean model?",
+    START + "trian: {epochs: 3}\n": "trian: there is no such key; did you mean train?",
+    START + "train: {epoch: 3}\n": "train.epoch: there is no such key; did you mean train.epochs?",
+    START + "train: {epochs: many}\n": "train.epochs = 'many': give a",
+    START + "sweep: {presets: {full: train.epochs=1}}\n": "sweep.presets.full = 'train.epochs=1': give a list",
+    "defaults: [config, _self_\ntrain: {epochs: 3}\n": "line 2: expected ',' or ']'",
+    "train: {epochs: 3}\n": "it begins with: defaults: [config, _self_]",
+    "": "it begins with: defaults: [config, _self_]",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_a_slip_in_a_sweeps_file_is_named_with_the_file(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(compose, "SWEEPS", tmp_path)
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ComposeError) as caught:
+        compose.expand("mine")
+    assert str(caught.value).startswith(f"sweeps/mine.yaml: {FILES[text]}")
+
+
+def test_a_slip_in_a_file_of_a_group_is_named_with_the_file(tmp_path, monkeypatch):
+    shutil.copytree(CONF, tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    (tmp_path / "conf/probes/mine.yaml").write_text("weights: {att: [0]}\n")
+    for composing in (compose.one, lambda given: compose.expand("init", "quick", given)):
+        with pytest.raises(ComposeError, match=r"probes/mine\.yaml: probes\.weights\.att: .*'att'") as caught:
+            composing(["probes=mine"])
         assert "\n" not in str(caught.value)
+
+
+def test_a_slip_is_named_where_one_value_refers_to_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(compose, "SWEEPS", tmp_path)
+    refers = (
+        "probes: {gradient_tails: {at: [0], options: {num_bins: '${data.batch_size}'}}}\nsweep: {presets: {full: []}}\n"
+    )
+    (tmp_path / "mine.yaml").write_text(START + refers)
+    (config,) = compose.expand("mine", "full", ["data.batch_size=64"])
+    assert config.probes["gradient_tails"].options == {"num_bins": 64}
+    with pytest.raises(ComposeError, match=r"train\.epochs = 'many': give a"):
+        compose.expand("mine", "full", ["train.epochs=many"])
+    (tmp_path / "mine.yaml").write_text(START + refers + "train: {epochs: many}\n")
+    with pytest.raises(ComposeError, match=r"mine\.yaml: train\.epochs = 'many': give a"):
+        compose.expand("mine")
+
+
+def test_a_sweeps_file_without_presets_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(compose, "SWEEPS", tmp_path)
+    (tmp_path / "mine.yaml").write_text(START)
+    with pytest.raises(ValueError, match="sweep mine has no preset 'full'; it has: none"):
+        compose.expand("mine")
 
 
 def test_a_slip_among_several_values_is_named():
@@ -166,7 +285,7 @@ def test_a_slip_among_several_values_is_named():
 
 
 def test_unknown_sweeps_and_presets_are_named():
-    with pytest.raises(ValueError, match=r"there is no sweep 'lenet'; there are: .*lenet_lr_grid"):
+    with pytest.raises(ValueError, match=r"there is no sweep 'lenet'; .*there are: .*lenet_lr_grid"):
         compose.expand("lenet", "quick")
     with pytest.raises(ValueError, match=r"sweep init has no preset 'qiuck'; it has: quick, full"):
         compose.expand("init", "qiuck")

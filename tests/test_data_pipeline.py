@@ -158,7 +158,7 @@ def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     feed = make_feed()
-    feed.batch(0), feed.probe_batch(4), list(feed.train_batches(10))
+    feed.batch(0), feed.probe_batch(4), list(feed.test_batches(10))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -224,23 +224,19 @@ def test_crops_are_uniform_and_half_are_mirrored() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 1000])
-def test_sets_in_their_order_as_they_are(size: int) -> None:
+def test_the_test_set_in_its_order_as_it_is(size: int) -> None:
     arrays = make_arrays()
-    feed = make_feed(arrays, dtype=torch.float64, input_size=12, num_train=40)
-    for batches, images, labels in (
-        (list(feed.train_batches(size)), arrays.train_images[:40], arrays.train_labels[:40]),
-        (list(feed.test_batches(size)), arrays.test_images, arrays.test_labels),
-    ):
-        assert all(len(labels) == size for _, labels in batches[:-1])
-        found = torch.cat([images for images, _ in batches])
-        expected = [twin_normalised(twin_centred(i, 12), arrays.train_images[:40], "channel") for i in images]
-        np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=0, atol=1e-12)
-        assert torch.cat([labels for _, labels in batches]).tolist() == labels.tolist()
+    batches = list(make_feed(arrays, dtype=torch.float64, input_size=12, num_train=40).test_batches(size))
+    assert all(len(labels) == size for _, labels in batches[:-1])
+    found = torch.cat([images for images, _ in batches])
+    expected = [twin_normalised(twin_centred(i, 12), arrays.train_images[:40], "channel") for i in arrays.test_images]
+    np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=0, atol=1e-12)
+    assert torch.cat([labels for _, labels in batches]).tolist() == arrays.test_labels.tolist()
 
 
 def test_channel_normalised_training_images_have_mean_0_and_variance_1() -> None:
     feed = make_feed(augment=False, dtype=torch.float64)
-    images = torch.cat([images for images, _ in feed.train_batches(16)])
+    images = torch.cat([feed.batch(step)[0] for step in range(feed.steps_per_epoch)])
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-13)
     torch.testing.assert_close(images.var((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64))
 

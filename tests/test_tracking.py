@@ -196,8 +196,17 @@ def test_sync_uploads_offline_runs_once(recorded: Path) -> None:
         second = sync(recorded, **backend.environment)
     assert {row["_step"]: _own(row) for row in arrived.history} == expected(nested=True)
     assert (_own(arrived.config), arrived.group, arrived.tags) == (CONFIG, "init", ["resnet110"])
-    assert second.returncode == 0 and "has been uploaded" in second.stdout
+    assert (second.returncode, second.stderr) == (0, "")
+    why = f"every offline run in {recorded / 'wandb'} has been uploaded"
+    assert second.stdout == f"sync: no offline runs to upload; {why}\n"
     assert backend.runs == {}
+
+
+def test_sync_without_runs_says_so(results: Path) -> None:
+    done = sync(results, WANDB_BASE_URL="http://127.0.0.1:9")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"sync: no offline runs to upload; there are none in {results / 'wandb'}\n"
+    assert list(results.iterdir()) == []
 
 
 def test_sync_without_a_key_says_so(recorded: Path) -> None:

@@ -27,7 +27,7 @@ CAPTION = (
     "convolution; median (line) and range over seeds (band). Hollow diamonds: read off the published figure."
 )
 SWEEP = "init"
-NEEDS = {"gradient_tails": "step == 0 and depth < 110"}  # convolutions, not the classifier
+NEEDS = {"gradient_tails": "step == 0 and depth < 110 and run_depth == 110"}  # convolutions, not the classifier
 PUBLISHED = "fig2"
 SIZE = (10.4, 5.9)
 CLAIMS = (

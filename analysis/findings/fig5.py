@@ -28,7 +28,7 @@ CAPTION = (
     "first layers of the second and third stage."
 )
 SWEEP = "init"
-NEEDS = {"activation_moments": "step == 0 and site == 'activation'"}
+NEEDS = {"activation_moments": "step == 0 and site == 'activation' and run_depth == 110"}
 PUBLISHED = "fig5"
 SIZE = (9.6, 4.1)
 _PUBLISHED_SHAPE = f"ln std without BN from {MINUS}1.25 at layer 6 to 3.03 at layer 102; with BN between 0.00 and 0.98"

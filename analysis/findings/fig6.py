@@ -21,7 +21,7 @@ CAPTION = (
     "simulation of the published set-up gives."
 )
 SWEEP = "init"
-NEEDS = {"logit_gradient": "step == 0"}
+NEEDS = {"logit_gradient": "step == 0 and depth == 110"}
 SIZE = (9.6, 4.5)
 CLAIMS = (
     Claim(

@@ -22,8 +22,8 @@ CAPTION = (
 )
 SWEEP = "init"
 NEEDS = {
-    "gradient_correlation": "step == 0 and defined",
-    "logit_gradient": "step == 0 and quantity in ('cosine', 'cosine_without_label')",
+    "gradient_correlation": "step == 0 and defined and run_depth == 110",
+    "logit_gradient": "step == 0 and depth == 110 and quantity in ('cosine', 'cosine_without_label')",
 }
 SIZE = (10.4, 4.0)
 CLAIMS = (

@@ -27,7 +27,7 @@ CAPTION = (
     "diamonds: the paper's Table 1 as recalled."
 )
 SWEEP = "init"
-NEEDS = {"conv_gradient_sums": "step == 0"}
+NEEDS = {"conv_gradient_sums": "step == 0 and run_depth == 110"}
 SIZE = (9.6, 3.9)
 CLAIMS = (
     Claim(

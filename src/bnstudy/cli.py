@@ -9,7 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bnstudy import paths
+
 PRESETS = ("quick", "full")
+DRAWN = (*PRESETS, paths.CUSTOM)
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -19,8 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known, rest = parser.parse_known_args(arguments)
     if rest and not getattr(known, "takes_overrides", False):
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    if any(word.startswith("-") for word in rest):
-        parser.error(f"unknown option {next(w for w in rest if w.startswith('-'))}; {known.command} --help lists them")
+    for word in rest:
+        if word.startswith("-"):
+            listed = f"bnstudy {known.command} --help lists those there are"
+            parser.error(f"unknown option {word}; {listed}; values are given without dashes, as optim.lr=0.1")
     known.overrides = [*getattr(known, "overrides", []), *rest]
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; read when it is first imported
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves as Ctrl-C does
@@ -39,68 +44,82 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bnstudy", description="Understanding Batch Normalization (Bjorck et al., 2018), tested. See README.md."
+        prog="bnstudy",
+        description="The experiments of 'Understanding Batch Normalization' (Bjorck et al., 2018). See README.md.",
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
-        name: str, act: object, text: str, *, named: str | None = None, overrides: bool = False
+        name: str, act: object, text: str, *, of_a_sweep: bool = False, overrides: str = ""
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(act=act, takes_overrides=overrides)
-        if named:
-            sub.add_argument("name", help=named)
+        sub.set_defaults(act=act, takes_overrides=bool(overrides))
+        if of_a_sweep:
+            sub.add_argument("name", metavar="SWEEP", help=f"one of {', '.join(_sweeps())}")
         if overrides:
-            sub.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides")
+            sub.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=overrides)
         return sub
 
-    def places(sub: argparse.ArgumentParser, *, data: bool = False) -> None:
-        sub.add_argument("--results", type=Path, default=Path("results"), help="results root (default: results)")
+    def places(sub: argparse.ArgumentParser, *, results: bool = True, data: bool = False) -> None:
+        folders = {"--results": ("where everything made goes", Path("results"))} if results else {}
         if data:
-            root = Path(os.environ.get("BNSTUDY_DATA_ROOT", "data"))
-            sub.add_argument("--data-root", type=Path, default=root, help=f"data folder (default: {root})")
+            folders["--data-root"] = ("where the images are", Path(os.environ.get("BNSTUDY_DATA_ROOT", "data")))
+        for option, (text, default) in folders.items():
+            text = f"{text} (default: %(default)s)"
+            sub.add_argument(option, type=Path, default=default, metavar="FOLDER", help=text)
+
+    def preset(
+        sub: argparse.ArgumentParser, default: str | None, known: Sequence[str] = PRESETS, otherwise: str = ""
+    ) -> None:
+        text = f"default: {default or otherwise}"
+        sub.add_argument("--preset", choices=known, default=default, help=text)
 
     def parallel(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--jobs", type=_positive, default=None, help="parallel processes (default: one a core)")
+        sub.add_argument(
+            "--jobs", type=_positive, default=None, metavar="N", help="processes at a time (default: one a core)"
+        )
 
-    run = command("run", _run, "make one run, e.g. bnstudy run model=resnet20 norm=none optim.lr=0.01", overrides=True)
+    keys = "conf/ has what can be chosen, src/bnstudy/config.py every key with its default"
+    text = "make one run, as in: bnstudy run model=lenet data=fashion_mnist recipe=lenet norm=none optim.lr=0.3"
+    run = command("run", _run, text, overrides=f"what the run is: {keys}")
     places(run, data=True)
 
-    text = "make every run of a sweep that is not done, then reduce it to tables"
-    sweep = command("sweep", _sweep, text, named="a file in sweeps/", overrides=True)
-    sweep.add_argument("--preset", default="full", help="quick or full (default: full)")
+    text = "make every run of a sweep that is not done, then the sweep's tables"
+    values = f"what to change, several values make an axis, as in optim.lr=0.1,1; {keys}"
+    sweep = command("sweep", _sweep, text, of_a_sweep=True, overrides=values)
+    preset(sweep, "full")
     places(sweep, data=True)
     parallel(sweep)
 
     text = "data, sweeps, tables, figures, claims and report in one go"
-    reproduce = command("reproduce", _reproduce, text, overrides=True)
-    reproduce.add_argument("--preset", default="quick", help="quick or full (default: quick)")
+    reproduce = command("reproduce", _reproduce, text, overrides=values)
+    preset(reproduce, "quick")
     places(reproduce, data=True)
     parallel(reproduce)
 
     status = command("status", _status, "every sweep: done, diverged, failed, under way, pending")
-    status.add_argument("--preset", default=None, help="one preset (default: all)")
+    preset(status, None, otherwise="both")
     places(status, data=True)
 
     for name, text in (
-        ("figures", "draw the figures and judge the claims from the committed tables, or a preset's"),
-        ("report", "the same, and the HTML report"),
+        ("figures", "draw the figures and judge the claims from tables: the committed ones, or a preset's"),
+        ("report", "the same as figures, and a page that shows them all: report.html"),
     ):
         drawn = command(name, _report, text)
-        drawn.add_argument("--preset", default=None, help="quick or full (default: the committed tables)")
+        preset(drawn, None, DRAWN, otherwise="the committed tables, drawn into results/redrawn")
         drawn.add_argument(
             "--strict", action="store_true", help="refuse a figure whose runs were made by several commits"
         )
         places(drawn)
 
-    text = "copy a sweep's tables of real data to results/tables and redraw"
-    publish = command("publish", _publish, text, named="a file in sweeps/")
-    publish.add_argument("--preset", default="full", help="the preset to publish (default: full)")
+    text = "put a finished sweep's tables among the committed ones and draw those anew; refuses stand-in data"
+    publish = command("publish", _publish, text, of_a_sweep=True)
+    preset(publish, "full")
     places(publish, data=True)
 
     data = command("data", _data, "get the data sets, or say why they cannot be had")
-    places(data, data=True)
+    places(data, results=False, data=True)
 
     for name, act, text in (
         ("dashboard", _dashboard, "terminal dashboard on the offline W&B runs"),
@@ -141,10 +160,11 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from bnstudy import paths, report
+    from bnstudy import report
 
     workspace = paths.workspace(arguments.results, arguments.preset)
-    return report.make(workspace, html=arguments.command == "report", strict=arguments.strict)
+    into = workspace if arguments.preset else paths.redrawn(arguments.results)  # the committed ones stay as they are
+    return report.make(workspace, into=into, html=arguments.command == "report", strict=arguments.strict)
 
 
 def _publish(arguments: argparse.Namespace) -> int:
@@ -159,7 +179,7 @@ def _data(arguments: argparse.Namespace) -> int:
     for name in sources.NAMES:
         found = sources.locate(name, arguments.data_root)
         print(f"{name}: {found.num_train} + {found.num_test} images, {found.kind}, sha256 {found.sha256[:12]}")
-        print(f"  from {found.folder}")
+        print(f"  {found.title or name} from {found.folder}")
     return 0
 
 
@@ -194,6 +214,11 @@ def _with_places(arguments: argparse.Namespace) -> list[str]:
 def _quoted(path: Path) -> str:
     text = str(path).replace("'", r"\'")
     return f"'{text}'"
+
+
+def _sweeps() -> list[str]:
+    """The names of the sweeps, without what it takes to read them."""
+    return sorted(path.stem for path in (Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 
 
 def _positive(text: str) -> int:

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnstudy import plugins
-from bnstudy.config import Config, from_dict
+from bnstudy.config import Config, ProbePlan, from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 VERSION = "1.3"
+COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("model", "models", {}),
+    ("norm", "norms", {"where": "*"}),
+)  # group, kind of component, further options
+REFUSED = (HydraException, OmegaConfBaseException, ValueError)  # what composing raises for bad input
 
 
 class ComposeError(ValueError):
-    """Hydra would not compose; the message is Hydra's own, which names the key and the value."""
+    """An override or a file does not fit; the message names it, the value and the remedy."""
 
 
 def register() -> None:
     """Makes the schema and every component known to Hydra: `norm=NAME`, `model=NAME` need no YAML file."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for group, kind, extra in (("model", "models", {}), ("norm", "norms", {"where": "*"})):
+    for group, kind, extra in COMPONENTS:
         for name in plugins.names(kind):
             store.store(group=group, name=name, node={"name": name, **extra, **plugins.defaults(kind, name)})
 
@@ -44,10 +53,19 @@ def to_config(composed: DictConfig) -> Config:
 
 
 def one(overrides: Sequence[str]) -> Config:
-    """The single run that the overrides describe."""
+    """The single run that the overrides describe. Raises ComposeError for overrides that do not fit, or for a sweep."""
     register()
+    for override in (parsed := _parsed(overrides)):
+        if override.is_sweep_override():
+            raise ComposeError(
+                f"{override.input_line}: one run takes one value; several make a sweep, as in `sweep NAME "
+                f"{override.input_line}`; a list has brackets, [0.5,0.75]; text with commas is quoted twice: "
+                f"""\"{override.key_or_group}='a,b'\""""
+            )
+    given = [str(override.input_line) for override in parsed]
     with _hydra(CONF):
-        return _with_values(_compose("config", overrides), ())
+        composed = _compose("config", [text for text in given if not _on_a_probe(text)])
+        return _with_values(composed, [text for text in given if _on_a_probe(text)])
 
 
 def sweeps() -> list[str]:
@@ -71,54 +89,74 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
     """
     _file(sweep)
     register()
-    with _hydra(SWEEPS):
-        search = [f"hydra.searchpath=[file://{CONF}]"]
-        try:
+    search = [f"hydra.searchpath=[file://{CONF}]"]
+    try:
+        with _hydra(SWEEPS):
             whole = compose(sweep, overrides=search, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ComposeError(f"sweeps/{sweep}.yaml: {_text(error)}") from None
         presets = whole.sweep.presets
-        if preset not in presets:
-            raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets)}")
-        axes: dict[str, list[str]] = {}
-        params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
-        for key, values in _parse([*params, *presets[preset], *overrides]):
-            axes[key] = values
-        # Hydra takes a tenth of a second to compose; values that vary are set on a copy, just as Hydra would set them.
-        values = [key for key, texts in axes.items() if len(texts) > 1 and _is_value(whole, key)]
-        composed = functools.cache(lambda chosen: _compose(sweep, [*search, *chosen]))
+    except (*REFUSED, yaml.YAMLError) as error:
+        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or _first_words(error)}") from None
+    if preset not in presets:
+        raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
+    axes: dict[str, list[str]] = {}
+    params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
+    for override in _parsed([*params, *presets[preset], *overrides]):
+        axes[override.get_key_element().lstrip("~")] = _points(override)
+    # Hydra takes a tenth of a second to compose; values that vary are set on a copy, just as Hydra would set them.
+    values = {key for key, texts in axes.items() if len(texts) > 1 and _is_value(whole, key)}
+    values |= {key for key, texts in axes.items() if _on_a_probe(texts[0])}
+    composed = functools.cache(lambda chosen: _compose(sweep, chosen, search))
+    with _hydra(SWEEPS):
         points = [dict(zip(axes, texts, strict=True)) for texts in itertools.product(*axes.values())]
         return [
             _with_values(
-                composed(tuple(text for key, text in point.items() if key not in values)), [point[k] for k in values]
+                composed(tuple(text for key, text in point.items() if key not in values)),
+                [text for key, text in point.items() if key in values],
             )
             for point in points
         ]
 
 
-def _parse(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Each override's key and the overrides it stands for: one, or, where it sweeps, one a value."""
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra reads them. A `+` before a key changes nothing: what may be added may be set."""
+    return [_read(text.lstrip("+")) for text in overrides]
+
+
+def _read(text: str) -> Override:
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise ComposeError(_text(error)) from None
-    found = []
-    for override in parsed:
-        key = override.get_key_element()
-        values = (
-            [f"{key}={v}" for v in override.sweep_string_iterator()]
-            if override.is_sweep_override()
-            else [str(override.input_line)]
+        (override,) = OverridesParser.create().parse_overrides([text])
+    except HydraException:
+        if "=" not in text:
+            raise ComposeError(f"{text!r}: give KEY=VALUE, as in optim.lr=0.1, without spaces around the =") from None
+        raise ComposeError(
+            f"{text!r}: the value cannot be read; a list is written [0.5,0.75], "
+            f"""and text with brackets, quotes or spaces is quoted twice: "{text.partition("=")[0]}='...'\""""
+        ) from None
+    if not override.key_or_group or override.package is not None:
+        raise ComposeError(f"{text!r}: give KEY=VALUE, as in optim.lr=0.1")
+    if override.key_or_group.replace("/", ".").split(".")[0] == "hydra":
+        raise ComposeError(
+            f"{text}: Hydra only composes here and launches nothing; --jobs says how many runs are made at a time"
         )
-        found.append((key.lstrip("+~"), values))
-    return found
+    return override
 
 
-def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+def _points(override: Override) -> list[str]:
+    """The overrides that this one stands for: itself, or, where it sweeps, one a value."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
     try:
-        return compose(name, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ComposeError(_text(error)) from None
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except HydraException:
+        raise ComposeError(f"{override.input_line}: list the values, separated by commas") from None
+
+
+def _compose(name: str, overrides: Sequence[str], search: Sequence[str] = ()) -> DictConfig:
+    try:
+        return compose(name, overrides=[*search, *overrides])
+    except REFUSED as error:
+        given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
+        raise ComposeError(_complaint(name, given, search) or _first_words(error)) from None
 
 
 def _is_value(composed: DictConfig, key: str) -> bool:
@@ -127,14 +165,34 @@ def _is_value(composed: DictConfig, key: str) -> bool:
     return found is not None and not OmegaConf.is_config(found)
 
 
+def _on_a_probe(text: str) -> bool:
+    """Whether an override sets something of one probe. Hydra's schema lets nobody add a probe, so we set these."""
+    return text.startswith("probes.")
+
+
 def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
     changed = copy.deepcopy(composed)
+    for text in overrides:
+        override = _read(text)
+        key, value = override.key_or_group, override.value()
+        try:
+            if _on_a_probe(text):
+                _with_probe(changed, key.split(".")[1])
+            OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
+        except OmegaConfBaseException as error:
+            raise ComposeError(_misfit(changed, key, value) or f"{text}: {_first_words(error)}") from None
     try:
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
-            OmegaConf.update(changed, override.key_or_group, override.value())
         return to_config(changed)
     except OmegaConfBaseException as error:
-        raise ComposeError(f"{', '.join(overrides)}: {_text(error)}") from None
+        raise ComposeError(_first_words(error)) from None
+
+
+def _with_probe(composed: DictConfig, name: str) -> None:
+    """Adds the probe to those of the run, as a plan that never looks, if it is not among them."""
+    if name not in plugins.names("probes"):
+        raise ComposeError(f"probes.{name}: there is no such probe; {_choices(name, plugins.names('probes'))}")
+    if name not in composed.probes:
+        OmegaConf.update(composed, f"probes.{name}", OmegaConf.structured(ProbePlan), force_add=True)
 
 
 def _hydra(folder: Path) -> Any:
@@ -144,11 +202,113 @@ def _hydra(folder: Path) -> Any:
 def _file(sweep: str) -> Path:
     path = SWEEPS / f"{sweep}.yaml"
     if sweep not in sweeps():
-        raise ValueError(f"there is no sweep {sweep!r}; there are: {', '.join(sweeps())}")
+        raise ValueError(f"there is no sweep {sweep!r}; {_choices(sweep, sweeps())}")
     return path
 
 
-def _text(error: Exception) -> str:
-    """Hydra's message with that of its cause, which holds the key."""
-    causes = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
-    return " ".join(dict.fromkeys(" ".join(causes).split("\n"))).strip()
+# What is wrong, in the user's words: looked for only where Hydra refused, whose messages tell of its own workings.
+
+
+def _fault(sweep: str) -> str | None:
+    """What is wrong with a sweep's file, or None."""
+    try:
+        file = yaml.safe_load(_file(sweep).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        return f"line {error.problem_mark.line + 1 if error.problem_mark else '?'}: {error.problem}"
+    if not isinstance(file, dict) or "config" not in (defaults := file.pop("defaults", None) or []):
+        return "it begins with: defaults: [config, _self_]"
+    given = {
+        key.removeprefix("override "): value
+        for part in defaults
+        if isinstance(part, dict)
+        for key, value in part.items()
+    }
+    with _hydra(CONF):
+        return _complaint("config", given | {key: value for key, value in file.items() if key != "hydra"})
+
+
+def _complaint(name: str, given: Mapping[str, Any], search: Sequence[str] = ()) -> str | None:
+    """What is wrong with the first of these values by key that does not fit; None where each of them, alone, does."""
+    groups = _groups()
+    given = {key: value for key, value in given.items() if value is not None or key not in groups}  # null: of none
+    chosen = {key: value for key, value in given.items() if key in groups and not isinstance(value, dict)}
+    for key, value in chosen.items():
+        if value not in groups[key]:
+            return f"{key} = {value!r}: there is no such choice; {_choices(value, groups[key])}"
+    try:
+        composed = compose(name, overrides=[*search, *(f"{key}={value}" for key, value in chosen.items())])
+    except REFUSED:
+        return None
+    rest = {key: value for key, value in given.items() if key not in chosen and "${" not in str(value)}
+    return next(filter(None, (_misfit(composed, key, value) for key, value in rest.items())), None)
+
+
+def _groups() -> dict[str, list[str]]:
+    """What each group of the configuration can be set to."""
+    found = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in CONF.iterdir() if folder.is_dir()}
+    for group, kind, _ in COMPONENTS:
+        found.setdefault(group, set()).update(plugins.names(kind))
+    return {group: sorted(found[group]) for group in sorted(found)}
+
+
+def _misfit(composed: DictConfig, key: str, value: Any) -> str | None:
+    """Why a composed configuration cannot have this value at this key (or `~key` not be dropped from it), or None."""
+    try:
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException:
+        return None
+    *path, leaf = key.lstrip("~").split(".")
+    inner, above = values, ""
+    for name in [*path, leaf]:
+        if not isinstance(inner, dict) or name not in inner:
+            return _no_such_key(key, values, inner, above)
+        holder, inner, above = inner, inner[name], f"{above}.{name}".lstrip(".")
+    if key.startswith("~"):
+        return f"{key}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
+    if isinstance(value, dict) and isinstance(inner, dict) and key != "probes":
+        parts = (_misfit(composed, f"{key}.{name}", part) for name, part in value.items() if inner)
+        if (complaint := next(filter(None, parts), None)) is not None:
+            return complaint
+        value = inner | value
+    holder[leaf] = value
+    try:
+        from_dict(values)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _no_such_key(key: str, values: Mapping[str, Any], inner: Any, above: str) -> str:
+    every = [*_keys(values), *(group for group in _groups() if group not in values)]
+    last = key.rpartition(".")[2]
+    near = difflib.get_close_matches(key, every, 1, 0.75) or [known for known in every if known.endswith(f".{last}")]
+    hint = f"did you mean {near[0]}? " if near else ""
+    if not isinstance(inner, Mapping):
+        return f"{key}: there is no such key; {hint}{above} is a single value"
+    if not above:
+        return f"{key}: there is no such key; {hint}there are: {', '.join(name for name in every if '.' not in name)}"
+    named = f" ({inner['name']})" if isinstance(inner.get("name"), str) else ""
+    return f"{key}: there is no such key; {hint}{above}{named} has: {', '.join(inner)}"
+
+
+def _keys(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        yield f"{above}{name}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{above}{name}.")
+
+
+def _choices(given: object, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(str(given), known, 1)
+    return f"{f'did you mean {near[0]}? ' if near else ''}there are: {', '.join(known)}"
+
+
+def _first_words(error: Exception) -> str:
+    """The file, the key and the line of a message that says what is wrong, without what follows of types and paths."""
+    text = str(error).strip() or type(error).__name__
+    file = re.match(r"In '([\w/]+)': \w+ raised while composing config:\s*", text)
+    key = re.search(r"\n\s*full_key: (\S+)", text)
+    line = text[file.end() if file else 0 :].splitlines()[0]
+    known = [f"{file[1]}.yaml"] if file else []
+    return ": ".join([*known, *([key[1]] if key and key[1] not in line else []), line])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bnstudy import compose, files, launch, paths, readme, reduction, report
 from bnstudy.config import Config, to_dict
 from bnstudy.data import sources
-from bnstudy.jobs import Group, Job, jobs, plan
+from bnstudy.identity import canonical
+from bnstudy.jobs import Job, jobs, plan
 from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
 from bnstudy.tracking import log_figures
@@ -28,8 +29,10 @@ def single(config: Config, results: Path) -> int:
     if state.done:
         print(f"{job.run_id}: {state} already, in {paths.run(results, job.run_id)}")
         return 0
-    from bnstudy import runner
+    (group,) = plan([job], {job.run_id}, results, workers=1)
+    from bnstudy import preflight, runner
 
+    preflight.check([job])
     stop = runner.Stop()
     threads = config.runtime.threads or launch.cores()
     try:
@@ -38,7 +41,7 @@ def single(config: Config, results: Path) -> int:
             def step_done(done: int, total: int) -> None:
                 progress.update(done / total, f"step {done} of {total}")
 
-            (ended,) = runner.run(Group((job,)), results, threads=threads, report=step_done, stop=stop)
+            (ended,) = runner.run(group, results, threads=threads, report=step_done, stop=stop)
             progress.close(f"{ended.state} {ended.note}".strip())
     except runner.Interrupted:
         raise KeyboardInterrupt from None
@@ -50,10 +53,12 @@ def sweep(name: str, preset: str, overrides: Sequence[str], results: Path, worke
     """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or did not end."""
     configs = compose.expand(name, preset, overrides)
     wanted = jobs(configs)
+    workspace = _workspace(results, preset, {name: configs})
     print(compose.describe(name))
     failed = make(name, wanted, results, workers)
-    folder = reduce(name, preset, configs, wanted, results)
-    print(f"tables: {folder}")
+    print(f"tables: {reduce(name, workspace, configs, wanted, results)}")
+    elsewhere = "" if results == Path("results") else f""" ARGS="--results '{results}'\""""
+    print(f"to draw them: make report PRESET={workspace.name}{elsewhere}")
     return int(failed)
 
 
@@ -90,9 +95,9 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) 
     return bool(bad)
 
 
-def reduce(name: str, preset: str, configs: Sequence[Config], wanted: Sequence[Job], results: Path) -> Path:
-    """Writes the sweep's tables of a preset; returns their folder."""
-    folder = paths.tables(paths.workspace(results, preset), name)
+def reduce(name: str, workspace: Path, configs: Sequence[Config], wanted: Sequence[Job], results: Path) -> Path:
+    """Writes the sweep's tables into a workspace; returns their folder."""
+    folder = paths.tables(workspace, name)
     expected = {job.run_id: to_dict(job.config, identity_only=True) for job in wanted}
     reduction.reduce(Store(results), list(expected), folder, tables=configs[0].sweep.tables, expected=expected)
     return folder
@@ -102,15 +107,15 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
     """The main job. Where a data set cannot be had it goes on with made images, says so, and marks what it makes."""
     failed = False
     stand_ins = set()
-    for name in REPRODUCE:
-        configs = compose.expand(name, preset, [*overrides, "runtime.stand_in=true"])
+    sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.stand_in=true"]) for name in REPRODUCE}
+    workspace = _workspace(results, preset, sweeps)
+    for name, configs in sweeps.items():
         wanted = jobs(configs)
         stand_ins |= {job.source.name for job in wanted if job.source.stand_in}
         if stand_ins:
             print(_loud(stand_ins))
         failed |= make(name, wanted, results, workers)
-        reduce(name, preset, configs, wanted, results)
-    workspace = paths.workspace(results, preset)
+        reduce(name, workspace, configs, wanted, results)
     failed |= bool(report.make(workspace, html=True))
     log_figures(workspace, results, mode=configs[0].tracking.mode, project=configs[0].tracking.project)
     if stand_ins:
@@ -119,8 +124,15 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
 
 
 def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> int:
-    """Copies a finished sweep's tables to the committed ones. Raises ValueError for stand-in data or missing runs."""
-    wanted = jobs(compose.expand(name, preset, overrides))
+    """Copies a preset's tables of a finished sweep to the committed ones.
+
+    Raises ValueError for stand-in data, for missing runs, and for overrides that make other runs than the preset.
+    """
+    configs = compose.expand(name, preset, overrides)
+    workspace = _workspace(results, preset, {name: configs})
+    if workspace.name == paths.CUSTOM:
+        raise ValueError(f"{name}: what is published is the preset {preset} as it is, without overrides")
+    wanted = jobs(configs)
     made = [job.source.name for job in wanted if job.source.stand_in]
     if made:
         raise ValueError(f"{name} ran on stand-in data ({made[0]}): only real data is published")
@@ -128,9 +140,8 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> 
     if not all(state.done for state in states):
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
         raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={preset}")
-    source = paths.tables(paths.workspace(results, preset), name)
     target = paths.tables(paths.workspace(results, None), name)
-    reduce(name, preset, [job.config for job in wanted], wanted, results)
+    source = reduce(name, workspace, configs, wanted, results)
     for path in target.glob("*.parquet"):
         path.unlink()
     for path in sorted(source.glob("*.parquet")):
@@ -141,6 +152,22 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> 
     if paths.workspace(results, None).resolve() == (readme.README.parent / "results").resolve():
         readme.replace("claims", readme.claims_table(paths.workspace(results, None) / "claims.json"))
     return code
+
+
+def _workspace(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]]) -> Path:
+    """The preset's workspace if these are its runs, whatever was said of how they are made; else the custom one.
+
+    So trying other values never touches the tables that a preset's figures are drawn from. Says so where it is custom.
+    """
+
+    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None]:
+        return {canonical(config, {}) for config in configs}, configs[0].sweep.tables
+
+    if all(kept(configs) == kept(compose.expand(name, preset, [])) for name, configs in sweeps.items()):
+        return paths.workspace(results, preset)
+    custom = paths.workspace(results, paths.CUSTOM)
+    print(f"the overrides ask for other runs than the preset {preset}: its tables stay, these go to {custom}")
+    return custom
 
 
 def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:

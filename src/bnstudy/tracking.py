@@ -33,10 +33,16 @@ def dashboard(results: Path) -> int:
 
 
 def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
-    """Uploads the offline runs that have not been yet; returns an exit code: 1, and a plain sentence, on trouble."""
-    waiting = [path for path in offline_runs(results) if not any(path.glob("*.synced"))]
+    """Uploads the offline runs that have not been yet; returns an exit code: 1, and a plain sentence, on trouble.
+
+    Nothing to upload is no trouble.
+    """
+    recorded = offline_runs(results)
+    waiting = [path for path in recorded if not any(path.glob("*.synced"))]
     if not waiting:
-        print(f"sync: every offline run in {paths.wandb(results)} has been uploaded")
+        folder = paths.wandb(results)
+        why = f"every offline run in {folder} has been uploaded" if recorded else f"there are none in {folder}"
+        print(f"sync: no offline runs to upload; {why}")
         return 0
     confine(results)
     if (reason := obstacle()) is not None:

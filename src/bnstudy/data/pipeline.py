@@ -96,11 +96,12 @@ class Feed:
 
     def test_batches(self, size: int) -> Iterator[Batch]:
         """The test set in its order, `size` images at a time."""
-        return self._in_order(self._test, self._test_labels, size)
-
-    def train_batches(self, size: int) -> Iterator[Batch]:
-        """The training images in their order, as they are: neither cropped nor mirrored."""
-        return self._in_order(self._train, self._train_labels, size)
+        if size < 1:
+            raise ValueError(f"size = {size}: a mini-batch has at least one image")
+        labels = self._test_labels
+        starts = self._test.starts(torch.arange(len(labels), device=labels.device))
+        for part in (slice(i, i + size) for i in range(0, len(labels), size)):
+            yield self._normalised(self._test.windows(starts[part])), labels[part]
 
     def probe_batch(self, size: int, index: int = 0) -> Batch:
         """The `index`-th of disjoint mini-batches of training images as they are, the same throughout a run.
@@ -132,13 +133,6 @@ class Feed:
         start_N = self._train.starts(order, *offsets)
         order = order.to(device)
         return _Draws(start_N.to(device), mirrored.to(device), self._train_labels.index_select(0, order))
-
-    def _in_order(self, images: _Images, labels: Tensor, size: int) -> Iterator[Batch]:
-        if size < 1:
-            raise ValueError(f"size = {size}: a mini-batch has at least one image")
-        starts = images.starts(torch.arange(len(labels), device=labels.device))
-        for part in (slice(i, i + size) for i in range(0, len(labels), size)):
-            yield self._normalised(images.windows(starts[part])), labels[part]
 
     def _normalised(self, images: Tensor) -> Tensor:
         return images.to(self._work_dtype).mul_(self._scale_C11).add_(self._shift_C11).to(self._dtype)

@@ -1,0 +1,307 @@
+"""With BN the loss falls along the gradient over a far wider range of step sizes (Bjorck et al. 2018, Figure 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS, DASH, arms, by_arm, number, over_seeds, paired, spread
+
+MINI_BATCHES = (1, 4, 7)  # the paper's, counted from 1: mini-batch k makes update k
+NUM_BATCHES = 7
+WIDER = 30
+EXPLOSION, EXPLODES_BELOW = 1e6, 0.01  # relative loss; step size
+LEAVES_AXIS = (0.0028, 0.0044, 0.0072)  # where the published curves without BN reach it
+AXES = {"batch": (0.25, 12.0), "none": (0.02, EXPLOSION)}  # of the relative loss
+
+TITLE = "The loss along the gradient in the first updates"
+CAPTION = (
+    "Loss after a step against the gradient, divided by the loss before it, on the same mini-batch and at the weights "
+    "at which training met it (with BN at learning rate 0.1, without at 0.0001). (a to f) Median (line) and range over "
+    "seeds (band); dashed: read off the published figure; a loss that is not finite has left the axis. (g) Usable "
+    "range: the largest step size with a relative loss of at most 1; one dot a seed, bar: median. The step sizes are a "
+    "factor of 1.49 apart, and the range is interpolated between two of them, linearly in both logarithms. Grey: "
+    "largest and smallest step size looked at; triangles: the range goes beyond, and counts as that step size. Hollow: "
+    "published curves, in the same way."
+)
+SWEEP = "first_steps"
+NEEDS = {"loss_along_step": f"step < {NUM_BATCHES}"}
+PUBLISHED = "fig3"
+SIZE = (11.4, 5.4)
+CLAIMS = (
+    Claim(
+        id="7",
+        where="Section 3, Figure 3",
+        scale="init",
+        says="With BN the loss falls along the gradient over a far wider range of step sizes.",
+        criterion="Largest step size with relative loss at most 1, mini-batches 1, 4, 7: at least 30 times larger "
+        "with BN in the median over seeds at each. At some of them: partly.",
+        published="0.06, 0.11 and beyond 0.2 with BN; below 0.001 without; above 1e6 at 0.0028, 0.0044, 0.0072 without",
+    ),
+    Claim(
+        id="7-batches",
+        where="Section 3, Figure 3",
+        scale="init",
+        says="The same holds at each of the first seven mini-batches.",
+        criterion="Mini-batches at which the median of that step size is at least 30 times larger with BN, and which "
+        "have a larger one with BN in every pair of one seed: all seven reproduce, four or more do partly.",
+        published="mini-batches 1, 4, 7 are shown",
+    ),
+    Claim(
+        id="7-explosion",
+        where="Section 3, Figure 3",
+        scale="init",
+        says="Without BN a step of less than 0.01 makes the loss more than a million times larger.",
+        criterion="Smallest step size with relative loss above 1e6, or not finite, without BN at mini-batches 1, 4, "
+        "7: below 0.01 in every seed: reproduced. In the median over seeds at each: partly.",
+        published="0.0028, 0.0044, 0.0072",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    panels = fig.subplot_mosaic([["a", "b", "c", "g"], ["d", "e", "f", "g"]], width_ratios=(1, 1, 1, 1.3))
+    losses, published = _losses(frames), frames["published"]
+    letters = iter("abcdef")
+    for arm in ARMS:
+        for batch in MINI_BATCHES:
+            letter = next(letters)
+            ax = panels[letter]
+            _curves(ax, losses[losses["mini_batch"] == batch], published[published["mini_batch"] == batch], arm)
+            figures.panel(ax, letter, f"mini-batch {batch}, {figures.LABELS[arm]}")
+            ax.set_xlim(losses["step_size"].min(), losses["step_size"].max())
+            if batch == MINI_BATCHES[0]:
+                ax.set_ylabel("relative loss")
+                ax.legend(loc="upper left", handlelength=1.4)
+            if arm == ARMS[-1]:
+                ax.set_xlabel("step size")
+    _ranges(panels["g"], _usable(losses), _usable(published.assign(seed=0)), losses)
+    figures.panel(panels["g"], "g", "usable range of step sizes")
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    losses = _losses(frames)
+    usable, explosion = _usable(losses), _explosions(losses)
+    at = {batch: usable[usable["mini_batch"] == batch] for batch in sorted(usable["mini_batch"].unique())}
+    shown = [at[batch] for batch in MINI_BATCHES if batch in at]
+    n, n_all = _num_pairs(shown, len(MINI_BATCHES)), _num_pairs(list(at.values()), NUM_BATCHES)
+    wider = [_factor(rows) >= WIDER for rows in shown]
+    everywhere = [_factor(rows) >= WIDER and _always(rows) for rows in at.values()]
+    steps = [spread(explosion.loc[explosion["mini_batch"] == batch, "explosion"]) for batch in MINI_BATCHES]
+    n_none = min(s.n for s in steps)
+    told = {arm: [rows[rows["norm"] == arm] for rows in shown] for arm in ARMS}
+    return {
+        "7": Evidence(
+            measured=f"{', '.join(map(_told, told['batch']))} with BN, {', '.join(map(_told, told['none']))} without: "
+            f"{', '.join(map(_told_factor, shown))} times as far",
+            spread=f"{', '.join(map(_between, told['batch']))} with BN; {', '.join(map(_between, told['none']))} "
+            "without",
+            n=n,
+            verdict=judge(n, whole=all(wider), part=any(wider)),
+        ),
+        "7-batches": Evidence(
+            measured=f"at {sum(everywhere)} of {len(everywhere)} mini-batches",
+            spread=f"{', '.join(map(_told_factor, at.values()))} times as far",
+            n=n_all,
+            verdict=judge(n_all, whole=all(everywhere), part=sum(everywhere) >= 4),
+        ),
+        "7-explosion": Evidence(
+            measured=f"at {', '.join(number(s.median) for s in steps)}",
+            spread=", ".join(s.range for s in steps),
+            n=n_none,
+            verdict=judge(
+                n_none,
+                whole=all(s.high < EXPLODES_BELOW for s in steps),
+                part=all(s.median < EXPLODES_BELOW for s in steps),
+            ),
+        ),
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    losses, published = _losses(frames), frames["published"].assign(seed=0)
+    lines = []
+    for table, column, label in (
+        (_usable, "usable", "largest step size with relative loss at most 1"),
+        (_lowest, "step_size", "step size of the smallest loss"),
+        (_lowest, "relative_loss", "smallest relative loss"),
+    ):
+        seen, ours = table(published), table(losses)
+        for batch in MINI_BATCHES:
+            cells = [_cell(rows, batch, arm, column) for rows in (seen, ours) for arm in ARMS]
+            lines.append(Comparison(f"{label}, mini-batch {batch}", *cells))
+    explosion = _explosions(losses)
+    for batch, step_size in zip(MINI_BATCHES, LEAVES_AXIS, strict=True):
+        cells = [DASH, number(step_size), *(_cell(explosion, batch, arm, "explosion") for arm in ARMS)]
+        lines.append(Comparison(f"step size with relative loss {number(EXPLOSION)}, mini-batch {batch}", *cells))
+    return lines
+
+
+def _losses(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Columns norm, seed, mini_batch, step_size, relative_loss; what is not finite is infinite."""
+    rows = frames["loss_along_step"]
+    relative = rows["relative_loss"].where(np.isfinite(rows["relative_loss"]), math.inf)
+    rows = rows.assign(relative_loss=relative, mini_batch=rows["step"] + 1)
+    return rows[["norm", "seed", "mini_batch", "step_size", "relative_loss"]]
+
+
+def _usable(losses: pd.DataFrame) -> pd.DataFrame:
+    """Column usable: the last crossing of relative loss 1; `bound`: at least ("≥") or at most ("≤") that."""
+    rows = []
+    for key, x, r in _each(losses):
+        below = np.flatnonzero(r <= 1)
+        if len(below) == 0:
+            rows.append((*key, x[0], "≤"))
+        elif below[-1] == len(x) - 1:
+            rows.append((*key, x[-1], "≥"))
+        else:
+            rows.append((*key, _crossing(x, r, int(below[-1]), 1.0), ""))
+    return pd.DataFrame(rows, columns=["norm", "seed", "mini_batch", "usable", "bound"])
+
+
+def _explosions(losses: pd.DataFrame) -> pd.DataFrame:
+    """Column explosion: the first crossing of EXPLOSION, infinite where there is none; without BN alone."""
+    rows = []
+    for key, x, r in _each(losses[losses["norm"] == "none"]):
+        above = np.flatnonzero(r > EXPLOSION)
+        at = math.inf if len(above) == 0 else x[0] if above[0] == 0 else _crossing(x, r, int(above[0]) - 1, EXPLOSION)
+        rows.append((*key, at))
+    return pd.DataFrame(rows, columns=["norm", "seed", "mini_batch", "explosion"])
+
+
+def _lowest(losses: pd.DataFrame) -> pd.DataFrame:
+    rows = [(*key, x[r.argmin()], r.min()) for key, x, r in _each(losses)]
+    return pd.DataFrame(rows, columns=["norm", "seed", "mini_batch", "step_size", "relative_loss"])
+
+
+def _each(losses: pd.DataFrame) -> list[tuple[Any, np.ndarray, np.ndarray]]:
+    """Each curve: (norm, seed, mini-batch), step sizes in rising order, relative losses."""
+    return [
+        (key, part["step_size"].to_numpy(), part["relative_loss"].to_numpy())
+        for key, part in losses.sort_values("step_size").groupby(["norm", "seed", "mini_batch"])
+    ]
+
+
+def _crossing(x: np.ndarray, r: np.ndarray, i: int, level: float) -> float:
+    """Where r, at most `level` at i and above it at i + 1, passes it: linear in both logarithms.
+
+    Next to an infinite value that is x[i], next to zero x[i + 1], as it is in the limit.
+    """
+    if r[i] == 0 or math.isinf(r[i + 1]):
+        return float(x[i + 1] if r[i] == 0 else x[i])
+    share = math.log(level / r[i]) / math.log(r[i + 1] / r[i])
+    return float(x[i] * (x[i + 1] / x[i]) ** share)
+
+
+def _curves(ax: Axes, losses: pd.DataFrame, published: pd.DataFrame, arm: str) -> None:
+    low, high = AXES[arm]
+    rows = over_seeds(losses[losses["norm"] == arm], ["step_size"], "relative_loss")
+    values = ["median", "low", "high"]
+    rows[values] = rows[values].clip(upper=high * 1e6)  # far outside the axis, but a place on paper
+    figures.band(ax, rows, "step_size", arm, label="ours")
+    seen = published[published["norm"] == arm]
+    ax.plot(
+        seen["step_size"], seen["relative_loss"], color=figures.INK, lw=1.1, ls=(0, (3, 1.6)), zorder=5,
+        label="published",
+    )  # fmt: skip
+    ax.axhline(1, color=figures.MUTED, lw=0.8, zorder=1)
+    ax.set_xscale("log")
+    if arm == "batch":
+        figures.plain_log(ax)
+    else:
+        ax.set_yscale("log")
+    ax.set_ylim(low, high)
+
+
+def _ranges(ax: Axes, ours: pd.DataFrame, published: pd.DataFrame, losses: pd.DataFrame) -> None:
+    for end in (losses["step_size"].min(), losses["step_size"].max()):
+        ax.axhline(end, color=figures.FAINT, lw=1.2, zorder=1)
+    markers = {"": "o", "≥": "^", "≤": "v"}
+    for arm, part in arms(ours).items():
+        colour, side = figures.COLOURS[arm], -0.16 if arm == "batch" else 0.16
+        count = part["seed"].nunique()
+        place = part["mini_batch"] + side + 0.05 * (part["seed"].rank(method="dense") - (count + 1) / 2)
+        for bound, marker in markers.items():
+            at = part["bound"] == bound
+            ax.plot(place[at], part["usable"][at], marker, color=colour, ms=4, mew=0, alpha=0.85, zorder=4)
+        for batch, median in part.groupby("mini_batch")["usable"].median().items():
+            x = float(str(batch)) + side
+            ax.plot([x - 0.15, x + 0.15], [median] * 2, color=colour, lw=2, solid_capstyle="butt")
+    for arm, part in arms(published).items():
+        for bound, marker in markers.items():
+            rows = part[part["bound"] == bound]
+            ax.plot(
+                rows["mini_batch"] + (-0.38 if arm == "batch" else 0.38), rows["usable"],
+                "D" if bound == "" else marker, color=figures.COLOURS[arm], mfc="white", ms=4.6, mew=1.2, zorder=5,
+            )  # fmt: skip
+    for arm in ARMS:
+        ax.plot([], [], "o", color=figures.COLOURS[arm], ms=4, mew=0, label=figures.LABELS[arm])
+    figures.diamond_entry(ax, "published")
+    ax.set_yscale("log")
+    low, high = losses["step_size"].min(), losses["step_size"].max()
+    ax.set_ylim(low / 1.6, high * 4)
+    ax.set_xticks(sorted(ours["mini_batch"].unique()))
+    ax.grid(False, axis="x")
+    ax.set_xlabel("mini-batch")
+    ax.set_ylabel("largest step size with relative loss at most 1")
+    ax.legend(loc="upper center", ncols=3, handlelength=1, columnspacing=1.2, borderaxespad=0)
+
+
+def _pairs(usable: pd.DataFrame) -> pd.DataFrame:
+    return paired(usable, "usable")
+
+
+def _num_pairs(usable: list[pd.DataFrame], wanted: int) -> int:
+    """Seeds that both arms have at every mini-batch; 0 where mini-batches are missing."""
+    return min(len(_pairs(rows)) for rows in usable) if len(usable) == wanted else 0
+
+
+def _always(usable: pd.DataFrame) -> bool:
+    """Whether the range is larger with BN in every pair of one seed."""
+    wide = _pairs(usable)
+    return bool((wide["batch"] > wide["none"]).all())
+
+
+def _factor(usable: pd.DataFrame) -> float:
+    """Median range with BN over that without."""
+    of = by_arm(usable, "usable")
+    return of["batch"].median / of["none"].median
+
+
+def _told_factor(usable: pd.DataFrame) -> str:
+    batch, none = (_told(usable[usable["norm"] == arm])[0] for arm in ARMS)
+    low, high = batch == "≥" or none == "≤", batch == "≤" or none == "≥"
+    if low and high:
+        return "an unknown number of"
+    return f"{'at least ' if low else 'at most ' if high else ''}{number(_factor(usable))}"
+
+
+def _told(usable: pd.DataFrame) -> str:
+    """The median of one arm's ranges."""
+    return _marked(usable, "usable", spread(usable["usable"]).median)
+
+
+def _between(usable: pd.DataFrame) -> str:
+    of = spread(usable["usable"])
+    return f"{_marked(usable, 'usable', of.low)} to {_marked(usable, 'usable', of.high)}"
+
+
+def _cell(rows: pd.DataFrame, batch: int, arm: str, column: str) -> str:
+    rows = rows[(rows["mini_batch"] == batch) & (rows["norm"] == arm)]
+    of = spread(rows[column])
+    low, median, high = (_marked(rows, column, value) for value in (of.low, of.median, of.high))
+    return median if of.n < 2 else f"{median} [{low} to {high}]"
+
+
+def _marked(rows: pd.DataFrame, column: str, value: float) -> str:
+    """A number, marked where it is no more than a bound."""
+    marks = rows.loc[rows[column] == value, "bound"] if "bound" in rows else ()
+    return f"{next((mark for mark in marks if mark), '')}{number(value)}"

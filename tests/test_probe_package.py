@@ -16,13 +16,11 @@ from bnstudy import models, norms, plugins, probes
 from bnstudy.config import ProbePlan
 from bnstudy.snapshot import READABLE
 
-NAMES = [
-    "activation_moments", "channel_pair_gradients", "conv_gradient_sums", "gradient_correlation",
-    "gradient_tails", "logit_gradient", "loss_along_step", "weights",
-]  # fmt: skip
+NAMES = plugins.names("probes")
 SMALL: dict[str, dict[str, Any]] = {
     "gradient_correlation": {"batch_sizes": [1, 4], "num_batches": 3},
     "gradient_tails": {"num_bootstrap": 5},
+    "jacobian_singular_values": {"starts": [0], "num_examples": 1, "num_values": 5},
     "loss_along_step": {"num": 4},
     "channel_pair_gradients": {"entry_depths": [2]},
 }
@@ -32,8 +30,7 @@ def run_all(snapshot):
     return {name: probes.run(name, SMALL.get(name, {}), snapshot) for name in NAMES}
 
 
-def test_the_probes_there_are():
-    assert plugins.names("probes") == NAMES
+def test_the_small_options_are_options():
     for name in NAMES:
         assert set(SMALL.get(name, {})) <= set(plugins.defaults("probes", name))
 
@@ -120,9 +117,31 @@ def test_a_probe_that_reads_what_there_is_not_is_refused(monkeypatch):
     ],
 )
 def test_options_that_make_no_sense_are_refused(name, options):
-    seen = look(make_network(), make_feed(), reads=probes.reads([name]))
+    network = make_network()
+    seen = look(network, make_feed(), reads=probes.reads([name]))
     with pytest.raises(ValueError, match=rf"{name}: .*{next(iter(options))} = .*give"):
         probes.run(name, options, seen)
+    with pytest.raises(ValueError, match=rf"^probes\.{name}\.options: .*{next(iter(options))} = .*give"):
+        probes.check(name, options, seen.layers)
+
+
+@pytest.mark.parametrize("name", plugins.names("probes"))
+def test_options_that_make_sense_are_found_so_without_a_snapshot(name):
+    probes.check(name, SMALL.get(name, {}), make_network().layers)
+
+
+def test_a_probe_may_refuse_what_does_not_fit_the_layers(monkeypatch):
+    def probe(snapshot, *, depth=1):
+        if depth > len(snapshot.layers):
+            raise ValueError(f"made_up: depth = {depth}: give 1 to {len(snapshot.layers)}")
+        yield {"value": snapshot.loss}
+
+    monkeypatch.setattr(plugins, "load", lambda kind, name: SimpleNamespace(probe=probe))
+    monkeypatch.setattr(plugins, "defaults", lambda kind, name: {"depth": 1})
+    layers = make_network().layers
+    probes.check("made_up", {"depth": len(layers)}, layers)
+    with pytest.raises(ValueError, match=r"^probes\.made_up\.options: depth = 99: give 1 to"):
+        probes.check("made_up", {"depth": 99}, layers)
 
 
 # --- diverged and dead networks ------------------------------------------------------------------------------------

@@ -114,6 +114,12 @@ class Snapshot:
         """The layer's convolution or dense module, for its geometry (stride, padding)."""
         return self._replica.get_submodule(layer.name)
 
+    def network(self) -> nn.Module:
+        """A copy of the network at these weights, in training mode, for a probe to do with as it likes."""
+        copied = copy.deepcopy(self._replica)
+        copied.load_state_dict(dict(self._parameters), strict=False)  # the buffers are the copy's own
+        return copied
+
     def displaced(self, step_size: float, reads: Collection[str] = ()) -> Snapshot:
         """The same network and mini-batch after the plain gradient step theta - step_size * gradient."""
         gradients = self._read("gradients")

@@ -47,8 +47,8 @@ CLAIMS = (
         says="Without BN the conditioning is the worse the more layers are passed.",
         criterion="The same condition number without BN, by where the stretch begins: larger from the image than from "
         "behind layer 37, and from there than from behind layer 73, in every seed in which it is finite. Both: "
-        "reproduced. Larger from the image than from behind layer 73 in each of these: partly. (That infinite values are "
-        "left out was added after a trial with one image, in which a seed had one.)",
+        "reproduced. Larger from the image than from behind layer 73 in each of these: partly. (That infinite values "
+        "are left out was added after a trial with one image, in which a seed had one.)",
         published="argued from products of random matrices; not measured",
     ),
 )

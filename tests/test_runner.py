@@ -560,7 +560,7 @@ def test_a_probe_that_raises_fails_its_run_alone_and_is_tried_again(tmp_path, ro
 
 COMMAND = [sys.executable, "-m", "bnstudy"]
 OVERRIDES = [
-    *("norm=batch", "seed=0", "optim.lr=0.5,3.0", "data.num_train=256", "data.batch_size=16", "train.epochs=60"),
+    *("norm=batch", "seed=0", "optim.lr=0.5,3.0", "data.num_train=256", "data.batch_size=16", "train.epochs=120"),
     *("probes=default", "~probes.gradient_tails", "probes.activation_moments.every_steps=40"),
     *("tracking.mode=off", "sweep.tables=null"),
     *("runtime.checkpoint_every_sec=0.1", "runtime.threads=1", "runtime.device=cpu"),

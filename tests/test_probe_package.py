@@ -19,7 +19,9 @@ from bnstudy.snapshot import READABLE
 NAMES = plugins.names("probes")
 SMALL: dict[str, dict[str, Any]] = {
     "gradient_correlation": {"batch_sizes": [1, 4], "num_batches": 3},
+    "gradient_noise": {"sizes": [2, 4], "num_divided": [1, 1], "large_size": 8, "num_large": 2},
     "gradient_tails": {"num_bootstrap": 5},
+    "hessian_top_eigenvalue": {"max_iterations": 3},
     "jacobian_singular_values": {"starts": [0], "num_examples": 1, "num_values": 5},
     "loss_along_step": {"num": 4},
     "channel_pair_gradients": {"entry_depths": [2]},

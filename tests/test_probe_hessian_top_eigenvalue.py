@@ -1,0 +1,196 @@
+"""The largest eigenvalue of the Hessian against dense Hessians, finite differences, and closed forms."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from probe_networks import Layer, look, make_feed, make_network
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from bnstudy import models, norms, plugins, probes
+from bnstudy.probes import hessian_top_eigenvalue as hessian
+
+TINY = {"widths": (2, 3), "num_classes": 3}
+
+
+def double_feed(num=12, size=4, num_classes=3):
+    feed = make_feed(num, size, num_classes)
+    feed.images = feed.images.double()
+    return feed
+
+
+def run(network, feed, batch_size=12, **options):
+    (row,) = probes.run("hessian_top_eigenvalue", options, look(network, feed, reads=[], batch_size=batch_size))
+    return row
+
+
+def gradient(network, images, labels):
+    copied = copy.deepcopy(network).train()
+    functional.cross_entropy(copied(images), labels).backward()
+    return torch.cat([p.grad.flatten() for p in copied.parameters()])
+
+
+def dense(network, images, labels):
+    """The whole Hessian in float64, one row after the other by backward through backward."""
+    copied = copy.deepcopy(network).double().train()
+    parameters = list(copied.parameters())
+    loss = functional.cross_entropy(copied(images.double()), labels)
+    first = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, create_graph=True)])
+    rows = [torch.autograd.grad(g, parameters, retain_graph=True, materialize_grads=True) for g in first]
+    return torch.stack([torch.cat([each.flatten() for each in row]) for row in rows])
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_it_is_the_largest_eigenvalue_of_the_dense_hessian(norm):
+    network, feed = make_network(norm, **TINY).double(), double_feed()
+    matrix = dense(network, *feed.probe_batch(12))
+    torch.testing.assert_close(matrix, matrix.T)
+    expected = torch.linalg.eigvalsh(matrix)[-1].item()
+    row = run(network, feed, tolerance=1e-6)
+    assert row["eigenvalue"] == pytest.approx(expected, rel=1e-9)
+    assert row["converged"] and row["residual"] <= 1e-6 * row["eigenvalue"]
+    assert row["num_iterations"] < row["num_parameters"] == len(matrix)
+    assert (row["num_examples"], row["loss"]) == (12, pytest.approx(look(network, feed, batch_size=12).loss))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_the_dense_hessian_is_that_of_finite_differences(norm):
+    """Through the statistics of the mini-batch too, at a smooth network: sigmoids instead of ReLU."""
+    options = plugins.defaults("models", "mlp") | {"hidden": "3", "activation": "sigmoid"}
+    network = models.build("mlp", options, norms.factory(norm, {}), "xavier_uniform", (3, 2, 2), 3, 0).double()
+    images, labels = double_feed(size=2).probe_batch(12)
+    times = hessian.hessian_product(copy.deepcopy(network).train(), images, labels)
+    theta, step, columns = parameters_to_vector(network.parameters()).detach(), 1e-5, []
+    for unit in torch.eye(len(theta), dtype=torch.float64):
+        ends = []
+        for sign in (1, -1):
+            moved = copy.deepcopy(network)
+            vector_to_parameters(theta + sign * step * unit, moved.parameters())
+            ends.append(gradient(moved, images, labels))
+        columns.append((ends[0] - ends[1]) / (2 * step))
+        torch.testing.assert_close(times(unit), columns[-1], rtol=1e-5, atol=1e-8)
+    expected = torch.linalg.eigvalsh(torch.stack(columns, 1))[-1].item()
+    row = run(network, double_feed(size=2), tolerance=1e-6)
+    assert row["eigenvalue"] == pytest.approx(expected, rel=1e-6)
+
+
+class Softmax(nn.Module):
+    """Softmax regression from zero weights."""
+
+    def __init__(self, num_inputs, num_classes):
+        super().__init__()
+        self.classifier = nn.Linear(num_inputs, num_classes, bias=False)
+        nn.init.zeros_(self.classifier.weight)
+        self.layers = (Layer(1, "classifier", "linear", "classifier"),)
+
+    def forward(self, images_NCHW):
+        return self.classifier(images_NCHW.flatten(1))
+
+
+def test_of_softmax_regression_it_is_known():
+    """With uniform probabilities H = mean(x x^T) (x) (I/K - 1/K^2), whose second factor has the eigenvalue 1/K."""
+    feed = double_feed(12, 4, 3)
+    inputs_NI = feed.images.flatten(1)
+    expected = torch.linalg.eigvalsh(inputs_NI.T @ inputs_NI / 12)[-1].item() / 3
+    assert run(Softmax(48, 3).double(), feed, tolerance=1e-6)["eigenvalue"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_in_float32_it_is_the_same_to_the_tolerance():
+    network, feed = make_network("batch", **TINY), double_feed()
+    assert run(network, feed)["eigenvalue"] == pytest.approx(run(network.double(), feed)["eigenvalue"], rel=2e-3)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("name, options", [("resnet", {"depth": 8}), ("lenet", {}), ("mlp", {"hidden": "8-8"})])
+def test_the_studys_networks_can_be_differentiated_twice(name, options, norm):
+    every = plugins.defaults("models", name) | options
+    network = models.build(name, every, norms.factory(norm, {}), "xavier_uniform", (3, 32, 32), 10, 0)
+    row = run(network, make_feed(8, 32, 10), batch_size=8, max_iterations=200)
+    assert row["converged"] and row["eigenvalue"] > 0
+    assert row["num_parameters"] == sum(p.numel() for p in network.parameters())
+
+
+# --- Lanczos -------------------------------------------------------------------------------------------------------
+
+
+def random_symmetric(num, seed=0):
+    matrix = torch.randn(num, num, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (matrix + matrix.T) / 2
+
+
+def lanczos(matrix, tolerance=1e-8, max_iterations=100):
+    start = torch.randn(len(matrix), generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return hessian.largest_eigenvalue(lambda v: matrix @ v, start, tolerance, max_iterations)
+
+
+@pytest.mark.parametrize("shift", [0.0, 20.0, -20.0])
+def test_the_largest_not_the_largest_absolute(shift):
+    matrix = random_symmetric(60) + shift * torch.eye(60, dtype=torch.float64)
+    value, residual, _ = lanczos(matrix)
+    expected = torch.linalg.eigvalsh(matrix)[-1].item()
+    assert value == pytest.approx(expected, abs=1e-9)
+    assert residual <= 1e-8 * abs(value)
+
+
+def test_the_estimate_rises_towards_it_and_the_residual_bounds_the_distance():
+    matrix = random_symmetric(60)
+    every = torch.linalg.eigvalsh(matrix)
+    estimates = [lanczos(matrix, tolerance=1e-12, max_iterations=k) for k in range(1, 40)]
+    values = [value for value, _, _ in estimates]
+    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(values)) and values[-1] <= every[-1] + 1e-12
+    for value, residual, count in estimates:
+        assert (every - value).abs().min() <= residual + 1e-12
+        assert count <= 40
+
+
+def test_the_residual_is_that_of_the_vector():
+    matrix = random_symmetric(30)
+    start = torch.randn(30, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    space, _ = torch.linalg.qr(torch.stack([torch.linalg.matrix_power(matrix, k) @ start for k in range(6)], 1))
+    values, vectors = torch.linalg.eigh(space.T @ matrix @ space)
+    vector = space @ vectors[:, -1]
+    value, residual, _ = lanczos(matrix, max_iterations=6)
+    assert value == pytest.approx(values[-1].item(), rel=1e-9)
+    assert residual == pytest.approx((matrix @ vector - value * vector).norm().item(), rel=1e-6)
+
+
+def test_few_eigenvalues_end_the_iteration_early():
+    matrix = torch.diag(torch.tensor([5.0, 2.0] + [0.0] * 38, dtype=torch.float64))
+    value, residual, count = lanczos(matrix)
+    assert (value, count) == (pytest.approx(5.0), 3) and residual < 1e-8
+    assert lanczos(torch.zeros(5, 5, dtype=torch.float64)) == (0.0, 0.0, 1)
+
+
+def test_too_few_iterations_are_told():
+    network, feed = make_network("none", **TINY).double(), double_feed()
+    whole, short = run(network, feed), run(network, feed, max_iterations=2)
+    assert whole["converged"] and not short["converged"]
+    assert short["num_iterations"] == 2 and short["eigenvalue"] < whole["eigenvalue"]
+    assert short["residual"] > 1e-3 * short["eigenvalue"]
+
+
+def test_a_hessian_that_is_not_finite_has_none():
+    network, feed = make_network("none", **TINY), double_feed()
+    with torch.no_grad():
+        network.classifier.weight.fill_(math.inf)
+    row = run(network, feed)
+    assert math.isnan(row["eigenvalue"]) and math.isnan(row["residual"])
+    assert row["converged"] is False and row["num_iterations"] == 1
+
+
+def test_tridiagonal():
+    np.testing.assert_array_equal(hessian.tridiagonal([1.0, 2.0, 3.0], [4.0, 5.0]), [[1, 4, 0], [4, 2, 5], [0, 5, 3]])
+    np.testing.assert_array_equal(hessian.tridiagonal([7.0], []), [[7]])
+
+
+@pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"tolerance": 1.0}, {"max_iterations": 0}])
+def test_options_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError, match=f"hessian_top_eigenvalue: .*{next(iter(options))} = .*give"):
+        run(make_network("none"), make_feed(), **options)

@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"unknown option {word}; {listed}; values are given without dashes, as optim.lr=0.1")
     known.overrides = [*getattr(known, "overrides", []), *rest]
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; read when it is first imported
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves as Ctrl-C does
+    for polite in (signal.SIGINT, signal.SIGTERM):  # both save; SIGINT too where a script's `&` or nohup has it ignored
+        signal.signal(polite, signal.default_int_handler)
     try:
         sys.exit(known.act(known))
     except ValueError as error:

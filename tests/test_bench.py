@@ -202,11 +202,12 @@ def test_the_configuration_of_a_row_is_the_projects_own(setting: Setting) -> Non
 
 
 def test_rows_are_chosen_by_name_in_the_tables_order() -> None:
-    assert [row.name for row in rows.choose(["probes", "lenet"])] == ["lenet", "probes"]
-    assert rows.choose(None) == list(ROWS)
-    assert rows.choose([]) == []
+    assert [row.name for row in rows.choose(["probes", "lenet"], False)] == ["lenet", "probes"]
+    assert rows.choose(None, True) == list(ROWS)
+    assert rows.choose(None, False) == [row for row in ROWS if not row.on_gpu_only] != list(ROWS)
+    assert rows.choose([], True) == []
     with pytest.raises(ValueError, match="no row 'nosuch'; there are: lenet_bn, "):
-        rows.choose(["nosuch"])
+        rows.choose(["nosuch"], False)
     assert len(BY_NAME) == len(ROWS)
 
 

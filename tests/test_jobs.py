@@ -12,7 +12,7 @@ from bnstudy import files, paths, plugins
 from bnstudy.config import Config, Optim, Runtime, Train
 from bnstudy.data import sources
 from bnstudy.data.sources import Source
-from bnstudy.jobs import MAX_STACK, Group, Job, jobs, plan, stackable, under_way
+from bnstudy.jobs import MAX_STACK, Group, Job, jobs, plan, side_by_side, under_way
 
 SOURCE = Source("fashion_mnist", "arrays", Path("nowhere"), "0" * 64, 100, 10, (1, 28, 28), 10)
 
@@ -75,8 +75,8 @@ def test_what_may_not_be_stacked_trains_alone(tmp_path):
         wanted = [run(lr, **changes) for lr in (0.1, 0.2)]
         assert shape(plan(wanted, {job.run_id for job in wanted}, tmp_path, workers=1)) == [1, 1]
     with pytest.raises(ValueError, match=r"runtime\.engine = 'stacked': resnet with norm batch cannot be; use auto"):
-        stackable(run(model="resnet", engine="stacked").config)
-    assert stackable(run(engine="stacked").config)
+        side_by_side(run(model="resnet", engine="stacked").config)
+    assert side_by_side(run(engine="stacked").config)
 
 
 def test_what_is_asked_to_be_stacked_is_stacked_or_refused(tmp_path):

@@ -31,16 +31,18 @@ def part(stacked, run, num_runs):
     weight_decay=st.sampled_from([0.0, 1e-4, 0.1]),
     lr=st.floats(1e-4, 10.0),
     masked=st.booleans(),
+    flat=st.booleans(),
 )
-def test_every_run_of_a_stack_is_torchs_sgd(num_runs, momentum, weight_decay, lr, masked):
+def test_every_run_of_a_stack_is_torchs_sgd(num_runs, momentum, weight_decay, lr, masked, flat):
     weights = draws(0, num_runs)
+    weights[0] = weights[0].contiguous(memory_format=torch.channels_last)
     twins = [part(weights, run, num_runs) for run in range(num_runs)]
     rates = [lr / (run + 1) for run in range(num_runs)]
     torchs = [
         torch.optim.SGD(twin, lr=rate, momentum=momentum, weight_decay=weight_decay)
         for twin, rate in zip(twins, rates, strict=True)
     ]
-    ours = SGD(weights, num_runs, Optim(momentum=momentum, weight_decay=weight_decay))
+    ours = SGD(weights, num_runs, Optim(momentum=momentum, weight_decay=weight_decay), flat=flat)
     alive_R = torch.ones(num_runs, dtype=torch.bool) if masked else None
     for step in range(4):
         gradients = draws(1 + step, num_runs)

@@ -13,7 +13,7 @@ from bnstudy import plugins
 
 INITS = ("xavier_uniform", "xavier_normal", "kaiming_normal", "torch_default")
 PRECISIONS = ("fp32", "tf32", "bf16")
-ENGINES = ("auto", "plain", "stacked")
+ENGINES = ("auto", "plain", "stacked", "parallel")
 TRACKING_MODES = ("offline", "online", "off")
 DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?")
 
@@ -88,7 +88,8 @@ class Runtime:
 
     device: str = "auto"  # auto: the GPU where there is one; cpu, cuda, cuda:N
     threads: int | None = None  # CPU threads of this job; null: the cores shared out among the jobs
-    engine: str = "auto"  # auto: side by side what can be; plain: every run alone; stacked: side by side, or refused
+    engine: str = "auto"  # auto: what suits the device; plain: every run alone, launch by launch; stacked: runs that
+    # differ in the learning rate as one network, or refused; parallel: the same runs, each its own network
     data_root: str = "data"
     results: str = "results"
     download: bool = True

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bnstudy import paths, plugins
+from bnstudy import devices, paths, plugins
 from bnstudy.config import Config
 from bnstudy.data import sources
 from bnstudy.data.sources import Source
@@ -60,8 +60,8 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
     """Groups that make every pending job once.
 
     Groups that were interrupted go on as they were. The others are put side by side where they differ in the learning
-    rate alone and their network and norm allow it; where there are fewer groups than workers the largest are halved,
-    unless runtime.engine=stacked. Raises ValueError where that asks for what cannot be.
+    rate alone and `side_by_side` says so; where there are fewer groups than workers the largest are halved, unless
+    runtime.engine=stacked. Raises ValueError where that asks for what cannot be.
     """
     _check_stacked(jobs)
     by_id = {job.run_id: job for job in jobs}
@@ -76,7 +76,7 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
                 left.pop(member, None)
     alike: dict[str, list[Job]] = {}
     for job in (by_id[member] for member in left):
-        alike.setdefault(_alike(job) if stackable(job.config) else job.run_id, []).append(job)
+        alike.setdefault(_alike(job) if side_by_side(job.config) else job.run_id, []).append(job)
     parts = [group[i : i + MAX_STACK] for group in alike.values() for i in range(0, len(group), MAX_STACK)]
     while halvable := [i for i, part in enumerate(parts) if len(part) > 1 and not _asked_for(part[0])]:
         if len(parts) >= workers:
@@ -93,16 +93,13 @@ def under_way(results: Path) -> dict[str, list[str]]:
     return {file.parent.name: file.read_text(encoding="utf-8", errors="replace").split() for file in files}
 
 
-def stackable(config: Config) -> bool:
-    """Whether runs of this configuration may train side by side: the engine may, and network and norm say so."""
-    able = plugins.flag("models", config.model["name"], "STACKABLE") and plugins.flag(
-        "norms", config.norm["name"], "STACKABLE"
-    )
-    if config.runtime.engine == "stacked" and not able:
-        raise ValueError(
-            f"runtime.engine = 'stacked': {config.model['name']} with norm {config.norm['name']} cannot be; use auto"
-        )
-    return able and config.runtime.engine != "plain"
+def side_by_side(config: Config) -> bool:
+    """Whether runs of this configuration train in lockstep: stacked into one network, or each its own on a GPU."""
+    model, norm, runtime = config.model["name"], config.norm["name"], config.runtime
+    able = plugins.stackable(model, norm)
+    if runtime.engine == "stacked" and not able:
+        raise ValueError(f"runtime.engine = 'stacked': {model} with norm {norm} cannot be; use auto or parallel")
+    return runtime.engine == "parallel" or (runtime.engine != "plain" and (able or devices.on_gpu(runtime.device)))
 
 
 def _check_stacked(jobs: Sequence[Job]) -> None:
@@ -110,7 +107,7 @@ def _check_stacked(jobs: Sequence[Job]) -> None:
 
     That is asked of all jobs and not of the pending ones: the last that is left of a stack may be made alone.
     """
-    asked = [job for job in jobs if _asked_for(job) and stackable(job.config)]
+    asked = [job for job in jobs if _asked_for(job) and side_by_side(job.config)]
     alike = Counter(_alike(job) for job in asked)
     for job in asked:
         if alike[_alike(job)] == 1:

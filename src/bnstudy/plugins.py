@@ -50,6 +50,11 @@ def flag(kind: str, name: str, constant: str) -> bool:
     return False
 
 
+def stackable(model: str, norm: str) -> bool:
+    """Whether networks of this model with this norm may be made one: both treat every channel for itself."""
+    return flag("models", model, "STACKABLE") and flag("norms", norm, "STACKABLE")
+
+
 def load(kind: str, name: str) -> ModuleType:
     """The component's module, imported. Raises ValueError for an unknown name."""
     return importlib.import_module(f"bnstudy.{kind}.{_known(kind, name)}")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnstudy import compose, files, launch, paths, readme, reduction, report
+from bnstudy import compose, devices, files, launch, paths, readme, reduction, report
 from bnstudy.config import Config, to_dict
 from bnstudy.data import sources
 from bnstudy.identity import canonical
@@ -73,7 +73,8 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) 
     print(f"{title}: {len(wanted)} runs, {len(wanted) - len(pending)} done, {len(pending)} to make")
     if not pending:
         return False
-    workers = workers or launch.cores()
+    on_gpu = devices.on_gpu(wanted[0].config.runtime.device)
+    workers = workers or (max(1, devices.gpus()) if on_gpu else launch.cores())
     groups = plan(wanted, pending, results, workers)
     workers = min(workers, len(groups))
     threads = wanted[0].config.runtime.threads or max(1, launch.cores() // workers)

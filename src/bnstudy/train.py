@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from bnstudy.config import Config, ProbePlan
 from bnstudy.data.pipeline import Feed
 from bnstudy.engine.base import Engine, StepResult
@@ -111,7 +113,8 @@ class Training:
         began = time.perf_counter()
         position, pending = self.position, self._pending
         self._pending = []
-        loss, correct, norm, alive = ([getattr(p[2], name).tolist() for p in pending] for name in StepResult._fields)
+        seen = zip(*(result for _, _, result in pending), strict=True)
+        loss, correct, norm, alive = (torch.stack(values).tolist() for values in seen)
         self._count_time(began)  # the line above waits for the device
         for run in self._runs:
             if position.diverged_step[run] is not None:

@@ -27,13 +27,13 @@ def main(
     from bnstudy.bench import limits, measure, record, render
     from bnstudy.bench import rows as known
 
-    chosen = known.choose(rows)
     machine = record.machine(launch.cores())
+    on_gpu = machine["gpu"] is not None
+    chosen = known.choose(rows, on_gpu)
     path = record.path(results, name or record.slug(machine))
     failed = False
     if chosen:
         record.begin(path, machine, known.locate(data_root))
-        on_gpu = machine["gpu"] is not None
         if on_gpu:
             record.keep(path, limits=limits.measured())
         for number, row in enumerate(chosen, start=1):

@@ -54,6 +54,7 @@ class Setting:
     updates: int = 2  # of the ResNet in one measurement
     trial_batches: int = 40  # of LeNet, to choose the textbook's number of DataLoader workers
     test_images: int = 512  # that the ResNet is evaluated on
+    at_once: int = 8  # learning rates of the ResNet that share a GPU
     rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the grid
     grid_epochs: int = 2  # of each of its runs
     epochs: int = 10  # of the LeNet run whose probes are weighed
@@ -71,15 +72,16 @@ class Row:
     more_is_better: bool = True
     note: str = ""
     repeats: int = 3
+    on_gpu_only: bool = False  # left out elsewhere, unless named
 
 
-def choose(names: Sequence[str] | None) -> list[Row]:
+def choose(names: Sequence[str] | None, on_gpu: bool) -> list[Row]:
     """The rows of these names, in the table's order. Raises ValueError for a name that is none."""
     known = {row.name: row for row in ROWS}
     for name in names or ():
         if name not in known:
             raise ValueError(f"--rows: there is no row {name!r}; there are: {', '.join(known)}")
-    return [row for row in ROWS if names is None or row.name in names]
+    return [row for row in ROWS if (row.name in names if names is not None else on_gpu or not row.on_gpu_only)]
 
 
 def locate(data_root: Path) -> dict[str, str]:
@@ -117,6 +119,16 @@ def train_updates(overrides: Overrides, setting: Setting) -> Prepared:
     epoch = _epochs(_make(setting, _config(setting, overrides, *short)).training)
     epoch()
     return Prepared(lambda: num_images / seconds(epoch))
+
+
+def train_updates_at_once(overrides: Overrides, setting: Setting) -> Prepared:
+    """The same of several runs that share a device, their images added up."""
+    num_images = setting.updates * setting.batch_size
+    short = (f"data.num_train={num_images}", f"train.epochs={FOREVER}", f"train.evaluate_every_epochs={FOREVER}")
+    rates = [f"optim.lr={0.01 * (1 + run)}" for run in range(setting.at_once)]
+    epoch = _epochs(_make(setting, *(_config(setting, overrides, *short, rate) for rate in rates)).training)
+    epoch()
+    return Prepared(lambda: num_images * setting.at_once / seconds(epoch), {"runs": setting.at_once})
 
 
 def train_updates_textbook(overrides: Overrides, setting: Setting) -> Prepared:
@@ -298,16 +310,15 @@ class _Made(NamedTuple):
     feed: Feed
 
 
-def _make(setting: Setting, config: Config) -> _Made:
-    """Our side, made as a run is."""
+def _make(setting: Setting, *configs: Config) -> _Made:
+    """Our side, made as a run is, or several in lockstep."""
     engine.prepare_host(setting.threads)
-    (job,) = jobs([config])
-    device = engine.device(config)
-    feed = runner.make_feed(job, device)
-    network = runner.build_network(config, feed)
-    initial = {name: value.clone() for name, value in network.state_dict().items()}
-    made = engine.make([config], [network], device)
-    return _Made(Training([config], made, feed, Observer(config, feed, [initial])), made, feed)
+    device = engine.device(configs[0])
+    feed = runner.make_feed(jobs(configs)[0], device)
+    networks = [runner.build_network(config, feed) for config in configs]
+    initial = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
+    made = engine.make(configs, networks, device)
+    return _Made(Training(configs, made, feed, Observer(configs[0], feed, initial)), made, feed)
 
 
 def _epochs(training: Training) -> Callable[[], None]:
@@ -388,6 +399,7 @@ def _num_images(loader: Any) -> int:
 
 _SEEN = "Fashion-MNIST, batches of 256, all images; the textbook loop reads them with torchvision's transforms."
 _UPDATES = "CIFAR-10, batches of 128, crops and flips; a few updates at a time, evaluation aside."
+_AT_ONCE = "As above, 8 learning rates in one process; the textbook loop has the device to itself, for one run."
 _GRID = (
     "10 learning rates with BN and without, two epochs each on Fashion-MNIST; the start of our worker processes "
     "is counted. Of the textbook's runs, which follow one another and take equally long, one of each arm is timed."
@@ -450,6 +462,18 @@ ROWS = (
         partial(train_updates, (*RESNET, *WITHOUT_BN, "precision=bf16")),
         partial(train_updates_textbook, RESNET + WITHOUT_BN),
         note=_UPDATES,
+    ),
+    *(
+        Row(
+            f"resnet110_bn_at_once_{precision}",
+            f"ResNet-110 with BN, several runs at once, precision={precision} against fp32",
+            "images/s",
+            partial(train_updates_at_once, (*RESNET, *WITH_BN, f"precision={precision}", "runtime.engine=parallel")),
+            partial(train_updates_textbook, RESNET + WITH_BN),
+            note=_AT_ONCE,
+            on_gpu_only=True,
+        )
+        for precision in ("fp32", "bf16")
     ),
     Row(
         "evaluation_lenet",

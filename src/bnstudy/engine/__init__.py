@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnstudy import plugins
 from bnstudy.config import Config
 from bnstudy.engine.base import Engine
+from bnstudy.engine.captured import Captured
 from bnstudy.engine.kernels import build
 from bnstudy.engine.lockstep import Lockstep
+from bnstudy.engine.parallel import Parallel
 
 # Networks of few channels have kernels that take torch's plain layout; without them it suits only a single one.
 NARROW = ("lenet", "mlp")
@@ -48,18 +51,31 @@ def prepare_host(threads: int) -> None:
 
 
 def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.device) -> Engine:
-    """An engine for runs that differ in the learning rate alone."""
+    """An engine for runs that differ in the learning rate alone.
+
+    Several are one network where they may be stacked, and otherwise stay apart. On a GPU updates are recorded, unless
+    the engine is to be plain.
+    """
     common = configs[0]
+    asked, model = common.runtime.engine, common.model["name"]
     _set_precision(common.precision, on)
-    return Lockstep(
-        networks,
-        common.optim,
-        divergence_loss=common.train.divergence_loss,
-        device=on,
-        channels_last=common.model["name"] not in NARROW or (len(networks) > 1 and build.compiler() is None),
-        fuse=on.type == "cpu",
-        half=torch.bfloat16 if common.precision == "bf16" else None,
-    )
+    stacked = len(networks) > 1 and asked != "parallel" and plugins.stackable(model, common.norm["name"])
+    parts = [networks] if stacked else [[network] for network in networks]
+    engines: list[Engine] = [
+        Lockstep(
+            part,
+            common.optim,
+            divergence_loss=common.train.divergence_loss,
+            device=on,
+            channels_last=model not in NARROW or (stacked and build.compiler() is None),
+            fuse=on.type == "cpu",
+            half=torch.bfloat16 if common.precision == "bf16" else None,
+            flat=on.type == "cuda",
+        )
+        for part in parts
+    ]
+    engine = engines[0] if len(engines) == 1 else Parallel(engines, on)
+    return Captured(engine, on) if on.type == "cuda" and asked != "plain" else engine
 
 
 def _set_precision(precision: str, on: torch.device) -> None:

@@ -27,6 +27,9 @@ class Engine(Protocol):
     def step(self, batch: Batch, lrs: Sequence[float]) -> StepResult:
         """One update of every run that is alive."""
 
+    def update(self, batch: Batch, lr_R: Tensor) -> StepResult:
+        """The same with the learning rates (R,), in float64, on the device."""
+
     def evaluate(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """Mean loss and accuracy of each run over the batches, with running statistics: two tensors of shape (R,)."""
 

@@ -31,6 +31,7 @@ class Lockstep:
         channels_last: bool = False,
         fuse: bool = False,
         half: torch.dtype | None = None,
+        flat: bool = False,
     ) -> None:
         self.num_runs = len(networks)
         self._template = copy.deepcopy(networks[0]).cpu()
@@ -40,12 +41,16 @@ class Lockstep:
         self._forward = Fused(self._network, self.num_runs) if fuse else self._network
         self._layout, self._half = layout, half
         self._parameters = list(self._network.parameters())
-        self._sgd = SGD(self._parameters, self.num_runs, optim)
+        self._sgd = SGD(self._parameters, self.num_runs, optim, flat=flat)
         self._alive_R = torch.ones(self.num_runs, dtype=torch.bool, device=device)
         self._divergence_loss = divergence_loss
         self._device = device
 
     def step(self, batch: Batch, lrs: Sequence[float]) -> StepResult:
+        return self.update(batch, torch.tensor(lrs, dtype=torch.float64, device=self._device))
+
+    def update(self, batch: Batch, lr_R: Tensor) -> StepResult:
+        """One update from what lies on the device alone: on a GPU nothing here looks at, or waits for, the host."""
         images_NCHW, labels_N = batch
         self._network.train()
         logits_NRK = self._logits(images_NCHW)
@@ -53,13 +58,12 @@ class Lockstep:
         # The sum's gradient is each run's own: no run's loss depends on another's weights.
         gradients = torch.autograd.grad(loss_R.sum(), self._parameters)
         loss_R = loss_R.detach()
-        self._alive_R = self._alive_R & loss_R.isfinite() & (loss_R <= self._divergence_loss)
+        self._alive_R.logical_and_(loss_R.isfinite() & (loss_R <= self._divergence_loss))
         # Looking at the host costs nothing on the CPU and would stall a GPU, where the update is masked instead.
         all_alive = self._device.type == "cpu" and bool(self._alive_R.all())
-        lr_R = torch.tensor(lrs, dtype=loss_R.dtype, device=self._device)
-        self._sgd.update(gradients, lr_R, None if all_alive else self._alive_R)
+        self._sgd.update(gradients, lr_R.to(loss_R.dtype), None if all_alive else self._alive_R)
         correct_R = (logits_NRK.detach().argmax(2) == labels_N[:, None]).sum(0)
-        return StepResult(loss_R, correct_R, self._norm_by_run(gradients), self._alive_R)
+        return StepResult(loss_R, correct_R, self._norm_by_run(gradients), self._alive_R.clone())
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
@@ -90,7 +94,7 @@ class Lockstep:
         self._network.load_state_dict(weights)
         for index, velocity in enumerate(self._sgd.velocities):
             velocity.copy_(state[f"{VELOCITY}{index}"])
-        self._alive_R = state[ALIVE].to(self._device)
+        self._alive_R.copy_(state[ALIVE])
 
     def _logits(self, images_NCHW: Tensor) -> Tensor:
         """Weights, statistics and updates stay in float32; with `half`, products and activations are computed in it."""

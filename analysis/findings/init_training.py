@@ -63,7 +63,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for init, (label, dashes) in INITS.items():
         part = finite[finite["init"] == init]
         if len(part):
-            figures.band(left, over_seeds(part, ["step"], "loss"), "step", "none", label=label, ls=dashes)
+            band, dot = over_seeds(part, ["step"], "loss"), "o" if part["step"].nunique() == 1 else ""
+            figures.band(left, band, "step", "none", label=label, ls=dashes, marker=dot, ms=4, clip_on=not dot)
             left.legend(loc="upper right", handlelength=2.6)
     left.axhline(math.log(10), color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
     left.text(UPDATES - 1, math.log(10) * 0.9, "guess", fontsize=7, color=figures.MUTED, ha="right", va="top")
@@ -129,7 +130,7 @@ def _runs(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def _outcomes(ax: Axes, runs: pd.DataFrame) -> None:
     finite = runs.loc[np.isfinite(runs["last"]), ["first", "last"]].to_numpy().ravel()
     values = np.concatenate([runs["first"], finite, [1.0, 1000.0]])
-    low, high = 0.5 * values.min(), 4 * values.max()
+    low, high = 0.25 * values.min(), 4 * values.max()
     ax.plot([low, high], [low, high], color=figures.MUTED, lw=0.9, zorder=1)
     place = runs["last"].where(np.isfinite(runs["last"]), high / 1.6)
     for outcome, marker in OUTCOMES.items():
@@ -143,7 +144,7 @@ def _outcomes(ax: Axes, runs: pd.DataFrame) -> None:
         if len(part):
             x = float(np.exp(np.log(runs["first"][part.index]).mean()))
             ax.annotate(
-                label, (x, float(part.max())), xytext=(0, -13 if init == "kaiming_normal" else 9),
+                label, (x, float(part.max())), xytext=(0, 9 if init in ("xavier_uniform", "torch_default") else -13),
                 textcoords="offset points", fontsize=7, color=figures.MUTED, ha="center",
             )  # fmt: skip
     ax.set_xscale("log")

@@ -170,7 +170,8 @@ def _setting(data: Mapping[str, pd.DataFrame]) -> str:
     networks = frame["network"].dropna().astype(str).unique()
     data_names = frames.data_names(frame).dropna().astype(str).unique()
     epochs = frame["epochs"].dropna().unique()
-    budget = f", {epochs[0]:g} epochs" if len(epochs) == 1 and epochs[0] else ""
+    counted = "1 epoch" if list(epochs) == [1] else f"{epochs[0]:g} epochs" if len(epochs) else ""
+    budget = f", {counted}" if len(epochs) == 1 and epochs[0] else ""
     return f"{_in_prose(networks)} on {_in_prose(data_names)}{budget}"
 
 
@@ -191,7 +192,10 @@ def _first(data: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _in_prose(names: Iterable[str]) -> str:
     """Names as they are written in prose, in order; unknown ones as they are."""
-    spelling = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet"}
+    spelling = {
+        "cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet", "mlp": "perceptron",
+        "matrix_product": "products of matrices",
+    }  # fmt: skip
     return ", ".join(spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in sorted(names))
 
 

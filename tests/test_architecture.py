@@ -22,8 +22,9 @@ SOURCE = ROOT / "src" / "bnstudy"
 # Low to high. A module imports its own package and lower layers, never its neighbours.
 LAYERS: tuple[set[str], ...] = (
     {"__init__", "paths", "files", "plugins", "provenance", "devices"},
-    {"config", "findings", "frames", "readme"},
-    {"identity"},
+    {"config", "frames", "readme"},
+    {"identity", "effects"},
+    {"findings"},
     {"store", "figures"},
     {"reduction", "data", "norms", "optim", "report"},
     {"models"},
@@ -39,7 +40,7 @@ LAYERS: tuple[set[str], ...] = (
     {"__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-ANALYSIS = ("paths", "files", "findings", "frames", "reduction", "figures", "report")
+ANALYSIS = ("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report")
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
 ALLOWED = {"hydra": {"compose"}, "omegaconf": {"compose"}, "wandb": {"sinks.wandb"}, "torchvision": {"data", "bench"}}
 TRAIN_LINES = 150

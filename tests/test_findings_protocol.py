@@ -11,7 +11,9 @@ import pytest
 import synthetic
 
 from bnstudy import findings
-from bnstudy.findings import Claim, Evidence, Verdict
+from bnstudy.findings import Claim, Evidence, Note, Verdict
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def claim(**values: str) -> Claim:
@@ -108,3 +110,27 @@ def test_without_a_stand_in_there_is_no_warning() -> None:
 def test_a_tally_counts_every_row() -> None:
     assert findings.tallied(rows()) == {"partly": 2, "not run": 1}
     assert asdict(rows()[0])["finding"] == ""
+
+
+def test_every_published_miss_has_an_explanation_and_a_test():
+    published = json.loads((ROOT / "results" / "claims.json").read_text(encoding="utf-8"))
+    known = findings.notes(ROOT / "analysis" / "findings")
+    misses = {row["id"] for row in published if row["verdict"] in (Verdict.partly, Verdict.not_reproduced)}
+    assert {name for name in misses if name not in known or not (known[name].explanation and known[name].test)} == set()
+
+
+def test_notes_are_of_known_claims_and_keys(tmp_path):
+    (tmp_path / "notes.toml").write_text("[9]\nreason = 'x'\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"claim 9 has reason; a note has disputed, explanation, test"):
+        findings.notes(tmp_path)
+    claim = Claim(id="9", where="x", says="x", criterion="x", scale="init")
+    rows = [findings.row(claim, Evidence("1", "", 5, verdict), data="", commit="") for verdict in Verdict]
+    with pytest.raises(ValueError, match=r"there is no claim 10"):
+        findings.noted(rows, {"10": Note(disputed="x")})
+    noted = findings.noted(rows, {"9": Note(explanation="why", test="how", disputed="who")})
+    assert {row.verdict for row in noted if row.explanation == "why" and row.test == "how"} == {
+        "partly", "not reproduced",
+    }  # fmt: skip
+    assert all(row.disputed == "who" for row in noted)
+    text = findings.markdown(noted)
+    assert "*What would test it:* how" in text and "## Where others disagree" in text

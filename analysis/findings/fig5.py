@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bnstudy import figures
+from bnstudy.effects import Arms
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, MINUS, arms, over_seeds, spread
 
@@ -102,7 +103,8 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     ours = {arm: _at_layers(logs, arm, "std") for arm in ARMS}
     seen = {arm: _published(frames["published"], arm, "std")[list(LAYERS)] for arm in ARMS}
     n = min(len(ours[arm]) for arm in ARMS)
-    rise = {arm: spread(ours[arm][102] - ours[arm][6]) for arm in ARMS}
+    rises = {arm: ours[arm][102] - ours[arm][6] for arm in ARMS}
+    rise = {arm: spread(rises[arm]) for arm in ARMS}
     level = {arm: ours[arm].median() for arm in ARMS}
     extent = float(level["batch"].max() - level["batch"].min())
     back = float(max(abs(level["batch"][42] - level["batch"][6]), abs(level["batch"][78] - level["batch"][6])))
@@ -114,6 +116,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         f"to {_two(rise['batch'].high)} with BN",
         n=n,
         verdict=judge(n, whole=grows and bounded and resets, part=grows and bounded),
+        arms=Arms("rise of ln std", tuple(rises["batch"].dropna()), tuple(rises["none"].dropna())),
     )
     off = (level["batch"] - seen["batch"]).abs()
     inside = (ours["none"].min() - 0.5 <= seen["none"]) & (seen["none"] <= ours["none"].max() + 0.5)

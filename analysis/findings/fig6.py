@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, by_arm, number
 
@@ -105,6 +105,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             spread=f"{of['none'].range} without BN, {of['batch'].range} with BN; larger without BN in "
             f"{int((wide['none'] > wide['batch']).sum())} of {n} pairs",
             n=n,
+            arms=effects.arms(shares, "value", "top-column share"),
             verdict=judge(
                 n,
                 whole=one_column and spread_out and every_pair,

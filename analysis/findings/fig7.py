@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, arms, by_arm, number, over_seeds, paired
 
@@ -99,7 +99,8 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     every = shares.pivot(index=["depth", "seed"], columns="norm", values="value").reindex(columns=list(ARMS)).dropna()
     medians = (every["none"] - every["batch"]).groupby("depth").median()
     holds = float((medians > 0).mean()) if len(medians) else float("nan")
-    along = by_arm(_correlations(_channels(frames)), "spearman")
+    correlations = _correlations(_channels(frames))
+    along = by_arm(correlations, "spearman")
     n = len(wide)
     return {
         "13": Evidence(
@@ -108,6 +109,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             spread=f"{of['none'].range} without BN, {of['batch'].range} with BN",
             n=n,
             verdict=judge(n, whole=higher == n, part=False),
+            arms=effects.arms(here, "value", "rank-1 share"),
         ),
         "13-layers": Evidence(
             measured=f"{100 * holds:.0f} % of the convolutions",
@@ -124,6 +126,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
                 whole=along["none"].median >= 0.5 and along["none"].low > 0,
                 part=along["none"].median >= 0.25,
             ),
+            arms=effects.arms(correlations, "spearman", "Spearman's correlation"),
         ),
     }
 

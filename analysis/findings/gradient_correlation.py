@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, Spread, arms, by_arm, number, over_seeds, paired
 
@@ -109,9 +109,10 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     correlation, logits = frames["gradient_correlation"], frames["logit_gradient"]
     size = _largest(correlation)
     medians = _over_layers(correlation)
-    batches = paired(medians[medians["batch_size"] == size], "cosine")
+    largest = medians[medians["batch_size"] == size]
+    batches = paired(largest, "cosine")
     gain = (batches["none"] - batches["batch"]).median()
-    between = {arm: by_arm(medians[medians["batch_size"] == size], "cosine")[arm] for arm in ARMS}
+    between = {arm: by_arm(largest, "cosine")[arm] for arm in ARMS}
     examples = logits[logits["quantity"] == "cosine"]
     pairs, at_logits = paired(examples, "value"), by_arm(examples, "value")
     single = correlation[(correlation["batch_size"] == 1) & (correlation["norm"] == "none")]
@@ -127,6 +128,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             verdict=judge(
                 len(batches), whole=gain >= 0.2 and bool((batches["none"] > batches["batch"]).all()), part=gain > 0
             ),
+            arms=effects.arms(largest, "cosine", "cosine"),
         ),
         "gradient-correlation-2": Evidence(
             measured=f"{number(at_logits['none'].median)} without BN, {number(at_logits['batch'].median)} with BN",
@@ -139,6 +141,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
                 and bool((pairs["none"] > pairs["batch"]).all()),
                 part=at_logits["none"].median > at_logits["batch"].median,
             ),
+            arms=effects.arms(examples, "value", "cosine"),
         ),
         "gradient-correlation-3": Evidence(
             measured=f"median over layers {number(alone.median)}; positive at {100 * positive:.0f} % of the layers",

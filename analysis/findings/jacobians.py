@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import arms, by_arm, number, over_seeds, paired
 
@@ -100,6 +100,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             spread=f"{of['none'].range} without BN, {of['batch'].range} with BN",
             n=n,
             verdict=judge(n, whole=higher == n, part=bool(n) and bool((wide["none"] - wide["batch"]).median() > 0)),
+            arms=effects.arms(whole, "condition", "condition number", ratio=True),
         ),
         "jacobians-2": Evidence(
             measured=", ".join(f"{number(medians[start].median)} from {_begins(start)}" for start in STARTS),

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, Verdict, judge
-from bnstudy.frames import ARMS, DASH, arms, number, over_seeds, spread
+from bnstudy.frames import ARMS, DASH, arms, by_arm, number, over_seeds, spread
 
 CHANCE = 0.1  # ten classes
 
@@ -89,7 +89,8 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
 
     counted = runs.assign(percent=100 * runs["final_test_accuracy"].where(runs["outcome"] != "diverged", CHANCE))
     best = {arm: _best(counted[counted["norm"] == arm]) for arm in ARMS}
-    at_best = {arm: spread(counted[(counted["norm"] == arm) & (counted["lr"] == best[arm])]["percent"]) for arm in ARMS}
+    chosen = counted[counted["lr"] == counted["norm"].map(best)]
+    at_best = by_arm(chosen, "percent")
     two = Evidence(
         measured=f"{at_best['batch'].median:.1f} % with BN at {number(best['batch'])}, "
         f"{at_best['none'].median:.1f} % without at {number(best['none'])}",
@@ -101,16 +102,15 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             whole=at_best["batch"].low > at_best["none"].high,
             part=at_best["batch"].median > at_best["none"].median,
         ),
+        arms=effects.arms(chosen, "percent", "test accuracy (%)"),
     )
 
     common = sorted(set(trained.get("batch", [])) & set(trained.get("none", [])))
     if not common:
         three = Evidence("no rate at which every seed of both arms trains", "", n, Verdict.undecided)
     else:
-        at = {
-            arm: spread(100 * runs[(runs["norm"] == arm) & (runs["lr"] == common[0])]["final_test_accuracy"])
-            for arm in ARMS
-        }
+        matched = counted[counted["lr"] == common[0]]
+        at = by_arm(matched, "percent")
         apart = abs(at["batch"].median - at["none"].median)
         three = Evidence(
             measured=f"{at['batch'].median:.1f} % with BN, {at['none'].median:.1f} % without, at {number(common[0])}",
@@ -118,6 +118,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             f"without",
             n=n,
             verdict=judge(n, whole=apart < 2, part=apart < 5),
+            arms=effects.arms(matched, "percent", "test accuracy (%)"),
         )
     return {"lenet-lr-1": one, "lenet-lr-2": two, "lenet-lr-3": three}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, Spread, arms, by_arm, number, over_seeds
 
@@ -94,6 +94,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         spread=f"with BN {_ranges(at['batch'])}; without BN {_ranges(at['none'])}",
         n=n,
         verdict=judge(n, whole=all(cancels) and all(agrees), part=apart),
+        arms=effects.arms(sums[sums["depth"] == LAYERS[1]], "ratio", f"a/b at layer {LAYERS[1]}", ratio=True),
     )
     medians = sums.groupby(["norm", "depth"])["ratio"].median().unstack("norm").reindex(columns=list(ARMS)).dropna()
     holds = (medians["none"] < 4) & (medians["batch"] >= 10 * medians["none"])

@@ -8,18 +8,20 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from bnstudy import files
+from bnstudy.effects import Arms
 
 MIN_SEEDS = 3  # fewer than this in either arm and no verdict is given
 SCALES = ("init", "paper", "reduced")  # at initialisation; trained as in the paper; trained with less
 DASH = "\u2013"  # where there is no value
 OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet
+NOTES = "notes.toml"  # beside the findings: why a claim was missed, and who disagrees
 PROTOCOL = ("TITLE", "CAPTION", "SWEEP", "NEEDS", "CLAIMS", "SIZE", "plot", "check", "numbers")
 
 
@@ -57,12 +59,28 @@ class Claim:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured, as text with its spread, over how many runs of the smaller arm, and the verdict."""
+    """What was measured, as text with its spread, over how many runs of the smaller arm, and the verdict.
+
+    `arms`: the values behind it, where the claim compares the arms; from them come intervals and an effect size.
+    """
 
     measured: str
     spread: str
     n: int
     verdict: Verdict
+    arms: Arms | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What a reader of a verdict should know: of a miss the best explanation and what would test it; what disputes it.
+
+    An entry of `notes.toml` under the claim's id. The explanation is shown while the claim is not reproduced in full.
+    """
+
+    explanation: str = ""
+    test: str = ""
+    disputed: str = ""  # where other claims or papers disagree
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,15 @@ class Row:
     published: str = ""
     to_run: str = ""
     finding: str = ""
+    effect: str = ""
+    explanation: str = ""
+    test: str = ""
+    disputed: str = ""
+
+    @property
+    def missed(self) -> bool:
+        """Whether it was measured and not reproduced in full."""
+        return self.verdict in (Verdict.partly, Verdict.not_reproduced)
 
 
 @dataclass(frozen=True)
@@ -159,6 +186,35 @@ def open_claims(folder: Path) -> tuple[Claim, ...]:
     return claims
 
 
+def notes(folder: Path) -> dict[str, Note]:
+    """The notes of `notes.toml`, by claim. Raises ValueError for a key that a note does not have."""
+    path = folder / NOTES
+    if not path.exists():
+        return {}
+    known = {field.name for field in fields(Note)}
+    found = tomllib.loads(path.read_text(encoding="utf-8"))
+    for claim, entry in found.items():
+        if unknown := sorted(set(entry) - known):
+            raise ValueError(f"{NOTES}: claim {claim} has {', '.join(unknown)}; a note has {', '.join(sorted(known))}")
+    return {claim: Note(**entry) for claim, entry in found.items()}
+
+
+def noted(rows: Iterable[Row], known: Mapping[str, Note]) -> list[Row]:
+    """Rows with their notes; of one that is no miss, or not measured, only what disputes it.
+
+    Raises ValueError for a note on a claim that is none of them.
+    """
+    rows = list(rows)
+    if strangers := sorted(set(known) - {r.id for r in rows}):
+        raise ValueError(f"{NOTES}: there is no claim {', '.join(strangers)}")
+    found = []
+    for r in rows:
+        note = known.get(r.id, Note())
+        shown = note if r.missed else Note()
+        found.append(replace(r, disputed=note.disputed, explanation=shown.explanation, test=shown.test))
+    return found
+
+
 def judge(n: int, *, whole: bool, part: bool) -> Verdict:
     """The rule all findings share: too few seeds, no verdict; the whole criterion: reproduced; a part of it: partly."""
     if n < MIN_SEEDS:
@@ -179,6 +235,7 @@ def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: st
         data=data,
         commit=commit,
         finding=finding,
+        effect=evidence.arms.told() if evidence.arms else "",
     )
 
 
@@ -221,7 +278,33 @@ def markdown(rows: Sequence[Row]) -> str:
         n = str(r.n) if r.n else DASH
         cells = [r.id, r.where, r.says, r.criterion, r.scale, measured, r.spread or DASH, n]
         lines.append(_line([*cells, f"**{r.verdict}**", r.data or DASH, r.commit or DASH]))
+    lines += _apart(rows) + _misses(rows) + _disputes(rows)
     return "\n".join(lines) + "\n"
+
+
+def _apart(rows: Sequence[Row]) -> list[str]:
+    told = [f"- **{r.id}**: {_plain(r.effect)}" for r in rows if r.effect]
+    head = (
+        "Means over seeds with Student's 95 % intervals (geometric where arms are compared as ratios), their "
+        "difference with Welch's, and Cliff's delta: 1 where every value without BN is larger, -1 where every one is "
+        "smaller. Verdicts go by the criteria, not by these."
+    )
+    return ["", "## The two arms", "", head, "", *told] if told else []
+
+
+def _misses(rows: Sequence[Row]) -> list[str]:
+    told = [
+        f"- **{r.id}**, {r.verdict}: {_plain(r.explanation)} *What would test it:* {_plain(r.test)}"
+        for r in rows
+        if r.explanation
+    ]
+    head = "The best explanation of each so far, and what would test it."
+    return ["", "## Misses", "", head, "", *told] if told else []
+
+
+def _disputes(rows: Sequence[Row]) -> list[str]:
+    told = [f"- **{r.id}**: {_plain(r.disputed)}" for r in rows if r.disputed]
+    return ["", "## Where others disagree", "", *told] if told else []
 
 
 def tallied(rows: Iterable[Row]) -> dict[str, int]:
@@ -231,9 +314,12 @@ def tallied(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def _line(cells: Iterable[str]) -> str:
-    """One row; what would break a table (bars, line ends) or be read as markup is escaped."""
-    escaped = [re.sub(r"([|<>])", r"\\\1", cell.replace("\n", " ")) for cell in cells]
-    return f"| {' | '.join(escaped)} |"
+    return f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _plain(text: str) -> str:
+    """What would break a table (bars, line ends) or be read as markup is escaped."""
+    return re.sub(r"([|<>])", r"\\\1", text.replace("\n", " "))
 
 
 def _module(path: Path) -> ModuleType:

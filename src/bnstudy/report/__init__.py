@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ def build(
     failures: dict[str, str] = {}
     found, waiting = _load(findings_dir, failures, progress), findings.open_claims(findings_dir)
     findings.check_ids(found, waiting)
+    known = findings.notes(findings_dir)
     analysis, into = findings_dir.parent, into or workspace
     paths.figures(into).mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
@@ -101,6 +102,10 @@ def build(
             progress(_told(section, number, len(found), time.perf_counter() - begun))
     rows = [row for section in sections for row in section.rows]
     rows += [findings.row_not_run(claim, claim.to_run) for claim in waiting]
+    if not failures.keys() & {path.stem for path in findings.discover(findings_dir)} - {f.name for f in found}:
+        rows = findings.noted(rows, known)  # unless claims are missing with a finding that cannot be loaded
+    by_id = {row.id: row for row in rows}
+    sections = [replace(section, rows=tuple(by_id[row.id] for row in section.rows)) for section in sections]
     made += findings.write(rows, into)
     if html:
         page = into / "report.html"
@@ -224,6 +229,8 @@ def _page(workspace: Path, drawn: Path, sections: list[Section], rows: list[Row]
         unloaded={name: why for name, why in failures.items() if name not in {s.finding.name for s in sections}},
         sections=[(s, _svg(drawn, s)) for s in _by_first_claim(sections, ordered)],
         rows=ordered,
+        misses=[row for row in ordered if row.explanation],
+        disputes=[row for row in ordered if row.disputed],
         waiting=[row for row in ordered if not row.finding],
         tally=findings.tallied(ordered),
         sweeps=sweeps,

@@ -1,0 +1,395 @@
+"""Are the heavy tails of the gradients without BN a power law? (Bjorck et al. 2018, Figure 2, looked at closely.)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS, MINUS, Spread, arms, by_arm, number, over_seeds, spread
+
+LAYER = 55  # the paper's, counted from the stem
+STABLE_LAYERS = (18, 55, 90)
+TENTH = 0.1
+HILL_SHARE = 0.05
+CLEAR = 2.0  # standard deviations of a log-likelihood ratio
+NEAR = 0.3  # between a stable law's index and Hill's
+PUBLISHED_STD = {"batch": 0.012, "none": 1.04}  # inside the published window
+RIVALS = {"lognormal": "lognormal", "stretched_exponential": "stretched exponential", "half_normal": "half-normal"}
+
+# McCulloch 1986 (Communications in Statistics 15), Table III: the index of a stable law by the width of its outer
+# quantiles, (q95 - q5) / (q75 - q25), in rows, and by their asymmetry, |q95 + q5 - 2 q50| / (q95 - q5), in columns.
+WIDTHS = (2.439, 2.5, 2.6, 2.7, 2.8, 3.0, 3.2, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 25.0)
+ASYMMETRIES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+INDICES = np.array(
+    [
+        [2.000, 2.000, 2.000, 2.000, 2.000, 2.000, 2.000],
+        [1.916, 1.924, 1.924, 1.924, 1.924, 1.924, 1.924],
+        [1.808, 1.813, 1.829, 1.829, 1.829, 1.829, 1.829],
+        [1.729, 1.730, 1.737, 1.745, 1.745, 1.745, 1.745],
+        [1.664, 1.663, 1.663, 1.668, 1.676, 1.676, 1.676],
+        [1.563, 1.560, 1.553, 1.548, 1.547, 1.547, 1.547],
+        [1.484, 1.480, 1.471, 1.460, 1.448, 1.438, 1.438],
+        [1.391, 1.386, 1.378, 1.364, 1.337, 1.318, 1.318],
+        [1.279, 1.273, 1.266, 1.250, 1.210, 1.184, 1.150],
+        [1.128, 1.121, 1.114, 1.101, 1.067, 1.027, 0.973],
+        [1.029, 1.021, 1.014, 1.004, 0.974, 0.935, 0.874],
+        [0.896, 0.892, 0.884, 0.883, 0.855, 0.823, 0.769],
+        [0.818, 0.812, 0.806, 0.801, 0.780, 0.756, 0.691],
+        [0.698, 0.695, 0.692, 0.689, 0.676, 0.656, 0.597],
+        [0.593, 0.590, 0.588, 0.586, 0.579, 0.563, 0.513],
+    ]
+)
+
+TITLE = "The tails of the gradients at initialisation"
+CAPTION = (
+    "Each run by itself, in units of its own standard deviation: scales differ from seed to seed. Layer 55: (a) "
+    "density of the entries, one line a seed; grey: the published outlines, in units of their own std (without "
+    "BN cut by the axis). (b) Share of |gradient| above x; dots: where the power law fits best from (smallest "
+    "Kolmogorov-Smirnov distance, among the largest 1 to 50 %), dashed: that power law; grey: the normal law. (c) Hill "
+    "estimate of the tail index from the largest share k/n; median and range over seeds, thin bars: 95 % interval of "
+    "the median seed, from resampled output channels. (d) How much likelier other laws are than the power law, in "
+    "standard deviations over output channels, one dot a seed: filled above the best threshold, hollow for the largest "
+    "tenth. Lognormal and stretched exponential contain the power law, so that they are never less likely, and are "
+    "given twice the ratio, which then is normal where the power law holds; beyond 2 there is no power law. (e) The "
+    "same by depth, the larger of those two, above the best threshold. (f) Index of a stable law from five quantiles "
+    "(round dots, one a seed) and Hill's index of the largest 5 % (squares): a stable law has one index for both; 2 is "
+    "the normal law. Lines and bars: medians; bands: ranges over seeds."
+)
+SWEEP = "gradient_tails"
+NEEDS = {"gradient_tails": "step == 0 and depth < 110 and run_depth == 110", "tail_fits": "step == 0 and depth < 110"}
+PUBLISHED = "fig2"
+SIZE = (10.4, 6.6)
+HOLDS = (
+    "half-normal less likely than the power law by more than 2 standard deviations of the log-likelihood ratio (over "
+    "output channels), and neither lognormal nor stretched exponential, which contain the power law, with twice the "
+    "ratio beyond 2"
+)
+CLAIMS = (
+    Claim(
+        id="6-power-law",
+        where="Section 3.1, Figure 2",
+        scale="init",
+        says="Without BN the tail of the gradient at layer 55 is a power law.",
+        criterion=f"Above the threshold at which a power law fits best: {HOLDS}. In every seed: reproduced; in more "
+        "than half: partly; else there is no power law.",
+        published="called heavy-tailed; no law is named",
+    ),
+    Claim(
+        id="6-power-law-tenth",
+        where="Section 3.1, Figure 2",
+        scale="init",
+        says="That power law describes the largest tenth of the entries.",
+        criterion="The same, for the largest tenth. In every seed: reproduced; in more than half: partly.",
+        published="called heavy-tailed; no law is named",
+    ),
+    Claim(
+        id="6-power-law-layers",
+        where="Section 3.1, Figure 2",
+        scale="init",
+        says="Without BN the tail is a power law at every depth.",
+        criterion="Share of the convolutions at which the first criterion holds in more than half of the seeds: 0.9 or "
+        "more reproduces, 0.5 or more does partly.",
+        published="only layer 55 is shown",
+    ),
+    Claim(
+        id="6-heavier",
+        where="Section 3.1, Figure 2",
+        scale="init",
+        says="At layer 55 the tail falls more slowly than an exponential without BN, and faster with BN.",
+        criterion="Shape of the stretched exponential fitted to the largest tenth (1: exponential, 2: as a Gaussian "
+        "falls), medians over seeds: below 1 without BN and above 1 with BN reproduces; smaller without BN in every "
+        "pair of one seed does partly.",
+        published="histograms only",
+    ),
+    Claim(
+        id="6-stable",
+        where="Section 3.1, Figure 2",
+        scale="init",
+        says="Without BN the gradients follow a stable law of infinite variance.",
+        criterion=f"At layers 18, 55, 90: the index from quantiles (McCulloch 1986) is below 2, and Hill's index of "
+        f"the largest 5 % within {NEAR} of it, medians over seeds. At all three: reproduced; at some: partly.",
+        published="not in the paper",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    tails, fits = frames["gradient_tails"], _judged(frames["tail_fits"])
+    panels = fig.subplot_mosaic([["a", "b", "c"], ["d", "e", "f"]])
+    here, fits_here = tails[tails["depth"] == LAYER], fits[fits["depth"] == LAYER]
+    _density(panels["a"], here, frames["published"])
+    _survival(panels["b"], here, fits_here)
+    _hill_plot(panels["c"], here)
+    _likelihoods(panels["d"], fits_here)
+    ax = panels["e"]
+    for arm, part in arms(_strongest(fits[fits["chosen"]])).items():
+        figures.band(ax, over_seeds(part, ["depth"], "evidence"), "depth", arm)
+    ax.axhline(CLEAR, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("against a power law (std)")
+    figures.stages(ax)
+    _indices(panels["f"], tails)
+    for letter, title in {
+        "a": f"layer {LAYER}: density",
+        "b": f"layer {LAYER}: survival",
+        "c": f"layer {LAYER}: tail index",
+        "d": f"layer {LAYER}: laws compared",
+        "e": "against a power law, by depth",
+        "f": "stable law's index, and Hill's",
+    }.items():
+        figures.panel(panels[letter], letter, title)
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    tails, fits = frames["gradient_tails"], _judged(frames["tail_fits"])
+    without = _held(fits[fits["norm"] == "none"])
+    at = without[without["depth"] == LAYER]
+    layers = without[without["chosen"]].groupby("depth")["held"].mean()
+    share = float((layers > 0.5).mean()) if len(layers) else float("nan")
+    seeds = without[without["chosen"]].groupby("seed")["held"].mean()
+    tenth = fits[(fits["depth"] == LAYER) & ~fits["chosen"] & (fits["law"] == "stretched_exponential")]
+    shapes = by_arm(tenth, "shape")
+    pairs = tenth.pivot(index="seed", columns="norm", values="shape").reindex(columns=list(ARMS)).dropna()
+    return {
+        "6-power-law": _power_law(at[at["chosen"]]),
+        "6-power-law-tenth": _power_law(at[~at["chosen"]]),
+        "6-power-law-layers": Evidence(
+            measured=f"{100 * share:.0f} % of the convolutions",
+            spread=f"seed by seed {spread(100 * seeds).range} %",
+            n=len(seeds),
+            verdict=judge(len(seeds), whole=share >= 0.9, part=share >= 0.5),
+        ),
+        "6-heavier": Evidence(
+            measured=f"shape {number(shapes['none'].median)} without BN, {number(shapes['batch'].median)} with BN",
+            spread=f"{shapes['none'].range} without BN, {shapes['batch'].range} with BN",
+            n=len(pairs),
+            verdict=judge(
+                len(pairs),
+                whole=shapes["none"].median < 1 < shapes["batch"].median,
+                part=bool((pairs["none"] < pairs["batch"]).all()),
+            ),
+        ),
+        "6-stable": _stable(tails[tails["norm"] == "none"]),
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    tails, fits = frames["gradient_tails"], _judged(frames["tail_fits"])
+    lines = []
+
+    def line(name: str, rows: pd.DataFrame, value: str) -> None:
+        ours = by_arm(rows, value)
+        lines.append(Comparison(name, "", "", str(ours["batch"]), str(ours["none"])))
+
+    here = fits[fits["depth"] == LAYER]
+    line(f"tail in which a power law fits best (%), layer {LAYER}", _power(here, chosen=True), "percent")
+    for chosen, where in ((True, "best threshold"), (False, "largest tenth")):
+        line(f"tail index, layer {LAYER}, {where}", _power(here, chosen=chosen), "shape")
+        for law, name in RIVALS.items():
+            rows = here[(here["law"] == law) & (here["chosen"] == chosen)]
+            line(f"ln likelihood of {name} over power law, layer {LAYER}, {where}", rows, "gain")
+    indices = _stable_and_hill(tails)
+    for layer in STABLE_LAYERS:
+        rows = indices[indices["depth"] == layer]
+        line(f"stable law's index by quantiles, layer {layer}", rows, "stable")
+        line(f"Hill's index of the largest 5 %, layer {layer}", rows, "hill")
+    return lines
+
+
+def stable_index(width: float, asymmetry: float) -> float:
+    """Index of the stable law with these quantiles (see INDICES), interpolated linearly.
+
+    2 for widths below the normal law's; beyond 25 the index at 25.
+    """
+    by_width = [np.interp(width, WIDTHS, INDICES[:, column]) for column in range(len(ASYMMETRIES))]
+    return float(np.interp(abs(asymmetry), ASYMMETRIES, by_width))
+
+
+def _judged(fits: pd.DataFrame) -> pd.DataFrame:
+    """The fits, with: percent of the entries above the threshold; gain (ln likelihood over the power law); evidence
+    against the power law in standard deviations, doubled for laws that contain it."""
+    gain = -fits["log_ratio"]
+    doubled = np.where(fits["law"] == "half_normal", 1.0, 2.0)
+    std = fits["log_ratio_std"].where(fits["log_ratio_std"] > 0)
+    evidence = (doubled * gain / std).where(fits["law"] != "power_law")
+    return fits.assign(percent=100 * fits["share"], gain=gain, evidence=evidence)
+
+
+def _power(fits: pd.DataFrame, *, chosen: bool) -> pd.DataFrame:
+    return fits[(fits["law"] == "power_law") & (fits["chosen"] == chosen)]
+
+
+def _held(fits: pd.DataFrame) -> pd.DataFrame:
+    """One row a run, layer and threshold at which laws could be fitted: `held`, whether the power law was."""
+    wide = fits.pivot_table(index=["depth", "seed", "chosen"], columns="law", values="evidence")
+    wide = wide.reindex(columns=list(RIVALS))
+    held = (wide["half_normal"] < -CLEAR) & ~(wide[["lognormal", "stretched_exponential"]] > CLEAR).any(axis=1)
+    keys = fits[(fits["law"] == "power_law") & fits["shape"].notna()][["depth", "seed", "chosen", "percent", "shape"]]
+    return keys.merge(held.rename("held").reset_index(), on=["depth", "seed", "chosen"])
+
+
+def _strongest(fits: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and layer: the larger evidence of the two laws that contain the power law."""
+    rows = fits[fits["law"].isin(["lognormal", "stretched_exponential"])]
+    return rows.groupby(["norm", "seed", "depth"], as_index=False)["evidence"].max()
+
+
+def _power_law(held: pd.DataFrame) -> Evidence:
+    n, num = len(held), int(held["held"].sum())
+    return Evidence(
+        measured=f"holds in {num} of {n} seeds, for the largest {spread(held['percent'])} %",
+        spread=f"tail index {spread(held['shape'])}",
+        n=n,
+        verdict=judge(n, whole=num == n, part=2 * num > n),
+    )
+
+
+def _stable_and_hill(tails: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and layer: `stable`, the index from quantiles, and `hill`, that of the largest 5 %."""
+    keys = ["norm", "seed", "depth"]
+    at = tails[tails["depth"].isin(STABLE_LAYERS)]
+    quantiles = at[at["quantity"] == "quantile"].pivot(index=keys, columns="x", values="value")
+    low, first, middle, third, high = (quantiles[p] for p in (0.05, 0.25, 0.5, 0.75, 0.95))
+    width, asymmetry = (high - low) / (third - first), (high + low - 2 * middle) / (high - low)
+    index = [stable_index(*both) for both in zip(width, asymmetry, strict=True)]
+    hill = at[(at["quantity"] == "hill") & np.isclose(at["x"], HILL_SHARE)].set_index(keys)["value"]
+    return pd.DataFrame({"stable": index}, index=quantiles.index).join(hill.rename("hill")).reset_index()
+
+
+def _stable(tails: pd.DataFrame) -> Evidence:
+    indices = _stable_and_hill(tails).dropna()
+    found: dict[int, tuple[Spread, Spread]] = {
+        layer: (spread(part["stable"]), spread(part["hill"]))
+        for layer in STABLE_LAYERS
+        for part in [indices[indices["depth"] == layer]]
+    }
+    fits = [stable.median < 2 and abs(hill.median - stable.median) <= NEAR for stable, hill in found.values()]
+    n = min(stable.n for stable, _ in found.values())
+    told = [f"{number(s.median)} by quantiles, {number(h.median)} by Hill" for s, h in found.values()]
+    return Evidence(
+        measured=f"index at layers {', '.join(map(str, STABLE_LAYERS))}: {'; '.join(told)}",
+        spread="; ".join(f"{s.range} and {h.range}" for s, h in found.values()),
+        n=n,
+        verdict=judge(n, whole=all(fits), part=any(fits)),
+    )
+
+
+def _density(ax: Axes, here: pd.DataFrame, published: pd.DataFrame) -> None:
+    for arm in ARMS:
+        seen = published[(published["norm"] == arm) & published["count"].notna()]
+        width = float(np.median(np.diff(seen["gradient"])))
+        density = seen["count"] / float((seen["count"] * width).sum()) * PUBLISHED_STD[arm]
+        ax.fill_between(
+            seen["gradient"] / PUBLISHED_STD[arm], density, step="mid", color=figures.MUTED, alpha=0.22, lw=0
+        )
+    for arm, part in arms(here).items():
+        for position, (_, run) in enumerate(part.groupby("seed")):
+            rows = run[run["quantity"] == "histogram_linear"].sort_values("x")
+            std = _std(run)
+            wide = rows["x_high"] - rows["x"]
+            density = (rows["value"] / rows["value"].sum() / wide * std).replace(0, np.nan)
+            ax.plot((rows["x"] + wide / 2) / std, density, color=figures.COLOURS[arm], lw=0.9, alpha=0.8,
+                    label="" if position else figures.LABELS[arm])  # fmt: skip
+    ax.fill_between([], [], color=figures.MUTED, alpha=0.3, lw=0, label="published")
+    ax.set_xlim(-14, 14)
+    ax.set_ylim(1e-5, 60)
+    ax.set_yscale("log")
+    ax.set_xlabel("gradient / its standard deviation")
+    ax.set_ylabel("density")
+    ax.legend(loc="upper right", handlelength=1.2)
+
+
+def _survival(ax: Axes, here: pd.DataFrame, fits: pd.DataFrame) -> None:
+    # The normal law, from as many of its own quantiles as can be had without special functions.
+    normal = np.abs(np.random.default_rng(0).standard_normal(200_000))
+    ax.plot(np.sort(normal)[::-1][9::50], np.arange(10, normal.size + 1, 50) / normal.size, color=figures.MUTED,
+            lw=1.1, label="normal law")  # fmt: skip
+    for arm, part in arms(here).items():
+        for position, (seed, run) in enumerate(part.groupby("seed")):
+            rows = run[run["quantity"] == "histogram_log"].sort_values("x")
+            std, above = _std(run), rows["value"][::-1].cumsum()[::-1] / rows["value"].sum()
+            ax.plot(rows["x"][above > 0] / std, above[above > 0], color=figures.COLOURS[arm], lw=0.9, alpha=0.8,
+                    label="" if position else figures.LABELS[arm])  # fmt: skip
+            fit = _power(fits[(fits["norm"] == arm) & (fits["seed"] == seed)], chosen=True).dropna(subset="shape")
+            for law in fit.itertuples():
+                lowest = 1 / rows["value"].sum()
+                start = float(str(law.threshold)) / std
+                end = start * (float(str(law.share)) / lowest) ** (1 / float(str(law.shape)))
+                ax.plot([start, end], [law.share, lowest], color=figures.COLOURS[arm], lw=0.8, ls=(0, (3, 2)))
+                ax.plot([start], [law.share], "o", color=figures.COLOURS[arm], ms=3.4, mew=0)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlim(0.03, 60)
+    ax.set_ylim(5e-5, 1.4)
+    ax.set_xlabel("x / standard deviation")
+    ax.set_ylabel("share of |gradient| above x")
+    ax.legend(loc="lower left", handlelength=1.4)
+
+
+def _std(run: pd.DataFrame) -> float:
+    return float(run.loc[run["quantity"] == "std", "value"].iloc[0])
+
+
+def _hill_plot(ax: Axes, here: pd.DataFrame) -> None:
+    for arm, part in arms(here[here["quantity"] == "hill"]).items():
+        figures.band(ax, over_seeds(part.assign(percent=100 * part["x"]), ["percent"], "value"), "percent", arm)
+        order = part.groupby("seed")["value"].mean().sort_values()
+        middle = part[part["seed"] == order.index[(len(order) - 1) // 2]].sort_values("x")
+        errors = np.abs(middle[["low", "high"]].to_numpy().T - middle["value"].to_numpy())
+        ax.errorbar(100 * middle["x"], middle["value"], yerr=errors, fmt="none", ecolor=figures.COLOURS[arm],
+                    elinewidth=0.8, capsize=1.5)  # fmt: skip
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("k/n (%)")
+    ax.set_ylabel("tail index (smaller: heavier)")
+    ax.legend(loc="upper right")
+
+
+def _likelihoods(ax: Axes, fits: pd.DataFrame) -> None:
+    for position, law in enumerate(RIVALS):
+        for arm, shift in zip(ARMS, (-0.2, 0.2), strict=True):
+            rows = fits[(fits["law"] == law) & (fits["norm"] == arm)]
+            figures.seeds(ax, position + shift - 0.08, rows.loc[rows["chosen"], "evidence"], arm, spacing=0.02)
+            tenth = rows.loc[~rows["chosen"], "evidence"]
+            ax.plot([position + shift + 0.1] * len(tenth), tenth, "o", color=figures.COLOURS[arm], ms=3.6, mfc="white",
+                    mew=0.9)  # fmt: skip
+    ax.axhline(0, color=figures.MUTED, lw=0.9)
+    for edge in (-CLEAR, CLEAR):
+        ax.axhline(edge, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+    ax.set_yscale("symlog", linthresh=2)
+    ax.yaxis.set_major_formatter(lambda value, position: f"{value:g}".replace("-", MINUS))
+    ax.set_xticks(range(len(RIVALS)), [name.replace(" ", "\n") for name in RIVALS.values()])
+    ax.set_xlim(-0.5, len(RIVALS) - 0.5)
+    ax.set_ylabel("likelier than the power law (std)")
+    ax.grid(False, axis="x")
+
+
+def _indices(ax: Axes, tails: pd.DataFrame) -> None:
+    indices = _stable_and_hill(tails)
+    for position, layer in enumerate(STABLE_LAYERS):
+        for arm, shift in zip(ARMS, (-0.2, 0.2), strict=True):
+            rows = indices[(indices["depth"] == layer) & (indices["norm"] == arm)]
+            figures.seeds(ax, position + shift - 0.07, rows["stable"], arm, spacing=0.02)
+            ax.plot([position + shift + 0.1] * len(rows), rows["hill"], "s", color=figures.COLOURS[arm], ms=3.4,
+                    mfc="white", mew=0.9)  # fmt: skip
+    ax.axhline(2, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+    figures.plain_log(ax)
+    ax.set_xticks(range(len(STABLE_LAYERS)), [str(layer) for layer in STABLE_LAYERS])
+    ax.set_xlim(-0.5, len(STABLE_LAYERS) - 0.5)
+    ax.set_xlabel("weight layer")
+    ax.set_ylabel("index (smaller: heavier)")
+    ax.grid(False, axis="x")
+    ax.legend(
+        handles=[
+            Line2D([], [], color=figures.MUTED, marker="o", ms=4, mew=0, ls="", label="stable law"),
+            Line2D([], [], color=figures.MUTED, marker="s", ms=4, mfc="white", ls="", label="Hill"),
+        ],
+        loc="upper left",
+        ncols=2,
+    )

@@ -16,8 +16,8 @@ from bnstudy.frames import ARMS, MINUS, Spread, arms, by_arm, number, over_seeds
 
 LAYER = 55  # the paper's, counted from the stem
 STABLE_LAYERS = (18, 55, 90)
-TENTH = 0.1
 HILL_SHARE = 0.05
+QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
 CLEAR = 2.0  # standard deviations of a log-likelihood ratio
 NEAR = 0.3  # between a stable law's index and Hill's
 PUBLISHED_STD = {"batch": 0.012, "none": 1.04}  # inside the published window
@@ -238,7 +238,7 @@ def _held(fits: pd.DataFrame) -> pd.DataFrame:
 def _strongest(fits: pd.DataFrame) -> pd.DataFrame:
     """One row a run and layer: the larger evidence of the two laws that contain the power law."""
     rows = fits[fits["law"].isin(["lognormal", "stretched_exponential"])]
-    return rows.groupby(["norm", "seed", "depth"], as_index=False)["evidence"].max()
+    return rows.groupby(["norm", "seed", "depth"])["evidence"].max().reset_index()
 
 
 def _power_law(held: pd.DataFrame) -> Evidence:
@@ -256,7 +256,7 @@ def _stable_and_hill(tails: pd.DataFrame) -> pd.DataFrame:
     keys = ["norm", "seed", "depth"]
     at = tails[tails["depth"].isin(STABLE_LAYERS)]
     quantiles = at[at["quantity"] == "quantile"].pivot(index=keys, columns="x", values="value")
-    low, first, middle, third, high = (quantiles[p] for p in (0.05, 0.25, 0.5, 0.75, 0.95))
+    low, first, middle, third, high = (quantiles.reindex(columns=QUANTILES)[p] for p in QUANTILES)
     width, asymmetry = (high - low) / (third - first), (high + low - 2 * middle) / (high - low)
     index = [stable_index(*both) for both in zip(width, asymmetry, strict=True)]
     hill = at[(at["quantity"] == "hill") & np.isclose(at["x"], HILL_SHARE)].set_index(keys)["value"]
@@ -318,12 +318,11 @@ def _survival(ax: Axes, here: pd.DataFrame, fits: pd.DataFrame) -> None:
             ax.plot(rows["x"][above > 0] / std, above[above > 0], color=figures.COLOURS[arm], lw=0.9, alpha=0.8,
                     label="" if position else figures.LABELS[arm])  # fmt: skip
             fit = _power(fits[(fits["norm"] == arm) & (fits["seed"] == seed)], chosen=True).dropna(subset="shape")
-            for law in fit.itertuples():
-                lowest = 1 / rows["value"].sum()
-                start = float(str(law.threshold)) / std
-                end = start * (float(str(law.share)) / lowest) ** (1 / float(str(law.shape)))
-                ax.plot([start, end], [law.share, lowest], color=figures.COLOURS[arm], lw=0.8, ls=(0, (3, 2)))
-                ax.plot([start], [law.share], "o", color=figures.COLOURS[arm], ms=3.4, mew=0)
+            for threshold, share, index in fit[["threshold", "share", "shape"]].to_numpy(dtype=float):
+                start, lowest = threshold / std, 1 / float(rows["value"].sum())
+                end = start * (share / lowest) ** (1 / index)
+                ax.plot([start, end], [share, lowest], color=figures.COLOURS[arm], lw=0.8, ls=(0, (3, 2)))
+                ax.plot([start], [share], "o", color=figures.COLOURS[arm], ms=3.4, mew=0)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(0.03, 60)
@@ -363,6 +362,15 @@ def _likelihoods(ax: Axes, fits: pd.DataFrame) -> None:
     for edge in (-CLEAR, CLEAR):
         ax.axhline(edge, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
     ax.set_yscale("symlog", linthresh=2)
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(1.6 * low, -3 * CLEAR), max(1.6 * high, 6 * CLEAR))
+    ax.legend(
+        handles=[
+            Line2D([], [], color=figures.MUTED, marker="o", ms=4, mew=0, ls="", label="above the best threshold"),
+            Line2D([], [], color=figures.MUTED, marker="o", ms=4, mfc="white", ls="", label="largest tenth"),
+        ],
+        loc="lower left",
+    )
     ax.yaxis.set_major_formatter(lambda value, position: f"{value:g}".replace("-", MINUS))
     ax.set_xticks(range(len(RIVALS)), [name.replace(" ", "\n") for name in RIVALS.values()])
     ax.set_xlim(-0.5, len(RIVALS) - 0.5)
@@ -380,6 +388,7 @@ def _indices(ax: Axes, tails: pd.DataFrame) -> None:
                     mfc="white", mew=0.9)  # fmt: skip
     ax.axhline(2, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
     figures.plain_log(ax)
+    ax.set_ylim(top=1.6 * ax.get_ylim()[1])
     ax.set_xticks(range(len(STABLE_LAYERS)), [str(layer) for layer in STABLE_LAYERS])
     ax.set_xlim(-0.5, len(STABLE_LAYERS) - 0.5)
     ax.set_xlabel("weight layer")

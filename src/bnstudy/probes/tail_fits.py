@@ -66,12 +66,12 @@ def _rows(abs_ON: Array, shares: tuple[float, ...]) -> Iterator[dict[str, Any]]:
             "chosen": chosen, "share": share, "num_tail": logs.size, "threshold": threshold,
             "distance": power_law_distance(logs),
         }  # fmt: skip
-        fits = {name: fit(logs) if logs.size else None for name, fit in LAWS.items()}
-        for law, found in fits.items():
-            shape, scale, log_density = found or (math.nan, math.nan, np.empty(0))
-            ratio, std = math.nan, math.nan
-            if found:
-                ratio, std = log_ratio(fits["power_law"][2] - log_density, channels[: logs.size], num_channels)
+        for law, fit in LAWS.items():
+            shape = scale = ratio = std = math.nan
+            if logs.size:
+                shape, scale, log_density = fit(logs)
+                differences = power_law(logs)[2] - log_density
+                ratio, std = log_ratio(differences, channels[: logs.size], num_channels)
             yield {
                 **row, "law": law, "shape": shape, "scale": scale * threshold, "log_ratio": ratio, "log_ratio_std": std
             }  # fmt: skip

@@ -62,7 +62,7 @@ CAPTION = (
     "(round dots, one a seed) and Hill's index of the largest 5 % (squares): a stable law has one index for both; 2 is "
     "the normal law. Lines and bars: medians; bands: ranges over seeds."
 )
-SWEEP = "gradient_tails"
+SWEEP = "gradient_statistics"
 NEEDS = {"gradient_tails": "step == 0 and depth < 110 and run_depth == 110", "tail_fits": "step == 0 and depth < 110"}
 PUBLISHED = "fig2"
 SIZE = (10.4, 6.6)

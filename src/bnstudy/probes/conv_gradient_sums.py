@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from bnstudy.snapshot import Snapshot
@@ -28,12 +28,18 @@ def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
         module = snapshot.module(layer)
         if not isinstance(module, nn.Conv2d):
             continue
-        grad_NOHW, grad_OIHW = snapshot.output_gradients[layer.depth], snapshot.gradients[layer.depth]
-        abs_OIHW = conv2d_weight(
-            snapshot.inputs[layer.depth].abs(), list(grad_OIHW.shape), grad_NOHW.abs(),
-            module.stride, module.padding, module.dilation, module.groups,
-        )  # fmt: skip
-        num_summands = grad_NOHW[:, 0].numel()
+        abs_OIHW, num_summands = absolute_summands(snapshot, layer.depth, module)
+        grad_OIHW = snapshot.gradients[layer.depth]
         sum_abs, abs_sum = abs_OIHW.double().mean() / num_summands, grad_OIHW.double().abs().mean() / num_summands
         where = {"depth": layer.depth, "layer": layer.name, "num_summands": num_summands}
         yield {**where, "sum_abs": sum_abs.item(), "abs_sum": abs_sum.item(), "ratio": (sum_abs / abs_sum).item()}
+
+
+def absolute_summands(snapshot: Snapshot, depth: int, conv: nn.Conv2d) -> tuple[Tensor, int]:
+    """Sum of |d| for every kernel entry, OIHW, and the number of summands."""
+    grad_NOHW = snapshot.output_gradients[depth]
+    abs_OIHW = conv2d_weight(
+        snapshot.inputs[depth].abs(), list(conv.weight.shape), grad_NOHW.abs(),
+        conv.stride, conv.padding, conv.dilation, conv.groups,
+    )  # fmt: skip
+    return abs_OIHW, grad_NOHW[:, 0].numel()

@@ -19,8 +19,8 @@ from bnstudy.snapshot import Snapshot
 
 READS = {"gradients"}
 COLUMNS = {
-    "depth": "int16", "layer": "string", "law": "string", "chosen": "bool", "share": "float64", "num_tail": "int64",
-    "threshold": "float64", "distance": "float64", "shape": "float64", "scale": "float64",
+    "depth": "int16", "layer": "string", "chosen": "bool", "share": "float64", "num_tail": "int64",
+    "threshold": "float64", "distance": "float64", "law": "string", "shape": "float64", "scale": "float64",
     "log_ratio": "float64", "log_ratio_std": "float64",
 }  # fmt: skip
 

@@ -1,0 +1,193 @@
+"""Do gradients of different mini-batches, and of different examples, agree along training as at initialisation?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS, DASH, Spread, arms, by_arm, number, over_seeds, paired, spread
+
+MATCHED = 0.01
+OWN = {"batch": 0.1, "none": 0.01}  # learning rates
+LAST = 80  # updates
+LARGEST = 128  # the paper's mini-batch
+STYLES = {0.01: (0, (4, 1.6)), 0.1: "-"}  # of the arm with BN, which has both rates of interest
+WHAT = "Mean cosine between mini-batches of 128, median over layers"
+
+TITLE = "Agreement of gradients between mini-batches and between examples along training (ResNet-20, 2,560 images)"
+CAPTION = (
+    "Mean cosine between the gradients of a layer on disjoint sets of training images, at the same weights, over the "
+    "pairs in which neither gradient is zero; median over the layers. (a) Between mini-batches of 128, against the "
+    "number of updates. (b) Between single examples without BN; with BN an example has no gradient of its own. (c) "
+    "Against the size of the sets, each arm at its own rate: before training (hollow) and after 80 updates (filled). "
+    "(d) The same two moments layer by layer, mini-batches of 128, medians alone. Line: median over seeds, band: "
+    "range. A network of reduced depth on few images: it says nothing about ResNet-110 trained as in the paper."
+)
+SWEEP = "correlation_training"
+NEEDS = {"gradient_correlation": "defined"}
+SIZE = (9.6, 6.6)
+CLAIMS = (
+    Claim(
+        id="gradient-correlation-matched",
+        where="Section 3.1, beside Figure 6",
+        scale="reduced",
+        says="At one learning rate the gradients of different mini-batches agree more without BN along training, too.",
+        criterion=f"{WHAT}, at learning rate {MATCHED}, mean over the looks after 5, 20 and 80 updates: larger without "
+        "BN in every pair of one seed, and by 0.1 in the median: reproduced. Larger in the median: partly.",
+        published="no number; the text is about initialisation",
+    ),
+    Claim(
+        id="gradient-correlation-own",
+        where="Section 3.1, beside Figure 6",
+        scale="reduced",
+        says="The same holds with each arm at its own learning rate.",
+        criterion="The same, with BN at 0.1 and without at 0.01.",
+        published="no number; the text is about initialisation",
+    ),
+    Claim(
+        id="gradient-correlation-falls",
+        where="Section 3.1, beside Figure 6",
+        scale="reduced",
+        says="Training takes the agreement away.",
+        criterion=f"{WHAT}, each arm at its own rate: smaller after 80 updates than before in every seed. In both "
+        "arms: reproduced; in one: partly.",
+        published="no number",
+    ),
+    Claim(
+        id="gradient-correlation-examples",
+        where="Section 3.1, beside Figure 6",
+        scale="reduced",
+        says="Without BN single examples' gradients still agree after some training.",
+        criterion="Mean cosine between single examples, median over layers, without BN at 0.01 after 80 updates: at "
+        "least 0.2 in the median over seeds: reproduced; at least 0.1: partly.",
+        published="no number",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    rows = frames["gradient_correlation"]
+    medians = _over_layers(rows)
+    (first, second), (third, fourth) = fig.subplots(2, 2)
+    _along(first, medians[medians["batch_size"] == LARGEST])
+    figures.panel(first, "a", f"between mini-batches of {LARGEST}")
+    _along(second, medians[(medians["batch_size"] == 1) & (medians["norm"] == "none")])
+    figures.panel(second, "b", "between single examples, without BN")
+    ends = rows[rows["step"].isin([0, LAST])]
+    own = ends[ends["lr"] == ends["norm"].map(OWN)]
+    for arm, part in arms(own).items():
+        for step, fill in ((0, "white"), (LAST, figures.COLOURS[arm])):
+            here = part[part["step"] == step]
+            style = {"marker": "o", "ms": 4.2, "mfc": fill, "mew": 1.0, "lw": 1.2 if step else 0.7}
+            sizes = over_seeds(_over_layers(here), ["batch_size"], "cosine")
+            figures.band(third, sizes, "batch_size", arm, label="", **style)
+            depths = over_seeds(here[here["batch_size"] == LARGEST], ["depth"], "cosine_mean")
+            fourth.plot(depths["depth"], depths["median"], color=figures.COLOURS[arm], **style)
+    third.set_xscale("log", base=2)
+    sizes = sorted(rows["batch_size"].unique())
+    third.set_xticks(sizes, [str(size) for size in sizes])
+    third.minorticks_off()
+    third.set_xlabel("images a gradient is taken over")
+    figures.panel(third, "c", "by mini-batch size")
+    fourth.set_xlabel("weight layer")
+    figures.panel(fourth, "d", f"by depth, mini-batches of {LARGEST}")
+    third.legend(
+        handles=[
+            Line2D([], [], color=figures.MUTED, marker="o", ms=4.2, mfc="white", lw=0.7, label="before training"),
+            Line2D([], [], color=figures.MUTED, marker="o", ms=4.2, lw=1.2, label=f"after {LAST} updates"),
+        ],
+        loc="upper left",
+    )
+    for ax in (first, second, third, fourth):
+        ax.axhline(0, color=figures.MUTED, lw=0.7, zorder=1)
+        ax.set_ylim(min(ax.get_ylim()[0], -0.05), 1.02)
+        ax.set_ylabel("mean cosine")
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    medians = _over_layers(frames["gradient_correlation"])
+    large = medians[medians["batch_size"] == LARGEST]
+    own = large[large["lr"] == large["norm"].map(OWN)]
+    change = by_arm(_change(own), "change")
+    fell = [change[arm].n > 0 and change[arm].high < 0 for arm in ARMS]
+    n = min(change[arm].n for arm in ARMS)
+    single = medians[(medians["batch_size"] == 1) & (medians["lr"] == MATCHED) & (medians["norm"] == "none")]
+    before, after = (spread(single.loc[single["step"] == step, "cosine"]) for step in (0, LAST))
+    return {
+        "gradient-correlation-matched": _higher(large[large["lr"] == MATCHED]),
+        "gradient-correlation-own": _higher(own),
+        "gradient-correlation-falls": Evidence(
+            measured=f"by {number(change['none'].median)} without BN, {number(change['batch'].median)} with BN",
+            spread=f"{change['none'].range} without BN, {change['batch'].range} with BN",
+            n=n,
+            verdict=judge(n, whole=all(fell), part=any(fell)),
+        ),
+        "gradient-correlation-examples": Evidence(
+            measured=f"{number(after.median)} after {LAST} updates, {number(before.median)} before",
+            spread=f"{after.range} after, {before.range} before",
+            n=after.n,
+            verdict=judge(after.n, whole=after.median >= 0.2, part=after.median >= 0.1),
+        ),
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    medians = _over_layers(frames["gradient_correlation"])
+    lines = []
+    for size in sorted(medians["batch_size"].unique()):
+        for step in sorted(medians["step"].unique()):
+            for rate in sorted(medians["lr"].unique()):
+                rows = medians[(medians["batch_size"] == size) & (medians["step"] == step) & (medians["lr"] == rate)]
+                ours = by_arm(rows, "cosine")
+                what = "single examples" if size == 1 else f"mini-batches of {size}"
+                name = f"cosine, {what}, {step} updates at {number(rate)}"
+                lines.append(Comparison(name, "", "", *(str(ours[arm]) if ours[arm].n else DASH for arm in ARMS)))
+    return lines
+
+
+def _over_layers(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a run, look and size: `cosine`, the median over layers of the mean cosine."""
+    grouped = rows.groupby(["norm", "seed", "lr", "step", "batch_size"])["cosine_mean"].median()
+    return grouped.rename("cosine").reset_index()
+
+
+def _change(medians: pd.DataFrame) -> pd.DataFrame:
+    """One row a run that has both ends: `change`, the cosine after the last update less that before the first."""
+    wide = medians.pivot(index=["norm", "seed"], columns="step", values="cosine").reindex(columns=[0, LAST])
+    return (wide[LAST] - wide[0]).rename("change").dropna().reset_index()
+
+
+def _higher(medians: pd.DataFrame) -> Evidence:
+    """Whether the cosine is larger without BN, averaged over the looks after the first updates."""
+    every = medians[(medians["step"] > 0) & (medians["step"] <= LAST)]
+    looks = every.groupby(["norm", "seed"])["cosine"].agg(["mean", "size"]).reset_index()
+    whole = looks[looks["size"] == looks["size"].max()]  # a run that diverged between two looks has fewer
+    pairs, of = paired(whole, "mean"), by_arm(whole, "mean")
+    gain: Spread = spread(pairs["none"] - pairs["batch"])
+    n = len(pairs)
+    return Evidence(
+        measured=f"{number(of['none'].median)} without BN, {number(of['batch'].median)} with BN",
+        spread=f"difference {gain.range}",
+        n=n,
+        verdict=judge(n, whole=gain.low > 0 and gain.median >= 0.1, part=gain.median > 0),
+    )
+
+
+def _along(ax: Axes, medians: pd.DataFrame) -> None:
+    """Against the number of updates, one line an arm and rate."""
+    steps = sorted(medians["step"].unique())
+    for (arm, rate), part in medians.groupby(["norm", "lr"]):
+        lines = over_seeds(part.assign(look=part["step"].map(steps.index)), ["look"], "cosine")
+        label = f"{figures.LABELS[str(arm)]}, {number(float(str(rate)))}"
+        style = STYLES[float(str(rate))]
+        figures.band(ax, lines, "look", str(arm), label=label, marker="o", ms=3.4, mew=0, ls=style)
+    ax.set_xticks(range(len(steps)), [str(step) for step in steps])
+    ax.set_xlabel("updates")
+    if len(medians):
+        ax.legend(loc="best", title="learning rate", title_fontsize=7)

@@ -1,0 +1,158 @@
+"""The noise of SGD's steps along training, by the learning rate (Bjorck et al. 2018, section 2.1, equation 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS, DASH, Spread, arms, by_arm, number, over_seeds, paired
+
+SIZE_OF_STEP = 128  # images: the mini-batches that the runs train with
+LAST = 60  # updates
+OWN = {"batch": 0.1, "none": 0.01}  # learning rates
+DASHES = {0.001: (0, (1, 1.4)), 0.01: (0, (4, 1.6)), 0.1: "-"}
+
+TITLE = "The noise of SGD's steps along training, by the learning rate (ResNet-20, 1,280 images)"
+CAPTION = (
+    "A step is the learning rate times the gradient of 128 images (without momentum); its noise is the mean squared "
+    "distance to that of 1,024 images, in all parameters. (a) Noise of the gradient, the step's divided by the squared "
+    "rate, against the number of updates. (b) The same, divided by the square of the gradient of the 1,024 images. (c) "
+    "Noise of the step against the rate, before training (hollow, slope 2 by identity) and after 60 updates (filled); "
+    "grey: slope 2. Line: median over seeds, band: range; runs that diverged end before. A network of reduced depth on "
+    "few images: it says nothing about ResNet-110 trained as in the paper."
+)
+SWEEP = "noise_training"
+NEEDS = {"gradient_noise": f"batch_size == {SIZE_OF_STEP} and num_draws > 0"}
+SIZE = (10.4, 4.0)
+CLAIMS = (
+    Claim(
+        id="5-training",
+        where="Section 2.1, equation 3",
+        scale="reduced",
+        says="Along training, too, the noise of a step grows with the square of the learning rate.",
+        criterion="Slope on log axes of the noise of a step, after 60 updates, in the learning rate over 0.001, 0.01 "
+        "and 0.1, of one seed; median over seeds between 1.5 and 2.5. In both arms: reproduced; in one: partly. (At "
+        "the same weights it is 2 by identity.)",
+        published="slope 2, at the same weights",
+    ),
+    Claim(
+        id="5-own-rates",
+        where="Section 2.1",
+        scale="reduced",
+        says="The larger learning rate that BN allows makes the noisier steps.",
+        criterion="Noise of a step after 60 updates: with BN at 0.1 larger than without BN at 0.01, in every pair of "
+        "one seed: reproduced; in the median: partly.",
+        published="argued, not measured",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    rows = _rows(frames)
+    left, middle, right = fig.subplots(1, 3)
+    _along(left, rows, "mean_squared_deviation")
+    left.set_ylabel("noise of the gradient")
+    left.legend(loc="best", title="learning rate", title_fontsize=7)
+    figures.panel(left, "a", "noise of the gradient")
+    _along(middle, rows, "relative")
+    middle.set_ylabel("noise / square of the gradient")
+    figures.panel(middle, "b", "relative to the gradient")
+    for arm, part in arms(rows).items():
+        for step, fill in ((0, "white"), (LAST, figures.COLOURS[arm])):
+            lines = over_seeds(part[part["step"] == step], ["lr"], "noise")
+            figures.band(right, lines, "lr", arm, label=figures.LABELS[arm] if step else "", marker="o", ms=4.2,
+                         mfc=fill, mew=1.0, lw=1.4 if step else 0.8)  # fmt: skip
+    rates = np.array(sorted(rows["lr"].unique()))
+    middle_noise = float(np.exp(np.log(rows.loc[rows["lr"] == rates[len(rates) // 2], "noise"]).median()))
+    right.plot(rates, middle_noise * (rates / rates[len(rates) // 2]) ** 2, color=figures.MUTED, lw=0.9, zorder=5)
+    right.set_xscale("log")
+    right.set_yscale("log")
+    right.set_xlabel("learning rate")
+    right.set_ylabel("noise of a step")
+    right.legend(loc="upper left")
+    figures.panel(right, "c", "noise of a step")
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    rows = _rows(frames)
+    slopes = by_arm(_slopes(rows), "slope")
+    inside = [1.5 <= slopes[arm].median <= 2.5 for arm in ARMS]
+    n = min(slopes[arm].n for arm in ARMS)
+    last = rows[(rows["step"] == LAST) & (rows["lr"] == rows["norm"].map(OWN))]
+    pairs, noise = paired(last, "noise"), by_arm(last, "noise")
+    return {
+        "5-training": Evidence(
+            measured=f"slope {_both(slopes)}",
+            spread=f"{slopes['batch'].range} with BN, {slopes['none'].range} without",
+            n=n,
+            verdict=judge(n, whole=all(inside), part=any(inside)),
+        ),
+        "5-own-rates": Evidence(
+            measured=_both(noise),
+            spread=f"{noise['batch'].range} with BN, {noise['none'].range} without",
+            n=len(pairs),
+            verdict=judge(
+                len(pairs),
+                whole=bool((pairs["batch"] > pairs["none"]).all()),
+                part=noise["batch"].median > noise["none"].median,
+            ),
+        ),
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    rows = _rows(frames)
+    slopes = by_arm(_slopes(rows), "slope")
+    lines = [Comparison(f"slope of the noise of a step after {LAST} updates", "2", "2", *_ours(slopes))]
+    for column, name in (("mean_squared_deviation", "noise of the gradient"), ("relative", "noise over its square")):
+        for step in sorted(rows["step"].unique()):
+            for rate in sorted(rows["lr"].unique()):
+                here = by_arm(rows[(rows["step"] == step) & (rows["lr"] == rate)], column)
+                lines.append(Comparison(f"{name}, {step} updates at {number(rate)}", DASH, DASH, *_ours(here)))
+    return lines
+
+
+def _rows(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What was measured, with: noise (of a step) and relative (of the gradient, to its square)."""
+    rows = frames["gradient_noise"]
+    deviation = rows["mean_squared_deviation"]
+    return rows.assign(noise=rows["lr"] ** 2 * deviation, relative=deviation / rows["gradient_squared"])
+
+
+def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a seed and arm: `slope` of ln noise in ln rate after the last update, NaN unless at every rate."""
+    found, rates = [], rows["lr"].nunique()
+    for (norm, seed), part in rows[rows["step"] == LAST].groupby(["norm", "seed"]):
+        defined = part[np.isfinite(part["noise"]) & (part["noise"] > 0)]
+        complete = len(defined) == rates > 1
+        slope = float(np.polyfit(np.log(defined["lr"]), np.log(defined["noise"]), 1)[0]) if complete else math.nan
+        found.append((norm, seed, slope))
+    return pd.DataFrame(found, columns=["norm", "seed", "slope"])
+
+
+def _along(ax: Axes, rows: pd.DataFrame, column: str) -> None:
+    """Against the number of updates, one line an arm and rate."""
+    steps = sorted(rows["step"].unique())
+    for (arm, rate), part in rows.groupby(["norm", "lr"]):
+        lines = over_seeds(part.assign(look=part["step"].map(steps.index)), ["look"], column)
+        label = f"{figures.LABELS[str(arm)]}, {number(float(str(rate)))}"
+        dashes = DASHES[float(str(rate))]
+        figures.band(ax, lines, "look", str(arm), label=label, marker="o", ms=3.4, mew=0, ls=dashes)
+    ax.set_yscale("log")
+    ax.set_xticks(range(len(steps)), [str(step) for step in steps])
+    ax.set_xlabel("updates")
+
+
+def _both(of: Mapping[str, Spread]) -> str:
+    return f"{number(of['batch'].median)} with BN, {number(of['none'].median)} without"
+
+
+def _ours(of: Mapping[str, Spread]) -> tuple[str, str]:
+    return str(of["batch"]), str(of["none"])

@@ -85,8 +85,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         for step, fill in ((0, "white"), (LAST, figures.COLOURS[arm])):
             here = part[part["step"] == step]
             style = {"marker": "o", "ms": 4.2, "mfc": fill, "mew": 1.0, "lw": 1.2 if step else 0.7}
-            sizes = over_seeds(_over_layers(here), ["batch_size"], "cosine")
-            figures.band(third, sizes, "batch_size", arm, label="", **style)
+            by_size = over_seeds(_over_layers(here), ["batch_size"], "cosine")
+            figures.band(third, by_size, "batch_size", arm, label="", **style)
             depths = over_seeds(here[here["batch_size"] == LARGEST], ["depth"], "cosine_mean")
             fourth.plot(depths["depth"], depths["median"], color=figures.COLOURS[arm], **style)
     third.set_xscale("log", base=2)

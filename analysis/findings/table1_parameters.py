@@ -150,8 +150,8 @@ def _boxes(ax: Axes, ratios: pd.DataFrame) -> None:
     ax.grid(False, axis="x")
     ax.legend(
         handles=[
-            Line2D([], [], color=figures.TINTS["none"], lw=5, label="quartiles"),
-            Line2D([], [], color=figures.COLOURS["none"], lw=1, label="5 to 95 %"),
+            Line2D([], [], color=figures.FAINT, lw=5, label="quartiles"),
+            Line2D([], [], color=figures.MUTED, lw=1, label="5 to 95 %"),
         ],
         loc="upper right",
     )

@@ -1,0 +1,110 @@
+"""Sharpness against the learning rate: what counts as falling, and which rates count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from bnstudy import figures, findings
+from bnstudy.findings import Evidence, Verdict
+
+SHARPNESS = findings.load(synthetic.FINDINGS / "sharpness.py")
+FALLING = {0.01: 40.0, 0.1: 20.0, 1.0: 5.0}
+Values = Mapping[float, float | Sequence[str]]  # rate -> eigenvalue after training, or what became of each seed
+
+
+def frame(batch: Values, none: Values, seeds: int = 5) -> dict[str, pd.DataFrame]:
+    rows = []
+    for norm, of in (("batch", batch), ("none", none)):
+        for lr, value in of.items():
+            for seed in range(seeds):
+                outcome = value[seed] if isinstance(value, Sequence) else "trained"
+                run = {"run_id": f"{norm}{lr}{seed}", "norm": norm, "lr": lr, "seed": seed, "outcome": outcome}
+                run |= {"converged": True, "num_iterations": 12 + seed}
+                rows.append({**run, "step": 0, "eigenvalue": 3.0 + seed, "loss": 2.5})
+                if outcome != "diverged":
+                    end = 9.0 if isinstance(value, Sequence) else value
+                    rows.append({**run, "step": 790, "eigenvalue": end * (1 + 0.05 * (seed - 2)), "loss": 0.1 + lr})
+    return {"hessian_top_eigenvalue": pd.DataFrame(rows)}
+
+
+def judged(batch: Values, none: Values, seeds: int = 5) -> dict[str, Evidence]:
+    return SHARPNESS.evidence(frame(batch, none, seeds))
+
+
+def test_flatter_at_every_larger_rate_reproduces() -> None:
+    evidence = judged(FALLING, FALLING)
+    assert {e.verdict for e in evidence.values()} == {Verdict.reproduced}
+    assert {e.n for e in evidence.values()} == {5}
+    assert evidence["17-reduced"].measured == "40 at 0.01, 20 at 0.1, 5 at 1"
+
+
+@pytest.mark.parametrize(
+    ("of", "verdict"),
+    [
+        ({0.01: 40.0, 0.1: 50.0, 1.0: 5.0}, Verdict.partly),
+        ({0.01: 40.0, 0.1: 20.0, 1.0: 41.0}, Verdict.not_reproduced),
+        ({0.01: 5.0, 0.1: 20.0, 1.0: 40.0}, Verdict.not_reproduced),
+        ({0.01: 40.0, 0.1: 20.0, 1.0: ["trained"] * 4 + ["diverged"]}, Verdict.reproduced),  # 1 does not count
+        ({0.01: ["stalled"] * 5, 0.1: 20.0, 1.0: 5.0}, Verdict.reproduced),  # nor does 0.01
+        ({0.01: 40.0, 0.1: ["stalled"] * 5, 1.0: ["diverged"] * 5}, Verdict.undecided),  # one rate alone
+        ({0.01: ["stalled"] * 5}, Verdict.undecided),
+    ],
+)
+def test_each_arm_is_judged_by_itself(of: Values, verdict: Verdict) -> None:
+    evidence = judged(of, FALLING)
+    assert (evidence["17-reduced"].verdict, evidence["17-reduced-none"].verdict) == (verdict, Verdict.reproduced)
+    evidence = judged(FALLING, of)
+    assert (evidence["17-reduced"].verdict, evidence["17-reduced-none"].verdict) == (Verdict.reproduced, verdict)
+
+
+def test_an_eigenvalue_that_did_not_converge_is_none() -> None:
+    data = frame(FALLING, FALLING)
+    table = data["hessian_top_eigenvalue"]
+    table.loc[(table["norm"] == "none") & (table["seed"] > 1) & (table["step"] > 0), "converged"] = False
+    evidence = SHARPNESS.evidence(data)
+    assert (evidence["17-reduced-none"].n, evidence["17-reduced-none"].verdict) == (2, Verdict.undecided)
+    assert evidence["17-reduced"].n == 5
+
+
+def test_two_seeds_are_too_few() -> None:
+    assert {e.verdict for e in judged(FALLING, FALLING, seeds=2).values()} == {Verdict.undecided}
+
+
+@pytest.mark.parametrize("arm", ["batch", "none"])
+def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
+    data = frame(FALLING if arm == "batch" else {}, FALLING if arm == "none" else {})
+    SHARPNESS.plot(figures.new(SHARPNESS.size, "t", "s", stand_in=False), data)
+    assert SHARPNESS.numbers(data)
+    absent = "17-reduced-none" if arm == "batch" else "17-reduced"
+    assert SHARPNESS.evidence(data)[absent].verdict is Verdict.undecided
+
+
+def test_the_table_tells_what_became_of_each_rate() -> None:
+    data = frame(FALLING, {0.01: 40.0, 0.1: ["trained", "stalled", "diverged", "trained", "trained"]})
+    told = {line.quantity: (line.ours_batch, line.ours_none) for line in SHARPNESS.numbers(data)}
+    assert told["largest eigenvalue before training"] == ("5 [3 to 7]", "5 [3 to 7]")
+    assert told["largest eigenvalue after training at 0.1"][1].endswith("; 1 stalled; 1 diverged")
+    assert told["loss after training at 0.1"][0] == "0.2"
+    assert told["products of Hessian and vector"] == ("14 [12 to 16]", "14 [12 to 16]")
+
+
+def test_every_run_that_ended_has_its_mark() -> None:
+    fig = figures.new(SHARPNESS.size, "t", "s", stand_in=False)
+    SHARPNESS.plot(fig, frame(FALLING, {0.01: 40.0, 0.1: ["trained", "stalled", "diverged", "trained", "trained"]}))
+    for ax in fig.axes:
+        drawn = [line for line in ax.lines if str(line.get_marker()) == "o"]
+        assert sum(len(np.asarray(line.get_xdata())) for line in drawn) == 15 + 9
+        assert ax.get_xlabel() and ax.get_ylabel()
+    limit = next(line for line in fig.axes[0].lines if line.get_color() == figures.MUTED)
+    np.testing.assert_allclose(np.asarray(limit.get_ydata(), dtype=float), [200.0, 20.0, 2.0])
+    before = [
+        line for line in fig.axes[0].lines if len(np.asarray(line.get_ydata())) == 2 and line.get_linestyle() != "-"
+    ]
+    assert [float(np.asarray(line.get_ydata())[0]) for line in before] == [5.0, 5.0]
+    assert not math.isnan(fig.axes[2].get_ylim()[0])

@@ -269,6 +269,39 @@ def test_overrides_that_make_the_same_runs_are_the_preset(sweep, how):
     assert "other runs" not in told and "to draw them: make report PRESET=quick" in told
 
 
+SEARCH = ("sweep.search.axis=optim.lr", "sweep.search.factor=2")
+
+
+def test_a_search_goes_on_where_it_was_cut(sweep, data_root, tmp_path, capsys, monkeypatch):
+    class Cut(Exception):
+        pass
+
+    def cut(*arguments, **options):
+        if rounds.pop() == "cut":
+            raise Cut
+        return launch_here(*arguments, **options)
+
+    def outcome(store, run_id):  # two updates tell nothing: up to 3 the runs shall train, beyond they shall not
+        manifest = read(store, run_id)
+        return manifest | {"outcome": "trained" if manifest["config"]["optim"]["lr"] <= 3 else "diverged"}
+
+    read = Store.manifest
+    monkeypatch.setattr(Store, "manifest", outcome)
+    monkeypatch.setattr(launch, "launch", cut)
+    rounds = ["cut", "made"]
+    with pytest.raises(Cut):
+        sweep(*SEARCH, "optim.lr=0.1,1,10,100")
+    captured = capsys.readouterr().out
+    assert "of its search 0 to 4 more runs follow these\nlenet_lr_grid: 8 runs, 0 done, 8 to make" in captured
+    assert "of its search 2 more runs follow these\nlenet_lr_grid: 10 runs, 8 done, 2 to make" in captured
+    rounds = ["made"] * 3
+    told, tables = sweep(*SEARCH, "optim.lr=0.1,1,10,100")
+    assert "lenet_lr_grid: 8 runs" not in told and "lenet_lr_grid: 10 runs, 8 done, 2 to make" in told
+    assert "lenet-none-s0, largest optim.lr that trains: 1.78 to 3.16" in told
+    rates = frames.runs(paths.workspace(tmp_path, paths.CUSTOM), "lenet_lr_grid")["lr"]
+    assert set(tables) == {"custom"} and sorted(rates.unique()) == [0.1, 1.0, 1.78, 3.16, 10.0, 100.0]
+
+
 def test_reproducing_with_other_values_leaves_the_preset_alone(data_root, tmp_path, capsys, small):
     places = ["--data-root", data_root, "--results", tmp_path]
     assert main("reproduce", *places, "optim.lr=0.2") == 0

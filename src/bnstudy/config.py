@@ -74,12 +74,21 @@ class Tracking:
 
 
 @dataclass(kw_only=True, slots=True)
+class Search:
+    """The value of `axis` up to which runs train: looked for beyond the grid, until it is known to within `factor`."""
+
+    axis: str | None = None  # null: the grid is all there is
+    factor: float = 1.25
+
+
+@dataclass(kw_only=True, slots=True)
 class Sweep:
-    """The sweep a job belongs to: its name, what its presets change, and which tables its reduction keeps."""
+    """The sweep a job belongs to: its name, what its presets change, which tables its reduction keeps, its search."""
 
     name: str | None = None
     presets: dict[str, list[str]] = field(default_factory=dict)  # preset -> Hydra overrides
     tables: list[str] | None = None  # null: every table
+    search: Search = field(default_factory=Search)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -154,6 +163,7 @@ def validate(config: Config) -> None:
     for name, plan in config.probes.items():
         _check_probe(name, plan)
     _check_runtime(config.runtime)
+    _check_search(config)
     _one_of("tracking.mode", config.tracking.mode, TRACKING_MODES)
     if not config.tracking.project:
         raise ValueError("tracking.project = '': W&B needs a project's name; the default is bnstudy")
@@ -211,6 +221,18 @@ def _check_runtime(runtime: Runtime) -> None:
     if not DEVICE.fullmatch(runtime.device):
         raise ValueError(f"runtime.device = {runtime.device!r}: give auto, cpu, cuda or cuda:N, with N from 0")
     _finite("runtime.checkpoint_every_sec", runtime.checkpoint_every_sec, low=0.0)
+
+
+def _check_search(config: Config) -> None:
+    if (search := config.sweep.search).axis is None:
+        return
+    value: Any = to_dict(config)
+    for key in search.axis.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, float) or value <= 0:
+        raise ValueError(f"sweep.search.axis = {search.axis!r}: give a key whose value is a number above 0: optim.lr")
+    if not 1.05 <= search.factor < math.inf:
+        raise ValueError(f"sweep.search.factor = {search.factor}: give 1.05 or more; what is tried has three digits")
 
 
 def _check_component(key: str, kind: str, values: dict[str, Any], *, extra: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnstudy import compose, devices, files, launch, paths, readme, reduction, report
-from bnstudy.config import Config, to_dict
+from bnstudy import compose, devices, files, launch, paths, readme, reduction, report, search
+from bnstudy.config import Config, Search, to_dict
 from bnstudy.data import sources
 from bnstudy.identity import canonical
 from bnstudy.jobs import Job, jobs, plan
@@ -52,14 +52,34 @@ def single(config: Config, results: Path) -> int:
 def sweep(name: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
     """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or did not end."""
     configs = compose.expand(name, preset, overrides)
-    wanted = jobs(configs)
+    grid = jobs(configs)
     workspace = _workspace(results, preset, {name: configs})
     print(compose.describe(name))
-    failed = make(name, wanted, results, workers)
+    wanted, failed = make_all(name, grid, results, workers)
     print(f"tables: {reduce(name, workspace, configs, wanted, results)}")
     elsewhere = "" if results == Path("results") else f""" ARGS="--results '{results}'\""""
     print(f"to draw them: make report PRESET={workspace.name}{elsewhere}")
     return int(failed)
+
+
+def make_all(name: str, grid: Sequence[Job], results: Path, workers: int | None) -> tuple[tuple[Job, ...], bool]:
+    """Makes what the sweep asks for: its grid and, where it searches, what follows from what is done, round by round.
+
+    Returns all the jobs that were asked for, and whether any failed or stayed unfinished; no round follows such a one.
+    """
+    store = Store(results)
+    reached = search.reach(grid, store)
+    while True:
+        asked = reached.jobs
+        if reached.more:
+            print(f"{name}: of its search {reached.more} more runs follow these")
+        failed = make(name, asked, results, workers)
+        reached = search.reach(grid, store)
+        if failed or len(reached.jobs) == len(asked):
+            break
+    for cell, largest in reached.found:
+        print(f"{cell}: {largest}")
+    return reached.jobs, failed
 
 
 def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) -> bool:
@@ -111,11 +131,12 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
     sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.stand_in=true"]) for name in REPRODUCE}
     workspace = _workspace(results, preset, sweeps)
     for name, configs in sweeps.items():
-        wanted = jobs(configs)
-        stand_ins |= {job.source.name for job in wanted if job.source.stand_in}
+        grid = jobs(configs)
+        stand_ins |= {job.source.name for job in grid if job.source.stand_in}
         if stand_ins:
             print(_loud(stand_ins))
-        failed |= make(name, wanted, results, workers)
+        wanted, bad = make_all(name, grid, results, workers)
+        failed |= bad
         reduce(name, workspace, configs, wanted, results)
     failed |= bool(report.make(workspace, html=True))
     log_figures(workspace, results, mode=configs[0].tracking.mode, project=configs[0].tracking.project)
@@ -133,7 +154,7 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> 
     workspace = _workspace(results, preset, {name: configs})
     if workspace.name == paths.CUSTOM:
         raise ValueError(f"{name}: what is published is the preset {preset} as it is, without overrides")
-    wanted = jobs(configs)
+    wanted = search.reach(jobs(configs), Store(results)).jobs
     made = [job.source.name for job in wanted if job.source.stand_in]
     if made:
         raise ValueError(f"{name} ran on stand-in data ({made[0]}): only real data is published")
@@ -161,8 +182,8 @@ def _workspace(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]
     So trying other values never touches the tables that a preset's figures are drawn from. Says so where it is custom.
     """
 
-    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None]:
-        return {canonical(config, {}) for config in configs}, configs[0].sweep.tables
+    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search]:
+        return {canonical(config, {}) for config in configs}, configs[0].sweep.tables, configs[0].sweep.search
 
     if all(kept(configs) == kept(compose.expand(name, preset, [])) for name, configs in sweeps.items()):
         return paths.workspace(results, preset)
@@ -178,13 +199,14 @@ def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
     for name in compose.sweeps():
         for each in [preset] if preset else ("quick", "full"):
             try:
-                wanted = jobs(compose.expand(name, each, offline))
+                reached = search.reach(jobs(compose.expand(name, each, offline)), store)
             except sources.DataError as error:
                 print(f"{name:24} {each:6} {str(error).splitlines()[0]}")
                 continue
-            counts = Counter(store.state(job.run_id, verify=False) for job in wanted)
+            counts = Counter(store.state(job.run_id, verify=False) for job in reached.jobs)
             text = ", ".join(f"{counts[state]} {_WORD.get(state, state)}" for state in State if counts[state])
-            print(f"{name:24} {each:6} {len(wanted):4} runs: {text}")
+            then = f"; then {reached.more} more of its search" if reached.more else ""
+            print(f"{name:24} {each:6} {len(reached.jobs):4} runs: {text}{then}")
     return 0
 
 

@@ -1,0 +1,95 @@
+"""Which runs a sweep with a search asks for: its grid, and by cell the values that narrow down where training ends.
+
+A cell is the runs that differ in the searched value alone. What it asks for follows from the runs that are done and
+from nothing else: a search goes on where it was by asking the store again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bnstudy import bracket
+from bnstudy.config import Config, from_dict, to_dict
+from bnstudy.identity import canonical, network
+from bnstudy.jobs import Job
+from bnstudy.store import Store
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a sweep is: the jobs it asks for so far, and how many more it still will, at least and at most."""
+
+    jobs: tuple[Job, ...]
+    at_least: int = 0
+    at_most: int = 0
+    found: tuple[tuple[str, bracket.Bracket], ...] = ()  # what was looked for, in the cells that are done
+
+    @property
+    def more(self) -> str:
+        """What is to be said of the jobs that are not known yet; nothing where all are."""
+        if not self.at_most:
+            return ""
+        return f"{self.at_most}" if self.at_least == self.at_most else f"{self.at_least} to {self.at_most}"
+
+
+def reach(grid: Sequence[Job], store: Store) -> Reach:
+    """The jobs that the outcomes in the store call for; the grid alone where its sweep searches nothing."""
+    search = grid[0].config.sweep.search
+    axis, factor = search.axis, search.factor
+    if axis is None:
+        return Reach(tuple(grid))
+    lowest = min(_value(job, axis) for job in grid)
+    cells: dict[str, list[Job]] = {}
+    for job in grid:
+        alike = _with(job, axis, lowest)
+        cells.setdefault(canonical(alike.config, alike.source.identity), []).append(job)
+    asked, at_least, at_most, found = list(grid), 0, 0, []
+    for cell in cells.values():
+        made = _Cell({_value(job, axis): job for job in cell}, axis, store)
+        tried = bracket.search(tuple(made.jobs), factor, made.outcome)
+        asked += list(made.jobs.values())[len(cell) :]
+        least, most = bracket.still(tried, factor)
+        at_least, at_most = at_least + least, at_most + most
+        ended = {value: outcome for value, outcome in tried.items() if outcome is not None}
+        if len(ended) == len(tried):
+            found.append((f"{_name(cell[0].config)}, largest {axis} that trains", bracket.of(ended)))
+    return Reach(tuple(asked), at_least, at_most, tuple(found))
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """The jobs by searched value; one that is asked for and is not among them is made."""
+
+    jobs: dict[float, Job]
+    axis: str
+    store: Store
+
+    def outcome(self, value: float) -> str | None:
+        if value not in self.jobs:
+            self.jobs[value] = _with(next(iter(self.jobs.values())), self.axis, value)
+        run_id = self.jobs[value].run_id
+        done = self.store.state(run_id, verify=False).done
+        return self.store.manifest(run_id)["outcome"] if done else None
+
+
+def _name(config: Config) -> str:
+    return f"{network(config)}-{config.norm['name']}-s{config.seed}"
+
+
+def _value(job: Job, axis: str) -> float:
+    values: Any = to_dict(job.config)
+    for key in axis.split("."):
+        values = values[key]
+    return float(values)
+
+
+def _with(job: Job, axis: str, value: float) -> Job:
+    values = to_dict(job.config)
+    *path, leaf = axis.split(".")
+    inner = values
+    for key in path:
+        inner = inner[key]
+    inner[leaf] = value
+    return replace(job, config=from_dict(values))

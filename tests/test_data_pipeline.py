@@ -223,6 +223,14 @@ def test_crops_are_uniform_and_half_are_mirrored() -> None:
 # Everything else it gives
 
 
+def test_the_first_test_images_alone() -> None:
+    arrays = make_arrays()
+    some, every = (next(make_feed(arrays, num_test=num).test_batches(100)) for num in (9, None))
+    assert torch.equal(some[0], every[0][:9]) and torch.equal(some[1], every[1][:9])
+    with pytest.raises(ValueError, match=r"data\.num_test = 24: give 1 to 23, which mine has"):
+        make_feed(arrays, num_test=24)
+
+
 @pytest.mark.parametrize("size", [1, 7, 50, 1000])
 def test_the_test_set_in_its_order_as_it_is(size: int) -> None:
     arrays = make_arrays()

@@ -27,6 +27,7 @@ class Data:
     normalise: str = "channel"  # channel: mean 0 and standard deviation 1 per channel; unit: [0, 1]
     augment: bool = True  # pad 4, random crop, horizontal flip
     num_train: int | None = None  # the first so many training images; null: all
+    num_test: int | None = None  # the first so many test images; null: all
 
 
 @dataclass(kw_only=True, slots=True)
@@ -176,6 +177,8 @@ def _check_data(data: Data) -> None:
     _one_of("data.normalise", data.normalise, ("channel", "unit"))
     if data.num_train is not None:
         _at_least("data.num_train", data.num_train, data.batch_size, "at least one mini-batch (data.batch_size)")
+    if data.num_test is not None:
+        _at_least("data.num_test", data.num_test, 1)
 
 
 def _check_optim(optim: Optim) -> None:

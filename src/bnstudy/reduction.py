@@ -27,6 +27,7 @@ _LAST = {
     "normalise": "string",
     "augment": "bool",
     "num_train": "int64",
+    "num_test": "int64",
     "lr": "float64",
     "momentum": "float64",
     "weight_decay": "float64",

@@ -295,6 +295,7 @@ def make_feed(job: Job, device: torch.device) -> Feed:
         augment=data.augment,
         normalise=data.normalise,
         num_train=data.num_train,
+        num_test=data.num_test,
         input_size=models.input_size(job.config.model["name"]),
         device=device,
     )

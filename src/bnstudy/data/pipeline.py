@@ -44,13 +44,14 @@ class Feed:
         augment: bool,
         normalise: str,
         num_train: int | None = None,
+        num_test: int | None = None,
         input_size: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`num_train`: the first so many training images (None: all). `normalise`: "channel" subtracts each channel's
-        mean over these images and divides by its standard deviation, "unit" divides by 255. Images smaller than
-        `input_size` are centred in raw zeros; so are, before a crop, all images with `augment`.
+        """`num_train`, `num_test`: the first so many images (None: all). `normalise`: "channel" subtracts each channel's
+        mean over the training images among these and divides by its standard deviation, "unit" divides by 255. Images
+        smaller than `input_size` are centred in raw zeros; so are, before a crop, all images with `augment`.
 
         Raises ValueError naming the key for values that do not fit the data.
         """
@@ -60,14 +61,16 @@ class Feed:
             raise ValueError(f"data.num_train = {num_train}: give 1 to {available}, which {arrays.source.name} has")
         if not 1 <= batch_size <= num_train:
             raise ValueError(f"data.batch_size = {batch_size}: give 1 to {num_train}, the number of training images")
+        if num_test is not None and not 1 <= num_test <= (available := len(arrays.test_images)):
+            raise ValueError(f"data.num_test = {num_test}: give 1 to {available}, which {arrays.source.name} has")
         train_images, train_labels = arrays.train_images[:num_train], arrays.train_labels[:num_train]
         self.num_train, self.num_classes = num_train, arrays.source.num_classes
         self.steps_per_epoch = -(-num_train // batch_size)
         self._batch_size, self._seed, self._augment = batch_size, seed, augment
         self._train = _Images.on(device, train_images, input_size, MARGIN if augment else 0)
-        self._test = _Images.on(device, arrays.test_images, input_size, 0)
+        self._test = _Images.on(device, arrays.test_images[:num_test], input_size, 0)
         self._train_labels, self._test_labels = (
-            torch.from_numpy(np.array(labels)).to(device) for labels in (train_labels, arrays.test_labels)
+            torch.from_numpy(np.array(labels)).to(device) for labels in (train_labels, arrays.test_labels[:num_test])
         )
         self.shape = self._train.shape
         scale, shift = _multiply_add(train_images, normalise)

@@ -164,7 +164,7 @@ SLIPS = {
     "norm=batcch": rf"norm = 'batcch': there is no such choice; did you mean batch\? there are: {NORMS}",
     "model=resnet21": r"model = 'resnet21': .*; did you mean resnet\d+\? there are: .*resnet110, .*",
     "data=": "data = '': there is no such choice; there are: cifar10, fashion_mnist.*",
-    "probes=everything": "probes = 'everything': there is no such choice; there are: default, .*",
+    "probes=everything": "probes = 'everything': there is no such choice; there are: .*default, .*",
     "probes.colour.at=[0]": r"probes\.colour: there is no such probe; there are: activation_moments, .*",
     "probes.weihgts.at=[0]": r"probes\.weihgts: there is no such probe; did you mean weights\? there are: .*",
     "probes.activation_moments.att=[0]": r"probes\.activation_moments\.att: there is no such key; there are: at, .*",

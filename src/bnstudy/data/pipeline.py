@@ -49,9 +49,9 @@ class Feed:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`num_train`, `num_test`: the first so many images (None: all). `normalise`: "channel" subtracts each channel's
-        mean over the training images among these and divides by its standard deviation, "unit" divides by 255. Images
-        smaller than `input_size` are centred in raw zeros; so are, before a crop, all images with `augment`.
+        """`num_train`, `num_test`: the first so many images (None: all). `normalise`: "channel" subtracts each
+        channel's mean over the training images among these and divides by its standard deviation, "unit" divides by
+        255. Images smaller than `input_size` are centred in raw zeros; so are, before a crop, all with `augment`.
 
         Raises ValueError naming the key for values that do not fit the data.
         """

@@ -96,6 +96,20 @@ def test_the_published_figure_5_meets_its_own_criteria() -> None:
     assert "rise of ln std 4.28 without BN" in evidence["9"].measured
 
 
+@pytest.mark.parametrize(
+    ("halved", "verdict"), [(("batch",), Verdict.partly), (("batch", "none"), Verdict.not_reproduced)]
+)
+def test_published_variances_are_not_taken_for_standard_deviations(halved: list[str], verdict: Verdict) -> None:
+    def read_as_variances(data: Frames) -> None:
+        published_moments(data)
+        moments = data["activation_moments"]
+        rows = moments["norm"].isin(halved)
+        moments.loc[rows, "variance"] = moments.loc[rows, "variance"] ** 0.5
+
+    evidence = changed("fig5", read_as_variances)["9-reading"]
+    assert evidence.verdict is verdict and "from ln variance 0.00" in evidence.measured
+
+
 def test_claim_9_fails_if_bn_grows_too() -> None:
     def grow(data: Frames) -> None:
         moments = data["activation_moments"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnstudy import figures
@@ -26,12 +27,13 @@ CAPTION = (
     "outputs (after the addition and ReLU), over batch and space, averaged over channels; line: median over seeds, "
     "band: range. At layer L stands the output of the block that contains it. Round dots at layer 110: the "
     "classifier's outputs, one a seed. Hollow diamonds with bars: read off the published figure. Vertical lines: "
-    "first layers of the second and third stage."
+    "first layers of the second and third stage. (c) The published points of (a) against our medians, read as standard "
+    "deviations (filled) and as variances, whose logarithms are twice as large (hollow): on the line where they agree."
 )
 SWEEP = "init"
 NEEDS = {"activation_moments": "step == 0 and site == 'activation' and run_depth == 110"}
 PUBLISHED = "fig5"
-SIZE = (9.6, 4.1)
+SIZE = (12.6, 4.1)
 _PUBLISHED_SHAPE = f"ln std without BN from {MINUS}1.25 at layer 6 to 3.03 at layer 102; with BN between 0.00 and 0.98"
 CLAIMS = (
     Claim(
@@ -66,6 +68,16 @@ CLAIMS = (
         "or more (partly).",
         published="ten points, as in the table; which statistic is meant is not stated",
     ),
+    Claim(
+        id="9-reading",
+        where="Section 3.1, Figure 5",
+        scale="init",
+        says="The published magnitudes are standard deviations, not variances.",
+        criterion="Root mean square difference over the nine layers of the published points from our medians over "
+        "seeds: from ln std at most half of that from ln variance. In both arms: reproduced; in one: partly. (Laid "
+        "down after 9-levels was measured.)",
+        published="the axis reads Log [magnitude]; the text speaks of means and variances (recalled)",
+    ),
 )
 
 
@@ -73,15 +85,18 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     logs = _logs(frames["activation_moments"])
     published = frames["published"]
     labels = (("std", "a", "ln standard deviation"), ("mean", "b", "ln |mean|"))
-    for ax, (statistic, letter, label) in zip(fig.subplots(1, 2), labels, strict=True):
+    *depths, last = fig.subplots(1, 3, width_ratios=(1.25, 1.25, 1))
+    _readings(last, logs, published)
+    figures.panel(last, "c", "standard deviations or variances?")
+    for ax, (statistic, letter, label) in zip(depths, labels, strict=True):
         for arm, part in arms(logs).items():
             blocks = part[part["layer"] != CLASSIFIER]
             figures.band(
                 ax, over_seeds(blocks, ["layer"], statistic), "layer", arm, label=f"{figures.LABELS[arm]}, ours"
             )
-            last = part[part["layer"] == CLASSIFIER]
+            end = part[part["layer"] == CLASSIFIER]
             ax.plot(
-                last["layer"], last[statistic], "o", color=figures.COLOURS[arm], ms=3.2, mew=0, alpha=0.8, clip_on=False
+                end["layer"], end[statistic], "o", color=figures.COLOURS[arm], ms=3.2, mew=0, alpha=0.8, clip_on=False
             )
             seen = published[(published["norm"] == arm) & (published["statistic"] == statistic)]
             label_seen = f"{figures.LABELS[arm]}, published"
@@ -136,7 +151,16 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         n=len(means),
         verdict=judge(len(means), whole=near == 9, part=near >= 5),
     )
-    return {"9": shape, "9-levels": levels, "9-means": of_means}
+    std, variance = _distances(logs, frames["published"])
+    fits = [std[arm] <= variance[arm] / 2 for arm in ARMS]
+    reading = Evidence(
+        measured=f"from ln std {_two(std['batch'])} with BN, {_two(std['none'])} without; from ln variance "
+        f"{_two(variance['batch'])} and {_two(variance['none'])}",
+        spread=DASH,
+        n=n,
+        verdict=judge(n, whole=all(fits), part=any(fits)),
+    )
+    return {"9": shape, "9-levels": levels, "9-means": of_means, "9-reading": reading}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -152,6 +176,29 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
             name = "classifier" if layer == CLASSIFIER else f"layer {layer}"
             rows.append(Comparison(f"{label}, {name}", seen[0], seen[1], told[0], told[1]))
     return rows
+
+
+def _distances(logs: pd.DataFrame, published: pd.DataFrame) -> tuple[dict[str, float], dict[str, float]]:
+    """By arm, how far the published points are from our medians of ln std, and of ln variance: root mean squares."""
+    std, variance = {}, {}
+    for arm in ARMS:
+        ours, seen = _at_layers(logs, arm, "std").median(), _published(published, arm, "std")[list(LAYERS)]
+        std[arm] = float(((ours - seen) ** 2).mean() ** 0.5)
+        variance[arm] = float(((2 * ours - seen) ** 2).mean() ** 0.5)  # ln of a variance is twice ln of its root
+    return std, variance
+
+
+def _readings(ax: Axes, logs: pd.DataFrame, published: pd.DataFrame) -> None:
+    for arm in ARMS:
+        ours, seen = _at_layers(logs, arm, "std").median(), _published(published, arm, "std")[list(LAYERS)]
+        ax.plot(2 * ours, seen, "o", color=figures.COLOURS[arm], ms=4.2, mfc="white", mew=1.0)
+        ax.plot(ours, seen, "o", color=figures.COLOURS[arm], ms=4.2, mew=0)
+    ax.axline((0, 0), slope=1, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+    ax.plot([], [], "o", color=figures.MUTED, ms=4.2, mew=0, label="ours: standard deviation")
+    ax.plot([], [], "o", color=figures.MUTED, ms=4.2, mfc="white", label="ours: variance")
+    ax.set_xlabel("ln of ours, median over seeds")
+    ax.set_ylabel("published")
+    ax.legend(loc="upper left")
 
 
 def _logs(moments: pd.DataFrame, offset: int = BLOCK_OUTPUT) -> pd.DataFrame:

@@ -22,15 +22,15 @@ DASHES = {0.001: (0, (1, 1.4)), 0.01: (0, (4, 1.6)), 0.1: "-"}
 TITLE = "The noise of SGD's steps along training, by the learning rate (ResNet-20, 1,280 images)"
 CAPTION = (
     "A step is the learning rate times the gradient of 128 images (without momentum); its noise is the mean squared "
-    "distance to that of 1,024 images, in all parameters. (a) Noise of the gradient, the step's divided by the squared "
-    "rate, against the number of updates. (b) The same, divided by the square of the gradient of the 1,024 images. (c) "
-    "Noise of the step against the rate, before training (hollow, slope 2 by identity) and after 60 updates (filled); "
-    "grey: slope 2. Line: median over seeds, band: range; runs that diverged end before. A network of reduced depth on "
-    "few images: it says nothing about ResNet-110 trained as in the paper."
+    "distance to that of 512 images that contain them, in all parameters. (a) Noise of the gradient, the step's "
+    "divided by the squared rate, against the number of updates. (b) The same, divided by the square of the gradient "
+    "of the 512 images. (c) Noise of the step against the rate, before training (hollow, slope 2 by identity) and "
+    "after 60 updates (filled); grey: slope 2. Line: median over seeds, band: range; runs that diverged end before. A "
+    "network of reduced depth on few images: it says nothing about ResNet-110 trained as in the paper."
 )
 SWEEP = "noise_training"
 NEEDS = {"gradient_noise": f"batch_size == {SIZE_OF_STEP} and num_draws > 0"}
-SIZE = (10.4, 4.0)
+SIZE = (10.4, 4.2)
 CLAIMS = (
     Claim(
         id="5-training",
@@ -59,9 +59,11 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     left, middle, right = fig.subplots(1, 3)
     _along(left, rows, "mean_squared_deviation")
     left.set_ylabel("noise of the gradient")
-    left.legend(loc="best", title="learning rate", title_fontsize=7)
+    handles, labels = left.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figures.panel(left, "a", "noise of the gradient")
     _along(middle, rows, "relative")
+    figures.plain_log(middle)
     middle.set_ylabel("noise / square of the gradient")
     figures.panel(middle, "b", "relative to the gradient")
     for arm, part in arms(rows).items():

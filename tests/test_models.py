@@ -192,6 +192,21 @@ def blocks(network):
     return [block for stage in (network.stage1, network.stage2, network.stage3) for block in stage]
 
 
+@pytest.mark.parametrize("where", ["before_pooling", "after_classifier"])
+def test_a_norm_at_the_end_alone_normalises_what_the_same_network_without_one_computes(where):
+    plain = build("resnet", depth=8).double()
+    options = {"depth": 8}
+    normed = models.build("resnet", options, norms.factory("batch", {}, where), "xavier_uniform", CIFAR, 10, 0).double()
+    images = random(6, *CIFAR, dtype=torch.float64)
+    features = plain.stage3(plain.stage2(plain.stage1(plain.relu(plain.stem(images)))))
+    if where == "before_pooling":
+        features = functional.batch_norm(features, None, None, training=True)
+    logits = plain.classifier(features.mean((2, 3)))
+    if where == "after_classifier":
+        logits = functional.batch_norm(logits, None, None, training=True)
+    torch.testing.assert_close(normed(images), logits)
+
+
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize("shortcut", ["projection", "identity"])
 def test_resnet_computes_the_original_post_activation_network(norm, shortcut):

@@ -241,6 +241,15 @@ def test_where_picks_sites_by_their_path():
     assert sites("hidden.1.norm", "mlp", hidden="8-8") == {"hidden.1.norm"}
 
 
+def test_places_without_a_norm_of_their_own_take_one_only_where_they_are_named_in_full():
+    extra = {"before_pooling", "after_classifier"}
+    assert not extra & sites("*")
+    assert [sites(site) for site in sorted(extra)] == [{site} for site in sorted(extra)]
+    assert sites("*,after_classifier") == sites("*") | {"after_classifier"}
+    with pytest.raises(ValueError, match=r"'before_\*' matches none of norm, .*before_pooling, after_classifier"):
+        sites("before_*")
+
+
 @pytest.mark.parametrize("where", ["stage4.*", "*,nowhere", "norm,", "", "NORM"])
 def test_pattern_that_matches_no_site_is_named_with_the_sites_there_are(where):
     culprit = {"*,nowhere": "nowhere", "norm,": ""}.get(where, where)

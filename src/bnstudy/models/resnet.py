@@ -3,6 +3,8 @@
 Layers number as in the paper: stem 1, the convolutions of the blocks 2 to 6n + 1, classifier 6n + 2. Shortcuts that
 change the shape are a 1x1 convolution (projection, option B; the study's default: it alone matches the paper's Figure 5
 and Table 1) or subsampling with zero channels (identity, option A).
+norm.where can name two places more, where no norm is otherwise: before_pooling, the output of the last block, and
+after_classifier, the logits (section 3.1, appendix E).
 """
 
 from __future__ import annotations
@@ -104,12 +106,14 @@ class ResNet(nn.Module):
                 layers.append(Layer(depth, f"{path}.conv1", "conv", f"{path}.relu1", stage))
                 layers.append(Layer(depth + 1, f"{path}.conv2", "conv", f"{path}.relu2", stage, block_output=True))
             setattr(self, f"stage{stage}", blocks)
+        self.before_pooling = norm.extra(entering, 2, "before_pooling")
         self.classifier = nn.Linear(entering, num_classes)
-        self.layers = (*layers, Layer(len(layers) + 1, "classifier", "linear", "classifier"))
+        self.after_classifier = norm.extra(num_classes, 0, "after_classifier")
+        self.layers = (*layers, Layer(len(layers) + 1, "classifier", "linear", "after_classifier"))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         x = self.relu(self.norm(self.stem(images_NCHW)))
         for stage in (self.stage1, self.stage2, self.stage3):
             x = stage(x)
-        logits: Tensor = self.classifier(torch.mean(x, (2, 3)))
+        logits: Tensor = self.after_classifier(self.classifier(torch.mean(self.before_pooling(x), (2, 3))))
         return logits

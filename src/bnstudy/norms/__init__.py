@@ -24,20 +24,31 @@ class Factory:
         self._where = where
         self._patterns = [pattern.strip() for pattern in where.split(",")]
         self._sites: list[str] = []
+        self._used: set[str] = set()
 
     def __call__(self, num_features: int, ndim: int, site: str) -> nn.Module:
-        self._sites.append(site)
-        if any(fnmatchcase(site, pattern) for pattern in self._patterns):
-            module: nn.Module = self._build(num_features, ndim, **self._options)
-            return module
-        return nn.Identity()
+        return self._at(site, num_features, ndim, {p for p in self._patterns if fnmatchcase(site, p)})
+
+    def extra(self, num_features: int, ndim: int, site: str) -> nn.Module:
+        """At a place where the network as published has no norm: only `where` naming it in full puts one there."""
+        return self._at(site, num_features, ndim, {p for p in self._patterns if p == site})
 
     def check(self) -> None:
         """Once the network is built: raises ValueError for a pattern that named no place in it."""
-        sites, self._sites = self._sites, []
+        sites, used = self._sites, self._used
+        self._sites, self._used = [], set()
         for pattern in self._patterns:
-            if not any(fnmatchcase(site, pattern) for site in sites):
+            if pattern not in used:
                 raise ValueError(f"norm.where = {self._where!r}: {pattern!r} matches none of {', '.join(sites)}")
+
+    def _at(self, site: str, num_features: int, ndim: int, patterns: set[str]) -> nn.Module:
+        """A norm if any of the patterns asks for one."""
+        self._sites.append(site)
+        self._used |= patterns
+        if not patterns:
+            return nn.Identity()
+        module: nn.Module = self._build(num_features, ndim, **self._options)
+        return module
 
 
 def factory(name: str, options: Mapping[str, Any], where: str = "*") -> Factory:

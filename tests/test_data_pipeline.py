@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +241,18 @@ def test_the_test_set_in_its_order_as_it_is(size: int) -> None:
     expected = [twin_normalised(twin_centred(i, 12), arrays.train_images[:40], "channel") for i in arrays.test_images]
     np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=0, atol=1e-12)
     assert torch.cat([labels for _, labels in batches]).tolist() == arrays.test_labels.tolist()
+
+
+@pytest.mark.parametrize("normalise", ["unit", "channel"])
+def test_test_images_are_altered_before_they_are_normalised(normalise: str) -> None:
+    arrays = make_arrays()
+    feed = make_feed(arrays, dtype=torch.float64, normalise=normalise)
+    inverted = np.ascontiguousarray(255 - arrays.test_images)
+    other = make_feed(dataclasses.replace(arrays, test_images=inverted), dtype=torch.float64, normalise=normalise)
+    found, expected = (
+        torch.cat([x for x, _ in b]) for b in (feed.test_batches(7, lambda x: 1 - x), other.test_batches(7))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_channel_normalised_training_images_have_mean_0_and_variance_1() -> None:

@@ -50,6 +50,7 @@ def test_where_and_defaults_spelled_out_do_not_rename(where):
         {"data": Data(num_train=1000)},
         {"train": Train(epochs=3)},
         {"init": "kaiming_normal"},
+        {"init_scale": 3.0},
         {"precision": "bf16"},
         {"probes": {"weights": ProbePlan(at=[0])}},
     ],

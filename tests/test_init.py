@@ -43,6 +43,16 @@ BOUND = {
 NON_EXCESS_KURTOSIS = {"xavier_uniform": 1.8, "torch_default": 1.8, "xavier_normal": 3.0, "kaiming_normal": 3.0}
 
 
+def test_the_scale_multiplies_every_weight_and_nothing_else():
+    plain = build("mlp", "batch", hidden="8-8")
+    scaled = models.build(
+        "mlp", {"hidden": "8-8"}, norms.factory("batch", {}), "xavier_uniform", SHAPE, 10, 0, init_scale=4.0
+    )
+    weighed = {f"{name}.weight" for name in weights(plain)}
+    for name, value in plain.state_dict().items():
+        assert torch.equal(scaled.state_dict()[name], 4 * value if name in weighed else value), name
+
+
 def test_every_scheme_of_the_configuration_is_there():
     assert set(init.SCHEMES) == set(config.INITS) == set(STD)
 

@@ -26,6 +26,8 @@ VARIANTS = [
     ("resnet", {"depth": 14, "shortcut": "identity", "bias": True}),
     ("lenet", {}),
     ("lenet", {"padding": 2, "pooling": "average", "activation": "relu"}),
+    ("tutorial_cnn", {}),
+    ("tutorial_cnn", {"rectified_outputs": False}),
     ("mlp", {}),
     ("mlp", {"hidden": "24-16-8", "activation": "sigmoid"}),
     ("matrix_product", {"width": 20, "num_factors": 3}),
@@ -76,6 +78,23 @@ def test_lenet_has_the_textbooks_sizes():
     assert count(build("lenet", shape=FASHION)) == 44_426
     assert count(build("lenet", "batch", shape=FASHION)) == 44_426 + 452
     assert count(build("lenet", "batch_scratch", shape=FASHION)) == 44_426 + 452
+
+
+def test_tutorial_cnn_has_the_tutorials_sizes():
+    plain = 10 * 25 + 10 + 20 * 250 + 20 + 320 * 50 + 50 + 50 * 10 + 10
+    assert count(build("tutorial_cnn", shape=FASHION)) == plain
+    assert count(build("tutorial_cnn", "batch", shape=FASHION)) == plain + 2 * 20 + 2 * 50
+
+
+def test_tutorial_cnn_computes_what_the_tutorial_wrote():
+    """Up to the log-softmax, which the loss takes: cross-entropy of logits is the negative of their log-softmax."""
+    network = build("tutorial_cnn", "batch", shape=FASHION)
+    x = images = random(6, *FASHION)
+    x = functional.relu(functional.max_pool2d(network.conv1(x), 2))
+    x = functional.relu(functional.max_pool2d(network.norm2(network.conv2(x)), 2))
+    x = functional.relu(network.norm3(network.dense1(x.view(-1, 320))))
+    x = functional.relu(network.classifier(x))
+    torch.testing.assert_close(network(images), x)
 
 
 def test_mlp_sizes():

@@ -142,6 +142,35 @@ def test_displaced_is_a_plain_gradient_step(norm):
         torch.testing.assert_close(there.weights[depth], stepped.get_submodule(network.layers[depth - 1].name).weight)
 
 
+def test_a_step_of_what_comes_before_a_layer_leaves_it_and_what_follows():
+    network, (images, labels) = make_network(), make_feed().probe_batch(6)
+    seen = observe(network, images, labels, reads={"gradients"})
+    depth = 3
+    there = seen.after(0.1, depth, {"inputs", "gradients"})
+    moved = copy.deepcopy(network)
+    before_it = [m for m in ("stem", "stem_norm", "blocks.0.conv1", "blocks.0.norm1")]
+    loss = functional.cross_entropy(moved.train()(images), labels)
+    loss.backward()
+    with torch.no_grad():
+        for path in before_it:
+            for p in moved.get_submodule(path).parameters():
+                p -= 0.1 * p.grad
+    expected = observe(moved, images, labels, reads={"inputs", "gradients"})
+    torch.testing.assert_close(there.inputs[depth], expected.inputs[depth])
+    torch.testing.assert_close(there.gradients[depth], expected.gradients[depth])
+    assert torch.equal(there.weights[depth], seen.weights[depth]) and not torch.equal(there.weights[1], seen.weights[1])
+
+
+def test_at_start_is_the_network_that_training_began_with():
+    first, now = make_network(seed=3), make_network()
+    images, labels = make_feed().probe_batch(6)
+    seen = observe(now, images, labels, reads=set(), initial=first.state_dict()).at_start({"inputs"})
+    expected = observe(first, images, labels, reads={"inputs"})
+    assert seen is not None and seen.loss == expected.loss
+    assert all(torch.equal(seen.inputs[depth], values) for depth, values in expected.inputs.items())
+    assert observe(now, images, labels, reads=set()).at_start({"inputs"}) is None
+
+
 def test_passes_do_not_depend_on_those_before():
     seen = look(make_network(), make_feed())
     weights = {depth: w.clone() for depth, w in seen.weights.items()}

@@ -114,6 +114,7 @@ class Config:
     model: dict[str, Any] = field(default_factory=lambda: {"name": "resnet"})
     norm: dict[str, Any] = field(default_factory=lambda: {"name": "batch"})
     init: str = "xavier_uniform"
+    init_scale: float = 1.0  # what the initial weights of convolutions and dense layers are multiplied by
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
@@ -156,6 +157,7 @@ def validate(config: Config) -> None:
     _check_component("model", "models", config.model, extra={})
     _check_component("norm", "norms", config.norm, extra={"where": "*"})
     _one_of("init", config.init, INITS)
+    _finite("init_scale", config.init_scale, low=0.0)
     _one_of("precision", config.precision, PRECISIONS)
     _at_least("seed", config.seed, 0)
     _check_data(config.data)

@@ -139,7 +139,7 @@ def config_columns(config: Mapping[str, Any]) -> dict[str, Any]:
     if train:
         in_steps = train.get("steps") is not None
         columns |= {"epochs": None if in_steps else train.get("epochs"), "steps": train.get("steps")}
-    columns |= {key: config[key] for key in ("init", "precision", "seed") if key in config}
+    columns |= {key: config[key] for key in ("init", "init_scale", "precision", "seed") if key in config}
     return {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in columns.items()}
 
 

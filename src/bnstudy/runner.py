@@ -305,7 +305,14 @@ def build_network(config: Config, feed: Feed) -> torch.nn.Module:
     """The configured network with its initial weights, on the CPU."""
     norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
     return models.build(
-        config.model["name"], model_options(config), norm, config.init, feed.shape, feed.num_classes, config.seed
+        config.model["name"],
+        model_options(config),
+        norm,
+        config.init,
+        feed.shape,
+        feed.num_classes,
+        config.seed,
+        init_scale=config.init_scale,
     )
 
 

@@ -9,7 +9,7 @@ NaN and infinity are data.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,12 +28,17 @@ READABLE = frozenset({*PER_LAYER, "logits"})
 
 
 class Batches(Protocol):
-    """Where further mini-batches of training images come from."""
+    """Where further mini-batches come from."""
 
     num_train: int
 
     def probe_batch(self, size: int, index: int = 0) -> tuple[Tensor, Tensor]:
-        """The index-th of disjoint, fixed mini-batches: images_NCHW, labels_N."""
+        """The index-th of disjoint, fixed mini-batches of training images: images_NCHW, labels_N."""
+
+    def test_batches(
+        self, size: int, alter: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test set in its order, its images in [0, 1] altered before they are normalized."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,6 +131,24 @@ class Snapshot:
         parameters = {name: p - step_size * gradients[name] for name, p in self._parameters.items()}
         return _look(self, parameters, reads)
 
+    def at_start(self, reads: Collection[str]) -> Snapshot | None:
+        """The same mini-batch at the parameters that training began with; None where they are not known."""
+        if self._initial is None:
+            return None
+        return _look(self, {name: self._initial[name].to(p) for name, p in self._parameters.items()}, reads)
+
+    def after(self, step_size: float, below: int, reads: Collection[str]) -> Snapshot:
+        """As `displaced`, but only the parameters of what comes before the weight layer of depth `below` take the step.
+
+        Those are all that the network registers before it, in the order in which it is computed.
+        """
+        gradients = self._read("gradients")
+        end = weight_name(next(layer for layer in self.layers if layer.depth == below))
+        names = list(self._parameters)
+        moving = set(names[: names.index(end)])
+        parameters = {n: p - step_size * gradients[n] if n in moving else p for n, p in self._parameters.items()}
+        return _look(self, parameters, reads)
+
     def gradients_on(self, images_NCHW: Tensor, labels_N: Tensor) -> dict[int, Tensor]:
         """Gradients of the mean loss on other examples, at the same weights, by depth: OIHW or OI."""
         names = {layer.depth: weight_name(layer) for layer in self.layers}
@@ -137,11 +160,16 @@ class Snapshot:
 
     def batches(self, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Up to `count` disjoint mini-batches of training images, fewer where the training set ends before."""
-        if self._feed is None:
-            raise LookupError("this snapshot was observed without a feed, so there are no further mini-batches")
-        for index in range(min(count, self._feed.num_train // size)):
-            images_NCHW, labels_N = self._feed.probe_batch(size, index)
-            yield images_NCHW.to(self.images_NCHW.dtype, memory_format=torch.channels_last), labels_N
+        feed = self._further()
+        for index in range(min(count, feed.num_train // size)):
+            yield self._as_observed(*feed.probe_batch(size, index))
+
+    def test_batches(
+        self, size: int, alter: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test set, `size` images at a time; `alter` is given images (N, C, H, W) with values in [0, 1]."""
+        for images_NCHW, labels_N in self._further().test_batches(size, alter):
+            yield self._as_observed(images_NCHW, labels_N)
 
     def couples_examples(self) -> bool:
         """Whether one example's logits depend on the other examples of its mini-batch, as batch norm makes them.
@@ -162,6 +190,14 @@ class Snapshot:
         with torch.no_grad(), _untouched(images):
             first, again = (_logits(self._replica, parameters, images[pair])[0] for pair in ([0, 1], [0, 2]))
         return not torch.equal(first, again)
+
+    def _further(self) -> Batches:
+        if self._feed is None:
+            raise LookupError("this snapshot was observed without a feed, so there are no further mini-batches")
+        return self._feed
+
+    def _as_observed(self, images_NCHW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+        return images_NCHW.to(self.images_NCHW.dtype, memory_format=torch.channels_last), labels_N
 
     def _read(self, name: str) -> Mapping[Any, Tensor]:
         if name not in self._kept:

@@ -13,7 +13,7 @@ mirrored; entry i belongs to the i-th image that the epoch shows. So a mini-batc
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ MARGIN = 4  # pixels of zeros around an image that crops reach into (He et al. 2
 _TRAINING, _PROBES = 0, 1  # streams of randomness
 
 Batch = tuple[Tensor, Tensor]
+Alteration = Callable[[Tensor], Tensor]  # of images (N, C, H, W) with values in [0, 1]
 
 
 class Feed:
@@ -97,14 +98,14 @@ class Feed:
             images = both.index_select(0, draws.pick_N[part] * num + torch.arange(num, device=both.device))
         return self._normalised(images), draws.labels_N[part]
 
-    def test_batches(self, size: int) -> Iterator[Batch]:
-        """The test set in its order, `size` images at a time."""
+    def test_batches(self, size: int, alter: Alteration | None = None) -> Iterator[Batch]:
+        """The test set in its order, `size` images at a time; `alter`: what is done to them before normalization."""
         if size < 1:
             raise ValueError(f"size = {size}: a mini-batch has at least one image")
         labels = self._test_labels
         starts = self._test.starts(torch.arange(len(labels), device=labels.device))
         for part in (slice(i, i + size) for i in range(0, len(labels), size)):
-            yield self._normalised(self._test.windows(starts[part])), labels[part]
+            yield self._normalised(self._test.windows(starts[part]), alter), labels[part]
 
     def probe_batch(self, size: int, index: int = 0) -> Batch:
         """The `index`-th of disjoint mini-batches of training images as they are, the same throughout a run.
@@ -137,7 +138,9 @@ class Feed:
         order = order.to(device)
         return _Draws(start_N.to(device), mirrored.to(device), self._train_labels.index_select(0, order))
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalised(self, images: Tensor, alter: Alteration | None = None) -> Tensor:
+        if alter is not None:
+            images = alter(images.to(self._work_dtype) / 255) * 255
         return images.to(self._work_dtype).mul_(self._scale_C11).add_(self._shift_C11).to(self._dtype)
 
 

@@ -21,6 +21,8 @@ def build(
     shape: tuple[int, int, int],
     num_classes: int,
     seed: int,
+    *,
+    init_scale: float = 1.0,
 ) -> nn.Module:
     """The network for images of `shape` (C, H, W), on the CPU, its weights a function of the seed alone.
 
@@ -29,7 +31,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # for what a norm may draw; convolutions and dense layers come below
         network = outline(name, options, norm, shape, num_classes, device="cpu")
-    initialisers.apply(network, init, seed, getattr(network, "torch_default_layers", ()))
+    initialisers.apply(network, init, seed, getattr(network, "torch_default_layers", ()), init_scale)
     return network
 
 

@@ -30,8 +30,10 @@ SCHEMES: dict[str, Callable[[Tensor, torch.Generator], object]] = {
 
 
 @torch.no_grad()
-def apply(network: nn.Module, scheme: str, seed: int, keep_torch_default: Collection[str] = ()) -> None:
-    """Draws the weights of every convolution and dense layer; biases start at zero.
+def apply(
+    network: nn.Module, scheme: str, seed: int, keep_torch_default: Collection[str] = (), scale: float = 1.0
+) -> None:
+    """Draws the weights of every convolution and dense layer, and multiplies them by `scale`; biases start at zero.
 
     Under torch_default, and in the layers named in `keep_torch_default`, biases are uniform in +-1/sqrt(fan_in) too.
     Draws are made in float32 on the CPU, then converted: the weights are the same in every precision, on every device.
@@ -46,7 +48,7 @@ def apply(network: nn.Module, scheme: str, seed: int, keep_torch_default: Collec
         chosen = "torch_default" if name in keep_torch_default else scheme
         weight = torch.empty(module.weight.shape, dtype=torch.float32, device="cpu")
         SCHEMES[chosen](weight, generator)
-        module.weight.copy_(weight)
+        module.weight.copy_(weight * scale)
         if module.bias is None:
             continue
         bias = torch.zeros(module.bias.shape, dtype=torch.float32, device="cpu")

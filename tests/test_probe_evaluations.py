@@ -1,0 +1,158 @@
+"""The trained network on other inputs and in other modes: against plain loops and what must come out."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bnstudy import models, norms, probes
+from bnstudy.probes._evaluation import keeping, reestimated, score
+from bnstudy.probes.shifted_inputs import SHIFTS
+from bnstudy.snapshot import observe
+
+CLASSES = 10
+
+
+class Feed:
+    """512 images whose class is where they are bright; test and training images are the same."""
+
+    num_train = 512
+
+    def __init__(self):
+        source = torch.Generator().manual_seed(0)
+        self.labels = torch.arange(self.num_train) % CLASSES
+        self.images = 0.3 * torch.rand(self.num_train, 1, 16, 16, generator=source)
+        for image, label in zip(self.images, self.labels.tolist(), strict=True):
+            image[0, label : label + 4] += 0.4
+
+    def probe_batch(self, size, index=0):
+        part = slice(index * size, (index + 1) * size)
+        return self.images[part], self.labels[part]
+
+    def test_batches(self, size, alter=None):
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            yield images if alter is None else alter(images), labels
+
+
+def trained(norm="batch", num=40, **options):
+    """LeNet after a few updates of SGD."""
+    network = models.build("lenet", {}, norms.factory(norm, options), "xavier_uniform", (1, 16, 16), CLASSES, 0)
+    optimiser, feed = torch.optim.SGD(network.parameters(), 1.0), Feed()
+    for step in range(num):
+        images, labels = feed.probe_batch(64, step % 8)
+        optimiser.zero_grad()
+        functional.cross_entropy(network(images), labels).backward()
+        optimiser.step()
+    return network
+
+
+@pytest.fixture(scope="module")
+def network():
+    return trained()
+
+
+def look(network):
+    return observe(network, *Feed().probe_batch(64), reads=set(), feed=Feed())
+
+
+def accuracy(network, images, labels):
+    with torch.no_grad():
+        return (network(images).argmax(1) == labels).float().mean().item()
+
+
+@pytest.mark.parametrize("norm", ["batch", "batch_scratch"])
+def test_reestimated_statistics_are_the_means_over_the_batches(norm):
+    network = models.build("lenet", {}, norms.factory(norm, {}), "xavier_uniform", (1, 16, 16), CLASSES, 0).double()
+    batches = [(x.double(), y) for x, y in Feed().test_batches(128)]
+    found = reestimated(network, batches)
+    conv = network.get_submodule("conv1")
+    assert isinstance(conv, nn.Conv2d)
+    outputs = [conv(x) for x, _ in batches]
+    first = found.get_submodule("norm1")
+    mean = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
+    var = torch.stack([o.transpose(0, 1).flatten(1).var(1) for o in outputs]).mean(0)
+    torch.testing.assert_close(first.running_mean, mean)
+    torch.testing.assert_close(first.running_var, var)
+    assert not found.training and network.training
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), found.parameters(), strict=True))
+    assert keeping(network)[0].running_mean.abs().sum() == 0  # the network's own are untouched
+
+
+def test_shifts_stay_within_the_pixels_range():
+    images = Feed().images
+    for name, alter in SHIFTS.items():
+        if alter is not None:
+            shifted = alter(images)
+            assert shifted.shape == images.shape and shifted.min() >= 0 and shifted.max() <= 1, name
+            assert not torch.allclose(shifted, images), name
+    blurred = SHIFTS["blurred"]
+    assert blurred is not None
+    kernel = torch.full((1, 1, 5, 5), 1 / 25)
+    torch.testing.assert_close(blurred(images)[..., 2:-2, 2:-2], functional.conv2d(images, kernel))
+
+
+def test_an_affine_change_of_contrast_is_undone_by_reestimated_statistics(network):
+    """Without padding, BN behind the first convolution takes away a factor and a shift of all pixels: exactly."""
+    rows = {(r["inputs"], r["statistics"]): r for r in probes.run("shifted_inputs", {}, look(network))}
+    assert len(rows) == 2 * len(SHIFTS)
+    plain = rows["unchanged", "re-estimated"]
+    assert rows["less contrast", "re-estimated"]["loss"] == pytest.approx(plain["loss"], rel=1e-2)
+    assert rows["less contrast", "re-estimated"]["accuracy"] == pytest.approx(plain["accuracy"], abs=0.01)
+    assert plain["accuracy"] > rows["less contrast", "stored"]["accuracy"] + 0.1
+    feed = Feed()
+    stored = copy.deepcopy(network).eval()
+    inverted = accuracy(stored, 1 - feed.images, feed.labels)
+    assert rows["inverted", "stored"]["accuracy"] == pytest.approx(inverted)
+
+
+def test_a_network_without_statistics_has_stored_rows_alone():
+    rows = probes.run("shifted_inputs", {}, look(trained("none", 2)))
+    assert {r["statistics"] for r in rows} == {"stored"} and len(rows) == len(SHIFTS)
+
+
+def test_modes_are_those_of_plain_loops(network):
+    options = {"batch_sizes": [1, 8, 256], "num_training": 1}
+    before = copy.deepcopy(network.state_dict())
+    rows = {(r["mode"], r["order"], r["batch_size"]): r for r in probes.run("modes", options, look(network))}
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert network.training
+    feed = Feed()
+    assert rows["eval", "mixed", 500]["accuracy"] == pytest.approx(
+        accuracy(copy.deepcopy(network).eval(), feed.images, feed.labels)
+    )
+    assert math.isnan(rows["train", "mixed", 1]["accuracy"])  # one value a channel: refused by the dense layers' norms
+    by_label = feed.labels.argsort(stable=True)
+    forgetful, correct = copy.deepcopy(network).train(), 0
+    for part in by_label.split(8):
+        with torch.no_grad():
+            correct += (forgetful(feed.images[part]).argmax(1) == feed.labels[part]).sum().item()
+    assert rows["train", "sorted", 8]["accuracy"] == pytest.approx(correct / feed.num_train)
+    forgetful = copy.deepcopy(network).train()
+    for part in by_label.split(256):
+        forgetful(feed.images[part])
+    remembered = accuracy(forgetful.eval(), feed.images, feed.labels)
+    assert rows["after", "sorted", 256]["accuracy"] == pytest.approx(remembered)
+    # sorted batches of one class are what normalizing by the batch cannot tell apart
+    assert rows["train", "sorted", 8]["accuracy"] < rows["eval", "mixed", 500]["accuracy"] - 0.2
+
+
+def test_modes_of_a_network_without_statistics_are_one():
+    (row,) = probes.run("modes", {}, look(trained("none", 2)))
+    assert row["mode"] == "eval"
+
+
+def test_values_that_make_no_batches_are_named(network):
+    for options in ({"batch_sizes": [0]}, {"num_training": 0}):
+        with pytest.raises(ValueError, match="give 1 or more"):
+            probes.run("modes", options, look(network))
+
+
+def test_a_score_is_that_of_the_whole_set():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(256, CLASSES))
+    whole, parts = (score(network, Feed().test_batches(size)) for size in (512, 100))
+    assert whole.accuracy == parts.accuracy and whole.loss == pytest.approx(parts.loss)

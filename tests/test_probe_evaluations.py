@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from bnstudy import models, norms, probes
-from bnstudy.probes._evaluation import keeping, reestimated, score
+from bnstudy.probes._evaluation import reestimated, score
 from bnstudy.probes.shifted_inputs import SHIFTS
 from bnstudy.snapshot import observe
 

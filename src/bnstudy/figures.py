@@ -21,6 +21,7 @@ from bnstudy import files
 from bnstudy.frames import Origin
 
 COLOURS = {"batch": "#1F5C99", "none": "#D9661F"}  # blue and orange: distinct in every common colour blindness
+OTHER = "#7A4FA3"  # an arm that is neither
 TINTS = {"batch": "#BCD3EA", "none": "#F7D2B8"}  # the range over seeds, and bars
 LABELS = {"batch": "with BN", "none": "without BN"}
 INK, MUTED, FAINT, ALARM = "#1B1F24", "#5B6470", "#D5D9DF", "#B3261E"

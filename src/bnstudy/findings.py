@@ -18,7 +18,12 @@ from bnstudy import files
 from bnstudy.effects import Arms
 
 MIN_SEEDS = 3  # fewer than this in either arm and no verdict is given
-SCALES = ("init", "paper", "reduced")  # at initialisation; trained as in the paper; trained with less
+SCALES = (
+    "init",
+    "paper",
+    "reduced",
+    "textbook",
+)  # untrained; as the paper trains; with less; as a textbook does
 DASH = "\u2013"  # where there is no value
 OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet
 NOTES = "notes.toml"  # beside the findings: why a claim was missed, and who disagrees

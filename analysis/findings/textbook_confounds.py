@@ -142,7 +142,7 @@ def _effect(runs: pd.DataFrame, factors: tuple[str, ...], side: str) -> Interval
     """The contrast of a full factorial: mean over a seed's eight runs of value times signs, doubled."""
     sign = pd.Series(1.0, index=runs.index)
     for factor in factors:
-        sign = sign * runs[factor].eq(FACTORS[factor][0]).map({True: 1.0, False: -1.0})
+        sign = sign * (runs[factor] == FACTORS[factor][0]).map({True: 1.0, False: -1.0})
     whole = runs.groupby("seed")["run_id"].transform("size") == 2 ** len(FACTORS)
     contrast = (sign * runs[side])[whole].groupby(runs["seed"][whole]).mean() * 2
     return interval(contrast)

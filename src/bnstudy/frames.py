@@ -167,8 +167,8 @@ def interval(values: Iterable[float]) -> Interval:
     n = len(array)
     if n < 2:
         return Interval(float(array[0]) if n else math.nan, math.nan, math.nan, n)
-    z = 1.959964
-    t = _T[n - 2] if n - 2 < len(_T) else z + (z**3 + z) / (4 * (n - 1))
+    z, nu = 1.959964, n - 1
+    t = _T[nu - 1] if nu <= len(_T) else z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
     mean, half = float(array.mean()), float(t * array.std(ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
 

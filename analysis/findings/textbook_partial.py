@@ -1,0 +1,169 @@
+"""A tutorial's network with BN behind two of its layers: what each of them gives, and what its last ReLU costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import DASH, Spread, over_seeds, spread
+
+# Where BN stands: its arm in the tables, colour and line.
+PLACES = {
+    "both": ("behind conv2 and dense1", figures.COLOURS["batch"], "-"),
+    "norm2": ("behind conv2", figures.COLOURS["batch"], "--"),
+    "norm3": ("behind dense1", figures.COLOURS["batch"], ":"),
+    "none": ("nowhere", figures.COLOURS["none"], "-"),
+}
+HEADS = {True: "with the tutorial's last ReLU", False: "without it"}
+CAPPED = 0.05  # a class of ten that is never predicted costs ten points; half of that is the mark
+EPOCHS = 10
+
+TITLE = "A tutorial's network: BN behind two layers, one, or none"
+CAPTION = (
+    "Convolutions of 10 and 20, dense layers of 50 and 10 on Fashion-MNIST, ReLU, learning rate 0.1, batches of 256. "
+    "The tutorial's log-softmax is part of the loss; its ReLU on the classifier's outputs is kept in (a) and left out "
+    "in (b). Test accuracy after each epoch, median (line) and range over seeds (band). (c) Training loss in the last "
+    "epoch, one dot a run, filled: with the ReLU, hollow: without."
+)
+SWEEP = "textbook_tutorial"
+NEEDS = {"epochs": None}
+SIZE = (10.8, 4.0)
+WHERE = "a tutorial's network of two convolutions and two dense layers, BN behind the second and the third"
+CLAIMS = (
+    Claim(
+        id="textbook-partial-1",
+        where=WHERE,
+        scale="textbook",
+        says="BN behind these two layers makes the network train faster and better.",
+        criterion="Without the last ReLU, BN at both places against none: median test accuracy after the first epoch "
+        "and after the last are both higher, the worst seed above the best (reproduced); the medians are so (partly).",
+    ),
+    Claim(
+        id="textbook-partial-2",
+        where=WHERE,
+        scale="textbook",
+        says="Every layer's BN counts: with one of the two the network trains worse than with both.",
+        criterion="Without the last ReLU, median training loss in the last epoch: lower with both than with either "
+        "(reproduced), than with one of them (partly).",
+    ),
+    Claim(
+        id="textbook-partial-3",
+        where="noticed in the tutorial's code",
+        scale="textbook",
+        says="The ReLU on the classifier's outputs can switch a class off for good.",
+        criterion="With the last ReLU, training accuracy in the last epoch at least 5 points below that of the same "
+        "place and seed without it: in at least half of all pairs (reproduced), in any (partly).",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    rows = _named(frames["epochs"])
+    first, second, third = fig.subplots(1, 3)
+    second.sharey(first)
+    for ax, (rectified, title), letter in zip((first, second), HEADS.items(), "ab", strict=True):
+        _curves(ax, rows[rows["rectified_outputs"] == rectified])
+        figures.panel(ax, letter, title)
+    first.set_ylabel("test accuracy (%)")
+    second.legend(title="BN", loc="lower right")
+    _losses(third, _last(rows))
+    figures.panel(third, "c", "training loss in the last epoch")
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    rows = _named(frames["epochs"])
+    last, first = _last(rows), rows[rows["epoch"] == 1]
+    n = _seeds(last) if last["epoch"].min() >= EPOCHS else 0
+    tests = [{place: _of(each, place, "test") for place in ("both", "none")} for each in (first, last)]
+    clear = [each["both"].low > each["none"].high for each in tests]
+    higher = [each["both"].median > each["none"].median for each in tests]
+    losses = {place: _of(last, place, "train_loss") for place in PLACES}
+    better = [losses["both"].median < losses[place].median for place in ("norm2", "norm3")]
+    gaps = _gaps(last)
+    lost = gaps >= 100 * CAPPED
+    return {
+        "textbook-partial-1": Evidence(
+            "; ".join(
+                f"{each['both'].median:.1f} % with both, {each['none'].median:.1f} % without, {when}"
+                for each, when in zip(tests, ("after one epoch", "after the last"), strict=True)
+            ),
+            "; ".join(f"{each['both'].range}, {each['none'].range}" for each in tests),
+            n,
+            judge(n, whole=all(clear), part=all(higher)),
+        ),
+        "textbook-partial-2": Evidence(
+            ", ".join(f"{losses[place].median:.3f} {PLACES[place][0]}" for place in PLACES),
+            "; ".join(losses[place].range for place in PLACES),
+            n,
+            judge(n, whole=all(better), part=any(better)),
+        ),
+        "textbook-partial-3": Evidence(
+            f"in {int(lost.sum())} of {len(lost)} pairs",
+            f"{spread(gaps).range} points" if len(gaps) else "",
+            n,
+            judge(n, whole=len(lost) > 0 and lost.mean() >= 0.5, part=bool(lost.any())),
+        ),
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    last = _last(_named(frames["epochs"]))
+    lines = []
+    for rectified, head in HEADS.items():
+        part = last[last["rectified_outputs"] == rectified]
+        for place, (where, _, _) in PLACES.items():
+            value = str(spread(part[part["place"] == place]["test"]))
+            ours = (DASH, value) if place == "none" else (value, DASH)
+            lines.append(Comparison(f"test accuracy (%), BN {where}, {head}", DASH, DASH, *ours))
+    return lines
+
+
+def _named(epochs: pd.DataFrame) -> pd.DataFrame:
+    """With where BN stands, and the accuracies in percent."""
+    place = epochs["norm_where"].where(epochs["norm_where"] != "*", "both").where(epochs["norm"] == "batch", "none")
+    return epochs.assign(place=place, test=100 * epochs["test_accuracy"], train=100 * epochs["train_accuracy"])
+
+
+def _last(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values("epoch").groupby("run_id", observed=True).tail(1)
+
+
+def _of(rows: pd.DataFrame, place: str, value: str) -> Spread:
+    """Without the last ReLU."""
+    return spread(rows[(rows["place"] == place) & ~rows["rectified_outputs"].astype(bool)][value])
+
+
+def _gaps(last: pd.DataFrame) -> pd.Series[float]:
+    """Points of training accuracy that the last ReLU costs, by place and seed."""
+    wide = last.pivot(index=["place", "seed"], columns="rectified_outputs", values="train")
+    return (wide[False] - wide[True]).dropna() if len(wide.columns) == len(HEADS) else pd.Series(dtype=float)
+
+
+def _seeds(last: pd.DataFrame) -> int:
+    counts = last.groupby(["place", "rectified_outputs"])["seed"].nunique()
+    return int(counts.min()) if len(counts) == len(PLACES) * len(HEADS) else 0
+
+
+def _curves(ax: Axes, rows: pd.DataFrame) -> None:
+    for place, (where, colour, line) in PLACES.items():
+        part = over_seeds(rows[rows["place"] == place], ["epoch"], "test")
+        ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.13, lw=0)
+        ax.plot(part["epoch"], part["median"], color=colour, ls=line, marker="o", ms=2.5, label=where)
+    ax.set_xlabel("epoch")
+
+
+def _losses(ax: Axes, last: pd.DataFrame) -> None:
+    for index, (place, (_, colour, _)) in enumerate(PLACES.items()):
+        for rectified, shift, face in ((True, -0.15, colour), (False, 0.15, "white")):
+            part = last[(last["place"] == place) & (last["rectified_outputs"] == rectified)]["train_loss"]
+            x = [index + shift + 0.03 * (i - (len(part) - 1) / 2) for i in range(len(part))]
+            ax.plot(x, part, "o", color=colour, mfc=face, ms=4.4, mew=1.1)
+    ax.set_xticks(range(len(PLACES)), [where.replace(" and ", "\nand ") for where, _, _ in PLACES.values()], fontsize=7)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("loss")
+    ax.grid(False, axis="x")

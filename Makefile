@@ -73,6 +73,10 @@ figures: $(READY) ## figures and claims of the committed tables, into results/re
 report: $(READY) ## the same, and report.html, a page with all of them
 	$(BNSTUDY) report $(preset) $(strict) $(ARGS)
 
+.PHONY: notebooks
+notebooks: $(READY) ## run the notebooks on the committed tables: results/notebooks/*.html and .ipynb
+	$(BNSTUDY) notebooks $(ARGS)
+
 .PHONY: publish
 publish: $(READY) ## put a finished sweep's tables among the committed ones: SWEEP=NAME [PRESET=quick|full]
 	@test -n "$(SWEEP)" || { echo "publish: name the sweep, as in: make publish SWEEP=init" >&2; exit 2; }
@@ -96,7 +100,7 @@ bench: $(READY) ## speed against a textbook loop, as ratios
 
 .PHONY: lock
 lock: $(READY) ## resolve the newest packages that pyproject.toml allows into the lock files
-	$(BIN)/uv pip compile $(lock_options) --upgrade --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(lock_options) --upgrade --extra dev --extra notebooks pyproject.toml -o requirements.lock
 	printf 'uv\nsetuptools\n' | $(BIN)/uv pip compile $(lock_options) --constraints requirements.lock - -o bootstrap.lock
 
 lock_options := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header

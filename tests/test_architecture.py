@@ -31,7 +31,7 @@ LAYERS: tuple[set[str], ...] = (
     {"snapshot"},
     {"probes"},
     {"sinks"},
-    {"engine", "observer", "jobs", "tracking"},
+    {"engine", "observer", "jobs", "tracking", "notebook"},
     {"train", "checkpoint"},
     {"preflight", "runner"},
     {"launch", "compose", "search"},
@@ -40,7 +40,7 @@ LAYERS: tuple[set[str], ...] = (
     {"__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-ANALYSIS = ("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report")
+ANALYSIS = ("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report", "notebook")
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
 ALLOWED = {"hydra": {"compose"}, "omegaconf": {"compose"}, "wandb": {"sinks.wandb"}, "torchvision": {"data", "bench"}}
 TRAIN_LINES = 150
@@ -218,7 +218,7 @@ def named(extra: str | None = None) -> set[str]:
 
 def test_the_lock_has_every_package_that_the_project_names() -> None:
     locked = set(re.findall(r"(?m)^([\w.-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8")))
-    assert (named() | named("dev")) - locked == set()
+    assert (named() | named("dev") | named("notebooks")) - locked == set()
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,7 @@ def test_the_lock_has_every_package_that_the_project_names() -> None:
     [
         (None, ("src", "analysis"), {"seaborn"}),  # seaborn: for a reader's own figures
         ("dev", ("tests",), {"ruff", "mypy", "pandas-stubs", "types-pyyaml", "setuptools", "uv"}),  # commands, types
+        ("notebooks", ("src",), {"ipykernel"}),  # which nbclient starts
     ],
 )
 def test_every_package_that_the_project_names_is_used(
@@ -246,7 +247,9 @@ def test_the_bootstrap_agrees_with_the_lock() -> None:
 
 
 def test_every_module_says_what_it_decides() -> None:
-    sources = [path for folder in ("src", "tests", "analysis") for path in (ROOT / folder).rglob("*.py")]
+    """But a notebook, which says it in its first cell."""
+    folders = ("src", "tests", "analysis/findings")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert [str(path) for path in sources if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
 
 

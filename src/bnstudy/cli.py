@@ -114,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         places(drawn)
 
+    text = "run the notebooks of analysis/notebooks on the committed tables; each as .ipynb and .html"
+    notebooks = command("notebooks", _notebooks, text)
+    notebooks.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    places(notebooks)
+
     text = "put a finished sweep's tables among the committed ones and draw those anew; refuses stand-in data"
     publish = command("publish", _publish, text, of_a_sweep=True)
     preset(publish, "full")
@@ -166,6 +171,12 @@ def _report(arguments: argparse.Namespace) -> int:
     workspace = paths.workspace(arguments.results, arguments.preset)
     into = workspace if arguments.preset else paths.redrawn(arguments.results)  # the committed ones stay as they are
     return report.make(workspace, into=into, html=arguments.command == "report", strict=arguments.strict)
+
+
+def _notebooks(arguments: argparse.Namespace) -> int:
+    from bnstudy import notebook
+
+    return notebook.make(arguments.names, arguments.results)
 
 
 def _publish(arguments: argparse.Namespace) -> int:

@@ -44,6 +44,11 @@ def figures(workspace: Path) -> Path:
     return workspace / "figures"
 
 
+def notebooks(results: Path) -> Path:
+    """Notebooks as they were run, and as pages."""
+    return results / "notebooks"
+
+
 def wandb(results: Path) -> Path:
     """Offline W&B runs, side by side, so that `wandb leet` shows them as one workspace."""
     return results / "wandb"

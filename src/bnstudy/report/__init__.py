@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from bnstudy import figures, files, findings, frames, paths
 from bnstudy.findings import Comparison, Finding, Row
@@ -134,31 +135,44 @@ def _section(
     finding: Finding, workspace: Path, folder: Path, analysis: Path, failures: dict[str, str], progress: Progress
 ) -> tuple[Section, list[Path]]:
     try:
-        data: dict[str, pd.DataFrame] = {
-            table: frames.load(workspace, finding.sweep, table, query) for table, query in finding.needs.items()
-        }
-        origin = frames.origin(data.values())
-        if finding.published is not None:
-            data["published"] = frames.published(analysis / CURVES, finding.published)
-        evidence = finding.evidence(data)
+        data, origin = seen(finding, workspace, analysis)
+        rows = judged(finding, data, origin)
         comparisons = tuple(finding.numbers(data))
         setting, counts = _setting(data), _counts(data)
-        fig = figures.new(finding.size, finding.title, f"{setting}, {counts}", stand_in=origin.stand_in)
-        finding.plot(fig, data)
-        written = figures.save(fig, folder, finding.name, finding.title, origin)
+        written = figures.save(draw(finding, data, origin), folder, finding.name, finding.title, origin)
     except frames.MissingTable as missing:
         return _without_figure(finding, folder, str(missing), crashed=False), []
     except Exception as error:  # a finding is anyone's file: its crash must not take the others with it
         failures[finding.name] = f"{type(error).__name__}: {error}"
         progress("".join(traceback.format_exception(error)))
         return _without_figure(finding, folder, failures[finding.name], crashed=True), []
-    rows = tuple(
-        findings.row(
-            claim, evidence[claim.id], data=origin.data_label, commit=origin.commit_label, finding=finding.name
-        )
-        for claim in finding.claims
-    )
     return Section(finding, rows, comparisons, setting, counts, origin), written
+
+
+def seen(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, pd.DataFrame], frames.Origin]:
+    """The frames that a finding draws and judges, and where they come from. Raises MissingTable."""
+    data: dict[str, pd.DataFrame] = {
+        table: frames.load(workspace, finding.sweep, table, query) for table, query in finding.needs.items()
+    }
+    origin = frames.origin(data.values())
+    if finding.published is not None:
+        data["published"] = frames.published(analysis / CURVES, finding.published)
+    return data, origin
+
+
+def judged(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> tuple[Row, ...]:
+    """A row for each claim of the finding."""
+    evidence = finding.evidence(data)
+    told = {"data": origin.data_label, "commit": origin.commit_label, "finding": finding.name}
+    return tuple(findings.row(claim, evidence[claim.id], **told) for claim in finding.claims)
+
+
+def draw(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> Figure:
+    """The finding's figure under its header, to be made within `figures.style`."""
+    header = f"{_setting(data)}, {_counts(data)}"
+    fig = figures.new(finding.size, finding.title, header, stand_in=origin.stand_in)
+    finding.plot(fig, data)
+    return fig
 
 
 def _without_figure(finding: Finding, folder: Path, why: str, *, crashed: bool) -> Section:

@@ -1,0 +1,37 @@
+# %% [markdown]
+# # Random matrices and initialisation (section 4)
+#
+# Why does the untrained network explode at all? Its weights are random matrices, drawn so that each layer keeps the
+# variance of what passes. The paper points to a theorem on products of Gaussian matrices: the more factors, the more
+# unequal the singular values, though the variance is kept on average.
+
+# %%
+from bnstudy.notebook import show
+
+# %% [markdown]
+# ## Products of random matrices
+#
+# Squared singular values of products of 1, 3 and 5 matrices of 1000 x 1000, and the law of Theorem 1.
+
+# %%
+show("fig8")
+
+# %% [markdown]
+# ## The network's own Jacobians
+#
+# The paper stops at random matrices. The real thing, the Jacobian of the untrained ResNet-110 from one image to the
+# features, can be computed; with BN its batch statistics are held constant.
+
+# %%
+show("jacobians")
+
+# %% [markdown]
+# ## Four initialisers
+#
+# If the initialisation is the cause, another one should change the explosion, and BN should make it not matter.
+
+# %%
+show("init_schemes")
+
+# %%
+show("init_training")

@@ -1,0 +1,68 @@
+# %% [markdown]
+# # Learning rates and generalisation (section 2)
+#
+# The paper's thesis: batch normalization (BN) helps because it allows larger learning rates, and larger learning
+# rates make SGD noisier, which makes the network generalise better. At one small learning rate, then, a network with
+# BN should be no better than one without; and of two networks with BN the one with the larger rate should be better,
+# and overfit less.
+#
+# Every cell below draws a figure from the tables in this repository and judges its claims by criteria that were
+# written down before the measurement. Blue is with BN, orange without.
+
+# %%
+from bnstudy.notebook import show
+
+# %% [markdown]
+# ## Four arms, at a laptop's scale
+#
+# The paper trains ResNet-110 for 165 epochs at 0.1, and at 0.0001 for 2,400. Here the same four arms are a ResNet-20
+# on a tenth of the images, for ten epochs each. What it shows is the picture at this scale; whether the paper's
+# networks behave so, only the paper's scale can tell. Ask of the figure: is the order of the blue curves that of
+# their rates?
+
+# %%
+show("fig1_quick")
+
+# %% [markdown]
+# ## The noise of a step
+#
+# A step of SGD is the gradient of a mini-batch of $b$ of $N$ images. Its mean squared deviation from the gradient of
+# all images is (equation 3 of the paper)
+# $$\alpha^2 \frac{N - b}{b\,(N - 1)}\, C, \qquad C = \frac{1}{N}\sum_i \|\nabla\ell_i - \nabla\ell\|^2,$$
+# so it falls with the size of the mini-batch and grows with the square of the rate $\alpha$. The derivation needs the
+# gradient of a single example. With BN there is none, for each image's output depends on the others in its
+# mini-batch; what holds there is an empirical question, and the last panels ask it.
+
+# %%
+show("gradient_noise")
+
+# %% [markdown]
+# At fixed weights the square of the rate is an identity. Along training another rate leads to other weights, where
+# the gradients differ by something else:
+
+# %%
+show("noise_training")
+
+# %% [markdown]
+# ## Do larger rates find flatter minima?
+#
+# The paper argues, and does not measure, that noise keeps SGD out of sharp minima. The sharpness of a minimum is here
+# the largest eigenvalue of the Hessian of the loss. A step of plain gradient descent is stable only below twice its
+# inverse, so that a rate bounds the sharpness of what it can settle in, noise or not.
+
+# %%
+show("sharpness")
+
+# %% [markdown]
+# ## What one would have to run to know
+#
+# At the paper's scale these claims read *not run* until somebody with a GPU runs `make sweep-fig1_paper`;
+# `results/claims.md` lists them with what each takes.
+
+# %% [markdown]
+# ## And does the number format matter?
+#
+# bf16 is fast on today's machines. Would a sweep that trains in it come to other conclusions?
+
+# %%
+show("precision")

@@ -1,0 +1,83 @@
+"""Notebooks hold no computation, show every finding, and run on the published tables, by themselves and as pages."""
+
+from __future__ import annotations
+
+import ast
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from bnstudy import findings, notebook, report
+
+SCRIPTS = sorted(notebook.NOTEBOOKS.glob("*.py"))
+
+
+def shown(path: Path) -> list[str]:
+    """The findings that a script shows; whatever else it does fails."""
+    names = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            assert node.module == "bnstudy.notebook" and [alias.name for alias in node.names] == ["show"]
+            continue
+        assert isinstance(node, ast.Expr) and isinstance(node.value, ast.Call), ast.unparse(node)
+        call = node.value
+        assert isinstance(call.func, ast.Name) and call.func.id == "show" and not call.keywords, ast.unparse(node)
+        names += [str(argument.value) for argument in call.args if isinstance(argument, ast.Constant)]
+    return names
+
+
+def test_a_notebook_is_prose_and_shows_and_nothing_is_left_out():
+    found = [name for path in SCRIPTS for name in shown(path)]
+    assert all(path.read_text(encoding="utf-8").startswith("# %% [markdown]\n# # ") for path in SCRIPTS)
+    known = {path.stem for path in findings.discover(report.FINDINGS)}
+    assert set(found) == known, "each finding in a notebook, and no other name"
+    assert len(found) == len(set(found))
+
+
+def test_what_a_cell_shows_is_the_published_figure_with_its_verdicts(monkeypatch):
+    exhibit = notebook.show("fig6")
+    claims = json.loads((synthetic.REPOSITORY / "results" / "claims.json").read_text(encoding="utf-8"))
+    (claim,) = (row for row in claims if row["id"] == "11")
+    assert exhibit.png.startswith(b"\x89PNG") and claim["measured"] in repr(exhibit)
+    page = exhibit._repr_html_()
+    assert "data:image/png;base64," in page and f"<b>{claim['verdict']}</b>" in page
+
+
+def test_what_was_not_run_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv(notebook.RESULTS, str(tmp_path))
+    exhibit = notebook.show("fig6")
+    assert not exhibit.png and "not run (make sweep-init makes its runs)" in repr(exhibit)
+    assert "not run" in exhibit._repr_html_()
+    with pytest.raises(ValueError, match=r"show\('fig66'\): there is no such finding; there are .*fig6"):
+        notebook.show("fig66")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_notebook_runs_on_the_published_tables(path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(notebook, "DPI", 30)
+    monkeypatch.setattr(notebook, "show", lambda name, show=notebook.show: drawn.append(show(name)))
+    runpy.run_path(str(path))
+    assert len(drawn) == len(shown(path)) and any(exhibit.png for exhibit in drawn)
+
+
+def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "one.py").write_text(
+        '# %% [markdown]\n# # A *title*\n\n# %%\nfrom bnstudy.notebook import show\n\n# %%\nshow("fig6")\n', "utf-8"
+    )
+    monkeypatch.setattr(notebook, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setenv(notebook.RESULTS, "")
+    with pytest.raises(ValueError, match=r"there is no 'two'; there are one"):
+        notebook.make(["two"], tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "tables").symlink_to(synthetic.REPOSITORY / "results" / "tables")
+    assert notebook.make([], tmp_path / "results") == 0
+    page = (tmp_path / "results" / "notebooks" / "one.html").read_text(encoding="utf-8")
+    assert "<em>title</em>" in page and "data:image/png;base64," in page and "<b>reproduced</b>" in page
+    cells = json.loads((tmp_path / "results" / "notebooks" / "one.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert [cell["cell_type"] for cell in cells] == ["markdown", "code", "code"]
+    assert "notebook 1/1 one" in capsys.readouterr().out

@@ -55,7 +55,7 @@ lint: $(READY) ## ruff and mypy
 sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
-PAPER_INIT := init random_products diverging_update first_steps jacobians
+PAPER_INIT := init gradient_statistics random_products diverging_update first_steps jacobians
 .PHONY: paper-init
 paper-init: $(READY) ## every claim on untrained networks, at full depth and five seeds [JOBS=n]
 	set -e; for sweep in $(PAPER_INIT); do $(BNSTUDY) sweep $$sweep $(jobs) $(ARGS); done

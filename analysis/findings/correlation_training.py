@@ -17,10 +17,10 @@ MATCHED = 0.01
 OWN = {"batch": 0.1, "none": 0.01}  # learning rates
 LAST = 80  # updates
 LARGEST = 128  # the paper's mini-batch
-STYLES = {0.01: (0, (4, 1.6)), 0.1: "-"}  # of the arm with BN, which has both rates of interest
+STYLES = {0.01: (0, (4, 1.6)), 0.1: "-"}  # of the lines, by learning rate
 WHAT = "Mean cosine between mini-batches of 128, median over layers"
 
-TITLE = "Agreement of gradients between mini-batches and between examples along training (ResNet-20, 2,560 images)"
+TITLE = "Agreement of gradients along training (ResNet-20, 2,560 images)"
 CAPTION = (
     "Mean cosine between the gradients of a layer on disjoint sets of training images, at the same weights, over the "
     "pairs in which neither gradient is zero; median over the layers. (a) Between mini-batches of 128, against the "
@@ -106,7 +106,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     )
     for ax in (first, second, third, fourth):
         ax.axhline(0, color=figures.MUTED, lw=0.7, zorder=1)
-        ax.set_ylim(min(ax.get_ylim()[0], -0.05), 1.02)
+        ax.set_ylim(min(ax.get_ylim()[0] - 0.03, -0.05), 1.02)
         ax.set_ylabel("mean cosine")
 
 

@@ -26,7 +26,7 @@ LAYERS: tuple[set[str], ...] = (
     {"identity", "effects"},
     {"findings"},
     {"store", "figures", "bracket"},
-    {"reduction", "data", "norms", "optim", "report"},
+    {"reduction", "data", "norms", "optim", "report", "rates"},
     {"models"},
     {"snapshot"},
     {"probes"},
@@ -40,7 +40,10 @@ LAYERS: tuple[set[str], ...] = (
     {"__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-ANALYSIS = ("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report", "notebook")
+ANALYSIS = (
+    *("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report", "notebook"),
+    *("bracket", "rates"),
+)
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
 ALLOWED = {"hydra": {"compose"}, "omegaconf": {"compose"}, "wandb": {"sinks.wandb"}, "torchvision": {"data", "bench"}}
 TRAIN_LINES = 150

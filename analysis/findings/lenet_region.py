@@ -1,0 +1,72 @@
+"""LeNet's region of convergence: up to which learning rate does it train with BN and without?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bnstudy import figures, rates
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS
+
+EXERCISE = "Dive into Deep Learning, batch normalization, exercises"
+
+TITLE = "LeNet: the region of convergence"
+CAPTION = (
+    "LeNet with sigmoids on Fashion-MNIST, plain SGD at a constant learning rate. (a) Accuracy on the test images; a "
+    "mark a run, line: median of the runs that did not diverge; triangles: stalled (under 30 % on the training "
+    "images); crosses, at chance: diverged. (b) The largest rate that trains, a bar a seed from a rate that does to "
+    "one that does not; triangle: the largest that was tried trains; hollow: rates above the bar train again."
+)
+SWEEP = "lenet_region"
+NEEDS = {"runs": "status in ('completed', 'diverged') and model == 'lenet'"}
+SIZE = (9.6, 4.2)
+CLAIMS = (
+    Claim(
+        id="lenet-region-1",
+        where=EXERCISE,
+        scale="reduced",
+        says="The region of convergence of LeNet is wider with BN by an order of magnitude.",
+        criterion="In every seed the bracket without BN lies below that with BN, and the medians of their lower "
+        "ends are a factor of 10 apart or more (reproduced); the first alone (partly).",
+    ),
+    Claim(
+        id="lenet-region-2",
+        where=EXERCISE,
+        scale="reduced",
+        says="It is an interval: between two rates that train every rate does.",
+        criterion="No cell (arm and seed) in which a rate fails that lies between two that train: reproduced; in at "
+        "most a fifth of the cells: partly.",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    runs = frames["runs"]
+    left, right = fig.subplots(1, 2)
+    rates.accuracies(left, runs)
+    figures.panel(left, "a", "test accuracy after the last epoch")
+    rates.brackets(right, rates.edges(runs, ["norm", "seed"]), "norm")
+    figures.panel(right, "b", "where training ends, a bar a seed")
+    fig.legend(handles=rates.legend(), loc="outside lower center", ncols=5)
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    cells = rates.edges(frames["runs"], ["norm", "seed"])
+    n = rates.seeds(cells) if set(cells["norm"]) == set(ARMS) else 0
+    torn = cells["islands"] > 0
+    return {
+        "lenet-region-1": rates.evidence(cells),
+        "lenet-region-2": Evidence(
+            measured=f"{int(torn.sum())} of {len(cells)} cells have such a rate",
+            spread=", ".join(f"{figures.LABELS[arm]} {int(torn[cells['norm'] == arm].sum())}" for arm in ARMS),
+            n=n,
+            verdict=judge(n, whole=not torn.any(), part=bool(torn.mean() <= 0.2)),
+        ),
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    return rates.grid_numbers(frames["runs"])

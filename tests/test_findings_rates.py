@@ -106,7 +106,7 @@ def test_what_the_search_adds_is_no_part_of_the_grid() -> None:
     more = data[data["seed"] == 0].assign(lr=0.03, run_id="more", final_test_accuracy=0.99)
     both = pd.concat([data, more], ignore_index=True)
     assert rates.grid(both)["lr"].max() == 1 and set(rates.grid(both)["lr"]) == set(GRID)
-    assert rates.best(both[both["norm"] == "batch"]) == rates.best(data[data["norm"] == "batch"]) == 0.001
+    assert rates.best(both[both["norm"] == "batch"]) == rates.best(data[data["norm"] == "batch"]) == 0.01
     assert len(GRIDS[0].numbers({"runs": both})) == 1 + len(GRID)
 
 

@@ -13,9 +13,9 @@ from bnstudy.findings import Claim, Comparison, Evidence
 TITLE = "The largest learning rate that trains without BN, by depth"
 CAPTION = (
     "CIFAR ResNets without BN on all images of CIFAR-10 for 20 epochs at each learning rate. (a) Accuracy on the "
-    "training images, median over seeds; a diverged run counts as 0. (b) The largest rate that trains, a bar a seed "
-    "from a rate that does to one that does not; line: median of the lower ends; triangle: the largest that was tried "
-    "trains; hollow: rates above the bar train again."
+    "training images, a dot a run, line: median over seeds on the grid; a diverged run counts as 0. (b) The largest "
+    "rate that trains, a bar a seed from a rate that does to one that does not; line: median of the lower ends; "
+    "triangle: the largest that was tried trains; white dot: rates above the bar train again."
 )
 SWEEP = "depth_lr"
 NEEDS = {"runs": "status in ('completed', 'diverged') and norm == 'none' and epochs == 20"}

@@ -14,9 +14,9 @@ TITLE = "On few images: the largest learning rate that trains without BN, by dep
 CAPTION = (
     "CIFAR ResNets without BN on the first 32 images of CIFAR-10, 200 updates of 16 images at each constant learning "
     "rate: whether the network can be trained at all, not what it then knows of other images. (a) Accuracy on the "
-    "training images, median over seeds; a diverged run counts as 0. (b) The largest rate that trains (30 % or more), "
-    "a bar a seed from a rate that does to one that does not; line: median of the lower ends; triangle: the largest "
-    "that was tried trains; hollow: rates above the bar train again."
+    "training images, a dot a run, line: median over seeds on the grid; a diverged run counts as 0. (b) The largest "
+    "rate that trains (30 % or more), a bar a seed from a rate that does to one that does not; line: median of the "
+    "lower ends; triangle: the largest that was tried trains; white dot: rates above the bar train again."
 )
 SWEEP = "depth_lr_reduced"
 NEEDS = {"runs": "status in ('completed', 'diverged') and norm == 'none'"}

@@ -93,12 +93,12 @@ def seeds(cells: pd.DataFrame) -> int:
 
 
 def accuracies(ax: Axes, runs: pd.DataFrame) -> None:
-    """Final test accuracy by rate, a mark a run by its outcome; line: median of those that did not diverge."""
+    """Final test accuracy by rate, a mark a run by its outcome; line: on the grid, median of those that last."""
     ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
     for arm, part in arms(runs.assign(percent=100 * runs["final_test_accuracy"])).items():
         colour = figures.COLOURS[arm]
         alive, lost = part[part["outcome"] != "diverged"], part[part["outcome"] == "diverged"]
-        medians = over_seeds(alive, ["lr"], "percent")
+        medians = over_seeds(alive[alive["lr"].isin(grid(part)["lr"])], ["lr"], "percent")
         ax.plot(medians["lr"], medians["median"], color=colour, lw=1.2)
         for outcome, face in (("trained", colour), ("stalled", "white")):
             rows = part[part["outcome"] == outcome]
@@ -116,7 +116,7 @@ def gaps(ax: Axes, runs: pd.DataFrame) -> None:
     trained = runs[runs["outcome"] == "trained"]
     trained = trained.assign(gap=100 * (trained["final_train_accuracy"] - trained["final_test_accuracy"]))
     for arm, part in arms(trained).items():
-        medians = over_seeds(part, ["lr"], "gap")
+        medians = over_seeds(part[part["lr"].isin(grid(runs)["lr"])], ["lr"], "gap")
         ax.plot(medians["lr"], medians["median"], color=figures.COLOURS[arm], lw=1.2)
         ax.plot(part["lr"], part["gap"], "o", color=figures.COLOURS[arm], ms=4, mew=0, ls="")
     ax.set_ylabel("training minus test accuracy (points)")
@@ -181,9 +181,10 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
     for depth, shade in zip(depths, mpl.colormaps["Oranges"](np.linspace(0.4, 1, len(depths))), strict=True):
         part = runs[runs["depth"] == depth]
         part = part.assign(percent=(100 * part["final_train_accuracy"]).where(part["outcome"] != "diverged", 0.0))
-        medians = over_seeds(part, ["lr"], "percent")
-        left.plot(medians["lr"], medians["median"], color=shade, lw=1.3, marker="o", ms=2.6, label=f"{depth} layers")
-    left.legend(loc="upper right")
+        medians = over_seeds(grid(part), ["lr"], "percent")
+        left.plot(medians["lr"], medians["median"], color=shade, lw=1.3, label=f"{depth} layers")
+        left.plot(part["lr"], part["percent"], "o", color=shade, ms=2.6, mew=0)
+    left.legend(loc="lower left", bbox_to_anchor=(0, 0.13))
     left.set_ylabel("training accuracy (%), diverged: 0")
     left.set_ylim(-2, 100)
     _axis(left, runs)
@@ -223,7 +224,7 @@ def _accuracy(runs: pd.DataFrame) -> str:
 def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.11) -> None:
     """A bar a seed from the largest rate that trains to the next, which does not; an arrow where none is known.
 
-    Side by side for each value of `column`. Hollow: rates above the bar train again. Nothing where no rate trains.
+    Side by side for each value of `column`. With a white dot: rates above the bar train again. No bar: no rate trains.
     """
     order = [arm for arm in ARMS if arm in set(cells[column])] if column == "norm" else sorted(cells[column].unique())
     for position, value in enumerate(order):
@@ -235,9 +236,9 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
             if low and math.isinf(high):
                 ax.plot([x], [low], "^", color=colour, ms=6, mew=0)
             elif low:
-                ax.plot([x, x], [low, high], color=colour, lw=4, solid_capstyle="butt", zorder=3)
-                face = "white" if islands else colour
-                ax.plot([x], [math.sqrt(low * high)], "o", color=colour, mfc=face, ms=4.5, mew=1, zorder=4)
+                ax.plot([x, x], [low, high], color=colour, lw=5, solid_capstyle="butt", zorder=3)
+                if islands:
+                    ax.plot([x], [math.sqrt(low * high)], "o", color="white", ms=3, mew=0, zorder=4)
         if median := part["low"].median():
             ax.plot([position - 0.36, position + 0.36], [median, median], color=colour, lw=1)
     ax.set_xticks(range(len(order)), [figures.LABELS.get(str(value), str(value)) for value in order])

@@ -15,8 +15,8 @@ from bnstudy.frames import DASH, Spread, number, over_seeds, spread
 
 LAYERS = {"batch_scratch": "written out", "batch": "torch's"}
 LOOK = {  # colour, line, marker's face
-    "batch_scratch": (figures.OTHER, "--", "white"),
     "batch": (figures.COLOURS["batch"], "-", figures.COLOURS["batch"]),
+    "batch_scratch": (figures.OTHER, "--", "white"),
 }
 # What the chapter prints (Gluon edition): after ten epochs, of the layer written out and of the library's.
 PRINTED = {
@@ -100,7 +100,14 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     figures.panel(left, "a", "training loss")
     _curves(middle, frames["epochs"], {"train_accuracy": "-", "test_accuracy": ":"}, 100)
     middle.set_ylabel("accuracy (%)")
-    middle.annotate("dotted: test", (0.97, 0.04), xycoords="axes fraction", ha="right", color=figures.MUTED, fontsize=7)
+    middle.annotate(
+        "full: training, dotted: test",
+        (0.97, 0.04),
+        xycoords="axes fraction",
+        ha="right",
+        color=figures.MUTED,
+        fontsize=7,
+    )
     figures.panel(middle, "b", "training and test accuracy")
     _parameters(right, frames["norm_parameters"])
     figures.panel(right, "c", "first BN layer, learned")

@@ -1,0 +1,323 @@
+"""BN in a perceptron of 784-256-10: weights that drift, units that saturate, gradients, and how it is started."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS, DASH, Spread, number, over_seeds, spread
+
+ACTIVATIONS = {"sigmoid": ("sigmoid", "-"), "relu": ("ReLU", "--")}
+CELLS = tuple(itertools.product(ARMS, ACTIVATIONS))
+SCALES = (0.1, 1.0, 10.0)
+RATE = 0.1  # at which the claims compare; the others show where training ends
+RIBBONS = ((0.01, 0.99), (0.25, 0.75))
+CHANCE = 10.0  # percent
+EPOCHS = 10
+
+TITLE = "A perceptron with BN and without: weights, units and gradients along training"
+CAPTION = (
+    "784-256-10 on Fashion-MNIST, plain SGD, batches of 256. Median (line) and range over seeds (band). (a) "
+    "Wasserstein distance of the hidden layer's weights from their start, in standard deviations of the start. (b) "
+    "Quantiles of these weights with sigmoids: 25 to 75 % (dark), 1 to 99 % (light), median over seeds. (c) Hidden "
+    "units that pass on less than a tenth of the largest derivative, before training (thin) and after it (thick). (d) "
+    "Norm of the gradient in the hidden layer's weights before training. (e) Test accuracy after training; diverged: "
+    "at chance. (a, b) Xavier's scale; (a to e) learning rate 0.1. (f) Runs that diverged (loss above 1000 or not "
+    "finite), of those made at each rate and scale of the initial weights."
+)
+SWEEP = "textbook_mlp"
+NEEDS = {
+    "runs": "status in ('completed', 'diverged')",
+    "weights": "depth == 1 and init_scale == 1 and lr == 0.1",
+    "saturation": "depth == 1 and lr == 0.1",
+    "gradient_norms": "depth == 1 and step == 0 and lr == 0.1",
+}
+SIZE = (10.8, 7.2)
+WHERE = "a course page on BN in a perceptron"
+PAIR = "with sigmoids and with ReLU (reproduced), with one of them (partly)."
+CLAIMS = (
+    Claim(
+        id="textbook-mlp-1",
+        where=WHERE,
+        scale="textbook",
+        says="With BN the distribution of a layer's weights is more stable over training.",
+        criterion="Hidden layer, Xavier's scale, learning rate 0.1: median Wasserstein distance of the weights from "
+        f"their start after training smaller with BN, {PAIR}",
+    ),
+    Claim(
+        id="textbook-mlp-2",
+        where=WHERE,
+        scale="textbook",
+        says="With BN one can be less careful about initialisation.",
+        criterion="Learning rate 0.1, initial weights times 0.1, 1, 10: largest minus smallest median test accuracy "
+        f"(diverged: 10 %) smaller with BN, {PAIR}",
+    ),
+    Claim(
+        id="textbook-mlp-3",
+        where=WHERE,
+        scale="textbook",
+        says="BN keeps units from saturating.",
+        criterion="Sigmoids, initial weights times 10, learning rate 0.1: median share of saturated hidden units with "
+        "BN at most half of that without, before training and after it (reproduced), at one of the two (partly).",
+    ),
+    Claim(
+        id="textbook-mlp-4",
+        where=WHERE,
+        scale="textbook",
+        says="BN keeps gradients from vanishing or exploding with the scale of the weights.",
+        criterion="Gradient norm in the hidden layer before training, medians at scales 0.1, 1, 10: largest over "
+        f"smallest with BN at most a tenth of that without, {PAIR}",
+    ),
+    Claim(
+        id="textbook-mlp-5",
+        where=WHERE,
+        scale="textbook",
+        says="BN keeps training from ending in infinity.",
+        criterion="Runs that diverge over all rates and scales: none with BN and some without (reproduced), fewer with "
+        "BN (partly). None in either arm: not reproduced.",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    axes = fig.subplots(2, 3).ravel()
+    _drift(axes[0], frames["weights"])
+    _ribbons(axes[1], frames["weights"])
+    _by_scale(axes[2], _saturated(frames, last=False), lw=0.9, alpha=0.8)
+    _by_scale(axes[2], _saturated(frames, last=True))
+    axes[2].set_ylim(-2, 102)
+    axes[2].set_ylabel("hidden units x images (%)")
+    _by_scale(axes[3], frames["gradient_norms"].rename(columns={"gradient": "value"}))
+    axes[3].set_yscale("log")
+    axes[3].set_ylabel("norm of the gradient")
+    _by_scale(axes[4], _tested(frames["runs"]))
+    axes[4].set_ylim(0, 100)
+    axes[4].set_ylabel("test accuracy (%)")
+    _diverged(axes[5], frames["runs"])
+    titles = (
+        "drift of the weights", "quantiles of the weights", "saturated units",
+        "hidden layer's gradient at the start", "accuracy", "runs that diverged",
+    )  # fmt: skip
+    for ax, title, letter in zip(axes, titles, "abcdef", strict=True):
+        figures.panel(ax, letter, title)
+    handles = [
+        Line2D([], [], color=figures.COLOURS[arm], ls=ACTIVATIONS[act][1], label=_where((arm, act)))
+        for arm, act in CELLS
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=2.4)
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    n = _seeds(frames["runs"])
+    drift = _cells(_wasserstein(frames["weights"]).pipe(_latest))
+    less = [drift["batch", act].median < drift["none", act].median for act in ACTIVATIONS]
+    tested = _medians(_tested(frames["runs"]))
+    reach = {cell: max(by.values()) - min(by.values()) for cell, by in tested.items()}
+    steadier = [reach["batch", act] < reach["none", act] for act in ACTIVATIONS]
+    found = [_cells(_at(_saturated(frames, last=last), SCALES[-1])) for last in (False, True)]
+    shares = [(each["batch", "sigmoid"], each["none", "sigmoid"]) for each in found]
+    freer = [with_bn.median <= without.median / 2 for with_bn, without in shares]
+    gradients = _medians(frames["gradient_norms"].rename(columns={"gradient": "value"}))
+    ratio = {cell: max(by.values()) / min(by.values()) for cell, by in gradients.items()}
+    even = [ratio["batch", act] <= ratio["none", act] / 10 for act in ACTIVATIONS]
+    lost = {arm: frames["runs"].query("norm == @arm and outcome == 'diverged'") for arm in ARMS}
+    num = {arm: len(lost[arm]) for arm in ARMS}
+    onset = {arm: spread(lost[arm]["diverged_step"]) for arm in ARMS}
+    made = frames["runs"]["norm"].value_counts()
+
+    def told(values: Mapping[tuple[str, str], float], unit: str = "") -> str:
+        return "; ".join(
+            f"{name} {number(values['batch', act])}{unit} with BN, {number(values['none', act])}{unit} without"
+            for act, (name, _) in ACTIVATIONS.items()
+        )
+
+    def ranges(values: Mapping[tuple[str, str], Spread]) -> str:
+        return "; ".join(f"{values['batch', act].range}, {values['none', act].range}" for act in ACTIVATIONS)
+
+    return {
+        "textbook-mlp-1": Evidence(
+            told({cell: value.median for cell, value in drift.items()}),
+            ranges(drift),
+            n,
+            judge(n, whole=all(less), part=any(less)),
+        ),
+        "textbook-mlp-2": Evidence(
+            told(reach, " points"),
+            "; ".join(f"{_where(cell)} {', '.join(f'{v:.1f}' for v in by.values())} %" for cell, by in tested.items()),
+            n,
+            judge(n, whole=all(steadier), part=any(steadier)),
+        ),
+        "textbook-mlp-3": Evidence(
+            "; ".join(
+                f"{with_bn.median:.0f} % with BN, {without.median:.0f} % without, {when}"
+                for (with_bn, without), when in zip(shares, ("before training", "after it"), strict=True)
+            ),
+            "; ".join(f"{with_bn.range}, {without.range}" for with_bn, without in shares),
+            n,
+            judge(n, whole=all(freer), part=any(freer)),
+        ),
+        "textbook-mlp-4": Evidence(
+            told(ratio, " times"),
+            "; ".join(f"{_where(cell)} " + ", ".join(map(number, by.values())) for cell, by in gradients.items()),
+            n,
+            judge(n, whole=all(even), part=any(even)),
+        ),
+        "textbook-mlp-5": Evidence(
+            ", ".join(f"{num[arm]} of {made.get(arm, 0)} {figures.LABELS[arm]}" for arm in ARMS),
+            "; ".join(
+                f"{label}: after {onset[arm].range} updates" for arm, label in figures.LABELS.items() if num[arm]
+            ),
+            n,
+            judge(n, whole=num["batch"] == 0 < num["none"], part=num["batch"] < num["none"]),
+        ),
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    lines = []
+    tested = _tested(frames["runs"])
+    shares = _saturated(frames, last=True)
+    for (act, (name, _)), scale in itertools.product(ACTIVATIONS.items(), SCALES):
+        for what, rows in ((f"test accuracy (%), {name}", tested), (f"saturated hidden units (%), {name}", shares)):
+            found = _cells(_at(rows, scale))
+            ours = (str(found[arm, act]) for arm in ARMS)
+            lines.append(Comparison(f"{what}, initial weights x {number(scale)}", DASH, DASH, *ours))
+    return lines
+
+
+def _wasserstein(weights: pd.DataFrame) -> pd.DataFrame:
+    """`value`: distance from the start over the standard deviation at the start."""
+    start = weights[(weights["quantity"] == "std") & (weights["step"] == 0)].set_index("run_id")["value"]
+    rows = weights[weights["quantity"] == "wasserstein"]
+    return rows.assign(value=rows["value"] / rows["run_id"].map(start))
+
+
+def _saturated(frames: Mapping[str, pd.DataFrame], *, last: bool) -> pd.DataFrame:
+    """`value`: percent, before training or at the last look of runs that did not diverge."""
+    rows = frames["saturation"].assign(value=100 * frames["saturation"]["saturated"])
+    return _latest(rows[rows["outcome"] != "diverged"]) if last else rows[rows["step"] == 0]
+
+
+def _tested(runs: pd.DataFrame) -> pd.DataFrame:
+    """`value`: percent after the last epoch at RATE; chance where a run diverged."""
+    rows = runs[runs["lr"] == RATE]
+    return rows.assign(value=(100 * rows["final_test_accuracy"]).where(rows["outcome"] != "diverged", CHANCE))
+
+
+def _latest(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
+
+
+def _at(rows: pd.DataFrame, scale: float) -> pd.DataFrame:
+    return rows[rows["init_scale"] == scale]
+
+
+def _cell(rows: pd.DataFrame, arm: str, act: str) -> pd.DataFrame:
+    column = "run_activation" if "run_activation" in rows else "activation"  # the probe's own, or the network's
+    return rows[(rows["norm"] == arm) & (rows[column] == act)]
+
+
+def _cells(rows: pd.DataFrame) -> dict[tuple[str, str], Spread]:
+    return {(arm, act): spread(_cell(rows, arm, act)["value"]) for arm, act in CELLS}
+
+
+def _medians(rows: pd.DataFrame) -> dict[tuple[str, str], dict[float, float]]:
+    """By arm and activation, then by scale."""
+    return {
+        (arm, act): {scale: float(_cell(_at(rows, scale), arm, act)["value"].median()) for scale in SCALES}
+        for arm, act in CELLS
+    }
+
+
+def _seeds(runs: pd.DataFrame) -> int:
+    """Seeds of the cell that has fewest, trained for all epochs."""
+    whole = runs[runs["epochs"] >= EPOCHS]
+    counts = whole.groupby(["norm", "activation", "init_scale", "lr"])["seed"].nunique()
+    return int(counts.min()) if len(counts) == len(CELLS) * len(SCALES) * runs["lr"].nunique() else 0
+
+
+def _where(cell: tuple[str, str]) -> str:
+    return f"{figures.LABELS[cell[0]]}, {ACTIVATIONS[cell[1]][0]}"
+
+
+def _drift(ax: Axes, weights: pd.DataFrame) -> None:
+    rows = _wasserstein(weights)
+    per_epoch = rows["step"].max() / rows["epochs"].max()
+    for arm, act in CELLS:
+        part = _cell(rows, arm, act)
+        part = over_seeds(part.assign(epoch=part["step"] / per_epoch), ["epoch"], "value")
+        figures.band(ax, part, "epoch", arm, label="", ls=ACTIVATIONS[act][1])
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("distance (initial standard deviations)")
+    ax.set_ylim(bottom=0)
+
+
+def _ribbons(ax: Axes, weights: pd.DataFrame) -> None:
+    rows = weights[weights["quantity"] == "quantile"]
+    per_epoch = rows["step"].max() / rows["epochs"].max()
+    for arm in ARMS:
+        part = _cell(rows, arm, "sigmoid").assign(epoch=lambda r: r["step"] / per_epoch)
+        wide = part.groupby(["epoch", "x"])["value"].median().unstack("x")
+        for (low, high), alpha in zip(RIBBONS, (0.18, 0.4), strict=True):
+            if low in wide:
+                ax.fill_between(wide.index, wide[low], wide[high], color=figures.COLOURS[arm], alpha=alpha, lw=0)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("weight of the hidden layer")
+
+
+def _by_scale(ax: Axes, rows: pd.DataFrame, **line: float) -> None:
+    for arm, act in CELLS:
+        part = over_seeds(_cell(rows, arm, act), ["init_scale"], "value")
+        figures.band(ax, part, "init_scale", arm, label="", ls=ACTIVATIONS[act][1], **{"marker": "o", "ms": 3, **line})
+    ax.set_xscale("log")
+    ax.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
+    ax.minorticks_off()
+    ax.set_xlabel("factor on the initial weights")
+
+
+def _diverged(ax: Axes, runs: pd.DataFrame) -> None:
+    """A cell a rate and scale; the four numbers stand as the legend's four lines do."""
+    rates = sorted(runs["lr"].unique())
+    for (x, rate), (y, scale) in itertools.product(enumerate(rates), enumerate(SCALES)):
+        part = _at(runs[runs["lr"] == rate], scale)
+        for arm, act in CELLS:
+            found = _cell(part, arm, act)
+            lost = int((found["outcome"] == "diverged").sum())
+            at = (x + (0.2 if arm == "none" else -0.2), y + (0.17 if act == "relu" else -0.17))
+            weight = "bold" if lost else "normal"
+            ax.text(
+                *at,
+                f"{lost}/{len(found)}",
+                color=figures.COLOURS[arm],
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                weight=weight,
+            )
+    ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    ax.set_yticks(range(len(SCALES)), [f"{scale:g}" for scale in SCALES])
+    ax.set_xlim(-0.5, len(rates) - 0.5)
+    ax.set_ylim(len(SCALES) - 0.5, -0.5)
+    ax.set_xticks(np.arange(len(rates) - 1) + 0.5, minor=True)
+    ax.set_yticks(np.arange(len(SCALES) - 1) + 0.5, minor=True)
+    ax.grid(False)
+    ax.grid(True, which="minor")
+    ax.tick_params(which="minor", length=0)
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("factor on the initial weights")
+    ax.annotate(
+        "above: sigmoid, below: ReLU",
+        (0.99, 1.02),
+        xycoords="axes fraction",
+        ha="right",
+        fontsize=7,
+        color=figures.MUTED,
+    )

@@ -24,6 +24,27 @@ from bnstudy.notebook import show
 show("fig1_quick")
 
 # %% [markdown]
+# ## Which rates does a network bear?
+#
+# Without BN ResNet-110 diverges at 0.1, says the paper. The whole grid takes a GPU; the same grid, and the search for
+# the largest rate that trains, at a laptop's scale:
+
+# %%
+show("lr_grid")
+
+# %%
+show("lr_grid_reduced")
+
+# %% [markdown]
+# Shallower networks should bear larger rates without BN, for there are fewer layers to multiply through (appendix H):
+
+# %%
+show("depth_lr")
+
+# %%
+show("depth_lr_reduced")
+
+# %% [markdown]
 # ## The noise of a step
 #
 # A step of SGD is the gradient of a mini-batch of $b$ of $N$ images. Its mean squared deviation from the gradient of

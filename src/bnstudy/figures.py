@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,15 @@ COLOURS = {"batch": "#1F5C99", "none": "#D9661F"}  # blue and orange: distinct i
 OTHER = "#7A4FA3"  # an arm that is neither
 TINTS = {"batch": "#BCD3EA", "none": "#F7D2B8"}  # the range over seeds, and bars
 LABELS = {"batch": "with BN", "none": "without BN"}
+PLACES: Mapping[str, tuple[str, str, Any]] = {  # where BN sits (`frames.placed`): label, colour, dashes
+    "*": ("everywhere", COLOURS["batch"], "-"),
+    "before_pooling": ("before the pooling", "#6A3D9A", (0, (5, 1.6))),
+    "after_classifier": ("after the classifier", "#B0568F", (0, (1.2, 1.2))),
+    "stage1.*": ("in stage 1", "#A3A34A", (0, (6, 1.6, 1.2, 1.6))),
+    "stage2.*": ("in stage 2", "#5E8F73", (0, (6, 1.6, 1.2, 1.6))),
+    "stage3.*": ("in stage 3", "#12665A", (0, (6, 1.6, 1.2, 1.6))),
+    "none": ("nowhere", COLOURS["none"], "-"),
+}
 INK, MUTED, FAINT, ALARM = "#1B1F24", "#5B6470", "#D5D9DF", "#B3261E"
 SIGNED_MAP = "PRGn"  # heat maps around zero: neither end is the colour of an arm
 STAND_IN_MARK = "STAND-IN DATA"

@@ -185,6 +185,11 @@ def by_arm(frame: pd.DataFrame, value: str) -> dict[str, Spread]:
     return {arm: spread(frame.loc[frame["norm"] == arm, value]) for arm in ARMS}
 
 
+def placed(frame: pd.DataFrame) -> pd.DataFrame:
+    """With `place`, where BN sits: the norm's `where`, or none."""
+    return frame.assign(place=frame["norm_where"].where(frame["norm"] != "none", "none"))
+
+
 def paired(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     """One row a seed that both arms have, columns `batch` and `none`. Raises ValueError if a seed has two values."""
     wide = frame.pivot(index="seed", columns="norm", values=value)

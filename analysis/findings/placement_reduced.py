@@ -1,0 +1,31 @@
+"""Where BN has to sit, on a laptop's scale: the figure and the criteria of `placement.py` on another sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from bnstudy import findings
+from bnstudy.findings import Evidence
+
+PAPER = findings.load(Path(__file__).with_name("placement.py"))
+
+TITLE = "Where does BN have to sit? ResNet-20 on 4,000 images for five epochs"
+CAPTION = (
+    f"{PAPER.caption} ResNet-20 instead of ResNet-110, 4,000 images instead of 50,000, five epochs instead of 165."
+)
+SWEEP = "placement_reduced"
+NEEDS = PAPER.needs
+SIZE = PAPER.size
+CLAIMS = tuple(
+    replace(claim, id=f"{claim.id}-reduced", where=f"{claim.where}, at a laptop's scale", scale="reduced")
+    for claim in PAPER.claims
+)
+plot, numbers = PAPER.plot, PAPER.numbers
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    return {f"{name}-reduced": evidence for name, evidence in PAPER.check(frames).items()}

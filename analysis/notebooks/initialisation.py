@@ -35,3 +35,18 @@ show("init_schemes")
 
 # %%
 show("init_training")
+
+# %% [markdown]
+# ## Where does BN have to sit?
+#
+# One BN before the pooling, or after the classifier, or in one stage alone: which of its effects on the untrained
+# network does each have? And what does it give in training?
+
+# %%
+show("placement_init")
+
+# %%
+show("placement_reduced")
+
+# %%
+show("placement")

@@ -152,7 +152,7 @@ def _moments(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     with np.errstate(divide="ignore"):
         logs = 0.5 * np.log(rows["variance"])
     rows = rows.assign(ln_std=logs.where(np.isfinite(logs)))
-    return rows.groupby(["place", "seed", "depth"], as_index=False)["ln_std"].mean()
+    return rows.groupby(["place", "seed", "depth"], as_index=False)[["ln_std"]].mean()
 
 
 def _sizes(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

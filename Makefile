@@ -5,6 +5,7 @@ PYTHON ?= python3
 DATA_ROOT ?= data
 PRESET ?=
 JOBS ?=
+BUDGET_MIN ?=
 SEED ?=
 SWEEP ?=
 STRICT ?=
@@ -16,6 +17,7 @@ READY := $(VENV)/.ready
 BNSTUDY := $(BIN)/python -m bnstudy
 preset = $(if $(PRESET),--preset $(PRESET))
 strict = $(if $(STRICT),--strict)
+budget = $(if $(BUDGET_MIN),--budget-min $(BUDGET_MIN))
 jobs = $(if $(JOBS),--jobs $(JOBS))
 
 export BNSTUDY_DATA_ROOT := $(DATA_ROOT)
@@ -52,8 +54,8 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
-	$(BNSTUDY) sweep $* $(preset) $(jobs) $(if $(SEED),seed=$(SEED)) $(ARGS)
+sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
+	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 PAPER_INIT := init gradient_statistics random_products diverging_update first_steps jacobians
 .PHONY: paper-init

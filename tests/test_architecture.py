@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "bnstudy"
 
 # Low to high. A module imports its own package and lower layers, never its neighbours.
 LAYERS: tuple[set[str], ...] = (
-    {"__init__", "paths", "files", "plugins", "provenance", "devices"},
+    {"__init__", "paths", "files", "plugins", "provenance", "devices", "budget"},
     {"config", "frames", "readme"},
     {"identity", "effects"},
     {"findings"},

@@ -58,6 +58,16 @@ def test_the_time_left_is_reckoned_from_the_pace_since_the_stage_was_resumed() -
     ]
 
 
+def test_what_turns_out_to_have_been_there_does_not_count_as_pace() -> None:
+    clock, out = Clock(), io.StringIO()
+    progress = Progress("sweep", 4, "runs", stream=out, clock=clock)
+    assert progress.left_sec is None
+    progress.resumed(1.5)
+    clock.now += 60
+    progress.update(2)
+    assert progress.left_sec == 240
+
+
 def test_a_share_needs_no_unit() -> None:
     clock, out = Clock(), io.StringIO()
     progress = Progress("grid", stream=out, clock=clock)

@@ -580,7 +580,7 @@ def wait_for(condition, seconds=60.0):
 
 
 def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, data_root):
-    """The first interruption is a SIGINT to the parent alone, the others are kill -9; the last run goes to its end.
+    """A SIGINT to the parent alone, the end of a slice of time, then kill -9 twice; the last run goes to its end.
 
     The sweep starts with SIGINT ignored, as what a script runs in its background does.
     """
@@ -591,14 +591,16 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
     results = tmp_path / "cut"
     places = ["--data-root", str(data_root), "--results", str(results)]
     command = [*COMMAND, "sweep", "lenet_lr_grid", "--preset", "quick", "--jobs", "1", *places, *OVERRIDES]
+    command += ["--budget-min", "60"]
+    ends = (signal.SIGINT, signal.SIGALRM, signal.SIGKILL, signal.SIGKILL)
     checkpoints = paths.groups(results)
     moments, ended = [], False
-    for attempt in range(3):
+    for attempt, end in enumerate(ends):
         deaf = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
         process = subprocess.Popen(deaf, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             before = {path: path.stat().st_mtime_ns for path in checkpoints.rglob(paths.CHECKPOINT)}
-            if attempt < 2:  # the last one is killed at any moment, imports included
+            if attempt < 3:  # the last one is killed at any moment, imports included
                 wait_for(
                     lambda process=process, before=before: (
                         process.poll() is not None
@@ -610,14 +612,18 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
                 moments.append(random.uniform(0, 4))
             time.sleep(moments[-1])
             workers = [int(pid) for pid in children(process.pid)]
-            process.send_signal(signal.SIGKILL if attempt else signal.SIGINT)
-            _, errors = process.communicate(timeout=60)
+            process.send_signal(end)
+            told, errors = process.communicate(timeout=60)
         finally:
             process.kill()
         assert wait_for(lambda workers=workers: not any(map(alive, workers))), "a worker outlived its parent"
-        ended = ended or process.returncode == 0
-        if attempt == 0:
+        ended = ended or "tables: " in told
+        if end == signal.SIGINT:
             assert process.returncode == 130 and "the same command goes on" in errors, errors
+        if end == signal.SIGALRM:
+            assert "the same command goes on. lenet_lr_grid: 0 of 2 runs done, about" in told
+            assert process.returncode == 0, errors
+        if end != signal.SIGKILL:
             assert "Traceback" not in errors and list(checkpoints.rglob(paths.CHECKPOINT))
         assert process.returncode in (-signal.SIGKILL, 130, 0), errors
     assert not ended, "the runs are too short to be killed on the way"

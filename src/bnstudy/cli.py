@@ -30,8 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; read when it is first imported
     for polite in (signal.SIGINT, signal.SIGTERM):  # both save; SIGINT too where a script's `&` or nohup has it ignored
         signal.signal(polite, signal.default_int_handler)
+    from bnstudy import budget
+
     try:
-        sys.exit(known.act(known))
+        with budget.minutes(getattr(known, "budget_min", None)):
+            code = known.act(known)
+        sys.exit(code)
+    except budget.Spent as spent:
+        print(f"bnstudy: the time is spent, what was done is kept; the same command goes on. {spent}".rstrip())
     except ValueError as error:
         print(f"bnstudy: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
@@ -81,6 +87,10 @@ def _parser() -> argparse.ArgumentParser:
             "--jobs", type=_positive, default=None, metavar="N", help="processes at a time (default: one a core)"
         )
 
+    def budget_min(sub: argparse.ArgumentParser) -> None:
+        text = "stop after so many minutes, with everything saved; the same command goes on (default: never)"
+        sub.add_argument("--budget-min", type=_minutes, default=None, metavar="N", help=text)
+
     keys = "conf/ has what can be chosen, src/bnstudy/config.py every key with its default"
     text = "make one run, as in: bnstudy run model=lenet data=fashion_mnist recipe=lenet norm=none optim.lr=0.3"
     run = command("run", _run, text, overrides=f"what the run is: {keys}")
@@ -92,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     preset(sweep, "full")
     places(sweep, data=True)
     parallel(sweep)
+    budget_min(sweep)
 
     text = "data, sweeps, tables, figures, claims and report in one go"
     reproduce = command("reproduce", _reproduce, text, overrides=values)
@@ -237,6 +248,15 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
 
 
 def _version() -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnstudy import compose, devices, files, launch, paths, readme, reduction, report, search
+from bnstudy import budget, compose, devices, files, launch, paths, readme, reduction, report, search
 from bnstudy.config import Config, Search, to_dict
 from bnstudy.data import sources
 from bnstudy.identity import canonical
 from bnstudy.jobs import Job, jobs, plan
-from bnstudy.sinks.console import Progress
+from bnstudy.sinks.console import Progress, duration
 from bnstudy.store import State, Store
 from bnstudy.tracking import log_figures
 
@@ -98,16 +99,24 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) 
     groups = plan(wanted, pending, results, workers)
     workers = min(workers, len(groups))
     threads = wanted[0].config.runtime.threads or max(1, launch.cores() // workers)
-    share = [0.0 for _ in groups]
+    share = [math.nan for _ in groups]  # NaN: not begun in this process
 
     with Progress(title, sum(len(group.jobs) for group in groups), "runs") as progress:
         progress.update(0, f"{workers} processes of {threads} threads")
 
         def group_progress(group: int, done: int, total: int, ended: list[launch.Ended]) -> None:
-            share[group] = 1.0 if ended else done / max(total, 1)
-            progress.update(sum(s * len(g.jobs) for s, g in zip(share, groups, strict=True)))
+            now = 1.0 if ended else done / max(total, 1)
+            if math.isnan(share[group]) and not ended:
+                progress.resumed(now * len(groups[group].jobs))
+            share[group] = now
+            progress.update(sum(s * len(g.jobs) for s, g in zip(share, groups, strict=True) if not math.isnan(s)))
 
-        ended = launch.launch(groups, results, workers=workers, threads=threads, report=group_progress)
+        try:
+            ended = launch.launch(groups, results, workers=workers, threads=threads, report=group_progress)
+        except budget.Spent:
+            made = sum(store.state(job.run_id).done for job in wanted)
+            left = "" if progress.left_sec is None else f", about {duration(progress.left_sec)} more at this pace"
+            raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done{left}") from None
         counts = Counter(state for _, state, _ in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]

@@ -49,6 +49,16 @@ class Progress:
         if now - self._shown >= (REDRAW_SEC if self._live else LINE_SEC):
             self._show(now)
 
+    def resumed(self, part: float) -> None:
+        """`part` units of what is done were there before this stage began, as only now is known."""
+        self._begun += part
+
+    @property
+    def left_sec(self) -> float | None:
+        """The time left at the pace so far; None while there is none."""
+        gained, left = self._done - self._begun, self._total - self._done
+        return (self._clock() - self._start) * left / gained if gained > 0 else None
+
     def say(self, text: str) -> None:
         """A line of its own, that stays."""
         self._stream.write(f"{CLEAR if self._live else ''}{text}\n")
@@ -71,12 +81,11 @@ class Progress:
         if kind is None:
             self.close()
         else:
-            self.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "stopped by an error")
+            self.close("stopped by an error" if issubclass(kind, Exception) else "interrupted")
 
     def _show(self, now: float) -> None:
         self._shown = now
-        gained, left = self._done - self._begun, self._total - self._done
-        still = f", {duration((now - self._start) * left / gained)} left" if gained > 0 and left > 0 else ""
+        still = f", {duration(self.left_sec)} left" if self.left_sec else ""
         self._write(f"{self._how_far()}{still}", self._note, last=False)
 
     def _how_far(self) -> str:

@@ -1,0 +1,31 @@
+"""A slice of time: when it is spent, work stops as on Ctrl-C, with what can be saved saved, and goes on next time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Spent(BaseException):
+    """The time is over. The message, if any, says what is left."""
+
+
+@contextmanager
+def minutes(limit: float | None) -> Iterator[None]:
+    """Raises Spent within, in the main thread, `limit` minutes from now (None: never)."""
+    if limit is None:
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise Spent
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 60 * limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -63,6 +63,10 @@ paper-init: $(READY) ## every claim on untrained networks, at full depth and fiv
 	set -e; for sweep in $(PAPER_INIT); do $(BNSTUDY) sweep $$sweep $(jobs) $(ARGS); done
 	$(BNSTUDY) report --preset full
 
+.PHONY: textbook
+textbook: $(READY) ## the textbook's study, every sweep textbook_*, and its report [PRESET=quick (default)|full] [JOBS=n]; run again to go on
+	$(BNSTUDY) suite textbook $(preset) $(jobs) $(ARGS)
+
 .PHONY: status
 status: $(READY) ## how far every sweep is [PRESET=quick|full]
 	$(BNSTUDY) status $(preset) $(ARGS)

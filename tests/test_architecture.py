@@ -36,6 +36,7 @@ LAYERS: tuple[set[str], ...] = (
     {"preflight", "runner"},
     {"launch", "compose", "search"},
     {"study", "bench"},
+    {"suite"},
     {"cli"},
     {"__main__"},
 )

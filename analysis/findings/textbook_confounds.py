@@ -187,7 +187,8 @@ def _effects(ax: Axes, runs: pd.DataFrame) -> None:
                 ax.plot([found.low, found.high], [y, y], color=figures.INK, lw=1.2)
             ax.plot([found.mean], [y], "o", color=figures.INK, mfc=face, ms=4.5, mew=1.1)
     ax.axvline(0, color=figures.MUTED, lw=0.9)
-    ax.set_yticks(range(len(EFFECTS)), [" x ".join(FACTORS[f][2] for f in factors) for factors in EFFECTS])
+    names = [" x ".join(FACTORS[f][2] for f in factors) for factors in EFFECTS[:-1]]
+    ax.set_yticks(range(len(EFFECTS)), [*names, "all three"])
     ax.set_ylim(len(EFFECTS) - 0.5, -0.5)
     ax.set_xlabel("points of accuracy")
 

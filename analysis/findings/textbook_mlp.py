@@ -27,7 +27,7 @@ TITLE = "A perceptron with BN and without: weights, units and gradients along tr
 CAPTION = (
     "784-256-10 on Fashion-MNIST, plain SGD, batches of 256. Median (line) and range over seeds (band). (a) "
     "Wasserstein distance of the hidden layer's weights from their start, in standard deviations of the start. (b) "
-    "Quantiles of these weights with sigmoids: 25 to 75 % (dark), 1 to 99 % (light), median over seeds. (c) Hidden "
+    "Quantiles of these weights with sigmoids: 25 to 75 % (thick), 1 to 99 % (thin), median over seeds. (c) Hidden "
     "units that pass on less than a tenth of the largest derivative, before training (thin) and after it (thick). (d) "
     "Norm of the gradient in the hidden layer's weights before training. (e) Test accuracy after training; diverged: "
     "at chance. (a, b) Xavier's scale; (a to e) learning rate 0.1. (f) Runs that diverged (loss above 1000 or not "
@@ -266,9 +266,10 @@ def _ribbons(ax: Axes, weights: pd.DataFrame) -> None:
     for arm in ARMS:
         part = _cell(rows, arm, "sigmoid").assign(epoch=lambda r: r["step"] / per_epoch)
         wide = part.groupby(["epoch", "x"])["value"].median().unstack("x")
-        for (low, high), alpha in zip(RIBBONS, (0.18, 0.4), strict=True):
+        for (low, high), width in zip(RIBBONS, (0.9, 1.7), strict=True):
             if low in wide:
-                ax.fill_between(wide.index, wide[low], wide[high], color=figures.COLOURS[arm], alpha=alpha, lw=0)
+                ax.fill_between(wide.index, wide[low], wide[high], color=figures.COLOURS[arm], alpha=0.1, lw=0)
+                ax.plot(wide.index, wide[[low, high]], color=figures.COLOURS[arm], lw=width)
     ax.set_xlabel("epoch")
     ax.set_ylabel("weight of the hidden layer")
 

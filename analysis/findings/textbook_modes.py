@@ -153,7 +153,7 @@ def _training_mode(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_xticks(sizes, [f"{size}" for size in sizes])
     ax.minorticks_off()
     ax.set_xlabel("test images in a batch")
-    ax.legend(loc="center right")
+    ax.legend(loc="center right", handlelength=2.6)
 
 
 def _evaluations(ax: Axes, rows: pd.DataFrame) -> None:

@@ -70,7 +70,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         _curves(ax, rows[rows["rectified_outputs"] == rectified])
         figures.panel(ax, letter, title)
     first.set_ylabel("test accuracy (%)")
-    second.legend(title="BN", loc="lower right")
+    second.legend(title="BN", loc="lower right", handlelength=2.6)
     _losses(third, _last(rows))
     figures.panel(third, "c", "training loss in the last epoch")
 

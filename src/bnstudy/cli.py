@@ -110,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     places(reproduce, data=True)
     parallel(reproduce)
 
+    text = "every sweep whose name begins with SUITE and an underscore, as in textbook, and their report"
+    suite = command("suite", _suite, text, overrides=values)
+    suite.add_argument("suite", metavar="SUITE", help="what the names of its sweeps begin with")
+    preset(suite, "quick")
+    places(suite, data=True)
+    parallel(suite)
+
     status = command("status", _status, "every sweep: done, diverged, failed, under way, pending")
     preset(status, None, otherwise="both")
     places(status, data=True)
@@ -168,6 +175,12 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from bnstudy import study
 
     return study.reproduce(arguments.preset, _with_places(arguments), arguments.results, arguments.jobs)
+
+
+def _suite(arguments: argparse.Namespace) -> int:
+    from bnstudy import suite
+
+    return suite.run(arguments.suite, arguments.preset, _with_places(arguments), arguments.results, arguments.jobs)
 
 
 def _status(arguments: argparse.Namespace) -> int:

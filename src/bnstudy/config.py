@@ -90,6 +90,7 @@ class Sweep:
     presets: dict[str, list[str]] = field(default_factory=dict)  # preset -> Hydra overrides
     tables: list[str] | None = None  # null: every table
     search: Search = field(default_factory=Search)
+    minutes: dict[str, float] = field(default_factory=dict)  # preset -> about how long all of it takes on two CPU cores
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,0 +1,51 @@
+"""Which sweeps make up a study of several, what they will cost together, and making them one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnstudy import compose, paths, report, study
+from bnstudy.jobs import jobs
+from bnstudy.store import Store
+
+
+def members(suite: str) -> list[str]:
+    """The sweeps of a suite: those whose name begins with its name and an underscore. Raises ValueError for none."""
+    found = [name for name in compose.sweeps() if name.startswith(f"{suite}_")]
+    if not found:
+        raise ValueError(
+            f"suite {suite!r}: no sweep's name begins with {suite}_; there are {', '.join(compose.sweeps())}"
+        )
+    return found
+
+
+def run(suite: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
+    """Says what is to be made and about how long it takes, makes it, draws the report. Exit status 1 if a run failed.
+
+    A sweep in which a run failed does not keep the next from being made; one that was interrupted goes on where it was.
+    """
+    names = members(suite)
+    print(estimate(suite, names, preset, overrides, results), flush=True)
+    codes = [study.sweep(name, preset, overrides, results, workers) for name in names]
+    return max(*codes, report.make(paths.workspace(results, preset), html=True))
+
+
+def estimate(suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path) -> str:
+    """A line a sweep and their sum: runs in all and to make, minutes on two CPU cores as the sweeps' files say."""
+    store = Store(results)
+    lines, total, untold = [], 0.0, []
+    for name in names:
+        configs = compose.expand(name, preset, overrides)
+        wanted = jobs(configs)
+        pending = sum(not store.state(job.run_id, verify=False).done for job in wanted)
+        minutes = configs[0].sweep.minutes.get(preset)
+        if minutes is None:
+            untold.append(name)
+        else:
+            total += minutes * pending / len(wanted)
+        told = "unknown" if minutes is None else f"{minutes * pending / len(wanted):.1f} min"
+        lines.append(f"  {name:32} {len(wanted):4} runs, {pending:4} to make {told:>10}")
+    also = f", and what {', '.join(untold)} takes" if untold else ""
+    head = f"{suite} ({preset}): {len(names)} sweeps, about {total:.0f} minutes on two CPU cores{also}"
+    return "\n".join([head, *lines])

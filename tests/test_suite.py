@@ -1,0 +1,43 @@
+"""A suite is its sweeps by name; its estimate counts what is still to make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bnstudy import compose, suite
+from bnstudy.store import State, Store
+
+
+def test_members_are_the_sweeps_of_that_name() -> None:
+    names = suite.members("textbook")
+    assert "textbook_lenet" in names and names == [n for n in compose.sweeps() if n.startswith("textbook_")]
+    with pytest.raises(ValueError, match="suite 'nonesuch': no sweep's name begins with nonesuch_; there are"):
+        suite.members("nonesuch")
+
+
+def test_the_estimate_counts_what_is_still_to_make(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [f"runtime.data_root='{data_root}'"]
+    names = ["textbook_lenet", "textbook_confounds"]
+    minutes = [compose.expand(name, "full")[0].sweep.minutes["full"] for name in names]
+    whole = suite.estimate("textbook", names, "full", overrides, tmp_path)
+    assert whole.splitlines()[0].startswith(f"textbook (full): 2 sweeps, about {sum(minutes):.0f} minutes")
+    assert "textbook_lenet                     10 runs,   10 to make" in whole
+    monkeypatch.setattr(
+        Store, "state", lambda self, run_id, verify=True: State.completed if "batch_scratch" in run_id else State.absent
+    )
+    left = suite.estimate("textbook", names, "full", overrides, tmp_path)
+    assert f"10 runs,    5 to make {minutes[0] / 2:.1f} min".split() == left.splitlines()[1].split()[1:]
+
+
+def test_the_textbook_fits_its_budget() -> None:
+    """Quick: under 90 minutes on two cores; whoever says what a sweep takes says it of each preset."""
+    total = 0.0
+    for name in suite.members("textbook"):
+        sweep = compose.expand(name, "quick")[0].sweep
+        assert not sweep.minutes or sweep.minutes.keys() == sweep.presets.keys(), name
+        total += sweep.minutes.get("quick", 0.0)
+    assert 0 < total < 90

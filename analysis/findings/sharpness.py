@@ -67,7 +67,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             medians = over_seeds(part[part["outcome"] == "trained"], ["lr"], column)
             ax.plot(medians["lr"] * side, medians["median"], color=figures.COLOURS[arm], lw=1.4)
             _marks(ax, part["lr"] * side, part, column, arm)
-        _logarithmic(ax)
+        ax.set_xscale("log")
+        ax.minorticks_off()
+        figures.plain_log(ax)
         ax.set_xlabel("learning rate")
         ax.set_ylabel(label)
         ax.set_xlim(min(rates) / 1.6, max(rates) * 1.6)
@@ -80,7 +82,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     left.set_ylim(height)
     for arm, part in arms(ends).items():
         _marks(right, part["loss"], part, "eigenvalue", arm)
-    _logarithmic(right)
+    figures.plain_log(right, "x")
+    figures.plain_log(right, "y")
     right.set_xlabel("mean cross-entropy")
     right.set_ylabel("largest eigenvalue of the Hessian")
     figures.panel(right, "c", "sharpness and loss")
@@ -161,9 +164,3 @@ def _marks(ax: Axes, x: pd.Series, rows: pd.DataFrame, column: str, arm: str) ->
     for outcome, face in (("trained", colour), ("stalled", "none")):
         at = rows["outcome"] == outcome
         ax.plot(x[at], rows.loc[at, column], "o", color=colour, mfc=face, ms=4.2, mew=1.1, alpha=0.85, zorder=4)
-
-
-def _logarithmic(ax: Axes) -> None:
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.minorticks_off()

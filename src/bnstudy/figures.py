@@ -87,12 +87,13 @@ def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None =
     ax.plot(rows[x], rows["median"], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
 
 
-def plain_log(ax: Axes) -> None:
-    """A logarithmic y axis over few decades: ticks at 1, 3, 10, 30, ..., written out."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    ax.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
-    ax.yaxis.set_minor_locator(NullLocator())
+def plain_log(ax: Axes, which: str = "y") -> None:
+    """A logarithmic axis ("x" or "y") over few decades: ticks at 1, 3, 10, 30, ..., written out."""
+    ax.set(**{f"{which}scale": "log"})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_formatter(lambda value, position: f"{value:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def diamonds(ax: Axes, x: Any, y: Any, arm: str, *, label: str | None = None, errors: Any = None) -> None:

@@ -181,12 +181,15 @@ def test_evaluation_treats_each_example_by_itself_and_keeps_the_statistics(name)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_memory_layout_of_the_input_is_kept(name, training, layout):
     norm = build(name, 3).train(training)
+    before = copy.deepcopy(norm)
     x = random((4, 3, 5, 6)).float().contiguous(memory_format=layout)
     with torch.random.fork_rng([]):  # a norm may draw
         y = norm(x)
     assert y.is_contiguous(memory_format=layout)
+    if name == "dropout" and training:
+        return  # it draws in the order in which the values lie
     with torch.random.fork_rng([]):
-        torch.testing.assert_close(y, copy.deepcopy(norm)(x.contiguous()))
+        torch.testing.assert_close(y, before(x.contiguous()))
 
 
 @pytest.mark.parametrize("name", sorted(plugins.names("norms")))
@@ -222,7 +225,7 @@ def test_values_that_make_no_norm_are_named(name, options):
 
 
 def test_unknown_norm_is_named():
-    with pytest.raises(ValueError, match=r"'nonesuch'; there are batch, batch_scratch, .*none"):
+    with pytest.raises(ValueError, match=r"'nonesuch'; there are batch, .*batch_scratch, .*none"):
         norms.factory("nonesuch", {})
 
 

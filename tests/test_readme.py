@@ -52,7 +52,7 @@ def test_the_readme_has_both_places():
 
 
 RECIPES = {
-    "src/bnstudy/norms/layer.py",
+    "src/bnstudy/norms/response.py",
     "src/bnstudy/models/perceptron.py",
     "src/bnstudy/probes/zeros.py",
     "sweeps/resnet20_lr.yaml",
@@ -123,7 +123,7 @@ def test_what_the_readme_says_how_to_add_works_as_written(followed: Path, data_r
     assert done.returncode == 0, done.stdout + done.stderr
     results = followed / "results"
     made = [path.name for path in (results / "runs").iterdir()]
-    assert len(made) == len(runs) + 6 and any(name.startswith("resnet20-layer-") for name in made)
+    assert len(made) == len(runs) + 6 and any(name.startswith("resnet20-response-") for name in made)
     for name in (name for name in made if name.startswith("resnet20-batch")):
         assert len(pd.read_parquet(results / "runs" / name / "zeros.parquet")) == 20  # a row a layer
     claims = {row["id"]: row for row in json.loads((results / "custom/claims.json").read_text(encoding="utf-8"))}

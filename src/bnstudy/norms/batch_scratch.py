@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bnstudy.norms._checks import check
+from bnstudy.norms._checks import check, check_count
 
 STACKABLE = True  # every channel is normalized by itself
 
@@ -44,8 +44,7 @@ class BatchNormScratch(nn.Module):
         if self.training:
             everything_but_channel = [d for d in range(x.dim()) if d != 1]
             count = x.numel() // x.shape[1]
-            if count < 2:
-                raise ValueError("batch statistics need more than one value per channel; use data.batch_size=2 or more")
+            check_count(count)
             mean = x.mean(everything_but_channel)
             variance = (x - mean.reshape(shape)).square().mean(everything_but_channel)
             self._remember(mean.detach(), variance.detach(), count)

@@ -57,15 +57,17 @@ lint: $(READY) ## ruff and mypy
 sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
-PAPER_INIT := init gradient_statistics random_products diverging_update first_steps jacobians
 .PHONY: paper-init
-paper-init: $(READY) ## every claim on untrained networks, at full depth and five seeds [JOBS=n]
-	set -e; for sweep in $(PAPER_INIT); do $(BNSTUDY) sweep $$sweep $(jobs) $(ARGS); done
-	$(BNSTUDY) report --preset full
+paper-init: $(READY) ## every claim on untrained networks, at full depth and five seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]
+	$(BNSTUDY) suite paper_init $(or $(preset),--preset full) $(jobs) $(budget) $(ARGS)
+
+.PHONY: paper-train
+paper-train: $(READY) ## the paper's trainings, for a GPU; in slices of BUDGET_MIN=n minutes: run again to go on [JOBS=n]
+	$(BNSTUDY) suite paper_train $(or $(preset),--preset full) $(jobs) $(budget) $(ARGS)
 
 .PHONY: textbook
-textbook: $(READY) ## the textbook's study, every sweep textbook_*, and its report [PRESET=quick (default)|full] [JOBS=n]; run again to go on
-	$(BNSTUDY) suite textbook $(preset) $(jobs) $(ARGS)
+textbook: $(READY) ## the textbook's study and its report [PRESET=quick (default)|full] [JOBS=n] [BUDGET_MIN=n]; run again to go on
+	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(ARGS)
 
 .PHONY: status
 status: $(READY) ## how far every sweep is [PRESET=quick|full]

@@ -6,15 +6,32 @@ from pathlib import Path
 
 import pytest
 
-from bnstudy import compose, suite
+from bnstudy import budget, compose, study, suite
 from bnstudy.store import State, Store
 
 
 def test_members_are_the_sweeps_of_that_name() -> None:
     names = suite.members("textbook")
-    assert "textbook_lenet" in names and names == [n for n in compose.sweeps() if n.startswith("textbook_")]
-    with pytest.raises(ValueError, match="suite 'nonesuch': no sweep's name begins with nonesuch_; there are"):
+    assert {n for n in compose.sweeps() if n.startswith("textbook_")} < set(names)
+    assert suite.members("paper_train")[:2] == ["fig1_matched", "fig1_paper"]
+    with pytest.raises(ValueError, match="suite 'nonesuch': no sweep belongs to it; there are paper_init, paper_t"):
         suite.members("nonesuch")
+
+
+def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "estimate", lambda *values: "")
+    _, second, *others = suite.members("paper_init")
+
+    def sweep(name: str, *values: object) -> int:
+        if name == second:
+            raise budget.Spent(f"{name}: 3 of 8 runs done")
+        return 0
+
+    monkeypatch.setattr(study, "sweep", sweep)
+    with pytest.raises(budget.Spent, match=f"{second}: 3 of 8 runs done; to come: {', '.join(others)}$"):
+        suite.run("paper_init", "full", [], tmp_path, None)
 
 
 def test_the_estimate_counts_what_is_still_to_make(

@@ -110,12 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     places(reproduce, data=True)
     parallel(reproduce)
 
-    text = "every sweep whose name begins with SUITE and an underscore, as in textbook, and their report"
+    text = "every sweep of a suite, one after another, the estimate first, then their report"
     suite = command("suite", _suite, text, overrides=values)
-    suite.add_argument("suite", metavar="SUITE", help="what the names of its sweeps begin with")
+    suite.add_argument("suite", metavar="SUITE", help="as sweeps/*.yaml name it: paper_init, paper_train, textbook")
     preset(suite, "quick")
     places(suite, data=True)
     parallel(suite)
+    budget_min(suite)
 
     status = command("status", _status, "every sweep: done, diverged, failed, under way, pending")
     preset(status, None, otherwise="both")

@@ -90,6 +90,7 @@ class Sweep:
     presets: dict[str, list[str]] = field(default_factory=dict)  # preset -> Hydra overrides
     tables: list[str] | None = None  # null: every table
     search: Search = field(default_factory=Search)
+    suites: dict[str, int] = field(default_factory=dict)  # suite it belongs to -> its place there
     minutes: dict[str, float] = field(default_factory=dict)  # preset -> about how long all of it takes on two CPU cores
 
 

@@ -5,29 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnstudy import compose, paths, report, study
+from bnstudy import budget, compose, paths, report, study
 from bnstudy.jobs import jobs
 from bnstudy.store import Store
 
 
 def members(suite: str) -> list[str]:
-    """The sweeps of a suite: those whose name begins with its name and an underscore. Raises ValueError for none."""
-    found = [name for name in compose.sweeps() if name.startswith(f"{suite}_")]
+    """The sweeps that say they belong to the suite (`sweep.suites`), in its order. Raises ValueError for none."""
+    suites = compose.suites()
+    found = {name: places[suite] for name, places in suites.items() if suite in places}
     if not found:
-        raise ValueError(
-            f"suite {suite!r}: no sweep's name begins with {suite}_; there are {', '.join(compose.sweeps())}"
-        )
-    return found
+        known = ", ".join(sorted({name for places in suites.values() for name in places}))
+        raise ValueError(f"suite {suite!r}: no sweep belongs to it; there are {known}")
+    return sorted(found, key=lambda name: (found[name], name))
 
 
 def run(suite: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
     """Says what is to be made and about how long it takes, makes it, draws the report. Exit status 1 if a run failed.
 
     A sweep in which a run failed does not keep the next from being made; one that was interrupted goes on where it was.
+    Where the time is spent, says what is left of the suite, too.
     """
     names = members(suite)
     print(estimate(suite, names, preset, overrides, results), flush=True)
-    codes = [study.sweep(name, preset, overrides, results, workers) for name in names]
+    codes = []
+    for place, name in enumerate(names):
+        try:
+            codes.append(study.sweep(name, preset, overrides, results, workers))
+        except budget.Spent as spent:
+            after = names[place + 1 :]
+            waiting = f"; to come: {', '.join(after)}" if after else ""
+            raise budget.Spent(f"{spent}{waiting}") from None
     return max(*codes, report.make(paths.workspace(results, preset), html=True))
 
 

@@ -30,6 +30,16 @@ def test_rows_are_mean_and_biased_variance_of_each_channel(norm):
     assert next(rows, None) is None
 
 
+def test_one_site_alone_has_the_rows_it_has_among_both():
+    seen = look(make_network(), make_feed())
+    both = probes.run("activation_moments", {}, seen)
+    alone = probes.run("activation_moments", {"sites": ["activation"]}, seen)
+    assert alone == [row for row in both if row["site"] == "activation"]
+    for sites in ([], ["activations"]):
+        with pytest.raises(ValueError, match="give one or both of preactivation, activation"):
+            probes.run("activation_moments", {"sites": sites}, seen)
+
+
 def test_batch_norm_gives_half_normal_moments_after_relu():
     """Normalised values of mean 0 and variance 1 that are normal have mean sqrt(1 / 2 pi) after ReLU."""
     network, feed = make_network(), make_feed(512, 16)

@@ -99,9 +99,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         offsets = [0.07 * (i - (len(values) - 1) / 2) for i in range(len(values))]
         right.plot([x + o for o in offsets], values, "o", color=colour, ms=3.8, mew=0, alpha=0.85)
         right.plot([x - 0.25, x + 0.25], [values.median()] * 2, color=colour, lw=2)
-    right.set_xticks(
-        range(len(PLACES)), [label for label, _, _ in PLACES.values()], rotation=40, ha="right", rotation_mode="anchor"
-    )
+    right.set_xticks([])
+    right.set_xlabel("BN, in the order of the legend")
     right.set_ylim(0, 1.04)
     right.set_ylabel("top-column share of positive mass")
     right.grid(False, axis="x")
@@ -152,7 +151,7 @@ def _moments(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     with np.errstate(divide="ignore"):
         logs = 0.5 * np.log(rows["variance"])
     rows = rows.assign(ln_std=logs.where(np.isfinite(logs)))
-    return rows.groupby(["place", "seed", "depth"], as_index=False)[["ln_std"]].mean()
+    return pd.DataFrame(rows.groupby(["place", "seed", "depth"], as_index=False)["ln_std"].mean())
 
 
 def _sizes(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,15 +16,17 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+def probe(snapshot: Snapshot, *, sites: Sequence[str] = ("preactivation", "activation")) -> Iterator[dict[str, Any]]:
     """One row a channel and site. Site "preactivation" is the weight layer's own output, "activation" the layer's
     output after norm, shortcut and non-linearity; the classifier has no more than its own output at both.
     """
-    sites = {"preactivation": snapshot.preactivations, "activation": snapshot.activations}
+    of_site = {"preactivation": snapshot.preactivations, "activation": snapshot.activations}
+    if not sites or not of_site.keys() >= set(sites):
+        raise ValueError(f"activation_moments: sites = {sites}: give one or both of {', '.join(of_site)}")
     for layer in snapshot.layers:
-        for site, values in sites.items():
+        for site in sites:
             where = {"depth": layer.depth, "layer": layer.name, "site": site, "block_output": layer.block_output}
-            mean_C, variance_C = moments(values[layer.depth])
+            mean_C, variance_C = moments(of_site[site][layer.depth])
             for channel, (mean, variance) in enumerate(zip(mean_C.tolist(), variance_C.tolist(), strict=True)):
                 yield {**where, "channel": channel, "mean": mean, "variance": variance}
 

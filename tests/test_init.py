@@ -36,11 +36,14 @@ STD = {
     "kaiming_normal": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
     "torch_default": lambda fan_in, fan_out: 1 / math.sqrt(3 * fan_in),
 }
+STD["xavier_uniform_biased"] = STD["xavier_uniform"]
 BOUND = {
     "xavier_uniform": lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out)),
     "torch_default": lambda fan_in, fan_out: 1 / math.sqrt(fan_in),
 }
+BOUND["xavier_uniform_biased"] = BOUND["xavier_uniform"]
 NON_EXCESS_KURTOSIS = {"xavier_uniform": 1.8, "torch_default": 1.8, "xavier_normal": 3.0, "kaiming_normal": 3.0}
+NON_EXCESS_KURTOSIS["xavier_uniform_biased"] = NON_EXCESS_KURTOSIS["xavier_uniform"]
 
 
 def test_the_scale_multiplies_every_weight_and_nothing_else():
@@ -90,12 +93,18 @@ def test_biases(scheme, model):
         if not isinstance(module, nn.Conv2d | nn.Linear):
             continue
         assert module.bias is not None
-        if scheme == "torch_default" or (model == "resnet" and name == "classifier"):
+        if scheme in ("torch_default", "xavier_uniform_biased") or (model == "resnet" and name == "classifier"):
             bound = 1 / math.sqrt(fans(module.weight)[0])
             assert 0.2 * bound < module.bias.abs().max() <= bound
             assert module.bias.unique().numel() == module.bias.numel()
         else:
             assert not module.bias.any()
+
+
+def test_drawing_biases_leaves_the_weights_as_they_are():
+    plain, biased = (build(depth=8, bias=True, scheme=f"xavier_uniform{s}").state_dict() for s in ("", "_biased"))
+    differ = {key for key in plain if not torch.equal(plain[key], biased[key])}
+    assert differ == {key for key in plain if key.endswith("bias") and key != "classifier.bias"}
 
 
 def test_torch_default_is_what_torchs_layers_do_of_themselves():

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from bnstudy import plugins
 
-INITS = ("xavier_uniform", "xavier_normal", "kaiming_normal", "torch_default")
+INITS = ("xavier_uniform", "xavier_normal", "kaiming_normal", "torch_default", "xavier_uniform_biased")
 PRECISIONS = ("fp32", "tf32", "bf16")
 ENGINES = ("auto", "plain", "stacked", "parallel")
 TRACKING_MODES = ("offline", "online", "off")

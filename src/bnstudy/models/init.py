@@ -26,7 +26,10 @@ SCHEMES: dict[str, Callable[[Tensor, torch.Generator], object]] = {
     "xavier_normal": lambda weight, generator: nn.init.xavier_normal_(weight, generator=generator),
     "kaiming_normal": _kaiming_normal,
     "torch_default": _torch_default,
+    # Xavier on the weights alone, which leaves the biases, where there are any, as torch makes them
+    "xavier_uniform_biased": lambda weight, generator: nn.init.xavier_uniform_(weight, generator=generator),
 }
+BIASED = ("torch_default", "xavier_uniform_biased")  # those that draw biases, too
 
 
 @torch.no_grad()
@@ -35,7 +38,7 @@ def apply(
 ) -> None:
     """Draws the weights of every convolution and dense layer, and multiplies them by `scale`; biases start at zero.
 
-    Under torch_default, and in the layers named in `keep_torch_default`, biases are uniform in +-1/sqrt(fan_in) too.
+    Under the schemes of BIASED, and in the layers of `keep_torch_default`, biases are uniform in +-1/sqrt(fan_in).
     Draws are made in float32 on the CPU, then converted: the weights are the same in every precision, on every device.
     Raises ValueError for an unknown scheme.
     """
@@ -52,7 +55,7 @@ def apply(
         if module.bias is None:
             continue
         bias = torch.zeros(module.bias.shape, dtype=torch.float32, device="cpu")
-        if chosen == "torch_default":
+        if chosen in BIASED:
             bound = 1 / math.sqrt(weight[0].numel())
             bias.uniform_(-bound, bound, generator=generator)
         module.bias.copy_(bias)

@@ -44,6 +44,7 @@ def test_where_and_defaults_spelled_out_do_not_rename(where):
         {"seed": 1},
         {"optim": Optim(lr=0.2)},
         {"optim": Optim(weight_decay=0.0)},
+        {"optim": Optim(warmup=0.1)},
         {"norm": {"name": "none"}},
         {"norm": {"name": "batch", "eps": 1e-3}},
         {"model": {"name": "resnet", "depth": 20}},

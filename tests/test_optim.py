@@ -93,6 +93,15 @@ def test_the_textbooks_schedule_is_constant():
     assert {lr_at(step, 5, Optim(lr=3.0, milestones=[])) for step in range(5)} == {3.0}
 
 
+def test_a_warm_up_rises_in_equal_steps_to_the_rate_and_leaves_the_rest_of_the_schedule():
+    optim, plain = Optim(lr=0.8, milestones=[0.5], warmup=0.25), Optim(lr=0.8, milestones=[0.5])
+    rates = [lr_at(step, 16, optim) for step in range(16)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4:] == [lr_at(step, 16, plain) for step in range(4, 16)]
+    few = [lr_at(step, 3, Optim(lr=1.0, milestones=[], warmup=0.1)) for step in range(3)]
+    assert few == [1.0, 1.0, 1.0]  # a third of an update is none
+
+
 @given(total=st.integers(1, 10_000), hundredths=st.integers(1, 99), data=st.data())
 def test_a_milestone_is_exact_where_its_fraction_is_a_whole_step(total, hundredths, data):
     """0.55 of 100 steps is step 55, although 0.55 * 100 is a little more in floating point."""

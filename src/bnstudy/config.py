@@ -32,13 +32,17 @@ class Data:
 
 @dataclass(kw_only=True, slots=True)
 class Optim:
-    """SGD and its schedule: the learning rate is multiplied by `decay` at each fraction of training in `milestones`."""
+    """SGD and its schedule: the learning rate is multiplied by `decay` at each fraction of training in `milestones`.
+
+    Over the fraction `warmup` of training it first rises in equal steps to `lr`.
+    """
 
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
     decay: float = 0.1
+    warmup: float = 0.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -192,6 +196,8 @@ def _check_optim(optim: Optim) -> None:
         raise ValueError(f"optim.momentum = {optim.momentum}: a velocity decays only below 1; the study uses 0.9")
     _finite("optim.weight_decay", optim.weight_decay, low=0.0)
     _finite("optim.decay", optim.decay, low=0.0)
+    if not 0 <= optim.warmup < 1:
+        raise ValueError(f"optim.warmup = {optim.warmup}: give a fraction of training from 0, no warm-up, to below 1")
     if any(not 0 < m < 1 for m in optim.milestones) or sorted(optim.milestones) != optim.milestones:
         raise ValueError(
             f"optim.milestones = {optim.milestones}: give rising fractions of training between 0 and 1, as [0.5, 0.75]"

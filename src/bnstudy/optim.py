@@ -16,7 +16,9 @@ from bnstudy.config import Optim
 def lr_at(step: int, total_steps: int, optim: Optim) -> float:
     """The learning rate of update `step` (0-based) of `total_steps`: a pure function, so resuming needs no state."""
     passed = sum(step / total_steps >= milestone for milestone in optim.milestones)
-    return optim.lr * optim.decay**passed
+    lr = optim.lr * optim.decay**passed
+    warming = step / total_steps < optim.warmup
+    return lr * min(1.0, (step + 1) / (optim.warmup * total_steps)) if warming else lr
 
 
 class SGD:

@@ -26,7 +26,7 @@ LAYERS: tuple[set[str], ...] = (
     {"identity", "effects"},
     {"findings"},
     {"store", "figures", "bracket"},
-    {"reduction", "data", "norms", "optim", "report", "rates"},
+    {"reduction", "data", "norms", "optim", "report", "rates", "robustness"},
     {"models"},
     {"snapshot"},
     {"probes"},
@@ -43,7 +43,7 @@ LAYERS: tuple[set[str], ...] = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANALYSIS = (
     *("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report", "notebook"),
-    *("bracket", "rates"),
+    *("bracket", "rates", "robustness"),
 )
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
 ALLOWED = {"hydra": {"compose"}, "omegaconf": {"compose"}, "wandb": {"sinks.wandb"}, "torchvision": {"data", "bench"}}

@@ -1,0 +1,112 @@
+"""Claims judged again under variants of an experiment, by their findings' own criteria: which verdicts hold?"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from bnstudy import figures, frames
+from bnstudy.findings import Evidence, Finding, Verdict, judge
+
+BASE = "as studied"
+ALIKE = 2 / 3  # the share of claims with an unchanged verdict that is still "partly"
+CELLS = {  # verdict -> colour of the cell, of its text
+    Verdict.reproduced: ("#3F7F5F", "white"),
+    Verdict.partly: ("#B9D8B4", figures.INK),
+    Verdict.not_reproduced: ("#C9B3D6", figures.INK),
+    Verdict.undecided: (figures.FAINT, figures.INK),
+    Verdict.not_run: ("white", figures.MUTED),
+}
+
+Judged = Mapping[str, Mapping[str, Evidence]]  # variant -> claim -> evidence
+
+
+@dataclass(frozen=True)
+class Study:
+    """The findings, the columns of a run at the values these findings are made for, and what each variant changes."""
+
+    findings: Sequence[Finding]
+    base: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]]
+    curves: Path  # the folder of the published curves
+
+    @property
+    def tables(self) -> dict[str, str | None]:
+        """What the findings need together: whole tables, of which each takes its own rows."""
+        return dict.fromkeys(table for finding in self.findings for table in finding.needs)
+
+    @property
+    def claims(self) -> dict[str, str]:
+        """What each claim says, in the findings' order."""
+        return {claim.id: claim.says for finding in self.findings for claim in finding.claims}
+
+    def judged(self, tables: Mapping[str, pd.DataFrame]) -> Judged:
+        """Every claim in every variant, the base first; not run where a finding has no rows."""
+        return {
+            name: self._judged(tables, {**self.base, **change}) for name, change in {BASE: {}, **self.variants}.items()
+        }
+
+    def _judged(self, tables: Mapping[str, pd.DataFrame], values: Mapping[str, Any]) -> dict[str, Evidence]:
+        found: dict[str, Evidence] = {}
+        for finding in self.findings:
+            data = {table: _rows(tables[table], values, query) for table, query in finding.needs.items()}
+            if any(frame.empty for frame in data.values()):
+                found |= {claim.id: Evidence("", "", 0, Verdict.not_run) for claim in finding.claims}
+                continue
+            if finding.published is not None:
+                data["published"] = frames.published(self.curves, finding.published)
+            found |= finding.evidence(data)
+        return found
+
+
+def compared(judged: Judged, variant: str) -> Evidence:
+    """How many verdicts are as in the base: all, reproduced; ALIKE of them, partly."""
+    base, here = judged[BASE], judged[variant]
+    changed = [name for name in base if here[name].verdict != base[name].verdict]
+    share = 1 - len(changed) / len(base)
+    n = min(evidence.n for side in (base, here) for evidence in side.values())
+    told = "; ".join(f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed)
+    return Evidence(
+        measured=f"{len(base) - len(changed)} of {len(base)} verdicts alike",
+        spread=told,
+        n=n,
+        verdict=judge(n, whole=not changed, part=share >= ALIKE),
+    )
+
+
+def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
+    """One row a claim, one column a variant; framed where the verdict is not that of the base."""
+    claims = list(judged[BASE])
+    for x, of in enumerate(judged.values()):
+        for y, name in enumerate(claims):
+            verdict = of[name].verdict
+            face, ink = CELLS[verdict]
+            ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=face, lw=0))
+            if verdict != judged[BASE][name].verdict:
+                ax.add_patch(
+                    Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, edgecolor=figures.INK, lw=1.4, zorder=3)
+                )
+            ax.text(x, y, verdict, fontsize=7, color=ink, ha="center", va="center")
+    ax.set_xlim(-0.5, len(judged) - 0.5)
+    ax.set_ylim(len(claims) - 0.5, -0.5)
+    ax.set_xticks(range(len(judged)), [textwrap.fill(name, 18) for name in judged])
+    ax.xaxis.tick_top()
+    ax.set_yticks(range(len(claims)), [f"{name}: {textwrap.shorten(says[name], 84)}" for name in claims])
+    ax.tick_params(length=0, labelsize=7.5)
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _rows(frame: pd.DataFrame, values: Mapping[str, Any], query: str | None) -> pd.DataFrame:
+    """Those of the runs that have these values, and of these a finding's."""
+    for column, value in values.items():
+        frame = frame[frame[f"run_{column}" if f"run_{column}" in frame else column] == value]
+    return frame if query is None else frame.query(query)

@@ -244,6 +244,7 @@ def test_where_picks_sites_by_their_path():
     assert sites("stage?.0.norm1,stage1.*") == {f"stage{s}.0.norm1" for s in (1, 2, 3)} | {"stage1.0.norm2"}
     assert sites("norm1,norm2", "lenet") == {"norm1", "norm2"}
     assert sites("hidden.1.norm", "mlp", hidden="8-8") == {"hidden.1.norm"}
+    assert sites("none") == set()
 
 
 def test_places_without_a_norm_of_their_own_take_one_only_where_they_are_named_in_full():

@@ -40,6 +40,11 @@ def root(tmp_path_factory):
             {"probes": {"loss_along_step": {"options": {"num": 0}}}},
             r"^probes\.loss_along_step\.options: num = 0: give 1",
         ),
+        ({"data__batch_size": 1}, r"^data\.batch_size = 1: batch needs two or more in each \(.*more than 1 value"),
+        (
+            {"data__batch_size": 33},
+            r"^data\.num_train = 100 in mini-batches of 33 leaves one image for the last: batch needs two or more",
+        ),
         ({"precision": "tf32"}, r"^precision = 'tf32': the CPU has no such unit"),
     ],
 )
@@ -48,6 +53,19 @@ def test_bad_values_are_named(root, changes, words):
     preflight.check([good])
     with pytest.raises(ValueError, match=words):
         preflight.check([good, job(config(root, **changes))])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data__batch_size": 1, "norm": {"name": "none"}},
+        {"data__batch_size": 1, "norm": {"name": "layer"}},
+        {"data__batch_size": 1, "train__steps": 0},
+        {"data__batch_size": 33, "train__steps": 3},  # which do not reach the last mini-batch
+    ],
+)
+def test_a_batch_of_one_is_refused_only_where_it_is_made_and_cannot_be_normalized(root, changes):
+    preflight.check([job(config(root, **changes))])
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,9 @@ def _check_data(config: Config, source: Source) -> None:
 
 def _check_components(config: Config, source: Source) -> None:
     try:
-        layers = _layers(config, source)
+        network = _outline(config, source)
+        layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
+        _check_batches(config, source, network)
         for name, plan in config.probes.items():
             probes.check(name, plan.options, layers)
     except ValueError:
@@ -66,10 +68,30 @@ def _check_components(config: Config, source: Source) -> None:
         return
 
 
-def _layers(config: Config, source: Source) -> tuple[Layer, ...]:
-    name, (channels, *sides) = config.model["name"], source.shape
-    height, width = (max(side, models.input_size(name) or 0) for side in sides)
+def _check_batches(config: Config, source: Source, network: nn.Module) -> None:
+    """Whether the norms take every mini-batch of an epoch, the last of which holds what is left."""
+    size, num_train = config.data.batch_size, config.data.num_train or source.num_train
+    left = num_train % size
+    steps = config.train.epochs if config.train.steps is None else config.train.steps
+    for key, examples in ((f"data.batch_size = {size}", size), (f"data.num_train = {num_train}", left)):
+        reached = steps > 0 and (examples == size or config.train.steps is None or steps > num_train // size)
+        if examples != 1 or not reached:  # two values a channel are enough for every norm
+            continue
+        try:
+            network.train()(torch.zeros(1, *_shape(config, source), device="meta"))
+        except ValueError as error:
+            last = "" if examples == size else f" in mini-batches of {size} leaves one image for the last"
+            raise ValueError(f"{key}{last}: {config.norm['name']} needs two or more in each ({error})") from None
+
+
+def _outline(config: Config, source: Source) -> nn.Module:
     norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
-    network = models.outline(name, model_options(config), norm, (channels, height, width), source.num_classes)
-    layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
-    return layers
+    shape = _shape(config, source)
+    return models.outline(config.model["name"], model_options(config), norm, shape, source.num_classes)
+
+
+def _shape(config: Config, source: Source) -> tuple[int, int, int]:
+    """Of an image as the network gets it."""
+    channels, *sides = source.shape
+    height, width = (max(side, models.input_size(config.model["name"]) or 0) for side in sides)
+    return channels, height, width

@@ -15,14 +15,15 @@ class Factory:
     """Makes a network's norm layers: `norm(num_features, ndim, site)`.
 
     ndim is the number of spatial dimensions (2 for images, 0 for features), `site` the layer's path in the network.
-    Where no pattern of `where` (comma-separated, shell style: `stage1.*,head.norm`) matches the site there is no norm.
+    Where no pattern of `where` (comma-separated, shell style: `stage1.*,head.norm`) matches the site there is no norm;
+    `none` has no pattern.
     """
 
     def __init__(self, name: str, options: Mapping[str, Any], where: str = "*") -> None:
         self._build = plugins.load("norms", name).build
         self._options = dict(options)
         self._where = where
-        self._patterns = [pattern.strip() for pattern in where.split(",")]
+        self._patterns = [] if where == "none" else [pattern.strip() for pattern in where.split(",")]
         self._sites: list[str] = []
         self._used: set[str] = set()
 

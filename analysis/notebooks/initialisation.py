@@ -50,3 +50,15 @@ show("placement_reduced")
 
 # %%
 show("placement")
+
+# %% [markdown]
+# ## Which claims are robust?
+#
+# Each claim on the untrained network, judged again by its own criterion with another shortcut, biases that are not zero,
+# other preprocessing, another of Xavier's laws; and claims on training with a warm-up or more weight decay.
+
+# %%
+show("sensitivity")
+
+# %%
+show("sensitivity_training")

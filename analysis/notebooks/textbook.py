@@ -63,6 +63,42 @@ show("textbook_faster")
 show("textbook_partial")
 
 # %% [markdown]
+# Which layers need it? All sixteen subsets of LeNet's four places:
+
+# %%
+show("textbook_subsets")
+
+# %% [markdown]
+# ## Other transforms in its place
+#
+# Normalization by other statistics (of a layer, a group, a single image), a full covariance, the rank of a value in its
+# mini-batch, or no normalization but dropout.
+
+# %%
+show("textbook_normalisers")
+
+# %% [markdown]
+# ## Why the test accuracy jumps
+#
+# Training goes smoothly, test accuracy does not. The running statistics are averages over the last mini-batches, whose
+# weights were other ones.
+
+# %%
+show("textbook_statistics")
+
+# %% [markdown]
+# ## The size of the mini-batch
+#
+# The chapter says that 50 to 100 images are best, for then the noise of the statistics regularises. The control: the same
+# mini-batch of 256, with statistics of a part of it.
+
+# %%
+show("textbook_batch_size")
+
+# %%
+show("textbook_ghost_batch")
+
+# %% [markdown]
 # ## Weights, units, gradients
 #
 # A perceptron shows what the words *stable*, *saturated*, *vanishing* mean in numbers. The scale of the initial weights

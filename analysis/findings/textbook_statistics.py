@@ -1,0 +1,154 @@
+"""Why the test accuracy of BN-LeNet jumps from epoch to epoch: do the running statistics lag behind the weights?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import DASH, Spread, over_seeds, spread
+
+CHAPTER = 0.1  # the chapter's weight of the new value
+PLACES = {"*": "BN behind all four layers", "norm1,norm2": "BN behind the convolutions alone"}
+LINES = {0.5: ":", 0.1: "-", 0.01: "--"}
+EPOCHS = 10
+
+TITLE = "Why the test accuracy jumps"
+CAPTION = (
+    "LeNet with BN on Fashion-MNIST, learning rate 1. (a, b) Test accuracy after each epoch with running statistics, "
+    "by the weight of the new value in them; violet: with statistics re-estimated on 20 batches of 500 training images "
+    "(weight 0.1). Median (line) and range over seeds (band). (c) A run's jumpiness: the mean absolute change "
+    "of its test accuracy from epoch to epoch, from the third on; one dot a run; filled: running, hollow: re-estimated."
+)
+SWEEP = "textbook_statistics"
+NEEDS = {"modes": "mode in ('eval', 'accumulated') and epoch > 0"}
+SIZE = (10.8, 4.0)
+WHERE = "Dive into Deep Learning, Batch Normalization; a report of its readers that the accuracy jumps"
+CLAIMS = (
+    Claim(
+        id="textbook-statistics-1",
+        where=WHERE,
+        scale="textbook",
+        says="The jumps are those of the running statistics: re-estimated at the same weights, there are none.",
+        criterion=f"BN everywhere, weight {CHAPTER}: median jumpiness with re-estimated statistics at most a third of "
+        "that with running ones (reproduced), at most two thirds (partly).",
+    ),
+    Claim(
+        id="textbook-statistics-2",
+        where=WHERE,
+        scale="textbook",
+        says="Statistics that lag further behind make it worse.",
+        criterion="BN everywhere: median jumpiness falls from weight 0.01 over 0.1 to 0.5 (reproduced); that at 0.01 "
+        "alone is above that at 0.5 (partly).",
+    ),
+    Claim(
+        id="textbook-statistics-3",
+        where=WHERE,
+        scale="textbook",
+        says="Without BN behind the dense layers the curve is steady.",
+        criterion=f"Weight {CHAPTER}: median jumpiness with BN behind the convolutions alone at most a third of that "
+        "with BN everywhere (reproduced), at most two thirds (partly).",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    rows = _percent(frames["modes"])
+    first, second, third = fig.subplots(1, 3)
+    second.sharey(first)
+    for ax, (where, title), letter in zip((first, second), PLACES.items(), "ab", strict=True):
+        _curves(ax, rows[rows["norm_where"] == where])
+        figures.panel(ax, letter, title)
+    first.set_ylabel("test accuracy (%)")
+    second.legend(title="weight of the new value", loc="lower right")
+    _jumps(third, jumps(rows))
+    figures.panel(third, "c", "change from epoch to epoch")
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    rows = _percent(frames["modes"])
+    found = jumps(rows)
+    counts = rows[rows["epoch"] >= EPOCHS].groupby(["norm_where", "norm_momentum", "mode"])["seed"].nunique()
+    n = int(counts.min()) if len(counts) == 2 * len(PLACES) * len(LINES) else 0
+    by_weight = {weight: _of(found, "*", weight, "eval") for weight in LINES}
+    running, again = by_weight[CHAPTER], _of(found, "*", CHAPTER, "accumulated")
+    convs = _of(found, "norm1,norm2", CHAPTER, "eval")
+    medians = [by_weight[weight].median for weight in sorted(LINES)]
+    return {
+        "textbook-statistics-1": _fewer(running, again, ("running", "re-estimated"), n),
+        "textbook-statistics-2": Evidence(
+            ", ".join(f"{by_weight[weight].median:.2f} at {weight}" for weight in sorted(LINES)) + " points an epoch",
+            "; ".join(by_weight[weight].range for weight in sorted(LINES)),
+            n,
+            judge(n, whole=medians[0] > medians[1] > medians[2], part=medians[0] > medians[2]),
+        ),
+        "textbook-statistics-3": _fewer(running, convs, ("with BN everywhere", "behind the convolutions"), n),
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    found = jumps(_percent(frames["modes"]))
+    return [
+        Comparison(f"change an epoch (points), weight {weight}, {mode}, {where}", DASH, DASH,
+                   str(_of(found, where, weight, mode)), DASH)
+        for where in PLACES for weight in LINES for mode in ("eval", "accumulated")
+    ]  # fmt: skip
+
+
+def jumps(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and mode, `jump`: mean absolute change of test accuracy (points) between epochs from the third."""
+    keys = ["norm_where", "norm_momentum", "mode", "seed"]
+    late = rows[rows["epoch"] >= 3].sort_values("epoch")
+    change = late.groupby(keys, observed=True)["percent"].diff().abs()
+    return late.assign(jump=change).groupby(keys, observed=True, as_index=False)["jump"].mean()
+
+
+def _fewer(before: Spread, after: Spread, names: tuple[str, str], n: int) -> Evidence:
+    return Evidence(
+        f"{before.median:.2f} points an epoch {names[0]}, {after.median:.2f} {names[1]}",
+        f"{before.range}; {after.range}",
+        n,
+        judge(n, whole=3 * after.median <= before.median, part=3 * after.median <= 2 * before.median),
+    )
+
+
+def _percent(modes: pd.DataFrame) -> pd.DataFrame:
+    return modes.assign(percent=100 * modes["accuracy"])
+
+
+def _of(found: pd.DataFrame, where: str, weight: float, mode: str) -> Spread:
+    at = (found["norm_where"] == where) & (found["norm_momentum"] == weight) & (found["mode"] == mode)
+    return spread(found[at]["jump"])
+
+
+def _curves(ax: Axes, rows: pd.DataFrame) -> None:
+    kinds = [(weight, "eval", figures.COLOURS["batch"], line, f"{weight}") for weight, line in LINES.items()]
+    kinds += [(CHAPTER, "accumulated", figures.OTHER, "-", "re-estimated")]
+    for weight, mode, colour, line, label in kinds:
+        part = over_seeds(rows[(rows["norm_momentum"] == weight) & (rows["mode"] == mode)], ["epoch"], "percent")
+        ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.12, lw=0)
+        ax.plot(part["epoch"], part["median"], color=colour, ls=line, marker="o", ms=2.5, label=label)
+    ax.set_xlabel("epoch")
+
+
+def _jumps(ax: Axes, found: pd.DataFrame) -> None:
+    for place, where in enumerate(PLACES):
+        for index, weight in enumerate(LINES):
+            for mode, shift, colour in (
+                ("eval", -0.15, figures.COLOURS["batch"]),
+                ("accumulated", 0.15, figures.OTHER),
+            ):
+                at = (found["norm_where"] == where) & (found["norm_momentum"] == weight) & (found["mode"] == mode)
+                values = found[at]["jump"]
+                x = [place * 3.6 + index + shift + 0.04 * (i - (len(values) - 1) / 2) for i in range(len(values))]
+                ax.plot(x, values, "o", color=colour, ms=4, mfc=colour if mode == "eval" else "white", mew=1)
+    ticks = [place * 3.6 + index for place in range(len(PLACES)) for index in range(len(LINES))]
+    ax.set_xticks(ticks, [f"{weight:g}" for weight in LINES] * len(PLACES))
+    ax.set_xlabel("weight; left: all layers, right: convolutions alone")
+    ax.set_ylabel("points of test accuracy")
+    ax.set_ylim(bottom=0)
+    ax.grid(False, axis="x")

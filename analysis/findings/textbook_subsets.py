@@ -60,11 +60,11 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         for x, places in enumerate(order):
             face = figures.INK if site in places else "white"
             cells.plot([x], [y], "s", ms=6, mfc=face, mec=figures.MUTED, mew=0.7)
-        cells.annotate(LAYERS[site], (-0.8, y), ha="right", va="center", fontsize=7, annotation_clip=False)
+        cells.text(-0.6, y, LAYERS[site], ha="right", va="center", fontsize=7)
     cells.set_xticks([])
-    cells.set_xlim(-0.7, len(order) - 0.3)
+    cells.set_xlim(-2.4, len(order) - 0.3)
     cells.set_ylabel("test accuracy (%)")
-    cells.set_yticks([tick for tick in cells.get_yticks() if low <= tick <= 100])
+    cells.set_yticks([tick for tick in cells.get_yticks() if low + step <= tick <= 100])
     cells.set_ylim(low - (len(SITES) + 0.3) * step, runs["test"].max() + step)
     figures.panel(cells, "a", "test accuracy by subset")
     for row, site in enumerate(SITES):

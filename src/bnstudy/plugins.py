@@ -15,7 +15,7 @@ from typing import Any
 
 FUNCTION = {"norms": "build", "models": "build", "probes": "probe"}
 # Modules of these packages that serve the components and are none themselves.
-SUPPORT = {"norms": set(), "models": {"layers", "init"}, "probes": set()}
+SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": set()}
 
 
 def names(kind: str) -> list[str]:

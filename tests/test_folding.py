@@ -20,7 +20,9 @@ def network(model, **options):
     draw = torch.Generator().manual_seed(0)
     for module in made.modules():
         if isinstance(module, BATCH_NORMS):
-            for values in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+            mean, variance = module.running_mean, module.running_var
+            assert mean is not None and variance is not None
+            for values in (module.weight.data, module.bias.data, mean, variance):
                 values.copy_(torch.rand(values.shape, generator=draw) + 0.5)
     return made
 
@@ -40,6 +42,7 @@ def test_a_bias_before_batch_norm_changes_nothing():
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     conv, norm = nn.Conv2d(3, 4, 3).double(), nn.BatchNorm2d(4).double()
     normed = norm(conv(images))
+    assert conv.bias is not None
     gradient = torch.autograd.grad(normed.pow(3).sum(), conv.bias)[0]
     assert gradient.abs().max() < 1e-8
     conv.bias = None

@@ -77,7 +77,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     n = int(counts.min()) if len(counts) == len(NORMS) * len(sizes) and {16, 64, 512} <= set(sizes) else 0
     test = {norm: runs[runs["norm"] == norm].groupby("batch_size")["test"].median() for norm in NORMS}
     gap = runs[runs["norm"] == "batch"].groupby("batch_size")["gap"].median().reindex([16, 64, 512])
-    best = {norm: int(medians.idxmax()) if len(medians) else 0 for norm, medians in test.items()}
+    best = {norm: int(str(medians.idxmax())) if len(medians) else 0 for norm, medians in test.items()}
     at_64 = float(test["batch"].get(64, float("nan")))
     told = "; ".join(f"{size}: {value:.1f} %" for size, value in test["batch"].items())
     inside = best["batch"] not in (sizes[0], sizes[-1])
@@ -107,7 +107,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     runs = _named(frames["runs"])
     return [
         Comparison(
-            f"test accuracy (%), {NORMS[norm][0]}, batches of {size}", DASH, DASH, str(spread(part["test"])), DASH
+            f"test accuracy (%), {NORMS[str(norm)][0]}, batches of {size}", DASH, DASH, str(spread(part["test"])), DASH
         )
         for (norm, size), part in runs.groupby(["norm", "batch_size"])
     ]

@@ -104,7 +104,7 @@ def jumps(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["norm_where", "norm_momentum", "mode", "seed"]
     late = rows[rows["epoch"] >= 3].sort_values("epoch")
     change = late.groupby(keys, observed=True)["percent"].diff().abs()
-    return late.assign(jump=change).groupby(keys, observed=True, as_index=False)["jump"].mean()
+    return late.assign(jump=change).groupby(keys, observed=True, as_index=False)[["jump"]].mean()
 
 
 def _fewer(before: Spread, after: Spread, names: tuple[str, str], n: int) -> Evidence:

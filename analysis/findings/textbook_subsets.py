@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -107,7 +108,8 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     lines = []
-    for places, part in _named(frames["runs"]).groupby("places"):
+    for key, part in _named(frames["runs"]).groupby("places"):
+        places: Any = key  # a tuple of sites
         value, told = str(spread(part["test"])), ", ".join(LAYERS[site] for site in places) or "nowhere"
         lines.append(
             Comparison(f"test accuracy (%), BN {told}", DASH, DASH, *((value, DASH) if places else (DASH, value)))

@@ -54,8 +54,8 @@ show("placement")
 # %% [markdown]
 # ## Which claims are robust?
 #
-# Each claim on the untrained network, judged again by its own criterion with another shortcut, biases that are not zero,
-# other preprocessing, another of Xavier's laws; and claims on training with a warm-up or more weight decay.
+# Each claim on the untrained network, judged again by its own criterion with another shortcut, biases that are not
+# zero, other preprocessing, another of Xavier's laws; and claims on training with a warm-up or more weight decay.
 
 # %%
 show("sensitivity")

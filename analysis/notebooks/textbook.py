@@ -89,8 +89,8 @@ show("textbook_statistics")
 # %% [markdown]
 # ## The size of the mini-batch
 #
-# The chapter says that 50 to 100 images are best, for then the noise of the statistics regularises. The control: the same
-# mini-batch of 256, with statistics of a part of it.
+# The chapter says that 50 to 100 images are best, for then the noise of the statistics regularises. The control: the
+# same mini-batch of 256, with statistics of a part of it.
 
 # %%
 show("textbook_batch_size")

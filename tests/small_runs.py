@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnstudy import engine, paths, preflight, runner
+from bnstudy import engine, launch, paths, preflight, runner
 from bnstudy.config import Config, from_dict, to_dict
 from bnstudy.engine.base import Engine
 from bnstudy.jobs import Group, Job, jobs, plan
@@ -122,9 +122,9 @@ def launch_here(groups: Sequence[Group], results: Path, **options: Any) -> list[
     preflight.check(job for group in groups for job in group.jobs)
     ended = []
     for index, group in enumerate(groups):
-        done = runner.run(group, results, threads=1, report=lambda done, total: None, stop=runner.Stop())
-        ended += [(one.run_id, str(one.state), one.note) for one in done]
-        options["report"](index, 0, 0, ended[-len(done) :])
+        told = launch._make(group, options.get("seen"), results, 1, lambda done, total: None, runner.Stop())
+        ended += told
+        options["report"](index, 0, 0, told)
     return ended
 
 

@@ -38,6 +38,7 @@ NO_DEVICES = ("tpu", "cudax", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:1 "
         ({"precision": "fp8"}, ["precision", "fp8", "bf16"]),
         ({"seed": -1}, ["seed", "-1"]),
         ({"train": {"steps": -5}}, ["train.steps", "-5"]),
+        ({"runtime": {"hang_minutes": 0.0}}, ["runtime.hang_minutes", "0.0", "above 0"]),
         ({"train": {"divergence_loss": 0.0}}, ["train.divergence_loss", "1e3"]),
         ({"probes": {"colour": {"at": [0]}}}, ["probes.colour", "weights"]),
         ({"probes": {"weights": {"when": 0}}}, ["probes.weights.when", "every_epochs"]),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small_runs import config, job, quadrants
 
-from bnstudy import launch, paths
+from bnstudy import launch, lease, paths
 from bnstudy.jobs import Group, under_way
 from bnstudy.store import State, Store
 
@@ -51,12 +51,38 @@ def test_a_worker_killed_before_it_begins_costs_its_own_group_alone(tmp_path, ro
         (ids[1], "completed"),
         (ids[2], "completed"),
     ]
-    assert ended[0][2] == "its process died (SIGKILL); run the sweep again to go on"
+    assert ended[0][2] == "its process died (SIGKILL: killed, or out of memory); run the sweep again to go on"
     store = Store(tmp_path)
     assert [store.state(name) for name in ids] == [State.absent, State.completed, State.completed]
     assert store.manifest(ids[1])["provenance"]["threads"] == 2
     assert (1, 9, 9, []) in seen and (2, 0, 0, [ended[2]]) in seen
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_hangs_is_killed_and_marked_and_the_rest_goes_on(tmp_path, root, monkeypatch):
+    """It goes on from its checkpoint when it is made again."""
+    long = config(root, train__steps=100_000, runtime__checkpoint_every_sec=0.0, runtime__hang_minutes=7.0)
+    groups = [Group((job(long),)), Group((job(config(root)),))]
+    patience = {groups[0].id: 1e9, groups[1].id: 1e9}
+    monkeypatch.setattr(launch, "_patience_sec", lambda group: patience[group.id])
+
+    def hang(group, done, total, ended):
+        if group == 0 and done == 3:
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGSTOP)
+            patience[groups[0].id] = 0.1
+
+    told = launch.launch(groups, tmp_path, workers=1, threads=1, report=hang)
+    error = "no progress for 7 minutes (runtime.hang_minutes): its process was killed"
+    hung, good = (group.jobs[0].run_id for group in groups)
+    assert told == [(hung, "failed", f"{error}; what was saved is kept"), (good, "completed", "")]
+    store = Store(tmp_path)
+    assert store.state(hung) == State.failed and store.manifest(hung)["error"] == error
+    assert list(under_way(tmp_path).values()) == [[hung]] and lease.held(tmp_path) == {}
+
+
+def test_patience_is_the_shortest_of_the_group(root):
+    pair = [job(config(root, optim__lr=lr, runtime__hang_minutes=lr)) for lr in (0.5, 2.0)]
+    assert launch._patience_sec(Group(tuple(pair))) == 30.0
 
 
 def test_what_cannot_be_written_is_told_in_words(tmp_path, root):
@@ -118,5 +144,5 @@ def test_no_work_needs_no_worker(tmp_path):
 
 
 def test_how_a_process_died():
-    assert launch._cause(-9) == "SIGKILL" and launch._cause(3) == "exit 3" and launch._cause(None) == "exit None"
+    assert launch._cause(-15) == "SIGTERM" and launch._cause(3) == "exit 3" and launch._cause(None) == "exit None"
     assert launch.cores() >= 1

@@ -139,21 +139,6 @@ def test_a_segment_that_is_not_what_was_written_is_an_error(tmp_path):
     assert store.state("a") == State.partial
 
 
-def test_a_run_is_held_by_one_process(tmp_path):
-    """A lock on the folder, which beginning anew therefore keeps."""
-    store = Store(tmp_path)
-    with store.held(["a", "b"]):
-        store.writer("a").restart()
-        with (
-            pytest.raises(BlockingIOError, match="another process is making this run") as caught,
-            store.held(["c", "a"]),
-        ):
-            pass
-        assert caught.value.filename == str(paths.run(tmp_path, "a"))
-    with store.held(["a"]):
-        pass
-
-
 def test_a_failure_can_be_retracted_and_nothing_else(tmp_path):
     store = finished(tmp_path)
     store.writer("b").finish({"status": "failed"})

@@ -111,6 +111,7 @@ class Runtime:
     download: bool = True
     stand_in: bool = False  # whether made images may take the place of a data set that cannot be had
     checkpoint_every_sec: float = 30.0
+    hang_minutes: float = 60.0  # a sweep's process that makes no progress for so long is killed, its runs fail
 
 
 @dataclass(kw_only=True, slots=True)
@@ -234,6 +235,8 @@ def _check_runtime(runtime: Runtime) -> None:
     if not DEVICE.fullmatch(runtime.device):
         raise ValueError(f"runtime.device = {runtime.device!r}: give auto, cpu, cuda or cuda:N, with N from 0")
     _finite("runtime.checkpoint_every_sec", runtime.checkpoint_every_sec, low=0.0)
+    if not runtime.hang_minutes > 0:
+        raise ValueError(f"runtime.hang_minutes = {runtime.hang_minutes}: give minutes above 0; .inf waits for ever")
 
 
 def _check_search(config: Config) -> None:

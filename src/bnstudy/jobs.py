@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bnstudy import devices, paths, plugins
+from bnstudy import devices, lease, paths, plugins
 from bnstudy.config import Config
 from bnstudy.data import sources
 from bnstudy.data.sources import Source
@@ -39,6 +39,14 @@ class Group:
     def id(self) -> str:
         """Named after its members, so that an interrupted group is found again."""
         return hashlib.sha256("\n".join(job.run_id for job in self.jobs).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a launcher saw of runs before it hands them out: how they had ended, and claims of dead processes."""
+
+    endings: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)  # see Store.ending
+    expired: Mapping[str, lease.Pulse] = field(default_factory=dict)  # see lease.Watch
 
 
 def jobs(configs: Iterable[Config]) -> list[Job]:

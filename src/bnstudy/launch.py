@@ -8,17 +8,21 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bnstudy.jobs import Group
+from bnstudy import failures, lease
+from bnstudy.jobs import Group, Seen
 from bnstudy.store import State, Store
 
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
 CHECK, MAKE = "check", "make"  # what a worker is told to do with what comes
+ELSEWHERE = "elsewhere"  # the state of a run that another process is making
+LOOK_SEC = 1.0  # between looks at workers that tell nothing
 Ended = tuple[str, str, str]  # run id, state, note
 
 
@@ -27,6 +31,8 @@ class _Worker:
     process: Any
     pipe: Connection
     group: int | None = None
+    heard: float = 0.0  # when it last gave a sign of progress
+    hung: bool = False  # killed, as it gave none for too long
 
 
 def cores() -> int:
@@ -41,13 +47,15 @@ def launch(
     workers: int,
     threads: int,
     report: Callable[[int, int, int, list[Ended]], None],
+    seen: Seen | None = None,
 ) -> list[Ended]:
     """Makes every group, `workers` at a time with `threads` CPU threads each; how each run ended, in order of ending.
 
     `report(group, steps done, steps in all, ended)` is called on every sign of progress. A worker that dies leaves its
-    group as its last checkpoint has it: "partial", to go on when the sweep is run again. On Ctrl-C the workers save
-    what they can; then KeyboardInterrupt is raised. So do they, and ValueError is raised, where a value makes no run:
-    what can be seen then is seen before anything is made.
+    group as its last checkpoint has it: "partial", to go on when the sweep is run again. One that makes no progress for
+    runtime.hang_minutes is killed, and its runs are marked failed. Runs that other processes make are "elsewhere". On
+    Ctrl-C the workers save what they can; then KeyboardInterrupt is raised. So do they, and ValueError is raised, where
+    a value makes no run: what can be seen then is seen before anything is made.
     """
     context = multiprocessing.get_context("spawn")
     todo = list(enumerate(groups))[::-1]
@@ -64,20 +72,26 @@ def launch(
             for worker in pool:
                 if worker.group is None and todo:
                     worker.group, group = todo.pop()
+                    worker.heard = time.monotonic()
                     with contextlib.suppress(OSError):  # it died already, as its pipe is about to tell
-                        worker.pipe.send((MAKE, group))
+                        worker.pipe.send((MAKE, (group, seen)))
             for worker in [w for w in pool if w.group is None]:
                 _stop(worker)
                 pool.remove(worker)
-            for pipe in wait([w.pipe for w in pool]) if pool else ():
+            for worker in pool:
+                assert worker.group is not None
+                if time.monotonic() - worker.heard > _patience_sec(groups[worker.group]):
+                    worker.process.kill()  # as its pipe is about to tell
+                    worker.hung = True
+            for pipe in wait([w.pipe for w in pool], LOOK_SEC) if pool else ():
                 worker = next(w for w in pool if w.pipe is pipe)
                 assert worker.group is not None
+                worker.heard = time.monotonic()
                 try:
                     kind, *content = worker.pipe.recv()
                 except (EOFError, OSError):
                     worker.process.join()
-                    note = f"its process died ({_cause(worker.process.exitcode)}); run the sweep again to go on"
-                    fallen = _as_it_stands(groups[worker.group], results, note)
+                    fallen = _fallen(worker, groups[worker.group], results)
                     ended += fallen
                     report(worker.group, 0, 0, fallen)
                     pool.remove(worker)
@@ -121,6 +135,28 @@ def _check(worker: _Worker, groups: Sequence[Group]) -> None:
         raise ValueError(content[0])
 
 
+def _patience_sec(group: Group) -> float:
+    return min(job.config.runtime.hang_minutes for job in group.jobs) * 60
+
+
+def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
+    """How the runs ended of a worker that is no more."""
+    if not worker.hung:
+        note = f"its process died ({_cause(worker.process.exitcode)}); run the sweep again to go on"
+        return _as_it_stands(group, results, note)
+    minutes = group.jobs[0].config.runtime.hang_minutes
+    error = f"no progress for {minutes:g} minutes (runtime.hang_minutes): its process was killed"
+    left = [job for job in group.jobs if not Store(results).state(job.run_id, verify=False).done]
+    try:
+        with lease.claimed(results, [job.run_id for job in left]):
+            for job in left:
+                failures.record(job, results, error)
+    except OSError as trouble:  # another launcher was faster to take over, or the disk is at fault
+        return _as_it_stands(group, results, f"{error}; {trouble.strerror}")
+    failed = [(job.run_id, str(State.failed), f"{error}; what was saved is kept") for job in left]
+    return [told for told in _as_it_stands(group, results, "") if told[1] != State.partial] + failed
+
+
 def _stop(worker: _Worker) -> None:
     worker.pipe.close()
     worker.process.join()
@@ -138,6 +174,8 @@ def _interrupt(pool: Sequence[_Worker]) -> None:
 
 
 def _cause(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return "SIGKILL: killed, or out of memory"
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit {code}"
 
 
@@ -167,7 +205,8 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
                         tell("checked")
                     else:
                         report = functools.partial(tell, "progress")
-                        tell("ended", _make(content, results, threads, report, stop))
+                        group, seen = content
+                        tell("ended", _make(group, seen, results, threads, report, stop))
                 except ValueError as error:
                     tell("refused", str(error))
                 if stop.requested:
@@ -176,11 +215,15 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
                 os._exit(INTERRUPTED)
 
 
-def _make(group: Group, results: Path, threads: int, report: Callable[[int, int], None], stop: Any) -> list[Ended]:
+def _make(
+    group: Group, seen: Seen | None, results: Path, threads: int, report: Callable[[int, int], None], stop: Any
+) -> list[Ended]:
     from bnstudy import runner
 
     try:
-        ended = runner.run(group, results, threads=threads, report=report, stop=stop)
+        ended = runner.run(group, results, threads=threads, report=report, stop=stop, seen=seen)
+    except lease.Taken as taken:
+        return [(job.run_id, ELSEWHERE, str(taken.strerror)) for job in group.jobs]
     except OSError as error:
         return _as_it_stands(group, results, f"{error}; what was saved is kept")
     return [(e.run_id, str(e.state), e.note) for e in ended]

@@ -25,6 +25,15 @@ def groups(results: Path) -> Path:
     return results / "groups"
 
 
+def leases(results: Path) -> Path:
+    """Claims of the processes that make runs, one folder a claim, for as long as it is held."""
+    return results / "leases"
+
+
+def lease(results: Path, run_id: str) -> Path:
+    return leases(results) / run_id
+
+
 def workspace(results: Path, preset: str | None) -> Path:
     """Tables, figures, claims and report of a preset, or CUSTOM; the published ones (None) are `results` itself."""
     return results if preset is None else results / preset

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnstudy import checkpoint, engine, models, norms, provenance, sinks
+from bnstudy import checkpoint, engine, failures, lease, models, norms, provenance, sinks
 from bnstudy.config import Config, model_options, norm_options, to_dict
 from bnstudy.data import sources
 from bnstudy.data.pipeline import Feed
 from bnstudy.engine.stacked import unstack
-from bnstudy.jobs import Group, Job
+from bnstudy.jobs import Group, Job, Seen
 from bnstudy.observer import Observer, Rows
 from bnstudy.sinks import Sink
 from bnstudy.store import State, Store, Writer
@@ -86,41 +86,81 @@ class Stop:
         self.requested = True  # a second Ctrl-C does not wait
 
 
-def run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
+def run(
+    group: Group, results: Path, *, threads: int, report: Report, stop: Stop, seen: Seen | None = None
+) -> list[Ended]:
     """Makes the group's runs. An exception marks them failed, or, in a group of several, has each made for itself.
 
+    They are this process's to make meanwhile; those that other processes ended, since they were `seen`, are left alone.
     Whatever is raised or marked, what a checkpoint holds stays: once the cause is gone the runs go on from there.
     Raises Refused (bad input; nothing was written), Interrupted (after a checkpoint), KeyboardInterrupt (where there
-    was nothing to save), or OSError (the disk's fault and not a run's).
+    was nothing to save), or OSError (the disk's fault and not a run's; lease.Taken: another process makes one of them).
     """
+    seen = seen or Seen()
+    with lease.claimed(results, [job.run_id for job in group.jobs], seen.expired) as claim:
+        ended = _ended_elsewhere(group, results, seen)
+        left = tuple(job for job in group.jobs if job.run_id not in {one.run_id for one in ended})
+        if left and checkpoint.exists(results, group):  # it goes on whole
+            left, ended = group.jobs, []
+        if left:
+            ended += _attempt(Group(left), results, _Work(threads, report, stop, claim))
+        elif all(one.state.done for one in ended):
+            checkpoint.forget(results, group)
+        return ended
+
+
+def _ended_elsewhere(group: Group, results: Path, seen: Seen) -> list[Ended]:
+    """The group's runs that are done, or that failed in other hands than ours after they were seen."""
+    store, ended = Store(results), []
+    for job in group.jobs:
+        state = store.state(job.run_id)
+        failed_since = state == State.failed and job.run_id in seen.endings
+        if state.done or (failed_since and store.ending(job.run_id) != seen.endings[job.run_id]):
+            error = store.manifest(job.run_id)["error"]
+            ended.append(Ended(job.run_id, state, f"{error} ({lease.MADE})" if error else lease.MADE))
+    return ended
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How a group is made: on so many threads, telling whom, until asked to stop, while the claim holds."""
+
+    threads: int
+    report: Report
+    stop: Stop
+    claim: lease.Claim
+
+
+def _attempt(group: Group, results: Path, work: _Work) -> list[Ended]:
     try:
-        return _run(group, results, threads=threads, report=report, stop=stop)
+        return _run(group, results, work)
     except (OSError, Refused):
         raise
     except Exception as error:
         if len(group.jobs) == 1:
             return [_fail(group.jobs[0], group, results, error)]
     # Past the handler, where the exception no longer keeps alive the memory that may have been too little.
-    return _run_apart(group, results, threads=threads, report=report, stop=stop)
+    return _run_apart(group, results, work)
 
 
-def _run(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
+def _run(group: Group, results: Path, work: _Work) -> list[Ended]:
     saved = checkpoint.load(results, group)
     try:
-        made = _Making(group, results, saved["threads"] if saved else threads)
+        made = _Making(group, results, saved["threads"] if saved else work.threads)
     except ValueError as error:
         raise Refused(str(error)) from error
-    with Store(results).held(job.run_id for job in group.jobs):
-        checkpoint.claim(results, group)
-        if saved is None or not made.resume(saved):
-            made.begin()
-        del saved  # its tensors have been copied
-        with made.mirrored() as mirrors, stop.deferred(made.training.total_steps > 0):
-            made.make(mirrors, report, stop)
-        return made.end(mirrors)
+    work.claim.check()
+    checkpoint.claim(results, group)
+    if saved is None or not made.resume(saved):
+        made.begin()
+    del saved  # its tensors have been copied
+    with made.mirrored() as mirrors, work.stop.deferred(made.training.total_steps > 0):
+        made.make(mirrors, work)
+    work.claim.check()
+    return made.end(mirrors)
 
 
-def _run_apart(group: Group, results: Path, *, threads: int, report: Report, stop: Stop) -> list[Ended]:
+def _run_apart(group: Group, results: Path, work: _Work) -> list[Ended]:
     """Makes the runs of a group that raised one by one, each from where the group's checkpoint has it.
 
     What raised may be one run's fault (a probe stumbles over its weights): then it is one run that fails. Or it was too
@@ -134,13 +174,14 @@ def _run_apart(group: Group, results: Path, *, threads: int, report: Report, sto
     gc.collect()  # what raised left its networks behind
     try:
         for job in left[:1]:
-            _Making(Group((job,)), results, threads)
+            _Making(Group((job,)), results, work.threads)
+        work.claim.check()
         _take_apart(group, left, results)
     except OSError:
         raise
     except Exception as error:
         return done + [_fail(job, group, results, error) for job in left]
-    alone = (run(Group((job,)), results, threads=threads, report=report, stop=stop) for job in left)
+    alone = (_attempt(Group((job,)), results, work) for job in left)
     return done + [ended for each in alone for ended in each]
 
 
@@ -222,23 +263,24 @@ class _Making:
                 mirror.finish("failed" if isinstance(error, Exception) else "interrupted", {})
             raise
 
-    def make(self, mirrors: Sequence[Sink], report: Report, stop: Stop) -> None:
+    def make(self, mirrors: Sequence[Sink], work: _Work) -> None:
         """Trains to the end of the budget, saving now and then. Raises Interrupted once asked to stop, after a save."""
         last_save = time.monotonic()
 
         def mark_due() -> bool:
-            return stop.requested or time.monotonic() - last_save >= self._config.runtime.checkpoint_every_sec
+            return work.stop.requested or time.monotonic() - last_save >= self._config.runtime.checkpoint_every_sec
 
         for event in self.training.rows(mark_due):
             if isinstance(event, Rows):
                 self._writers[event.run].add(event.table, event.columns, event.values)
                 _mirror(mirrors[event.run], event)
                 continue
-            report(event.step, self.training.total_steps)
+            work.report(event.step, self.training.total_steps)
+            work.claim.check()
             if mark_due():
                 self._save()
                 last_save = time.monotonic()
-            if stop.requested:
+            if work.stop.requested:
                 raise Interrupted
         if self.training.total_steps:  # from here on a kill finds the group trained to its end
             self._save()
@@ -362,22 +404,6 @@ def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wal
 def _fail(job: Job, group: Group, results: Path, error: Exception) -> Ended:
     """Records a run that raised, and leaves its checkpoint and segments: when it is made again it goes on from them."""
     text = f"{type(error).__name__}: {error}"
-    Store(results).writer(job.run_id).finish(
-        {
-            "status": "failed",
-            "outcome": None,
-            "diverged_step": None,
-            "error": text,
-            "traceback": "".join(traceback.format_exception(error)),
-            "config": to_dict(job.config, identity_only=True),
-            "sweep": job.config.sweep.name,
-            "data": job.source.record,
-            "provenance": {**provenance.code(), **provenance.machine()},
-            "num_steps": None,
-            "final": {},
-            "wall_sec": None,
-            "probe_share": None,
-        }
-    )
+    failures.record(job, results, text, "".join(traceback.format_exception(error)))
     kept = "; what was saved is kept" if checkpoint.exists(results, group) else ""
     return Ended(job.run_id, State.failed, f"{text}{kept}")

@@ -8,12 +8,9 @@ a manifest that says so and keeps its segments.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -24,11 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bnstudy import files, paths
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where nothing keeps two processes from making the same run
-    fcntl = None  # type: ignore[assignment]
 
 SCHEMA = 1
 Columns = Mapping[str, str]  # column -> arrow type name
@@ -121,26 +113,18 @@ class Store:
         """Begins a run, or goes on with it after `Writer.restore`."""
         return Writer(paths.run(self.results, run_id), run_id)
 
+    def ending(self, run_id: str) -> tuple[int, int] | None:
+        """What tells one ending of a run from a later one; None where it has none."""
+        try:
+            seen = (paths.run(self.results, run_id) / paths.MANIFEST).stat()
+        except OSError:
+            return None
+        return seen.st_ino, seen.st_mtime_ns
+
     def retract_failure(self, run_id: str) -> None:
         """A run that failed goes on: it is under way again."""
         if self.state(run_id, verify=False) == State.failed:
             (paths.run(self.results, run_id) / paths.MANIFEST).unlink()
-
-    @contextmanager
-    def held(self, run_ids: Iterable[str]) -> Iterator[None]:
-        """Within, these runs are this process's to make: two would drop and mix each other's rows.
-
-        Raises BlockingIOError naming the first that another process makes. A process that dies holds nothing any more.
-        """
-        with ExitStack() as handles:
-            for run_id in sorted(run_ids):
-                folder = paths.run(self.results, run_id)
-                folder.mkdir(parents=True, exist_ok=True)
-                if fcntl is not None:
-                    handle = os.open(folder, os.O_RDONLY)
-                    handles.callback(os.close, handle)
-                    _lock(handle, folder)
-            yield
 
     def _check(self, run_id: str, manifest: dict[str, Any], name: str, *, verify: bool) -> Path:
         path = paths.run(self.results, run_id) / f"{name}.parquet"
@@ -203,7 +187,7 @@ class Writer:
         """Drops everything: the run begins anew."""
         self._columns, self._buffer, self._flushed = {}, {}, {}
         (self._folder / paths.MANIFEST).unlink(missing_ok=True)  # first: without tables it would be a damaged run's
-        for path in self._folder.iterdir():  # the folder itself stays, since it may be locked
+        for path in self._folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._segments.mkdir()
 
@@ -253,15 +237,6 @@ def _check_segment(path: Path, digest: str) -> None:
         raise StoreError(f"{path} is missing") from None
     if not good:
         raise StoreError(f"{path} is not the file that was written (checksum)")
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(errno.EWOULDBLOCK, "another process is making this run", str(folder)) from None
-    except OSError:  # a file system without locks, or without those of folders, as a network's may be
-        pass
 
 
 def _are_tables(value: Any) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnstudy import budget, compose, devices, files, launch, paths, readme, reduction, report, search
+from bnstudy import budget, compose, devices, files, launch, lease, paths, readme, reduction, report, search, sharing
 from bnstudy.config import Config, Search, to_dict
 from bnstudy.data import sources
 from bnstudy.identity import canonical
@@ -96,29 +95,17 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) 
         return False
     on_gpu = devices.on_gpu(wanted[0].config.runtime.device)
     workers = workers or (max(1, devices.gpus()) if on_gpu else launch.cores())
-    groups = plan(wanted, pending, results, workers)
-    workers = min(workers, len(groups))
-    threads = wanted[0].config.runtime.threads or max(1, launch.cores() // workers)
-    share = [math.nan for _ in groups]  # NaN: not begun in this process
-
-    with Progress(title, sum(len(group.jobs) for group in groups), "runs") as progress:
-        progress.update(0, f"{workers} processes of {threads} threads")
-
-        def group_progress(group: int, done: int, total: int, ended: list[launch.Ended]) -> None:
-            now = 1.0 if ended else done / max(total, 1)
-            if math.isnan(share[group]) and not ended:
-                progress.resumed(now * len(groups[group].jobs))
-            share[group] = now
-            progress.update(sum(s * len(g.jobs) for s, g in zip(share, groups, strict=True) if not math.isnan(s)))
-
+    with Progress(title, len(pending), "runs") as progress:
         try:
-            ended = launch.launch(groups, results, workers=workers, threads=threads, report=group_progress)
+            ended = sharing.make(wanted, pending, results, workers, progress)
         except budget.Spent:
             made = sum(store.state(job.run_id).done for job in wanted)
             left = "" if progress.left_sec is None else f", about {duration(progress.left_sec)} more at this pace"
             raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done{left}") from None
         counts = Counter(state for _, state, _ in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    if elsewhere := sum(lease.MADE in note for _, _, note in ended):
+        print(f"{title}: {len(ended) - elsewhere} of these were made here, {elsewhere} by other processes")
     bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
     for run_id, how, note in bad:
         print(f"{run_id}: {how}: {note}", file=sys.stderr)

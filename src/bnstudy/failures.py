@@ -1,0 +1,30 @@
+"""How a run that failed is written down: its error beside what identifies it. What it had saved stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bnstudy import provenance
+from bnstudy.config import to_dict
+from bnstudy.jobs import Job
+from bnstudy.store import Store
+
+
+def record(job: Job, results: Path, error: str, traceback: str = "") -> None:
+    """Writes the manifest of a failed run; made again it goes on from its checkpoint, if it has one."""
+    manifest = {
+        "status": "failed",
+        "outcome": None,
+        "diverged_step": None,
+        "error": error,
+        "traceback": traceback,
+        "config": to_dict(job.config, identity_only=True),
+        "sweep": job.config.sweep.name,
+        "data": job.source.record,
+        "provenance": {**provenance.code(), **provenance.machine()},
+        "num_steps": None,
+        "final": {},
+        "wall_sec": None,
+        "probe_share": None,
+    }
+    Store(results).writer(job.run_id).finish(manifest)

@@ -1,0 +1,149 @@
+"""Launchers that meet on the same runs: each run is made once, by whoever; what one leaves behind another takes up."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+
+import pytest
+from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
+
+from bnstudy import checkpoint, launch, lease, study
+from bnstudy.jobs import jobs
+from bnstudy.store import State, Store, Writer
+
+FORK = multiprocessing.get_context("fork")  # torch is imported already
+PLAIN = {"runtime__engine": "plain", "train__steps": 20, "runtime__checkpoint_every_sec": 0.0}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return quadrants(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def _process(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(launch, "launch", launch_here)
+    with torch_as_it_was():
+        yield
+
+
+def launcher(configs, results, told, slow_sec=0.0):
+    """A process that makes the runs as `make sweep-NAME` does; what it prints goes to a file, runs begun to a log."""
+
+    def work():
+        sys.stdout = sys.stderr = told.open("a", buffering=1)
+        restart, save = Writer.restart, checkpoint.save
+
+        def log(self):
+            with (results.parent / "begun.log").open("a") as file:
+                file.write(f"{os.getpid()} {self.run_id}\n")
+            restart(self)
+
+        def slowly(*arguments):
+            time.sleep(slow_sec)
+            save(*arguments)
+
+        Writer.restart, checkpoint.save = log, slowly  # type: ignore[method-assign]
+        code = study.make("the sweep", jobs(configs), results, 1)
+        print("exit", int(code))
+
+    process = FORK.Process(target=work)
+    process.start()
+    return process
+
+
+def ended(process):
+    process.join(60)
+    process.kill()
+    return process.exitcode
+
+
+def test_two_launchers_share_a_sweep_and_both_tell_of_all_of_it(tmp_path, root):
+    configs = [config(root, seed=seed, **PLAIN) for seed in range(8)]
+    make(configs, tmp_path / "alone")
+    results = tmp_path / "results"
+    told = [tmp_path / name for name in ("one.txt", "other.txt")]
+    processes = [launcher(configs, results, file, slow_sec=0.002) for file in told]
+    assert [ended(process) for process in processes] == [0, 0]
+    begun = [line.split() for line in (tmp_path / "begun.log").read_text().splitlines()]
+    assert sorted(run_id for _, run_id in begun) == sorted(names(configs)), "each once"
+    assert {int(pid) for pid, _ in begun} == {process.pid for process in processes}, "both made some"
+    made = []
+    for file in told:
+        text = file.read_text()
+        assert "8 of 8 runs, 100 %" in text and "8 completed" in text and text.endswith("exit 0\n"), text
+        counts = re.search(r"the sweep: (\d) of these were made here, (\d) by other processes", text)
+        assert counts is not None, text
+        made.append(int(counts[1]))
+        assert int(counts[1]) + int(counts[2]) == 8
+    assert sum(made) == 8
+    assert written(results, names(configs)) == written(tmp_path / "alone", names(configs))
+    assert lease.held(results) == {}
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_what_a_killed_launcher_leaves_the_other_takes_up_from_its_checkpoint(tmp_path, root, stacked):
+    how = PLAIN | {"runtime__engine": "auto" if stacked else "plain", "norm": {"name": "none"}}
+    configs = [config(root, optim__lr=lr, **how) for lr in (0.1, 0.2, 0.3)]
+    make(configs, tmp_path / "alone")
+    results, told = tmp_path / "results", tmp_path / "told.txt"
+    first = launcher(configs, results, tmp_path / "killed.txt", slow_sec=0.05)
+    wait_for(lambda: list(results.rglob("checkpoint.pt")))
+    second = launcher(configs, results, told)
+    wait_for(lambda: told.exists() and "to make" in told.read_text())
+    time.sleep(0.2)
+    os.kill(first.pid or 0, signal.SIGKILL)
+    assert ended(second) == 0 and told.read_text().endswith("exit 0\n"), told.read_text()
+    begun = [line.split()[1] for line in (tmp_path / "begun.log").read_text().splitlines()]
+    assert sorted(begun) == sorted(names(configs)), "taken up, not begun anew"
+    assert written(results, names(configs)) == written(tmp_path / "alone", names(configs))
+    first.join()
+
+
+def test_a_run_that_failed_elsewhere_is_told_and_not_tried_again(tmp_path, root, monkeypatch, capsys):
+    """It failed between our look and our turn; what had failed before we began is tried."""
+    configs = [config(root, seed=seed, **PLAIN) for seed in range(3)]
+    store, ids = Store(tmp_path), names(configs)
+    for run_id in ids[:2]:
+        store.writer(run_id).finish({"status": "failed", "error": "as before"})
+
+    def others_first(groups, results, **options):
+        store.writer(ids[1]).finish({"status": "failed", "error": "the disk is bad"})
+        store.writer(ids[2]).finish({"status": "diverged", "error": None})
+        return launch_here(groups, results, **options)
+
+    monkeypatch.setattr(launch, "launch", others_first)
+    assert study.make("a sweep", jobs(configs), tmp_path, 1)
+    told = capsys.readouterr()
+    assert f"{ids[1]}: failed: the disk is bad (made by another process)" in told.err
+    assert "1 of these were made here, 2 by other processes" in told.out
+    assert [store.state(run_id) for run_id in ids] == [State.completed, State.failed, State.diverged]
+
+
+def test_what_our_own_process_died_over_is_not_tried_twice_but_told_as_done_where_another_did_it(
+    tmp_path, root, monkeypatch, capsys
+):
+    configs = [config(root, seed=seed, **PLAIN) for seed in range(2)]
+    ids = names(configs)
+
+    def dying(groups, results, **options):
+        make(configs[1:], results)  # another launcher, meanwhile
+        return [(run_id, "partial", "its process died") for run_id in ids]
+
+    monkeypatch.setattr(launch, "launch", dying)
+    assert study.make("a sweep", jobs(configs), tmp_path, 1)
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == f"{ids[0]}: partial: its process died"
+    assert "1 completed, 1 partial" in told.err
+
+
+def wait_for(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)

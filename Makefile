@@ -8,6 +8,7 @@ JOBS ?=
 BUDGET_MIN ?=
 SEED ?=
 SWEEP ?=
+ID ?=
 STRICT ?=
 ARGS ?=
 
@@ -72,6 +73,15 @@ textbook: $(READY) ## the textbook's study and its report [PRESET=quick (default
 .PHONY: status
 status: $(READY) ## how far every sweep is [PRESET=quick|full]
 	$(BNSTUDY) status $(preset) $(ARGS)
+
+.PHONY: retry
+retry: $(READY) ## the runs that failed, once more [SWEEP=NAME] [JOBS=n]
+	$(BNSTUDY) retry $(if $(SWEEP),--sweep $(SWEEP)) $(jobs) $(ARGS)
+
+.PHONY: clean-run
+clean-run: $(READY) ## forget one run: ID=its whole name
+	@test -n "$(ID)" || { echo "clean-run: name the run, as in: make clean-run ID=lenet-none-lr0.1-s0-1f3a9c2b" >&2; exit 2; }
+	$(BNSTUDY) clean-run '$(ID)' $(ARGS)
 
 .PHONY: figures
 figures: $(READY) ## figures and claims of the committed tables, into results/redrawn [PRESET=quick|full|custom: of your own] [STRICT=1: none of several commits]

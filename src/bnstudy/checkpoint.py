@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bnstudy import files, paths
-from bnstudy.jobs import Group, under_way
+from bnstudy.jobs import Group
 
 SCHEMA = 2
 
@@ -54,17 +54,6 @@ def load(results: Path, group: Group) -> dict[str, Any] | None:
 def of_no_use(group: Group, why: str) -> None:
     """Says so of the group's checkpoint."""
     print(f"the checkpoint of {group.jobs[0].run_id} is of no use ({why}); its runs start again", flush=True)
-
-
-def claim(results: Path, group: Group) -> None:
-    """Drops other groups' checkpoints that hold a run of this group: its rows, which they name, are written anew."""
-    ours = {job.run_id for job in group.jobs}
-    for group_id, members in under_way(results).items():
-        if group_id != group.id and ours.intersection(members):
-            shutil.rmtree(_path(results, group_id).parent, ignore_errors=True)
-            if left := [member for member in members if member not in ours]:
-                names = ", ".join(left)
-                print(f"{names}: to start again, as what was under way beside them is made without them", flush=True)
 
 
 def exists(results: Path, group: Group) -> bool:

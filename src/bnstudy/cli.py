@@ -118,9 +118,20 @@ def _parser() -> argparse.ArgumentParser:
     parallel(suite)
     budget_min(suite)
 
-    status = command("status", _status, "every sweep: done, diverged, failed, under way, pending")
+    status = command("status", _status, "every sweep: completed, diverged, failed, running, pending; time left")
     preset(status, None, otherwise="both")
     places(status, data=True)
+
+    text = "make the runs that failed once more, of every sweep or of one"
+    retry = command("retry", _retry, text, overrides="runtime.* and tracking.* only")
+    retry.add_argument("--sweep", default=None, metavar="SWEEP", help=f"one of {', '.join(_sweeps())}")
+    places(retry, data=True)
+    parallel(retry)
+
+    text = "forget one run: its tables, its manifest, what was saved of it; refused while a process is making it"
+    clean_run = command("clean-run", _clean_run, text)
+    clean_run.add_argument("run_id", metavar="ID", help="the run's name, whole")
+    places(clean_run)
 
     for name, text in (
         ("figures", "draw the figures and judge the claims from tables: the committed ones, or a preset's"),
@@ -185,9 +196,21 @@ def _suite(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from bnstudy import study
+    from bnstudy import upkeep
 
-    return study.status(arguments.preset, _with_places(arguments), arguments.results)
+    return upkeep.status(arguments.preset, _with_places(arguments), arguments.results)
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    from bnstudy import upkeep
+
+    return upkeep.retry(arguments.sweep, _with_places(arguments), arguments.results, arguments.jobs)
+
+
+def _clean_run(arguments: argparse.Namespace) -> int:
+    from bnstudy import upkeep
+
+    return upkeep.forget(arguments.run_id, arguments.results)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -73,13 +73,13 @@ def sweeps() -> list[str]:
     return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
-def suites() -> dict[str, dict[str, int]]:
-    """Of every sweep the suites that it belongs to, with its place there, as its file says (`sweep.suites`)."""
+def said() -> dict[str, dict[str, Any]]:
+    """What every sweep's file says of the sweep itself (its block `sweep`), without composing anything."""
     found = {}
     for name in sweeps():
         try:
             content = yaml.safe_load(_file(name).read_text(encoding="utf-8"))
-            found[name] = dict(content["sweep"].get("suites") or {})
+            found[name] = dict(content["sweep"])
         except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
             raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or _first_words(error)}") from None
     return found

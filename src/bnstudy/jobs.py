@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -99,6 +100,16 @@ def under_way(results: Path) -> dict[str, list[str]]:
     """The members of every group that has a checkpoint, by the group's id."""
     files = sorted(paths.groups(results).glob(f"*/{paths.MEMBERS}"))
     return {file.parent.name: file.read_text(encoding="utf-8", errors="replace").split() for file in files}
+
+
+def let_go(results: Path, run_ids: set[str], keep: Group | None = None) -> None:
+    """Drops the checkpoints of groups, but for `keep`, that hold one of these runs; says whose work goes with it."""
+    for group_id, members in under_way(results).items():
+        if (keep is None or group_id != keep.id) and run_ids.intersection(members):
+            shutil.rmtree(paths.groups(results) / group_id, ignore_errors=True)
+            if left := [member for member in members if member not in run_ids]:
+                names = ", ".join(left)
+                print(f"{names}: to start again, as what was under way beside them is gone", flush=True)
 
 
 def side_by_side(config: Config) -> bool:

@@ -34,6 +34,11 @@ def lease(results: Path, run_id: str) -> Path:
     return leases(results) / run_id
 
 
+def index(results: Path) -> Path:
+    """What is remembered of runs and sweeps; it can be removed at any time."""
+    return results / "index"
+
+
 def workspace(results: Path, preset: str | None) -> Path:
     """Tables, figures, claims and report of a preset, or CUSTOM; the published ones (None) are `results` itself."""
     return results if preset is None else results / preset

@@ -23,7 +23,7 @@ from bnstudy.config import Config, model_options, norm_options, to_dict
 from bnstudy.data import sources
 from bnstudy.data.pipeline import Feed
 from bnstudy.engine.stacked import unstack
-from bnstudy.jobs import Group, Job, Seen
+from bnstudy.jobs import Group, Job, Seen, let_go
 from bnstudy.observer import Observer, Rows
 from bnstudy.sinks import Sink
 from bnstudy.store import State, Store, Writer
@@ -150,7 +150,7 @@ def _run(group: Group, results: Path, work: _Work) -> list[Ended]:
     except ValueError as error:
         raise Refused(str(error)) from error
     work.claim.check()
-    checkpoint.claim(results, group)
+    let_go(results, {job.run_id for job in group.jobs}, keep=group)  # what is there of them is written anew
     if saved is None or not made.resume(saved):
         made.begin()
     del saved  # its tensors have been copied

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bnstudy import budget, compose, devices, files, launch, lease, paths, readme, reduction, report, search, sharing
 from bnstudy.config import Config, Search, to_dict
-from bnstudy.data import sources
 from bnstudy.identity import canonical
 from bnstudy.jobs import Job, jobs, plan
 from bnstudy.sinks.console import Progress, duration
@@ -186,27 +185,6 @@ def _workspace(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]
     custom = paths.workspace(results, paths.CUSTOM)
     print(f"the overrides ask for other runs than the preset {preset}: its tables stay, these go to {custom}")
     return custom
-
-
-def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
-    """A line a sweep and preset: how many runs are in which state."""
-    store = Store(results)
-    offline = [*overrides, "runtime.download=false"]
-    for name in compose.sweeps():
-        for each in [preset] if preset else ("quick", "full"):
-            try:
-                reached = search.reach(jobs(compose.expand(name, each, offline)), store)
-            except sources.DataError as error:
-                print(f"{name:24} {each:6} {str(error).splitlines()[0]}")
-                continue
-            counts = Counter(store.state(job.run_id, verify=False) for job in reached.jobs)
-            text = ", ".join(f"{counts[state]} {_WORD.get(state, state)}" for state in State if counts[state])
-            then = f"; then {reached.more} more of its search" if reached.more else ""
-            print(f"{name:24} {each:6} {len(reached.jobs):4} runs: {text}{then}")
-    return 0
-
-
-_WORD = {State.absent: "pending", State.partial: "under way"}
 
 
 def _damaged(run_id: str) -> str:

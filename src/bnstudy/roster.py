@@ -1,0 +1,79 @@
+"""Which runs a sweep asks for: composed once, and remembered while everything that decides it stays the same."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from bnstudy import compose, files, paths
+from bnstudy.config import Train
+from bnstudy.data import sources
+from bnstudy.jobs import jobs
+
+PACKAGE = Path(__file__).parent
+DECIDING = ("*.py", "norms/*.py", "models/*.py", "probes/*.py")  # of the package: the schema, names, options' defaults
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One run of a sweep, and how much there is to do in it: epochs, or steps where its budget is in steps."""
+
+    run_id: str
+    work: int
+
+
+def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> list[Wanted]:
+    """The sweep's runs, in its order, on the data that are there now. Raises ValueError as composing does."""
+    asked = hashlib.sha256(json.dumps(list(overrides)).encode()).hexdigest()[:8]
+    path, key = paths.index(results) / f"{sweep}-{preset}-{asked}.json", _key(sweep)
+    if (there := _remembered(path, key)) is not None:
+        return there
+    configs = compose.expand(sweep, preset, overrides)
+    made = jobs(configs)
+    data = {}
+    for job in made:
+        runtime = job.config.runtime
+        data[job.source.name, runtime.data_root, runtime.stand_in] = job.source.identity
+    found = [Wanted(job.run_id, _work(job.config.train)) for job in made]
+    kept = {
+        "key": key,
+        "data": [[*asked, identity] for asked, identity in data.items()],
+        "runs": [[run.run_id, run.work] for run in found],
+    }
+    with contextlib.suppress(OSError):  # where it cannot be kept, it is composed again
+        files.write_text(path, json.dumps(kept, separators=(",", ":")))
+    return found
+
+
+def _work(train: Train) -> int:
+    return max(1, train.epochs if train.steps is None else train.steps)
+
+
+def _key(sweep: str) -> str:
+    """Over every file that has a say in what the sweep's runs are."""
+    own = [path for pattern in DECIDING for path in PACKAGE.glob(pattern)]
+    deciding = [*own, *compose.CONF.rglob("*.yaml"), compose.SWEEPS / f"{sweep}.yaml"]
+    digest = hashlib.sha256(metadata.version("hydra-core").encode())
+    for path in sorted(deciding):
+        content = path.read_bytes() if path.exists() else b""
+        digest.update(f"\n{path} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _remembered(path: Path, key: str) -> list[Wanted] | None:
+    """The runs of a file that still holds: of the same configuration, and of the same bytes of data."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if entry["key"] != key:
+            return None
+        for name, root, stand_in, identity in entry["data"]:
+            if sources.locate(name, Path(root), allow_stand_in=stand_in, download=False).identity != identity:
+                return None
+        return [Wanted(str(run_id), int(work)) for run_id, work in entry["runs"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # what is wrong with data, composing will say
+        return None

@@ -1,0 +1,249 @@
+"""What is told of runs is what the disk says, with an index or without; a retry makes what failed and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
+
+from bnstudy import compose, index, launch, lease, paths, roster, upkeep
+from bnstudy.config import to_dict
+from bnstudy.data.sources import DataError
+from bnstudy.index import Entry
+from bnstudy.jobs import jobs, under_way
+from bnstudy.lease import Holder
+from bnstudy.roster import Wanted
+from bnstudy.store import State, Store
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return quadrants(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def _process(monkeypatch):
+    monkeypatch.setattr(launch, "launch", launch_here)
+    with torch_as_it_was():
+        yield
+
+
+def ended(results, name, status="completed", **facts):
+    writer = Store(results).writer(name)
+    writer.add("steps", {"step": "int64"}, {"step": [1, 2, 3]})
+    writer.finish({"status": status, "wall_sec": 8.0, "provenance": {"num_runs": 2}, "sweep": "init", **facts})
+    writer.clean()
+
+
+def states(results, *ids):
+    return [entry.state for entry in index.entries(results, ids).values()]
+
+
+def file(results):
+    return paths.index(results) / "runs.json"
+
+
+def test_the_index_is_what_the_store_says_whatever_happens_to_a_run(tmp_path):
+    store = Store(tmp_path)
+    ended(tmp_path, "a")
+    ended(tmp_path, "b", "failed", wall_sec=None)
+    store.writer("c")
+    ids = ("a", "b", "c", "d")
+
+    def agree():
+        found = index.entries(tmp_path, ids)
+        assert [e.state for e in found.values()] == [store.state(name, verify=False) for name in ids]
+        return found
+
+    assert agree()["a"] == Entry(State.completed, 4.0, "init") and agree()["b"] == Entry(State.failed, None, "init")
+    ended(tmp_path, "b", "diverged")
+    assert agree()["b"].state == State.diverged
+    (paths.run(tmp_path, "a") / "steps.parquet").unlink()
+    assert agree()["a"].state == State.damaged
+    store.writer("a").restart()
+    assert agree()["a"].state == State.partial
+    ended(tmp_path, "c", "failed")
+    store.retract_failure("c")
+    assert agree()["c"].state == State.partial
+    shutil.rmtree(paths.run(tmp_path, "b"))
+    assert agree()["b"].state == State.absent
+    (paths.run(tmp_path, "a") / paths.MANIFEST).write_text("{")
+    assert agree()["a"].state == State.damaged
+
+
+def test_what_did_not_change_is_not_opened_again(tmp_path, monkeypatch):
+    for name in "abc":
+        ended(tmp_path, name)
+    index.entries(tmp_path, "abc")
+    opened = []
+
+    def look(store, name):
+        opened.append(name)
+        return Entry(State.failed)
+
+    monkeypatch.setattr(index, "_look", look)
+    assert states(tmp_path, *"abc") == ["completed"] * 3 and not opened
+    ended(tmp_path, "b")
+    assert states(tmp_path, *"abc") == ["completed", "failed", "completed"] and opened == ["b"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b'{"schema":1}', b'{"schema":1,"runs":{"a":[1]}}', b'{"schema":9,"runs":{}}',
+     b'{"schema":1,"runs":{"a":[[1],"fine",1,null]}}', b'{"schema":1,"runs":[]}', b"[" * 100_000],
+)  # fmt: skip
+def test_an_index_that_is_damaged_or_missing_is_made_anew(tmp_path, content):
+    ended(tmp_path, "a")
+    assert states(tmp_path, "a") == ["completed"]
+    whole = file(tmp_path).read_bytes()
+    file(tmp_path).write_bytes(content)
+    assert states(tmp_path, "a") == ["completed"] and file(tmp_path).read_bytes() == whole
+    file(tmp_path).unlink()
+    assert states(tmp_path, "a") == ["completed"] and file(tmp_path).read_bytes() == whole
+
+
+def test_where_the_index_cannot_be_kept_it_is_done_without(tmp_path):
+    ended(tmp_path, "a")
+    paths.index(tmp_path).write_text("a file where a folder belongs")
+    assert states(tmp_path, "a") == ["completed"]
+
+
+@pytest.fixture
+def sweep(tmp_path, data_root, monkeypatch):
+    """The sweep `init`, which may be changed, and how often it was composed."""
+    folder = tmp_path / "sweeps"
+    shutil.copytree(compose.SWEEPS, folder)
+    monkeypatch.setattr(compose, "SWEEPS", folder)
+    composed, expand = [], compose.expand
+
+    def counted(*asked):
+        composed.append(asked)
+        return expand(*asked)
+
+    monkeypatch.setattr(compose, "expand", counted)
+
+    def wanted(preset="quick", root=data_root):
+        return roster.wanted("init", preset, [f"runtime.data_root='{root}'"], tmp_path / "results")
+
+    return folder / "init.yaml", composed, wanted
+
+
+def test_a_sweep_is_composed_once_until_something_that_decides_it_changes(tmp_path, data_root, sweep, monkeypatch):
+    path, composed, wanted = sweep
+    fresh = wanted()
+    configs = compose.expand("init", "quick", [f"runtime.data_root='{data_root}'"])
+    assert [run.run_id for run in fresh] == names(configs) and {run.work for run in fresh} == {1}
+    assert wanted() == fresh and len(composed) == 2
+    full = wanted("full")
+    assert len(composed) == 3 and wanted() == fresh and wanted("full") == full and len(composed) == 3
+    path.write_text(path.read_text() + "seed: 7\n")
+    assert [run.run_id for run in wanted()] and len(composed) == 4
+    for kept in paths.index(tmp_path / "results").iterdir():
+        kept.write_text("{")
+    assert wanted() is not None and len(composed) == 5
+    other = tmp_path / "other"
+    shutil.copytree(data_root, other)
+    there = wanted(root=other)
+    label = other / "cifar10" / "SOURCE.json"
+    label.write_text(json.dumps({"source": "torchvision"}))  # another identity
+    assert {run.run_id for run in wanted(root=other)}.isdisjoint(run.run_id for run in there)
+    shutil.rmtree(other / "cifar10")
+    with pytest.raises(DataError, match="not to be had"):
+        roster.wanted("init", "quick", [f"runtime.data_root='{other}'", "runtime.download=false"], tmp_path / "results")
+
+
+def test_the_components_defaults_have_a_say(monkeypatch, tmp_path):
+    before = roster._key("init")
+    assert before == roster._key("init") != roster._key("precision")
+    package = tmp_path / "package"
+    shutil.copytree(roster.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "bench", "data"))
+    monkeypatch.setattr(roster, "PACKAGE", package)
+    copied = roster._key("init")
+    norm = package / "norms" / "batch.py"
+    norm.write_text(norm.read_text().replace("1e-5", "1e-4"))
+    assert roster._key("init") != copied
+
+
+def test_how_far_and_how_long_still():
+    here = Holder("h", "m", 1, "0", "t")
+    runs = [Wanted(name, work) for name, work in zip("abcdefg", (1, 3, 2, 2, 2, 5, 1), strict=True)]
+    entries = dict.fromkeys("abcdefg", Entry(State.absent)) | {
+        "a": Entry(State.completed, 30.0),
+        "b": Entry(State.diverged, 90.0),
+        "c": Entry(State.failed),
+        "d": Entry(State.partial),
+        "e": Entry(State.partial),
+    }
+    told = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 interrupted, 2 pending; "
+    assert upkeep.how_far(runs, entries, {}) == told + "about 6 min 0 s left for one process"
+    told = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 running, 1 interrupted, 1 pending; "
+    two = {"e": here, "f": Holder("h", "m", 2, "0", "t")}
+    assert upkeep.how_far(runs, entries, two) == told + "about 3 min 0 s left for 2 processes"
+    nothing_done = {name: Entry(State.absent) for name in "abcdefg"}
+    assert upkeep.how_far(runs, nothing_done, {}) == "   7 runs: 7 pending"
+    assert upkeep.how_far(runs[:2], entries, {}) == "   2 runs: 1 completed, 1 diverged"
+
+
+def failed(configs, results):
+    for job in jobs(configs):
+        config = to_dict(job.config, identity_only=True)
+        Store(results).writer(job.run_id).finish(
+            {"status": "failed", "error": "x", "config": config, "sweep": job.config.sweep.name}
+        )
+
+
+def test_a_retry_makes_what_failed_and_nothing_else(tmp_path, root, capsys):
+    configs = [config(root, seed=seed, sweep__name="init" if seed else "precision") for seed in (0, 1, 2)]
+    ids, results = names(configs), tmp_path / "results"
+    how = [f"runtime.data_root='{root}'", "tracking.mode=off", "runtime.device=cpu", "runtime.threads=1"]
+    assert upkeep.retry(None, how, results, 1) == 0 and "no run has failed" in capsys.readouterr().out
+    failed(configs[:2], results)
+    Store(results).writer(ids[2])
+    assert upkeep.retry("jacobians", how, results, 1) == 0
+    assert "no run of jacobians has failed" in capsys.readouterr().out
+    assert upkeep.retry("init", how, results, 1) == 0
+    assert [Store(results).state(name) for name in ids] == [State.failed, State.completed, State.partial]
+    assert capsys.readouterr().out.endswith("for its tables: make sweep-init\n")
+    assert upkeep.retry(None, how, results, 1) == 0
+    assert [Store(results).state(name) for name in ids] == [State.completed, State.completed, State.partial]
+    make(configs[:2], tmp_path / "whole")
+    assert written(results, ids[:2]) == written(tmp_path / "whole", ids[:2])
+
+
+def test_a_retry_of_what_is_no_longer_the_same_says_so(tmp_path, root, capsys):
+    failed([config(root, seed=0), config(root, seed=1)], tmp_path / "results")
+    shutil.copytree(root, tmp_path / "data")
+    (tmp_path / "data" / "quadrants" / "SOURCE.json").write_text(json.dumps({"source": "torchvision"}))
+    ids = Store(tmp_path / "results").run_ids()
+    manifest = paths.run(tmp_path / "results", ids[1]) / paths.MANIFEST
+    manifest.write_text(manifest.read_text().replace('"momentum"', '"inertia"'))
+    how = [f"runtime.data_root='{tmp_path / 'data'}'", "tracking.mode=off"]
+    assert upkeep.retry(None, how, tmp_path / "results", 1) == 1
+    told = capsys.readouterr().err
+    assert f"{ids[0]}: cannot be tried again (its data, or an option's default, are others now)" in told
+    assert "(optim.inertia: there is no such key; there are: lr" in told and f"make clean-run ID={ids[1]}" in told
+    for wrong, words in ((["optim.lr=3"], "optim.lr=3: a retry makes the very runs that failed"), ([], "no sweep 'x'")):
+        with pytest.raises(ValueError, match=words):
+            upkeep.retry("x", wrong, tmp_path, 1)
+
+
+def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp_path, root, capsys):
+    configs = [config(root, optim__lr=lr, norm={"name": "none"}) for lr in (0.1, 0.2)]
+    ids = names(configs)
+    make(configs, tmp_path)
+    group = paths.groups(tmp_path) / "123456789abc"  # as an interrupted group has it
+    group.mkdir(parents=True)
+    (group / paths.MEMBERS).write_text("\n".join(ids))
+    before = states(tmp_path, *ids)
+    for slip, hint in ((ids[0][:-3], f"did you mean {ids[0]}"), ("", "2 runs are in"), ("../runs", "2 runs are in")):
+        with pytest.raises(ValueError, match=f"there is no run '{slip}'; {hint}"):
+            upkeep.forget(slip, tmp_path)
+    with lease.claimed(tmp_path, ids[:1]), pytest.raises(lease.Taken, match="another process is making this run"):
+        upkeep.forget(ids[0], tmp_path)
+    assert states(tmp_path, *ids) == before == [State.completed] * 2
+    assert upkeep.forget(ids[0], tmp_path) == 0
+    assert states(tmp_path, *ids) == [State.absent, State.completed] and under_way(tmp_path) == {}
+    told = capsys.readouterr().out
+    assert f"{ids[1]}: to start again" in told and f"{ids[0]} is forgotten" in told

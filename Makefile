@@ -50,6 +50,10 @@ test: $(READY) ## lint, types and tests [ARGS="pytest options"]
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: soak
+soak: $(READY) ## the tests that take long: a hundred kills, real sweeps side by side [ARGS="pytest options"]
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

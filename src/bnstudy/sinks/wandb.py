@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import netrc
 import os
 import sys
@@ -141,6 +142,7 @@ def confine(results: Path) -> None:
 
 def _open(results: Path, mode: str, facts: Mapping[str, Any]) -> Any:
     confine(results)
+    logging.raiseExceptions = False  # where W&B cannot write its own log it would print a traceback for every line
     import wandb
 
     if mode == "online" and (reason := obstacle()) is not None:

@@ -129,6 +129,19 @@ def test_configuration_becomes_columns() -> None:
     assert reduction.config_columns({**config, "train": {"epochs": 165, "steps": 0}})["epochs"] is None
 
 
+def test_the_commits_of_a_run_that_was_resumed_with_other_code_are_told(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for run_id, commits in (("a", ["f" * 40, "0" * 40]), ("b", None)):
+        write(store, run_id, [0], [1.0])
+        manifest = store.manifest(run_id)
+        manifest["provenance"] |= {"commit": "0" * 40} | ({"commits": commits} if commits else {})
+        store.writer(run_id).finish(manifest)
+    reduction.reduce(store, ["a", "b"], tmp_path / "tables" / "s")
+    runs = frames.runs(tmp_path, "s")
+    assert runs["commits"].tolist() == [f"{'f' * 40} {'0' * 40}", "0" * 40] and set(runs["commit"]) == {"0" * 40}
+    assert frames.commits(runs) == ("00000000", "ffffffff")
+
+
 def test_the_data_s_title_reaches_the_reader_and_renames_no_run(tmp_path: Path) -> None:
     """From SOURCE.json through the run's manifest and its row to what figures and claims call the data."""
     plain, titled = (small_runs.quadrants(tmp_path / name) for name in ("plain", "titled"))

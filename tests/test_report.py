@@ -212,6 +212,20 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     assert "A &lt;b&gt;title&lt;/b&gt; &amp; more" in text
 
 
+def test_what_a_run_said_when_it_failed_runs_nothing_on_the_page(tmp_path: Path) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    path = workspace / "tables" / "lenet_lr_grid" / "runs.parquet"
+    runs, bad = pd.read_parquet(path), "<script>alert(1)</script>"
+    runs["error"] = bad
+    runs.loc[0, "status"] = "failed"
+    for column in ("run_id", "device", "data_title", "commit", "commits"):
+        runs.loc[0 if column == "run_id" else 1, column] = bad
+    runs.to_parquet(path)
+    report.build(workspace, analysis(tmp_path / "analysis", one=TINY), progress=lambda line: None)
+    text = (workspace / "report.html").read_text()
+    assert "<script>" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
+
+
 def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
     folder = analysis(tmp_path / "analysis", one=TINY)
     shutil.copy(synthetic.FINDINGS / "lenet_lr.py", folder)

@@ -5,6 +5,7 @@ It is dropped when its runs are made, or when it is itself of no use; never beca
 
 from __future__ import annotations
 
+import errno
 import pickle
 import shutil
 import zipfile
@@ -73,7 +74,9 @@ def _intact(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which a place before the file's beginning provokes
+            raise
+        return False
     except Exception:  # zipfile raises whatever the bytes provoke
         return False

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from bnstudy import paths
 
@@ -67,7 +68,9 @@ def runs(workspace: Path, sweep: str) -> pd.DataFrame:
     """One row a run of the sweep, those that are missing too (see `reduction`). Raises MissingTable."""
     frame = _read(workspace, sweep, "runs")
     frame["stand_in"] = frame["stand_in"].fillna(False).astype(bool)  # a run that is missing has no source
-    return frame if "data_title" in frame else frame.assign(data_title=None)  # in tables of earlier releases
+    if "data_title" not in frame:  # in tables of earlier releases
+        frame = frame.assign(data_title=None)
+    return frame if "commits" in frame else frame.assign(commits=frame["commit"])
 
 
 def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> pd.DataFrame:
@@ -100,7 +103,7 @@ def holes(run_rows: pd.DataFrame) -> pd.DataFrame:
 
 def origin(frames: Iterable[pd.DataFrame]) -> Origin:
     """Where the rows of these frames come from; frames without a run (published curves) do not count."""
-    wanted = ["run_id", "data", "data_source", "data_sha256", "data_title", "stand_in", "commit", "dirty"]
+    wanted = ["run_id", "data", "data_source", "data_sha256", "data_title", "stand_in", "commit", "commits", "dirty"]
     parts = []
     for frame in frames:
         if "run_id" in frame:
@@ -122,11 +125,13 @@ def data_names(rows: pd.DataFrame) -> pd.Series[str]:
 
 
 def commits(run_rows: pd.DataFrame) -> tuple[str, ...]:
-    """The commits behind these runs, eight digits each; "+" marks uncommitted changes."""
+    """The commits behind these runs, those too that a resumed one began with; "+" marks uncommitted changes."""
     given = run_rows[run_rows["commit"].notna()]
-    dirty = given["dirty"].fillna("").astype(str).ne("")
-    marked = zip(given["commit"].astype(str), dirty, strict=True)
-    return tuple(sorted({f"{commit[:8]}{'+' if changed else ''}" for commit, changed in marked}))
+    found = set()
+    for last, every, dirty in zip(given["commit"], given["commits"].fillna(""), given["dirty"].fillna(""), strict=True):
+        found |= {each[:8] for each in str(every).split() if each != last}
+        found.add(f"{str(last)[:8]}{'+' if dirty else ''}")
+    return tuple(sorted(found))
 
 
 def spread(values: Iterable[float]) -> Spread:
@@ -228,8 +233,8 @@ def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
     if not path.exists():
         raise MissingTable(f"{path.relative_to(workspace)} is missing: run the sweep {sweep!r}")
     try:
-        frame: Any = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        frame: Any = pd.read_parquet(path, page_checksum_verification=True)
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:  # whatever the bytes provoke
         told = f"{path.relative_to(workspace)} cannot be read ({type(error).__name__})"
         raise MissingTable(f"{told}: run the sweep {sweep!r} again") from error
     return pd.DataFrame(frame)

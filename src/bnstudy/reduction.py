@@ -51,6 +51,7 @@ _LAST = {
     "data_title": "string",
     "stand_in": "bool",
     "commit": "string",
+    "commits": "string",
     "dirty": "string",
     "device": "string",
     "threads": "int64",
@@ -164,6 +165,7 @@ def _run_row(run_id: str, state: State, manifest: dict[str, Any] | None, config:
         "stand_in": data.get("source") == STAND_IN,
     }
     row |= {key: code.get(key) for key in ("commit", "dirty", "device", "threads")}
+    row["commits"] = " ".join(code.get("commits") or []) or code.get("commit")  # several: resumed with other code
     return row
 
 
@@ -222,4 +224,5 @@ def _arrow(values: pd.Series[Any], kind: str) -> pa.Array:
 
 def _write(table: pa.Table, path: Path) -> None:
     with files.replacing(path) as part:
-        pq.write_table(table, part, compression="zstd", row_group_size=max(1, table.num_rows))
+        options = {"compression": "zstd", "row_group_size": max(1, table.num_rows)}
+        pq.write_table(table, part, write_page_checksum=True, **options)

@@ -8,6 +8,7 @@ a manifest that says so and keeps its segments.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,8 @@ import pyarrow.parquet as pq
 
 from bnstudy import files, paths
 
-SCHEMA = 1
+SCHEMA = 2
+SCHEMAS = (1, SCHEMA)  # manifests of schema 1 have no checksum
 Columns = Mapping[str, str]  # column -> arrow type name
 ARROW = {
     "int16": pa.int16(),
@@ -93,8 +95,11 @@ class Store:
             raise StoreError(f"{path} is missing: the run has not ended; {remedy}") from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read ({error}); {remedy}") from None
-        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or manifest.get("run_id") != run_id:
+        if not isinstance(manifest, dict) or manifest.get("schema") not in SCHEMAS or manifest.get("run_id") != run_id:
             raise StoreError(f"{path} is not the manifest (schema {SCHEMA}) of run {run_id}; {remedy}")
+        said = manifest.pop("sha256", None)
+        if (said is not None or manifest["schema"] == SCHEMA) and said != _digest(manifest):
+            raise StoreError(f"{path} is not what was written (checksum); {remedy}")
         if manifest.get("status") not in ("completed", "diverged", "failed") or not _are_tables(manifest.get("tables")):
             raise StoreError(f"{path} names no known status or no tables; {remedy}")
         return manifest
@@ -213,8 +218,9 @@ class Writer:
                 "sha256": files.sha256(path),
             }
             tables[table] = entry
-        whole_manifest = {"schema": SCHEMA, "run_id": self.run_id, **manifest, "tables": tables}
-        files.write_text(self._folder / paths.MANIFEST, json.dumps(whole_manifest, indent=1) + "\n")
+        whole_manifest = {**manifest, "schema": SCHEMA, "run_id": self.run_id, "tables": tables}
+        signed = whole_manifest | {"sha256": _digest(whole_manifest)}
+        files.write_text(self._folder / paths.MANIFEST, json.dumps(signed, indent=1) + "\n")
 
     def clean(self) -> None:
         """Removes the segments, once no checkpoint names them any more."""
@@ -228,6 +234,10 @@ def by_column(rows: Iterable[Mapping[str, Any]], columns: Columns) -> dict[str, 
     """Rows as dictionaries, turned into columns. Raises KeyError for a row that lacks a column."""
     rows = list(rows)
     return {name: [row[name] for row in rows] for name in columns}
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _check_segment(path: Path, digest: str) -> None:

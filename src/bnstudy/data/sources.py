@@ -224,7 +224,9 @@ def _read_array(path: Path, mapped: bool) -> Array:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except OSError as error:
         raise _unreadable(path, error) from None
-    except (ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # numpy reads a header as Python's own tokens, and raises whatever the bytes provoke
         raise DataError(f"{path} is truncated or not a .npy file ({error}): write or copy it again") from None
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path} is an archive of several arrays: save the one array with numpy.save")

@@ -217,8 +217,9 @@ def test_a_retry_of_what_is_no_longer_the_same_says_so(tmp_path, root, capsys):
     shutil.copytree(root, tmp_path / "data")
     (tmp_path / "data" / "quadrants" / "SOURCE.json").write_text(json.dumps({"source": "torchvision"}))
     ids = Store(tmp_path / "results").run_ids()
-    manifest = paths.run(tmp_path / "results", ids[1]) / paths.MANIFEST
-    manifest.write_text(manifest.read_text().replace('"momentum"', '"inertia"'))
+    manifest = Store(tmp_path / "results").manifest(ids[1])
+    manifest["config"]["optim"]["inertia"] = manifest["config"]["optim"].pop("momentum")
+    Store(tmp_path / "results").writer(ids[1]).finish(manifest)
     how = [f"runtime.data_root='{tmp_path / 'data'}'", "tracking.mode=off"]
     assert upkeep.retry(None, how, tmp_path / "results", 1) == 1
     told = capsys.readouterr().err

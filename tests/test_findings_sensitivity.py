@@ -93,13 +93,13 @@ def test_how_many_verdicts_must_be_alike(changed: int, verdict: Verdict) -> None
 
 
 def test_the_figure_has_a_cell_a_claim_and_variant_and_frames_what_differs() -> None:
-    base, here = toy([Verdict.reproduced, Verdict.partly]), toy([Verdict.reproduced, Verdict.not_run])
+    base, here = toy([Verdict.reproduced] * 3), toy([Verdict.reproduced, Verdict.partly, Verdict.not_run])
     fig = figures.new((6, 3), "t", "s", stand_in=False)
     ax = fig.subplots()
-    draw(ax, {BASE: base, "v": here}, {"0": "says", "1": "more"})
-    assert [text.get_text() for text in ax.texts] == ["reproduced", "partly", "reproduced", "not run"]
+    draw(ax, {BASE: base, "v": here}, {"0": "says", "1": "more", "2": "most"})
+    assert [text.get_text() for text in ax.texts] == ["reproduced"] * 4 + ["partly", "not run"]
     assert sum(not patch.get_fill() for patch in ax.patches) == 1
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["0: says", "1: more"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0: says", "1: more", "2: most"]
 
 
 def lenet(changes: dict[str, Any], top_without: float) -> list[dict[str, Any]]:

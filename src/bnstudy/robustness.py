@@ -82,14 +82,14 @@ def compared(judged: Judged, variant: str) -> Evidence:
 
 
 def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
-    """One row a claim, one column a variant; framed where the verdict is not that of the base."""
+    """One row a claim, one column a variant; framed where it was run and the verdict is not that of the base."""
     claims = list(judged[BASE])
     for x, of in enumerate(judged.values()):
         for y, name in enumerate(claims):
             verdict = of[name].verdict
             face, ink = CELLS[verdict]
             ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=face, lw=0))
-            if verdict != judged[BASE][name].verdict:
+            if verdict not in (judged[BASE][name].verdict, Verdict.not_run):
                 ax.add_patch(
                     Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, edgecolor=figures.INK, lw=1.4, zorder=3)
                 )
@@ -98,7 +98,8 @@ def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
     ax.set_ylim(len(claims) - 0.5, -0.5)
     ax.set_xticks(range(len(judged)), [textwrap.fill(name, 18) for name in judged])
     ax.xaxis.tick_top()
-    ax.set_yticks(range(len(claims)), [f"{name}: {textwrap.shorten(says[name], 84)}" for name in claims])
+    labels = ["\n".join(textwrap.wrap(f"{name}: {says[name]}", 66, max_lines=2)) for name in claims]
+    ax.set_yticks(range(len(claims)), labels)
     ax.tick_params(length=0, labelsize=7.5)
     ax.grid(False)
     for spine in ax.spines.values():

@@ -17,6 +17,7 @@ from bnstudy.findings import Evidence, Finding, Verdict, judge
 
 BASE = "as studied"
 ALIKE = 2 / 3  # the share of claims with an unchanged verdict that is still "partly"
+LABELS_IN = 4.3  # inches to the left, for what the claims say
 CELLS = {  # verdict -> colour of the cell, of its text
     Verdict.reproduced: ("#3F7F5F", "white"),
     Verdict.partly: ("#B9D8B4", figures.INK),
@@ -94,12 +95,15 @@ def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
                     Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, edgecolor=figures.INK, lw=1.4, zorder=3)
                 )
             ax.text(x, y, verdict, fontsize=7, color=ink, ha="center", va="center")
-    ax.set_xlim(-0.5, len(judged) - 0.5)
+    label_width = len(judged) * LABELS_IN / (ax.get_figure().get_figwidth() - LABELS_IN)  # type: ignore[union-attr]
+    for y, name in enumerate(claims):
+        label = "\n".join(textwrap.wrap(f"{name}: {says[name]}", 66, max_lines=2))
+        ax.text(-0.5 - label_width, y, label, fontsize=7.5, va="center", label="claim")
+    ax.set_xlim(-0.5 - label_width, len(judged) - 0.5)
     ax.set_ylim(len(claims) - 0.5, -0.5)
     ax.set_xticks(range(len(judged)), [textwrap.fill(name, 18) for name in judged])
     ax.xaxis.tick_top()
-    labels = ["\n".join(textwrap.wrap(f"{name}: {says[name]}", 66, max_lines=2)) for name in claims]
-    ax.set_yticks(range(len(claims)), labels)
+    ax.set_yticks([])
     ax.tick_params(length=0, labelsize=7.5)
     ax.grid(False)
     for spine in ax.spines.values():

@@ -60,7 +60,7 @@ class ResidualNetwork(nn.Module):
 
 
 class Feed:
-    """Random images, or the given ones, as disjoint mini-batches in their order."""
+    """Random images, or the given ones, as disjoint mini-batches in their order; the test set is the same images."""
 
     def __init__(self, images, labels):
         self.images, self.labels, self.num_train = images, labels, len(labels)
@@ -69,6 +69,10 @@ class Feed:
         if (index + 1) * size > self.num_train:
             raise ValueError("beyond the set")
         return self.images[index * size : (index + 1) * size], self.labels[index * size : (index + 1) * size]
+
+    def test_batches(self, size, alter=None):
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            yield images if alter is None else alter(images), labels
 
 
 NORMS = {"none": lambda num_channels: nn.Identity(), "batch": nn.BatchNorm2d}

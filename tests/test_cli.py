@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_runs import launch_here, names, quadrants, torch_as_it_was
 
-from bnstudy import cli, compose, files, frames, launch, paths, report, study
+from bnstudy import cli, compose, files, frames, launch, paths, report, runner, study
 from bnstudy.data import sources, stand_in
 from bnstudy.store import State, Store
 
@@ -126,13 +126,33 @@ def test_a_damaged_run_is_named_and_made_again(root, tmp_path, capsys):
     assert Store(tmp_path).state(name) == State.completed
 
 
-def test_a_failed_run_exits_1_and_is_tried_again(root, tmp_path, capsys):
-    lonely = ["data.batch_size=33", "train.steps=4"]  # of 100 images the last mini-batch has one, and BN no statistics
-    command = ["run", *TINY, *lonely, "--data-root", root, "--results", tmp_path]
+@pytest.fixture
+def stumbling(monkeypatch):
+    """Networks with BN on mini-batches of 50 images cannot be built."""
+    build = runner.build_network
+
+    def stumble(config, feed):
+        if config.norm["name"] == "batch" and config.data.batch_size == 50:
+            raise RuntimeError("a layer stumbled")
+        return build(config, feed)
+
+    monkeypatch.setattr(runner, "build_network", stumble)
+
+
+def test_a_failed_run_exits_1_and_is_tried_again(root, tmp_path, capsys, stumbling):
+    command = ["run", *TINY, "norm=batch", "data.batch_size=50", "--data-root", root, "--results", tmp_path]
     for _ in range(2):
         assert main(*command) == cli.EXIT_FAILED
         captured = capsys.readouterr()
-        assert "failed" in captured.out and "Expected more than 1 value per channel" in captured.err
+        assert "failed" in captured.out and "a layer stumbled" in captured.err
+
+
+def test_a_last_mini_batch_of_one_image_is_bad_input(root, tmp_path, capsys):
+    """BN has no statistics of it; the update that would meet it is the fourth."""
+    command = ["run", *TINY, "norm=batch", "data.batch_size=33", "--data-root", root, "--results", tmp_path]
+    assert main(*command) == 0
+    assert main(*command, "train.steps=4") == cli.EXIT_USAGE
+    assert "data.num_train = 100 in mini-batches of 33 leaves one image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
@@ -328,17 +348,17 @@ def test_figures_are_drawn_where_they_belong(command, tmp_path, monkeypatch):
     assert drawn.pop() == (tmp_path, {"into": tmp_path / "redrawn", **options})
 
 
-def test_a_sweep_with_a_failed_run_exits_1_and_keeps_the_others(data_root, tmp_path, capsys):
+def test_a_sweep_with_a_failed_run_exits_1_and_keeps_the_others(data_root, tmp_path, capsys, stumbling):
     mixed = [*SMALL, "data.batch_size=32,64,65"]  # the last of which is no configuration
     places = ["--data-root", data_root, "--results", tmp_path]
     assert main("sweep", "lenet_lr_grid", "--preset", "quick", *mixed, *places) == cli.EXIT_USAGE
     mixed = [*SMALL, "model.padding=0,-1"]  # the network refuses
     assert main("sweep", "lenet_lr_grid", "--preset", "quick", *mixed, *places) == cli.EXIT_USAGE
     assert "bnstudy: model.padding = -1" in capsys.readouterr().err and not Store(tmp_path).run_ids()
-    mixed = [*SMALL, "data.batch_size=32,63"]  # the second mini-batch of one image has no statistics for BN
+    mixed = [*SMALL, "data.batch_size=32,50"]
     assert main("sweep", "lenet_lr_grid", "--preset", "quick", *mixed, *places) == cli.EXIT_FAILED
     error = capsys.readouterr().err
-    assert "failed: ValueError: Expected more than 1 value per channel" in error and "Traceback" not in error
+    assert "failed: RuntimeError: a layer stumbled" in error and "Traceback" not in error
     states = [Store(tmp_path).state(name) for name in Store(tmp_path).run_ids()]
     assert sorted(states) == [State.completed] * 3 + [State.failed]
 

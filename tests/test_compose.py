@@ -149,7 +149,7 @@ def test_a_probe_that_the_group_lacks_can_be_added(plus):
 
 FIELDS = [field.name for field in fields(Config)]
 KEYS = ", ".join(FIELDS + sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in FIELDS))
-NORMS = ", ".join(plugins.names("norms"))
+NORMS = ", ".join(sorted({*plugins.names("norms"), *(path.stem for path in (CONF / "norm").glob("*.yaml"))}))
 SLIPS = {
     "optim.lrr=1": r"optim\.lrr: there is no such key; did you mean optim\.lr\? optim has: lr, momentum, .*",
     "lr=0.1": rf"lr: there is no such key; did you mean optim\.lr\? there are: {KEYS}",

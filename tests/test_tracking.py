@@ -114,7 +114,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recorded(offline: Path, results: Path) -> Path:
     """A results root that holds one offline run."""
-    return shutil.copytree(offline, results, dirs_exist_ok=True)
+    return shutil.copytree(offline, results, symlinks=True, dirs_exist_ok=True)
 
 
 def sync(results: Path, **environment: str) -> subprocess.CompletedProcess[str]:

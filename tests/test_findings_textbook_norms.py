@@ -114,3 +114,19 @@ def ghosts(gap, best):
 )
 def test_ghost_batch(frames, expected):
     assert verdicts("textbook_ghost_batch", frames) == [str(expected)] * 2
+
+
+def tiny(level):
+    cells = [({"norm": n, "batch_size": b, "num_train": 6000}, 80, level(n, b)) for n in
+             ("batch", "batch_renorm", "group", "none") for b in (2, 4, 8)]  # fmt: skip
+    return runs(cells, 1)
+
+
+def test_tiny_batches():
+    told = {"batch": lambda b: 70 + b, "none": lambda b: 77, "batch_renorm": lambda b: 74, "group": lambda b: 76}
+    assert verdicts("textbook_tiny_batches", tiny(lambda n, b: told[n](b))) == ["reproduced"] * 3
+    assert verdicts("textbook_tiny_batches", tiny(lambda n, b: 80 - b)) == ["not reproduced"] * 3
+    both_fall = tiny(lambda n, b: 70 + b + (n == "none" and b == 4))
+    assert verdicts("textbook_tiny_batches", both_fall) == ["partly", "not reproduced", "partly"]
+    too_few = runs([({"norm": "batch", "batch_size": 2, "num_train": 6000}, 80, 80)], 1)
+    assert verdicts("textbook_tiny_batches", too_few) == ["undecided"] * 3

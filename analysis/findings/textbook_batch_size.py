@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, over_seeds, spread
+from bnstudy.frames import DASH, accuracies, over_seeds, spread
 
 NORMS = {
     "batch": ("BN", figures.COLOURS["batch"], "-"),
@@ -59,7 +59,7 @@ CLAIMS = (
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    runs = _named(frames["runs"])
+    runs = accuracies(frames["runs"])
     axes = fig.subplots(1, 2)
     for ax, value, title, letter in zip(axes, ("test", "gap"), ("test accuracy", "training minus test"), "ab",
                                         strict=True):  # fmt: skip
@@ -71,7 +71,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
-    runs = _named(frames["runs"])
+    runs = accuracies(frames["runs"])
     counts = runs[runs["epochs"] >= EPOCHS].groupby(["norm", "batch_size"])["seed"].nunique()
     sizes = sorted(runs["batch_size"].unique())
     n = int(counts.min()) if len(counts) == len(NORMS) * len(sizes) and {16, 64, 512} <= set(sizes) else 0
@@ -104,20 +104,13 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
-    runs = _named(frames["runs"])
+    runs = accuracies(frames["runs"])
     return [
         Comparison(
             f"test accuracy (%), {NORMS[str(norm)][0]}, batches of {size}", DASH, DASH, str(spread(part["test"])), DASH
         )
         for (norm, size), part in runs.groupby(["norm", "batch_size"])
     ]
-
-
-def _named(runs: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies in percent, and `gap`, training minus test; a run that diverged guesses."""
-    lost = runs["outcome"] == "diverged"
-    train, test = ((100 * runs[f"final_{side}_accuracy"]).mask(lost, 10.0) for side in ("train", "test"))
-    return runs.assign(test=test, gap=train - test)
 
 
 def _lines(ax: Axes, runs: pd.DataFrame, value: str) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, over_seeds, spread
+from bnstudy.frames import DASH, accuracies, over_seeds, spread
 
 WHOLE = 256
 EPOCHS = 10
@@ -46,7 +46,7 @@ CLAIMS = (
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    runs = _named(frames["runs"])
+    runs = accuracies(frames["runs"])
     sizes = sorted(runs["norm_size"].unique())
     for ax, value, title, letter in zip(fig.subplots(1, 2), ("test", "gap"), ("test accuracy", "training minus test"),
                                         "ab", strict=True):  # fmt: skip
@@ -60,7 +60,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
-    runs = _named(frames["runs"])
+    runs = accuracies(frames["runs"])
     wanted = [8, 32, 64, WHOLE]
     full = runs[runs["epochs"] >= EPOCHS].groupby("norm_size")["seed"].nunique()
     n = int(full.reindex(wanted, fill_value=0).min())
@@ -85,12 +85,5 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     return [
         Comparison(f"test accuracy (%), parts of {size:g}", DASH, DASH, str(spread(part["test"])), DASH)
-        for size, part in _named(frames["runs"]).groupby("norm_size")
+        for size, part in accuracies(frames["runs"]).groupby("norm_size")
     ]
-
-
-def _named(runs: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies in percent, and `gap`, training minus test; a run that diverged guesses."""
-    lost = runs["outcome"] == "diverged"
-    train, test = ((100 * runs[f"final_{side}_accuracy"]).mask(lost, 10.0) for side in ("train", "test"))
-    return runs.assign(test=test, gap=train - test)

@@ -99,7 +99,6 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     axes[3].set_yscale("log")
     axes[3].set_ylabel("norm of the gradient")
     _by_scale(axes[4], _tested(frames["runs"]))
-    axes[4].set_ylim(0, 100)
     axes[4].set_ylabel("test accuracy (%)")
     _diverged(axes[5], frames["runs"])
     titles = (

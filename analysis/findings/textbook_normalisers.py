@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, Spread, spread
+from bnstudy.frames import DASH, Spread, accuracies, spread
 
 # As the table calls them, and as the figure does, from the network without to the exercises' transforms.
 ARMS = {
@@ -123,11 +123,9 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _named(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: its arm, accuracies in percent; one that diverged guesses."""
+    """One row a run: its arm and accuracies."""
     frozen = (runs["norm"] == "batch") & (runs["norm_affine"].astype("string") == "False")
-    final = {side: 100 * runs[f"final_{side}_accuracy"] for side in ("train", "test")}
-    lost = runs["outcome"] == "diverged"
-    return runs.assign(arm=runs["norm"].where(~frozen, "frozen"), **{k: v.mask(lost, 10.0) for k, v in final.items()})
+    return accuracies(runs).assign(arm=runs["norm"].where(~frozen, "frozen"))
 
 
 def _of(runs: pd.DataFrame, arm: str, side: str) -> Spread:

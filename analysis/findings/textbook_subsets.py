@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, MINUS, Interval, interval, spread
+from bnstudy.frames import DASH, MINUS, Interval, accuracies, interval, spread
 
 SITES = ("norm1", "norm2", "norm3", "norm4")
 LAYERS = {"norm1": "conv1", "norm2": "conv2", "norm3": "dense1", "norm4": "dense2"}
@@ -118,11 +118,9 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _named(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: `places` of its norms, accuracies in percent; one that diverged guesses."""
+    """One row a run: `places` of its norms, and accuracies."""
     places = runs["norm_where"].map(lambda where: () if where == "none" else tuple(where.split(",")))
-    final = {side: 100 * runs[f"final_{side}_accuracy"] for side in ("train", "test")}
-    lost = runs["outcome"] == "diverged"
-    return runs.assign(places=places, **{side: values.mask(lost, 10.0) for side, values in final.items()})
+    return accuracies(runs).assign(places=places)
 
 
 def _effect(runs: pd.DataFrame, site: str, side: str) -> Interval:

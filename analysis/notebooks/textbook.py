@@ -99,6 +99,12 @@ show("textbook_batch_size")
 show("textbook_ghost_batch")
 
 # %% [markdown]
+# And with only a few images, where other norms were invented to do better:
+
+# %%
+show("textbook_tiny_batches")
+
+# %% [markdown]
 # ## Weights, units, gradients
 #
 # A perceptron shows what the words *stable*, *saturated*, *vanishing* mean in numbers. The scale of the initial weights

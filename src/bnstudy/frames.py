@@ -16,6 +16,7 @@ from bnstudy import paths
 
 DONE = ("completed", "diverged")
 DASH, MINUS = "\u2013", "\u2212"  # no value; a minus sign as wide as a digit
+CHANCE = 10.0  # percent: one class of ten, guessed
 ARMS = ("batch", "none")  # with and without batch normalization, in the order of every legend and table
 
 
@@ -188,6 +189,16 @@ def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
 def by_arm(frame: pd.DataFrame, value: str) -> dict[str, Spread]:
     """Spread of `value` in each arm; an arm without rows has n = 0."""
     return {arm: spread(frame.loc[frame["norm"] == arm, value]) for arm in ARMS}
+
+
+def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
+    """With `train` and `test` (last epoch's, in percent) and `gap`, points by which training is ahead of the test.
+
+    A run that diverged guesses.
+    """
+    lost = runs["outcome"] == "diverged"
+    train, test = ((100 * runs[f"final_{side}_accuracy"]).mask(lost, CHANCE) for side in ("train", "test"))
+    return runs.assign(train=train, test=test, gap=train - test)
 
 
 def placed(frame: pd.DataFrame) -> pd.DataFrame:

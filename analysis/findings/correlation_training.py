@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
@@ -95,6 +96,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     third.minorticks_off()
     third.set_xlabel("images a gradient is taken over")
     figures.panel(third, "c", "by mini-batch size")
+    fourth.xaxis.set_major_locator(MaxNLocator(integer=True))
     fourth.set_xlabel("weight layer")
     figures.panel(fourth, "d", f"by depth, mini-batches of {LARGEST}")
     third.legend(
@@ -106,7 +108,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     )
     for ax in (first, second, third, fourth):
         ax.axhline(0, color=figures.MUTED, lw=0.7, zorder=1)
-        ax.set_ylim(min(ax.get_ylim()[0] - 0.03, -0.05), 1.02)
+        ax.set_ylim(min(ax.get_ylim()[0] - 0.03, -0.05), 1.24 if ax is first else 1.02)  # room for its legend
         ax.set_ylabel("mean cosine")
 
 
@@ -190,4 +192,4 @@ def _along(ax: Axes, medians: pd.DataFrame) -> None:
     ax.set_xticks(range(len(steps)), [str(step) for step in steps])
     ax.set_xlabel("updates")
     if len(medians):
-        ax.legend(loc="best", title="learning rate", title_fontsize=7)
+        ax.legend(loc="upper right", ncols=2, fontsize=7, title="learning rate", title_fontsize=7)

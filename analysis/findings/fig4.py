@@ -29,8 +29,9 @@ CAPTION = (
     "The first update of ResNet-110 without BN, which takes the loss above 1000: the step from the initial weights "
     "along the gradient, from none of it (top) to all of it (bottom), on the update's own mini-batch. (a to f) At "
     "learning rate 0.003, mean and variance of each channel of a layer's own output, before the non-linearity, for "
-    "the first seed, one column a channel; each panel has its own colours. (g) Largest channel variance of each layer "
-    "before the update and after it, one line a seed; a line that stops has left the range of 32-bit floats. Hollow "
+    "the first seed, one column a channel; each panel has its own colours. (g, h) Largest channel mean, by size, "
+    "and largest variance of each layer before the update and after it, one line a seed; a line that stops has left "
+    "the range of 32-bit floats. Hollow "
     "diamonds: ends of the published colour bars. Momentum does not count in a first update, and weight decay changes "
     "no weight by more than a millionth of itself. 0.003 is the smallest rate of the paper's grid at which the first "
     "update of every seed diverges, and was chosen by the loss alone; the rate of the published figure is not known, "
@@ -63,7 +64,7 @@ CLAIMS = (
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    panels = fig.subplot_mosaic([["a", "b", "c", "g"], ["d", "e", "f", "g"]], width_ratios=(1, 1, 1, 1.5))
+    panels = fig.subplot_mosaic([["a", "b", "c", "g"], ["d", "e", "f", "h"]], width_ratios=(1, 1, 1, 1.5))
     every = _diverging(frames)
     rows = every[every["lr"] == RATE]
     seed = int(rows["seed"].min()) if len(rows) else None
@@ -77,18 +78,20 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
                 ax.set_ylabel("part of the step (%)")
             if statistic == "variance":
                 ax.set_xlabel("channel")
-    ax = panels["g"]
-    largest = _largest(every)
-    _lines(ax, largest[(largest["fraction"] == 0) & (largest["lr"] == RATE)], "before the update", figures.MUTED)
-    for rate, part in largest[largest["fraction"] == 1].groupby("lr"):
-        colour = figures.COLOURS["none"] if rate == RATE else figures.TINTS["none"]
-        _lines(ax, part, f"after it, at {number(float(str(rate)))}", colour)
-    figures.diamonds(ax, LAYERS, PUBLISHED_VARIANCES, "none", label="published")
-    ax.set_yscale("log")
-    figures.stages(ax)
-    ax.set_ylabel("largest channel variance")
-    ax.legend(loc="upper left")
-    figures.panel(ax, "g", "every layer, one line a seed")
+    published = [max(map(abs, ends)) for ends in PUBLISHED_MEANS], PUBLISHED_VARIANCES
+    for letter, statistic, values in zip("gh", ("mean", "variance"), published, strict=True):
+        ax, largest = panels[letter], _largest(every, statistic)
+        before = largest[(largest["fraction"] == 0) & (largest["lr"] == RATE)]
+        _lines(ax, before, statistic, "before the update", figures.MUTED)
+        for rate, part in largest[largest["fraction"] == 1].groupby("lr"):
+            colour = figures.COLOURS["none"] if rate == RATE else figures.TINTS["none"]
+            _lines(ax, part, statistic, f"after it, at {number(float(str(rate)))}", colour)
+        figures.diamonds(ax, LAYERS, values, "none", label="published")
+        ax.set_yscale("log")
+        figures.stages(ax)
+        figures.panel(ax, letter, f"largest {statistic} of each layer, one line a seed")
+    panels["g"].set_xlabel("")
+    panels["g"].legend(loc="upper left")
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -153,11 +156,11 @@ def _rates(rows: pd.DataFrame) -> list[float]:
     return sorted(rows["lr"].unique())
 
 
-def _largest(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a run, layer and fraction: the largest variance of the channels, infinite where one overflowed."""
-    variance = rows["variance"].fillna(math.inf)
+def _largest(rows: pd.DataFrame, statistic: str = "variance") -> pd.DataFrame:
+    """One row a run, layer and fraction: the largest size of the channels' statistic, infinite where one overflowed."""
     keys = ["lr", "seed", "depth", "fraction"]
-    return rows.assign(variance=variance).groupby(keys)["variance"].max().reset_index()
+    sizes = rows[statistic].abs().fillna(math.inf)
+    return rows.assign(**{statistic: sizes}).groupby(keys)[statistic].max().reset_index()
 
 
 def _ends(rows: pd.DataFrame) -> pd.DataFrame:
@@ -188,9 +191,9 @@ def _at_layers(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     return shown.pivot(index="seed", columns="depth", values=value).reindex(columns=list(LAYERS)).astype(float)
 
 
-def _lines(ax: Axes, largest: pd.DataFrame, label: str, colour: str) -> None:
+def _lines(ax: Axes, largest: pd.DataFrame, statistic: str, label: str, colour: str) -> None:
     for position, (_, line) in enumerate(largest.groupby("seed")):
-        finite = line["variance"].replace(math.inf, math.nan)
+        finite = line[statistic].replace(math.inf, math.nan)
         ax.plot(line["depth"], finite, color=colour, lw=1, alpha=0.9, label=None if position else label)
 
 

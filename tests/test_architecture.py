@@ -22,10 +22,10 @@ SOURCE = ROOT / "src" / "bnstudy"
 # Low to high. A module imports its own package and lower layers, never its neighbours.
 LAYERS: tuple[set[str], ...] = (
     {"__init__", "paths", "files", "plugins", "provenance", "devices", "budget"},
-    {"config", "frames", "readme"},
+    {"config", "frames"},
     {"identity", "effects"},
     {"findings"},
-    {"store", "lease", "figures", "bracket"},
+    {"store", "lease", "figures", "bracket", "readme"},
     {"reduction", "index", "data", "norms", "optim", "report", "rates", "robustness"},
     {"models"},
     {"snapshot"},

@@ -36,13 +36,17 @@ def test_missing_markers_are_named(tmp_path, text):
     assert page.read_text() == text
 
 
-def test_claims_table_shows_judged_claims_and_names_the_others(tmp_path):
+def test_the_paper_s_claims_stand_open_and_the_others_folded(tmp_path):
     path = tmp_path / "claims.json"
-    judged = {"id": "6", "says": "a | b", "measured": "<3", "n": 5, "verdict": "reproduced"}
-    path.write_text(json.dumps([judged, {"id": "1", "verdict": "not run"}]))
-    table = readme.claims_table(path)
-    assert r"| 6 | a \| b | \<3 | 5 | **reproduced** |" in table
-    assert "Not run yet: claims 1;" in table
+    judged = {"id": "6", "says": "a | b", "measured": "<3", "n": 5, "verdict": "reproduced", "scale": "init"}
+    others = [judged | {"id": "6-layers"}, judged | {"id": "x", "scale": "textbook", "verdict": "not run"}]
+    path.write_text(json.dumps([judged, {"id": "1", "verdict": "not run", "scale": "paper"}, *others]))
+    before, *folded = readme.claims_table(path).split("<details>")
+    assert before.startswith("The paper's claims as they stand there: 1 reproduced, 1 not run.")
+    assert r"| 6 | a \| b | \<3 | 5 | **reproduced** |" in before and "Not run yet: claims 1;" in before
+    assert len(folded) == 2 and all(part.strip().endswith("</details>") for part in folded)
+    assert "| 6-layers |" in folded[0] and "not run" not in folded[0]
+    assert "What courses teach: 1 not run" in folded[1] and "| x |" not in folded[1] and "claims x;" in folded[1]
 
 
 def test_the_readme_has_both_places():

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bnstudy import files
+from bnstudy.findings import Verdict
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+GROUPS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (  # a claim is of the first that it belongs to
+    ("The paper's claims as they stand there", lambda row: row["id"].isdigit()),
+    ("What they say in detail, and more of untrained networks", lambda row: row["scale"] in ("paper", "init")),
+    ("Trained at a laptop's scale, which decides nothing about the paper's", lambda row: row["scale"] == "reduced"),
+    ("What courses teach", lambda row: True),
+)
 
 
 def replace(name: str, text: str, readme: Path = README) -> None:
@@ -22,14 +32,32 @@ def replace(name: str, text: str, readme: Path = README) -> None:
 
 
 def claims_table(claims_json: Path) -> str:
-    """A short table of the claims that were judged, and a line on the others."""
+    """The paper's own claims in a table, what else was judged in folded ones, each with a line on what was not run."""
     rows = json.loads(claims_json.read_text(encoding="utf-8"))
-    judged = [row for row in rows if row["verdict"] != "not run"]
+    left = rows
+    parts: list[str] = []
+    for title, belongs in GROUPS:
+        chosen, left = [row for row in left if belongs(row)], [row for row in left if not belongs(row)]
+        if not chosen:
+            continue
+        counts = Counter(row["verdict"] for row in chosen)
+        told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+        if parts:
+            summary = f"<details><summary>{title}: {told}</summary>"
+            parts.append(f"{summary}\n\n{_table(chosen)}\n\n</details>")
+        else:
+            parts.append(f"{title}: {told}.\n\n{_table(chosen)}")
+    return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| claim | | measured | n | verdict |", "|---|---|---|---|---|"]
-    for row in judged:
+    for row in rows:
+        if row["verdict"] == Verdict.not_run:
+            continue
         cells = (row["id"], row["says"], row["measured"], str(row["n"]), f"**{row['verdict']}**")
         lines.append("| " + " | ".join(re.sub(r"([|<>])", r"\\\1", cell.replace("\n", " ")) for cell in cells) + " |")
-    waiting = [row["id"] for row in rows if row["verdict"] == "not run"]
+    waiting = [row["id"] for row in rows if row["verdict"] == Verdict.not_run]
     if waiting:
         lines += ["", f"Not run yet: claims {', '.join(waiting)}; `results/claims.md` says what would run each."]
-    return "\n".join(lines)
+    return "\n".join(lines if len(waiting) < len(rows) else lines[-1:])

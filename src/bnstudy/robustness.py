@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
 
 from bnstudy import figures, frames
@@ -18,12 +20,12 @@ from bnstudy.findings import Evidence, Finding, Verdict, judge
 BASE = "as studied"
 ALIKE = 2 / 3  # the share of claims with an unchanged verdict that is still "partly"
 LABELS_IN = 4.3  # inches to the left, for what the claims say
-CELLS = {  # verdict -> colour of the cell, of its text
-    Verdict.reproduced: ("#3F7F5F", "white"),
-    Verdict.partly: ("#B9D8B4", figures.INK),
-    Verdict.not_reproduced: ("#C9B3D6", figures.INK),
-    Verdict.undecided: (figures.FAINT, figures.INK),
-    Verdict.not_run: ("white", figures.MUTED),
+CELLS = {  # verdict -> colour of the cell
+    Verdict.reproduced: "#3F7F5F",
+    Verdict.partly: "#B9D8B4",
+    Verdict.not_reproduced: "#C9B3D6",
+    Verdict.undecided: figures.FAINT,
+    Verdict.not_run: "white",
 }
 
 Judged = Mapping[str, Mapping[str, Evidence]]  # variant -> claim -> evidence
@@ -84,24 +86,22 @@ def compared(judged: Judged, variant: str) -> Evidence:
 
 def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
     """One row a claim, one column a variant; framed where it was run and the verdict is not that of the base."""
-    claims = list(judged[BASE])
-    for x, of in enumerate(judged.values()):
-        for y, name in enumerate(claims):
-            verdict = of[name].verdict
-            face, ink = CELLS[verdict]
-            ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=face, lw=0))
-            if verdict not in (judged[BASE][name].verdict, Verdict.not_run):
-                ax.add_patch(
-                    Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, edgecolor=figures.INK, lw=1.4, zorder=3)
-                )
-            ax.text(x, y, verdict, fontsize=7, color=ink, ha="center", va="center")
+    claims, order = list(judged[BASE]), list(CELLS)
+    verdicts = pd.DataFrame({name: [of[claim].verdict for claim in claims] for name, of in judged.items()})
+    seaborn.heatmap(
+        verdicts.map(order.index), annot=verdicts, fmt="", annot_kws={"fontsize": 7}, ax=ax, cbar=False, linewidths=2,
+        vmin=0, vmax=len(order) - 1, cmap=ListedColormap(list(CELLS.values())),
+    )  # fmt: skip
+    base = verdicts[BASE]
+    for x, name in enumerate(verdicts):
+        for y in verdicts.index[(verdicts[name] != base) & (verdicts[name] != Verdict.not_run)]:
+            ax.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, fill=False, edgecolor=figures.INK, lw=1.4))
     label_width = len(judged) * LABELS_IN / (ax.get_figure().get_figwidth() - LABELS_IN)  # type: ignore[union-attr]
     for y, name in enumerate(claims):
         label = "\n".join(textwrap.wrap(f"{name}: {says[name]}", 66, max_lines=2))
-        ax.text(-0.5 - label_width, y, label, fontsize=7.5, va="center", label="claim")
-    ax.set_xlim(-0.5 - label_width, len(judged) - 0.5)
-    ax.set_ylim(len(claims) - 0.5, -0.5)
-    ax.set_xticks(range(len(judged)), [textwrap.fill(name, 18) for name in judged])
+        ax.text(-label_width, y + 0.5, label, fontsize=7.5, va="center", label="claim")
+    ax.set_xlim(-label_width, len(judged))
+    ax.set_xticks([x + 0.5 for x in range(len(judged))], [textwrap.fill(name, 18) for name in judged])
     ax.xaxis.tick_top()
     ax.set_yticks([])
     ax.tick_params(length=0, labelsize=7.5)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -104,7 +104,7 @@ def reduce(
         if lacking:
             without[name] = lacking
         if having:
-            table = _joined(store, name, {run_id: manifests[run_id]["tables"][name]["columns"] for run_id in having})
+            table = _joined(store, name, {run_id: manifests[run_id] for run_id in having})
             _write(table, folder / f"{name}.parquet")
             counts[name] = table.num_rows
     for path in folder.glob("*.parquet"):
@@ -144,6 +144,7 @@ def config_columns(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in columns.items()}
 
 
+@cache  # which components there are is looked up on the disk
 def _defaults(kind: str, name: str) -> dict[str, Any]:
     """The component's defaults; a component that has since been removed leaves what its run recorded."""
     return plugins.defaults(kind, name) if name in plugins.names(kind) else {}
@@ -193,33 +194,27 @@ def _common_type(values: list[Any]) -> pa.DataType:
     return pa.string()
 
 
-def _joined(store: Store, name: str, columns_of: Mapping[str, Mapping[str, str]]) -> pa.Table:
+def _joined(store: Store, name: str, manifests: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    columns_of = {run_id: manifest["tables"][name]["columns"] for run_id, manifest in manifests.items()}
     first, *others = columns_of
-    columns = dict(columns_of[first])
+    columns = columns_of[first]
     for run_id in others:
-        if dict(columns_of[run_id]) != columns:
+        if columns_of[run_id] != columns:
             raise ValueError(
                 f"table {name!r}: runs {first} and {run_id} have other columns "
                 f"({', '.join(columns)} against {', '.join(columns_of[run_id])}); run the older one again"
             )
-    parts = []
-    for run_id in columns_of:
-        frame = store.table(run_id, name)
-        if "step" in frame:
-            frame = frame.sort_values("step", kind="stable")
-        parts.append(pa.table({column: _arrow(frame[column], kind) for column, kind in columns.items()}))
+    parts = list[pa.Table]()
+    for run_id, manifest in manifests.items():
+        rows = store.rows(run_id, manifest, name)
+        if "step" in columns and np.any(np.diff(steps := rows["step"].to_numpy()) < 0):
+            rows = rows.take(np.argsort(steps, kind="stable"))
+        parts.append(rows.select(list(columns)))
     lengths = [part.num_rows for part in parts]
     index = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), lengths))
     run_id_column = pa.DictionaryArray.from_arrays(index, pa.array(list(columns_of), type=pa.string()))
     whole = pa.concat_tables(parts).combine_chunks()
     return whole.add_column(0, "run_id", run_id_column)
-
-
-def _arrow(values: pd.Series[Any], kind: str) -> pa.Array:
-    """NaN stays NaN (not defined, not reached); only text knows missing values."""
-    if kind == "string":
-        return pa.array(values, type=pa.string(), from_pandas=True)
-    return pa.array(values.to_numpy(), type=ARROW[kind], from_pandas=False)
 
 
 def _write(table: pa.Table, path: Path) -> None:

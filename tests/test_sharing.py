@@ -6,13 +6,14 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
 
-from bnstudy import checkpoint, launch, lease, study
+from bnstudy import checkpoint, compose, launch, lease, study
 from bnstudy.jobs import jobs
 from bnstudy.store import State, Store, Writer
 
@@ -141,6 +142,38 @@ def test_what_our_own_process_died_over_is_not_tried_twice_but_told_as_done_wher
     told = capsys.readouterr()
     assert told.err.splitlines()[-1] == f"{ids[0]}: partial: its process died"
     assert "1 completed, 1 partial" in told.err
+
+
+COMMAND = [sys.executable, "-m", "bnstudy", "sweep", "lenet_lr_grid", "--preset", "quick", "--jobs", "1"]
+OVERRIDES = [
+    *("norm=batch", "seed=0,1,2", "optim.lr=0.5,3.0", "data.num_train=256", "data.batch_size=16", "train.epochs=30"),
+    *("probes=none", "tracking.mode=off", "sweep.tables=null", "runtime.engine=plain"),
+    *("runtime.checkpoint_every_sec=0.1", "runtime.threads=1", "runtime.device=cpu"),
+]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_real_launchers_of_the_command_line(tmp_path, data_root, killed):
+    """Started at once in two terminals; where one is killed with its worker's parent, the other makes what is left."""
+    configs = compose.expand("lenet_lr_grid", "quick", [*OVERRIDES, f"runtime.data_root='{data_root}'"])
+    make(configs, tmp_path / "alone")
+    results = tmp_path / "results"
+    command = [*COMMAND, "--data-root", str(data_root), "--results", str(results), *OVERRIDES]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first, second = (subprocess.Popen(command, **options) for _ in range(2))  # type: ignore[call-overload]
+    if killed:
+        wait_for(lambda: list(results.rglob("checkpoint.pt")), 120)
+        first.kill()
+    told = [process.communicate(timeout=300) for process in (first, second)]
+    codes = [process.returncode for process in (first, second)]
+    assert codes == [-signal.SIGKILL if killed else 0, 0], told
+    assert written(results, names(configs)) == written(tmp_path / "alone", names(configs))
+    counted = [re.search(r"(\d) of these were made here, (\d) by other processes", output) for output, _ in told]
+    if not killed:
+        assert [int(c[1]) + int(c[2]) if c else 0 for c in counted] == [6, 6], told
+        assert sum(int(c[1]) if c else 0 for c in counted) == 6, told
+    assert "6 completed" in told[1][1] and lease.held(results) == {}
 
 
 def wait_for(condition, seconds=30.0):

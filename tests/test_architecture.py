@@ -35,9 +35,10 @@ LAYERS: tuple[set[str], ...] = (
     {"train", "checkpoint", "failures"},
     {"preflight", "runner"},
     {"launch", "compose", "search"},
-    {"sharing"},
-    {"study", "bench", "roster"},
+    {"sharing", "roster"},
+    {"study"},
     {"suite", "upkeep"},
+    {"bench"},
     {"cli"},
     {"__main__"},
 )

@@ -168,6 +168,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--name", default=None, help="name of the file in results/bench (default: after the processor)")
     bench.add_argument("--readme", action="store_true", help="put the tables into README.md, too")
     places(bench, data=True)
+
+    text = "write docs/scale.md: what the study costs, and how the project behaves with up to 100,000 made runs"
+    scale = command("scale", _scale, text)
+    scale.add_argument("--sizes", default=None, metavar="N,N,...", help="runs (default: what is measured stays)")
+    places(scale)
     return parser
 
 
@@ -260,6 +265,13 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     rows = None if arguments.rows is None else [row for row in arguments.rows.split(",") if row]
     return bench.main(arguments.data_root, arguments.results, rows, name=arguments.name, readme=arguments.readme)
+
+
+def _scale(arguments: argparse.Namespace) -> int:
+    from bnstudy.bench import scale_page
+
+    sizes = [_positive(size) for size in arguments.sizes.split(",")] if arguments.sizes else None
+    return scale_page.write(arguments.results, sizes)
 
 
 def _with_places(arguments: argparse.Namespace) -> list[str]:

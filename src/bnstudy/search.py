@@ -40,14 +40,14 @@ def reach(grid: Sequence[Job], store: Store) -> Reach:
     axis, factor = search.axis, search.factor
     if axis is None:
         return Reach(tuple(grid))
-    lowest = min(_value(job, axis) for job in grid)
+    lowest = min(value_at(job.config, axis) for job in grid)
     cells: dict[str, list[Job]] = {}
     for job in grid:
         alike = _with(job, axis, lowest)
         cells.setdefault(canonical(alike.config, alike.source.identity), []).append(job)
     asked, at_least, at_most, found = list(grid), 0, 0, []
     for cell in cells.values():
-        made = _Cell({_value(job, axis): job for job in cell}, axis, store)
+        made = _Cell({value_at(job.config, axis): job for job in cell}, axis, store)
         tried = bracket.search(tuple(made.jobs), factor, made.outcome)
         asked += list(made.jobs.values())[len(cell) :]
         least, most = bracket.still(tried, factor)
@@ -78,8 +78,9 @@ def _name(config: Config) -> str:
     return f"{network(config)}-{config.norm['name']}-s{config.seed}"
 
 
-def _value(job: Job, axis: str) -> float:
-    values: Any = to_dict(job.config)
+def value_at(config: Config, axis: str) -> float:
+    """The number that a run has at a key, such as optim.lr."""
+    values: Any = to_dict(config)
     for key in axis.split("."):
         values = values[key]
     return float(values)

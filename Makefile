@@ -6,6 +6,7 @@ DATA_ROOT ?= data
 PRESET ?=
 JOBS ?=
 BUDGET_MIN ?=
+LAUNCHER ?=
 SEED ?=
 SWEEP ?=
 ID ?=
@@ -54,13 +55,17 @@ test: $(READY) ## lint, types and tests [ARGS="pytest options"]
 soak: $(READY) ## the tests that take long: a hundred kills, real sweeps side by side [ARGS="pytest options"]
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
+.PHONY: test-slurm
+test-slurm: $(READY) ## sweeps through a real Slurm, started on this machine (root; installs it with apt); some minutes
+	$(BIN)/python -m pytest -rA --color=no tests/check_slurm.py $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
-	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(if $(SEED),seed=$(SEED)) $(ARGS)
+sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|joblib|slurm] [BUDGET_MIN=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
+	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .PHONY: paper-init
 paper-init: $(READY) ## every claim on untrained networks, at full depth and five seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]

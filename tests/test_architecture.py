@@ -36,6 +36,9 @@ LAYERS: tuple[set[str], ...] = (
     {"preflight", "runner"},
     {"launch", "compose", "search"},
     {"sharing", "roster"},
+    {"task"},
+    {"launchers"},
+    {"slurm"},
     {"study"},
     {"suite", "upkeep"},
     {"bench"},
@@ -48,7 +51,13 @@ ANALYSIS = (
     *("bracket", "rates", "robustness"),
 )
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
-ALLOWED = {"hydra": {"compose"}, "omegaconf": {"compose"}, "wandb": {"sinks.wandb"}, "torchvision": {"data", "bench"}}
+COMPOSING = {"compose", "launchers"}
+ALLOWED = {
+    "hydra": COMPOSING,
+    "omegaconf": COMPOSING,
+    "wandb": {"sinks.wandb"},
+    "torchvision": {"data", "bench"},
+}
 TRAIN_LINES = 150
 
 

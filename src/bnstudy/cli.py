@@ -103,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     places(sweep, data=True)
     parallel(sweep)
     budget_min(sweep)
+    text = "who makes the runs (default: processes of this command); launcher.KEY=VALUE sets what is in conf/launcher"
+    sweep.add_argument("--launcher", choices=_launchers(), default="local", help=text)
+    text = "only give the jobs to the cluster; the same command without it waits for them and makes the tables"
+    sweep.add_argument("--no-wait", dest="wait", action="store_false", help=text)
 
     text = "data, sweeps, tables, figures, claims and report in one go"
     reproduce = command("reproduce", _reproduce, text, overrides=values)
@@ -183,9 +187,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from bnstudy import study
+    from bnstudy import launchers, study
 
-    return study.sweep(arguments.name, arguments.preset, _with_places(arguments), arguments.results, arguments.jobs)
+    launcher, overrides = launchers.chosen(arguments.launcher, _with_places(arguments), wait=arguments.wait)
+    return study.sweep(arguments.name, arguments.preset, overrides, arguments.results, arguments.jobs, launcher)
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
@@ -276,21 +281,23 @@ def _scale(arguments: argparse.Namespace) -> int:
 
 def _with_places(arguments: argparse.Namespace) -> list[str]:
     """The user's overrides, after the folders given as options, quoted for Hydra's grammar."""
+    from bnstudy.compose import quoted
+
     return [
-        f"runtime.data_root={_quoted(arguments.data_root)}",
-        f"runtime.results={_quoted(arguments.results)}",
+        f"runtime.data_root={quoted(arguments.data_root)}",
+        f"runtime.results={quoted(arguments.results)}",
         *arguments.overrides,
     ]
-
-
-def _quoted(path: Path) -> str:
-    text = str(path).replace("'", r"\'")
-    return f"'{text}'"
 
 
 def _sweeps() -> list[str]:
     """The names of the sweeps, without what it takes to read them."""
     return sorted(path.stem for path in (Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+
+
+def _launchers() -> list[str]:
+    """The names of the launchers, without what it takes to read them."""
+    return ["local", *sorted(path.stem for path in (Path(__file__).parents[2] / "conf/launcher").glob("*.yaml"))]
 
 
 def _positive(text: str) -> int:

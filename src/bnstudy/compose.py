@@ -25,6 +25,7 @@ from bnstudy.config import Config, ProbePlan, from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
+LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
 VERSION = "1.3"
 COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model", "models", {}),
@@ -107,7 +108,7 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
             whole = compose(sweep, overrides=search, return_hydra_config=True)
         presets = whole.sweep.presets
     except (*REFUSED, yaml.YAMLError) as error:
-        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or _first_words(error)}") from None
+        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or first_words(error)}") from None
     if preset not in presets:
         raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
     axes: dict[str, list[str]] = {}
@@ -168,7 +169,7 @@ def _compose(name: str, overrides: Sequence[str], search: Sequence[str] = ()) ->
         return compose(name, overrides=[*search, *overrides])
     except REFUSED as error:
         given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
-        raise ComposeError(_complaint(name, given, search) or _first_words(error)) from None
+        raise ComposeError(_complaint(name, given, search) or first_words(error)) from None
 
 
 def _is_value(composed: DictConfig, key: str) -> bool:
@@ -192,11 +193,11 @@ def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
                 _with_probe(changed, key.split(".")[1])
             OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
         except OmegaConfBaseException as error:
-            raise ComposeError(_misfit(changed, key, value) or f"{text}: {_first_words(error)}") from None
+            raise ComposeError(_misfit(changed, key, value) or f"{text}: {first_words(error)}") from None
     try:
         return to_config(changed)
     except OmegaConfBaseException as error:
-        raise ComposeError(_first_words(error)) from None
+        raise ComposeError(first_words(error)) from None
 
 
 def _with_probe(composed: DictConfig, name: str) -> None:
@@ -209,6 +210,12 @@ def _with_probe(composed: DictConfig, name: str) -> None:
 
 def _hydra(folder: Path) -> Any:
     return initialize_config_dir(config_dir=str(folder), version_base=VERSION)
+
+
+def quoted(path: Path) -> str:
+    """A path as a value in Hydra's grammar, whatever characters it has."""
+    text = str(path).replace("'", r"\'")
+    return f"'{text}'"
 
 
 def _file(sweep: str) -> Path:
@@ -257,7 +264,8 @@ def _complaint(name: str, given: Mapping[str, Any], search: Sequence[str] = ()) 
 
 def _groups() -> dict[str, list[str]]:
     """What each group of the configuration can be set to."""
-    found = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in CONF.iterdir() if folder.is_dir()}
+    folders = [folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != LAUNCHERS]
+    found = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
     for group, kind, _ in COMPONENTS:
         found.setdefault(group, set()).update(plugins.names(kind))
     return {group: sorted(found[group]) for group in sorted(found)}
@@ -316,7 +324,7 @@ def _choices(given: object, known: Iterable[str]) -> str:
     return f"{f'did you mean {near[0]}? ' if near else ''}there are: {', '.join(known)}"
 
 
-def _first_words(error: Exception) -> str:
+def first_words(error: Exception) -> str:
     """The file, the key and the line of a message that says what is wrong, without what follows of types and paths."""
     text = str(error).strip() or type(error).__name__
     file = re.match(r"In '([\w/]+)': \w+ raised while composing config:\s*", text)

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bnstudy import failures, lease
+from bnstudy import devices, failures, lease
 from bnstudy.jobs import Group, Seen
 from bnstudy.store import State, Store
 
@@ -33,6 +33,7 @@ class _Worker:
     group: int | None = None
     heard: float = 0.0  # when it last gave a sign of progress
     hung: bool = False  # killed, as it gave none for too long
+    gpu: str | None = None  # its own, where there are several
 
 
 def cores() -> int:
@@ -61,14 +62,19 @@ def launch(
     todo = list(enumerate(groups))[::-1]
     ended: list[Ended] = []
     pool: list[_Worker] = []
+    device = groups[0].jobs[0].config.runtime.device if groups else "cpu"
+
+    def start() -> None:
+        pool.append(_start(context, results, threads, devices.one_of(device, [worker.gpu for worker in pool])))
+
     try:
         for _ in range(min(workers, len(todo))):
-            pool.append(_start(context, results, threads))
+            start()
         if pool:
             _check(pool[0], groups)
         while todo or pool:
             while todo and len(pool) < workers:
-                pool.append(_start(context, results, threads))
+                start()
             for worker in pool:
                 if worker.group is None and todo:
                     worker.group, group = todo.pop()
@@ -110,18 +116,23 @@ def launch(
     return ended
 
 
-def _start(context: Any, results: Path, threads: int) -> _Worker:
+def _start(context: Any, results: Path, threads: int, gpu: str | None) -> _Worker:
     ours, theirs = context.Pipe()
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, str(threads)))  # read by the libraries when the process starts
     process = context.Process(target=_work, args=(theirs, results, threads), daemon=False)
+    wanted = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    wanted |= {} if gpu is None else {devices.VISIBLE: gpu}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)  # read by the libraries when the process starts
+    # A cluster's signals to its job are for the process that waits here; one that does not know them would die of them.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     try:
         process.start()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
         theirs.close()
-    return _Worker(process, ours)
+    return _Worker(process, ours, gpu=gpu)
 
 
 def _check(worker: _Worker, groups: Sequence[Group]) -> None:

@@ -39,6 +39,11 @@ def index(results: Path) -> Path:
     return results / "index"
 
 
+def cluster(results: Path) -> Path:
+    """What is kept of jobs that a launcher started: what they are to make, their logs, and which were submitted."""
+    return results / "cluster"
+
+
 def workspace(results: Path, preset: str | None) -> Path:
     """Tables, figures, claims and report of a preset, or CUSTOM; the published ones (None) are `results` itself."""
     return results if preset is None else results / preset

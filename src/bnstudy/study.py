@@ -7,10 +7,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnstudy import budget, compose, devices, files, launch, lease, paths, readme, reduction, report, search, sharing
+from bnstudy import (
+    budget,
+    compose,
+    devices,
+    files,
+    launch,
+    launchers,
+    lease,
+    paths,
+    readme,
+    reduction,
+    report,
+    search,
+    sharing,
+    slurm,
+)
 from bnstudy.config import Config, Search, to_dict
 from bnstudy.identity import canonical
 from bnstudy.jobs import Job, jobs, plan
+from bnstudy.launch import Ended
+from bnstudy.launchers import LOCAL, Launcher
 from bnstudy.sinks.console import Progress, duration
 from bnstudy.store import State, Store
 from bnstudy.tracking import log_figures
@@ -48,23 +65,35 @@ def single(config: Config, results: Path) -> int:
     return int(ended.state == State.failed)
 
 
-def sweep(name: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
+def sweep(
+    name: str,
+    preset: str,
+    overrides: Sequence[str],
+    results: Path,
+    workers: int | None,
+    launcher: Launcher = LOCAL,
+) -> int:
     """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or did not end."""
     configs = compose.expand(name, preset, overrides)
     grid = jobs(configs)
     workspace = _workspace(results, preset, {name: configs})
     print(compose.describe(name))
-    wanted, failed = make_all(name, grid, results, workers)
+    wanted, failed = make_all(name, grid, results, workers, launcher)
+    if not launcher.wait:
+        return 0
     print(f"tables: {reduce(name, workspace, configs, wanted, results)}")
     elsewhere = "" if results == Path("results") else f""" ARGS="--results '{results}'\""""
     print(f"to draw them: make report PRESET={workspace.name}{elsewhere}")
     return int(failed)
 
 
-def make_all(name: str, grid: Sequence[Job], results: Path, workers: int | None) -> tuple[tuple[Job, ...], bool]:
+def make_all(
+    name: str, grid: Sequence[Job], results: Path, workers: int | None, launcher: Launcher = LOCAL
+) -> tuple[tuple[Job, ...], bool]:
     """Makes what the sweep asks for: its grid and, where it searches, what follows from what is done, round by round.
 
-    Returns all the jobs that were asked for, and whether any failed or stayed unfinished; no round follows such a one.
+    Returns all the jobs that were asked for, and whether any failed or stayed unfinished; no round follows such a one,
+    nor one whose end is not waited for.
     """
     store = Store(results)
     reached = search.reach(grid, store)
@@ -72,16 +101,16 @@ def make_all(name: str, grid: Sequence[Job], results: Path, workers: int | None)
         asked = reached.jobs
         if reached.more:
             print(f"{name}: of its search {reached.more} more runs follow these")
-        failed = make(name, asked, results, workers)
+        failed = make(name, asked, results, workers, launcher)
         reached = search.reach(grid, store)
-        if failed or len(reached.jobs) == len(asked):
+        if failed or not launcher.wait or len(reached.jobs) == len(asked):
             break
     for cell, largest in reached.found:
         print(f"{cell}: {largest}")
     return reached.jobs, failed
 
 
-def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) -> bool:
+def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None, launcher: Launcher = LOCAL) -> bool:
     """Makes the jobs that are not done, with progress; whether any failed or stayed unfinished."""
     store = Store(results)
     states = {job.run_id: store.state(job.run_id) for job in wanted}
@@ -92,23 +121,38 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None) 
     print(f"{title}: {len(wanted)} runs, {len(wanted) - len(pending)} done, {len(pending)} to make")
     if not pending:
         return False
-    on_gpu = devices.on_gpu(wanted[0].config.runtime.device)
-    workers = workers or (max(1, devices.gpus()) if on_gpu else launch.cores())
-    with Progress(title, len(pending), "runs") as progress:
-        try:
-            ended = sharing.make(wanted, pending, results, workers, progress)
-        except budget.Spent:
-            made = sum(store.state(job.run_id).done for job in wanted)
-            left = "" if progress.left_sec is None else f", about {duration(progress.left_sec)} more at this pace"
-            raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done{left}") from None
-        counts = Counter(state for _, state, _ in ended)
-        progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    try:
+        ended = _make(title, wanted, pending, results, workers, launcher)
+    except budget.Spent as spent:
+        made = sum(store.state(job.run_id).done for job in wanted)
+        raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done{spent}") from None
     if elsewhere := sum(lease.MADE in note for _, _, note in ended):
         print(f"{title}: {len(ended) - elsewhere} of these were made here, {elsewhere} by other processes")
     bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
     for run_id, how, note in bad:
         print(f"{run_id}: {how}: {note}", file=sys.stderr)
     return bool(bad)
+
+
+def _make(
+    title: str, wanted: Sequence[Job], pending: set[str], results: Path, workers: int | None, launcher: Launcher
+) -> list[Ended]:
+    """How each pending run ended; what is told where a budget is spent is what it leaves."""
+    if launcher != LOCAL and launchers.is_slurm(launcher, results):
+        return slurm.make(title, wanted, pending, results, launcher, workers)
+    on_gpu = devices.on_gpu(wanted[0].config.runtime.device)
+    workers = workers or (max(1, devices.gpus()) if on_gpu else launch.cores())
+    if launcher != LOCAL:
+        return launchers.make(title, wanted, pending, results, launcher, workers)
+    with Progress(title, len(pending), "runs") as progress:
+        try:
+            ended = sharing.make(wanted, pending, results, workers, progress)
+        except budget.Spent:
+            left = progress.left_sec
+            raise budget.Spent("" if left is None else f", about {duration(left)} more at this pace") from None
+        counts = Counter(state for _, state, _ in ended)
+        progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    return ended
 
 
 def reduce(name: str, workspace: Path, configs: Sequence[Config], wanted: Sequence[Job], results: Path) -> Path:

@@ -1,0 +1,166 @@
+"""Hydra's launchers, each configured by a file of conf/launcher: they start one job a group of runs, wherever it is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher as Plugin
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from bnstudy import compose, devices, launch, paths, task
+from bnstudy.compose import ComposeError
+from bnstudy.jobs import Group, Job, plan
+from bnstudy.launch import Ended
+from bnstudy.sinks.console import Progress
+from bnstudy.store import State, Store
+
+CONF = compose.CONF / compose.LAUNCHERS
+PREFIX = "launcher."
+POLL_SEC = 1.0  # between looks at what has been made
+AT_A_TIME = ("array_parallelism", "n_jobs")  # what launchers call the number of jobs at a time
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How a sweep's runs are started: the launcher's name, values of its own, and whether their end is waited for."""
+
+    name: str
+    values: tuple[str, ...] = ()  # as in partition=gpu
+    wait: bool = True
+
+
+LOCAL = Launcher("local")  # none of Hydra's: processes of the command itself, see `sharing`
+
+
+def chosen(name: str, overrides: Sequence[str], *, wait: bool = True) -> tuple[Launcher, list[str]]:
+    """The launcher, with those of the overrides that are its own, and the other overrides. Raises ValueError."""
+    own = tuple(text.removeprefix(PREFIX) for text in overrides if text.startswith(PREFIX))
+    if name == LOCAL.name and (own or not wait):
+        what = f"{PREFIX}{own[0]}" if own else "--no-wait"
+        raise ValueError(f"{what}: this command makes the runs itself; choose who else is to, as in --launcher slurm")
+    return Launcher(name, own, wait), [text for text in overrides if not text.startswith(PREFIX)]
+
+
+def is_slurm(launcher: Launcher, results: Path) -> bool:
+    """Whether its jobs are a Slurm cluster's. Raises ComposeError for a value that it does not have."""
+    with _composed(launcher, {}, results) as (_, config):
+        return "array_parallelism" in config.hydra.launcher
+
+
+def make(
+    title: str, wanted: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int
+) -> list[Ended]:
+    """How each pending run ended. For launchers that come back once everything is made."""
+    store = Store(results)
+    endings = {run_id: store.ending(run_id) for run_id in pending}
+    note = "its job ended first"
+    with Progress(title, len(pending), "runs") as progress, _watched(store, endings, progress):
+        try:
+            groups = plan(wanted, pending, results, at_a_time)
+            start(launcher, groups, results, at_a_time=min(at_a_time, len(groups)))
+        except BrokenProcessPool as error:
+            note = f"{note} ({str(error).splitlines()[0]})"
+    note = f"{note}; run the sweep again to go on"
+    return [ended(store, one, before) or (one, str(State.partial), note) for one, before in endings.items()]
+
+
+def ended(store: Store, run_id: str, before: tuple[int, int] | None) -> Ended | None:
+    """How a run ended that was pending, with what was then its ending (see Store.ending); None where it has not."""
+    state = store.state(run_id, verify=False)
+    if state.done:
+        return run_id, str(state), ""
+    if state == State.failed and store.ending(run_id) != before:
+        return run_id, str(state), str(store.manifest(run_id)["error"])
+    return None
+
+
+@contextmanager
+def _watched(store: Store, endings: Mapping[str, tuple[int, int] | None], progress: Progress) -> Iterator[None]:
+    """Within, shows how many of the runs have ended."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(POLL_SEC):
+            progress.update(sum(ended(store, run_id, before) is not None for run_id, before in endings.items()))
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
+
+
+def start(
+    launcher: Launcher, groups: Sequence[Group], results: Path, *, title: str = "", at_a_time: int | None = None
+) -> list[Any]:
+    """Has Hydra's launcher make each group in a job; what it returns of each. Raises ComposeError as `is_slurm`."""
+    described = paths.cluster(results) / "groups"
+    with _composed(launcher, {"name": title, AT_A_TIME: at_a_time}, results) as (context, config):
+        values = config.hydra.launcher
+        threads = values.get("cpus_per_task") or max(1, launch.cores() // max(1, values.get("n_jobs", 1)))
+        for group in groups:
+            task.write(described / f"{group.id}.json", group, group.jobs[0].config.runtime.threads or threads)
+        work = partial(_work, described.resolve(), results.resolve())
+        plugin: Plugin = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=work, config=config
+        )
+        returned = plugin.launch([[f"+group='{group.id}'"] for group in groups], initial_job_idx=0)
+    return list(returned)
+
+
+def _work(described: Path, results: Path, composed: DictConfig) -> None:
+    """What a job does, in a process of the launcher's."""
+    if number := re.fullmatch(r"LokyProcess-(\d+)", multiprocessing.current_process().name):  # joblib's
+        names = devices.names()
+        os.environ |= {devices.VISIBLE: names[int(number[1]) % len(names)]} if len(names) > 1 else {}
+    task.make(task.read(described / f"{composed.group}.json"), results)
+
+
+@contextmanager
+def _composed(
+    launcher: Launcher, ours: Mapping[Any, object], results: Path
+) -> Iterator[tuple[HydraContext, DictConfig]]:
+    """The launcher's configuration, its own values last. Of `ours` those count that it has and that are given."""
+    with initialize_config_dir(config_dir=str(CONF), version_base=compose.VERSION):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+
+        def composed(overrides: Sequence[str]) -> DictConfig:
+            return hydra.compose_config(launcher.name, list(overrides), RunMode.MULTIRUN, from_shell=False)
+
+        folder = paths.cluster(results).resolve()
+        given = [f"hydra.sweep.dir={compose.quoted(folder)}"]
+        known = composed(given).hydra.launcher
+        if "submitit_folder" in known:
+            given.append(f"hydra.launcher.submitit_folder={compose.quoted(folder / '%j')}")
+        for names, value in ours.items():
+            for name in (names,) if isinstance(names, str) else names:
+                if name in known and value:
+                    given.append(f"hydra.launcher.{name}={value}")
+        for text in launcher.values:
+            if text.partition("=")[0].partition(".")[0] not in known:
+                raise ComposeError(f"{PREFIX}{text}: there is no such key; {launcher.name} has: {', '.join(known)}")
+            given.append(f"++hydra.launcher.{text}")
+            try:
+                composed(given)
+            except compose.REFUSED as error:
+                raise ComposeError(f"{PREFIX}{text}: {compose.first_words(error)}") from None
+        config = composed(given)
+        yield HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config)), config

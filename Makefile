@@ -121,6 +121,18 @@ dashboard: $(READY) ## W&B's terminal dashboard on the offline runs
 sync: $(READY) ## upload the offline W&B runs (needs a key)
 	$(BNSTUDY) sync $(ARGS)
 
+wandb-sweep-%: $(READY) ## register a sweep at W&B, for agents (needs a key) [PRESET=quick|full] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."]
+	$(BNSTUDY) wandb-sweep $* $(preset) $(if $(SEED),seed=$(SEED)) $(ARGS)
+
+.PHONY: wandb-agent
+wandb-agent: $(READY) ## one agent: make runs of a sweep registered at W&B, one after another: SWEEP=ENTITY/PROJECT/ID
+	@test -n "$(SWEEP)" || { echo "wandb-agent: name the sweep, as in: make wandb-agent SWEEP=lab/bnstudy/x1y2z3" >&2; exit 2; }
+	$(BNSTUDY) wandb-agent $(SWEEP) $(ARGS)
+
+.PHONY: wandb-workspace
+wandb-workspace: $(READY) ## save the study's dashboard to W&B (needs a key)
+	$(BNSTUDY) wandb-workspace $(ARGS)
+
 .PHONY: bench
 bench: $(READY) ## speed against a textbook loop, as ratios
 	$(BNSTUDY) bench $(ARGS)

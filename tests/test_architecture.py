@@ -39,7 +39,7 @@ LAYERS: tuple[set[str], ...] = (
     {"task"},
     {"launchers"},
     {"slurm"},
-    {"study"},
+    {"study", "agents", "workspace"},
     {"suite", "upkeep"},
     {"bench"},
     {"cli"},
@@ -55,7 +55,7 @@ COMPOSING = {"compose", "launchers"}
 ALLOWED = {
     "hydra": COMPOSING,
     "omegaconf": COMPOSING,
-    "wandb": {"sinks.wandb"},
+    "wandb": {"sinks.wandb", "workspace"},
     "torchvision": {"data", "bench"},
 }
 TRAIN_LINES = 150
@@ -239,7 +239,8 @@ def test_the_lock_has_every_package_that_the_project_names() -> None:
 @pytest.mark.parametrize(
     ("extra", "folders", "otherwise"),
     [
-        (None, ("src", "analysis"), {"seaborn"}),  # seaborn: for a reader's own figures
+        # seaborn: for a reader's own figures; Hydra finds its launchers by itself
+        (None, ("src", "analysis"), {"seaborn", "hydra-joblib-launcher", "hydra-submitit-launcher"}),
         ("dev", ("tests",), {"ruff", "mypy", "pandas-stubs", "types-pyyaml", "setuptools", "uv"}),  # commands, types
         ("notebooks", ("src",), {"ipykernel"}),  # which nbclient starts
     ],
@@ -250,7 +251,7 @@ def test_every_package_that_the_project_names_is_used(
     """Where it is named: what only tests import is not needed to use the project."""
     texts = [path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")]
     imported = re.findall(r'(?m)^\s*(?:import|from) (\w+)|importorskip\("(\w+)"', "\n".join(texts))
-    modules = {(first or second).lower() for first, second in imported}
+    modules = {(first or second).lower().replace("_", "-") for first, second in imported}
     assert {name for name in named(extra) - otherwise if name.removesuffix("-core") not in modules} == set()
 
 

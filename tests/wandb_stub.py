@@ -1,4 +1,4 @@
-"""A W&B back end on the loopback interface, just enough for the real client to record, upload and finish runs.
+"""A W&B back end on the loopback interface, just enough for the real client, its uploads and its agents.
 
 The client speaks GraphQL for what a run is, and posts its history, line by line, to a file stream.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import json
 import re
 import sys
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+
+import yaml
 
 KEY = "k" * 40
 
@@ -31,16 +34,30 @@ class Recorded:
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     exit_code: int | None = None
+    display_name: str | None = None
+    sweep: str | None = None
+
+
+@dataclass
+class Registered:
+    """A sweep, and the points of its grid that no agent has been given yet."""
+
+    config: dict[str, Any]
+    left: list[dict[str, Any]]
 
 
 class Backend:
-    """The server, running while in the `with`; `runs` holds what arrived, by run id.
+    """The server, running while in the `with`; `runs` holds what arrived, by run id, `sweeps` what was registered.
 
     Only keys of `keys` are taken. With `closed` runs are refused whatever the key, with `stall` they get no answer.
     """
 
     def __init__(self, *, keys: Sequence[str] = (KEY,), closed: bool = False, stall: bool = False) -> None:
         self.runs: dict[str, Recorded] = {}
+        self.sweeps: dict[str, Registered] = {}
+        self.agents: dict[str, str] = {}
+        self.views: list[dict[str, Any]] = []
+        self._given = 0
         self.logins = {"Basic " + base64.b64encode(f"api:{key}".encode()).decode() for key in keys}
         self.closed = closed
         self.going_on = threading.Event()
@@ -76,8 +93,20 @@ class Backend:
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The data of a GraphQL reply."""
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
-        known = {"Viewer": _viewer, "UpsertBucket": self._upsert, "CreateRunFiles": self._files, "ServerInfo": _server}
-        return known.get(found.group(1) if found else "", lambda _: {})(variables)
+        known = {
+            "Viewer": _viewer,
+            "GetDefaultEntity": _viewer,
+            "UpsertBucket": self._upsert,
+            "CreateRunFiles": self._files,
+            "ServerInfo": _server,
+            "UpsertSweep": self._register,
+            "SweepWithRuns": self._sweep,
+            "CreateAgent": self._agent,
+            "Heartbeat": self._heartbeat,
+            "UpsertView2": self._view,
+        }
+        name = "SweepWithRuns" if "sweep(sweepName" in query else found.group(1) if found else ""
+        return known.get(name, lambda _: {})(variables)
 
     def stream(self, name: str, message: dict[str, Any]) -> None:
         """A post to the file stream."""
@@ -97,11 +126,14 @@ class Backend:
             run.config = {key: entry["value"] for key, entry in json.loads(variables["config"]).items()}
         run.group = variables.get("groupName") or run.group
         run.tags = variables.get("tags") or run.tags
+        run.display_name = variables.get("displayName") or run.display_name
+        run.sweep = variables.get("sweep") or run.sweep
         project = {"id": "project", "name": variables.get("project"), "entity": {"id": "entity", "name": "lab"}}
         bucket = {
             "id": name,
             "name": name,
-            "displayName": name,
+            "displayName": run.display_name or name,
+            "sweepName": run.sweep,
             "config": variables.get("config") or "{}",
             "project": project,
             "historyLineCount": len(run.history),
@@ -113,6 +145,50 @@ class Backend:
         # A null here makes the client panic.
         files = [{"name": f, "uploadUrl": f"{self.url}/upload/{variables['run']}/{f}"} for f in variables["files"]]
         return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
+
+    def _register(self, variables: dict[str, Any]) -> dict[str, Any]:
+        config = yaml.safe_load(variables["config"])
+        values = {name: each.get("values", [each.get("value")]) for name, each in config["parameters"].items()}
+        left = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+        name = f"sweep{len(self.sweeps) + 1}"
+        self.sweeps[name] = Registered(config, left)
+        project = {"id": "project", "name": variables["projectName"], "entity": {"id": "entity", "name": "lab"}}
+        return {"upsertSweep": {"sweep": {"name": name, "project": project}, "configValidationWarnings": []}}
+
+    def _sweep(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = variables["sweep"]
+        config = yaml.safe_dump(self.sweeps[name].config)
+        nothing = ("description", "heartbeatAt", "updatedAt", "controller", "scheduler")
+        found = {
+            "id": name,
+            "name": name,
+            "method": "grid",
+            "state": "RUNNING",
+            "config": config,
+            "runs": {"edges": []},
+        }
+        when = {"createdAt": "2026-01-01T00:00:00", "earlyStopJobRunning": False}
+        return {"project": {"sweep": dict.fromkeys(nothing) | found | when}}
+
+    def _view(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.views.append(variables)
+        return {"upsertView": {"view": {"id": "view", "name": variables["name"]}, "inserted": True}}
+
+    def _agent(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = f"agent{len(self.agents) + 1}"
+        self.agents[name] = variables["sweep"]
+        return {"createAgent": {"agent": {"id": name}}}
+
+    def _heartbeat(self, variables: dict[str, Any]) -> dict[str, Any]:
+        sweep, commands = self.sweeps[self.agents[variables["id"]]], []
+        if not json.loads(variables["runState"]):  # the agent has nothing to do
+            commands = [{"type": "exit"}]
+            if sweep.left:
+                arguments = {name: {"value": value} for name, value in sweep.left.pop(0).items()}
+                self._given += 1
+                run = {"run_id": f"given{self._given}", "program": sweep.config["program"], "args": arguments}
+                commands = [{"type": "run", **run}]
+        return {"agentHeartbeat": {"agent": {"id": variables["id"]}, "commands": json.dumps(commands)}}
 
 
 class _Server(ThreadingHTTPServer):

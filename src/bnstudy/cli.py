@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     keys = "conf/ has what can be chosen, src/bnstudy/config.py every key with its default"
     text = "make one run, as in: bnstudy run model=lenet data=fashion_mnist recipe=lenet norm=none optim.lr=0.3"
     run = command("run", _run, text, overrides=f"what the run is: {keys}")
+    text = "make a run of this sweep: the overrides are one value of each of its axes"
+    run.add_argument("--sweep", choices=_sweeps(), default=None, metavar="SWEEP", help=text)
+    preset(run, "full")
     places(run, data=True)
 
     text = "make every run of a sweep that is not done, then the sweep's tables"
@@ -167,6 +170,19 @@ def _parser() -> argparse.ArgumentParser:
     ):
         places(command(name, act, text))
 
+    text = "register a sweep's grid at W&B, for agents to make its runs"
+    twin = command("wandb-sweep", _wandb_sweep, text, of_a_sweep=True, overrides=values)
+    preset(twin, "full")
+    places(twin, data=True)
+
+    agent = command("wandb-agent", _wandb_agent, "make runs of a sweep registered at W&B, one after another")
+    agent.add_argument("id", metavar="ENTITY/PROJECT/SWEEP", help="as wandb-sweep says")
+    places(agent)
+
+    shared = command("wandb-workspace", _wandb_workspace, "save the study's dashboard to a W&B project")
+    shared.add_argument("--project", default="bnstudy", help="default: %(default)s")
+    places(shared)
+
     bench = command("bench", _bench, "speed against a textbook loop, as ratios measured in one run")
     bench.add_argument("--rows", default=None, help="comma-separated rows (default: all; empty: only show the tables)")
     bench.add_argument("--name", default=None, help="name of the file in results/bench (default: after the processor)")
@@ -181,9 +197,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from bnstudy import compose, study
+    from bnstudy import agents, compose, study
 
-    return study.single(compose.one(_with_places(arguments)), arguments.results)
+    overrides = _with_places(arguments)
+    if arguments.sweep is None:
+        return study.single(compose.one(overrides), arguments.results)
+    config = compose.point(arguments.sweep, arguments.preset, agents.chosen(overrides))
+    return study.single(config, arguments.results)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
@@ -263,6 +283,25 @@ def _sync(arguments: argparse.Namespace) -> int:
     from bnstudy import tracking
 
     return tracking.sync(arguments.results)
+
+
+def _wandb_sweep(arguments: argparse.Namespace) -> int:
+    from bnstudy import agents
+
+    places = arguments.results, arguments.data_root
+    return agents.register(arguments.name, arguments.preset, arguments.overrides, *places)
+
+
+def _wandb_agent(arguments: argparse.Namespace) -> int:
+    from bnstudy import agents
+
+    return agents.work(arguments.id, arguments.results)
+
+
+def _wandb_workspace(arguments: argparse.Namespace) -> int:
+    from bnstudy import workspace
+
+    return workspace.save(arguments.project, arguments.results)
 
 
 def _bench(arguments: argparse.Namespace) -> int:

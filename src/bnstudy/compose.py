@@ -26,6 +26,7 @@ from bnstudy.config import Config, ProbePlan, from_dict
 ROOT = Path(__file__).resolve().parents[2]
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
+SEARCH = [f"hydra.searchpath=[file://{CONF}]"]  # where a sweep's file finds what it composes
 VERSION = "1.3"
 COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model", "models", {}),
@@ -82,7 +83,7 @@ def said() -> dict[str, dict[str, Any]]:
             content = yaml.safe_load(_file(name).read_text(encoding="utf-8"))
             found[name] = dict(content["sweep"])
         except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or _first_words(error)}") from None
+            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or first_words(error)}") from None
     return found
 
 
@@ -100,34 +101,58 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
     An override of an axis replaces the axis; any other applies to every run. Raises ValueError for an unknown sweep or
     preset, ComposeError where Hydra refuses.
     """
-    _file(sweep)
-    register()
-    search = [f"hydra.searchpath=[file://{CONF}]"]
-    try:
-        with _hydra(SWEEPS):
-            whole = compose(sweep, overrides=search, return_hydra_config=True)
-        presets = whole.sweep.presets
-    except (*REFUSED, yaml.YAMLError) as error:
-        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or first_words(error)}") from None
-    if preset not in presets:
-        raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
-    axes: dict[str, list[str]] = {}
-    params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
-    for override in _parsed([*params, *presets[preset], *overrides]):
-        axes[override.get_key_element().lstrip("~")] = _points(override)
+    whole, points = _sweep(sweep, preset, overrides)
     # Hydra takes a tenth of a second to compose; values that vary are set on a copy, just as Hydra would set them.
-    values = {key for key, texts in axes.items() if len(texts) > 1 and _is_value(whole, key)}
-    values |= {key for key, texts in axes.items() if _on_a_probe(texts[0])}
-    composed = functools.cache(lambda chosen: _compose(sweep, chosen, search))
+    values = {key for key, texts in points.items() if len(texts) > 1 and _is_value(whole, key)}
+    values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
+    composed = functools.cache(lambda chosen: _compose(sweep, chosen, SEARCH))
     with _hydra(SWEEPS):
-        points = [dict(zip(axes, texts, strict=True)) for texts in itertools.product(*axes.values())]
         return [
             _with_values(
                 composed(tuple(text for key, text in point.items() if key not in values)),
                 [text for key, text in point.items() if key in values],
             )
-            for point in points
+            for point in _product(points)
         ]
+
+
+def point(sweep: str, preset: str, overrides: Sequence[str]) -> Config:
+    """The one run of a sweep that the overrides leave of its grid. Raises ComposeError where they leave several."""
+    if open_axes := axes(sweep, preset, overrides):
+        raise ComposeError(
+            f"one run of the sweep {sweep} has one value of each of its axes; give {', '.join(open_axes)}, as in "
+            f"{next(iter(open_axes.values()))[0]}"
+        )
+    (config,) = expand(sweep, preset, overrides)
+    return config
+
+
+def axes(sweep: str, preset: str, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The axes of a sweep's grid, each with the overrides that are its points, as in norm: [norm=batch, norm=none]."""
+    return {key: texts for key, texts in _sweep(sweep, preset, overrides)[1].items() if len(texts) > 1}
+
+
+def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, list[str]]]:
+    """A sweep's file as composed, and by key the overrides to go through, of which there is one where it is no axis."""
+    _file(sweep)
+    register()
+    try:
+        with _hydra(SWEEPS):
+            whole = compose(sweep, overrides=SEARCH, return_hydra_config=True)
+        presets = whole.sweep.presets
+    except (*REFUSED, yaml.YAMLError) as error:
+        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or first_words(error)}") from None
+    if preset not in presets:
+        raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
+    points: dict[str, list[str]] = {}
+    params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
+    for override in _parsed([*params, *presets[preset], *overrides]):
+        points[override.get_key_element().lstrip("~")] = _points(override)
+    return whole, points
+
+
+def _product(points: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    return [dict(zip(points, texts, strict=True)) for texts in itertools.product(*points.values())]
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:

@@ -161,6 +161,7 @@ def _composed(
             try:
                 composed(given)
             except compose.REFUSED as error:
-                raise ComposeError(f"{PREFIX}{text}: {compose.first_words(error)}") from None
+                cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+                raise ComposeError(f"{PREFIX}{text}: {compose.first_words(cause)}") from None
         config = composed(given)
         yield HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config)), config

@@ -300,7 +300,8 @@ class _Making:
         for index, job in enumerate(self._group.jobs):
             manifest = _manifest(job, self.training, index, facts, self._wall_sec())
             self._writers[index].finish(manifest)
-            mirrors[index].finish(manifest["status"], manifest["final"])
+            told = {name: manifest[name] for name in ("outcome", "diverged_step", "num_steps")}
+            mirrors[index].finish(manifest["status"], manifest["final"] | told)
             ended.append(Ended(job.run_id, State(manifest["status"])))
         checkpoint.forget(self._results, self._group)
         for writer in self._writers:

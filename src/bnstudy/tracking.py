@@ -12,6 +12,7 @@ from pathlib import Path
 from bnstudy import paths
 from bnstudy.sinks.wandb import Wandb, confine, obstacle
 
+WANDB = (sys.executable, "-P", "-m", "wandb")  # its own command
 BATCH = 20  # offline runs handed to one `wandb sync`
 SYNC_SEC = 60.0  # allowed for each of them; without a network `wandb sync` would wait for ever
 
@@ -29,7 +30,7 @@ def dashboard(results: Path) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _refuse("dashboard: it needs a terminal; run `make dashboard` in one")
     confine(results)
-    return subprocess.call([*_wandb(), "leet", "run", str(folder)])
+    return subprocess.call([*WANDB, "leet", "run", str(folder)])
 
 
 def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
@@ -79,7 +80,7 @@ def log_figures(workspace: Path, results: Path, *, mode: str = "offline", projec
 
 def _upload(runs: Sequence[Path], results: Path, seconds: float) -> str | None:
     """None, or what went wrong. A run counts as uploaded when W&B has left its mark."""
-    command = [*_wandb(), "sync", "--yes", *(str(run.resolve()) for run in runs)]
+    command = [*WANDB, "sync", "--yes", *(str(run.resolve()) for run in runs)]
     environment = {**os.environ, "WANDB_SILENT": "false"}  # its errors are wanted: it exits 0 when refused
     try:  # W&B keeps a log of each upload in the folder `wandb` of where it runs
         done = subprocess.run(
@@ -98,10 +99,6 @@ def _upload(runs: Sequence[Path], results: Path, seconds: float) -> str | None:
         return None
     said = [line.removeprefix("wandb: ").strip() for line in done.stderr.splitlines() if "error" in line.lower()]
     return f"W&B refused {left[0] if left else 'a run'} ({said[0] if said else f'exit code {done.returncode}'})"
-
-
-def _wandb() -> list[str]:
-    return [sys.executable, "-P", "-m", "wandb"]
 
 
 def _refuse(sentence: str) -> int:

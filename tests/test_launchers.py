@@ -1,0 +1,319 @@
+"""Sweeps handed to Hydra's launchers: joblib's for real; Slurm's with stand-ins for its commands (see check_slurm)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_runs import config, job, launch_here, make, names, quadrants, torch_as_it_was, written
+
+from bnstudy import cli, compose, devices, launch, launchers, lease, paths, slurm, task
+from bnstudy.config import to_dict
+from bnstudy.jobs import Group, jobs
+from bnstudy.launchers import LOCAL, Launcher
+from bnstudy.store import State, Store
+
+SLURM = Launcher("slurm")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return quadrants(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Jobs make their runs in this process."""
+    monkeypatch.setattr(launch, "launch", launch_here)
+    with torch_as_it_was():
+        yield
+
+
+def test_a_group_described_in_a_file_is_the_group(tmp_path, root, monkeypatch):
+    """From any folder, with the threads that it is to have."""
+    monkeypatch.chdir(root.parent)
+    relative = config(root, runtime__data_root=root.name, norm={"name": "batch", "eps": 1e-3})
+    group = Group((job(relative), job(replace(relative, seed=1))))
+    task.write(tmp_path / "group.json", group, 3)
+    monkeypatch.chdir(tmp_path)
+    read = task.read(tmp_path / "group.json")
+    assert read.id == group.id
+    assert [one.source.folder.is_dir() for one in read.jobs] == [True, True]
+    for one, other in zip(read.jobs, group.jobs, strict=True):
+        assert to_dict(one.config) == to_dict(replace(other.config, runtime=replace(other.config.runtime, threads=3)))
+
+
+def test_a_job_makes_what_is_not_done_and_says_what_failed(tmp_path, root, here, capsys):
+    good, bad = config(root), config(root, data__batch_size=99)  # of 100 images: the last mini-batch has one
+    make([good], tmp_path / "alone")
+    task.make(Group((job(good), job(bad))), tmp_path)
+    told = capsys.readouterr().err
+    assert f"{task.SAID}{job(bad).run_id}: failed: ValueError: Expected more than 1 value per channel" in told
+    assert written(tmp_path, names([good])) == written(tmp_path / "alone", names([good]))
+    before = {path: path.stat().st_mtime_ns for path in paths.run(tmp_path, job(good).run_id).iterdir()}
+    task.make(Group((job(good),)), tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in paths.run(tmp_path, job(good).run_id).iterdir()} == before
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    """Jobs whose making comes to nothing when they are sent signals: those to send, a list a life; the lives' runs."""
+    to_send, began = [], []
+
+    def make(wanted, pending, results, workers, progress):
+        began.append(set(pending))
+        numbers = to_send.pop(0)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            signal.sigtimedwait([], 0.01)  # the handler runs before the next line
+        for run_id in () if numbers else pending:
+            Store(results).writer(run_id).finish({"status": "completed"})
+        return [(run_id, str(State.partial if numbers else State.completed), "") for run_id in pending]
+
+    monkeypatch.setattr(task.sharing, "make", make)
+    return to_send, began
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_job_that_is_to_be_queued_again_is_once_all_is_saved(tmp_path, root, waiting, number):
+    to_send, began = waiting
+    to_send += [[number], []]
+    queued = []
+    before = signal.signal(number, lambda told, _: queued.append((told, len(began))))  # as submitit does
+    try:
+        task.make(Group((job(config(root)),)), tmp_path)
+    finally:
+        signal.signal(number, before)
+    assert queued == [(number, 1)]
+
+
+def test_a_job_that_is_only_warned_goes_on(tmp_path, root, waiting):
+    to_send, began = waiting
+    to_send += [[signal.SIGTERM], []]
+    task.make(Group((job(config(root)),)), tmp_path)
+    assert len(began) == 2 and began[0] == began[1]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_process_of_a_job_does_not_die_of_the_jobs_signals(tmp_path, root):
+    """They reach every process of a job; who waits for the worker hears them, and has it save."""
+    seen = []
+
+    def warn():
+        while not (found := [p for p in launch.multiprocessing.active_children() if p.pid]):
+            pass
+        os.kill(found[0].pid, signal.SIGUSR2)
+        seen.append(found[0].pid)
+
+    thread = threading.Thread(target=warn)
+    thread.start()
+    group = Group((job(config(root)),))
+    ended = launch.launch([group], tmp_path, workers=1, threads=1, report=lambda *told: None)
+    thread.join()
+    assert seen and [state for _, state, _ in ended] == ["completed"]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def test_joblib_makes_the_same_bytes(tmp_path, root):
+    """And a run that raises in its process has failed, no more."""
+    good, bad = config(root, runtime__threads=1), config(root, runtime__threads=1, data__batch_size=99)
+    make([good], tmp_path / "alone")
+    wanted = jobs([good, bad])
+    ended = launchers.make("t", wanted, {one.run_id for one in wanted}, tmp_path, Launcher("joblib"), 1)
+    states = {run_id: (state, note[:10]) for run_id, state, note in ended}
+    assert states == {job(good).run_id: ("completed", ""), job(bad).run_id: ("failed", "ValueError")}
+    assert written(tmp_path, names([good])) == written(tmp_path / "alone", names([good]))
+
+
+def test_what_a_launcher_is_told():
+    launcher, rest = launchers.chosen("slurm", ["launcher.partition=gpu", "seed=0", "launcher.mem_gb=4"], wait=False)
+    assert launcher == Launcher("slurm", ("partition=gpu", "mem_gb=4"), wait=False) and rest == ["seed=0"]
+    assert launchers.chosen("local", ["seed=0"]) == (LOCAL, ["seed=0"])
+    with pytest.raises(ValueError, match=r"^launcher\.partition=gpu: this command makes the runs itself"):
+        launchers.chosen("local", ["launcher.partition=gpu"])
+    with pytest.raises(ValueError, match=r"^--no-wait: this command makes the runs itself"):
+        launchers.chosen("local", [], wait=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("partion=gpu", r"^launcher\.partion=gpu: there is no such key; slurm has: .*\bpartition\b"),
+        ("timeout_min=long", r"^launcher\.timeout_min=long: .*'long'.*Integer"),
+    ],
+)
+def test_what_a_launcher_does_not_have_is_told_before_anything_starts(tmp_path, value, said):
+    with pytest.raises(compose.ComposeError, match=said):
+        launchers.is_slurm(Launcher("slurm", (value,)), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_launchers_of_the_help_are_the_files_there_are(tmp_path):
+    names = cli._launchers()
+    assert names == ["local", "joblib", "slurm"]
+    assert [launchers.is_slurm(Launcher(name), tmp_path) for name in names[1:]] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("driver", "chosen", "names"),
+    [(0, None, []), (2, None, ["0", "1"]), (4, "2,3", ["2", "3"]), (2, "GPU-a,GPU-b", ["GPU-a", "GPU-b"]), (2, "", [])],
+)
+def test_the_gpus_there_are(tmp_path, monkeypatch, driver, chosen, names):
+    for number in range(driver):
+        (tmp_path / str(number)).mkdir()
+    monkeypatch.setattr(devices, "DRIVER", tmp_path)
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv(devices.VISIBLE, chosen)
+    assert devices.names() == names and devices.gpus() == len(names)
+
+
+def test_each_process_has_a_gpu_for_itself_and_one_that_follows_it_the_same(tmp_path, monkeypatch):
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+    monkeypatch.setattr(devices, "DRIVER", tmp_path)
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    taken: list[str | None] = []
+    for _ in range(4):
+        taken.append(devices.one_of("auto", taken))
+    assert taken == ["0", "1", "2", "0"]
+    assert devices.one_of("cuda", ["0", "2"]) == "1"  # whose process died
+    assert devices.one_of("cuda:1", []) is None and devices.one_of("cpu", []) is None
+    monkeypatch.setenv(devices.VISIBLE, "1")
+    assert devices.one_of("auto", []) is None  # there is nothing to choose
+
+
+def test_a_worker_is_started_with_its_gpu_alone_in_sight(monkeypatch):
+    seen = []
+
+    class Context:
+        Pipe = staticmethod(launch.multiprocessing.Pipe)
+
+        def Process(self, **options):
+            return self
+
+        def start(self):
+            seen.append((os.environ.get(devices.VISIBLE), os.environ["OMP_NUM_THREADS"]))
+
+    monkeypatch.setenv(devices.VISIBLE, "4,5")
+    worker = launch._start(Context(), Path("results"), 3, "5")
+    assert seen == [("5", "3")] and worker.gpu == "5" and os.environ[devices.VISIBLE] == "4,5"
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Slurm's commands as scripts: sbatch counts, squeue prints the file `queue`, or fails where there is none."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    scripts = {
+        "sbatch": 'echo "$@" >> {0}/submitted; echo "Submitted batch job $((6 + $(wc -l < {0}/submitted)))"',
+        "squeue": "cat {0}/queue",
+        "srun": "true",
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script.format(folder)}\n")
+        (folder / name).chmod(0o755)
+    (folder / "queue").write_text("")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "POLL_SEC", 0.01)
+    return folder
+
+
+@pytest.fixture
+def wanted(root):
+    return jobs([config(root, seed=seed) for seed in (0, 1)])
+
+
+def submit(wanted, results, *, wait=False, at_a_time=None):
+    pending = {one.run_id for one in wanted}
+    return slurm.make("t", wanted, pending, results, replace(SLURM, wait=wait), at_a_time)
+
+
+def test_jobs_are_an_array_that_is_found_again(tmp_path, cluster, wanted, here, capsys):
+    (results := tmp_path / "results").mkdir()
+    assert submit(wanted, results, at_a_time=5) == []
+    assert "t: 2 jobs are submitted, as 7" in capsys.readouterr().out
+    (script,) = [Path(line) for line in (cluster / "submitted").read_text().split()]
+    text = (paths.cluster(results) / "7" / "7_submission.sh").read_text() if not script.exists() else script.read_text()
+    assert "#SBATCH --array=0-1%2" in text and "#SBATCH --job-name=bnstudy-t" in text
+    assert "#SBATCH --signal=USR2@120" in text and "#SBATCH --cpus-per-task=2" in text
+    (cluster / "queue").write_text("7_0 RUNNING\n7_1 PENDING\n")
+    assert submit(wanted, results) == []
+    told = capsys.readouterr().out
+    assert "t: 2 runs are in the queue already, as 7" in told and "are submitted" not in told
+    described = [task.read(file) for file in sorted((paths.cluster(results) / "groups").iterdir())]
+    assert {one.run_id for group in described for one in group.jobs} == {one.run_id for one in wanted}
+    for group in described:  # as the cluster does
+        task.make(group, results)
+    assert sorted(submit(wanted, results, wait=True)) == sorted((one.run_id, "completed", "") for one in wanted)
+    assert {Store(results).manifest(one.run_id)["provenance"]["threads"] for one in wanted} == {1}
+
+
+def test_a_job_that_is_gone_leaves_its_runs_unfinished(tmp_path, cluster, wanted):
+    (results := tmp_path / "results").mkdir()
+    submit(wanted, results)
+    record = json.loads((paths.cluster(results) / "7.json").read_text())
+    log = Path(record[0]["log"])
+    log.write_text("submitit INFO\nbnstudy: the disk is full\nsrun: error: task 0: Killed\n")
+    (cluster / "queue").write_text("7_0 RUNNING\n7_1 RUNNING\n")
+    looks = []
+    queue = slurm._queue
+
+    def shorter():
+        looks.append(None)
+        if len(looks) == 3:
+            (cluster / "queue").write_text("")
+        return queue()
+
+    slurm._queue = shorter
+    try:
+        ended = submit(wanted, results, wait=True)
+    finally:
+        slurm._queue = queue
+    notes = {note for _, _, note in ended}
+    assert [state for _, state, _ in ended] == ["partial", "partial"] and len(looks) >= 4
+    assert f"job 7_0 ended first (the disk is full); its log: {log}" in notes
+
+
+def test_a_run_that_another_process_makes_is_waited_for(tmp_path, cluster, wanted, monkeypatch):
+    """Its job may be gone: somebody else took the run up."""
+    (results := tmp_path / "results").mkdir()
+    submit(wanted, results)
+    (cluster / "queue").write_text("7_0 RUNNING\n7_1 RUNNING\n")
+    looks = []
+
+    def holder(self, run_id):
+        looks.append(run_id)
+        return lease.UNKNOWN if len(looks) < 20 else None
+
+    monkeypatch.setattr(lease.Watch, "holder", holder)
+    earlier = slurm._earlier(results)
+    (cluster / "queue").write_text("")
+    monkeypatch.setattr(slurm, "_earlier", lambda results: earlier)
+    assert [state for _, state, _ in submit(wanted, results, wait=True)] == ["partial"] * 2 and len(looks) >= 20
+
+
+def test_a_queue_that_does_not_answer_is_no_end(tmp_path, cluster, wanted, monkeypatch):
+    (results := tmp_path / "results").mkdir()
+    submit(wanted, results)
+    (cluster / "queue").unlink()
+    with pytest.raises(ValueError, match=r"^Slurm's queue does not answer"):
+        submit(wanted, results)  # there may be jobs in it
+    assert slurm._shown([], None) == "Slurm's queue does not answer"
+
+
+def test_without_slurm_that_is_said(tmp_path, wanted, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"^LAUNCHER=slurm: there is no sbatch here"):
+        submit(wanted, tmp_path)
+
+
+def test_what_slurm_refuses_is_told_in_its_words(tmp_path, cluster, wanted):
+    (cluster / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Invalid account' >&2; exit 1\n")
+    with pytest.raises(ValueError, match=r"^Slurm refused the jobs: Invalid account$"):
+        submit(wanted, tmp_path)

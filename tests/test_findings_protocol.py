@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from dataclasses import asdict
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from bnstudy import findings
+from bnstudy import compose, findings, plugins, probes, train
+from bnstudy.config import to_dict
 from bnstudy.findings import Claim, Evidence, Note, Verdict
+from bnstudy.reduction import config_columns
 
 ROOT = Path(__file__).resolve().parents[1]
+LOOP = {"epochs": train.EPOCHS, "steps": train.STEPS}
 
 
 def claim(**values: str) -> Claim:
@@ -49,6 +53,19 @@ def test_every_claim_of_the_paper_stands_exactly_once() -> None:
     assert {str(number) for number in range(1, 18)} <= set(ids)
     sweeps = {path.stem for path in (synthetic.FINDINGS.parents[1] / "sweeps").glob("*.yaml")}
     assert {f.sweep for f in found} <= sweeps
+
+
+@pytest.mark.parametrize("path", findings.discover(synthetic.FINDINGS), ids=lambda path: path.stem)
+def test_what_a_finding_asks_of_a_table_is_there(path: Path) -> None:
+    """The names in its queries are columns of the probe's table, of the loop's, or of the runs."""
+    made = findings.load(path)
+    config = compose.expand(made.sweep)[0]
+    of_runs = {"run_id", "status", "outcome", *config_columns(to_dict(config))}
+    for table, query in made.needs.items():
+        columns = probes.columns(table) if table in plugins.names("probes") else LOOP.get(table, {})
+        names = {node.id for node in ast.walk(ast.parse(query or "0")) if isinstance(node, ast.Name)}
+        plain = {name.removeprefix("run_") for name in names}
+        assert plain <= {"step", *columns, *of_runs}, f"{table}: {query}"
 
 
 def test_a_claim_that_stands_twice_is_named(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def test_subsets():
 def statistics(jump):
     """`jump` gives the size of a change of accuracy (points) by place, weight and mode; they alternate."""
     rows = [
-        {"norm_where": where, "norm_momentum": weight, "mode": mode, "seed": seed, "epoch": epoch,
+        {"norm_where": where, "norm_momentum": weight, "mode": mode, "seed": seed, "step": 235 * epoch,
+         "run_id": f"{where}-{weight}-{seed}",
          "accuracy": 0.8 + (epoch % 2) * jump(where, weight, mode) / 100 + seed / 1000}
         for where in ("*", "norm1,norm2") for weight in (0.5, 0.1, 0.01) for mode in ("eval", "accumulated")
         for seed in SEEDS for epoch in range(1, 11)

@@ -25,7 +25,7 @@ CAPTION = (
     "of its test accuracy from epoch to epoch, from the third on; one dot a run; filled: running, hollow: re-estimated."
 )
 SWEEP = "textbook_statistics"
-NEEDS = {"modes": "mode in ('eval', 'accumulated') and epoch > 0"}
+NEEDS = {"modes": "mode in ('eval', 'accumulated') and step > 0"}
 SIZE = (10.8, 4.0)
 WHERE = "Dive into Deep Learning, Batch Normalization; a report of its readers that the accuracy jumps"
 CLAIMS = (
@@ -117,7 +117,9 @@ def _fewer(before: Spread, after: Spread, names: tuple[str, str], n: int) -> Evi
 
 
 def _percent(modes: pd.DataFrame) -> pd.DataFrame:
-    return modes.assign(percent=100 * modes["accuracy"])
+    """With `percent`, the accuracy, and `epoch`, the looks of a run being one an epoch."""
+    epoch = modes.groupby(["run_id", "mode"], observed=True)["step"].rank().astype(int)
+    return modes.assign(percent=100 * modes["accuracy"], epoch=epoch)
 
 
 def _of(found: pd.DataFrame, where: str, weight: float, mode: str) -> Spread:

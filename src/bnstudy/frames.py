@@ -91,7 +91,11 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
         keep = run_rows.rename(columns=renamed)
         frame = rows.merge(keep, on="run_id", how="left", validate="many_to_one")
     if query is not None:
-        frame = frame.query(query)
+        try:
+            frame = frame.query(query)
+        except pd.errors.UndefinedVariableError as error:
+            told = f"sweep {sweep!r}: table {table!r} has no column for {query!r} ({error})"
+            raise MissingTable(f"{told}; it has: {', '.join(frame)}") from None
     if frame.empty:
         raise MissingTable(f"sweep {sweep!r}: table {table!r} has no row ({query or 'empty'}); run the sweep again")
     return frame.reset_index(drop=True)

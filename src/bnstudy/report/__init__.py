@@ -197,12 +197,19 @@ def _setting(data: Mapping[str, pd.DataFrame]) -> str:
 def _counts(data: Mapping[str, pd.DataFrame]) -> str:
     """On how many seeds and runs."""
     frame = _first(data)
+    if not set(frame["norm"].unique()) <= set(frames.ARMS):
+        counted = frame.groupby("norm", observed=True)["seed"].nunique()
+        return f"n = {_range(counted.min(), counted.max())} seeds an arm, {frame['run_id'].nunique()} runs"
     seeds = {arm: part["seed"].nunique() for arm, part in frames.arms(frame).items()}
     counts = sorted(set(seeds.values()))
     alike = len(counts) == 1 and len(seeds) == len(frames.ARMS)
     each = ", ".join(f"{count} {figures.LABELS[arm]}" for arm, count in seeds.items())
     n = f"n = {counts[0]} seeds an arm" if alike else f"n = {each}"
     return f"{n}, {frame['run_id'].nunique()} runs"
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _first(data: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -95,7 +95,7 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
             frame = frame.query(query)
         except pd.errors.UndefinedVariableError as error:
             told = f"sweep {sweep!r}: table {table!r} has no column for {query!r} ({error})"
-            raise MissingTable(f"{told}; it has: {', '.join(frame)}") from None
+            raise MissingTable(f"{told}; it has: {', '.join(map(str, frame))}") from None
     if frame.empty:
         raise MissingTable(f"sweep {sweep!r}: table {table!r} has no row ({query or 'empty'}); run the sweep again")
     return frame.reset_index(drop=True)

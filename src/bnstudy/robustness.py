@@ -75,10 +75,13 @@ def compared(judged: Judged, variant: str) -> Evidence:
     changed = [name for name in base if here[name].verdict != base[name].verdict]
     share = 1 - len(changed) / len(base)
     n = min(evidence.n for side in (base, here) for evidence in side.values())
-    told = "; ".join(f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed)
+    told = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
+    undecided = [name for name in base if here[name].verdict == base[name].verdict == Verdict.undecided]
+    if undecided:
+        told.append(f"undecided in both: {', '.join(undecided)}")
     return Evidence(
         measured=f"{len(base) - len(changed)} of {len(base)} verdicts alike",
-        spread=told,
+        spread="; ".join(told),
         n=n,
         verdict=judge(n, whole=not changed, part=share >= ALIKE),
     )

@@ -24,7 +24,7 @@ from bnstudy import paths
 from bnstudy.store import State, Store
 
 WAIT_SEC = 300
-STEPS = 2000  # a second or two of training, half a minute on a busy machine: long enough to be stopped on the way
+STEPS = 8000  # some seconds of training, more on a busy machine: long enough to be stopped on the way
 COMMON = [
     *("model=mlp", "model.hidden='16'", "data.name=quadrants", "data.augment=false", "data.normalise=unit"),
     *("norm=batch", "optim.lr=0.1", f"train.steps={STEPS}", "train.evaluate_every_epochs=1000", "probes=none"),
@@ -110,7 +110,7 @@ def undisturbed(sweeps: Sweeps, tmp_path: Path, *arguments: str) -> dict[tuple[s
 
 def test_of_an_array_one_job_raises_and_one_is_killed(sweeps: Sweeps, tmp_path: Path) -> None:
     """The others end as they would without; the killed one goes on when the sweep is run again."""
-    arms = ["seed=0,1", "data.batch_size=25,99"]  # of 100 images, 99 leave a mini-batch of one, which BN refuses
+    arms = ["seed=0,1", "data.batch_size=25", "model.hidden='16','1000000000000'"]  # which no memory holds
     process = sweeps.start("--launcher", "slurm", "--jobs", "4", *arms, *SMALL_JOBS)
     until(sweeps.saved)
     (members,) = {(saved.parent / paths.MEMBERS).read_text().strip() for saved in sweeps.saved()[:1]}
@@ -124,7 +124,7 @@ def test_of_an_array_one_job_raises_and_one_is_killed(sweeps: Sweeps, tmp_path: 
     assert sorted(states.values()) == [State.completed, State.failed, State.failed, State.partial]
     assert states[members] == State.partial
     assert re.search(rf"{members}: partial: job {found[1]} ended first \(.*\); its log: ", said)
-    assert said.count("failed: ValueError: Expected more than 1 value per channel") == 2
+    assert said.count("failed: RuntimeError: ") == 2
     status, said = sweeps.run("--launcher", "slurm", "--jobs", "4", "seed=0,1", "data.batch_size=25", *SMALL_JOBS)
     assert status == 0 and "2 runs, 1 done, 1 to make" in said
     assert written(sweeps.results, sweeps.ids()) == undisturbed(sweeps, tmp_path, "seed=0,1", "data.batch_size=25")

@@ -11,12 +11,13 @@ import pytest
 from hydra import compose as hydra_compose
 
 from bnstudy import compose, plugins
-from bnstudy.compose import CONF, SWEEPS, ComposeError
+from bnstudy.compose import CONF, LAUNCHERS, SWEEPS, ComposeError
 from bnstudy.config import Config, ProbePlan, from_dict, to_dict
 from bnstudy.identity import run_id
 
 DATA = {"name": "any", "source": "arrays", "sha256": "0" * 64}
 PRESETS = ("quick", "full")
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != LAUNCHERS)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -46,7 +47,7 @@ def test_the_sizes_that_the_study_promises():
 
 
 @pytest.mark.parametrize(
-    "path", sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml") if path.parent != CONF)
+    "path", sorted(str(path.relative_to(CONF)) for name in GROUPS for path in (CONF / name).rglob("*.yaml"))
 )
 def test_every_conf_file_composes_and_says_what_it_is(path):
     group, _, name = path.removesuffix(".yaml").partition("/")
@@ -148,7 +149,7 @@ def test_a_probe_that_the_group_lacks_can_be_added(plus):
 
 
 FIELDS = [field.name for field in fields(Config)]
-KEYS = ", ".join(FIELDS + sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in FIELDS))
+KEYS = ", ".join(FIELDS + [name for name in GROUPS if name not in FIELDS])
 NORMS = ", ".join(sorted({*plugins.names("norms"), *(path.stem for path in (CONF / "norm").glob("*.yaml"))}))
 SLIPS = {
     "optim.lrr=1": r"optim\.lrr: there is no such key; did you mean optim\.lr\? optim has: lr, momentum, .*",

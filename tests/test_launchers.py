@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -12,13 +13,14 @@ from pathlib import Path
 import pytest
 from small_runs import config, job, launch_here, make, names, quadrants, torch_as_it_was, written
 
-from bnstudy import cli, compose, devices, launch, launchers, lease, paths, slurm, task
+from bnstudy import cli, compose, devices, launch, launchers, lease, paths, sharing, slurm, task
 from bnstudy.config import to_dict
 from bnstudy.jobs import Group, jobs
 from bnstudy.launchers import LOCAL, Launcher
 from bnstudy.store import State, Store
 
 SLURM = Launcher("slurm")
+TOO_WIDE = {"name": "mlp", "hidden": "1000000000000"}  # for any memory: what a run of it raises is not seen before
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +51,12 @@ def test_a_group_described_in_a_file_is_the_group(tmp_path, root, monkeypatch):
 
 
 def test_a_job_makes_what_is_not_done_and_says_what_failed(tmp_path, root, here, capsys):
-    good, bad = config(root), config(root, data__batch_size=99)  # of 100 images: the last mini-batch has one
+    good, bad = config(root), config(root, model=TOO_WIDE)
     make([good], tmp_path / "alone")
-    task.make(Group((job(good), job(bad))), tmp_path)
-    told = capsys.readouterr().err
-    assert f"{task.SAID}{job(bad).run_id}: failed: ValueError: Expected more than 1 value per channel" in told
+    assert task.make(Group((job(good),)), tmp_path) == {}
+    (told,) = task.make(Group((job(bad),)), tmp_path).items()
+    assert told[0] == job(bad).run_id and told[1].startswith("RuntimeError: ")
+    assert f"{task.SAID}{told[0]}: failed: {told[1]}" in capsys.readouterr().err
     assert written(tmp_path, names([good])) == written(tmp_path / "alone", names([good]))
     before = {path: path.stat().st_mtime_ns for path in paths.run(tmp_path, job(good).run_id).iterdir()}
     task.make(Group((job(good),)), tmp_path)
@@ -63,7 +66,7 @@ def test_a_job_makes_what_is_not_done_and_says_what_failed(tmp_path, root, here,
 @pytest.fixture
 def waiting(monkeypatch):
     """Jobs whose making comes to nothing when they are sent signals: those to send, a list a life; the lives' runs."""
-    to_send, began = [], []
+    to_send, began = list[list[signal.Signals]](), list[set[str]]()
 
     def make(wanted, pending, results, workers, progress):
         began.append(set(pending))
@@ -75,7 +78,7 @@ def waiting(monkeypatch):
             Store(results).writer(run_id).finish({"status": "completed"})
         return [(run_id, str(State.partial if numbers else State.completed), "") for run_id in pending]
 
-    monkeypatch.setattr(task.sharing, "make", make)
+    monkeypatch.setattr(sharing, "make", make)
     return to_send, began
 
 
@@ -105,10 +108,10 @@ def test_a_process_of_a_job_does_not_die_of_the_jobs_signals(tmp_path, root):
     seen = []
 
     def warn():
-        while not (found := [p for p in launch.multiprocessing.active_children() if p.pid]):
+        while not (found := [p.pid for p in multiprocessing.active_children() if p.pid]):
             pass
-        os.kill(found[0].pid, signal.SIGUSR2)
-        seen.append(found[0].pid)
+        os.kill(found[0], signal.SIGUSR2)
+        seen.append(found[0])
 
     thread = threading.Thread(target=warn)
     thread.start()
@@ -120,13 +123,18 @@ def test_a_process_of_a_job_does_not_die_of_the_jobs_signals(tmp_path, root):
 
 
 def test_joblib_makes_the_same_bytes(tmp_path, root):
-    """And a run that raises in its process has failed, no more."""
-    good, bad = config(root, runtime__threads=1), config(root, runtime__threads=1, data__batch_size=99)
+    """And a run that raises in its process has failed, no more; one that cannot be made is left, with the reason."""
+    good, bad = config(root, runtime__threads=1), config(root, runtime__threads=1, model=TOO_WIDE)
+    refused = config(root, runtime__threads=1, data__batch_size=99)  # of 100 images: the last mini-batch has one
     make([good], tmp_path / "alone")
-    wanted = jobs([good, bad])
+    wanted = jobs([good, bad, refused])
     ended = launchers.make("t", wanted, {one.run_id for one in wanted}, tmp_path, Launcher("joblib"), 1)
-    states = {run_id: (state, note[:10]) for run_id, state, note in ended}
-    assert states == {job(good).run_id: ("completed", ""), job(bad).run_id: ("failed", "ValueError")}
+    states = {run_id: (state, note[:20]) for run_id, state, note in ended}
+    assert states == {
+        job(good).run_id: ("completed", ""),
+        job(bad).run_id: ("failed", "RuntimeError: [enfor"),
+        job(refused).run_id: ("partial", "data.num_train = 100"),
+    }
     assert written(tmp_path, names([good])) == written(tmp_path / "alone", names([good]))
 
 
@@ -192,7 +200,7 @@ def test_a_worker_is_started_with_its_gpu_alone_in_sight(monkeypatch):
     seen = []
 
     class Context:
-        Pipe = staticmethod(launch.multiprocessing.Pipe)
+        Pipe = staticmethod(multiprocessing.Pipe)
 
         def Process(self, **options):
             return self
@@ -261,7 +269,7 @@ def test_a_job_that_is_gone_leaves_its_runs_unfinished(tmp_path, cluster, wanted
     log = Path(record[0]["log"])
     log.write_text("submitit INFO\nbnstudy: the disk is full\nsrun: error: task 0: Killed\n")
     (cluster / "queue").write_text("7_0 RUNNING\n7_1 RUNNING\n")
-    looks = []
+    looks = list[None]()
     queue = slurm._queue
 
     def shorter():

@@ -26,7 +26,6 @@ from bnstudy.config import Config, ProbePlan, from_dict
 ROOT = Path(__file__).resolve().parents[2]
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
-SEARCH = [f"hydra.searchpath=[file://{CONF}]"]  # where a sweep's file finds what it composes
 VERSION = "1.3"
 COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model", "models", {}),
@@ -105,7 +104,7 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
     # Hydra takes a tenth of a second to compose; values that vary are set on a copy, just as Hydra would set them.
     values = {key for key, texts in points.items() if len(texts) > 1 and _is_value(whole, key)}
     values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
-    composed = functools.cache(lambda chosen: _compose(sweep, chosen, SEARCH))
+    composed = functools.cache(lambda chosen: _compose(sweep, chosen, _search()))
     with _hydra(SWEEPS):
         return [
             _with_values(
@@ -118,13 +117,14 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
 
 def point(sweep: str, preset: str, overrides: Sequence[str]) -> Config:
     """The one run of a sweep that the overrides leave of its grid. Raises ComposeError where they leave several."""
-    if open_axes := axes(sweep, preset, overrides):
-        raise ComposeError(
-            f"one run of the sweep {sweep} has one value of each of its axes; give {', '.join(open_axes)}, as in "
-            f"{next(iter(open_axes.values()))[0]}"
-        )
-    (config,) = expand(sweep, preset, overrides)
-    return config
+    configs = expand(sweep, preset, overrides)
+    if len(configs) == 1:
+        return configs[0]
+    several = axes(sweep, preset, overrides)
+    raise ComposeError(
+        f"one run of the sweep {sweep} has one value of each of its axes; give {', '.join(several)}, as in "
+        f"{next(iter(several.values()))[0]}"
+    )
 
 
 def axes(sweep: str, preset: str, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -138,7 +138,7 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
     register()
     try:
         with _hydra(SWEEPS):
-            whole = compose(sweep, overrides=SEARCH, return_hydra_config=True)
+            whole = compose(sweep, overrides=_search(), return_hydra_config=True)
         presets = whole.sweep.presets
     except (*REFUSED, yaml.YAMLError) as error:
         raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or first_words(error)}") from None
@@ -231,6 +231,11 @@ def _with_probe(composed: DictConfig, name: str) -> None:
         raise ComposeError(f"probes.{name}: there is no such probe; {_choices(name, plugins.names('probes'))}")
     if name not in composed.probes:
         OmegaConf.update(composed, f"probes.{name}", OmegaConf.structured(ProbePlan), force_add=True)
+
+
+def _search() -> list[str]:
+    """Where a sweep's file finds what it composes."""
+    return [f"hydra.searchpath=[file://{CONF}]"]
 
 
 def _hydra(folder: Path) -> Any:

@@ -68,15 +68,18 @@ def make(
     """How each pending run ended. For launchers that come back once everything is made."""
     store = Store(results)
     endings = {run_id: store.ending(run_id) for run_id in pending}
-    note = "its job ended first"
+    notes, otherwise = dict[str, str](), "its job ended first"
     with Progress(title, len(pending), "runs") as progress, _watched(store, endings, progress):
         try:
             groups = plan(wanted, pending, results, at_a_time)
-            start(launcher, groups, results, at_a_time=min(at_a_time, len(groups)))
+            for job in start(launcher, groups, results, at_a_time=min(at_a_time, len(groups))):
+                notes |= job.return_value
         except BrokenProcessPool as error:
-            note = f"{note} ({str(error).splitlines()[0]})"
-    note = f"{note}; run the sweep again to go on"
-    return [ended(store, one, before) or (one, str(State.partial), note) for one, before in endings.items()]
+            otherwise = f"{otherwise} ({str(error).splitlines()[0]}); run the sweep again to go on"
+    return [
+        ended(store, one, before) or (one, str(State.partial), notes.get(one, otherwise))
+        for one, before in endings.items()
+    ]
 
 
 def ended(store: Store, run_id: str, before: tuple[int, int] | None) -> Ended | None:
@@ -125,12 +128,12 @@ def start(
     return list(returned)
 
 
-def _work(described: Path, results: Path, composed: DictConfig) -> None:
-    """What a job does, in a process of the launcher's."""
+def _work(described: Path, results: Path, composed: DictConfig) -> dict[str, str]:
+    """What a job does, in a process of the launcher's; returns what kept runs from ending well."""
     if number := re.fullmatch(r"LokyProcess-(\d+)", multiprocessing.current_process().name):  # joblib's
         names = devices.names()
         os.environ |= {devices.VISIBLE: names[int(number[1]) % len(names)]} if len(names) > 1 else {}
-    task.make(task.read(described / f"{composed.group}.json"), results)
+    return task.make(task.read(described / f"{composed.group}.json"), results)
 
 
 @contextmanager

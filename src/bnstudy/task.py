@@ -49,12 +49,12 @@ def _job(config: dict[str, Any], source: dict[str, Any]) -> Job:
     return Job(from_dict(config), Source(**whole))
 
 
-def make(group: Group, results: Path) -> None:
-    """Makes the runs that are not done. Says in a line what kept any from ending well; raises nothing for it.
+def make(group: Group, results: Path) -> dict[str, str]:
+    """Makes the runs that are not done. Says and returns, by run, what kept any from ending well; that raises nothing.
 
     On SIGUSR1 or SIGUSR2, once all is saved, calls the handler that one of them had: submitit's queues the job again.
     """
-    store = Store(results)
+    store, kept = Store(results), dict[str, str]()
     queue_again = {number: handler for number in AGAIN if callable(handler := signal.getsignal(number))}
     with _listening() as told:
         while pending := {job.run_id for job in group.jobs if not store.state(job.run_id).done}:
@@ -67,16 +67,19 @@ def make(group: Group, results: Path) -> None:
                 break
             except (ValueError, OSError) as error:
                 print(f"{SAID}{error}", file=sys.stderr, flush=True)
+                kept = dict.fromkeys(sorted(pending), str(error))
                 break
             if not told.soon or all(state != State.partial for _, state, _ in ended):
                 for run_id, state, note in ended:
                     if state not in (State.completed, State.diverged):
+                        kept[run_id] = note
                         print(f"{SAID}{run_id}: {state}: {note}", file=sys.stderr, flush=True)
                 break
             told.soon = False  # saved, and nobody ended us yet
     if told.again:
         for number, handler in queue_again.items():
             handler(number, None)
+    return kept
 
 
 @dataclass

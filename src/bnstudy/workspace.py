@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import wandb_workspaces.reports.v2 as panels
+import wandb_workspaces.reports.v2.interface as panels
 import wandb_workspaces.workspaces as views
 
 from bnstudy import figures, files, paths
@@ -46,7 +46,7 @@ def view(entity: str, project: str) -> views.Workspace:
         settings=views.WorkspaceSettings(x_axis="Step", max_runs=100),
         runset_settings=views.RunsetSettings(
             groupby=[views.Config("norm.name")],
-            group_colors=dict(figures.COLOURS),
+            group_colors={arm: colour for arm, colour in figures.COLOURS.items()},
             pinned_columns=list(COLUMNS),
         ),
     )

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bnstudy import files, launchers, lease, paths, task
+from bnstudy import budget, files, launchers, lease, paths, task
 from bnstudy.jobs import Job, plan
 from bnstudy.launch import Ended
 from bnstudy.launchers import Launcher
@@ -44,7 +44,7 @@ def make(
 ) -> list[Ended]:
     """How each pending run ended, or, where that is not waited for, nothing.
 
-    Raises ValueError where Slurm refuses, or is not there. On Ctrl-C the jobs stay in the queue.
+    Raises ValueError where Slurm refuses, or is not there. On Ctrl-C, or a spent budget, the jobs stay in the queue.
     """
     if shutil.which("sbatch") is None:
         raise ValueError(f"LAUNCHER={launcher.name}: there is no sbatch here; use it where the cluster's commands are")
@@ -63,7 +63,7 @@ def make(
         return []
     try:
         return _wait(title, jobs, pending, endings, results)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, budget.Spent):
         print(f"\n{title}: the jobs go on; the same command waits for them again, scancel {_ids(jobs)} ends them")
         raise
 

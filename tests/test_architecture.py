@@ -310,7 +310,7 @@ def test_help_lists_every_target_with_one_line() -> None:
 def test_the_readme_names_only_targets_and_files_that_there_are() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in re.findall(r"make ([a-z][\w-]*)", "\n".join(_code(text))):
-        sweep = name.removeprefix("sweep-")
+        sweep = name.removeprefix("wandb-").removeprefix("sweep-")
         assert name in targets() or (ROOT / "sweeps" / f"{sweep}.yaml").exists(), f"README.md: make {name}"
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / link).exists(), f"README.md: {link}"

@@ -36,7 +36,7 @@ LAYERS: tuple[set[str], ...] = (
     {"preflight", "runner"},
     {"launch", "compose", "search"},
     {"sharing", "roster"},
-    {"task"},
+    {"task", "pace"},
     {"launchers"},
     {"slurm"},
     {"study", "agents", "workspace"},

@@ -20,7 +20,8 @@ def test_the_time_is_over_when_it_is_over():
 
 def test_what_ends_in_time_never_hears_of_it():
     with budget.minutes(0.05 / 60):
-        pass
+        assert budget.ticking()
+    assert not budget.ticking()
     time.sleep(0.1)  # a timer that was left running would end the process here
     with budget.minutes(None):
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -621,7 +621,8 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
         if end == signal.SIGINT:
             assert process.returncode == 130 and "the same command goes on" in errors, errors
         if end == signal.SIGALRM:
-            assert "the same command goes on. lenet_lr_grid: 0 of 2 runs done, about" in told
+            assert "the same command goes on. lenet_lr_grid, seed 0: 0 of 2 runs done\n" in told
+            assert "\nlenet_lr_grid               2 runs: 2 interrupted; about " in told
             assert process.returncode == 0, errors
         if end != signal.SIGKILL:
             assert "Traceback" not in errors and list(checkpoints.rglob(paths.CHECKPOINT))

@@ -71,7 +71,7 @@ def test_without_training_a_sweep_takes_what_its_published_runs_took(tmp_path):
 
 
 def _work(seeds, **values):
-    return cost.Work({str(seed): config(Path(), seed=seed, **values) for seed in seeds}, {})
+    return cost.Work({str(seed): config(Path(), seed=seed, data__num_train=100, **values) for seed in seeds}, {})
 
 
 def test_a_steps_row_takes_the_bytes_of_what_cannot_be_compressed():

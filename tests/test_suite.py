@@ -30,7 +30,8 @@ def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
         return 0
 
     monkeypatch.setattr(study, "sweep", sweep)
-    with pytest.raises(budget.Spent, match=f"{second}: 3 of 8 runs done; to come: {', '.join(others)}$"):
+    monkeypatch.setattr(study, "left", lambda names, *values: f"\nleft: {', '.join(names)}")
+    with pytest.raises(budget.Spent, match=f"{second}: 3 of 8 runs done\nleft: {', '.join(others)}$"):
         suite.run("paper_init", "full", [], tmp_path, None)
 
 

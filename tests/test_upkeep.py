@@ -8,7 +8,7 @@ import shutil
 import pytest
 from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
 
-from bnstudy import compose, index, launch, lease, paths, roster, upkeep
+from bnstudy import compose, index, launch, lease, pace, paths, roster, upkeep
 from bnstudy.config import to_dict
 from bnstudy.data.sources import DataError
 from bnstudy.index import Entry
@@ -166,9 +166,12 @@ def test_the_components_defaults_have_a_say(monkeypatch, tmp_path):
     assert roster._key("init") != copied
 
 
-def test_how_far_and_how_long_still():
+def test_how_far_and_how_long_still(tmp_path):
+    def how_far(runs, entries, holders):
+        return pace.how_far(runs, entries, pace.measured(runs, entries, tmp_path), holders)
+
     here = Holder("h", "m", 1, "0", "t")
-    runs = [Wanted(name, work) for name, work in zip("abcdefg", (1, 3, 2, 2, 2, 5, 1), strict=True)]
+    runs = [Wanted(name, work, "one") for name, work in zip("abcdefg", (1, 3, 2, 2, 2, 5, 1), strict=True)]
     entries = dict.fromkeys("abcdefg", Entry(State.absent)) | {
         "a": Entry(State.completed, 30.0),
         "b": Entry(State.diverged, 90.0),
@@ -177,13 +180,13 @@ def test_how_far_and_how_long_still():
         "e": Entry(State.partial),
     }
     told = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 interrupted, 2 pending; "
-    assert upkeep.how_far(runs, entries, {}) == told + "about 6 min 0 s left for one process"
+    assert how_far(runs, entries, {}) == told + "about 6 min 0 s left for one process"
     told = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 running, 1 interrupted, 1 pending; "
     two = {"e": here, "f": Holder("h", "m", 2, "0", "t")}
-    assert upkeep.how_far(runs, entries, two) == told + "about 3 min 0 s left for 2 processes"
+    assert how_far(runs, entries, two) == told + "about 3 min 0 s left for 2 processes"
     nothing_done = {name: Entry(State.absent) for name in "abcdefg"}
-    assert upkeep.how_far(runs, nothing_done, {}) == "   7 runs: 7 pending"
-    assert upkeep.how_far(runs[:2], entries, {}) == "   2 runs: 1 completed, 1 diverged"
+    assert how_far(runs, nothing_done, {}) == "   7 runs: 7 pending"
+    assert how_far(runs[:2], entries, {}) == "   2 runs: 1 completed, 1 diverged"
 
 
 def failed(configs, results):

@@ -29,3 +29,8 @@ def minutes(limit: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def ticking() -> bool:
+    """Whether the time of this process is limited, and not spent."""
+    return signal.getitimer(signal.ITIMER_REAL)[0] > 0

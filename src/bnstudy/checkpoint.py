@@ -6,6 +6,7 @@ It is dropped when its runs are made, or when it is itself of no use; never beca
 from __future__ import annotations
 
 import errno
+import json
 import pickle
 import shutil
 import zipfile
@@ -28,6 +29,8 @@ def save(results: Path, group: Group, state: dict[str, Any]) -> None:
         files.write_text(path.parent / paths.MEMBERS, "\n".join(members) + "\n")
     with files.replacing(path) as part, part.open("wb") as file:  # a file, so that a full disk is an OSError
         torch.save({**state, "schema": SCHEMA, "members": members}, file)
+    told = {"step": state["position"]["step"], "wall_sec": state["wall_sec"]}
+    files.write_text(path.parent / paths.PACE, json.dumps(told))  # for who does not load torch
 
 
 def load(results: Path, group: Group) -> dict[str, Any] | None:

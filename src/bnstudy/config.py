@@ -146,6 +146,11 @@ def norm_options(config: Config) -> dict[str, Any]:
     return plugins.defaults("norms", config.norm["name"]) | _without(config.norm, "name", "where")
 
 
+def total_steps(config: Config, steps_per_epoch: int) -> int:
+    """The budget in updates."""
+    return config.train.epochs * steps_per_epoch if config.train.steps is None else config.train.steps
+
+
 def from_dict(values: dict[str, Any]) -> Config:
     """A checked Config from nested dictionaries, as a manifest holds them. Raises ValueError naming the key."""
     config: Config = _build(Config, values, "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bnstudy import devices, lease, paths, plugins
-from bnstudy.config import Config
+from bnstudy.config import Config, total_steps
 from bnstudy.data import sources
 from bnstudy.data.sources import Source
 from bnstudy.identity import canonical, run_id
@@ -28,6 +28,12 @@ class Job:
     @property
     def run_id(self) -> str:
         return run_id(self.config, self.source.identity)
+
+    @property
+    def num_steps(self) -> int:
+        """The run's budget in updates; the last mini-batch of an epoch may be a smaller one."""
+        data = self.config.data
+        return total_steps(self.config, -(-(data.num_train or self.source.num_train) // data.batch_size))
 
 
 @dataclass(frozen=True)

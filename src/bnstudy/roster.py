@@ -11,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 
 from bnstudy import compose, files, paths
-from bnstudy.config import Train
+from bnstudy.config import Config
 from bnstudy.data import sources
+from bnstudy.identity import network
 from bnstudy.jobs import jobs
 
 PACKAGE = Path(__file__).parent
@@ -21,10 +22,11 @@ DECIDING = ("*.py", "norms/*.py", "models/*.py", "probes/*.py")  # of the packag
 
 @dataclass(frozen=True)
 class Wanted:
-    """One run of a sweep, and how much there is to do in it: epochs, or steps where its budget is in steps."""
+    """One run of a sweep, the updates that it makes (1 where none), and what the time of one depends on."""
 
     run_id: str
     work: int
+    kind: str
 
 
 def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> list[Wanted]:
@@ -39,19 +41,20 @@ def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> 
     for job in made:
         runtime = job.config.runtime
         data[job.source.name, runtime.data_root, runtime.stand_in] = job.source.identity
-    found = [Wanted(job.run_id, _work(job.config.train)) for job in made]
+    found = [Wanted(job.run_id, max(1, job.num_steps), _kind(job.config)) for job in made]
     kept = {
         "key": key,
         "data": [[*asked, identity] for asked, identity in data.items()],
-        "runs": [[run.run_id, run.work] for run in found],
+        "runs": [[run.run_id, run.work, run.kind] for run in found],
     }
     with contextlib.suppress(OSError):  # where it cannot be kept, it is composed again
         files.write_text(path, json.dumps(kept, separators=(",", ":")))
     return found
 
 
-def _work(train: Train) -> int:
-    return max(1, train.epochs if train.steps is None else train.steps)
+def _kind(config: Config) -> str:
+    parts = (network(config), config.norm["name"], config.data.batch_size, config.precision, *config.probes)
+    return "-".join(map(str, parts))
 
 
 def _key(sweep: str) -> str:
@@ -74,6 +77,6 @@ def _remembered(path: Path, key: str) -> list[Wanted] | None:
         for name, root, stand_in, identity in entry["data"]:
             if sources.locate(name, Path(root), allow_stand_in=stand_in, download=False).identity != identity:
                 return None
-        return [Wanted(str(run_id), int(work)) for run_id, work in entry["runs"]]
+        return [Wanted(str(run_id), int(work), str(kind)) for run_id, work, kind in entry["runs"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # what is wrong with data, composing will say
         return None

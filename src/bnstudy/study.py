@@ -12,13 +12,16 @@ from bnstudy import (
     compose,
     devices,
     files,
+    index,
     launch,
     launchers,
     lease,
+    pace,
     paths,
     readme,
     reduction,
     report,
+    roster,
     search,
     sharing,
     slurm,
@@ -28,7 +31,7 @@ from bnstudy.identity import canonical
 from bnstudy.jobs import Job, jobs, plan
 from bnstudy.launch import Ended
 from bnstudy.launchers import LOCAL, Launcher
-from bnstudy.sinks.console import Progress, duration
+from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
 from bnstudy.tracking import log_figures
 
@@ -73,18 +76,64 @@ def sweep(
     workers: int | None,
     launcher: Launcher = LOCAL,
 ) -> int:
-    """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or did not end."""
+    """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or did not end.
+
+    Where the time is limited it goes seed by seed, all arms of a seed together, so that what is done then can be
+    compared; when it is spent, raises budget.Spent, which says what is left.
+    """
     configs = compose.expand(name, preset, overrides)
     grid = jobs(configs)
     workspace = _workspace(results, preset, {name: configs})
     print(compose.describe(name))
-    wanted, failed = make_all(name, grid, results, workers, launcher)
+    failed = False
+    try:
+        for title, part in _seed_by_seed(name, grid) if budget.ticking() and launcher == LOCAL else [(name, grid)]:
+            failed |= make_all(title, part, results, workers or _at_once(part, results), launcher)[1]
+    except budget.Spent as spent:
+        raise budget.Spent(f"{spent}{left([name], [name], preset, overrides, results, workers)}") from None
     if not launcher.wait:
         return 0
+    wanted = search.reach(grid, Store(results)).jobs
     print(f"tables: {reduce(name, workspace, configs, wanted, results)}")
     elsewhere = "" if results == Path("results") else f""" ARGS="--results '{results}'\""""
     print(f"to draw them: make report PRESET={workspace.name}{elsewhere}")
     return int(failed)
+
+
+def left(
+    names: Sequence[str],
+    like: Sequence[str],
+    preset: str,
+    overrides: Sequence[str],
+    results: Path,
+    workers: int | None,
+) -> str:
+    """A line for each of these sweeps that is not done: how far it is, and how long it still takes.
+
+    Their speed is that of the runs so far, of their kind, of the sweeps `like`.
+    """
+    runs = {name: roster.wanted(name, preset, overrides, results) for name in {*names, *like}}
+    every = [run for each in runs.values() for run in each]
+    entries, said = index.entries(results, {run.run_id for run in every}), compose.said()
+    speed = pace.measured(every, entries, results)
+    lines = []
+    for name in names:
+        if not all(entries[run.run_id].state.done for run in runs[name]):
+            then = "; its search follows" if said[name].get("search") else ""
+            lines.append(f"\n{name:24} {pace.how_far(runs[name], entries, speed, {}, workers)}{then}")
+    return "".join(lines)
+
+
+def _seed_by_seed(name: str, grid: Sequence[Job]) -> list[tuple[str, list[Job]]]:
+    seeds = sorted({job.config.seed for job in grid})
+    return [(f"{name}, seed {seed}", [job for job in grid if job.config.seed == seed]) for seed in seeds]
+
+
+def _at_once(part: Sequence[Job], results: Path) -> int | None:
+    """How many processes, where nothing was said and time is limited: on a GPU so many that all arms go on."""
+    if not budget.ticking() or not devices.on_gpu(part[0].config.runtime.device):
+        return None
+    return max(devices.gpus(), len(plan(part, {job.run_id for job in part}, results, workers=1)))
 
 
 def make_all(
@@ -123,9 +172,9 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None, 
         return False
     try:
         ended = _make(title, wanted, pending, results, workers, launcher)
-    except budget.Spent as spent:
+    except budget.Spent:
         made = sum(store.state(job.run_id).done for job in wanted)
-        raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done{spent}") from None
+        raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done") from None
     if elsewhere := sum(lease.MADE in note for _, _, note in ended):
         print(f"{title}: {len(ended) - elsewhere} of these were made here, {elsewhere} by other processes")
     bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
@@ -137,7 +186,7 @@ def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None, 
 def _make(
     title: str, wanted: Sequence[Job], pending: set[str], results: Path, workers: int | None, launcher: Launcher
 ) -> list[Ended]:
-    """How each pending run ended; what is told where a budget is spent is what it leaves."""
+    """How each pending run ended."""
     if launcher != LOCAL and launchers.is_slurm(launcher, results):
         return slurm.make(title, wanted, pending, results, launcher, workers)
     on_gpu = devices.on_gpu(wanted[0].config.runtime.device)
@@ -145,11 +194,7 @@ def _make(
     if launcher != LOCAL:
         return launchers.make(title, wanted, pending, results, launcher, workers)
     with Progress(title, len(pending), "runs") as progress:
-        try:
-            ended = sharing.make(wanted, pending, results, workers, progress)
-        except budget.Spent:
-            left = progress.left_sec
-            raise budget.Spent("" if left is None else f", about {duration(left)} more at this pace") from None
+        ended = sharing.make(wanted, pending, results, workers, progress)
         counts = Counter(state for _, state, _ in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     return ended

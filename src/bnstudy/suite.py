@@ -33,8 +33,7 @@ def run(suite: str, preset: str, overrides: Sequence[str], results: Path, worker
         try:
             codes.append(study.sweep(name, preset, overrides, results, workers))
         except budget.Spent as spent:
-            after = names[place + 1 :]
-            waiting = f"; to come: {', '.join(after)}" if after else ""
+            waiting = study.left(names[place + 1 :], names, preset, overrides, results, workers)
             raise budget.Spent(f"{spent}{waiting}") from None
     return max(*codes, report.make(paths.workspace(results, preset), html=True))
 

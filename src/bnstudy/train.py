@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bnstudy.config import Config, ProbePlan
+from bnstudy.config import Config, ProbePlan, total_steps
 from bnstudy.data.pipeline import Feed
 from bnstudy.engine.base import Engine, StepResult
 from bnstudy.observer import Observer, Rows
@@ -53,11 +53,6 @@ class Position:
     epoch_sec: float = 0.0
     train_sec: float = 0.0
     probe_sec: float = 0.0
-
-
-def total_steps(config: Config, steps_per_epoch: int) -> int:
-    """The budget in updates."""
-    return config.train.epochs * steps_per_epoch if config.train.steps is None else config.train.steps
 
 
 class Training:

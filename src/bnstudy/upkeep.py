@@ -5,20 +5,16 @@ from __future__ import annotations
 import difflib
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnstudy import compose, index, lease, paths, roster, study
+from bnstudy import compose, index, lease, pace, paths, roster, study
 from bnstudy.config import Config, Sweep, from_dict
 from bnstudy.data import sources
-from bnstudy.index import Entry
 from bnstudy.jobs import jobs, let_go, under_way
-from bnstudy.lease import Holder
 from bnstudy.roster import Wanted
-from bnstudy.sinks.console import duration
 from bnstudy.store import State, Store
 
 HOW = ("runtime.", "tracking.")  # what may be said of runs whose configuration is settled
@@ -36,40 +32,15 @@ def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
                 lines.append((name, each, roster.wanted(name, each, offline, results)))
             except sources.DataError as error:
                 lines.append((name, each, str(error).splitlines()[0]))
-    entries = index.entries(results, {run.run_id for _, _, runs in lines if isinstance(runs, list) for run in runs})
-    holders = lease.held(results)
+    every = [run for _, _, runs in lines if isinstance(runs, list) for run in runs]
+    entries = index.entries(results, {run.run_id for run in every})
+    speed, holders = pace.measured(every, entries, results), lease.held(results)
     for name, each, runs in lines:
         then = "; its search follows" if searching[name] and not isinstance(runs, str) else ""
-        print(f"{name:24} {each:6} {runs if isinstance(runs, str) else how_far(runs, entries, holders)}{then}")
+        print(
+            f"{name:24} {each:6} {runs if isinstance(runs, str) else pace.how_far(runs, entries, speed, holders)}{then}"
+        )
     return 0
-
-
-def how_far(runs: Sequence[Wanted], entries: Mapping[str, Entry], holders: Mapping[str, Holder]) -> str:
-    """As in `48 runs: 20 completed, 4 running, 24 pending; about 3 min left for 2 processes`.
-
-    The time is reckoned from that of the sweep's runs which are done, in proportion to their epochs (steps).
-    """
-    counts, left, done, sec, at_work = Counter[str](), 0, 0, 0.0, set()
-    for run in runs:
-        entry, holder = entries[run.run_id], holders.get(run.run_id)
-        if entry.state.done:
-            counts[entry.state] += 1
-            done, sec = done + run.work * (entry.sec is not None), sec + (entry.sec or 0.0)
-            continue
-        left += run.work
-        if holder is not None:
-            at_work.add((holder.machine, holder.pid))
-        counts["running" if holder is not None else _WORD.get(entry.state, entry.state)] += 1
-    told = ", ".join(f"{counts[word]} {word}" for word in _ORDER if counts[word])
-    if done and left:
-        processes = max(1, len(at_work))
-        each = f"{processes} processes" if processes > 1 else "one process"
-        told += f"; about {duration(sec / done * left / processes)} left for {each}"
-    return f"{len(runs):4} runs: {told}"
-
-
-_WORD = {State.absent: "pending", State.partial: "interrupted"}
-_ORDER = ("completed", "diverged", "failed", "damaged", "running", "interrupted", "pending")
 
 
 def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: int | None) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bnstudy import bracket, compose, paths, search
-from bnstudy.config import Config, model_options
+from bnstudy.config import Config, model_options, total_steps
 from bnstudy.data.sources import KNOWN
 from bnstudy.identity import canonical
 from bnstudy.store import Store
@@ -79,10 +79,8 @@ def num_images(config: Config) -> int:
 
 def num_steps(config: Config) -> int:
     """Updates that the run makes; the last mini-batch of an epoch is a smaller one."""
-    data, train = config.data, config.train
-    if train.steps is not None:
-        return train.steps
-    return train.epochs * -(-(data.num_train or KNOWN[data.name].num_train) // data.batch_size)
+    data = config.data
+    return total_steps(config, -(-(data.num_train or KNOWN[data.name].num_train) // data.batch_size))
 
 
 def images_per_sec(config: Config, speeds: Speeds) -> float | None:

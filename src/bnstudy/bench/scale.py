@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnstudy import index, lease, paths, reduction, report, upkeep
+from bnstudy import index, lease, pace, paths, reduction, report
 from bnstudy.config import Config, to_dict
 from bnstudy.roster import Wanted
 from bnstudy.store import Store, sealed
@@ -102,7 +102,8 @@ def _status(results: Path, count: int) -> None:
     """All that `status` does but for composing the sweep, which is remembered too."""
     names = run_ids(count)
     entries = index.entries(results, names)
-    upkeep.how_far([Wanted(name, NUM_EPOCHS) for name in names], entries, lease.held(results))
+    runs = [Wanted(name, 235 * NUM_EPOCHS, "lenet") for name in names]
+    pace.how_far(runs, entries, pace.measured(runs, entries, results), lease.held(results))
 
 
 def _index(results: Path, count: int) -> None:

@@ -147,9 +147,9 @@ def test_a_job_that_is_queued_again_ends_with_the_same_bits(sweeps: Sweeps, tmp_
     until(lambda: sweeps.states() == ["PENDING"])
     sweeps.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # instead of in two minutes
     status, said = ended(process)
-    assert status == 0 and "1 completed" in said
     (log,) = paths.cluster(sweeps.results).glob("*/*_log.out")
-    print(log.read_text())
+    print(log.read_text(), sweeps.slurm("scontrol", "show", "job", job))
+    assert status == 0 and "1 completed" in said
     assert log.read_text().count("Starting with JobEnvironment") == 2 and "of no use" not in log.read_text()
     assert written(sweeps.results, sweeps.ids()) == undisturbed(sweeps, tmp_path, *one)
 

@@ -27,7 +27,7 @@ from bnstudy.store import State, Store
 ARRAY = 1000  # jobs submitted at once; a cluster takes arrays of 1001 unless it says otherwise (MaxArraySize)
 POLL_SEC = 5.0  # between looks at the queue
 ASK_SEC = 60.0  # for one answer of it
-LOOKS = 2  # a job is gone when so many in a row have not shown it
+LOOKS = 6  # a job is gone when so many in a row have not shown it: one that is requeued may be out of sight for some
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def test_every_claim_of_the_paper_stands_exactly_once() -> None:
 def test_what_a_finding_asks_of_a_table_is_there(path: Path) -> None:
     """The names in its queries are columns of the probe's table, of the loop's, or of the runs."""
     made = findings.load(path)
-    config = compose.expand(made.sweep)[0]
+    config = compose.expand(made.sweep, "quick")[0]
     of_runs = {"run_id", "status", "outcome", *config_columns(to_dict(config))}
     for table, query in made.needs.items():
         columns = probes.columns(table) if table in plugins.names("probes") else LOOP.get(table, {})

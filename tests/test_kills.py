@@ -102,7 +102,7 @@ def made(configs, results):
 
 
 @pytest.mark.parametrize("num_kills", [10, pytest.param(100, marks=pytest.mark.soak)])
-def test_killed_at_any_moment_and_begun_again(tmp_path, root, num_kills, capsys):
+def test_killed_at_any_moment_and_begun_again(tmp_path, root, num_kills, record_property):
     seed = random.randrange(10**6)
     draw = random.Random(seed)
     configs, findings = sweep(root), tmp_path / "analysis" / "findings"
@@ -151,6 +151,5 @@ def test_killed_at_any_moment_and_begun_again(tmp_path, root, num_kills, capsys)
         assert last.exitcode == 0, seed
     assert made(configs, results) == wanted, seed
     assert lease.held(results) == {}
-    with capsys.disabled():
-        told = ", ".join(f"{count} {name}" for name, count in kills.items())
-        print(f"\n{num_kills} kills: {told}; {wholes + 1} sweeps ended, each with the same bytes")
+    told = ", ".join(f"{count} {name}" for name, count in kills.items())
+    record_property("told", f"{num_kills} kills: {told}; {wholes + 1} sweeps ended, each with the same bytes")

@@ -98,9 +98,10 @@ def test_a_job_that_is_to_be_queued_again_is_once_all_is_saved(tmp_path, root, w
 def test_a_job_that_is_only_warned_goes_on(tmp_path, root, waiting):
     to_send, began = waiting
     to_send += [[signal.SIGTERM], []]
+    before = signal.getsignal(signal.SIGTERM)
     task.make(Group((job(config(root)),)), tmp_path)
     assert len(began) == 2 and began[0] == began[1]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_process_of_a_job_does_not_die_of_the_jobs_signals(tmp_path, root):

@@ -239,9 +239,10 @@ def test_the_lock_has_every_package_that_the_project_names() -> None:
 @pytest.mark.parametrize(
     ("extra", "folders", "otherwise"),
     [
-        # seaborn: for a reader's own figures; Hydra finds its launchers by itself
-        (None, ("src", "analysis"), {"seaborn", "hydra-joblib-launcher", "hydra-submitit-launcher"}),
-        ("dev", ("tests",), {"ruff", "mypy", "pandas-stubs", "types-pyyaml", "setuptools", "uv"}),  # commands, types
+        # Hydra finds its launchers by itself
+        (None, ("src", "analysis"), {"hydra-joblib-launcher", "hydra-submitit-launcher"}),
+        # commands, types, a plugin of pytest's
+        ("dev", ("tests",), {"ruff", "mypy", "pandas-stubs", "types-pyyaml", "setuptools", "uv", "pytest-xdist"}),
         ("notebooks", ("src",), {"ipykernel"}),  # which nbclient starts
     ],
 )

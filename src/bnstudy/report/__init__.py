@@ -219,8 +219,8 @@ def _first(data: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def _in_prose(names: Iterable[str]) -> str:
     """Names as they are written in prose, in order; unknown ones as they are."""
     spelling = {
-        "cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet", "mlp": "perceptron", "tutorial_cnn": "a tutorial's network",
-        "matrix_product": "products of matrices",
+        "cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet", "mlp": "perceptron",
+        "matrix_product": "products of matrices", "tutorial_cnn": "a tutorial's network",
     }  # fmt: skip
     return ", ".join(spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in sorted(names))
 

@@ -70,7 +70,7 @@ def test_a_variant_is_judged_as_the_findings_judge_its_runs_and_no_others() -> N
                 data["published"] = frames.published(given.curves, finding.published)
             direct = finding.evidence(data)
             assert {claim: judged[variant][claim] for claim in direct} == direct
-    assert set(judged[BASE]) == set(given.claims)
+    assert set(judged[BASE]) == set(given.says)
     assert {e.verdict for e in judged["Xavier's normal law"].values()} == {Verdict.not_run}
     assert judged["images in [0, 1]"]["11"].verdict is Verdict.not_reproduced
 

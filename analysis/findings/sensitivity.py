@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-from matplotlib.figure import Figure
-
 from bnstudy import findings
-from bnstudy.findings import Claim, Comparison, Evidence
-from bnstudy.robustness import Study, compared, draw
+from bnstudy.robustness import Study
 
 FOLDER = Path(__file__).parent
 JUDGED = ("fig2", "fig5", "fig6", "fig7", "gradient_correlation", "table1")  # those of the sweep init
@@ -22,6 +17,12 @@ STUDY = Study(
         "biases, as torch draws them": {"bias": True, "init": "xavier_uniform_biased"},
         "images in [0, 1]": {"normalise": "unit"},
         "Xavier's normal law": {"init": "xavier_normal"},
+    },
+    names={
+        "shortcuts of option A": "shortcut",
+        "biases, as torch draws them": "biases",
+        "images in [0, 1]": "preprocessing",
+        "Xavier's normal law": "xavier",
     },
     curves=FOLDER.parent / "paper_curves",
 )
@@ -36,29 +37,11 @@ CAPTION = (
 SWEEP = "sensitivity"
 NEEDS = STUDY.tables
 SIZE = (11.4, 6.2)
-IDS = dict(zip(STUDY.variants, ("shortcut", "biases", "preprocessing", "xavier"), strict=True))
-CLAIMS = tuple(
-    Claim(
-        id=f"sensitivity-{name}",
-        where="Section 1.2, what it leaves open",
-        scale="init",
-        says=f"The verdicts at initialisation are the same with {variant}.",
-        criterion="Of the claims that the sweep init decides, judged again by their own criteria: all "
-        "have the verdict that they have at the settings studied (reproduced), at least two thirds (partly).",
-        published="not in the paper",
-    )
-    for variant, name in IDS.items()
+CLAIMS = STUDY.claims(
+    "The verdicts at initialisation are the same with {}.",
+    "Of the claims that the sweep init decides",
+    where="Section 1.2, what it leaves open",
+    scale="init",
+    published="not in the paper",
 )
-
-
-def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    draw(fig.subplots(), STUDY.judged(frames), STUDY.claims)
-
-
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
-    judged = STUDY.judged(frames)
-    return {f"sensitivity-{name}": compared(judged, variant) for variant, name in IDS.items()}
-
-
-def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
-    return []  # the figure is the table
+plot, check, numbers = STUDY.plot, STUDY.check, STUDY.numbers

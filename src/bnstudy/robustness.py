@@ -12,10 +12,11 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bnstudy import figures, frames
-from bnstudy.findings import Evidence, Finding, Verdict, judge
+from bnstudy.findings import Claim, Comparison, Evidence, Finding, Verdict, judge
 
 BASE = "as studied"
 ALIKE = 2 / 3  # the share of claims with an unchanged verdict that is still "partly"
@@ -33,12 +34,18 @@ Judged = Mapping[str, Mapping[str, Evidence]]  # variant -> claim -> evidence
 
 @dataclass(frozen=True)
 class Study:
-    """The findings, the columns of a run at the values these findings are made for, and what each variant changes."""
+    """Findings judged again: what of a finding's protocol follows from which findings, and in which variants.
+
+    `base` are the columns of a run at the values that these findings are made for; `variants` what each changes of
+    them, by what it is called; `names` how a variant is called in the id of its claim; `curves` the folder of the
+    published curves.
+    """
 
     findings: Sequence[Finding]
     base: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]]
-    curves: Path  # the folder of the published curves
+    names: Mapping[str, str]
+    curves: Path
 
     @property
     def tables(self) -> dict[str, str | None]:
@@ -46,9 +53,29 @@ class Study:
         return dict.fromkeys(table for finding in self.findings for table in finding.needs)
 
     @property
-    def claims(self) -> dict[str, str]:
-        """What each claim says, in the findings' order."""
+    def says(self) -> dict[str, str]:
+        """What each claim that is judged says, in the findings' order."""
         return {claim.id: claim.says for finding in self.findings for claim in finding.claims}
+
+    def claims(self, says: str, of: str, **claim: str) -> tuple[Claim, ...]:
+        """A claim a variant: `says` with the variant's name for {}, `of` telling which verdicts are counted."""
+        criterion = f"{of}, judged again by their own criteria: all have the verdict that they have with the settings "
+        criterion += "studied (reproduced), at least two thirds (partly)."
+        return tuple(
+            Claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **claim)
+            for variant, name in self.names.items()
+        )
+
+    def plot(self, fig: Figure, tables: Mapping[str, pd.DataFrame]) -> None:
+        draw(fig.subplots(), self.judged(tables), self.says)
+
+    def check(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+        judged = self.judged(tables)
+        return {f"sensitivity-{name}": compared(judged, variant) for variant, name in self.names.items()}
+
+    def numbers(self, tables: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+        """None: the figure is the table."""
+        return []
 
     def judged(self, tables: Mapping[str, pd.DataFrame]) -> Judged:
         """Every claim in every variant, the base first; not run where a finding has no rows."""

@@ -210,7 +210,7 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
 
 
 def test_no_tracked_file_is_large() -> None:
-    assert [str(path) for path in tracked() if path.stat().st_size > 4 * 2**20] == []
+    assert [str(path) for path in tracked() if path.stat().st_size > 2 * 2**20] == []
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "bootstrap.lock"])

@@ -119,6 +119,20 @@ def test_tables_can_be_chosen_and_what_is_lacking_is_told(tmp_path: Path) -> Non
     assert [p.name for p in out.iterdir()] == ["runs.parquet"]  # no table of an earlier reduction stays behind
 
 
+def test_a_part_of_a_table_s_rows_can_be_kept_and_the_rest_is_as_it_was(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, "a", [0, 1, 2], [1.0, 2.0, float("nan")])
+    write(store, "b", [0], [0.1])
+    out = tmp_path / "out"
+    reduction.reduce(store, ["a", "b"], out)
+    whole = pd.read_parquet(out / "probe.parquet")
+    assert reduction.reduce(store, ["a", "b"], out, rows={"probe": "step in (0, 2)"}).rows == {"probe": 3, "runs": 2}
+    kept = pd.read_parquet(out / "probe.parquet")
+    pd.testing.assert_frame_equal(kept, whole[whole["step"] != 1].reset_index(drop=True), check_exact=True)
+    with pytest.raises(ValueError, match=r"sweep\.rows\.probe = 'stage == 1' is no query of its columns step,"):
+        reduction.reduce(store, ["a", "b"], out, rows={"probe": "stage == 1"})
+
+
 def test_configuration_becomes_columns() -> None:
     config = synthetic.config({"name": "resnet", "depth": 32}, "batch", 0.1, 4, "cifar10", {"epochs": 9, "steps": None})
     config["norm"]["eps"] = 1e-3

@@ -88,11 +88,12 @@ class Search:
 
 @dataclass(kw_only=True, slots=True)
 class Sweep:
-    """The sweep a job belongs to: its name, what its presets change, which tables its reduction keeps, its search."""
+    """The sweep a job belongs to: its name, what its presets change, what its reduction keeps, its search."""
 
     name: str | None = None
     presets: dict[str, list[str]] = field(default_factory=dict)  # preset -> Hydra overrides
     tables: list[str] | None = None  # null: every table
+    rows: dict[str, str] = field(default_factory=dict)  # table -> which of its rows are kept, as pandas queries
     search: Search = field(default_factory=Search)
     suites: dict[str, int] = field(default_factory=dict)  # suite it belongs to -> its place there
     minutes: dict[str, float] = field(default_factory=dict)  # preset -> about how long all of it takes on two CPU cores
@@ -178,6 +179,7 @@ def validate(config: Config) -> None:
     for name, plan in config.probes.items():
         _check_probe(name, plan)
     _check_runtime(config.runtime)
+    _check_kept(config.sweep)
     _check_search(config)
     _one_of("tracking.mode", config.tracking.mode, TRACKING_MODES)
     if not config.tracking.project:
@@ -242,6 +244,11 @@ def _check_runtime(runtime: Runtime) -> None:
     _finite("runtime.checkpoint_every_sec", runtime.checkpoint_every_sec, low=0.0)
     if not runtime.hang_minutes > 0:
         raise ValueError(f"runtime.hang_minutes = {runtime.hang_minutes}: give minutes above 0; .inf waits for ever")
+
+
+def _check_kept(sweep: Sweep) -> None:
+    if sweep.tables is not None and (unknown := sweep.rows.keys() - set(sweep.tables)):
+        raise ValueError(f"sweep.rows.{min(unknown)}: no such table is kept; sweep.tables = {sweep.tables}")
 
 
 def _check_search(config: Config) -> None:

@@ -76,16 +76,18 @@ def reduce(
     folder: Path,
     *,
     tables: Sequence[str] | None = None,
+    rows: Mapping[str, str] | None = None,
     expected: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Reduction:
     """Writes `runs.parquet` and one file a table into `folder`; files of tables that are no longer there are removed.
 
     `expected` maps run ids to nested configurations, so that runs which do not exist still have their row, with their
-    status. Only completed and diverged runs give rows to the other tables. The bytes depend on the runs alone: rows are
-    sorted by run id, then step, and keep the order of their probe. Raises ValueError if two runs disagree on a table's
-    columns, and StoreError if a run's table is damaged.
+    status. Only completed and diverged runs give rows to the other tables, of which `rows` (table -> pandas query) may
+    keep a part. The bytes depend on the runs alone: rows are sorted by run id, then step, and keep the order of their
+    probe. Raises ValueError if two runs disagree on a table's columns or a query does not fit them, and StoreError if a
+    run's table is damaged.
     """
-    expected = expected or {}
+    expected, queries = expected or {}, rows or {}
     every = sorted({*run_ids, *expected})
     states = {run_id: store.state(run_id) for run_id in every}
     manifests = {
@@ -94,9 +96,9 @@ def reduce(
     done = [run_id for run_id in every if states[run_id].done]
     names = sorted({name for run_id in done for name in manifests[run_id]["tables"]} if tables is None else set(tables))
 
-    rows = [_run_row(run_id, states[run_id], manifests.get(run_id), expected.get(run_id, {})) for run_id in every]
-    counts = {RUNS: len(rows)}
-    _write(_runs_table(rows), folder / f"{RUNS}.parquet")
+    runs = [_run_row(run_id, states[run_id], manifests.get(run_id), expected.get(run_id, {})) for run_id in every]
+    counts = {RUNS: len(runs)}
+    _write(_runs_table(runs), folder / f"{RUNS}.parquet")
     without: dict[str, list[str]] = {}
     for name in names:
         having = [run_id for run_id in done if name in manifests[run_id]["tables"]]
@@ -104,7 +106,7 @@ def reduce(
         if lacking:
             without[name] = lacking
         if having:
-            table = _joined(store, name, {run_id: manifests[run_id] for run_id in having})
+            table = _joined(store, name, {run_id: manifests[run_id] for run_id in having}, queries.get(name))
             _write(table, folder / f"{name}.parquet")
             counts[name] = table.num_rows
     for path in folder.glob("*.parquet"):
@@ -194,7 +196,7 @@ def _common_type(values: list[Any]) -> pa.DataType:
     return pa.string()
 
 
-def _joined(store: Store, name: str, manifests: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+def _joined(store: Store, name: str, manifests: Mapping[str, Mapping[str, Any]], query: str | None) -> pa.Table:
     columns_of = {run_id: manifest["tables"][name]["columns"] for run_id, manifest in manifests.items()}
     first, *others = columns_of
     columns = columns_of[first]
@@ -209,7 +211,7 @@ def _joined(store: Store, name: str, manifests: Mapping[str, Mapping[str, Any]])
         rows = store.rows(run_id, manifest, name)
         if "step" in columns and np.any(np.diff(steps := rows["step"].to_numpy()) < 0):
             rows = rows.take(np.argsort(steps, kind="stable"))
-        parts.append(rows.select(list(columns)))
+        parts.append(_kept(rows.select(list(columns)), name, query))
     lengths = [part.num_rows for part in parts]
     index = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), lengths))
     run_id_column = pa.DictionaryArray.from_arrays(index, pa.array(list(columns_of), type=pa.string()))
@@ -217,7 +219,23 @@ def _joined(store: Store, name: str, manifests: Mapping[str, Mapping[str, Any]])
     return whole.add_column(0, "run_id", run_id_column)
 
 
+def _kept(rows: pa.Table, name: str, query: str | None) -> pa.Table:
+    if query is None:
+        return rows
+    try:
+        kept = rows.to_pandas().query(query).index
+    except Exception as error:  # whatever the text provokes: it is the user's
+        told = f"sweep.rows.{name} = {query!r} is no query of its columns {', '.join(rows.column_names)}"
+        raise ValueError(f"{told} ({error})") from error
+    return rows.take(pa.array(kept, type=pa.int64()))
+
+
 def _write(table: pa.Table, path: Path) -> None:
+    """Text is kept once and then by number; measured numbers seldom repeat, and are packed byte by byte instead."""
+    measured = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     with files.replacing(path) as part:
-        options = {"compression": "zstd", "row_group_size": max(1, table.num_rows)}
-        pq.write_table(table, part, write_page_checksum=True, **options)
+        pq.write_table(
+            table, part, compression="zstd", row_group_size=max(1, table.num_rows), write_page_checksum=True,
+            use_dictionary=[name for name in table.column_names if name not in measured],
+            column_encoding=dict.fromkeys(measured, "BYTE_STREAM_SPLIT"),
+        )  # fmt: skip

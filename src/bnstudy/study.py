@@ -204,7 +204,8 @@ def reduce(name: str, workspace: Path, configs: Sequence[Config], wanted: Sequen
     """Writes the sweep's tables into a workspace; returns their folder."""
     folder = paths.tables(workspace, name)
     expected = {job.run_id: to_dict(job.config, identity_only=True) for job in wanted}
-    reduction.reduce(Store(results), list(expected), folder, tables=configs[0].sweep.tables, expected=expected)
+    kept = configs[0].sweep
+    reduction.reduce(Store(results), list(expected), folder, tables=kept.tables, rows=kept.rows, expected=expected)
     return folder
 
 

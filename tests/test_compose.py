@@ -206,6 +206,15 @@ def test_a_slip_is_named_in_plain_words_with_the_remedy(override):
             assert jargon not in str(caught.value)
 
 
+def test_values_that_fit_only_together_are_not_what_is_wrong():
+    """64 images are too few for the mini-batches of 128 that there would be without the second override."""
+    for composing in (compose.one, lambda given: compose.expand("init", "quick", given)):
+        with pytest.raises(ValueError, match=r"optim\.lrr: there is no such key"):
+            composing(["data.num_train=64", "data.batch_size=16", "optim.lrr=1"])
+        with pytest.raises(ValueError, match=r"data\.num_train = 64: give at least one mini-batch"):
+            composing(["data.num_train=64"])
+
+
 def test_an_option_that_one_norm_of_a_sweep_lacks_is_named_with_the_norm():
     with pytest.raises(ComposeError, match=r"norm\.eps: there is no such key; norm \(none\) has: name, where"):
         compose.expand("init", "quick", ["norm.eps=1e-3"])

@@ -218,7 +218,7 @@ def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
                 _with_probe(changed, key.split(".")[1])
             OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
         except OmegaConfBaseException as error:
-            raise ComposeError(_misfit(changed, key, value) or f"{text}: {first_words(error)}") from None
+            raise ComposeError(_misfit(changed, {key: value}) or f"{text}: {first_words(error)}") from None
     try:
         return to_config(changed)
     except OmegaConfBaseException as error:
@@ -277,7 +277,7 @@ def _fault(sweep: str) -> str | None:
 
 
 def _complaint(name: str, given: Mapping[str, Any], search: Sequence[str] = ()) -> str | None:
-    """What is wrong with the first of these values by key that does not fit; None where each of them, alone, does."""
+    """What is wrong with the first of these values by key that does not fit; None where all of them do."""
     groups = _groups()
     given = {key: value for key, value in given.items() if value is not None or key not in groups}  # null: of none
     chosen = {key: value for key, value in given.items() if key in groups and not isinstance(value, dict)}
@@ -289,7 +289,7 @@ def _complaint(name: str, given: Mapping[str, Any], search: Sequence[str] = ()) 
     except REFUSED:
         return None
     rest = {key: value for key, value in given.items() if key not in chosen and "${" not in str(value)}
-    return next(filter(None, (_misfit(composed, key, value) for key, value in rest.items())), None)
+    return _misfit(composed, rest)
 
 
 def _groups() -> dict[str, list[str]]:
@@ -301,12 +301,24 @@ def _groups() -> dict[str, list[str]]:
     return {group: sorted(found[group]) for group in sorted(found)}
 
 
-def _misfit(composed: DictConfig, key: str, value: Any) -> str | None:
-    """Why a composed configuration cannot have this value at this key (or `~key` not be dropped from it), or None."""
+def _misfit(composed: DictConfig, given: Mapping[str, Any]) -> str | None:
+    """Why a composed configuration cannot have these values at their keys (or not drop a `~key`), or None."""
     try:
         values: Any = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException:
         return None
+    for key, value in given.items():
+        if (complaint := _put(values, key, value)) is not None:
+            return complaint
+    try:
+        from_dict(values)  # all together: a value may fit only beside another one
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> str | None:
+    """Sets the value, a mapping part by part; or says why there is no such place."""
     *path, leaf = key.lstrip("~").split(".")
     inner, above = values, ""
     for name in [*path, leaf]:
@@ -315,16 +327,9 @@ def _misfit(composed: DictConfig, key: str, value: Any) -> str | None:
         holder, inner, above = inner, inner[name], f"{above}.{name}".lstrip(".")
     if key.startswith("~"):
         return f"{key}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
-    if isinstance(value, dict) and isinstance(inner, dict) and key != "probes":
-        parts = (_misfit(composed, f"{key}.{name}", part) for name, part in value.items() if inner)
-        if (complaint := next(filter(None, parts), None)) is not None:
-            return complaint
-        value = inner | value
+    if isinstance(value, dict) and isinstance(inner, dict) and inner and key != "probes":
+        return next(filter(None, (_put(values, f"{key}.{name}", part) for name, part in value.items())), None)
     holder[leaf] = value
-    try:
-        from_dict(values)
-    except ValueError as error:
-        return str(error)
     return None
 
 

@@ -27,8 +27,7 @@ CAPTION = (
     "Wasserstein distance over their standard deviation, mean over layers 2 to 5, on a fixed mini-batch; (b) the same "
     "since training began; (c) how much a layer's gradient changes when the layers before it make their update. "
     "Learning rate 1, median over seeds (line) and range (band), after so many updates. (d) Each run: mean of (a) "
-    "over its looks in training against its training loss in the last epoch; circles 0.1, squares 0.3, diamonds 1 "
-    "(learning rate)."
+    "over its looks in training against its training loss in the last epoch."
 )
 SWEEP = "textbook_covariate_shift"
 NEEDS = {"covariate_shift": None, "runs": "status in ('completed', 'diverged')"}
@@ -190,6 +189,9 @@ def _runs(ax: Axes, runs: pd.DataFrame) -> None:
         for rate, mark in MARKS.items():
             part = runs[(runs["norm"] == arm) & (runs["lr"] == rate)]
             ax.plot(part["step_drift"], part["loss"], mark, color=colour, ms=4.5, mew=0, alpha=0.85)
+    for rate, mark in MARKS.items():
+        ax.plot([], [], mark, color=figures.MUTED, ms=4.5, mew=0, label=number(rate))
+    ax.legend(title="learning rate", loc="upper left")
     ax.set_xscale("log")
     ax.set_xlabel("mean drift of the inputs in an update (standard deviations)")
     ax.set_ylabel("training loss in the last epoch")

@@ -41,7 +41,7 @@ CLAIMS = (
         id="textbook-statistics-2",
         where=WHERE,
         scale="textbook",
-        says="Statistics that lag further behind make it worse.",
+        says="Statistics that lag further behind worsen it.",
         criterion="BN everywhere: median jumpiness falls from weight 0.01 over 0.1 to 0.5 (reproduced); that at 0.01 "
         "alone is above that at 0.5 (partly).",
     ),

@@ -23,7 +23,7 @@ SOURCE = ROOT / "src" / "bnstudy"
 LAYERS: tuple[set[str], ...] = (
     {"__init__", "paths", "files", "plugins", "provenance", "devices", "budget"},
     {"config", "frames"},
-    {"identity", "effects"},
+    {"identity", "effects", "slips"},
     {"findings"},
     {"store", "lease", "figures", "bracket", "readme"},
     {"reduction", "index", "data", "norms", "optim", "report", "rates", "robustness"},
@@ -51,7 +51,7 @@ ANALYSIS = (
     *("bracket", "rates", "robustness"),
 )
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
-COMPOSING = {"compose", "launchers"}
+COMPOSING = {"compose", "launchers", "slips"}
 ALLOWED = {
     "hydra": COMPOSING,
     "omegaconf": COMPOSING,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import itertools
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnstudy import plugins
+from bnstudy import plugins, slips
 from bnstudy.config import Config, ProbePlan, from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +29,6 @@ COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model", "models", {}),
     ("norm", "norms", {"where": "*"}),
 )  # group, kind of component, further options
-REFUSED = (HydraException, OmegaConfBaseException, ValueError)  # what composing raises for bad input
 
 
 class ComposeError(ValueError):
@@ -82,7 +79,7 @@ def said() -> dict[str, dict[str, Any]]:
             content = yaml.safe_load(_file(name).read_text(encoding="utf-8"))
             found[name] = dict(content["sweep"])
         except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or first_words(error)}") from None
+            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or slips.first_words(error)}") from None
     return found
 
 
@@ -140,8 +137,8 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
         with _hydra(SWEEPS):
             whole = compose(sweep, overrides=_search(), return_hydra_config=True)
         presets = whole.sweep.presets
-    except (*REFUSED, yaml.YAMLError) as error:
-        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or first_words(error)}") from None
+    except (*slips.REFUSED, yaml.YAMLError) as error:
+        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or slips.first_words(error)}") from None
     if preset not in presets:
         raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
     points: dict[str, list[str]] = {}
@@ -192,9 +189,9 @@ def _points(override: Override) -> list[str]:
 def _compose(name: str, overrides: Sequence[str], search: Sequence[str] = ()) -> DictConfig:
     try:
         return compose(name, overrides=[*search, *overrides])
-    except REFUSED as error:
+    except slips.REFUSED as error:
         given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
-        raise ComposeError(_complaint(name, given, search) or first_words(error)) from None
+        raise ComposeError(_wrong(name, given, search) or slips.first_words(error)) from None
 
 
 def _is_value(composed: DictConfig, key: str) -> bool:
@@ -218,17 +215,19 @@ def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
                 _with_probe(changed, key.split(".")[1])
             OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
         except OmegaConfBaseException as error:
-            raise ComposeError(_misfit(changed, {key: value}) or f"{text}: {first_words(error)}") from None
+            raise ComposeError(
+                slips.of_values(changed, {key: value}, _groups()) or f"{text}: {slips.first_words(error)}"
+            ) from None
     try:
         return to_config(changed)
     except OmegaConfBaseException as error:
-        raise ComposeError(first_words(error)) from None
+        raise ComposeError(slips.first_words(error)) from None
 
 
 def _with_probe(composed: DictConfig, name: str) -> None:
     """Adds the probe to those of the run, as a plan that never looks, if it is not among them."""
     if name not in plugins.names("probes"):
-        raise ComposeError(f"probes.{name}: there is no such probe; {_choices(name, plugins.names('probes'))}")
+        raise ComposeError(f"probes.{name}: there is no such probe; {slips.choices(name, plugins.names('probes'))}")
     if name not in composed.probes:
         OmegaConf.update(composed, f"probes.{name}", OmegaConf.structured(ProbePlan), force_add=True)
 
@@ -251,11 +250,8 @@ def quoted(path: Path) -> str:
 def _file(sweep: str) -> Path:
     path = SWEEPS / f"{sweep}.yaml"
     if sweep not in sweeps():
-        raise ValueError(f"there is no sweep {sweep!r}; {_choices(sweep, sweeps())}")
+        raise ValueError(f"there is no sweep {sweep!r}; {slips.choices(sweep, sweeps())}")
     return path
-
-
-# What is wrong, in the user's words: looked for only where Hydra refused, whose messages tell of its own workings.
 
 
 def _fault(sweep: str) -> str | None:
@@ -273,23 +269,11 @@ def _fault(sweep: str) -> str | None:
         for key, value in part.items()
     }
     with _hydra(CONF):
-        return _complaint("config", given | {key: value for key, value in file.items() if key != "hydra"})
+        return _wrong("config", given | {key: value for key, value in file.items() if key != "hydra"})
 
 
-def _complaint(name: str, given: Mapping[str, Any], search: Sequence[str] = ()) -> str | None:
-    """What is wrong with the first of these values by key that does not fit; None where all of them do."""
-    groups = _groups()
-    given = {key: value for key, value in given.items() if value is not None or key not in groups}  # null: of none
-    chosen = {key: value for key, value in given.items() if key in groups and not isinstance(value, dict)}
-    for key, value in chosen.items():
-        if value not in groups[key]:
-            return f"{key} = {value!r}: there is no such choice; {_choices(value, groups[key])}"
-    try:
-        composed = compose(name, overrides=[*search, *(f"{key}={value}" for key, value in chosen.items())])
-    except REFUSED:
-        return None
-    rest = {key: value for key, value in given.items() if key not in chosen and "${" not in str(value)}
-    return _misfit(composed, rest)
+def _wrong(name: str, given: Mapping[str, Any], search: Sequence[str] = ()) -> str | None:
+    return slips.of_overrides(given, _groups(), lambda chosen: compose(name, overrides=[*search, *chosen]))
 
 
 def _groups() -> dict[str, list[str]]:
@@ -299,71 +283,3 @@ def _groups() -> dict[str, list[str]]:
     for group, kind, _ in COMPONENTS:
         found.setdefault(group, set()).update(plugins.names(kind))
     return {group: sorted(found[group]) for group in sorted(found)}
-
-
-def _misfit(composed: DictConfig, given: Mapping[str, Any]) -> str | None:
-    """Why a composed configuration cannot have these values at their keys (or not drop a `~key`), or None."""
-    try:
-        values: Any = OmegaConf.to_container(composed, resolve=True)
-    except OmegaConfBaseException:
-        return None
-    for key, value in given.items():
-        if (complaint := _put(values, key, value)) is not None:
-            return complaint
-    try:
-        from_dict(values)  # all together: a value may fit only beside another one
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _put(values: dict[str, Any], key: str, value: Any) -> str | None:
-    """Sets the value, a mapping part by part; or says why there is no such place."""
-    *path, leaf = key.lstrip("~").split(".")
-    inner, above = values, ""
-    for name in [*path, leaf]:
-        if not isinstance(inner, dict) or name not in inner:
-            return _no_such_key(key, values, inner, above)
-        holder, inner, above = inner, inner[name], f"{above}.{name}".lstrip(".")
-    if key.startswith("~"):
-        return f"{key}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
-    if isinstance(value, dict) and isinstance(inner, dict) and inner and key != "probes":
-        return next(filter(None, (_put(values, f"{key}.{name}", part) for name, part in value.items())), None)
-    holder[leaf] = value
-    return None
-
-
-def _no_such_key(key: str, values: Mapping[str, Any], inner: Any, above: str) -> str:
-    every = [*_keys(values), *(group for group in _groups() if group not in values)]
-    last = key.rpartition(".")[2]
-    near = difflib.get_close_matches(key, every, 1, 0.75) or [known for known in every if known.endswith(f".{last}")]
-    hint = f"did you mean {near[0]}? " if near else ""
-    if not isinstance(inner, Mapping):
-        return f"{key}: there is no such key; {hint}{above} is a single value"
-    if not above:
-        return f"{key}: there is no such key; {hint}there are: {', '.join(name for name in every if '.' not in name)}"
-    named = f" ({inner['name']})" if isinstance(inner.get("name"), str) else ""
-    return f"{key}: there is no such key; {hint}{above}{named} has: {', '.join(inner)}"
-
-
-def _keys(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        yield f"{above}{name}"
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{above}{name}.")
-
-
-def _choices(given: object, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(str(given), known, 1)
-    return f"{f'did you mean {near[0]}? ' if near else ''}there are: {', '.join(known)}"
-
-
-def first_words(error: Exception) -> str:
-    """The file, the key and the line of a message that says what is wrong, without what follows of types and paths."""
-    text = str(error).strip() or type(error).__name__
-    file = re.match(r"In '([\w/]+)': \w+ raised while composing config:\s*", text)
-    key = re.search(r"\n\s*full_key: (\S+)", text)
-    line = text[file.end() if file else 0 :].splitlines()[0]
-    known = [f"{file[1]}.yaml"] if file else []
-    return ": ".join([*known, *([key[1]] if key and key[1] not in line else []), line])

@@ -22,7 +22,7 @@ from hydra.plugins.launcher import Launcher as Plugin
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from bnstudy import compose, devices, launch, paths, task
+from bnstudy import compose, devices, launch, paths, slips, task
 from bnstudy.compose import ComposeError
 from bnstudy.jobs import Group, Job, plan
 from bnstudy.launch import Ended
@@ -163,8 +163,8 @@ def _composed(
             given.append(f"++hydra.launcher.{text}")
             try:
                 composed(given)
-            except compose.REFUSED as error:
+            except slips.REFUSED as error:
                 cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-                raise ComposeError(f"{PREFIX}{text}: {compose.first_words(cause)}") from None
+                raise ComposeError(f"{PREFIX}{text}: {slips.first_words(cause)}") from None
         config = composed(given)
         yield HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config)), config

@@ -13,7 +13,7 @@ from bnstudy.frames import ARMS, number
 
 TITLE = "ResNet-20 on 128 images: the learning rates it bears with and without BN"
 CAPTION = (
-    "A small edition of the grid of learning rates: ResNet-20 instead of ResNet-110, 256 images of CIFAR-10 instead "
+    "A small edition of the grid of learning rates: ResNet-20 instead of ResNet-110, 128 images of CIFAR-10 instead "
     "of 50,000, 80 epochs instead of 165, without augmentation, tested on 1,000 images. (a) Accuracy on these; a mark "
     "a run, line: median, on the grid, of those that did not diverge; crosses, at chance: diverged (mini-batch loss "
     "above 1000, or not finite); triangles: stalled (under 30 % on the training images). (b) Training minus test "

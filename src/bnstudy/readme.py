@@ -13,8 +13,9 @@ from bnstudy import files
 from bnstudy.findings import Verdict
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+REDUCED = "\\*"  # Markdown's asterisk, as a mark
 GROUPS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (  # a claim is of the first that it belongs to
-    ("The paper's claims as they stand there", lambda row: row["id"].isdigit()),
+    (f"The paper's claims as they stand there ({REDUCED}: judged at a reduced scale)", lambda row: row["id"].isdigit()),
     ("What they say in detail, and more of untrained networks", lambda row: row["scale"] in ("paper", "init")),
     ("Trained at a laptop's scale, which decides nothing about the paper's", lambda row: row["scale"] == "reduced"),
     ("What courses teach", lambda row: True),
@@ -55,7 +56,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         if row["verdict"] == Verdict.not_run:
             continue
-        cells = (row["id"], row["says"], row["measured"], str(row["n"]), f"**{row['verdict']}**")
+        mark = REDUCED if row["id"].isdigit() and row["scale"] == "reduced" else ""
+        cells = (row["id"] + mark, row["says"], row["measured"], str(row["n"]), f"**{row['verdict']}**")
         lines.append("| " + " | ".join(re.sub(r"([|<>])", r"\\\1", cell.replace("\n", " ")) for cell in cells) + " |")
     waiting = [row["id"] for row in rows if row["verdict"] == Verdict.not_run]
     if waiting:

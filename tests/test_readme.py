@@ -40,9 +40,11 @@ def test_the_paper_s_claims_stand_open_and_the_others_folded(tmp_path):
     path = tmp_path / "claims.json"
     judged = {"id": "6", "says": "a | b", "measured": "<3", "n": 5, "verdict": "reproduced", "scale": "init"}
     others = [judged | {"id": "6-layers"}, judged | {"id": "x", "scale": "textbook", "verdict": "not run"}]
-    path.write_text(json.dumps([judged, {"id": "1", "verdict": "not run", "scale": "paper"}, *others]))
+    small = judged | {"id": "5", "scale": "reduced"}
+    path.write_text(json.dumps([judged, small, {"id": "1", "verdict": "not run", "scale": "paper"}, *others]))
     before, *folded = readme.claims_table(path).split("<details>")
-    assert before.startswith("The paper's claims as they stand there: 1 reproduced, 1 not run.")
+    assert before.startswith(r"The paper's claims as they stand there (\*: judged at a reduced scale): 2 reproduced, ")
+    assert r"| 5\* |" in before
     assert r"| 6 | a \| b | \<3 | 5 | **reproduced** |" in before and "Not run yet: claims 1;" in before
     assert len(folded) == 2 and all(part.strip().endswith("</details>") for part in folded)
     assert "| 6-layers |" in folded[0] and "not run" not in folded[0]

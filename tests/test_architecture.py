@@ -26,7 +26,7 @@ LAYERS: tuple[set[str], ...] = (
     {"identity", "effects", "slips"},
     {"findings"},
     {"store", "lease", "figures", "bracket", "readme"},
-    {"reduction", "index", "data", "norms", "optim", "report", "rates", "robustness"},
+    {"reduction", "index", "data", "norms", "optim", "report", "rates", "curves", "sharpness", "robustness"},
     {"models"},
     {"snapshot"},
     {"probes"},
@@ -48,7 +48,7 @@ LAYERS: tuple[set[str], ...] = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANALYSIS = (
     *("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report", "notebook"),
-    *("bracket", "rates", "robustness"),
+    *("bracket", "rates", "curves", "sharpness", "robustness"),
 )
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
 COMPOSING = {"compose", "launchers", "slips"}

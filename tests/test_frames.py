@@ -24,7 +24,7 @@ def test_rows_carry_their_run_and_a_table_s_own_column_keeps_its_name() -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(frames.MissingTable, match=r"tables/init/runs\.parquet is missing: run the sweep 'init'"):
+    with pytest.raises(frames.MissingTable, match=r"tables/init/runs\.parquet is missing: make sweep-init makes it"):
         frames.runs(tmp_path, "init")
     with pytest.raises(frames.MissingTable, match="no row"):
         frames.load(synthetic.shared(), "init", "conv_gradient_sums", "step == 99")

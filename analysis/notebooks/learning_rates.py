@@ -24,6 +24,17 @@ from bnstudy.notebook import show
 show("fig1_quick")
 
 # %% [markdown]
+# The same at the paper's scale, each arm for as long as the paper trains it; then all four for 165 epochs, which is what
+# a fair comparison of costs would ask for, and a fourteenth of the paper's training at 0.0001. Until somebody with a GPU
+# has made these runs the cells say how to.
+
+# %%
+show("fig1_paper")
+
+# %%
+show("fig1_matched")
+
+# %% [markdown]
 # ## Which rates does a network bear?
 #
 # Without BN ResNet-110 diverges at 0.1, says the paper. The whole grid takes a GPU; the same grid, and the search for
@@ -75,10 +86,13 @@ show("noise_training")
 show("sharpness")
 
 # %% [markdown]
-# ## What one would have to run to know
-#
-# At the paper's scale these claims read *not run* until somebody with a GPU runs `make sweep-fig1_paper`;
-# `results/claims.md` lists them with what each takes.
+# LeNet is small. The same eigenvalue for the paper's networks, at the ends of its own trainings and of equal ones:
+
+# %%
+show("sharpness_paper")
+
+# %%
+show("sharpness_matched")
 
 # %% [markdown]
 # ## And does the number format matter?

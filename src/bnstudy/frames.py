@@ -97,7 +97,8 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
             told = f"sweep {sweep!r}: table {table!r} has no column for {query!r} ({error})"
             raise MissingTable(f"{told}; it has: {', '.join(map(str, frame))}") from None
     if frame.empty:
-        raise MissingTable(f"sweep {sweep!r}: table {table!r} has no row ({query or 'empty'}); run the sweep again")
+        told = f"sweep {sweep!r}: table {table!r} has no row ({query or 'empty'})"
+        raise MissingTable(f"{told}; make sweep-{sweep} makes it again")
     return frame.reset_index(drop=True)
 
 
@@ -246,12 +247,12 @@ def published(folder: Path, name: str) -> pd.DataFrame:
 def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
     path = paths.tables(workspace, sweep) / f"{table}.parquet"
     if not path.exists():
-        raise MissingTable(f"{path.relative_to(workspace)} is missing: run the sweep {sweep!r}")
+        raise MissingTable(f"{path.relative_to(workspace)} is missing: make sweep-{sweep} makes it")
     try:
         frame: Any = pd.read_parquet(path, page_checksum_verification=True)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:  # whatever the bytes provoke
         told = f"{path.relative_to(workspace)} cannot be read ({type(error).__name__})"
-        raise MissingTable(f"{told}: run the sweep {sweep!r} again") from error
+        raise MissingTable(f"{told}: make sweep-{sweep} makes it again") from error
     return pd.DataFrame(frame)
 
 

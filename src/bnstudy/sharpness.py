@@ -1,0 +1,119 @@
+"""Sharpness at the end of training against the learning rate: how it is drawn, and when it falls (section 2.1)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bnstudy import figures
+from bnstudy.findings import Comparison, Evidence, Verdict, judge
+from bnstudy.frames import ARMS, DASH, Spread, arms, number, over_seeds, spread
+
+
+def looks(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `hessian_top_eigenvalue` with `ended`: after training, not before; an eigenvalue that did not converge is
+    none."""
+    return table.assign(ended=table["step"] > 0, eigenvalue=table["eigenvalue"].where(table["converged"]))
+
+
+def figure(fig: Figure, rows: pd.DataFrame, *, limit: bool) -> None:
+    """Three panels: sharpness and loss after training by rate, and one by the other; `limit`: with the line 2/rate."""
+    ends = rows[rows["ended"]]
+    rates = sorted(rows["lr"].unique())
+    left, middle, right = fig.subplots(1, 3, width_ratios=(1.15, 1, 1))
+    for ax, column, title, label, letter in (
+        (left, "eigenvalue", "sharpness after training", "largest eigenvalue of the Hessian", "a"),
+        (middle, "loss", "loss after training", "mean cross-entropy", "b"),
+    ):
+        for arm, part in arms(ends).items():
+            side = 1.06 if arm == "none" else 1 / 1.06  # arms side by side at each rate
+            medians = over_seeds(part[part["outcome"] == "trained"], ["lr"], column)
+            ax.plot(medians["lr"] * side, medians["median"], color=figures.COLOURS[arm], lw=1.4)
+            _marks(ax, part["lr"] * side, part, column, arm)
+        ax.set_xscale("log")
+        ax.minorticks_off()
+        figures.plain_log(ax)
+        ax.set_xlabel("learning rate")
+        ax.set_ylabel(label)
+        ax.set_xlim(min(rates) / 1.6, max(rates) * 1.6)
+        ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        figures.panel(ax, letter, title)
+    for arm, part in arms(rows[~rows["ended"]]).items():
+        left.axhline(part["eigenvalue"].median(), color=figures.COLOURS[arm], lw=1, ls=(0, (2, 2)), zorder=1)
+    if limit:
+        height = left.get_ylim()
+        left.plot(rates, [2 / rate for rate in rates], color=figures.MUTED, lw=0.9, zorder=1)
+        left.set_ylim(height)
+    for arm, part in arms(ends).items():
+        _marks(right, part["loss"], part, "eigenvalue", arm)
+    figures.plain_log(right, "x")
+    figures.plain_log(right, "y")
+    right.set_xlabel("mean cross-entropy")
+    right.set_ylabel("largest eigenvalue of the Hessian")
+    figures.panel(right, "c", "sharpness and loss")
+    handles = [Line2D([], [], color=figures.COLOURS[arm], marker="o", ms=4, label=figures.LABELS[arm]) for arm in ARMS]
+    handles += [Line2D([], [], color=figures.MUTED, lw=1, ls=(0, (2, 2)), label="before training")]
+    handles += [Line2D([], [], color=figures.MUTED, lw=0.9, label="2/rate")] if limit else []
+    handles += [Line2D([], [], ls="", marker="o", ms=4.4, mec=figures.MUTED, mfc="none", label="stalled")]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def evidence(rows: pd.DataFrame, num_rates: int = 2) -> Evidence:
+    """Of one arm: whether sharpness falls from each rate at which every seed trains to the next; a part: it is smaller
+    at the largest than at the smallest. Undecided where there are fewer than `num_rates` of them."""
+    seeds = rows.loc[~rows["ended"]].groupby("lr")["seed"].nunique()  # every run looks before it trains
+    ends = rows[rows["ended"] & (rows["outcome"] == "trained")]
+    of = {rate: ends.loc[ends["lr"] == rate, "eigenvalue"] for rate in seeds.index}
+    at = {rate: spread(values) for rate, values in of.items() if len(values) == seeds[rate]}
+    n = min((each.n for each in at.values()), default=0)
+    medians = [at[lr].median for lr in sorted(at)]
+    falls = all(b < a for a, b in itertools.pairwise(medians))
+    verdict = judge(n, whole=falls, part=bool(medians) and medians[-1] < medians[0])
+    return Evidence(
+        measured=", ".join(f"{number(at[lr].median)} at {number(lr)}" for lr in sorted(at)) or "no rate trains",
+        spread=", ".join(at[lr].range for lr in sorted(at)) or DASH,
+        n=n,
+        verdict=verdict if len(at) >= num_rates else Verdict.undecided,
+    )
+
+
+def numbers(rows: pd.DataFrame) -> list[Comparison]:
+    """Eigenvalues and losses by rate, and how many products the iteration took."""
+    lines = [
+        Comparison("largest eigenvalue before training", "", "", *(str(_at(rows, arm, None)) for arm in ARMS)),
+    ]
+    for rate in sorted(rows["lr"].unique()):
+        label = f"after training at {number(rate)}"
+        lines.append(Comparison(f"largest eigenvalue {label}", "", "", *(_cell(rows, arm, rate) for arm in ARMS)))
+        losses = (str(_at(rows, arm, rate, "loss")) for arm in ARMS)
+        lines.append(Comparison(f"loss {label}", "", "", *losses))
+    iterations = (str(spread(rows.loc[rows["norm"] == arm, "num_iterations"])) for arm in ARMS)
+    lines.append(Comparison("products of Hessian and vector", "", "", *iterations))
+    return lines
+
+
+def _at(rows: pd.DataFrame, arm: str, rate: float | None, column: str = "eigenvalue") -> Spread:
+    """After training at a rate, or with None before training at any."""
+    part = rows[rows["norm"] == arm]
+    part = part[~part["ended"]].drop_duplicates("seed") if rate is None else part[part["ended"] & (part["lr"] == rate)]
+    return spread(part[column])
+
+
+def _cell(rows: pd.DataFrame, arm: str, rate: float) -> str:
+    part = rows[(rows["norm"] == arm) & (rows["lr"] == rate)]
+    told = [str(_at(rows, arm, rate))]
+    for outcome in ("stalled", "diverged"):
+        count = part.loc[part["outcome"] == outcome, "seed"].nunique()
+        told += [f"{count} {outcome}"] if count else []
+    return "; ".join(told)
+
+
+def _marks(ax: Axes, x: pd.Series, rows: pd.DataFrame, column: str, arm: str) -> None:
+    colour = figures.COLOURS[arm]
+    for outcome, face in (("trained", colour), ("stalled", "none")):
+        at = rows["outcome"] == outcome
+        ax.plot(x[at], rows.loc[at, column], "o", color=colour, mfc=face, ms=4.2, mew=1.1, alpha=0.85, zorder=4)

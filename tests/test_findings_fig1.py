@@ -1,19 +1,24 @@
-"""Figure 1 on a laptop's scale: what counts as a gain, as a gap, and as no better."""
+"""Figure 1 at each scale: what counts as a gain, as a gap, and as no better."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import synthetic
 from matplotlib.figure import Figure
 
-from bnstudy import findings, frames
-from bnstudy.findings import Evidence, Verdict
+from bnstudy import compose, findings, frames, report
+from bnstudy.findings import Evidence, Finding, Verdict
+from bnstudy.identity import run_id
 
-FIG1 = findings.load(synthetic.FINDINGS / "fig1_quick.py")
+QUICK, PAPER, MATCHED = (
+    findings.load(synthetic.FINDINGS / f"{name}.py") for name in ("fig1_quick", "fig1_paper", "fig1_matched")
+)
 Arms = Mapping[tuple[str, float], tuple[Sequence[float], float]]  # final test accuracies a seed, train above test
+DIVERGED = float("nan")  # in the place of an accuracy
 
 AS_PUBLISHED: Arms = {
     ("batch", 0.1): ([0.92, 0.93, 0.94], 0.07),
@@ -23,53 +28,132 @@ AS_PUBLISHED: Arms = {
 }
 
 
-def epochs(arms: Arms) -> dict[str, pd.DataFrame]:
-    rows = []
+def tables(arms: Arms) -> dict[str, pd.DataFrame]:
+    """Runs of four epochs, evaluated after every second; one that diverged ends after the third."""
+    epochs, runs = [], []
     for (norm, lr), (accuracies, gap) in arms.items():
         for seed, final in enumerate(accuracies):
-            for epoch in range(1, 5):
-                test = final * epoch / 4 if epoch % 2 == 0 else float("nan")
-                rows.append(
-                    {"run_id": f"{norm}{lr}{seed}", "norm": norm, "run_lr": lr, "lr": lr / epoch, "seed": seed,
-                     "epoch": epoch, "test_accuracy": test, "train_accuracy": final * epoch / 4 + gap}
-                )  # fmt: skip
+            lost = final != final
+            name = {"run_id": f"{norm}{lr}{seed}", "norm": norm, "seed": seed, "epochs": 4}
+            ends = {"final_test_accuracy": final, "final_train_accuracy": final + gap}
+            runs.append({**name, "lr": lr, "outcome": "diverged" if lost else "trained", **ends})
+            for epoch in range(1, 4 if lost else 5):
+                seen = (0.9 if lost else final) * epoch / 4
+                test = seen if epoch % 2 == 0 else float("nan")
+                shares = {"test_accuracy": test, "train_accuracy": seen + gap}
+                epochs.append({**name, "run_lr": lr, "lr": lr / epoch, "epoch": epoch, **shares})
     return {
-        "epochs": pd.DataFrame(rows),
+        "epochs": pd.DataFrame(epochs),
+        "runs": pd.DataFrame(runs),
         "published": frames.published(synthetic.FINDINGS.parent / "paper_curves", "fig1"),
     }
 
 
-def judged(arms: Arms) -> dict[str, Evidence]:
-    return FIG1.evidence(epochs(arms))
+def judged(finding: Finding, arms: Arms) -> dict[str, Evidence]:
+    return finding.evidence(tables(arms))
 
 
-def test_as_published() -> None:
-    evidence = judged(AS_PUBLISHED)
-    assert {e.verdict for e in evidence.values()} == {Verdict.reproduced}
-    assert evidence["2-reduced"].measured == "81.0, 90.0, 93.0 % at 0.0001, 0.003, 0.1"
-    assert evidence["3-reduced"].measured == "18, 10, 7 points at 0.0001, 0.003, 0.1"
+@pytest.mark.parametrize("finding", [QUICK, PAPER, MATCHED], ids=lambda finding: finding.name)
+def test_as_published(finding: Finding) -> None:
+    evidence = judged(finding, AS_PUBLISHED)
+    assert {e.verdict for e in evidence.values()} == {Verdict.reproduced} and {e.n for e in evidence.values()} == {3}
+
+
+def test_what_was_measured_is_told() -> None:
+    evidence = judged(PAPER, AS_PUBLISHED)
+    assert evidence["1"].measured == "81.0 % with BN, 82.0 % without"
+    assert evidence["1"].arms is not None and "81 [78.5, 83.5] with BN" in evidence["1"].arms.told()
+    assert evidence["2"].measured == "81.0, 90.0, 93.0 % at 0.0001, 0.003, 0.1"
+    assert evidence["3"].measured == "18, 10, 7 points at 0.0001, 0.003, 0.1"
+    told = judged(MATCHED, AS_PUBLISHED)["1-matched"].measured
+    assert told == "with BN 81.0, 90.0, 93.0 % at 0.0001, 0.003, 0.1; without 82.0 % at 0.0001"
+
+
+OUTCOMES = [
+    ({("batch", 0.003): ([0.80, 0.90, 0.99], 0.1)}, "2", Verdict.partly),  # steps smaller than the range over seeds
+    ({("batch", 0.003): ([0.95, 0.95, 0.95], 0.1)}, "2", Verdict.not_reproduced),
+    ({("batch", 0.1): ([0.92, DIVERGED, DIVERGED], 0.1)}, "2", Verdict.not_reproduced),  # the median guesses
+    ({("batch", 0.1): ([0.92, 0.93], 0.1)}, "2", Verdict.undecided),
+    ({("batch", 0.003): ([0.89, 0.90, 0.905], 0.01)}, "3", Verdict.partly),
+    ({("batch", 0.0001): ([0.8, 0.8, 0.8], 0.0)}, "3", Verdict.not_reproduced),
+    ({("batch", 0.1): ([0.92, 0.93, DIVERGED], 0.1)}, "3", Verdict.undecided),  # two gaps
+]
+
+
+@pytest.mark.parametrize("finding, scale", [(QUICK, "-reduced"), (PAPER, "")], ids=["quick", "paper"])
+@pytest.mark.parametrize("changed, claim, verdict", OUTCOMES)
+def test_rates_and_gaps(finding: Finding, scale: str, changed: Arms, claim: str, verdict: Verdict) -> None:
+    assert judged(finding, {**AS_PUBLISHED, **changed})[claim + scale].verdict is verdict
 
 
 @pytest.mark.parametrize(
-    "changed, claim, verdict",
+    "with_bn, without, reduced, paper",  # median test accuracies at 0.0001
     [
-        ({("batch", 0.0001): ([0.85, 0.86, 0.87], 0.18)}, "1-reduced", Verdict.partly),
-        ({("none", 0.0001): ([0.3, 0.3, 0.3], 0.18)}, "1-reduced", Verdict.not_reproduced),
-        ({("batch", 0.003): ([0.80, 0.90, 0.99], 0.1)}, "2-reduced", Verdict.partly),
-        ({("batch", 0.003): ([0.95, 0.95, 0.95], 0.1)}, "2-reduced", Verdict.not_reproduced),
-        ({("batch", 0.003): ([0.89, 0.90, 0.905], 0.01)}, "3-reduced", Verdict.partly),
-        ({("batch", 0.0001): ([0.8, 0.8, 0.8], 0.0)}, "3-reduced", Verdict.not_reproduced),
-        ({("none", 0.0001): ([0.8, 0.8], 0.2)}, "1-reduced", Verdict.undecided),
+        (0.815, 0.80, Verdict.reproduced, Verdict.reproduced),
+        (0.78, 0.81, Verdict.reproduced, Verdict.partly),  # worse with BN by more than two points: no better, not equal
+        (0.83, 0.80, Verdict.partly, Verdict.not_reproduced),
+        (0.86, 0.80, Verdict.not_reproduced, Verdict.not_reproduced),
+        (0.80, DIVERGED, Verdict.not_reproduced, Verdict.not_reproduced),
     ],
 )
-def test_other_outcomes(changed: Arms, claim: str, verdict: Verdict) -> None:
-    assert judged({**AS_PUBLISHED, **changed})[claim].verdict is verdict
+def test_at_one_rate(with_bn: float, without: float, reduced: Verdict, paper: Verdict) -> None:
+    arms = {**AS_PUBLISHED, ("batch", 0.0001): ([with_bn] * 3, 0.1), ("none", 0.0001): ([without] * 3, 0.1)}
+    assert judged(QUICK, arms)["1-reduced"].verdict is reduced
+    assert judged(PAPER, arms)["1"].verdict is paper
 
 
-def test_it_draws_and_tells_the_numbers() -> None:
-    made = epochs(AS_PUBLISHED)
+@pytest.mark.parametrize("finding, scale", [(QUICK, "-reduced"), (PAPER, "")], ids=["quick", "paper"])
+def test_an_arm_that_waits_leaves_the_others_judged(finding: Finding, scale: str) -> None:
+    arms = {arm: values for arm, values in AS_PUBLISHED.items() if arm[0] == "batch"}
+    evidence = judged(finding, arms)
+    assert (evidence[f"1{scale}"].n, evidence[f"1{scale}"].verdict) == (0, Verdict.undecided)
+    assert evidence[f"2{scale}"].verdict is evidence[f"3{scale}"].verdict is Verdict.reproduced
+
+
+@pytest.mark.parametrize(
+    "changed, verdict",
+    [
+        ({("batch", 0.003): ([0.95, 0.95, 0.95], 0.1)}, Verdict.partly),  # the larger rate is not better
+        ({("none", 0.0001): ([0.7, 0.7, 0.7], 0.1)}, Verdict.partly),  # BN is better at the same rate
+        (
+            {("batch", 0.003): ([0.95] * 3, 0.1), ("none", 0.0001): ([0.7, 0.7, 0.7], 0.1)},
+            Verdict.not_reproduced,
+        ),
+        ({("none", 0.0001): ([0.8, 0.8], 0.2)}, Verdict.undecided),
+    ],
+)
+def test_at_equal_epochs_both_are_asked(changed: Arms, verdict: Verdict) -> None:
+    assert judged(MATCHED, {**AS_PUBLISHED, **changed})["1-matched"].verdict is verdict
+
+
+@pytest.mark.parametrize("name", ["fig1_paper", "fig1_matched", "sharpness_paper", "sharpness_matched"])
+def test_without_its_runs_a_claim_says_what_makes_them(tmp_path: Path, name: str) -> None:
+    finding = findings.load(synthetic.FINDINGS / f"{name}.py")
+    with pytest.raises(frames.MissingTable, match=f"make sweep-{finding.sweep} makes it"):
+        report.seen(finding, tmp_path, synthetic.FINDINGS.parent)
+
+
+def test_the_runs_at_the_largest_rate_are_made_once() -> None:
+    data = {"name": "any", "source": "arrays", "sha256": "0" * 64}
+    ids = {
+        sweep: {run_id(config, data): config.optim.lr for config in compose.expand(sweep, "full")}
+        for sweep in ("fig1_paper", "fig1_matched")
+    }
+    both = ids["fig1_paper"].keys() & ids["fig1_matched"].keys()
+    assert len(both) == 5 and {ids["fig1_paper"][name] for name in both} == {0.1}
+
+
+@pytest.mark.parametrize("finding", [QUICK, PAPER, MATCHED], ids=lambda finding: finding.name)
+def test_it_draws_and_tells_the_numbers(finding: Finding) -> None:
+    made = tables({**AS_PUBLISHED, ("batch", 0.1): ([0.92, 0.93, 0.94, DIVERGED], 0.07)})
     figure = Figure(layout="constrained")
-    FIG1.plot(figure, made)
-    assert len(figure.axes) == 2
-    assert [row.ours_batch for row in FIG1.numbers(made)] == ["93 [92 to 94]", "90 [89 to 90.5]", "81 [80 to 82]"]
-    assert FIG1.numbers(made)[-1].ours_none == "82 [81 to 83]"
+    finding.plot(figure, made)
+    _, right = figure.axes
+    ends = {round(float(line.get_ydata()[-1])) for line in right.lines if line.get_linewidth() == 1.6}  # type: ignore[index, arg-type]
+    assert ends == {93, 90, 81, 82}
+    assert right.get_ylim()[0] <= 10 * 0.9  # the run that guesses is on the axis
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0] == "with BN, rate 0.1 (1 of 4 diverged)" and labels[3] == "without BN, rate 0.0001"
+    told = {row.quantity: (row.paper_batch, row.ours_batch, row.ours_none) for row in finding.numbers(made)}
+    assert told["final test accuracy at 0.0001 (%)"] == ("81.3", "81 [80 to 82]", "82 [81 to 83]")
+    assert told["training minus test at 0.003 (points)"] == ("9.6", "10 [10 to 10]", "")

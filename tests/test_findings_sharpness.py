@@ -14,6 +14,7 @@ from bnstudy import figures, findings
 from bnstudy.findings import Evidence, Verdict
 
 SHARPNESS = findings.load(synthetic.FINDINGS / "sharpness.py")
+AT_PAPER_SCALE = {"17": "sharpness_paper", "17-matched": "sharpness_matched"}
 FALLING = {0.01: 40.0, 0.1: 20.0, 1.0: 5.0}
 Values = Mapping[float, float | Sequence[str]]  # rate -> eigenvalue after training, or what became of each seed
 
@@ -108,3 +109,25 @@ def test_every_run_that_ended_has_its_mark() -> None:
     ]
     assert [float(np.asarray(line.get_ydata())[0]) for line in before] == [5.0, 5.0]
     assert not math.isnan(fig.axes[2].get_ylim()[0])
+
+
+@pytest.mark.parametrize("claim", AT_PAPER_SCALE)
+@pytest.mark.parametrize(
+    ("of", "verdict"),
+    [
+        ({0.0001: 40.0, 0.003: 20.0, 0.1: 5.0}, Verdict.reproduced),
+        ({0.0001: 40.0, 0.003: 50.0, 0.1: 5.0}, Verdict.partly),
+        ({0.0001: 5.0, 0.003: 20.0, 0.1: 40.0}, Verdict.not_reproduced),
+        ({0.0001: 40.0, 0.003: 20.0, 0.1: ["trained"] * 4 + ["diverged"]}, Verdict.undecided),  # two rates are too few
+        ({0.0001: 40.0, 0.1: 5.0}, Verdict.undecided),
+    ],
+)
+def test_at_the_papers_scale_all_three_rates_are_needed(claim: str, of: Values, verdict: Verdict) -> None:
+    finding = findings.load(synthetic.FINDINGS / f"{AT_PAPER_SCALE[claim]}.py")
+    data = frame(of, {0.0001: 30.0})
+    assert finding.evidence(data)[claim].verdict is verdict
+    assert finding.evidence(frame(of, {}, seeds=2))[claim].verdict is Verdict.undecided
+    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    finding.plot(fig, data)
+    labels = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert "before training" in labels and "2/rate" not in labels  # which is of plain SGD at a constant rate

@@ -24,9 +24,9 @@ from bnstudy.notebook import show
 show("fig1_quick")
 
 # %% [markdown]
-# The same at the paper's scale, each arm for as long as the paper trains it; then all four for 165 epochs, which is what
-# a fair comparison of costs would ask for, and a fourteenth of the paper's training at 0.0001. Until somebody with a GPU
-# has made these runs the cells say how to.
+# The same at the paper's scale, each arm for as long as the paper trains it; then all four for 165 epochs, a fourteenth
+# of the paper's training at 0.0001: what does equal work give? Until somebody with a GPU has made these runs the cells
+# say how to.
 
 # %%
 show("fig1_paper")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bnstudy import curves
 from bnstudy.findings import Claim, Comparison, Evidence
 
-TITLE = "ResNet-110 with BN at three learning rates and without at the smallest: accuracy along training"
+TITLE = "ResNet-110, each arm for as long as in the paper: accuracy along training"
 CAPTION = (
     "The paper's Figure 1: ResNet-110 on CIFAR-10 with BN at 0.1, 0.003 and 0.0001 and without at 0.0001, trained "
     "for 165, 1320, 2400 and 2400 epochs. (a) Accuracy on the training images during the epoch, augmented and with "

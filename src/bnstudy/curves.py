@@ -117,7 +117,7 @@ def numbers(runs: pd.DataFrame) -> list[Comparison]:
 
 
 def figure(fig: Figure, frames: Mapping[str, pd.DataFrame], *, floor: float, published: str) -> None:
-    """Two panels, training and test accuracy (%) from `floor`, or from the lowest end, up; `published`: their label."""
+    """Two panels, training and test accuracy (%) from `floor` up, or from below the lowest end; `published`: label."""
     epochs, runs = frames["epochs"], frames["runs"]
     epochs = epochs.assign(percent=100 * epochs["epoch"] / epochs["epochs"])
     left, right = fig.subplots(1, 2, sharey=True)
@@ -136,7 +136,8 @@ def figure(fig: Figure, frames: Mapping[str, pd.DataFrame], *, floor: float, pub
         figures.panel(ax, letter, title)
         ax.set_xlim(0, 100)
         ax.set_xlabel("part of training (%)")
-    left.set_ylim(min(floor, 0.9 * accuracies(runs)["test"].min()), 100)
+    lasting = runs.loc[runs["outcome"] != "diverged", "final_test_accuracy"]
+    left.set_ylim(min(floor, 90 * lasting.min()), 100)
     left.set_ylabel("accuracy (%)")
     handles = [
         Line2D([], [], color=figures.COLOURS[arm[0]], ls=dashes, lw=1.6, label=_label(arm, runs))

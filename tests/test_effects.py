@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -17,6 +17,7 @@ from bnstudy.effects import Arms
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8).filter(lambda v: np.std(v) > 1e-6)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_a_means_interval_is_students(values):
     found = effects.mean(values)
@@ -24,6 +25,7 @@ def test_a_means_interval_is_students(values):
     assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), wanted.low, wanted.high))
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_a_differences_interval_is_welchs(a, b):
     found = effects.difference(a, b)
@@ -37,6 +39,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert np.mean(held) == pytest.approx(0.95, abs=0.015)
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_cliffs_delta_counts_pairs(a, b):
     pairs = [(x > y) - (x < y) for x in a for y in b]
@@ -61,6 +64,18 @@ def test_what_is_not_finite_is_left_out_of_the_means_and_told():
     told = Arms("x", (1.0, 2.0), (math.inf, 3.0, 5.0)).told()
     assert "4 [" in told and told.endswith("left out of the means: 1") and "delta 1;" in told
     assert Arms("x", (), (1.0,)).told() == "" and Arms("x", (math.inf,), (1.0,)).told() == ""
+
+
+def test_zero_has_no_logarithm_and_an_end_beyond_the_largest_number_is_infinite():
+    told = Arms("x", (0.0, 2.0, 2.0), (1.0, 1e200), ratio=True).told()
+    assert told.startswith("x: 2 [2, 2] with BN") and told.endswith("zero or infinite and left out of the means: 1")
+    assert "∞] without" in told
+
+
+def test_several_quantities_are_told_one_after_the_other():
+    one, none, other = Arms("x", (1.0,), (2.0,)), Arms("y", (), (2.0,)), Arms("z", (3.0,), (4.0,))
+    assert effects.told(()) == "" and effects.told(one) == one.told()
+    assert effects.told((one, none, other)) == f"{one.told()}. {other.told()}"
 
 
 def test_arms_of_a_frame():

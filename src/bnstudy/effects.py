@@ -56,7 +56,8 @@ class Arms:
         word = f"without {'over' if self.ratio else 'minus'} with BN {apart}"
         delta = f"Cliff's delta {number(cliffs_delta(self.none, self.batch))}"
         left_out = len(self.batch) + len(self.none) - sum(map(len, of.values()))
-        told = f"; infinite and left out of the means: {left_out}" if left_out else ""
+        without_mean = "zero or infinite" if self.ratio else "infinite"
+        told = f"; {without_mean} and left out of the means: {left_out}" if left_out else ""
         return f"{self.quantity}: {means}; {word}; {delta}{told}"
 
     def _usable(self, values: Sequence[float]) -> list[float]:
@@ -67,7 +68,14 @@ class Arms:
     def _back(self, interval: Interval) -> Interval:
         if not self.ratio:
             return interval
-        return Interval(*(math.exp(v) for v in (interval.mean, interval.low, interval.high)))
+        with np.errstate(over="ignore"):  # of few values far apart, an end can lie beyond the largest number
+            return Interval(*np.exp((interval.mean, interval.low, interval.high)).tolist())
+
+
+def told(compared: Arms | Sequence[Arms]) -> str:
+    """What there is to tell of a quantity, or of each of several, in one line."""
+    every = (compared,) if isinstance(compared, Arms) else compared
+    return ". ".join(line for each in every if (line := each.told()))
 
 
 def arms(frame: pd.DataFrame, value: str, quantity: str, *, ratio: bool = False) -> Arms:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bnstudy import files
+from bnstudy import effects, files
 from bnstudy.effects import Arms
 
 MIN_SEEDS = 3  # fewer than this in either arm and no verdict is given
@@ -66,14 +66,15 @@ class Claim:
 class Evidence:
     """What was measured, as text with its spread, over how many runs of the smaller arm, and the verdict.
 
-    `arms`: the values behind it, where the claim compares the arms; from them come intervals and an effect size.
+    `arms`: the values behind it, where the claim compares the arms, of one quantity or several; from them come
+    intervals and an effect size of each.
     """
 
     measured: str
     spread: str
     n: int
     verdict: Verdict
-    arms: Arms | None = None
+    arms: Arms | tuple[Arms, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +241,7 @@ def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: st
         data=data,
         commit=commit,
         finding=finding,
-        effect=evidence.arms.told() if evidence.arms else "",
+        effect=effects.told(evidence.arms),
     )
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, Spread, arms, by_arm, number, over_seeds, paired, spread
 
@@ -116,7 +116,8 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     medians = _over_layers(frames["gradient_correlation"])
     large = medians[medians["batch_size"] == LARGEST]
     own = large[large["lr"] == large["norm"].map(OWN)]
-    change = by_arm(_change(own), "change")
+    changes = _change(own)
+    change = by_arm(changes, "change")
     fell = [change[arm].n > 0 and change[arm].high < 0 for arm in ARMS]
     n = min(change[arm].n for arm in ARMS)
     single = medians[(medians["batch_size"] == 1) & (medians["lr"] == MATCHED) & (medians["norm"] == "none")]
@@ -129,6 +130,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             spread=f"{change['none'].range} without BN, {change['batch'].range} with BN",
             n=n,
             verdict=judge(n, whole=all(fell), part=any(fell)),
+            arms=effects.arms(changes, "change", "change of the cosine"),
         ),
         "gradient-correlation-examples": Evidence(
             measured=f"{number(after.median)} after {LAST} updates, {number(before.median)} before",
@@ -178,6 +180,7 @@ def _higher(medians: pd.DataFrame) -> Evidence:
         spread=f"difference {gain.range}",
         n=n,
         verdict=judge(n, whole=gain.low > 0 and gain.median >= 0.1, part=gain.median > 0),
+        arms=effects.arms(whole, "mean", "cosine"),
     )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, Spread, arms, by_arm, number, over_seeds, spread
 
@@ -106,7 +106,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     tails = frames["gradient_tails"]
-    ratio, kurtosis, _ = _at_layer(tails)
+    at = tails[tails["depth"] == LAYER]
+    std, kurtoses = _rows(at, "std"), _rows(at, "kurtosis")
+    ratio, kurtosis = spread(_ratios(at)["ratio"]), by_arm(kurtoses, "value")
     n = min(ratio.n, *(kurtosis[arm].n for arm in ARMS))
     large, heavy, light = ratio.median >= 50, kurtosis["none"].median > 6, kurtosis["batch"].median < 4.5
     one = Evidence(
@@ -115,6 +117,10 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         spread=f"ratio {ratio.range}; kurtosis {kurtosis['batch'].range} with BN, {kurtosis['none'].range} without",
         n=n,
         verdict=judge(n, whole=large and heavy and light, part=large and (heavy or light)),
+        arms=(
+            effects.arms(std, "value", "standard deviation", ratio=True),
+            effects.arms(kurtoses, "value", "kurtosis", ratio=True),
+        ),
     )
     share, per_seed = _share_of_layers(tails)
     every = Evidence(
@@ -143,11 +149,6 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 def _rows(tails: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return tails[tails["quantity"] == quantity]
-
-
-def _at_layer(tails: pd.DataFrame) -> tuple[Spread, dict[str, Spread], dict[str, Spread]]:
-    at = tails[tails["depth"] == LAYER]
-    return spread(_ratios(at)["ratio"]), by_arm(_rows(at, "kurtosis"), "value"), by_arm(_rows(at, "std"), "value")
 
 
 def _pairs(tails: pd.DataFrame, quantity: str) -> pd.DataFrame:

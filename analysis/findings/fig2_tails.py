@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, MINUS, Spread, arms, by_arm, number, over_seeds, spread
 
@@ -60,7 +60,8 @@ CAPTION = (
     "given twice the ratio, which then is normal where the power law holds; beyond 2 there is no power law. (e) The "
     "same by depth, the larger of those two, above the best threshold. (f) Index of a stable law from five quantiles "
     "(round dots, one a seed) and Hill's index of the largest 5 % (squares): a stable law has one index for both; 2 is "
-    "the normal law. Lines and bars: medians; bands: ranges over seeds."
+    "the normal law. Lines and bars: medians; bands: ranges over seeds. Fits are this project's own; its tests compare "
+    "power law, likelihood ratio and Hill's estimate with the library powerlaw's."
 )
 SWEEP = "gradient_statistics"
 NEEDS = {"gradient_tails": "step == 0 and depth < 110 and run_depth == 110", "tail_fits": "step == 0 and depth < 110"}
@@ -175,6 +176,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
                 whole=shapes["none"].median < 1 < shapes["batch"].median,
                 part=bool((pairs["none"] < pairs["batch"]).all()),
             ),
+            arms=effects.arms(tenth, "shape", "shape"),
         ),
         "6-stable": _stable(tails[tails["norm"] == "none"]),
     }

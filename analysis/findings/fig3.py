@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, arms, by_arm, number, over_seeds, paired, spread
 
@@ -106,6 +106,11 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             "without",
             n=n,
             verdict=judge(n, whole=all(wider), part=any(wider)),
+            arms=tuple(
+                effects.arms(at[batch], "usable", f"range at mini-batch {batch}, cut at the largest step", ratio=True)
+                for batch in MINI_BATCHES
+                if batch in at
+            ),
         ),
         "7-batches": Evidence(
             measured=f"at {sum(everywhere)} of {len(everywhere)} mini-batches",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, MINUS, Spread, arms, number, over_seeds, spread
 
@@ -102,10 +103,11 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     fits = _fits(rows)
     alone, coupled = fits[fits["norm"] == "none"], fits[fits["norm"] == "batch"]
     at_papers_size = rows[(rows["norm"] == "batch") & (rows["batch_size"] == PAPERS_SIZE)]
+    slopes = tuple(effects.arms(_at(fits, setting), "slope", f"slope, {_told(setting)}") for setting in SETTINGS)
     return {
         "5": _judged(_of(alone, "slope"), low=-1.1, high=-0.9),
         "5-constant": _judged(_of(alone, "over_law"), low=0.8, high=1.25),
-        "5-bn": _judged(_of(coupled, "slope"), low=-1.1, high=-0.9),
+        "5-bn": replace(_judged(_of(coupled, "slope"), low=-1.1, high=-0.9), arms=slopes),
         "5-bias": _judged(_of(at_papers_size, "bias_percent"), low=-math.inf, high=10.0, unit=" %"),
     }
 
@@ -164,10 +166,12 @@ def _slope(size: pd.Series, noise: pd.Series) -> float:
 
 
 def _of(table: pd.DataFrame, column: str) -> dict[tuple[str, str], Spread]:
-    return {
-        (network, moment): spread(table.loc[(table["network"] == network) & (table["moment"] == moment), column])
-        for network, moment in SETTINGS
-    }
+    return {setting: spread(_at(table, setting)[column]) for setting in SETTINGS}
+
+
+def _at(table: pd.DataFrame, setting: tuple[str, str]) -> pd.DataFrame:
+    network, moment = setting
+    return table[(table["network"] == network) & (table["moment"] == moment)]
 
 
 def _judged(of: Mapping[tuple[str, str], Spread], *, low: float, high: float, unit: str = "") -> Evidence:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, Spread, arms, number, over_seeds, spread
 
@@ -102,6 +102,8 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     with_bn = [each.median for each in loss["batch"].values()]
     apart = max(with_bn) / min(with_bn)
     n = {arm: min(each.n for each in loss[arm].values()) for arm in ARMS}
+    by_seed = runs.groupby(["norm", "seed"])["loss"].agg(["min", "max"]).reset_index()
+    by_seed["apart"] = by_seed["max"] / by_seed["min"]
     return {
         "16-loss": Evidence(
             measured=f"{number(ratio)} times: {_list(loss['none'])}",
@@ -122,6 +124,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             spread=_ranges(loss["batch"]),
             n=n["batch"],
             verdict=judge(n["batch"], whole=apart <= 2, part=apart <= 10),
+            arms=effects.arms(by_seed, "apart", "largest over smallest loss of a seed", ratio=True),
         ),
     }
 

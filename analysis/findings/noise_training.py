@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, Spread, arms, by_arm, number, over_seeds, paired
 
@@ -84,7 +84,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     rows = _rows(frames)
-    slopes = by_arm(_slopes(rows), "slope")
+    fitted = _slopes(rows)
+    slopes = by_arm(fitted, "slope")
     inside = [1.5 <= slopes[arm].median <= 2.5 for arm in ARMS]
     n = min(slopes[arm].n for arm in ARMS)
     last = rows[(rows["step"] == LAST) & (rows["lr"] == rows["norm"].map(OWN))]
@@ -95,6 +96,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             spread=f"{slopes['batch'].range} with BN, {slopes['none'].range} without",
             n=n,
             verdict=judge(n, whole=all(inside), part=any(inside)),
+            arms=effects.arms(fitted, "slope", "slope"),
         ),
         "5-own-rates": Evidence(
             measured=_both(noise),
@@ -105,6 +107,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
                 whole=bool((pairs["batch"] > pairs["none"]).all()),
                 part=noise["batch"].median > noise["none"].median,
             ),
+            arms=effects.arms(last, "noise", "noise of a step", ratio=True),
         ),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bnstudy import figures
+from bnstudy.effects import Arms
 from bnstudy.figures import PLACES
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import DASH, Spread, number, over_seeds, placed, spread
@@ -122,9 +124,17 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     above = {place: spread(level[place]).median - spread(level["*"]).median for place in STAGES}
     kept = above["stage3.*"] <= 0.25
     return {
-        "10-init-output": _evidence(share, (*END, "none"), whole=all(spread_out), part=any(spread_out)),
-        "10-init-activations": _evidence(rise, (*END, "none"), whole=all(grows), part=any(grows)),
-        "10-init-gradients": _evidence(size, (*END, "none"), whole=all(cured), part=any(cured)),
+        "10-init-output": replace(
+            _evidence(share, (*END, "none"), whole=all(spread_out), part=any(spread_out)),
+            arms=_arms(share, "top-column share"),
+        ),
+        "10-init-activations": replace(
+            _evidence(rise, (*END, "none"), whole=all(grows), part=any(grows)), arms=_arms(rise, "rise of ln std")
+        ),
+        "10-init-gradients": replace(
+            _evidence(size, (*END, "none"), whole=all(cured), part=any(cured)),
+            arms=_arms(size, "gradient's std over that of BN everywhere", ratio=True),
+        ),
         "10-init-stages": _evidence(
             level, (*STAGES, "*"), whole=kept and min(above["stage1.*"], above["stage2.*"]) >= 1, part=kept
         ),
@@ -180,6 +190,14 @@ def _relative_sizes(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _both(wide: pd.DataFrame, one: str, other: str) -> pd.Series[bool]:
     return wide[one].notna() & wide[other].notna()
+
+
+def _arms(wide: pd.DataFrame, quantity: str, *, ratio: bool = False) -> tuple[Arms, ...]:
+    """One BN at the end, in either place, against none."""
+    without = tuple(wide["none"].dropna())
+    return tuple(
+        Arms(f"{quantity}, BN {PLACES[place][0]}", tuple(wide[place].dropna()), without, ratio) for place in END
+    )
 
 
 def _evidence(wide: pd.DataFrame, places: Iterable[str], *, whole: bool, part: bool) -> Evidence:

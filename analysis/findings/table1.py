@@ -94,7 +94,9 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         spread=f"with BN {_ranges(at['batch'])}; without BN {_ranges(at['none'])}",
         n=n,
         verdict=judge(n, whole=all(cancels) and all(agrees), part=apart),
-        arms=effects.arms(sums[sums["depth"] == LAYERS[1]], "ratio", f"a/b at layer {LAYERS[1]}", ratio=True),
+        arms=tuple(
+            effects.arms(sums[sums["depth"] == layer], "ratio", f"a/b at layer {layer}", ratio=True) for layer in LAYERS
+        ),
     )
     medians = sums.groupby(["norm", "depth"])["ratio"].median().unstack("norm").reindex(columns=list(ARMS)).dropna()
     holds = (medians["none"] < 4) & (medians["batch"] >= 10 * medians["none"])

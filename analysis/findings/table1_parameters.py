@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, Spread, arms, by_arm, number, over_seeds
 
@@ -93,6 +93,10 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             spread=f"with BN {_ranges(at['batch'])}; without BN {_ranges(at['none'])}",
             n=n,
             verdict=judge(n, whole=agree and apart, part=apart),
+            arms=tuple(
+                effects.arms(medians[medians["depth"] == layer], "value", f"median a/b at layer {layer}", ratio=True)
+                for layer in LAYERS
+            ),
         ),
         "12-parameters-layers": Evidence(
             measured=f"{100 * share:.0f} % of the convolutions",

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, MINUS, Interval, arms, interval, spread
 
@@ -91,6 +91,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     runs = _runs(frames["epochs"])
     n = _seeds(runs) if runs["epoch"].min() >= EPOCHS else 0
     main = {side: _effect(runs, ("norm",), side) for side in SIDES}
+    means = _whole(runs).groupby(["norm", "seed"])[list(SIDES)].mean().reset_index()
     plain = runs[runs["norm"] == "none"]
     both = _gain(plain, {"pooling": "average", "padding": 2}, {"pooling": "max", "padding": 0})
     pooling = _gain(plain, {"pooling": "average", "padding": 2}, {"pooling": "max", "padding": 2})
@@ -103,6 +104,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             f"{_interval(main['train'])}; {_interval(main['test'])}",
             n,
             judge(n, whole=all(each.above_zero for each in main.values()), part=main["train"].above_zero),
+            arms=tuple(effects.arms(means, side, f"{title} (%)") for side, title in SIDES.items()),
         ),
         "textbook-confounds-2": Evidence(
             f"{_points(both)} points training", _interval(both), n, judge(n, whole=both.above_zero, part=both.mean > 0)
@@ -138,14 +140,18 @@ def _runs(epochs: pd.DataFrame) -> pd.DataFrame:
     return last.assign(train=100 * last["train_accuracy"], test=100 * last["test_accuracy"])
 
 
+def _whole(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of the seeds that have all eight."""
+    return runs[runs.groupby("seed")["run_id"].transform("size") == 2 ** len(FACTORS)]
+
+
 def _effect(runs: pd.DataFrame, factors: tuple[str, ...], side: str) -> Interval:
     """The contrast of a full factorial: mean over a seed's eight runs of value times signs, doubled."""
+    runs = _whole(runs)
     sign = pd.Series(1.0, index=runs.index)
     for factor in factors:
         sign = sign * (runs[factor] == FACTORS[factor][0]).map({True: 1.0, False: -1.0})
-    whole = runs.groupby("seed")["run_id"].transform("size") == 2 ** len(FACTORS)
-    contrast = (sign * runs[side])[whole].groupby(runs["seed"][whole]).mean() * 2
-    return interval(contrast)
+    return interval((sign * runs[side]).groupby(runs["seed"]).mean() * 2)
 
 
 def _gain(runs: pd.DataFrame, before: Mapping[str, str | int], after: Mapping[str, str | int]) -> Interval:

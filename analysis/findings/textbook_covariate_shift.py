@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
+from bnstudy.effects import Arms
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import DASH, number, over_seeds, spread
 
@@ -121,14 +122,22 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         )
 
     order = " (with BN, with noise, without)"
+
+    def apart(column: str, quantity: str) -> tuple[Arms, ...]:
+        at = {rate: runs[runs["lr"] == rate] for rate in rates}
+        return tuple(
+            effects.arms(part, column, f"{quantity} at {number(rate)}", ratio=True) for rate, part in at.items()
+        )
+
     made = {}
-    for name, holds, text in (
-        ("bn", less, told(drift) + order),
-        ("noise", unharmed, f"accuracy {told(accuracy)}{order}"),
-        ("gradient", more, told(change) + order),
+    for name, holds, text, compared in (
+        ("bn", less, told(drift) + order, apart("step_drift", "drift")),
+        ("noise", unharmed, f"accuracy {told(accuracy)}{order}", ()),
+        ("gradient", more, told(change) + order, apart("gradient_change", "relative change")),
     ):
         verdict = judge(n, whole=all(holds), part=2 * sum(holds) > len(holds))
-        made[f"textbook-covariate-{name}"] = Evidence(f"at {sum(holds)} of {len(holds)} rates", text, n, verdict)
+        measured = f"at {sum(holds)} of {len(holds)} rates"
+        made[f"textbook-covariate-{name}"] = Evidence(measured, text, n, verdict, compared)
     made["textbook-covariate-predicts"] = Evidence(
         f"rank correlation {number(whole)} over {len(alive)} runs",
         ", ".join(f"{ARMS[arm][1]} {number(value)}" for arm, value in within.items()),

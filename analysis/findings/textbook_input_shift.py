@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bnstudy import figures
+from bnstudy.effects import Arms
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import DASH, Spread, number, spread
 
@@ -88,6 +89,8 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     n = _seeds(rows)
     lost = {way: {kind: _lost(rows, way, kind) for kind in KINDS} for way in WAYS}
     many = [sum(lost[way][kind].median >= NOTABLE for kind in KINDS) >= 4 for way in ("stored", "none")]
+    every = {way: pd.concat([_points(rows, way, kind) for kind in KINDS], axis=1) for way in ("stored", "none")}
+    mean = {way: each.mean(axis=1, skipna=False).dropna() for way, each in every.items()}
     smaller = sum(lost["stored"][kind].median < lost["none"][kind].median for kind in KINDS)
     costly = [kind for kind in KINDS if lost["stored"][kind].median >= NOTABLE]
     back = {kind: 1 - lost["new"][kind].median / lost["stored"][kind].median for kind in costly}
@@ -105,6 +108,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             + " points with BN, without",
             n,
             judge(n, whole=smaller >= 5, part=smaller == 4),
+            arms=Arms("points lost, mean over the kinds", tuple(mean["stored"]), tuple(mean["none"])),
         ),
         "textbook-shift-3": Evidence(
             "; ".join(f"{kind} {100 * share:.0f} %" for kind, share in back.items()) + " won back"
@@ -133,12 +137,16 @@ def _of(rows: pd.DataFrame, arm: str, statistics: str, kind: str) -> pd.Series[f
 
 
 def _lost(rows: pd.DataFrame, way: str, kind: str) -> Spread:
+    return spread(_points(rows, way, kind))
+
+
+def _points(rows: pd.DataFrame, way: str, kind: str) -> pd.Series[float]:
     """Points below the unchanged images' accuracy with the same statistics' source, seed by seed.
 
     Re-estimated ones are compared with the stored ones' accuracy on unchanged images: what there was before.
     """
     arm, statistics = WAYS[way][:2]
-    return spread(100 * (_of(rows, arm, "stored", PLAIN) - _of(rows, arm, statistics, kind)))
+    return 100 * (_of(rows, arm, "stored", PLAIN) - _of(rows, arm, statistics, kind))
 
 
 def _seeds(rows: pd.DataFrame) -> int:

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import figures
+from bnstudy import effects, figures
+from bnstudy.effects import Arms
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, Spread, number, over_seeds, spread
 
@@ -116,15 +117,18 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     n = _seeds(frames["runs"])
-    drift = _cells(_wasserstein(frames["weights"]).pipe(_latest))
+    moved = _latest(_wasserstein(frames["weights"]))
+    drift = _cells(moved)
     less = [drift["batch", act].median < drift["none", act].median for act in ACTIVATIONS]
     tested = _medians(_tested(frames["runs"]))
     reach = {cell: max(by.values()) - min(by.values()) for cell, by in tested.items()}
     steadier = [reach["batch", act] < reach["none", act] for act in ACTIVATIONS]
-    found = [_cells(_at(_saturated(frames, last=last), SCALES[-1])) for last in (False, True)]
-    shares = [(each["batch", "sigmoid"], each["none", "sigmoid"]) for each in found]
+    saturated = [_at(_saturated(frames, last=last), SCALES[-1]) for last in (False, True)]
+    moments = ("before training", "after it")
+    shares = [tuple(_cells(each)[arm, "sigmoid"] for arm in ARMS) for each in saturated]
     freer = [with_bn.median <= without.median / 2 for with_bn, without in shares]
-    gradients = _medians(frames["gradient_norms"].rename(columns={"gradient": "value"}))
+    norms = frames["gradient_norms"].rename(columns={"gradient": "value"})
+    gradients = _medians(norms)
     ratio = {cell: max(by.values()) / min(by.values()) for cell, by in gradients.items()}
     even = [ratio["batch", act] <= ratio["none", act] / 10 for act in ACTIVATIONS]
     lost = {arm: frames["runs"].query("norm == @arm and outcome == 'diverged'") for arm in ARMS}
@@ -147,27 +151,34 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             ranges(drift),
             n,
             judge(n, whole=all(less), part=any(less)),
+            arms=_arms(moved, "distance"),
         ),
         "textbook-mlp-2": Evidence(
             told(reach, " points"),
             "; ".join(f"{_where(cell)} {', '.join(f'{v:.1f}' for v in by.values())} %" for cell, by in tested.items()),
             n,
             judge(n, whole=all(steadier), part=any(steadier)),
+            arms=_arms(_over_scales(_tested(frames["runs"]), np.subtract), "range of a seed's accuracies"),
         ),
         "textbook-mlp-3": Evidence(
             "; ".join(
                 f"{with_bn.median:.0f} % with BN, {without.median:.0f} % without, {when}"
-                for (with_bn, without), when in zip(shares, ("before training", "after it"), strict=True)
+                for (with_bn, without), when in zip(shares, moments, strict=True)
             ),
             "; ".join(f"{with_bn.range}, {without.range}" for with_bn, without in shares),
             n,
             judge(n, whole=all(freer), part=any(freer)),
+            arms=tuple(
+                effects.arms(_active(each, "sigmoid"), "value", f"saturated (%) {when}")
+                for each, when in zip(saturated, moments, strict=True)
+            ),
         ),
         "textbook-mlp-4": Evidence(
             told(ratio, " times"),
             "; ".join(f"{_where(cell)} " + ", ".join(map(number, by.values())) for cell, by in gradients.items()),
             n,
             judge(n, whole=all(even), part=any(even)),
+            arms=_arms(_over_scales(norms, np.divide), "a seed's largest over smallest norm", ratio=True),
         ),
         "textbook-mlp-5": Evidence(
             ", ".join(f"{num[arm]} of {made.get(arm, 0)} {figures.LABELS[arm]}" for arm in ARMS),
@@ -219,9 +230,27 @@ def _at(rows: pd.DataFrame, scale: float) -> pd.DataFrame:
     return rows[rows["init_scale"] == scale]
 
 
-def _cell(rows: pd.DataFrame, arm: str, act: str) -> pd.DataFrame:
+def _active(rows: pd.DataFrame, act: str) -> pd.DataFrame:
     column = "run_activation" if "run_activation" in rows else "activation"  # the probe's own, or the network's
-    return rows[(rows["norm"] == arm) & (rows[column] == act)]
+    return rows[rows[column] == act]
+
+
+def _cell(rows: pd.DataFrame, arm: str, act: str) -> pd.DataFrame:
+    return _active(rows[rows["norm"] == arm], act)
+
+
+def _over_scales(rows: pd.DataFrame, compare: np.ufunc) -> pd.DataFrame:
+    """One row a network and seed: `value`, the largest compared with the smallest over the scales."""
+    ends = rows.groupby(["norm", "activation", "seed"])["value"].agg(["min", "max"])
+    return compare(ends["max"], ends["min"]).rename("value").reset_index()
+
+
+def _arms(rows: pd.DataFrame, quantity: str, *, ratio: bool = False) -> tuple[Arms, ...]:
+    """Of `value`, by activation."""
+    return tuple(
+        effects.arms(_active(rows, act), "value", f"{quantity}, {name}", ratio=ratio)
+        for act, (name, _) in ACTIVATIONS.items()
+    )
 
 
 def _cells(rows: pd.DataFrame) -> dict[tuple[str, str], Spread]:

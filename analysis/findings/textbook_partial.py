@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import DASH, Spread, over_seeds, spread
 
@@ -79,6 +79,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     rows = _named(frames["epochs"])
     last, first = _last(rows), rows[rows["epoch"] == 1]
     n = _seeds(last) if last["epoch"].min() >= EPOCHS else 0
+    moments = ("after one epoch", "after the last")
     tests = [{place: _of(each, place, "test") for place in ("both", "none")} for each in (first, last)]
     clear = [each["both"].low > each["none"].high for each in tests]
     higher = [each["both"].median > each["none"].median for each in tests]
@@ -90,11 +91,15 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         "textbook-partial-1": Evidence(
             "; ".join(
                 f"{each['both'].median:.1f} % with both, {each['none'].median:.1f} % without, {when}"
-                for each, when in zip(tests, ("after one epoch", "after the last"), strict=True)
+                for each, when in zip(tests, moments, strict=True)
             ),
             "; ".join(f"{each['both'].range}, {each['none'].range}" for each in tests),
             n,
             judge(n, whole=all(clear), part=all(higher)),
+            arms=tuple(
+                effects.arms(plain[plain["place"].isin(["both", "none"])], "test", f"test accuracy (%) {when}")
+                for plain, when in zip(map(_plain, (first, last)), moments, strict=True)
+            ),
         ),
         "textbook-partial-2": Evidence(
             ", ".join(f"{losses[place].median:.3f} {PLACES[place][0]}" for place in PLACES),
@@ -133,9 +138,14 @@ def _last(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values("epoch").groupby("run_id", observed=True).tail(1)
 
 
+def _plain(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without the last ReLU."""
+    return rows[~rows["rectified_outputs"].astype(bool)]
+
+
 def _of(rows: pd.DataFrame, place: str, value: str) -> Spread:
     """Without the last ReLU."""
-    return spread(rows[(rows["place"] == place) & ~rows["rectified_outputs"].astype(bool)][value])
+    return spread(_plain(rows[rows["place"] == place])[value])
 
 
 def _gaps(last: pd.DataFrame) -> pd.Series[float]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import figures
+from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import DASH, accuracies, over_seeds, spread
 
@@ -109,6 +109,10 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             "",
             n,
             judge(n, whole=all(better.values()), part=any(better.values())),
+            arms=tuple(
+                effects.arms(runs[runs["batch_size"] == size], "test", f"test accuracy (%) at {size}")
+                for size in better
+            ),
         ),
     }
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import bracket, figures
+from bnstudy import bracket, effects, figures
 from bnstudy.findings import Comparison, Evidence, judge
 from bnstudy.frames import ARMS, DASH, arms, number, over_seeds, spread
 
@@ -57,6 +57,7 @@ def evidence(cells: pd.DataFrame, factor: float = 10) -> Evidence:
         spread=f"medians a factor of {number(ratio)} apart",
         n=n,
         verdict=judge(n, whole=below and ratio >= factor, part=below),
+        arms=effects.arms(cells, "low", "largest rate that trains", ratio=True),
     )
 
 

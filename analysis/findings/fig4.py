@@ -29,10 +29,11 @@ CAPTION = (
     "The first update of ResNet-110 without BN, which takes the loss above 1000: the step from the initial weights "
     "along the gradient, from none of it (top) to all of it (bottom), on the update's own mini-batch. (a to f) At "
     "learning rate 0.003, mean and variance of each channel of a layer's own output, before the non-linearity, for "
-    "the first seed, one column a channel; each panel has its own colours. (g, h) Largest channel mean, by size, "
-    "and largest variance of each layer before the update and after it, one line a seed; a line that stops has left "
-    "the range of 32-bit floats. Hollow "
-    "diamonds: ends of the published colour bars. Momentum does not count in a first update, and weight decay changes "
+    "the first seed, one column a channel; each panel has its own colours. (g) Size of a channel mean, at layers 8, 44 "
+    "and 80 the largest, at every other layer that of the channel whose variance is largest, and (h) largest channel "
+    "variance of each layer, before the update and after it, one line a seed; a line that stops has left the range of "
+    "32-bit floats. Hollow diamonds: ends of the published colour bars. "
+    "Momentum does not count in a first update, and weight decay changes "
     "no weight by more than a millionth of itself. 0.003 is the smallest rate of the paper's grid at which the first "
     "update of every seed diverges, and was chosen by the loss alone; the rate of the published figure is not known, "
     "and the size of the explosion depends on it: 0.01 stands beside."
@@ -79,7 +80,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             if statistic == "variance":
                 ax.set_xlabel("channel")
     published = [max(map(abs, ends)) for ends in PUBLISHED_MEANS], PUBLISHED_VARIANCES
-    for letter, statistic, values in zip("gh", ("mean", "variance"), published, strict=True):
+    titles = {"mean": "a channel mean of each layer", "variance": "largest variance of each layer"}
+    for letter, (statistic, title), values in zip("gh", titles.items(), published, strict=True):
         ax, largest = panels[letter], _largest(every, statistic)
         before = largest[(largest["fraction"] == 0) & (largest["lr"] == RATE)]
         _lines(ax, before, statistic, "before the update", figures.MUTED)
@@ -89,7 +91,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.diamonds(ax, LAYERS, values, "none", label="published")
         ax.set_yscale("log")
         figures.stages(ax)
-        figures.panel(ax, letter, f"largest {statistic} of each layer, one line a seed")
+        figures.panel(ax, letter, f"{title}, one line a seed")
     panels["g"].set_xlabel("")
     panels["g"].legend(loc="upper left")
 

@@ -92,6 +92,22 @@ def test_how_many_verdicts_must_be_alike(changed: int, verdict: Verdict) -> None
     assert compared(few, "v").verdict is Verdict.undecided
 
 
+def test_only_what_the_base_decides_counts() -> None:
+    """Of five claims the base decides two, one of which is as it was; a claim undecided in both is no agreement."""
+    base = [Verdict.reproduced, Verdict.partly, Verdict.undecided, Verdict.undecided, Verdict.not_run]
+    here = [Verdict.reproduced, Verdict.not_reproduced, Verdict.undecided, Verdict.partly, Verdict.not_run]
+    judged = {BASE: toy(base), "v": toy(here)}
+    judged[BASE]["4"] = judged["v"]["4"] = Evidence("", "", 0, Verdict.not_run)
+    evidence = compared(judged, "v")
+    assert (evidence.measured, evidence.n) == ("1 of 2 verdicts alike", 5)
+    assert evidence.verdict is Verdict.not_reproduced
+    assert evidence.spread == (
+        "1: not reproduced instead of partly; 3: partly instead of undecided; undecided in both: 2"
+    )
+    open_ended = {BASE: toy(base[2:4]), "v": toy(base[2:4])}
+    assert compared(open_ended, "v").verdict is Verdict.undecided
+
+
 def test_the_figure_has_a_cell_a_claim_and_variant_and_frames_what_differs() -> None:
     base, here = toy([Verdict.reproduced] * 3), toy([Verdict.reproduced, Verdict.partly, Verdict.not_run])
     fig = figures.new((6, 3), "t", "s", stand_in=False)

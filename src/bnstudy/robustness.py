@@ -58,9 +58,11 @@ class Study:
         return {claim.id: claim.says for finding in self.findings for claim in finding.claims}
 
     def claims(self, says: str, of: str, **claim: str) -> tuple[Claim, ...]:
-        """A claim a variant: `says` with the variant's name for {}, `of` telling which verdicts are counted."""
-        criterion = f"{of}, judged again by their own criteria: all have the verdict that they have with the settings "
-        criterion += "studied (reproduced), at least two thirds (partly)."
+        """A claim a variant: `says` with the variant's name for {}, `of` telling of which claims."""
+        criterion = f"{of}, those decided with the settings studied, judged again by their own criteria: all "
+        criterion += (
+            "have the verdict that they have there (reproduced), at least two thirds (partly). None: undecided."
+        )
         return tuple(
             Claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **claim)
             for variant, name in self.names.items()
@@ -97,20 +99,21 @@ class Study:
 
 
 def compared(judged: Judged, variant: str) -> Evidence:
-    """How many verdicts are as in the base: all, reproduced; ALIKE of them, partly."""
+    """How many of the verdicts that the base decides are as there: all, reproduced; ALIKE of them, partly."""
     base, here = judged[BASE], judged[variant]
     changed = [name for name in base if here[name].verdict != base[name].verdict]
-    share = 1 - len(changed) / len(base)
-    n = min(evidence.n for side in (base, here) for evidence in side.values())
-    told = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
     undecided = [name for name in base if here[name].verdict == base[name].verdict == Verdict.undecided]
+    decided = [name for name in base if base[name].verdict not in (Verdict.undecided, Verdict.not_run)]
+    alike = [name for name in decided if name not in changed]
+    n = min((side[name].n for side in (base, here) for name in decided), default=0)
+    told = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
     if undecided:
         told.append(f"undecided in both: {', '.join(undecided)}")
     return Evidence(
-        measured=f"{len(base) - len(changed)} of {len(base)} verdicts alike",
+        measured=f"{len(alike)} of {len(decided)} verdicts alike",
         spread="; ".join(told),
         n=n,
-        verdict=judge(n, whole=not changed, part=share >= ALIKE),
+        verdict=judge(n, whole=len(alike) == len(decided), part=len(alike) >= ALIKE * len(decided)),
     )
 
 

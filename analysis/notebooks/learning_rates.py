@@ -37,11 +37,15 @@ show("fig1_matched")
 # %% [markdown]
 # ## Which rates does a network bear?
 #
-# Without BN ResNet-110 diverges at 0.1, says the paper. The whole grid takes a GPU; the same grid, and the search for
-# the largest rate that trains, at a laptop's scale:
+# Without BN ResNet-110 diverges at 0.1, says the paper. Its network at the rates of its grid, and the search for the
+# largest rate that trains, take a GPU:
 
 # %%
 show("lr_grid")
+
+# %% [markdown]
+# The same question at a laptop's scale is asked of another network: a ResNet-20 on few images, for fewer updates and at
+# rates of its own. It can show whether BN widens the range of rates; at which rates, it can show for itself alone.
 
 # %%
 show("lr_grid_reduced")

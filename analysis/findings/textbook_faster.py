@@ -18,9 +18,9 @@ NEVER = math.inf
 
 TITLE = "Epochs to a test accuracy, by learning rate"
 CAPTION = (
-    "LeNet on Fashion-MNIST, plain SGD, constant learning rate. First epoch after which the test accuracy is at least "
-    "{} % (a) and {} % (b); one dot a run, lines: median over seeds. Dots above the dashed line: not within the epochs "
-    "that the runs have."
+    "LeNet on Fashion-MNIST, plain SGD, constant learning rate, five epochs (preset quick: two). First epoch after "
+    "which the test accuracy is at least {} % (a) and {} % (b); one dot a run, lines: median over seeds. Dots above "
+    "the dashed line: not within the epochs that the runs have."
 ).format(*TARGETS)
 SWEEP = "lenet_lr_grid"
 NEEDS = {"epochs": "model == 'lenet'", "runs": "model == 'lenet' and status in ('completed', 'diverged')"}

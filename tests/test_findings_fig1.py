@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import synthetic
 from matplotlib.figure import Figure
 
-from bnstudy import compose, findings, frames, report
+from bnstudy import compose, effects, findings, frames, report
 from bnstudy.findings import Evidence, Finding, Verdict
 from bnstudy.identity import run_id
 
@@ -34,7 +35,7 @@ def tables(arms: Arms) -> dict[str, pd.DataFrame]:
     for (norm, lr), (accuracies, gap) in arms.items():
         for seed, final in enumerate(accuracies):
             lost = final != final
-            name = {"run_id": f"{norm}{lr}{seed}", "norm": norm, "seed": seed, "epochs": 4}
+            name: dict[str, Any] = {"run_id": f"{norm}{lr}{seed}", "norm": norm, "seed": seed, "epochs": 4}
             ends = {"final_test_accuracy": final, "final_train_accuracy": final + gap}
             runs.append({**name, "lr": lr, "outcome": "diverged" if lost else "trained", **ends})
             for epoch in range(1, 4 if lost else 5):
@@ -62,7 +63,8 @@ def test_as_published(finding: Finding) -> None:
 def test_what_was_measured_is_told() -> None:
     evidence = judged(PAPER, AS_PUBLISHED)
     assert evidence["1"].measured == "81.0 % with BN, 82.0 % without"
-    assert evidence["1"].arms is not None and "81 [78.5, 83.5] with BN" in evidence["1"].arms.told()
+    compared = evidence["1"].arms
+    assert isinstance(compared, effects.Arms) and "81 [78.5, 83.5] with BN" in compared.told()
     assert evidence["2"].measured == "81.0, 90.0, 93.0 % at 0.0001, 0.003, 0.1"
     assert evidence["3"].measured == "18, 10, 7 points at 0.0001, 0.003, 0.1"
     told = judged(MATCHED, AS_PUBLISHED)["1-matched"].measured

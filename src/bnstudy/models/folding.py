@@ -63,7 +63,7 @@ def unbiased(network: nn.Module) -> nn.Module:
     """
     bare = copy.deepcopy(network)
     for name in normed(bare):
-        bare.get_submodule(name).bias = None
+        bare.get_submodule(name).register_parameter("bias", None)
     return bare
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings, frames
+from bnstudy import figures, findings, frames, report
 from bnstudy.findings import Evidence, Verdict
 
 PATH = synthetic.FINDINGS / "fig8.py"
@@ -22,6 +22,15 @@ FACTORS = (1, 2, 3, 4, 5, 8, 16)
 NUM_FACTORS, WIDTH = 16, 1000
 PUBLISHED = frames.published(synthetic.FINDINGS.parent / "paper_curves", "fig8")
 Frames = dict[str, pd.DataFrame]
+
+
+def test_its_claims_were_measured_on_no_data() -> None:
+    data, origin = report.seen(FIG8, synthetic.REPOSITORY / "results", synthetic.FINDINGS.parent)
+    assert {row.data for row in report.judged(FIG8, data, origin)} == {"none"}
+    with figures.style(synthetic.FINDINGS.parent / report.STYLE):
+        fig = report.draw(FIG8, data, origin)
+    told = [text.get_text() for text in fig.findobj(lambda artist: hasattr(artist, "get_text"))]
+    assert any(text.startswith("products of matrices, n = ") for text in told)
 
 
 def made(seeds: int = 10, factors: tuple[int, ...] = FACTORS) -> Frames:

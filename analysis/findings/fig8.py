@@ -34,6 +34,7 @@ CAPTION = (
 SWEEP = "random_products"
 NEEDS = {"jacobian_singular_values": "step == 0 and stretch == 'to_features' and example == 0 and norm == 'none'"}
 PUBLISHED = "fig8"
+IMAGES = False  # a run has a data set, as every run does, and products of matrices take nothing from it
 SIZE = (10.4, 6.4)
 CLAIMS = (
     Claim(

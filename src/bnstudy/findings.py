@@ -134,8 +134,8 @@ class Finding:
     """One file of `analysis/findings`: a figure and the claims judged from the very frames it shows.
 
     `needs` maps a table of the sweep `sweep` to a query on it; with `published` the curve of that name joins them under
-    the key "published". `plot(fig, frames)` draws, `check(frames)` gives Evidence for every claim, `numbers(frames)`
-    the comparison with the paper.
+    the key "published". `images`: whether those of a data set play a part. `plot(fig, frames)` draws, `check(frames)`
+    gives Evidence for every claim, `numbers(frames)` the comparison with the paper.
     """
 
     name: str
@@ -149,6 +149,7 @@ class Finding:
     plot: Callable[[Any, Mapping[str, Any]], None]
     check: Callable[[Mapping[str, Any]], Mapping[str, Evidence]]
     numbers: Callable[[Mapping[str, Any]], Sequence[Comparison]]
+    images: bool = True
 
     def evidence(self, frames: Mapping[str, Any]) -> dict[str, Evidence]:
         """Raises ValueError unless `check` answers exactly the finding's claims."""
@@ -355,4 +356,5 @@ def _finding(module: ModuleType) -> Finding:
         plot=module.plot,
         check=module.check,
         numbers=module.numbers,
+        images=getattr(module, "IMAGES", True),
     )

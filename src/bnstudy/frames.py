@@ -56,8 +56,8 @@ class Origin:
 
     @property
     def data_label(self) -> str:
-        """For a claim's row: what was measured on; a stand-in is named first."""
-        names = ", ".join(self.data)
+        """For a claim's row: what was measured on; a stand-in is named first, and "none" where no images were used."""
+        names = ", ".join(self.data) or ("none" if self.num_runs else "")
         return f"stand-in data ({names})" if self.stand_in else names
 
     @property

@@ -138,7 +138,7 @@ def _section(
         data, origin = seen(finding, workspace, analysis)
         rows = judged(finding, data, origin)
         comparisons = tuple(finding.numbers(data))
-        setting, counts = _setting(data), _counts(data)
+        setting, counts = _setting(data, images=finding.images), _counts(data)
         written = figures.save(draw(finding, data, origin), folder, finding.name, finding.title, origin)
     except frames.MissingTable as missing:
         return _without_figure(finding, folder, str(missing), crashed=False), []
@@ -155,6 +155,8 @@ def seen(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, p
         table: frames.load(workspace, finding.sweep, table, query) for table, query in finding.needs.items()
     }
     origin = frames.origin(data.values())
+    if not finding.images:
+        origin = replace(origin, data=(), stand_in=False)
     if finding.published is not None:
         data["published"] = frames.published(analysis / CURVES, finding.published)
     return data, origin
@@ -169,7 +171,7 @@ def judged(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Or
 
 def draw(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> Figure:
     """The finding's figure under its header, to be made within `figures.style`."""
-    header = f"{_setting(data)}, {_counts(data)}"
+    header = f"{_setting(data, images=finding.images)}, {_counts(data)}"
     fig = figures.new(finding.size, finding.title, header, stand_in=origin.stand_in)
     finding.plot(fig, data)
     return fig
@@ -183,15 +185,15 @@ def _without_figure(finding: Finding, folder: Path, why: str, *, crashed: bool) 
     return Section(finding, rows, problem=why, crashed=crashed)
 
 
-def _setting(data: Mapping[str, pd.DataFrame]) -> str:
-    """What was measured: network, data, budget."""
+def _setting(data: Mapping[str, pd.DataFrame], *, images: bool) -> str:
+    """What was measured: network, data where its images play a part, budget."""
     frame = _first(data)
     networks = frame["network"].dropna().astype(str).unique()
     data_names = frames.data_names(frame).dropna().astype(str).unique()
     epochs = frame["epochs"].dropna().unique()
     counted = "1 epoch" if list(epochs) == [1] else f"{epochs[0]:g} epochs" if len(epochs) else ""
     budget = f", {counted}" if len(epochs) == 1 and epochs[0] else ""
-    return f"{_in_prose(networks)} on {_in_prose(data_names)}{budget}"
+    return f"{_in_prose(networks)}{f' on {_in_prose(data_names)}' if images else ''}{budget}"
 
 
 def _counts(data: Mapping[str, pd.DataFrame]) -> str:

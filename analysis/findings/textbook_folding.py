@@ -21,7 +21,7 @@ CHANGES = {
 }
 STARTED = {False: "untrained", True: "trained"}
 
-TITLE = "What BN makes superfluous, and when BN is itself"
+TITLE = "BN folded away, and the biases before BN dropped"
 CAPTION = (
     "LeNet with BN on Fashion-MNIST, torch's initialisation, before training and after one epoch at learning rate 1; "
     "256 training images; one dot a seed, bar: median. Largest change of a logit over the largest logit, when each "

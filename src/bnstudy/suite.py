@@ -39,13 +39,19 @@ def run(suite: str, preset: str, overrides: Sequence[str], results: Path, worker
 
 
 def estimate(suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path) -> str:
-    """A line a sweep and their sum: runs in all and to make, minutes on two CPU cores as the sweeps' files say."""
+    """A line a sweep and their sum: runs in all and to make, minutes on two CPU cores as the sweeps' files say.
+
+    A run that several of them ask for is to make in the first alone.
+    """
     store = Store(results)
     lines, total, untold = [], 0.0, []
+    counted: set[str] = set()
     for name in names:
         configs = compose.expand(name, preset, overrides)
         wanted = jobs(configs)
-        pending = sum(not store.state(job.run_id, verify=False).done for job in wanted)
+        waiting = {job.run_id for job in wanted if not store.state(job.run_id, verify=False).done} - counted
+        counted |= waiting
+        pending = len(waiting)
         minutes = configs[0].sweep.minutes.get(preset)
         if minutes is None:
             untold.append(name)

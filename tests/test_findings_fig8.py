@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from matplotlib.text import Text
 
 from bnstudy import figures, findings, frames, report
 from bnstudy.findings import Evidence, Verdict
@@ -29,7 +30,7 @@ def test_its_claims_were_measured_on_no_data() -> None:
     assert {row.data for row in report.judged(FIG8, data, origin)} == {"none"}
     with figures.style(synthetic.FINDINGS.parent / report.STYLE):
         fig = report.draw(FIG8, data, origin)
-    told = [text.get_text() for text in fig.findobj(lambda artist: hasattr(artist, "get_text"))]
+    told = [artist.get_text() for artist in fig.findobj(Text) if isinstance(artist, Text)]
     assert any(text.startswith("products of matrices, n = ") for text in told)
 
 

@@ -13,9 +13,10 @@ from bnstudy.findings import Evidence
 
 PAPER = findings.load(Path(__file__).with_name("placement.py"))
 
-TITLE = "Where does BN have to sit? ResNet-20 on 4,000 images for five epochs"
+TITLE = "Where does BN have to sit? ResNet-20 on 2,000 images for five epochs"
 CAPTION = (
-    f"{PAPER.caption} ResNet-20 instead of ResNet-110, 4,000 images instead of 50,000, five epochs instead of 165."
+    f"{PAPER.caption} ResNet-20 instead of ResNet-110, 2,000 images instead of 50,000, mini-batches "
+    "of 64 instead of 128, five epochs instead of 165."
 )
 SWEEP = "placement_reduced"
 NEEDS = PAPER.needs

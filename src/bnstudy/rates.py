@@ -185,7 +185,7 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
         medians = over_seeds(grid(part), ["lr"], "percent")
         left.plot(medians["lr"], medians["median"], color=shade, lw=1.3, label=f"{depth} layers")
         left.plot(part["lr"], part["percent"], "o", color=shade, ms=2.6, mew=0)
-    left.legend(loc="lower left", bbox_to_anchor=(0, 0.13))
+    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(depths))
     left.set_ylabel("training accuracy (%), diverged: 0")
     left.set_ylim(-2, 100)
     _axis(left, runs)

@@ -224,7 +224,10 @@ def _in_prose(names: Iterable[str]) -> str:
         "cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet", "mlp": "perceptron",
         "matrix_product": "products of matrices", "tutorial_cnn": "a tutorial's network",
     }  # fmt: skip
-    return ", ".join(spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in sorted(names))
+    ordered = sorted(
+        names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    )
+    return ", ".join(spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in ordered)
 
 
 def _told(section: Section, number: int, total: int, elapsed_sec: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
@@ -151,7 +152,8 @@ def test_it_draws_and_tells_the_numbers(finding: Finding) -> None:
     figure = Figure(layout="constrained")
     finding.plot(figure, made)
     _, right = figure.axes
-    ends = {round(float(line.get_ydata()[-1])) for line in right.lines if line.get_linewidth() == 1.6}  # type: ignore[index, arg-type]
+    ours = [np.asarray(line.get_ydata(), dtype=float) for line in right.lines if line.get_linewidth() == 1.6]
+    ends = {round(float(line[-1])) for line in ours}
     assert ends == {93, 90, 81, 82}
     assert right.get_ylim()[0] == {QUICK.name: 0, PAPER.name: 50, MATCHED.name: 30}[finding.name]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -67,13 +67,12 @@ def test_a_layer_that_something_else_reads_keeps_its_norm_and_its_bias():
 def test_dropped_biases_leave_training_as_it_was_and_evaluation_not():
     """The probe's numbers, against a network whose biases are set to zero by hand."""
     whole = network("lenet")
-    with torch.no_grad():
-        for name in normed(whole):
-            whole.get_submodule(name).bias.uniform_(-0.3, 0.3)
+    for name in normed(whole):
+        nn.init.uniform_(whole.get_parameter(f"{name}.bias"), -0.3, 0.3)
     images, labels = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 10
     zeroed = copy.deepcopy(whole).double()
     for name in normed(zeroed):
-        nn.init.zeros_(zeroed.get_submodule(name).bias)
+        nn.init.zeros_(zeroed.get_parameter(f"{name}.bias"))
     assert all(unbiased(whole).get_submodule(name).bias is None for name in normed(whole))
     rows = probes.run("folding", {}, observe(whole, images, labels, reads=set()))
     found = {(r["change"], r["mode"], r["precision"]): r["difference"] for r in rows}

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import slurm_here
 from small_runs import quadrants, written
+from waiting import found, wait_for
 
 from bnstudy import paths
 from bnstudy.store import State, Store
@@ -77,7 +77,7 @@ class Sweeps:
         return [line.split()[1] for line in told if job in ("", line.split()[0])]
 
     def saved(self) -> list[Path]:
-        return sorted(paths.groups(self.results).rglob(paths.CHECKPOINT))
+        return found(paths.groups(self.results), paths.CHECKPOINT)
 
     def ids(self) -> list[str]:
         return Store(self.results).run_ids()
@@ -95,10 +95,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SEC
-    while not true():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.2)
+    assert wait_for(true, WAIT_SEC, every_sec=0.2), "it never came to that"
 
 
 def undisturbed(sweeps: Sweeps, tmp_path: Path, *arguments: str) -> dict[tuple[str, str], bytes]:

@@ -28,6 +28,7 @@ from small_runs import (
     torch_as_it_was,
     written,
 )
+from waiting import found, modified, wait_for
 
 from bnstudy import checkpoint, compose, engine, launch, lease, models, paths, probes, runner, study
 from bnstudy.data import sources
@@ -572,13 +573,6 @@ def tables_of_a_sweep(results):
     return written(results, Store(results).run_ids())
 
 
-def wait_for(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
 def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, data_root):
     """A SIGINT to the parent alone, the end of a slice of time, then kill -9 twice; the last run goes to its end.
 
@@ -599,12 +593,11 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
         deaf = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
         process = subprocess.Popen(deaf, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
-            before = {path: path.stat().st_mtime_ns for path in checkpoints.rglob(paths.CHECKPOINT)}
+            before = modified(checkpoints, paths.CHECKPOINT)
             if attempt < 3:  # the last one is killed at any moment, imports included
                 wait_for(
                     lambda process=process, before=before: (
-                        process.poll() is not None
-                        or {p: p.stat().st_mtime_ns for p in checkpoints.rglob(paths.CHECKPOINT)} != before
+                        process.poll() is not None or modified(checkpoints, paths.CHECKPOINT) != before
                     )
                 )
                 moments.append(random.uniform(0, 0.5))
@@ -625,7 +618,7 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
             assert "\nlenet_lr_grid               2 runs: 2 interrupted; about " in told
             assert process.returncode == 0, errors
         if end != signal.SIGKILL:
-            assert "Traceback" not in errors and list(checkpoints.rglob(paths.CHECKPOINT))
+            assert "Traceback" not in errors and found(checkpoints, paths.CHECKPOINT)
         assert process.returncode in (-signal.SIGKILL, 130, 0), errors
     assert not ended, "the runs are too short to be killed on the way"
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -660,7 +653,7 @@ def test_ctrl_c_saves_a_real_run_and_the_same_command_goes_on(tmp_path, root):
     command = [*COMMAND, "run", *overrides, *places]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        assert wait_for(lambda: list(results.rglob("segments")))
+        assert wait_for(lambda: found(results, "segments"))
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)

@@ -12,8 +12,9 @@ import time
 
 import pytest
 from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
+from waiting import found, wait_for
 
-from bnstudy import checkpoint, compose, launch, lease, study
+from bnstudy import checkpoint, compose, launch, lease, paths, study
 from bnstudy.jobs import jobs
 from bnstudy.store import State, Store, Writer
 
@@ -95,7 +96,7 @@ def test_what_a_killed_launcher_leaves_the_other_takes_up_from_its_checkpoint(tm
     make(configs, tmp_path / "alone")
     results, told = tmp_path / "results", tmp_path / "told.txt"
     first = launcher(configs, results, tmp_path / "killed.txt", slow_sec=0.05)
-    wait_for(lambda: list(results.rglob("checkpoint.pt")))
+    wait_for(lambda: found(results, paths.CHECKPOINT))
     second = launcher(configs, results, told)
     wait_for(lambda: told.exists() and "to make" in told.read_text())
     time.sleep(0.2)
@@ -163,7 +164,7 @@ def test_two_real_launchers_of_the_command_line(tmp_path, data_root, killed):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     first, second = (subprocess.Popen(command, **options) for _ in range(2))  # type: ignore[call-overload]
     if killed:
-        wait_for(lambda: list(results.rglob("checkpoint.pt")), 120)
+        wait_for(lambda: found(results, paths.CHECKPOINT), 120)
         first.kill()
     told = [process.communicate(timeout=300) for process in (first, second)]
     codes = [process.returncode for process in (first, second)]
@@ -174,9 +175,3 @@ def test_two_real_launchers_of_the_command_line(tmp_path, data_root, killed):
         assert [int(c[1]) + int(c[2]) if c else 0 for c in counted] == [6, 6], told
         assert sum(int(c[1]) if c else 0 for c in counted) == 6, told
     assert "6 completed" in told[1][1] and lease.held(results) == {}
-
-
-def wait_for(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)

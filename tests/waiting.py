@@ -1,0 +1,34 @@
+"""Waiting for what other processes do, and looking at folders that they change meanwhile."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def wait_for(condition: Callable[[], Value], seconds: float = 60.0, every_sec: float = 0.01) -> Value:
+    """What `condition`, asked every so often, tells once it is truthy, or what it told last after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(every_sec)
+    return value
+
+
+def found(folder: Path, name: str) -> list[Path]:
+    """Files and folders of that name below `folder`, sorted. A folder that goes while it is looked into holds none
+    (Path.rglob raises FileNotFoundError there)."""
+    return sorted(Path(at, name) for at, folders, files in os.walk(folder) if name in folders or name in files)
+
+
+def modified(folder: Path, name: str) -> dict[Path, int]:
+    """When each of them was last written, in ns; those that go meanwhile are left out."""
+    times = {}
+    for path in found(folder, name):
+        try:
+            times[path] = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            continue
+    return times

@@ -21,7 +21,7 @@ CAPTION = (
     "Accuracy on the test images after the last epoch (a), and on the training images during it (b); one mark a run, "
     "line: median over seeds of the runs that did not diverge. Triangles: stalled (finite, but under 30 % on the "
     "training images). Crosses, at chance: diverged (mini-batch loss above 1000, or not finite). Constant learning "
-    "rate, plain SGD, five epochs (preset quick: two)."
+    "rate, plain SGD, ten epochs (preset quick: two)."
 )
 SWEEP = "lenet_lr_grid"
 NEEDS = {"runs": "model == 'lenet' and status in ('completed', 'diverged')"}

@@ -18,7 +18,7 @@ NEVER = math.inf
 
 TITLE = "Epochs to a test accuracy, by learning rate"
 CAPTION = (
-    "LeNet on Fashion-MNIST, plain SGD, constant learning rate, five epochs (preset quick: two). First epoch after "
+    "LeNet on Fashion-MNIST, plain SGD, constant learning rate, ten epochs (preset quick: two). First epoch after "
     "which the test accuracy is at least {} % (a) and {} % (b); one dot a run, lines: median over seeds. Dots above "
     "the dashed line: not within the epochs that the runs have."
 ).format(*TARGETS)

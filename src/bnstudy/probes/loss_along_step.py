@@ -12,7 +12,7 @@ from bnstudy.snapshot import Snapshot
 
 READS = {"gradients"}
 COLUMNS = {"step_size": "float64", "loss": "float64", "relative_loss": "float64"}
-MAX_NUM = 25  # each costs a forward pass
+MAX_NUM = 50  # each costs a forward pass
 
 
 def probe(snapshot: Snapshot, *, low: float = 1.5e-5, high: float = 0.2, num: int = 25) -> Iterator[dict[str, Any]]:

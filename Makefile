@@ -49,7 +49,7 @@ reproduce: $(READY) ## the main job, from data to report [PRESET=quick|full] [JO
 .PHONY: test
 test: $(READY) ## lint, types and tests [ARGS="pytest options"]
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: soak
 soak: $(READY) ## the tests that take long: a hundred kills, real sweeps side by side [ARGS="pytest options"]

@@ -14,6 +14,24 @@ for _name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[_name]  # a developer's key or server
 
 ROOT = Path(__file__).resolve().parents[1]
+# Files that take half a minute and more, the longest first: processes that share the tests take whole files, in order.
+LONG = (
+    "compose",
+    "runner",
+    "notebooks",
+    "cli",
+    "engine",
+    "probe_package",
+    "bench",
+    "agents",
+    "findings_protocol",
+    "report",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}.py": index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

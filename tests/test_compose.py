@@ -97,7 +97,7 @@ def test_overrides_come_after_the_preset():
 
 
 def test_expanding_is_what_hydra_composes_point_by_point():
-    """Values that vary are set on a copy; a composition of each point is the slow twin."""
+    """Values that vary are set afterwards; a composition of each point is the slow twin."""
     axes = {
         "norm": ("none", "batch"),
         "seed": ("3", "4"),
@@ -126,6 +126,12 @@ def test_lists_and_nothing_vary_too():
         ([0.5], None),
         ([0.5], 1000),
     ]
+
+
+def test_mappings_that_vary_are_each_runs_own():
+    given = ["probes.weights.at=[0]", "probes.loss_along_step.options={num:3},{low:0.1}"]
+    options = [c.probes["loss_along_step"].options for c in compose.expand("init", "quick", ["seed=0", *given])]
+    assert options == [{"num": 3}, {"low": 0.1}] * 2
 
 
 def test_a_probes_plan_can_be_changed_and_dropped():
@@ -175,8 +181,8 @@ SLIPS = {
     "optim.lr=-1": r"optim\.lr = -1\.0: give a finite number of 0\.0 or more",
     "optim.lr=${nope}": r"optim\.lr: .*nope.*",
     "init=zeros": "init = 'zeros': choose one of xavier_uniform, .*",
-    "train.epochs=1.5": r"train\.epochs = 1\.5: give a.*",
-    "data.augment=maybe": r"data\.augment = 'maybe': give a.*",
+    "train.epochs=1.5": r"train\.epochs = 1\.5: give .*",
+    "data.augment=maybe": r"data\.augment = 'maybe': give .*",
     "seed=-2": "seed = -2: give 0 or more",
     "optim=0.1": r"optim\.? = 0\.1: give a mapping of lr, momentum, .*",
     "optim.lr": r"'optim\.lr': give KEY=VALUE, as in optim\.lr=0\.1, without spaces around the =",

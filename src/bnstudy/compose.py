@@ -98,7 +98,8 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
     preset, ComposeError where Hydra refuses.
     """
     whole, points = _sweep(sweep, preset, overrides)
-    # Hydra takes a tenth of a second to compose; values that vary are set on a copy, just as Hydra would set them.
+    # Hydra takes a tenth of a second to compose; values that vary are set afterwards, just as Hydra would set them, and
+    # every run has its own for the same keys.
     values = {key for key, texts in points.items() if len(texts) > 1 and _is_value(whole, key)}
     values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
     composed = functools.cache(lambda chosen: _compose(sweep, chosen, _search()))
@@ -157,6 +158,7 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
     return [_read(text.lstrip("+")) for text in overrides]
 
 
+@functools.lru_cache(maxsize=1000)  # a grid's runs have their values from a few texts
 def _read(text: str) -> Override:
     try:
         (override,) = OverridesParser.create().parse_overrides([text])
@@ -206,9 +208,12 @@ def _on_a_probe(text: str) -> bool:
 
 
 def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
-    changed = copy.deepcopy(composed)
-    for text in overrides:
-        override = _read(text)
+    """`composed` with these values, which stay in it; but a mapping, which would be mixed with the next, is set on a
+    copy."""
+    parsed = {text: _read(text) for text in overrides}
+    mixes = any(isinstance(override.value(), dict) for override in parsed.values())
+    changed = copy.deepcopy(composed) if mixes else composed
+    for text, override in parsed.items():
         key, value = override.key_or_group, override.value()
         try:
             if _on_a_probe(text):

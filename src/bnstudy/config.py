@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Collection
@@ -284,7 +285,8 @@ def _check_options(key: str, given: dict[str, Any], defaults: dict[str, Any]) ->
         if default is not None and (
             not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
         ):
-            raise ValueError(f"{key}.{option} = {value!r}: give a {type(default).__name__}, such as {default!r}")
+            named = NAMED.get(type(default), "a list")
+            raise ValueError(f"{key}.{option} = {value!r}: give {named}, such as {default!r}")
         if kinds == (list, tuple) and not _alike(value, default):
             raise ValueError(f"{key}.{option} = {value!r}: give such values as {list(default)}")
 
@@ -315,6 +317,10 @@ def _without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in keys}
 
 
+_hints = functools.cache(get_type_hints)
+NAMED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 def _build(kind: Any, value: Any, key: str) -> Any:
     """`value` as the annotated type `kind`: dataclasses from dictionaries, numbers by lossless conversion only."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -322,7 +328,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:
             raise ValueError(
                 f"{key} = {value!r}: give a mapping of {', '.join(f.name for f in dataclasses.fields(kind))}"
             )
-        hints = get_type_hints(kind)
+        hints = _hints(kind)
         for name in value:
             if name not in hints:
                 raise ValueError(f"{key}{name}: there is no such key; there are: {', '.join(hints)}")
@@ -342,5 +348,5 @@ def _build(kind: Any, value: Any, key: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{label} = {value!r}: give a {kind.__name__}")
+        raise ValueError(f"{label} = {value!r}: give {NAMED[kind]}")
     return value

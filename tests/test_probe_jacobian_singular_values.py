@@ -126,7 +126,8 @@ def test_from_the_image_they_are_those_of_finite_differences(norm):
     feed.images = feed.images.double()
     found = run(look(network, feed, reads=[]), starts=[0], num_examples=1)["to_features", 0, 0]
     images, _ = feed.probe_batch(6)
-    fixed = jsv.frozen(look(network, feed, reads=[]))
+    seen = look(network, feed, reads=[])
+    fixed = jsv.frozen(seen, seen.images_NCHW)
     columns, step = [], 1e-6
     for pixel in np.ndindex(3, 4, 4):
         ends = []
@@ -174,7 +175,8 @@ def test_the_frozen_network_computes_what_training_does(name, options, norm):
     every = plugins.defaults("models", name) | options
     network = models.build(name, every, norms.factory(norm, {}), "xavier_uniform", (3, 32, 32), 10, 0).double()
     feed = make_feed(32, size=32, num_classes=10)
-    fixed = jsv.frozen(look(network, feed, reads=[], batch_size=16))
+    seen = look(network, feed, reads=[], batch_size=16)
+    fixed = jsv.frozen(seen, seen.images_NCHW)
     images = feed.probe_batch(16)[0].double()
     together = network.train()(images)
     one_by_one = torch.cat([fixed(image[None]) for image in images])
@@ -193,7 +195,7 @@ def test_the_statistics_own_derivative_fades_with_the_size_of_the_mini_batch():
         features = features_of(coupled, images)[0]
         whole = torch.stack([torch.autograd.grad(f, images, retain_graph=True)[0][0].flatten() for f in features])
         seen = look(network, feed, reads=[], batch_size=size)
-        at, end = jsv.passed(jsv.frozen(seen), seen, feed.images[:1].clone())
+        at, end = jsv.passed(jsv.frozen(seen, seen.images_NCHW), seen, feed.images[:1].clone())
         (alone,) = jsv.jacobians(end, at, [0])
         apart[size] = ((whole - alone).norm() / whole.norm()).item()
     assert apart[4] > 2 * apart[16] > 4 * apart[64] > 0

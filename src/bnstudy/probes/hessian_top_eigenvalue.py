@@ -8,13 +8,15 @@ estimate of the Hessian's, from below.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bnstudy.probes._lanczos import Product, iterate
 from bnstudy.snapshot import Snapshot
 
 READS: set[str] = set()
@@ -22,9 +24,6 @@ COLUMNS = {
     "eigenvalue": "float64", "residual": "float64", "num_iterations": "int32", "converged": "bool",
     "num_examples": "int32", "num_parameters": "int64", "loss": "float64",
 }  # fmt: skip
-AGAIN = 2  # passes of Gram-Schmidt: after the second nothing is left but rounding
-
-Product = Callable[[Tensor], Tensor]
 
 
 def probe(snapshot: Snapshot, *, tolerance: float = 1e-3, max_iterations: int = 100) -> Iterator[dict[str, Any]]:
@@ -72,35 +71,12 @@ def hessian_product(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -
 def largest_eigenvalue(
     times: Product, start_W: Tensor, tolerance: float, max_iterations: int
 ) -> tuple[float, float, int]:
-    """Eigenvalue, residual and number of products, by Lanczos iteration with full orthogonalization.
-
-    Of T = V^T H V, tridiagonal for the orthonormal V, an eigenvector s gives the residual |next off-diagonal * s_k|.
-    """
-    basis: list[Tensor] = []
-    diagonal: list[float] = []
-    beside: list[float] = []
-    found = math.nan, math.nan
-    next_W = start_W / start_W.norm()
-    while len(basis) < min(max_iterations, len(start_W)):
-        basis.append(next_W)
-        product_W = times(next_W)
-        if not product_W.isfinite().all():
-            return math.nan, math.nan, len(basis)
-        diagonal.append((product_W @ next_W).item())
-        basis_KW = torch.stack(basis)
-        for _ in range(AGAIN):
-            product_W = product_W - basis_KW.T @ (basis_KW @ product_W)
-        size = product_W.norm().item()
-        values, vectors = torch.linalg.eigh(tridiagonal(diagonal, beside))
-        found = values[-1].item(), abs(size * vectors[-1, -1].item())
-        if found[1] <= tolerance * abs(found[0]):
+    """Eigenvalue, residual and number of products, by Lanczos iteration."""
+    eigenvalue = residual = math.nan
+    num_iterations = 0
+    for seen in islice(iterate(times, start_W), max_iterations):
+        num_iterations = len(seen.values_K)
+        eigenvalue, residual = seen.values_K[-1].item(), abs(seen.beside * seen.vectors_KK[-1, -1].item())
+        if residual <= tolerance * abs(eigenvalue):
             break
-        beside.append(size)
-        next_W = product_W / size
-    return *found, len(basis)
-
-
-def tridiagonal(diagonal: list[float], beside: list[float]) -> Tensor:
-    """The symmetric matrix with this diagonal and these values on both sides of it, float64."""
-    sides = torch.tensor(beside, dtype=torch.float64)
-    return torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(sides, 1) + torch.diag(sides, -1)
+    return eigenvalue, residual, num_iterations

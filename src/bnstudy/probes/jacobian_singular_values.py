@@ -58,7 +58,7 @@ def probe(
     ):
         if not set(given) <= set(allowed):
             raise ValueError(f"jacobian_singular_values: {name} = {list(given)}: give some of {allowed}")
-    network = frozen(snapshot)
+    network = frozen(snapshot, snapshot.images_NCHW)
     for example, image_CHW in enumerate(snapshot.images_NCHW[:num_examples]):
         seen, features_F = passed(network, snapshot, image_CHW.double()[None])
         found = [("to_features", *each) for each in zip(starts, jacobians(features_F, seen, starts), strict=True)]
@@ -79,10 +79,11 @@ def possible_starts(snapshot: Snapshot) -> list[int]:
     return [0, *(layer.depth for layer in hidden if layer.block_output or not blocks)]
 
 
-def frozen(snapshot: Snapshot) -> nn.Module:
-    """The network in float64 and in evaluation mode, with the mini-batch's statistics in the place of running ones.
+def frozen(snapshot: Snapshot, images_NCHW: Tensor) -> nn.Module:
+    """The network in float64 and in evaluation mode, with the statistics of these images in the place of running ones.
 
-    It computes of each example of the mini-batch what training does, but with statistics that no example can change.
+    It computes of each of these images what training does of the mini-batch that they are, but with statistics that no
+    image can change.
     """
     network = snapshot.network().requires_grad_(False)
     norms = [m for m in network.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
@@ -94,7 +95,7 @@ def frozen(snapshot: Snapshot) -> nn.Module:
 
     hooks = [norm.register_forward_hook(keep_statistics) for norm in norms]
     if norms:
-        network(snapshot.images_NCHW)
+        network(images_NCHW)
     for hook in hooks:
         hook.remove()
     return network.double().eval()

@@ -1,0 +1,119 @@
+"""What does holding batch statistics constant leave out of the Jacobians? (Bjorck et al. 2018, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnstudy import figures
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import DASH, over_seeds, spread
+
+SIZE_MEANT = 128  # the mini-batch whose statistics the other Jacobians hold constant
+NEAR, WITHIN = 0.1, 1.25  # relative difference; factor
+
+TITLE = "Jacobians with batch statistics held constant, and with their derivatives"
+CAPTION = (
+    "The untrained network with BN; derivatives of the 64 values that the classifier is given, in float64. Frozen: of "
+    "one image's values in that image, the mini-batch's statistics held constant. Coupled: in all images of the "
+    "mini-batch, which move one another's values through the statistics. (a) Norm of the difference over that of the "
+    "frozen Jacobian, one image's values. (b) Largest over smallest singular value, one image's values. (c) Singular "
+    "values of the values of all images of a mini-batch of eight. Dots: seeds; lines: medians; band: range over seeds."
+)
+SWEEP = "jacobian_coupling"
+NEEDS = {"jacobian_coupling": "step == 0"}
+SIZE = (10.4, 3.8)
+KINDS = {"frozen": (0, (4, 1.6)), "coupled": "-"}
+CLAIMS = (
+    Claim(
+        id="jacobians-4",
+        where="Section 4, beside Theorem 1",
+        scale="init",
+        says="Holding batch statistics constant does not change a Jacobian's conditioning.",
+        criterion=f"Of one image's values at a mini-batch of {SIZE_MEANT}: the coupled Jacobian differs from the frozen "
+        f"one by at most {100 * NEAR:.0f} % in Frobenius norm, and the condition numbers by a factor of at most {WITHIN} "
+        "either way, in every seed: reproduced. One of the two, or both in the median over seeds: partly.",
+        published="a choice of ours: the paper has no norm in its products of matrices",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    axes = fig.subplots(1, 3)
+    table = frames["jacobian_coupling"]
+    ends = _ends(table)
+    one, whole = ends[ends["num_examples"] == 1], table[table["num_examples"] > 1]
+    _by_size(axes[0], one.assign(value=100 * one["difference"]), "-", "coupled against frozen")
+    for kind, dashes in KINDS.items():
+        _by_size(axes[1], one.assign(value=one[kind]), dashes, kind)
+        rows = over_seeds(whole.assign(place=whole["index"] + 1), ["place"], kind)
+        figures.band(axes[2], rows, "place", "batch", label=kind, ls=dashes)
+    for ax, letter, title, label in (
+        (axes[0], "a", "difference", "relative difference (%)"),
+        (axes[1], "b", "conditioning", "largest / smallest singular value"),
+    ):
+        ax.set_yscale("log")
+        figures.plain_log(ax)
+        ax.set_xlabel("mini-batch size")
+        ax.set_ylabel(label)
+        figures.panel(ax, letter, title)
+    axes[2].set_yscale("log")
+    axes[2].set_xlabel("singular value, by size")
+    axes[2].set_ylabel("singular value")
+    figures.panel(axes[2], "c", "a whole mini-batch of eight")
+    for ax in axes[1:]:
+        ax.legend()
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    ends = _ends(frames["jacobian_coupling"])
+    meant = ends[(ends["num_examples"] == 1) & (ends["size"] == SIZE_MEANT)]
+    apart = meant["difference"]
+    factor = (meant["coupled"] / meant["frozen"]).map(lambda ratio: max(ratio, 1 / ratio))
+    conditions = {kind: spread(meant[kind]) for kind in KINDS}
+    near, within = apart <= NEAR, factor <= WITHIN
+    typical = apart.median() <= NEAR and factor.median() <= WITHIN
+    return {
+        "jacobians-4": Evidence(
+            measured=f"{100 * apart.median():.3g} % apart; condition number {conditions['coupled'].median:.3g} coupled, "
+            f"{conditions['frozen'].median:.3g} frozen",
+            spread=f"{100 * apart.min():.3g} to {100 * apart.max():.3g} %; {conditions['coupled'].range} coupled, "
+            f"{conditions['frozen'].range} frozen",
+            n=len(meant),
+            verdict=judge(
+                len(meant),
+                whole=bool(near.all() and within.all()),
+                part=bool(near.all() or within.all() or typical),
+            ),
+        )
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    ends = _ends(frames["jacobian_coupling"])
+    lines = []
+    for (num_examples, size), rows in ends.groupby(["num_examples", "size"]):
+        of = f"{'one image' if num_examples == 1 else 'all images'} of {size}"
+        lines.append(Comparison(f"relative difference, {of}", DASH, DASH, str(spread(rows["difference"])), DASH))
+        for kind in KINDS:
+            lines.append(Comparison(f"condition number, {kind}, {of}", DASH, DASH, str(spread(rows[kind])), DASH))
+    return lines
+
+
+def _ends(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a run, size and number of examples: `frozen` and `coupled` are condition numbers."""
+    of = table.groupby(["run_id", "seed", "num_examples", "size"])
+    conditions = {kind: of[kind].max() / of[kind].min() for kind in KINDS}
+    return pd.DataFrame({"difference": of["difference"].first(), **conditions}).reset_index()
+
+
+def _by_size(ax: Axes, rows: pd.DataFrame, dashes: object, label: str) -> None:
+    medians = rows.groupby("size")["value"].median()
+    ax.plot(medians.index, medians, color=figures.COLOURS["batch"], ls=dashes, lw=1.5, label=label)
+    ax.plot(rows["size"], rows["value"], "o", color=figures.COLOURS["batch"], ms=3.6, mew=0, alpha=0.7)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sorted(rows["size"].unique()), [str(size) for size in sorted(rows["size"].unique())])
+    ax.minorticks_off()

@@ -23,6 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "gradient_tails": {"num_bootstrap": 5},
     "hessian_top_eigenvalue": {"max_iterations": 3},
     "jacobian_singular_values": {"starts": [0], "num_examples": 1, "num_values": 5},
+    "jacobian_density": {"num_examples": 1, "num_steps": 4, "num_shares": 3},
+    "jacobian_coupling": {"sizes": [4], "whole_sizes": [], "num_values": 3},
     "loss_along_step": {"num": 4},
     "channel_pair_gradients": {"entry_depths": [2]},
 }

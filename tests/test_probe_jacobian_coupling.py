@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from bnstudy.probes import jacobian_singular_values as jsv
 
 def run(seen, **options):
     """Rows by mini-batch size and number of examples whose features are meant."""
-    found = {}
+    found = defaultdict(list)
     for row in probes.run("jacobian_coupling", options, seen):
-        found.setdefault((row["size"], row["num_examples"]), []).append(row)
+        found[row["size"], row["num_examples"]].append(row)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from itertools import islice
 
 import numpy as np
@@ -19,9 +20,9 @@ from bnstudy.probes import jacobian_singular_values as jsv
 
 def run(seen, **options):
     """Rows by start and example, each in the order of shares."""
-    found = {}
+    found = defaultdict(list)
     for row in probes.run("jacobian_density", options, seen):
-        found.setdefault((row["start"], row["example"]), []).append(row)
+        found[row["start"], row["example"]].append(row)
     return found
 
 
@@ -59,14 +60,18 @@ def test_they_are_about_those_of_the_dense_jacobian(norm, start):
             assert above == pytest.approx(row["share"], abs=3.5 / math.sqrt(len(expected)))
 
 
+def make_gaussian(width, size):
+    """A square matrix with entries of variance 1 / width, behind one that takes an image's first values."""
+    options = {"width": width, "num_factors": 2}
+    network = models.build("matrix_product", options, norms.factory("none", {}), "xavier_normal", (3, size, size), 5, 0)
+    draw = torch.Generator().manual_seed(3)
+    nn.init.normal_(network.get_parameter("factors.1.dense.weight"), std=width**-0.5, generator=draw)
+    return network
+
+
 def test_a_gaussian_matrix_has_the_quarter_circle_law():
     """Singular values of a square matrix with entries of variance 1 / N: density sqrt(4 - x^2) / pi up to 2."""
-    width = 900
-    options = {"width": width, "num_factors": 2}
-    network = models.build("matrix_product", options, norms.factory("none", {}), "xavier_normal", (3, 18, 18), 5, 0)
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        network.factors[1].dense.weight.copy_(torch.randn(width, width, generator=draw) / math.sqrt(width))
+    network = make_gaussian(900, 18)
     rows = run(look(network, make_feed(6, 18), reads=[]), starts=[1], num_examples=1, num_shares=5)[1, 0]
     x = np.linspace(0, 2, 20001)
     cumulative = np.cumsum(np.sqrt(4 - x**2)) / np.sqrt(4 - x**2).sum()

@@ -110,7 +110,7 @@ def test_a_probe_that_reads_what_there_is_not_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     "name, options",
     [
-        ("loss_along_step", {"num": 26}),
+        ("loss_along_step", {"num": 51}),
         ("loss_along_step", {"num": 0}),
         ("loss_along_step", {"low": 0.0}),
         ("loss_along_step", {"low": 1.0, "high": 0.1}),

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -595,11 +596,7 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
         try:
             before = modified(checkpoints, paths.CHECKPOINT)
             if attempt < 3:  # the last one is killed at any moment, imports included
-                wait_for(
-                    lambda process=process, before=before: (
-                        process.poll() is not None or modified(checkpoints, paths.CHECKPOINT) != before
-                    )
-                )
+                wait_for(partial(moved_on, process, checkpoints, before))
                 moments.append(random.uniform(0, 0.5))
             else:
                 moments.append(random.uniform(0, 4))
@@ -609,7 +606,7 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
             told, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-        assert wait_for(lambda workers=workers: not any(map(alive, workers))), "a worker outlived its parent"
+        assert wait_for(partial(none_alive, workers)), "a worker outlived its parent"
         ended = ended or "tables: " in told
         if end == signal.SIGINT:
             assert process.returncode == 130 and "the same command goes on" in errors, errors
@@ -626,6 +623,14 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
     assert tables_of_a_sweep(results) == wanted, moments
     assert (paths.tables(paths.workspace(results, paths.CUSTOM), "lenet_lr_grid") / "steps.parquet").exists()
     assert not under_way(results)
+
+
+def moved_on(process, checkpoints, before):
+    return process.poll() is not None or modified(checkpoints, paths.CHECKPOINT) != before
+
+
+def none_alive(workers):
+    return not any(map(alive, workers))
 
 
 def children(pid):

@@ -4,17 +4,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
-
-Value = TypeVar("Value")
 
 
-def wait_for(condition: Callable[[], Value], seconds: float = 60.0, every_sec: float = 0.01) -> Value:
-    """What `condition`, asked every so often, tells once it is truthy, or what it told last after `seconds`."""
+def wait_for(condition: Callable[[], object], seconds: float = 60.0, every_sec: float = 0.01) -> bool:
+    """Whether `condition`, asked every so often, came true within `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
+    while not (true := condition()) and time.monotonic() < deadline:
         time.sleep(every_sec)
-    return value
+    return bool(true)
 
 
 def found(folder: Path, name: str) -> list[Path]:

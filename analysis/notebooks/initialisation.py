@@ -26,6 +26,19 @@ show("fig8")
 show("jacobians")
 
 # %% [markdown]
+# Is it each block, or their number? All 54 blocks one by one, too large to lay out: their singular values are estimated
+# from products with vectors.
+
+# %%
+show("jacobian_blocks")
+
+# %% [markdown]
+# And is it allowed to hold the statistics constant? What their own derivatives add fades with the mini-batch.
+
+# %%
+show("jacobian_coupling")
+
+# %% [markdown]
 # ## Four initialisers
 #
 # If the initialisation is the cause, another one should change the explosion, and BN should make it not matter.

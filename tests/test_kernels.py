@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from torch.nn import functional
 
 from bnstudy import models, norms, plugins
 from bnstudy.engine.fuse import Fused
-from bnstudy.engine.kernels import build, norm_relu, pooled_conv
+from bnstudy.engine.kernels import build, norm_relu, pooled_conv, winograd
 from bnstudy.engine.kernels.norm_relu import NormReLU
 from bnstudy.engine.kernels.pooled_conv import PooledConv
+from bnstudy.engine.kernels.winograd import WinogradConv
 
 compiled = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
 
@@ -56,6 +58,8 @@ def test_the_kernels_compile_here() -> None:
         assert pooled_conv._library(real, 6, 16, 5, 14, 14, 2) is not None
     for dtype in norm_relu.TYPES:
         assert norm_relu._library(dtype, 16) is not None
+    for dtype in winograd.TYPES:
+        assert winograd._library(dtype, 16, 32) is not None
 
 
 @st.composite
@@ -146,6 +150,101 @@ def test_norm_relu_is_norm_addition_and_relu(channels, num, side, normed, adding
             close(value.double(), twin.state_dict()[key].double())
 
 
+def conv_of(into: int, out: int, dtype: torch.dtype = torch.float64) -> nn.Conv2d:
+    return nn.Conv2d(into, out, 3, padding=1, bias=False).to(dtype).to(memory_format=torch.channels_last)
+
+
+def images_of(num: int, channels: int, *sides: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(num, channels, *sides, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+
+@compiled
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from([(16, 16), (16, 32), (32, 16), (64, 64), (48, 16)]), st.integers(1, 5),
+    st.sampled_from([(8, 8), (8, 10), (16, 16), (32, 4), (6, 18)]), st.integers(1, 3), st.integers(0, 100),
+)  # fmt: skip
+def test_winograds_convolution_is_the_convolution(channels, num, sides, num_threads, seed):
+    torch.manual_seed(seed)
+    conv = conv_of(*channels)
+    mine, theirs = (images_of(num, channels[0], *sides).requires_grad_() for _ in range(2))
+    with torch.no_grad():
+        theirs.copy_(mine)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        found, wanted = WinogradConv(conv)(mine), conv(theirs)
+        assert type(found.grad_fn) is not type(wanted.grad_fn)  # torch did not do both
+        close(found, wanted)
+        weights = torch.randn_like(wanted)
+        for a, b in zip(
+            gradients(found, weights, [mine, conv.weight]),
+            gradients(wanted, weights, [theirs, conv.weight]),
+            strict=True,
+        ):
+            close(a, b)
+    finally:
+        torch.set_num_threads(before)
+
+
+@compiled
+def test_winograds_rounding_errors_are_of_the_size_of_torchs() -> None:
+    """Against float64, relative, as norms: output, gradient of the input, gradient of the kernel."""
+    torch.manual_seed(0)
+    for width, side in ((16, 32), (32, 16), (64, 8)):
+        conv, x = conv_of(width, width, torch.float32), images_of(8, width, side, side, dtype=torch.float32)
+        weights = images_of(8, width, side, side, dtype=torch.float32)
+        errors = []
+        for module in (WinogradConv(conv), conv):
+            exact = copy.deepcopy(conv).double()
+            entering, twin = x.clone().requires_grad_(), x.double().requires_grad_()
+            output, wanted = module(entering), exact(twin)
+            found = (output, *gradients(output, weights, [entering, conv.weight]))
+            truth = (wanted, *gradients(wanted, weights.double(), [twin, exact.weight]))
+            errors.append([((a - b).norm() / b.norm()).item() for a, b in zip(found, truth, strict=True)])
+        factors = [ours / theirs for ours, theirs in zip(*errors, strict=True)]
+        assert factors[0] < 1.2 and factors[1] < 1.2 and factors[2] < 5, errors
+        assert errors[0][2] < 1e-6
+
+
+@compiled
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_is_not_finite_is_not_lost_in_a_convolution(bad: float) -> None:
+    """It may spread over its tile, where torch's stays under the kernel."""
+    torch.manual_seed(0)
+    conv, x = conv_of(16, 16), images_of(2, 16, 8, 8)
+    x[1, 3, 4, 5] = bad
+    found, wanted = WinogradConv(conv)(x), conv(x)
+    assert not found[~wanted.isfinite()].isfinite().any()
+    assert found[0].isfinite().all() and found[1, :, :2].isfinite().all()
+
+
+@compiled
+def test_torch_convolves_what_the_kernel_cannot() -> None:
+    conv = conv_of(16, 16, torch.float32)
+    for x in (
+        images_of(2, 16, 9, 8, dtype=torch.float32),  # an odd side
+        images_of(2, 16, 4, 4, dtype=torch.float32),  # few pixels
+        torch.randn(2, 16, 8, 8),  # the other layout
+    ):
+        assert torch.equal(WinogradConv(conv)(x), conv(x))
+    x = images_of(2, 16, 8, 8, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert WinogradConv(conv)(x).dtype == torch.bfloat16
+    for other in (
+        nn.Conv2d(16, 16, 3, padding=1),  # a bias
+        nn.Conv2d(16, 16, 3, padding=1, stride=2, bias=False),
+        nn.Conv2d(16, 16, 3, bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, groups=2, bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular", bias=False),
+        nn.Conv2d(16, 16, 1, bias=False),
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.Conv2d(256, 256, 3, padding=1, bias=False),
+    ):
+        assert not WinogradConv.applies(other)
+    assert WinogradConv.applies(conv)
+
+
 @compiled
 def test_bf16_is_read_and_rounded_as_torch_does() -> None:
     torch.manual_seed(0)
@@ -181,13 +280,16 @@ def test_what_is_not_finite_passes_through_and_stays_in_its_group(bad: float) ->
 @compiled
 def test_one_number_of_threads_one_result(threads: None) -> None:
     torch.manual_seed(0)
-    net = lenet("batch")
-    images, labels = torch.rand(19, 1, 28, 28), torch.randint(0, 10, (19,))
+    labels = torch.randint(0, 10, (19,))
+    resnet = built("resnet", (3, 32, 32), "batch", depth=8).to(memory_format=torch.channels_last)
+    small, wide = torch.rand(19, 1, 28, 28), torch.rand(19, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 
     def found() -> list[Tensor]:
-        twin = copy.deepcopy(net)
-        loss = functional.cross_entropy(Fused(twin, 1)(images), labels)
-        return [loss, *torch.autograd.grad(loss, list(twin.parameters()))]
+        numbers = []
+        for net, images in ((copy.deepcopy(lenet("batch")), small), (copy.deepcopy(resnet), wide)):
+            loss = functional.cross_entropy(Fused(net, 1)(images), labels)
+            numbers += [loss, *torch.autograd.grad(loss, list(net.parameters()))]
+        return numbers
 
     for count in (1, 2, 3):
         torch.set_num_threads(count)
@@ -211,7 +313,7 @@ def kernels_in(net: nn.Module) -> list[str]:
     assert isinstance(made, torch.fx.GraphModule)
     modules = dict(made.named_modules())
     called = [type(modules[str(n.target)]).__name__ for n in made.graph.nodes if n.op == "call_module"]
-    return [name for name in called if name in ("PooledConv", "NormReLU")]
+    return [name for name in called if name in ("PooledConv", "NormReLU", "WinogradConv")]
 
 
 def test_what_is_fused() -> None:
@@ -219,9 +321,10 @@ def test_what_is_fused() -> None:
     assert kernels_in(lenet("batch", pooling="average")) == []
     assert kernels_in(lenet("batch_scratch")) == []  # the lesson is computed as it is written
     resnet = [built("resnet", (3, 32, 32), norm, depth=20) for norm in ("batch", "none", "batch_scratch")]
-    assert kernels_in(resnet[0]) == ["NormReLU"] * 19  # the stem's, and two a block
-    assert kernels_in(resnet[1]) == ["NormReLU"] * 9  # additions with their ReLU
-    assert kernels_in(resnet[2]) == ["NormReLU"] * 9
+    counted = [Counter(kernels_in(net)) for net in resnet]
+    assert counted[0] == {"NormReLU": 19, "WinogradConv": 16}  # the stem's norm, and two a block; two blocks stride
+    assert counted[1] == {"NormReLU": 9, "WinogradConv": 16}  # additions with their ReLU
+    assert counted[2] == {"NormReLU": 9, "WinogradConv": 16}
     strided = lenet("batch")
     strided.conv1.stride = (2, 2)  # type: ignore[assignment]
     assert kernels_in(strided) == ["PooledConv"]

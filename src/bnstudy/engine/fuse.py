@@ -2,7 +2,8 @@
 
 The forward pass is traced (torch.fx), once for training and once for evaluation, and in it
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
-    norm, addition, ReLU, or two of them (kernels.norm_relu).
+    norm, addition, ReLU, or two of them (kernels.norm_relu);
+    a convolution of 3x3 is left with fewer products (kernels.winograd).
 Parameters and statistics stay those of the network. One that cannot be traced computes as its file says.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from bnstudy.engine.kernels.norm_relu import NormReLU
 from bnstudy.engine.kernels.pooled_conv import PooledConv
+from bnstudy.engine.kernels.winograd import WinogradConv
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -58,21 +60,25 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
     for node in list(graph.nodes):
-        found = _pooled_conv(node, modules, num_runs) or _norm_relu(node, modules)
-        if found is None:
-            continue
-        module, inputs, last = found
-        name = f"fused_{last.name}"
-        made.add_submodule(name, module)
-        with graph.inserting_before(last):
-            last.replace_all_uses_with(graph.call_module(name, inputs))
-        graph.erase_node(last)
+        if found := _pooled_conv(node, modules, num_runs) or _norm_relu(node, modules):
+            _replace(made, *found)
     graph.eliminate_dead_code()
+    for node in list(graph.nodes):  # of the convolutions that are left
+        if found := _winograd(node, modules):
+            _replace(made, *found)
     made.recompile()
     return made
 
 
 Found = tuple[nn.Module, tuple[fx.Node, ...], fx.Node]  # what takes its place, what it is called with, the last of it
+
+
+def _replace(made: fx.GraphModule, module: nn.Module, inputs: tuple[fx.Node, ...], last: fx.Node) -> None:
+    name = f"fused_{last.name}"
+    made.add_submodule(name, module)
+    with made.graph.inserting_before(last):
+        last.replace_all_uses_with(made.graph.call_module(name, inputs))
+    made.graph.erase_node(last)
 
 
 def _pooled_conv(pool: fx.Node, modules: dict[str, nn.Module], num_runs: int) -> Found | None:
@@ -113,6 +119,14 @@ def _norm_relu(relu: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     assert isinstance(first, fx.Node)
     others = terms[1:] if normed is None else [term for term in terms if term is not normed]
     return NormReLU(norm), (first, *others), relu
+
+
+def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
+    entering = _input(conv, nn.Conv2d, modules)
+    if entering is None or not WinogradConv.applies(layer := modules[str(conv.target)]):
+        return None
+    assert isinstance(layer, nn.Conv2d)
+    return WinogradConv(layer), (entering,), conv
 
 
 def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> fx.Node | None:

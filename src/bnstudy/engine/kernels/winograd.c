@@ -1,0 +1,257 @@
+/* A 3x3 convolution with padding 1 by Winograd's F(2x2, 3x3), forward and backward, in the layout channels_last.
+
+   Four outputs of a 2x2 tile need 16 products a pair of channels instead of 36 (Lavin and Gray, 2016): with the 4x4 patch
+   d under the tile and the kernel g,
+       y = A' [ (G g G') * (B' d B) ] A,   dg = G' [ (B' d B) * (A dy A') ] G,
+   and the gradient of d is the same convolution of dy with the kernel turned around. Of 16 products each is a matrix of
+   tiles by channels times one of channels by channels. Compiled for REAL, CIN and COUT, multiples of LANES; images have
+   even sides (2 TH by 2 TW). Threads take consecutive images, and their sums are added in the order of the threads: one
+   number of threads, one result. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#define LANES 16
+#define TILES 16 /* that are multiplied at a time */
+#define VI (CIN / LANES)
+#define VO (COUT / LANES)
+#define HELD (VO == 1 ? 16 : VO == 2 ? 8 : VO <= 4 ? 4 : 2) /* tiles, or input channels, whose sums registers hold */
+#define NEXT(channels) (TILES * (channels) + LANES) /* from one of 16 matrices to the next: no power of two, as caches are */
+#define SUMMED 512 /* tiles that are added up before they are added to the others */
+#define UNROLL _Pragma("GCC unroll 16")
+#define EACH(i, n) UNROLL for (int i = 0; i < (n); i++)
+
+typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL))));
+typedef REAL loose __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+static inline vec load(const REAL *from) { return *(const loose *)from; }
+static inline void store(REAL *to, vec value) { *(loose *)to = value; }
+
+static void part(long num, int *thread, int *threads, long *low, long *high) {
+    *thread = 0, *threads = 1;
+#ifdef _OPENMP
+    *thread = omp_get_thread_num(), *threads = omp_get_num_threads();
+#endif
+    *low = num * *thread / *threads, *high = num * (*thread + 1) / *threads;
+}
+
+static REAL *room(long count) {
+    size_t bytes = (count * sizeof(REAL) + 127) / 128 * 128;
+    REAL *found = aligned_alloc(128, bytes);
+    if (!found) abort();
+    return memset(found, 0, bytes);
+}
+
+/* An image (H, W, C) into the middle of one that has a rim of zeros. */
+static void pad(const REAL *x, REAL *padded, int h, int w, int channels) {
+    for (int i = 0; i < h; i++)
+        memcpy(padded + ((i + 1L) * (w + 2) + 1) * channels, x + (long)i * w * channels, sizeof(REAL) * w * channels);
+}
+
+/* B' d B of tiles `from` to `from` + TILES (those beyond the last: 0): (16, TILES, channels), NEXT apart. */
+static inline __attribute__((always_inline)) void patches(const REAL *padded, REAL *found, int from, int th, int tw,
+                                                          const int channels) {
+    const long row = (2L * tw + 2) * channels, next = NEXT(channels);
+    for (int t = 0; t < TILES; t++) {
+        const int tile = from + t;
+        REAL *to = found + (long)t * channels;
+        if (tile >= th * tw) {
+            EACH(f, 16) memset(to + f * next, 0, channels * sizeof(REAL));
+            continue;
+        }
+        const REAL *at = padded + tile / tw * 2 * row + tile % tw * 2L * channels;
+        for (int c = 0; c < channels; c += LANES) {
+            vec s[4][4];
+            EACH(j, 4) {
+                vec d[4];
+                EACH(i, 4) d[i] = load(at + i * row + j * channels + c);
+                s[0][j] = d[0] - d[2], s[1][j] = d[1] + d[2], s[2][j] = d[2] - d[1], s[3][j] = d[1] - d[3];
+            }
+            EACH(i, 4) {
+                REAL *of = to + 4 * i * next + c;
+                store(of, s[i][0] - s[i][2]), store(of + next, s[i][1] + s[i][2]);
+                store(of + 2 * next, s[i][2] - s[i][1]), store(of + 3 * next, s[i][1] - s[i][3]);
+            }
+        }
+    }
+}
+
+/* (16, TILES, COUT) from (16, TILES, CIN) and the kernel (16, CIN, COUT). */
+static void multiply(const REAL *patch, const REAL *kernel, REAL *product) {
+    for (int f = 0; f < 16; f++)
+        for (int t = 0; t < TILES; t += HELD) {
+            const REAL *v = patch + f * NEXT(CIN) + t * CIN, *u = kernel + (long)f * CIN * COUT;
+            REAL *m = product + f * NEXT(COUT) + t * COUT;
+            vec sum[HELD][VO];
+            EACH(r, HELD) EACH(o, VO) sum[r][o] = (vec){0};
+            for (int i = 0; i < CIN; i++) {
+                vec w[VO];
+                EACH(o, VO) w[o] = load(u + (long)i * COUT + o * LANES);
+                EACH(r, HELD) EACH(o, VO) sum[r][o] += w[o] * v[r * CIN + i];
+            }
+            EACH(r, HELD) EACH(o, VO) store(m + r * COUT + o * LANES, sum[r][o]);
+        }
+}
+
+/* A' m A of the tiles from `from` on, into the image y (2 TH, 2 TW, COUT). */
+static void outputs(const REAL *product, REAL *y, int from, int th, int tw) {
+    const long row = 2L * tw * COUT, next = NEXT(COUT);
+    for (int t = 0; t < TILES && from + t < th * tw; t++) {
+        const int tile = from + t;
+        REAL *at = y + tile / tw * 2 * row + tile % tw * 2L * COUT;
+        for (int c = 0; c < COUT; c += LANES) {
+            const REAL *m = product + (long)t * COUT + c;
+            vec s[2][4];
+            EACH(j, 4) {
+                vec a = load(m + j * next), b = load(m + (4 + j) * next), d = load(m + (8 + j) * next);
+                s[0][j] = a + b + d, s[1][j] = b - d - load(m + (12 + j) * next);
+            }
+            EACH(i, 2) {
+                store(at + i * row + c, s[i][0] + s[i][1] + s[i][2]);
+                store(at + i * row + COUT + c, s[i][1] - s[i][2] - s[i][3]);
+            }
+        }
+    }
+}
+
+/* A dy A' of the tiles from `from` on (those beyond the last: 0): (16, TILES, COUT). */
+static void spread(const REAL *dy, REAL *found, int from, int th, int tw) {
+    const long row = 2L * tw * COUT, next = NEXT(COUT);
+    for (int t = 0; t < TILES; t++) {
+        const int tile = from + t;
+        REAL *to = found + (long)t * COUT;
+        if (tile >= th * tw) {
+            EACH(f, 16) memset(to + f * next, 0, COUT * sizeof(REAL));
+            continue;
+        }
+        const REAL *at = dy + tile / tw * 2 * row + tile % tw * 2L * COUT;
+        for (int c = 0; c < COUT; c += LANES) {
+            vec s[4][2];
+            EACH(j, 2) {
+                vec a = load(at + j * COUT + c), b = load(at + row + j * COUT + c);
+                s[0][j] = a, s[1][j] = a + b, s[2][j] = a - b, s[3][j] = -b;
+            }
+            EACH(i, 4) {
+                REAL *of = to + 4 * i * next + c;
+                store(of, s[i][0]), store(of + next, s[i][0] + s[i][1]);
+                store(of + 2 * next, s[i][0] - s[i][1]), store(of + 3 * next, -s[i][1]);
+            }
+        }
+    }
+}
+
+/* Adds (16, CIN, COUT), the products of patches and spread gradients summed over the tiles. */
+static void add_products(const REAL *patch, const REAL *gradient, REAL *sums) {
+    for (int f = 0; f < 16; f++)
+        for (int i = 0; i < CIN; i += HELD) {
+            const REAL *v = patch + f * NEXT(CIN) + i, *m = gradient + f * NEXT(COUT);
+            REAL *to = sums + ((long)f * CIN + i) * COUT;
+            vec sum[HELD][VO];
+            EACH(r, HELD) EACH(o, VO) sum[r][o] = load(to + r * COUT + o * LANES);
+            for (int t = 0; t < TILES; t++) {
+                vec g[VO];
+                EACH(o, VO) g[o] = load(m + (long)t * COUT + o * LANES);
+                EACH(r, HELD) EACH(o, VO) sum[r][o] += g[o] * v[(long)t * CIN + r];
+            }
+            EACH(r, HELD) EACH(o, VO) store(to + r * COUT + o * LANES, sum[r][o]);
+        }
+}
+
+/* G g G', (16, CIN, COUT), of a kernel (3, 3, CIN, COUT); turned around for the gradient of the input. */
+static void transformed(const REAL *weight, REAL *kernel, int turned) {
+    const long next = (long)CIN * COUT;
+    for (long at = 0; at < next; at += LANES) {
+        vec s[4][3];
+        EACH(k, 3) {
+            vec g[3];
+            EACH(h, 3) g[h] = load(weight + (turned ? 8 - 3 * h - k : 3 * h + k) * next + at);
+            vec ends = (g[0] + g[2]) / 2;
+            s[0][k] = g[0], s[1][k] = ends + g[1] / 2, s[2][k] = ends - g[1] / 2, s[3][k] = g[2];
+        }
+        EACH(h, 4) {
+            vec ends = (s[h][0] + s[h][2]) / 2;
+            REAL *to = kernel + 4L * h * next + at;
+            store(to, s[h][0]), store(to + next, ends + s[h][1] / 2);
+            store(to + 2 * next, ends - s[h][1] / 2), store(to + 3 * next, s[h][2]);
+        }
+    }
+}
+
+/* G' u G, (3, 3, CIN, COUT), of (16, CIN, COUT). */
+static void kernel_of(const REAL *sums, REAL *gradient) {
+    const long next = (long)CIN * COUT;
+    for (long at = 0; at < next; at += LANES) {
+        vec s[3][4];
+        EACH(k, 4) {
+            vec u[4];
+            EACH(h, 4) u[h] = load(sums + (4L * h + k) * next + at);
+            vec both = (u[1] + u[2]) / 2;
+            s[0][k] = u[0] + both, s[1][k] = (u[1] - u[2]) / 2, s[2][k] = both + u[3];
+        }
+        EACH(h, 3) {
+            vec both = (s[h][1] + s[h][2]) / 2;
+            REAL *to = gradient + 3L * h * next + at;
+            store(to, s[h][0] + both), store(to + next, (s[h][1] - s[h][2]) / 2), store(to + 2 * next, both + s[h][3]);
+        }
+    }
+}
+
+/* y (N, 2 TH, 2 TW, COUT) = x (N, 2 TH, 2 TW, CIN) convolved with a kernel (3, 3, CIN, COUT), or with it turned around:
+   the gradient of what was convolved, from that of the result, the kernel's channels exchanged. */
+void convolve(const REAL *x, const REAL *weight, REAL *y, long num, int th, int tw, int turned, int threads) {
+    REAL *kernel = room(16L * CIN * COUT);
+    transformed(weight, kernel, turned);
+#pragma omp parallel num_threads(threads)
+    {
+        int thread, all;
+        long low, high;
+        part(num, &thread, &all, &low, &high);
+        REAL *padded = room((2L * th + 2) * (2 * tw + 2) * CIN);
+        REAL *patch = room(16L * NEXT(CIN)), *product = room(16L * NEXT(COUT));
+        for (long n = low; n < high; n++) {
+            pad(x + n * 4 * th * tw * CIN, padded, 2 * th, 2 * tw, CIN);
+            for (int from = 0; from < th * tw; from += TILES) {
+                patches(padded, patch, from, th, tw, CIN);
+                multiply(patch, kernel, product);
+                outputs(product, y + n * 4 * th * tw * COUT, from, th, tw);
+            }
+        }
+        free(padded), free(patch), free(product);
+    }
+    free(kernel);
+}
+
+/* The kernel's gradient, (3, 3, CIN, COUT), from x and dy. */
+void kernel_gradient(const REAL *x, const REAL *dy, REAL *gradient, long num, int th, int tw, int threads) {
+    const long size = 16L * CIN * COUT;
+    REAL *totals = room(threads * size);
+#pragma omp parallel num_threads(threads)
+    {
+        int thread, all;
+        long low, high, waiting = 0;
+        part(num, &thread, &all, &low, &high);
+        REAL *padded = room((2L * th + 2) * (2 * tw + 2) * CIN), *sums = room(size), *total = totals + thread * size;
+        REAL *patch = room(16L * NEXT(CIN)), *slopes = room(16L * NEXT(COUT));
+        for (long n = low; n < high; n++) {
+            pad(x + n * 4 * th * tw * CIN, padded, 2 * th, 2 * tw, CIN);
+            for (int from = 0; from < th * tw; from += TILES) {
+                patches(padded, patch, from, th, tw, CIN);
+                spread(dy + n * 4 * th * tw * COUT, slopes, from, th, tw);
+                add_products(patch, slopes, sums);
+                waiting += TILES;
+                if (waiting >= SUMMED || (n == high - 1 && from + TILES >= th * tw)) {
+                    for (long k = 0; k < size; k += LANES) store(total + k, load(total + k) + load(sums + k));
+                    memset(sums, 0, size * sizeof(REAL)), waiting = 0;
+                }
+            }
+        }
+        free(padded), free(patch), free(slopes), free(sums);
+    }
+    for (int t = 1; t < threads; t++)
+        for (long k = 0; k < size; k += LANES) store(totals + k, load(totals + k) + load(totals + t * size + k));
+    kernel_of(totals, gradient);
+    free(totals);
+}

@@ -12,7 +12,7 @@ from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
 from bnstudy.frames import arms, by_arm, number, over_seeds, paired
 
-SHARES = {0.0: "largest", 0.5: "median", 0.9: "ninth decile"}  # of the singular values by rank, from the largest
+SHARES = {0.0: "largest", 0.5: "middle", 0.9: "nine in ten above"}  # of the singular values by rank, from the largest
 DASHES = ("-", (0, (4, 1.6)), ":")
 MOST = 0.9  # of the blocks
 
@@ -59,15 +59,18 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for arm, part in arms(_uneven(frames)).items():
         figures.band(panels["b"], over_seeds(part, ["layer"], "uneven"), "layer", arm)
     _depth(panels["a"], "a", "single blocks: singular values", "singular value")
+    figures.plain_log(panels["a"])
     _depth(panels["b"], "b", "single blocks: how uneven", "largest / middle singular value")
     _depth(panels["d"], "d", "single blocks: directions that are lost", "zero singular values (%)")
+    panels["b"].set_ylim(bottom=0)
     panels["d"].set_ylim(0, 100)
     panels["c"].set_ylim(bottom=0)
     panels["c"].set_xlabel("place among the singular values that ReLU leaves, by size (%)")
     panels["c"].set_ylabel("singular value")
     figures.panel(panels["c"], "c", "a block of each stage")
+    panels["a"].set_ylim(top=80)  # with room for the legend
     for ax in panels.values():
-        ax.legend()
+        ax.legend(loc="upper right", ncols=2 if ax is panels["a"] else 1)
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -123,7 +126,6 @@ def _at(table: pd.DataFrame, share: float) -> pd.Series:
 
 def _depth(ax: Axes, letter: str, title: str, label: str) -> None:
     figures.stages(ax)
-    ax.set_ylim(bottom=0)
     ax.set_xlabel("last weight layer of the block")
     ax.set_ylabel(label)
     figures.panel(ax, letter, title)

@@ -197,11 +197,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from bnstudy import agents, compose, study
+    from bnstudy import compose, study
 
     overrides = _with_places(arguments)
     if arguments.sweep is None:
         return study.single(compose.one(overrides), arguments.results)
+    from bnstudy import agents
+
     config = compose.point(arguments.sweep, arguments.preset, agents.chosen(overrides))
     return study.single(config, arguments.results)
 

@@ -20,7 +20,6 @@ from bnstudy import (
     paths,
     readme,
     reduction,
-    report,
     roster,
     search,
     sharing,
@@ -212,6 +211,8 @@ def reduce(name: str, workspace: Path, configs: Sequence[Config], wanted: Sequen
 def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
     """The main job. Where a data set cannot be had it goes on with made images, says so, and marks what it makes."""
     failed = False
+    from bnstudy import report  # and with it matplotlib, which takes half a second that no run needs
+
     stand_ins = set()
     sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.stand_in=true"]) for name in REPRODUCE}
     workspace = _workspace(results, preset, sweeps)
@@ -235,6 +236,8 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> 
 
     Raises ValueError for stand-in data, for missing runs, and for overrides that make other runs than the preset.
     """
+    from bnstudy import report
+
     configs = compose.expand(name, preset, overrides)
     workspace = _workspace(results, preset, {name: configs})
     if workspace.name == paths.CUSTOM:

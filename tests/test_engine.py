@@ -144,6 +144,22 @@ def test_one_step_of_resnet(norm, shortcut):
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
+def test_one_step_of_resnet_on_images_whose_every_stage_the_kernels_convolve(norm, monkeypatch):
+    monkeypatch.setitem(SIDES, "resnet", (3, 32))
+    check_one_step([smooth(network("resnet", norm, 0, depth=8))], "resnet")
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_twenty_losses_of_that_network_in_float64(norm, monkeypatch):
+    monkeypatch.setitem(SIDES, "resnet", (3, 32))
+    net, optim = network("resnet", norm, 0, torch.float64, depth=8), Optim(momentum=0.9, weight_decay=1e-4)
+    batches = [batch("resnet", seed, 8, torch.float64) for seed in range(20)]
+    made = lockstep([net], optim)
+    losses = [made.step(each, [0.01]).loss_R.item() for each in batches]
+    assert losses == pytest.approx([loss for loss, _ in plain(net, batches, optim, 0.01)], abs=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
 def test_the_loss_of_resnet_as_it_is(norm):
     net, optim = network("resnet", norm, 0), Optim(momentum=0.9, weight_decay=1e-4)
     ((loss, _),) = plain(net, [batch("resnet")], optim, 0.1)

@@ -162,9 +162,10 @@ def images_of(num: int, channels: int, *sides: int, dtype: torch.dtype = torch.f
 @settings(deadline=None, max_examples=30)
 @given(
     st.sampled_from([(16, 16), (16, 32), (32, 16), (64, 64), (48, 16)]), st.integers(1, 5),
-    st.sampled_from([(8, 8), (8, 10), (16, 16), (32, 4), (6, 18)]), st.integers(1, 3), st.integers(0, 100),
+    st.sampled_from([(8, 8), (8, 10), (16, 16), (32, 4), (6, 18)]), st.booleans(), st.integers(1, 3),
+    st.integers(0, 100),
 )  # fmt: skip
-def test_winograds_convolution_is_the_convolution(channels, num, sides, num_threads, seed):
+def test_winograds_convolution_is_the_convolution(channels, num, sides, relu, num_threads, seed):
     torch.manual_seed(seed)
     conv = conv_of(*channels)
     mine, theirs = (images_of(num, channels[0], *sides).requires_grad_() for _ in range(2))
@@ -173,7 +174,8 @@ def test_winograds_convolution_is_the_convolution(channels, num, sides, num_thre
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        found, wanted = WinogradConv(conv)(mine), conv(theirs)
+        found, wanted = WinogradConv(conv, relu)(mine), conv(theirs)
+        wanted = torch.relu(wanted) if relu else wanted
         assert type(found.grad_fn) is not type(wanted.grad_fn)  # torch did not do both
         close(found, wanted)
         weights = torch.randn_like(wanted)
@@ -215,6 +217,8 @@ def test_what_is_not_finite_is_not_lost_in_a_convolution(bad: float) -> None:
     conv, x = conv_of(16, 16), images_of(2, 16, 8, 8)
     x[1, 3, 4, 5] = bad
     found, wanted = WinogradConv(conv)(x), conv(x)
+    rectified = WinogradConv(conv, relu=True)(x)
+    assert rectified[found.isnan()].isnan().all() and rectified[1].isnan().any() and rectified[0].min() == 0
     assert not found[~wanted.isfinite()].isfinite().any()
     assert found[0].isfinite().all() and found[1, :, :2].isfinite().all()
 
@@ -328,6 +332,13 @@ def test_what_is_fused() -> None:
     strided = lenet("batch")
     strided.conv1.stride = (2, 2)  # type: ignore[assignment]
     assert kernels_in(strided) == ["PooledConv"]
+
+
+def test_a_relu_right_behind_a_convolution_is_computed_with_it() -> None:
+    for norm, num in (("none", 7), ("batch", 0)):  # the first of two convolutions in a block; two blocks stride
+        made = Fused(built("resnet", (3, 32, 32), norm, depth=20), 1)._training
+        assert isinstance(made, torch.fx.GraphModule)
+        assert sum(isinstance(m, WinogradConv) and m.relu for m in made.modules()) == num
 
 
 def test_what_others_use_is_not_taken_away() -> None:

@@ -3,7 +3,7 @@
 The forward pass is traced (torch.fx), once for training and once for evaluation, and in it
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
     norm, addition, ReLU, or two of them (kernels.norm_relu);
-    a convolution of 3x3 is left with fewer products (kernels.winograd).
+    a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd).
 Parameters and statistics stay those of the network. One that cannot be traced computes as its file says.
 """
 
@@ -126,7 +126,9 @@ def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     if entering is None or not WinogradConv.applies(layer := modules[str(conv.target)]):
         return None
     assert isinstance(layer, nn.Conv2d)
-    return WinogradConv(layer), (entering,), conv
+    user = next(iter(conv.users))
+    relu = _once(conv) and _input(user, nn.ReLU, modules) is conv
+    return WinogradConv(layer, relu), (entering,), user if relu else conv
 
 
 def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> fx.Node | None:

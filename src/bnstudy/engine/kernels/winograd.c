@@ -1,4 +1,5 @@
-/* A 3x3 convolution with padding 1 by Winograd's F(2x2, 3x3), forward and backward, in the layout channels_last.
+/* A 3x3 convolution with padding 1, and ReLU if asked for, by Winograd's F(2x2, 3x3), forward and backward, in the layout
+   channels_last.
 
    Four outputs of a 2x2 tile need 16 products a pair of channels instead of 36 (Lavin and Gray, 2016): with the 4x4 patch
    d under the tile and the kernel g,
@@ -30,6 +31,14 @@ typedef REAL loose __attribute__((vector_size(LANES * sizeof(REAL)), aligned(siz
 static inline vec load(const REAL *from) { return *(const loose *)from; }
 static inline void store(REAL *to, vec value) { *(loose *)to = value; }
 
+typedef __typeof__(_Generic((REAL)0, float: (int32_t)0, double: (int64_t)0)) whole;
+typedef whole mask __attribute__((vector_size(LANES * sizeof(REAL)))); /* what a comparison gives: -1 or 0 */
+/* max(0, value), or NaN; and a gradient where `y`, what came of it, is not 0. NULL: there was no ReLU. */
+static inline vec rectified(vec value) { return (vec)(~(value < 0) & (mask)value); }
+static inline vec passed(const REAL *gradient, const REAL *y) {
+    return y ? (vec)(~(load(y) <= 0) & (mask)load(gradient)) : load(gradient);
+}
+
 static void part(long num, int *thread, int *threads, long *low, long *high) {
     *thread = 0, *threads = 1;
 #ifdef _OPENMP
@@ -45,10 +54,13 @@ static REAL *room(long count) {
     return memset(found, 0, bytes);
 }
 
-/* An image (H, W, C) into the middle of one that has a rim of zeros. */
-static void pad(const REAL *x, REAL *padded, int h, int w, int channels) {
-    for (int i = 0; i < h; i++)
-        memcpy(padded + ((i + 1L) * (w + 2) + 1) * channels, x + (long)i * w * channels, sizeof(REAL) * w * channels);
+/* An image (H, W, C), or a gradient that ReLU's `y` lets pass, into the middle of one that has a rim of zeros. */
+static void pad(const REAL *x, const REAL *y, REAL *padded, int h, int w, int channels) {
+    for (int i = 0; i < h; i++) {
+        const long from = (long)i * w * channels;
+        REAL *to = padded + ((i + 1L) * (w + 2) + 1) * channels;
+        for (long k = 0; k < (long)w * channels; k += LANES) store(to + k, passed(x + from + k, y ? y + from + k : NULL));
+    }
 }
 
 /* B' d B of tiles `from` to `from` + TILES (those beyond the last: 0): (16, TILES, channels), NEXT apart. */
@@ -96,8 +108,9 @@ static void multiply(const REAL *patch, const REAL *kernel, REAL *product) {
         }
 }
 
-/* A' m A of the tiles from `from` on, into the image y (2 TH, 2 TW, COUT). */
-static void outputs(const REAL *product, REAL *y, int from, int th, int tw) {
+/* A' m A of the tiles from `from` on, rectified if asked for, into the image y (2 TH, 2 TW, COUT). */
+static inline __attribute__((always_inline)) void outputs(const REAL *product, REAL *y, int from, int th, int tw,
+                                                          const int relu) {
     const long row = 2L * tw * COUT, next = NEXT(COUT);
     for (int t = 0; t < TILES && from + t < th * tw; t++) {
         const int tile = from + t;
@@ -110,15 +123,17 @@ static void outputs(const REAL *product, REAL *y, int from, int th, int tw) {
                 s[0][j] = a + b + d, s[1][j] = b - d - load(m + (12 + j) * next);
             }
             EACH(i, 2) {
-                store(at + i * row + c, s[i][0] + s[i][1] + s[i][2]);
-                store(at + i * row + COUT + c, s[i][1] - s[i][2] - s[i][3]);
+                vec left = s[i][0] + s[i][1] + s[i][2], right = s[i][1] - s[i][2] - s[i][3];
+                store(at + i * row + c, relu ? rectified(left) : left);
+                store(at + i * row + COUT + c, relu ? rectified(right) : right);
             }
         }
     }
 }
 
-/* A dy A' of the tiles from `from` on (those beyond the last: 0): (16, TILES, COUT). */
-static void spread(const REAL *dy, REAL *found, int from, int th, int tw) {
+/* A dy A' of the tiles from `from` on (those beyond the last: 0), dy as ReLU's `y` lets it pass: (16, TILES, COUT). */
+static inline __attribute__((always_inline)) void spread(const REAL *dy, const REAL *y, REAL *found, int from, int th,
+                                                         int tw) {
     const long row = 2L * tw * COUT, next = NEXT(COUT);
     for (int t = 0; t < TILES; t++) {
         const int tile = from + t;
@@ -127,11 +142,12 @@ static void spread(const REAL *dy, REAL *found, int from, int th, int tw) {
             EACH(f, 16) memset(to + f * next, 0, COUT * sizeof(REAL));
             continue;
         }
-        const REAL *at = dy + tile / tw * 2 * row + tile % tw * 2L * COUT;
+        const long at = tile / tw * 2 * row + tile % tw * 2L * COUT;
         for (int c = 0; c < COUT; c += LANES) {
             vec s[4][2];
             EACH(j, 2) {
-                vec a = load(at + j * COUT + c), b = load(at + row + j * COUT + c);
+                const long k = at + j * COUT + c;
+                vec a = passed(dy + k, y ? y + k : NULL), b = passed(dy + row + k, y ? y + row + k : NULL);
                 s[0][j] = a, s[1][j] = a + b, s[2][j] = a - b, s[3][j] = -b;
             }
             EACH(i, 4) {
@@ -199,11 +215,9 @@ static void kernel_of(const REAL *sums, REAL *gradient) {
     }
 }
 
-/* y (N, 2 TH, 2 TW, COUT) = x (N, 2 TH, 2 TW, CIN) convolved with a kernel (3, 3, CIN, COUT), or with it turned around:
-   the gradient of what was convolved, from that of the result, the kernel's channels exchanged. */
-void convolve(const REAL *x, const REAL *weight, REAL *y, long num, int th, int tw, int turned, int threads) {
-    REAL *kernel = room(16L * CIN * COUT);
-    transformed(weight, kernel, turned);
+static inline __attribute__((always_inline)) void convolved(const REAL *x, const REAL *rectified_x, const REAL *kernel,
+                                                            REAL *y, long num, int th, int tw, const int relu,
+                                                            int threads) {
 #pragma omp parallel num_threads(threads)
     {
         int thread, all;
@@ -212,20 +226,38 @@ void convolve(const REAL *x, const REAL *weight, REAL *y, long num, int th, int 
         REAL *padded = room((2L * th + 2) * (2 * tw + 2) * CIN);
         REAL *patch = room(16L * NEXT(CIN)), *product = room(16L * NEXT(COUT));
         for (long n = low; n < high; n++) {
-            pad(x + n * 4 * th * tw * CIN, padded, 2 * th, 2 * tw, CIN);
+            const long at = n * 4 * th * tw;
+            pad(x + at * CIN, rectified_x ? rectified_x + at * CIN : NULL, padded, 2 * th, 2 * tw, CIN);
             for (int from = 0; from < th * tw; from += TILES) {
                 patches(padded, patch, from, th, tw, CIN);
                 multiply(patch, kernel, product);
-                outputs(product, y + n * 4 * th * tw * COUT, from, th, tw);
+                outputs(product, y + at * COUT, from, th, tw, relu);
             }
         }
         free(padded), free(patch), free(product);
     }
+}
+
+/* y (N, 2 TH, 2 TW, COUT) = x (N, 2 TH, 2 TW, CIN) convolved with a kernel (3, 3, CIN, COUT), then rectified. */
+void convolve(const REAL *x, const REAL *weight, REAL *y, long num, int th, int tw, int relu, int threads) {
+    REAL *kernel = room(16L * CIN * COUT);
+    transformed(weight, kernel, 0);
+    if (relu) convolved(x, NULL, kernel, y, num, th, tw, 1, threads);
+    else convolved(x, NULL, kernel, y, num, th, tw, 0, threads);
     free(kernel);
 }
 
-/* The kernel's gradient, (3, 3, CIN, COUT), from x and dy. */
-void kernel_gradient(const REAL *x, const REAL *dy, REAL *gradient, long num, int th, int tw, int threads) {
+/* The gradient of what was convolved, from that of the result, its CIN the former COUT; `y` is the result that ReLU
+   left, or NULL. */
+void input_gradient(const REAL *dy, const REAL *y, const REAL *weight, REAL *dx, long num, int th, int tw, int threads) {
+    REAL *kernel = room(16L * CIN * COUT);
+    transformed(weight, kernel, 1);
+    convolved(dy, y, kernel, dx, num, th, tw, 0, threads);
+    free(kernel);
+}
+
+/* The kernel's gradient, (3, 3, CIN, COUT), from x and dy; `y` as above. */
+void kernel_gradient(const REAL *x, const REAL *dy, const REAL *y, REAL *gradient, long num, int th, int tw, int threads) {
     const long size = 16L * CIN * COUT;
     REAL *totals = room(threads * size);
 #pragma omp parallel num_threads(threads)
@@ -236,10 +268,12 @@ void kernel_gradient(const REAL *x, const REAL *dy, REAL *gradient, long num, in
         REAL *padded = room((2L * th + 2) * (2 * tw + 2) * CIN), *sums = room(size), *total = totals + thread * size;
         REAL *patch = room(16L * NEXT(CIN)), *slopes = room(16L * NEXT(COUT));
         for (long n = low; n < high; n++) {
-            pad(x + n * 4 * th * tw * CIN, padded, 2 * th, 2 * tw, CIN);
+            const long at = n * 4 * th * tw;
+            pad(x + at * CIN, NULL, padded, 2 * th, 2 * tw, CIN);
             for (int from = 0; from < th * tw; from += TILES) {
                 patches(padded, patch, from, th, tw, CIN);
-                spread(dy + n * 4 * th * tw * COUT, slopes, from, th, tw);
+                if (y) spread(dy + at * COUT, y + at * COUT, slopes, from, th, tw);
+                else spread(dy + at * COUT, NULL, slopes, from, th, tw);
                 add_products(patch, slopes, sums);
                 waiting += TILES;
                 if (waiting >= SUMMED || (n == high - 1 && from + TILES >= th * tw)) {

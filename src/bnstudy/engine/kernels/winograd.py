@@ -23,11 +23,11 @@ TYPES = {torch.float32: "float", torch.float64: "double"}
 
 
 class WinogradConv(nn.Module):
-    """Takes the place of a convolution of 3x3 with stride and padding 1."""
+    """Takes the place of a convolution of 3x3 with stride and padding 1, and of a ReLU after it, if asked to."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, relu: bool = False) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv, self.relu = conv, relu
 
     @staticmethod
     def applies(conv: nn.Module) -> bool:
@@ -42,40 +42,47 @@ class WinogradConv(nn.Module):
         weight = self.conv.weight
         if not _fits(x_NCHW, weight) or _library(weight.dtype, *weight.shape[:2]) is None:
             found: Tensor = self.conv(x_NCHW)
-        else:
-            found = _Convolved.apply(x_NCHW, weight)
+            return torch.relu(found) if self.relu else found
+        found = _Convolved.apply(x_NCHW, weight, self.relu)
         return found
 
 
 class _Convolved(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_OIHW: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight_OIHW)
-        return _convolved(x, weight_OIHW.permute(2, 3, 1, 0), turned=False)
+    def forward(ctx: Any, x: Tensor, weight_OIHW: Tensor, relu: bool) -> Tensor:
+        out, into = weight_OIHW.shape[:2]
+        y = _empty(x, out)
+        packed_HWIO = weight_OIHW.permute(2, 3, 1, 0).contiguous()
+        _library(x.dtype, out, into).convolve(*pointers(x, packed_HWIO, y), *_sizes(x), int(relu), _threads())
+        ctx.save_for_backward(x, weight_OIHW, y if relu else None)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight_OIHW = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_OIHW, y = ctx.saved_tensors
+        out, into = weight_OIHW.shape[:2]
         grad = gradients[0].contiguous(memory_format=torch.channels_last)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = _convolved(grad, weight_OIHW.permute(2, 3, 0, 1), turned=True)
+            grad_x = _empty(x, into)
+            packed_HWOI = weight_OIHW.permute(2, 3, 0, 1).contiguous()
+            library = _library(x.dtype, into, out)
+            library.input_gradient(*pointers(grad, y, packed_HWOI, grad_x), *_sizes(x), _threads())
         if ctx.needs_input_grad[1]:
-            out, into = weight_OIHW.shape[:2]
             found_HWIO = torch.empty(3, 3, into, out, dtype=x.dtype)
             library = _library(x.dtype, out, into)
-            library.kernel_gradient(*pointers(x, grad, found_HWIO), *_sizes(x), torch.get_num_threads())
+            library.kernel_gradient(*pointers(x, grad, y, found_HWIO), *_sizes(x), _threads())
             grad_weight = found_HWIO.permute(3, 2, 0, 1)
-        return grad_x, grad_weight
+        return grad_x, grad_weight, None
 
 
-def _convolved(x: Tensor, weight_HWIO: Tensor, *, turned: bool) -> Tensor:
-    into, out = weight_HWIO.shape[2:]
-    packed = weight_HWIO.contiguous()
-    y = torch.empty(len(x), out, *x.shape[2:], dtype=x.dtype, memory_format=torch.channels_last)
-    library = _library(x.dtype, out, into)
-    library.convolve(*pointers(x, packed, y), *_sizes(x), int(turned), torch.get_num_threads())
-    return y
+def _empty(like: Tensor, channels: int) -> Tensor:
+    shape = (len(like), channels, *like.shape[2:])
+    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
 
 
 def _sizes(x: Tensor) -> tuple[Any, int, int]:

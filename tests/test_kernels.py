@@ -339,6 +339,9 @@ def test_a_relu_right_behind_a_convolution_is_computed_with_it() -> None:
         made = Fused(built("resnet", (3, 32, 32), norm, depth=20), 1)._training
         assert isinstance(made, torch.fx.GraphModule)
         assert sum(isinstance(m, WinogradConv) and m.relu for m in made.modules()) == num
+        modules = dict(made.named_modules())
+        left = [n for n in made.graph.nodes if n.op == "call_module" and type(modules[str(n.target)]) is nn.Conv2d]
+        assert len(left) == 1 + 2 * 2  # the stem; where a block strides, its first convolution and its shortcut's
 
 
 def test_what_others_use_is_not_taken_away() -> None:

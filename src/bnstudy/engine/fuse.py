@@ -66,6 +66,7 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
     for node in list(graph.nodes):  # of the convolutions that are left
         if found := _winograd(node, modules):
             _replace(made, *found)
+    graph.eliminate_dead_code()
     made.recompile()
     return made
 

@@ -82,11 +82,14 @@ def test_every_run_has_its_mark() -> None:
     data = grid({0.1: [0.9, 0.8, 0.2], 1.0: [None] * 3}, {0.1: [0.1, 0.1, None], 1.0: [0.5, 0.6, 0.7]})
     fig = figures.new(LENET.size, "t", "s", stand_in=False)
     LENET.plot(fig, data)
-    marks = {marker: 0 for marker in "ovx"}
+    marks = {marker: 0 for marker in "ov"}
     for line in fig.axes[0].lines:
         if line.get_marker() in marks:
             marks[str(line.get_marker())] += len(line.get_xdata())  # type: ignore[arg-type]
-    assert marks == {"o": 5, "v": 3, "x": 4}
+    assert marks == {"o": 5, "v": 3}
+    assert [(text.get_text(), text.get_color()) for text in fig.axes[0].texts] == [
+        ("3", figures.COLOURS["batch"]), ("1", figures.COLOURS["none"])
+    ]  # fmt: skip
 
 
 def test_the_table_tells_what_became_of_each_rate() -> None:

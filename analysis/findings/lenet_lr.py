@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from bnstudy import effects, figures
+from bnstudy import effects, figures, rates
 from bnstudy.findings import Claim, Comparison, Evidence, Verdict, judge
 from bnstudy.frames import ARMS, DASH, arms, by_arm, number, over_seeds, spread
 
@@ -20,8 +19,8 @@ TITLE = "LeNet: final accuracy against the learning rate"
 CAPTION = (
     "Accuracy on the test images after the last epoch (a), and on the training images during it (b); one mark a run, "
     "line: median over seeds of the runs that did not diverge. Triangles: stalled (finite, but under 30 % on the "
-    "training images). Crosses, at chance: diverged (mini-batch loss above 1000, or not finite). Constant learning "
-    "rate, plain SGD, ten epochs (preset quick: two)."
+    "training images). Numbers below the axis: runs that diverged (mini-batch loss above 1000, or not finite). "
+    "Constant learning rate, plain SGD, ten epochs (preset quick: two)."
 )
 SWEEP = "lenet_lr_grid"
 NEEDS = {"runs": "model == 'lenet' and status in ('completed', 'diverged')"}
@@ -65,10 +64,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         _accuracies(ax, runs, f"final_{side}_accuracy")
         figures.panel(ax, letter, title)
     axes[0].set_ylabel("accuracy (%)")
-    marks = [("o", figures.MUTED, "trained"), ("v", "none", "stalled"), ("x", figures.MUTED, "diverged")]
-    handles = [Line2D([], [], color=figures.COLOURS[arm], marker="o", ms=4, label=figures.LABELS[arm]) for arm in ARMS]
-    handles += [Line2D([], [], ls="", marker=m, ms=5, mec=figures.MUTED, mfc=f, mew=1.1, label=t) for m, f, t in marks]
-    fig.legend(handles=handles, loc="outside lower center", ncols=5)
+    fig.legend(handles=rates.legend(), loc="outside lower center", ncols=5)
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -137,17 +133,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _accuracies(ax: Axes, runs: pd.DataFrame, column: str) -> None:
-    ax.axhline(100 * CHANCE, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
-    ax.text(
-        0.995,
-        100 * CHANCE - 1.2,
-        "chance",
-        transform=ax.get_yaxis_transform(),
-        fontsize=7,
-        color=figures.MUTED,
-        ha="right",
-        va="top",
-    )
+    ax.axhline(100 * CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
     for arm, part in arms(runs).items():
         colour, side = figures.COLOURS[arm], 1.08 if arm == "none" else 1 / 1.08  # arms side by side at each rate
         alive = part[part["outcome"] != "diverged"]
@@ -158,15 +144,13 @@ def _accuracies(ax: Axes, runs: pd.DataFrame, column: str) -> None:
             ax.plot(
                 rows["lr"] * side, 100 * rows[column], marker, color=colour, mfc=face, ms=4.4, mew=1.1, ls="", zorder=4
             )
-        lost = part[part["outcome"] == "diverged"]
-        place = lost.groupby("lr").cumcount() * 2.2  # several seeds at one rate stand above each other
-        ax.plot(lost["lr"] * side, 100 * CHANCE + place, "x", color=colour, ms=5.5, mew=1.5, ls="", zorder=4)
     ax.set_xscale("log")
-    rates = sorted(runs["lr"].unique())
-    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    grid = sorted(runs["lr"].unique())
+    ax.set_xticks(grid, [f"{rate:g}" for rate in grid])
     ax.minorticks_off()
     ax.set_xlabel("learning rate")
     ax.set_ylim(0, 100)
+    figures.diverged(ax, runs[runs["outcome"] == "diverged"])
 
 
 def _seeds(runs: pd.DataFrame) -> int:

@@ -17,9 +17,9 @@ TITLE = "LeNet: the region of convergence"
 CAPTION = (
     "LeNet with sigmoids on Fashion-MNIST, plain SGD at a constant learning rate, ten epochs (preset quick: two). (a) "
     "Accuracy on the test images; a mark a run, line: median, on the grid, of those that did not diverge; triangles: "
-    "stalled (under 30 % on the training images); crosses, at chance: diverged. (b) The largest rate that trains, a "
-    "bar a seed from a rate that does to one that does not; triangle: the largest that was tried trains; white dot: "
-    "rates above the bar train again."
+    "stalled (under 30 % on the training images); numbers below the axis: runs that diverged. (b) The largest rate "
+    "that trains, a bar a seed from a rate that does to one that does not; triangle: the largest that was tried "
+    "trains; white dot: rates above the bar train again."
 )
 SWEEP = "lenet_region"
 NEEDS = {"runs": "status in ('completed', 'diverged') and model == 'lenet'"}

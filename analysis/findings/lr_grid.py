@@ -12,12 +12,12 @@ from bnstudy.findings import Claim, Comparison, Evidence, judge
 
 TITLE = "ResNet-110: the learning rates it bears with and without BN"
 CAPTION = (
-    "ResNet-110 on CIFAR-10 for 165 epochs at each learning rate. (a) Accuracy on the test images; a mark a run, "
-    "line: median, on the grid, of the runs that did not diverge; crosses, at chance: diverged (mini-batch loss above "
-    "1000, or not finite); triangles: stalled (under 30 % on the training images). (b) Training minus test accuracy "
-    "of the runs that trained. (c) The update that diverged. (d) The largest rate that trains, a bar a seed from a "
-    "rate that does to one that does not; triangle: the largest that was tried trains; white dot: rates above the bar "
-    "train again."
+    "ResNet-110 on CIFAR-10 for 165 epochs at each learning rate. (a) Accuracy on the test images; a mark a run, line: "
+    "median, on the grid, of the runs that did not diverge; numbers below the axis: runs that diverged (mini-batch "
+    "loss above 1000, or not finite); triangles: stalled (under 30 % on the training images). (b) Training minus test "
+    "accuracy of the runs that trained. (c) The update that diverged. (d) The largest rate that trains, a bar a seed "
+    "from a rate that does to one that does not; triangle: the largest that was tried trains; white dot: rates above "
+    "the bar train again."
 )
 SWEEP = "lr_grid"
 NEEDS = {"runs": "status in ('completed', 'diverged') and epochs == 165"}

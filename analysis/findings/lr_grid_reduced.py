@@ -13,13 +13,13 @@ from bnstudy.frames import ARMS, number
 
 TITLE = "ResNet-20 on 128 images: the learning rates it bears with and without BN"
 CAPTION = (
-    "A small edition of the grid of learning rates: ResNet-20 instead of ResNet-110, 128 images of CIFAR-10 instead "
-    "of 50,000, 80 epochs instead of 165, without augmentation, tested on 1,000 images. (a) Accuracy on these; a mark "
-    "a run, line: median, on the grid, of those that did not diverge; crosses, at chance: diverged (mini-batch loss "
-    "above 1000, or not finite); triangles: stalled (under 30 % on the training images). (b) Training minus test "
-    "accuracy of the runs that trained. (c) The update that diverged. (d) The largest rate that trains, a bar a seed "
-    "from a rate that does to one that does not; triangle: the largest that was tried trains; white dot: rates above "
-    "the bar train again."
+    "A small edition of the grid of learning rates: ResNet-20 instead of ResNet-110, 128 images of CIFAR-10 instead of "
+    "50,000, 80 epochs instead of 165, without augmentation, tested on 1,000 images. (a) Accuracy on these; a mark a "
+    "run, line: median, on the grid, of those that did not diverge; numbers below the axis: runs that diverged "
+    "(mini-batch loss above 1000, or not finite); triangles: stalled (under 30 % on the training images). (b) Training "
+    "minus test accuracy of the runs that trained. (c) The update that diverged. (d) The largest rate that trains, a "
+    "bar a seed from a rate that does to one that does not; triangle: the largest that was tried trains; white dot: "
+    "rates above the bar train again."
 )
 SWEEP = "lr_grid_reduced"
 NEEDS = {"runs": "status in ('completed', 'diverged')"}

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
@@ -20,9 +19,9 @@ MIDDLE = 100 / 10  # ten classes: what a guess gives, in percent
 TITLE = "fp32 against bf16: final accuracy and divergence over learning rates"
 CAPTION = (
     "ResNet-20 on 5,000 images, three epochs. (a) Test accuracy after the last epoch; one mark a run, lines: median "
-    "over seeds of the runs that did not diverge; filled and solid: fp32, hollow and dashed: bf16. Crosses, near "
-    "chance: diverged (mini-batch loss above 1000, or not finite). (b) bf16 minus fp32 of one seed, where neither "
-    "diverged. In bf16 products and activations have 16 bits, weights, statistics, loss and updates 32."
+    "over seeds of the runs that did not diverge; filled and solid: fp32, hollow and dashed: bf16. Numbers below the "
+    "axis: runs that diverged (mini-batch loss above 1000, or not finite). (b) bf16 minus fp32 of one seed, where "
+    "neither diverged. In bf16 products and activations have 16 bits, weights, statistics, loss and updates 32."
 )
 SWEEP = "precision"
 NEEDS = {
@@ -67,12 +66,14 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     figures.panel(left, "a", "test accuracy after the last epoch")
     figures.panel(right, "b", "bf16 minus fp32, the same seed")
     handles = [
-        Line2D([], [], color=figures.COLOURS[arm], ls=_line(p), marker="o", ms=4, mfc=_face(p, arm),
-               label=f"{figures.LABELS[arm]}, {p}")
-        for arm in ARMS for p in PRECISIONS
-    ]  # fmt: skip
-    handles.append(Line2D([], [], ls="", marker="x", ms=5, mec=figures.MUTED, mew=1.2, label="diverged"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=5)
+        figures.entry(
+            f"{figures.LABELS[arm]}, {p}", "o", filled=p == "fp32", colour=figures.COLOURS[arm], ls=_line(p), lw=1.3
+        )
+        for arm in ARMS
+        for p in PRECISIONS
+    ]
+    handles.append(figures.entry("chance", ls=figures.DASHED, lw=0.9))
+    fig.legend(handles=handles, loc="outside lower center", ncols=5, handlelength=4)
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -120,22 +121,20 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _accuracies(ax: Axes, runs: pd.DataFrame) -> None:
-    ax.axhline(MIDDLE, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
-    ax.annotate("chance", (0.995, MIDDLE), (0, -2), xycoords=ax.get_yaxis_transform(), textcoords="offset points",
-                fontsize=7, color=figures.MUTED, ha="right", va="top")  # fmt: skip
+    ax.axhline(MIDDLE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    lost = []
     for arm, part in arms(runs).items():
         for index, precision in enumerate(PRECISIONS):
             rows = part[part["precision"] == precision]
             rows = rows.assign(percent=100 * rows["final_test_accuracy"], x=rows["lr"] * _shift(arm, index))
-            alive, lost = rows[rows["outcome"] != "diverged"], rows[rows["outcome"] == "diverged"]
+            alive = rows[rows["outcome"] != "diverged"]
+            lost.append(rows[rows["outcome"] == "diverged"].assign(x=rows["lr"] * _shift(arm, 1.6 * index - 0.3)))
             colour, face = figures.COLOURS[arm], _face(precision, arm)
             medians = over_seeds(alive, ["x"], "percent")
             ax.plot(medians["x"], medians["median"], ls=_line(precision), color=colour, lw=1.3)
             ax.plot(alive["x"], alive["percent"], "o", ls="", color=colour, mfc=face, ms=4.4, mew=1.1, zorder=4)
-            height = MIDDLE + lost.groupby("lr").cumcount() * 1.6  # seeds at one rate stand above each other
-            ax.plot(lost["x"], height, "x", ls="", ms=5, mew=1.4, color=colour, zorder=4)
     _rates(ax, runs)
-    ax.set_ylim(0, None)
+    figures.diverged(ax, pd.concat(lost), "x")
     ax.set_ylabel("accuracy (%)")
 
 

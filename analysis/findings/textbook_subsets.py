@@ -14,6 +14,7 @@ from bnstudy.frames import DASH, MINUS, Interval, accuracies, interval, spread
 
 SITES = ("norm1", "norm2", "norm3", "norm4")
 LAYERS = {"norm1": "conv1", "norm2": "conv2", "norm3": "dense1", "norm4": "dense2"}
+SIDES = ("train", "test")
 CELLS = 2 ** len(SITES)
 
 TITLE = "BN in every layer, or only in some"
@@ -25,7 +26,7 @@ CAPTION = (
 )
 SWEEP = "textbook_subsets"
 NEEDS = {"runs": "status in ('completed', 'diverged')"}
-SIZE = (10.8, 4.4)
+SIZE = (10.8, 4.6)
 WHERE = "Dive into Deep Learning, Batch Normalization, exercise: is BN needed in every layer?"
 CLAIMS = (
     Claim(
@@ -68,17 +69,14 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     cells.set_yticks([tick for tick in cells.get_yticks() if low + step <= tick <= 100])
     cells.set_ylim(low - (len(SITES) + 0.3) * step, runs["test"].max() + step)
     figures.panel(cells, "a", "test accuracy by subset")
-    for row, site in enumerate(SITES):
-        for shift, side, face in ((-0.12, "train", figures.INK), (0.12, "test", "white")):
-            found = _effect(runs, site, side)
-            if found.n > 1:
-                effects.plot([found.low, found.high], [row + shift] * 2, color=figures.INK, lw=1.2)
-            effects.plot([found.mean], [row + shift], "o", color=figures.INK, mfc=face, ms=4.5, mew=1.1)
-    effects.axvline(0, color=figures.MUTED, lw=0.9)
-    effects.set_yticks(range(len(SITES)), list(LAYERS.values()))
-    effects.set_ylim(len(SITES) - 0.5, -0.5)
-    effects.set_xlabel("points of accuracy")
+    figures.effects(effects, {LAYERS[site]: {side: _effect(runs, site, side) for side in SIDES} for site in SITES})
     figures.panel(effects, "b", "main effects")
+    handles = [
+        *figures.arm_entries("o"),
+        figures.entry("BN behind this layer (a)", "s", colour=figures.INK),
+        *figures.effect_entries("(b)"),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:

@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from bnstudy import files
-from bnstudy.frames import Origin
+from bnstudy.frames import Interval, Origin
 
 COLOURS = {"batch": "#1F5C99", "none": "#D9661F"}  # blue and orange: distinct in every common colour blindness
 OTHER = "#7A4FA3"  # an arm that is neither
@@ -33,6 +34,7 @@ PLACES: Mapping[str, tuple[str, str, Any]] = {  # where BN sits (`frames.placed`
     "stage3.*": ("in stage 3", "#12665A", (0, (6, 1.6, 1.2, 1.6))),
     "none": ("nowhere", COLOURS["none"], "-"),
 }
+DASHED: Any = (0, (3, 2))  # a level to compare with
 INK, MUTED, FAINT, ALARM = "#1B1F24", "#5B6470", "#D5D9DF", "#B3261E"
 SIGNED_MAP = "PRGn"  # heat maps around zero: neither end is the colour of an arm
 STAND_IN_MARK = "STAND-IN DATA"
@@ -107,6 +109,69 @@ def diamonds(ax: Axes, x: Any, y: Any, arm: str, *, label: str | None = None, er
 def diamond_entry(ax: Axes, label: str) -> None:
     """A legend entry for the hollow diamonds of both arms."""
     ax.plot([], [], "D", color=MUTED, ms=4.6, mfc="white", mew=1.2, label=label)
+
+
+def entry(label: str, marker: str = "", *, filled: bool = True, colour: str = MUTED, **line: Any) -> Line2D:
+    """A legend entry for what a mark ("o", "D", ...) or a kind of line means, by default in the grey of no arm.
+
+    `line`: how the line is drawn; a mark has none unless it is given.
+    """
+    look: dict[str, Any] = {"ls": "" if marker else "-", "ms": 4.2, "mew": 1.1, **line}
+    return Line2D([], [], color=colour, marker=marker, mfc=colour if filled else "white", label=label, **look)
+
+
+def arm_entries(marker: str = "", **line: Any) -> list[Line2D]:
+    """A legend entry for each arm."""
+    return [entry(LABELS[arm], marker, colour=COLOURS[arm], **line) for arm in LABELS]
+
+
+def headroom(ax: Axes, share: float) -> None:
+    """Raises the y axis until this share of the panel is free above what it showed: room for a legend."""
+    scale = ax.yaxis.get_transform()
+    low, high = scale.transform(np.array(ax.get_ylim()))
+    ax.set_ylim(top=float(scale.inverted().transform(low + (high - low) / (1 - share))))
+
+
+def diverged(ax: Axes, lost: pd.DataFrame, x: str = "lr") -> None:
+    """How many runs diverged at each `x`: a row of numbers an arm, in a strip below the 0 of a linear y axis.
+
+    They have no accuracy at which a mark could stand. `lost`: a row a run, columns norm and `x`. To be called when
+    everything else is drawn.
+    """
+    ax.set_ylim(bottom=0)
+    if lost.empty:
+        return
+    top = ax.get_ylim()[1]
+    ticks = [tick for tick in ax.get_yticks() if 0 <= tick <= top]
+    row = 0.06 * top
+    for (arm, place), part in lost.groupby(["norm", x]):
+        y = -(0.6 if arm == "batch" else 1.6) * row
+        ax.text(place, y, str(len(part)), color=COLOURS[arm], fontsize=7, ha="center", va="center")
+    ax.axhline(0, color=MUTED, lw=0.7, zorder=1)
+    ax.set_yticks([-1.1 * row, *ticks], ["diverged", *(f"{tick:g}" for tick in ticks)])
+    ax.set_ylim(-2.2 * row, top)
+
+
+def effect_entries(where: str) -> list[Line2D]:
+    """What the marks of `effects` are; `where`: the panel."""
+    return [
+        entry(f"training accuracy {where}", "o", colour=INK, ls="-", lw=1.2),
+        entry(f"test accuracy {where}", "o", filled=False, colour=INK, ls="-", lw=1.2),
+    ]
+
+
+def effects(ax: Axes, found: Mapping[str, Mapping[str, Interval]]) -> None:
+    """Means with intervals, an effect a row: found[effect]["train"] (filled) and found[effect]["test"] (hollow)."""
+    for row, of in enumerate(found.values()):
+        for side, shift, face in (("train", -0.13, INK), ("test", 0.13, "white")):
+            y = row + shift
+            if of[side].n > 1:
+                ax.plot([of[side].low, of[side].high], [y, y], color=INK, lw=1.2)
+            ax.plot([of[side].mean], [y], "o", color=INK, mfc=face, ms=4.5, mew=1.1)
+    ax.axvline(0, color=MUTED, lw=0.9)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.set_xlabel("points of accuracy")
 
 
 def seeds(ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05) -> None:

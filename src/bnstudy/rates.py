@@ -19,7 +19,7 @@ from bnstudy.frames import ARMS, DASH, arms, number, over_seeds, spread
 
 FACTOR = 1.25  # to which the searches of the sweeps narrow a bracket
 CHANCE = 10.0  # accuracy (%) of guessing among ten classes
-OUTCOMES = {"trained": "o", "stalled": "v", "diverged": "x"}  # with their markers
+OUTCOMES = ("trained", "stalled", "diverged")
 
 
 def edges(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -94,19 +94,20 @@ def seeds(cells: pd.DataFrame) -> int:
 
 
 def accuracies(ax: Axes, runs: pd.DataFrame) -> None:
-    """Final test accuracy by rate, a mark a run by its outcome; line: on the grid, median of those that last."""
-    ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
+    """Final test accuracy by rate, a mark a run by its outcome; line: on the grid, median of those that last.
+
+    Those that diverged have none: their numbers stand below the axis.
+    """
+    ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
     for arm, part in arms(runs.assign(percent=100 * runs["final_test_accuracy"])).items():
         colour = figures.COLOURS[arm]
-        alive, lost = part[part["outcome"] != "diverged"], part[part["outcome"] == "diverged"]
-        medians = over_seeds(alive[alive["lr"].isin(grid(part)["lr"])], ["lr"], "percent")
+        alive = part[(part["outcome"] != "diverged") & part["lr"].isin(grid(part)["lr"])]
+        medians = over_seeds(alive, ["lr"], "percent")
         ax.plot(medians["lr"], medians["median"], color=colour, lw=1.2)
-        for outcome, face in (("trained", colour), ("stalled", "white")):
+        for outcome, marker, face in (("trained", "o", colour), ("stalled", "v", "white")):
             rows = part[part["outcome"] == outcome]
-            ax.plot(rows["lr"], rows["percent"], OUTCOMES[outcome], color=colour, mfc=face, ms=4, mew=1, ls="")
-        place = CHANCE + lost.groupby("lr").cumcount() * 2.2  # seeds at one rate stand above each other
-        ax.plot(lost["lr"], place, OUTCOMES["diverged"], color=colour, ms=4.5, mew=1.3, ls="")
-    ax.set_ylim(0, None)
+            ax.plot(rows["lr"], rows["percent"], marker, color=colour, mfc=face, ms=4, mew=1, ls="")
+    figures.diverged(ax, runs[runs["outcome"] == "diverged"])
     ax.set_ylabel("test accuracy (%)")
     _axis(ax, runs)
 
@@ -178,7 +179,7 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
     """Two panels: training accuracies by rate, and the bracket of each seed, both by depth."""
     left, right = fig.subplots(1, 2)
     depths = sorted(runs["depth"].unique())
-    left.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
+    left.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
     for depth, shade in zip(depths, mpl.colormaps["Oranges"](np.linspace(0.4, 1, len(depths))), strict=True):
         part = runs[runs["depth"] == depth]
         part = part.assign(percent=(100 * part["final_train_accuracy"]).where(part["outcome"] != "diverged", 0.0))
@@ -250,14 +251,13 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
 
 
 def legend() -> list[Line2D]:
-    """Entries for the arms and for the outcomes."""
-    marks = [
-        Line2D([], [], ls="", marker=marker, ms=5, mec=figures.MUTED, mew=1.1, label=outcome,
-               mfc="white" if outcome == "stalled" else figures.MUTED)
-        for outcome, marker in OUTCOMES.items()
-    ]  # fmt: skip
-    lines = [Line2D([], [], color=figures.COLOURS[arm], marker="o", ms=4, label=figures.LABELS[arm]) for arm in ARMS]
-    return lines + marks
+    """Entries for the arms, for the outcomes that have marks, and for the line at chance."""
+    return [
+        *figures.arm_entries("o", ls="-"),
+        figures.entry("trained", "o"),
+        figures.entry("stalled", "v", filled=False),
+        figures.entry("chance", ls=figures.DASHED, lw=0.9),
+    ]
 
 
 def _axis(ax: Axes, runs: pd.DataFrame) -> None:

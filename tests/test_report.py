@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import report
+from bnstudy import figures, findings, report
 
 TINY = '''"""A small finding."""
 from bnstudy.findings import Claim, Comparison, Evidence, judge
@@ -287,6 +287,20 @@ def test_what_the_data_are_called_and_n_stand_by_every_figure(tmp_path: Path) ->
     text = (workspace / "report.html").read_text()
     assert f"LeNet on {title}, 2 epochs · commit 01234567" in text
     assert re.search(r"caption n = 3 seeds an arm, 48 runs\.</figcaption>", text)
+
+
+@pytest.mark.parametrize(("elsewhere", "told"), [("none", "3 seeds an arm"), ("norm1", "3 seeds, all with BN")])
+def test_bn_that_stands_nowhere_is_the_arm_without(tmp_path: Path, elsewhere: str, told: str) -> None:
+    """Regression: of BN behind subsets of the layers, those behind none among them, it said n = 5 with BN."""
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    path = workspace / "tables" / "lenet_lr_grid" / "runs.parquet"
+    runs = pd.read_parquet(path)
+    where = runs["norm_where"].where(runs["norm"] == "batch", elsewhere)
+    runs.assign(norm="batch", norm_where=where).to_parquet(path)
+    finding = findings.load(analysis(tmp_path / "analysis", one=TINY) / "one.py")
+    with figures.style(tmp_path / "analysis" / report.STYLE):
+        fig = report.draw(finding, *report.seen(finding, workspace, tmp_path / "analysis"))
+    assert fig.texts[1].get_text().endswith(f", n = {told}, 48 runs")
 
 
 def test_strict_refuses_a_mixture_of_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,12 +202,16 @@ def _counts(data: Mapping[str, pd.DataFrame]) -> str:
     if not set(frame["norm"].unique()) <= set(frames.ARMS):
         counted = frame.groupby("norm", observed=True)["seed"].nunique()
         return f"n = {_range(counted.min(), counted.max())} seeds an arm, {frame['run_id'].nunique()} runs"
-    seeds = {arm: part["seed"].nunique() for arm, part in frames.arms(frame).items()}
-    counts = sorted(set(seeds.values()))
-    alike = len(counts) == 1 and len(seeds) == len(frames.ARMS)
-    each = ", ".join(f"{count} {figures.LABELS[arm]}" for arm, count in seeds.items())
-    n = f"n = {counts[0]} seeds an arm" if alike else f"n = {each}"
-    return f"{n}, {frame['run_id'].nunique()} runs"
+    nowhere = frames.placed(frame)["place"] == "none"  # BN behind none of the layers is no BN
+    by_arm = frames.arms(frame.assign(norm=frame["norm"].astype(str).mask(nowhere, "none")))
+    seeds = {figures.LABELS[arm]: part["seed"].nunique() for arm, part in by_arm.items()}
+    if len(seeds) == 1:
+        each = "".join(f"{count} seeds, all {arm}" for arm, count in seeds.items())
+    elif len(set(seeds.values())) == 1:
+        each = f"{min(seeds.values())} seeds an arm"
+    else:
+        each = ", ".join(f"{count} {arm}" for arm, count in seeds.items())
+    return f"n = {each}, {frame['run_id'].nunique()} runs"
 
 
 def _range(low: int, high: int) -> str:

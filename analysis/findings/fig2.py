@@ -29,7 +29,7 @@ CAPTION = (
 SWEEP = "init"
 NEEDS = {"gradient_tails": "step == 0 and depth < 110 and run_depth == 110"}  # convolutions, not the classifier
 PUBLISHED = "fig2"
-SIZE = (10.4, 5.9)
+SIZE = (10.4, 6.1)
 CLAIMS = (
     Claim(
         id="6",
@@ -81,7 +81,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.panel(ax, letter, label)
         figures.stages(ax)
     figures.plain_log(row[2])
-    row[2].axhline(3, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+    row[2].axhline(3, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
     row[2].text(2, 2.9, "normal law", fontsize=7, color=figures.MUTED, va="top")
     row[2].set_ylim(bottom=2)
 
@@ -89,8 +89,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     row[1].fill_between(ratios["depth"], ratios["low"], ratios["high"], color=figures.MUTED, alpha=0.2, lw=0)
     row[1].plot(ratios["depth"], ratios["median"], color=figures.INK)
     seen_ratio = PUBLISHED_STD["none"] / PUBLISHED_STD["batch"]
-    row[1].plot([LAYER], [seen_ratio], "D", color=figures.INK, ms=4.6, mfc="white", mew=1.2, label="published")
-    row[1].legend(loc="upper left", handlelength=1.2)
+    row[1].plot([LAYER], [seen_ratio], "D", color=figures.INK, ms=4.6, mfc="white", mew=1.2)
     figures.plain_log(row[1])
     row[1].set_ylabel("std without BN / std with BN")
     figures.panel(row[1], "f", "ratio of standard deviations")
@@ -102,6 +101,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     row[3].set_ylabel("tail index (smaller: heavier)")
     figures.panel(row[3], "h", f"tail index at k/n = {100 * HILL_FRACTION:g} %")
     figures.stages(row[3])
+    handles = [*figures.arm_entries(), figures.entry("published", "D", filled=False)]
+    bottom.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -237,7 +238,6 @@ def _standardised(ax: Axes, tails: pd.DataFrame) -> None:
             mew=0,
             color=figures.COLOURS[arm],
             lw=1.1,
-            label=figures.LABELS[arm],
         )
     ax.set_xlim(-12, 12)
     ax.set_yscale("log")
@@ -267,4 +267,5 @@ def _hill_plot(ax: Axes, tails: pd.DataFrame) -> None:
     ax.set_ylim(bottom=0)
     ax.set_xlabel("k/n (%)")
     ax.set_ylabel("tail index (smaller: heavier)")
-    ax.legend(loc="upper right", borderaxespad=0)
+    interval = figures.entry("95 %, median seed", "|", ms=9, mew=0.9)
+    ax.legend(handles=[interval], loc="upper right", borderaxespad=0, handlelength=1)

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
@@ -19,6 +18,7 @@ STABLE_LAYERS = (18, 55, 90)
 HILL_SHARE = 0.05
 QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
 CLEAR = 2.0  # standard deviations of a log-likelihood ratio
+BEYOND = f"{CLEAR:g} std: clear"
 NEAR = 0.3  # between a stable law's index and Hill's
 PUBLISHED_STD = {"batch": 0.012, "none": 1.04}  # inside the published window
 RIVALS = {"lognormal": "lognormal", "stretched_exponential": "stretched exponential", "half_normal": "half-normal"}
@@ -132,8 +132,10 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     ax = panels["e"]
     for arm, part in arms(_strongest(fits[fits["chosen"]])).items():
         figures.band(ax, over_seeds(part, ["depth"], "evidence"), "depth", arm)
-    ax.axhline(CLEAR, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+    ax.axhline(CLEAR, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
     ax.set_ylim(bottom=0)
+    figures.headroom(ax, 0.08)
+    ax.legend(handles=[figures.entry(BEYOND, ls=figures.DASHED, lw=0.9)], loc="upper left")
     ax.set_ylabel("against a power law (std)")
     figures.stages(ax)
     _indices(panels["f"], tails)
@@ -323,7 +325,7 @@ def _survival(ax: Axes, here: pd.DataFrame, fits: pd.DataFrame) -> None:
             for threshold, share, index in fit[["threshold", "share", "shape"]].to_numpy(dtype=float):
                 start, lowest = threshold / std, 1 / float(rows["value"].sum())
                 end = start * (share / lowest) ** (1 / index)
-                ax.plot([start, end], [share, lowest], color=figures.COLOURS[arm], lw=0.8, ls=(0, (3, 2)))
+                ax.plot([start, end], [share, lowest], color=figures.COLOURS[arm], lw=0.8, ls=figures.DASHED)
                 ax.plot([start], [share], "o", color=figures.COLOURS[arm], ms=3.4, mew=0)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -331,7 +333,8 @@ def _survival(ax: Axes, here: pd.DataFrame, fits: pd.DataFrame) -> None:
     ax.set_ylim(5e-5, 1.4)
     ax.set_xlabel("x / standard deviation")
     ax.set_ylabel("share of |gradient| above x")
-    ax.legend(loc="lower left", handlelength=1.4)
+    power_law = figures.entry("power law from the dot", "o", ms=3.4, mew=0, ls=figures.DASHED, lw=0.8)
+    ax.legend(handles=[*ax.get_legend_handles_labels()[0], power_law], loc="lower left", handlelength=1.8)
 
 
 def _std(run: pd.DataFrame) -> float:
@@ -349,7 +352,8 @@ def _hill_plot(ax: Axes, here: pd.DataFrame) -> None:
     ax.set_ylim(bottom=0)
     ax.set_xlabel("k/n (%)")
     ax.set_ylabel("tail index (smaller: heavier)")
-    ax.legend(loc="upper right")
+    interval = figures.entry("95 %, median seed", "|", ms=9, mew=0.9)
+    ax.legend(handles=[*ax.get_legend_handles_labels()[0], interval], loc="upper right")
 
 
 def _likelihoods(ax: Axes, fits: pd.DataFrame) -> None:
@@ -362,14 +366,15 @@ def _likelihoods(ax: Axes, fits: pd.DataFrame) -> None:
                     mew=0.9)  # fmt: skip
     ax.axhline(0, color=figures.MUTED, lw=0.9)
     for edge in (-CLEAR, CLEAR):
-        ax.axhline(edge, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+        ax.axhline(edge, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
     ax.set_yscale("symlog", linthresh=2)
     low, high = ax.get_ylim()
-    ax.set_ylim(min(1.6 * low, -3 * CLEAR), max(1.6 * high, 6 * CLEAR))
+    ax.set_ylim(min(5 * low, -30 * CLEAR), max(1.6 * high, 6 * CLEAR))  # with room for the legend
     ax.legend(
         handles=[
-            Line2D([], [], color=figures.MUTED, marker="o", ms=4, mew=0, ls="", label="above the best threshold"),
-            Line2D([], [], color=figures.MUTED, marker="o", ms=4, mfc="white", ls="", label="largest tenth"),
+            figures.entry("above the best threshold", "o"),
+            figures.entry("largest tenth", "o", filled=False),
+            figures.entry(BEYOND, ls=figures.DASHED, lw=0.9),
         ],
         loc="lower left",
     )
@@ -388,7 +393,7 @@ def _indices(ax: Axes, tails: pd.DataFrame) -> None:
             figures.seeds(ax, position + shift - 0.07, rows["stable"], arm, spacing=0.02)
             ax.plot([position + shift + 0.1] * len(rows), rows["hill"], "s", color=figures.COLOURS[arm], ms=3.4,
                     mfc="white", mew=0.9)  # fmt: skip
-    ax.axhline(2, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+    ax.axhline(2, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
     figures.plain_log(ax)
     ax.set_ylim(top=1.6 * ax.get_ylim()[1])
     ax.set_xticks(range(len(STABLE_LAYERS)), [str(layer) for layer in STABLE_LAYERS])
@@ -398,9 +403,10 @@ def _indices(ax: Axes, tails: pd.DataFrame) -> None:
     ax.grid(False, axis="x")
     ax.legend(
         handles=[
-            Line2D([], [], color=figures.MUTED, marker="o", ms=4, mew=0, ls="", label="stable law"),
-            Line2D([], [], color=figures.MUTED, marker="s", ms=4, mfc="white", ls="", label="Hill"),
+            figures.entry("stable law", "o"),
+            figures.entry("Hill", "s", filled=False),
+            figures.entry("normal law", ls=figures.DASHED, lw=0.9),
         ],
         loc="upper left",
-        ncols=2,
+        ncols=3,
     )

@@ -20,6 +20,7 @@ NUM_BATCHES = 7
 WIDER = 30
 EXPLOSION, EXPLODES_BELOW = 1e6, 0.01  # relative loss; step size
 LEAVES_AXIS = (0.0028, 0.0044, 0.0072)  # where the published curves without BN reach it
+PUBLISHED_DASHES = (0, (3, 1.6))
 AXES = {"batch": (0.25, 12.0), "none": (0.02, EXPLOSION)}  # of the relative loss
 
 TITLE = "The loss along the gradient in the first updates"
@@ -35,7 +36,7 @@ CAPTION = (
 SWEEP = "first_steps"
 NEEDS = {"loss_along_step": f"step < {NUM_BATCHES}"}
 PUBLISHED = "fig3"
-SIZE = (11.4, 5.4)
+SIZE = (11.4, 5.6)
 CLAIMS = (
     Claim(
         id="7",
@@ -80,11 +81,18 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             ax.set_xlim(losses["step_size"].min(), losses["step_size"].max())
             if batch == MINI_BATCHES[0]:
                 ax.set_ylabel("relative loss")
-                ax.legend(loc="upper left", handlelength=1.4)
             if arm == ARMS[-1]:
                 ax.set_xlabel("step size")
     _ranges(panels["g"], _usable(losses), _usable(published.assign(seed=0)), losses)
     figures.panel(panels["g"], "g", "usable range of step sizes")
+    handles = [
+        *figures.arm_entries("o", ls="-"),
+        figures.entry("published (a to f)", colour=figures.INK, lw=1.1, ls=PUBLISHED_DASHES),
+        figures.entry("published (g)", "D", filled=False),
+        figures.entry("range goes beyond (g)", "^"),
+        figures.entry("ends of what was looked at (g)", colour=figures.FAINT, lw=1.2),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -211,12 +219,9 @@ def _curves(ax: Axes, losses: pd.DataFrame, published: pd.DataFrame, arm: str) -
     rows = over_seeds(losses[losses["norm"] == arm], ["step_size"], "relative_loss")
     values = ["median", "low", "high"]
     rows[values] = rows[values].clip(upper=high * 1e6)  # far outside the axis, but a place on paper
-    figures.band(ax, rows, "step_size", arm, label="ours")
+    figures.band(ax, rows, "step_size", arm)
     seen = published[published["norm"] == arm]
-    ax.plot(
-        seen["step_size"], seen["relative_loss"], color=figures.INK, lw=1.1, ls=(0, (3, 1.6)), zorder=5,
-        label="published",
-    )  # fmt: skip
+    ax.plot(seen["step_size"], seen["relative_loss"], color=figures.INK, lw=1.1, ls=PUBLISHED_DASHES, zorder=5)
     ax.axhline(1, color=figures.MUTED, lw=0.8, zorder=1)
     ax.set_xscale("log")
     if arm == "batch":
@@ -247,17 +252,13 @@ def _ranges(ax: Axes, ours: pd.DataFrame, published: pd.DataFrame, losses: pd.Da
                 rows["mini_batch"] + (-0.38 if arm == "batch" else 0.38), rows["usable"],
                 "D" if bound == "" else marker, color=figures.COLOURS[arm], mfc="white", ms=4.6, mew=1.2, zorder=5,
             )  # fmt: skip
-    for arm in ARMS:
-        ax.plot([], [], "o", color=figures.COLOURS[arm], ms=4, mew=0, label=figures.LABELS[arm])
-    figures.diamond_entry(ax, "published")
     ax.set_yscale("log")
     low, high = losses["step_size"].min(), losses["step_size"].max()
-    ax.set_ylim(low / 1.6, high * 4)
+    ax.set_ylim(low / 1.6, high * 1.6)
     ax.set_xticks(sorted(ours["mini_batch"].unique()))
     ax.grid(False, axis="x")
     ax.set_xlabel("mini-batch")
     ax.set_ylabel("largest step size with relative loss at most 1")
-    ax.legend(loc="upper center", ncols=3, handlelength=1, columnspacing=1.2, borderaxespad=0)
 
 
 def _pairs(usable: pd.DataFrame) -> pd.DataFrame:

@@ -72,7 +72,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for statistic, letters in (("mean", "abc"), ("variance", "def")):
         for layer, letter in zip(LAYERS, letters, strict=True):
             ax = panels[letter]
-            figures.panel(ax, letter, f"{statistic}s, layer {layer}" + (f" (seed {seed})" if letter == "a" else ""))
+            whose = f" (seed {seed})" if letter == "a" else ""
+            figures.panel(ax, letter, f"{statistic}s, layer {layer}, at {number(RATE)}{whose}")
             shown = rows[(rows["seed"] == seed) & (rows["depth"] == layer)]
             _heat_map(fig, ax, shown, statistic)
             if letter in "ad":

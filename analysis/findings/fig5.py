@@ -110,7 +110,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         ax.set_xticks([*LAYERS, CLASSIFIER])
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.06 * (high - low), high)
-        ax.legend(loc="upper left")
+        outputs = figures.entry("classifier's outputs, ours", "o", ms=3.2, mew=0)
+        ax.legend(handles=[*ax.get_legend_handles_labels()[0], outputs], loc="upper left")
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -193,12 +194,12 @@ def _readings(ax: Axes, logs: pd.DataFrame, published: pd.DataFrame) -> None:
         ours, seen = _at_layers(logs, arm, "std").median(), _published(published, arm, "std")[list(LAYERS)]
         ax.plot(2 * ours, seen, "o", color=figures.COLOURS[arm], ms=4.2, mfc="white", mew=1.0)
         ax.plot(ours, seen, "o", color=figures.COLOURS[arm], ms=4.2, mew=0)
-    ax.axline((0, 0), slope=1, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+    ax.axline((0, 0), slope=1, color=figures.MUTED, lw=0.9, ls=figures.DASHED, label="where they agree")
     ax.plot([], [], "o", color=figures.MUTED, ms=4.2, mew=0, label="ours: standard deviation")
     ax.plot([], [], "o", color=figures.MUTED, ms=4.2, mfc="white", label="ours: variance")
     ax.set_xlabel("ln of ours, median over seeds")
-    ax.set_ylabel("published")
-    ax.legend(loc="upper left")
+    ax.set_ylabel("published points of (a): ln of a magnitude")
+    ax.legend(loc="lower right")
 
 
 def _logs(moments: pd.DataFrame, offset: int = BLOCK_OUTPUT) -> pd.DataFrame:

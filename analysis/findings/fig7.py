@@ -151,7 +151,8 @@ def _heat_maps(fig: Figure, left: Axes, right: Axes, pairs: pd.DataFrame) -> Non
     image = None
     for ax, arm, letter in ((left, "none", "a"), (right, "batch", "b")):
         matrix, seed = shown[arm]
-        figures.panel(ax, letter, figures.LABELS[arm] + (f" (seed {seed})" if matrix is not None else ", no run"))
+        whose = f" (seed {seed})" if matrix is not None else ", no run"
+        figures.panel(ax, letter, f"layer {LAYER}, {figures.LABELS[arm]}{whose}")
         ax.grid(False)
         ax.set_xlabel("output channel")
         ax.set_ylabel("input channel")

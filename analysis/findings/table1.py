@@ -74,10 +74,10 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     left.set_yscale("log")
     figures.plain_log(right)
     right.set_ylim(bottom=0.8)
-    left.set_ylim(top=left.get_ylim()[1] * 12)
-    left.legend(loc="upper right", ncols=2)
-    figures.diamond_entry(right, "Table 1, as recalled")
-    right.legend(loc="upper right")
+    figures.headroom(left, 0.16)
+    for ax, columns in ((left, 3), (right, 1)):
+        figures.diamond_entry(ax, "Table 1, as recalled")
+        ax.legend(loc="upper right", ncols=columns)
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
@@ -60,12 +59,14 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.band(left, over_seeds(_at(part, MEDIAN), ["depth"], "value"), "depth", arm)
         for p in OUTER:
             outer = over_seeds(_at(part, p), ["depth"], "value")
-            left.plot(outer["depth"], outer["median"], color=figures.COLOURS[arm], lw=0.8, ls=(0, (3, 2)))
+            left.plot(outer["depth"], outer["median"], color=figures.COLOURS[arm], lw=0.8, ls=figures.DASHED)
     figures.plain_log(left)
     left.set_ylim(bottom=0.8)
+    figures.headroom(left, 0.08)
     left.set_ylabel("a/b of single entries")
     figures.stages(left)
-    left.legend(loc="upper right")
+    outer_entry = figures.entry("5 and 95 %", ls=figures.DASHED, lw=0.8)
+    left.legend(handles=[*left.get_legend_handles_labels()[0], outer_entry], loc="upper right", ncols=3)
     figures.panel(left, "a", "quantiles over entries, by depth")
     _boxes(middle, _ratios(entries))
     figures.panel(middle, "b", "layers of Table 1")
@@ -145,7 +146,7 @@ def _boxes(ax: Axes, ratios: pd.DataFrame) -> None:
                         lw=width, solid_capstyle="butt", zorder=1 if width > 1 else 2)  # fmt: skip
             figures.seeds(ax, position + shift, _at(here, MEDIAN)["value"], arm, spacing=0.03)
     figures.plain_log(ax)
-    ax.axhline(1, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
+    ax.axhline(1, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
     ax.set_ylim(bottom=0.8)
     ax.set_xticks(range(len(LAYERS)), [str(layer) for layer in LAYERS])
     ax.set_xlim(-0.5, len(LAYERS) - 0.5)
@@ -154,8 +155,9 @@ def _boxes(ax: Axes, ratios: pd.DataFrame) -> None:
     ax.grid(False, axis="x")
     ax.legend(
         handles=[
-            Line2D([], [], color=figures.FAINT, lw=5, label="quartiles"),
-            Line2D([], [], color=figures.MUTED, lw=1, label="5 to 95 %"),
+            figures.entry("quartiles", colour=figures.FAINT, lw=5),
+            figures.entry("5 to 95 %", lw=1),
+            figures.entry("one sign", ls=figures.DASHED, lw=0.9),
         ],
         loc="upper right",
     )

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bnstudy import effects, figures
@@ -79,6 +78,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     _along(first, medians[medians["batch_size"] == LARGEST])
     figures.panel(first, "a", f"between mini-batches of {LARGEST}")
     _along(second, medians[(medians["batch_size"] == 1) & (medians["norm"] == "none")])
+    lines = first.get_legend_handles_labels()[0]  # (b), which has the room, shows those of (a) too
+    second.legend(handles=lines, loc="upper right", ncols=2, title="learning rate (a, b)", title_fontsize=7.5)
     figures.panel(second, "b", "between single examples, without BN")
     ends = rows[rows["step"].isin([0, LAST])]
     own = ends[ends["lr"] == ends["norm"].map(OWN)]
@@ -99,16 +100,15 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     fourth.xaxis.set_major_locator(MaxNLocator(integer=True))
     fourth.set_xlabel("weight layer")
     figures.panel(fourth, "d", f"by depth, mini-batches of {LARGEST}")
-    third.legend(
-        handles=[
-            Line2D([], [], color=figures.MUTED, marker="o", ms=4.2, mfc="white", lw=0.7, label="before training"),
-            Line2D([], [], color=figures.MUTED, marker="o", ms=4.2, lw=1.2, label=f"after {LAST} updates"),
-        ],
-        loc="upper left",
-    )
+    own_rates = [figures.entry(f"{figures.LABELS[a]}, {rate:g}", colour=figures.COLOURS[a]) for a, rate in OWN.items()]
+    moments = [
+        figures.entry("before training", "o", filled=False, ls="-", lw=0.7),
+        figures.entry(f"after {LAST} updates", "o", ls="-", lw=1.2),
+    ]
+    third.legend(handles=[*own_rates, *moments], loc="upper left", title="learning rate (c, d)", title_fontsize=7.5)
     for ax in (first, second, third, fourth):
         ax.axhline(0, color=figures.MUTED, lw=0.7, zorder=1)
-        ax.set_ylim(min(ax.get_ylim()[0] - 0.03, -0.05), 1.24 if ax is first else 1.02)  # room for its legend
+        ax.set_ylim(min(ax.get_ylim()[0] - 0.03, -0.05), 1.02)
         ax.set_ylabel("mean cosine")
 
 
@@ -194,5 +194,3 @@ def _along(ax: Axes, medians: pd.DataFrame) -> None:
         figures.band(ax, lines, "look", str(arm), label=label, marker="o", ms=3.4, mew=0, ls=style)
     ax.set_xticks(range(len(steps)), [str(step) for step in steps])
     ax.set_xlabel("updates")
-    if len(medians):
-        ax.legend(loc="upper right", ncols=2, fontsize=7, title="learning rate", title_fontsize=7)

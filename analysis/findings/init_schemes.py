@@ -34,7 +34,7 @@ CAPTION = (
 )
 SWEEP = "init_schemes"
 NEEDS = {"moments_along_step": "step == 0 and fraction == 0 and run_depth == 110"}
-SIZE = (11.0, 4.3)
+SIZE = (11.0, 4.6)
 WHERE = "Section 4, appendix F"
 CLAIMS = (
     Claim(
@@ -80,12 +80,15 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             part = blocks[(blocks["norm"] == arm) & (blocks["init"] == init)]
             if len(part):
                 figures.band(ax, over_seeds(part, ["depth"], "std"), "depth", arm, label=label, ls=dashes)
-        ax.set_yscale("log")
+        if arm == "batch":
+            figures.plain_log(ax)
+        else:
+            ax.set_yscale("log")
         figures.stages(ax)
         ax.set_ylabel("standard deviation, largest of the channels")
         figures.panel(ax, letter, f"by depth, {figures.LABELS[arm]}")
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="upper left", handlelength=2.6)
+    handles = [figures.entry(label, ls=dashes) for label, dashes in INITS.values()]
+    fig.legend(handles=handles, title="initialiser (b, c)", loc="outside lower right", ncols=4, handlelength=2.6)
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:

@@ -39,6 +39,13 @@ NEEDS = {
     "moments_along_step": f"step == {UPDATES} and fraction == 0 and depth == 110 and norm == 'none'",
 }
 SIZE = (10.4, 4.2)
+# Where an initialiser's name stands by its marks in (b), clear of the diagonal: offset in points, alignment.
+BESIDE = {
+    "kaiming_normal": ((-6, 0), "right", "center"),
+    "xavier_uniform": ((0, 5), "center", "bottom"),
+    "xavier_normal": ((6, 0), "left", "center"),
+    "torch_default": ((-3, -5), "left", "top"),
+}
 CLAIMS = (
     Claim(
         id="16",
@@ -142,10 +149,12 @@ def _outcomes(ax: Axes, runs: pd.DataFrame) -> None:
     for init, (label, _) in INITS.items():
         part = place[runs["init"] == init]
         if len(part):
-            x = float(np.exp(np.log(runs["first"][part.index]).mean()))
+            first = runs["first"][part.index]
+            aside, ha, va = BESIDE[init]
+            x = {"left": first.max(), "center": float(np.exp(np.log(first).mean())), "right": first.min()}[ha]
             ax.annotate(
-                label, (x, float(part.max())), xytext=(0, 9 if init in ("xavier_uniform", "torch_default") else -13),
-                textcoords="offset points", fontsize=7, color=figures.MUTED, ha="center",
+                label, (x, float(part.max())), xytext=aside, textcoords="offset points", fontsize=7,
+                color=figures.MUTED, ha=ha, va=va,
             )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")

@@ -69,8 +69,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for arm, part in arms(rows).items():
         for step, fill in ((0, "white"), (LAST, figures.COLOURS[arm])):
             lines = over_seeds(part[part["step"] == step], ["lr"], "noise")
-            figures.band(right, lines, "lr", arm, label=figures.LABELS[arm] if step else "", marker="o", ms=4.2,
-                         mfc=fill, mew=1.0, lw=1.4 if step else 0.8)  # fmt: skip
+            figures.band(right, lines, "lr", arm, label="", marker="o", ms=4.2, mfc=fill, mew=1.0,
+                         lw=1.4 if step else 0.8)  # fmt: skip
     rates = np.array(sorted(rows["lr"].unique()))
     middle_noise = float(np.exp(np.log(rows.loc[rows["lr"] == rates[len(rates) // 2], "noise"]).median()))
     right.plot(rates, middle_noise * (rates / rates[len(rates) // 2]) ** 2, color=figures.MUTED, lw=0.9, zorder=5)
@@ -78,7 +78,13 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     right.set_yscale("log")
     right.set_xlabel("learning rate")
     right.set_ylabel("noise of a step")
-    right.legend(loc="upper left")
+    handles = [
+        *figures.arm_entries(),
+        figures.entry("before training", "o", filled=False, ls="-", lw=0.8),
+        figures.entry(f"after {LAST} updates", "o", ls="-", lw=1.4),
+        figures.entry("slope 2", lw=0.9),
+    ]
+    right.legend(handles=handles, loc="upper left")
     figures.panel(right, "c", "noise of a step")
 
 

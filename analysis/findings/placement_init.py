@@ -24,8 +24,8 @@ TITLE = "BN in one place alone: the untrained network"
 CAPTION = (
     "On one mini-batch of 128 images. (a) Natural logarithm of the standard deviation of every channel of the block "
     "outputs, averaged over channels. (b) Standard deviation of the entries of each convolution's gradient. Median "
-    "over seeds; the bands of BN everywhere and nowhere are their range. Where the curve of one BN at the end cannot "
-    "be seen in (a) it lies under that of none: what comes before it is the same network. (c) Part of the positive "
+    "over seeds; the bands of BN everywhere and nowhere are their range. The curves of one "
+    "BN at the end lie in (a) under that of none: what comes before it is the same network. (c) Part of the positive "
     "gradient at the classifier's outputs that lies in the column with most of it; one dot a seed, bar: median; grey: "
     "the bound of claim 11 for BN."
 )
@@ -91,18 +91,20 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             ax.plot(part["depth"], part["median"], color=colour, ls=dashes, lw=1.4)
         figures.stages(ax)
     left.set_ylabel("ln standard deviation, averaged over channels")
+    hidden = "\nand ".join(PLACES[place][0] for place in END)
+    left.text(0.03, 0.97, f"{hidden}:\nas nowhere", transform=left.transAxes, va="top", fontsize=7, color=figures.MUTED)
     figures.panel(left, "a", "activations by depth")
     middle.set_yscale("log")
     middle.set_ylabel("standard deviation of the gradient")
     figures.panel(middle, "b", "gradients by depth")
-    right.axhline(0.6, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
+    right.axhline(0.6, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
     for x, (place, (_, colour, _)) in enumerate(PLACES.items()):
         values = shares.loc[shares["place"] == place, "value"]
         offsets = [0.07 * (i - (len(values) - 1) / 2) for i in range(len(values))]
         right.plot([x + o for o in offsets], values, "o", color=colour, ms=3.8, mew=0, alpha=0.85)
         right.plot([x - 0.25, x + 0.25], [values.median()] * 2, color=colour, lw=2)
-    right.set_xticks([])
-    right.set_xlabel("BN, in the order of the legend")
+    labels = [label for label, _, _ in PLACES.values()]
+    right.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
     right.set_ylim(0, 1.04)
     right.set_ylabel("top-column share of positive mass")
     right.grid(False, axis="x")

@@ -136,8 +136,8 @@ def _needed(ax: Axes, runs: pd.DataFrame, num_epochs: int) -> None:
         side = 1.1 if arm == "none" else 1 / 1.1
         medians = part.groupby("lr")["needed"].median().clip(upper=roof)
         ax.plot(medians.index * side, medians, color=figures.COLOURS[arm], lw=1.4, label=figures.LABELS[arm])
-        place = part.groupby(["lr", "needed"]).cumcount()  # equal epochs at one rate stand above each other
-        y = part["needed"].clip(upper=roof) + 0.09 * (place - 2)
+        equal = part.groupby(["lr", "needed"])["needed"]  # they stand above each other, around their epoch
+        y = part["needed"].clip(upper=roof) + 0.09 * (equal.cumcount() - (equal.transform("size") - 1) / 2)
         ax.plot(part["lr"] * side, y, "o", color=figures.COLOURS[arm], ms=3.6, mew=0, alpha=0.85)
     rates = sorted(runs["lr"].unique())
     ax.set_xscale("log")

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from bnstudy import effects, figures
 from bnstudy.effects import Arms
@@ -20,7 +19,7 @@ ACTIVATIONS = {"sigmoid": ("sigmoid", "-"), "relu": ("ReLU", "--")}
 CELLS = tuple(itertools.product(ARMS, ACTIVATIONS))
 SCALES = (0.1, 1.0, 10.0)
 RATE = 0.1  # at which the claims compare; the others show where training ends
-RIBBONS = ((0.01, 0.99), (0.25, 0.75))
+RIBBONS = {(0.01, 0.99): 0.9, (0.25, 0.75): 1.7}  # quantiles, with the widths of their lines
 CHANCE = 10.0  # percent
 EPOCHS = 10
 
@@ -95,6 +94,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     _by_scale(axes[2], _saturated(frames, last=False), lw=0.9, alpha=0.8)
     _by_scale(axes[2], _saturated(frames, last=True))
     axes[2].set_ylim(-2, 102)
+    axes[2].legend(handles=[figures.entry("before training", lw=0.9), figures.entry("after it")], loc="upper left")
     axes[2].set_ylabel("hidden units x images (%)")
     _by_scale(axes[3], frames["gradient_norms"].rename(columns={"gradient": "value"}))
     axes[3].set_yscale("log")
@@ -109,8 +109,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for ax, title, letter in zip(axes, titles, "abcdef", strict=True):
         figures.panel(ax, letter, title)
     handles = [
-        Line2D([], [], color=figures.COLOURS[arm], ls=ACTIVATIONS[act][1], label=_where((arm, act)))
-        for arm, act in CELLS
+        figures.entry(_where((arm, act)), colour=figures.COLOURS[arm], ls=ACTIVATIONS[act][1]) for arm, act in CELLS
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=2.4)
 
@@ -294,12 +293,15 @@ def _ribbons(ax: Axes, weights: pd.DataFrame) -> None:
     for arm in ARMS:
         part = _cell(rows, arm, "sigmoid").assign(epoch=lambda r: r["step"] / per_epoch)
         wide = part.groupby(["epoch", "x"])["value"].median().unstack("x")
-        for (low, high), width in zip(RIBBONS, (0.9, 1.7), strict=True):
+        for (low, high), width in RIBBONS.items():
             if low in wide:
                 ax.fill_between(wide.index, wide[low], wide[high], color=figures.COLOURS[arm], alpha=0.1, lw=0)
                 ax.plot(wide.index, wide[[low, high]], color=figures.COLOURS[arm], lw=width)
     ax.set_xlabel("epoch")
     ax.set_ylabel("weight of the hidden layer")
+    figures.headroom(ax, 0.1)
+    entries = [figures.entry(f"{100 * low:.0f} to {100 * high:.0f} %", lw=w) for (low, high), w in RIBBONS.items()]
+    ax.legend(handles=entries, loc="upper center", ncols=2)
 
 
 def _by_scale(ax: Axes, rows: pd.DataFrame, **line: float) -> None:

@@ -17,12 +17,12 @@ EPOCHS = 10
 
 TITLE = "BN's two modes: what a forgotten eval() does"
 CAPTION = (
-    "LeNet with BN (learning rate 1, ten epochs), the 10,000 test images of Fashion-MNIST. (a) Left in training mode, "
-    "where each batch is normalized by its own statistics, against the batch's size; test images in mixed order and "
-    "sorted by label; line: median over seeds, band: range. A batch of one is refused by the norms of dense layers. "
-    "(b) One dot a seed, bar: median: evaluation with the running statistics, with statistics accumulated over 10,000 "
-    "training images at the final weights, and with the running statistics after eval() was forgotten for one pass "
-    "over the test images (batches of 256) and then remembered."
+    "LeNet with BN (learning rate 1, ten epochs; preset quick: three), the 10,000 test images of Fashion-MNIST. (a) "
+    "Left in training mode, where each batch is normalized by its own statistics, against the batch's size; test "
+    "images in mixed order and sorted by label; line: median over seeds, band: range. A batch of one is refused by the "
+    "norms of dense layers. (b) One dot a seed, bar: median: evaluation with the running statistics, with statistics "
+    "accumulated over 10,000 training images at the final weights, and with the running statistics after eval() was "
+    "forgotten for one pass over the test images (batches of 256) and then remembered."
 )
 SWEEP = "textbook_evaluation"
 NEEDS = {"modes": "norm == 'batch'"}

@@ -64,7 +64,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         _curves(ax, rows[rows["norm_where"] == where])
         figures.panel(ax, letter, title)
     first.set_ylabel("test accuracy (%)")
-    second.legend(title="weight of the new value", loc="lower right")
+    second.legend(title="weight of the new value", loc="lower right", handlelength=3)
     _jumps(third, jumps(rows))
     figures.panel(third, "c", "change from epoch to epoch")
 
@@ -153,4 +153,8 @@ def _jumps(ax: Axes, found: pd.DataFrame) -> None:
     ax.set_xlabel("weight; left: all layers, right: convolutions alone")
     ax.set_ylabel("points of test accuracy")
     ax.set_ylim(bottom=0)
+    figures.headroom(ax, 0.1)
+    running = figures.entry("running statistics", "o", colour=figures.COLOURS["batch"])
+    again = figures.entry("re-estimated", "o", filled=False, colour=figures.OTHER)
+    ax.legend(handles=[running, again], loc="upper right", ncols=2)
     ax.grid(False, axis="x")

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 import synthetic
 from matplotlib.colors import to_hex
@@ -17,6 +18,7 @@ from bnstudy import figures
 from bnstudy.frames import Origin
 
 STYLE = synthetic.FINDINGS.parent / "bnstudy.mplstyle"
+BLUE, ORANGE = figures.COLOURS["batch"], figures.COLOURS["none"]
 ORIGIN = Origin(10, ("cifar10, arrays, sha256 1a2b3c4d",), ("01234567",), False)
 
 
@@ -76,6 +78,31 @@ def test_a_stand_in_is_marked_in_the_header_and_across_the_figure() -> None:
     plain = figures.new((6, 4), "title", "subtitle", stand_in=False)
     assert [t.get_text() for t in marked.texts].count(figures.STAND_IN_MARK) == 2
     assert figures.STAND_IN_MARK not in [t.get_text() for t in plain.texts]
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_headroom_leaves_its_share_free(scale: str) -> None:
+    ax = Figure().subplots()
+    ax.set(yscale=scale, ylim=(0.1, 1000))
+    figures.headroom(ax, 0.2)
+    to_panel = ax.transData + ax.transAxes.inverted()
+    assert to_panel.transform((0, 1000))[1] == pytest.approx(0.8) and ax.get_ylim()[0] == pytest.approx(0.1)
+
+
+def test_runs_that_diverged_stand_below_zero_in_their_colours() -> None:
+    ax = Figure().subplots()
+    ax.plot([0.1, 1], [20, 80])
+    lost = pd.DataFrame({"norm": ["none", "batch", "none"], "lr": [0.1, 0.1, 0.1]})
+    figures.diverged(ax, lost)
+    assert [(t.get_text(), t.get_color()) for t in ax.texts] == [("1", BLUE), ("2", ORANGE)]
+    assert all(ax.get_ylim()[0] < t.get_position()[1] < 0 for t in ax.texts)
+    assert [label.get_text() for label in ax.get_yticklabels()][:2] == ["diverged", "0"]
+
+
+def test_where_nothing_diverged_nothing_is_said() -> None:
+    ax = Figure().subplots()
+    figures.diverged(ax, pd.DataFrame({"norm": [], "lr": []}))
+    assert ax.get_ylim()[0] == 0 and not ax.texts
 
 
 @pytest.mark.parametrize("name", ["fig2", "fig5", "fig6", "table1", "gradient_correlation", "lenet_lr"])

@@ -152,7 +152,7 @@ def test_the_heat_maps_are_the_first_seed_at_the_judged_rate(panel: int, statist
     rows = made()
     fig = figures.new(FIG4.size, "t", "s", stand_in=False)
     FIG4.plot(fig, {"moments_along_step": rows})
-    ax = next(ax for ax in fig.axes if ax.get_title(loc="left").endswith(f"{statistic}s, layer {layer}"))
+    ax = next(ax for ax in fig.axes if ax.get_title(loc="left").endswith(f"{statistic}s, layer {layer}, at 0.003"))
     shown = np.asarray(ax.images[0].get_array())
     part = rows[(rows["seed"] == 0) & (rows["lr"] == 0.003) & (rows["depth"] == layer)]
     limit = part[statistic].abs().max()

@@ -144,9 +144,10 @@ def diverged(ax: Axes, lost: pd.DataFrame, x: str = "lr") -> None:
     top = ax.get_ylim()[1]
     ticks = [tick for tick in ax.get_yticks() if 0 <= tick <= top]
     row = 0.06 * top
-    for (arm, place), part in lost.groupby(["norm", x]):
-        y = -(0.6 if arm == "batch" else 1.6) * row
-        ax.text(place, y, str(len(part)), color=COLOURS[arm], fontsize=7, ha="center", va="center")
+    for arm, y in (("batch", -0.6 * row), ("none", -1.6 * row)):
+        counts = lost.loc[lost["norm"] == arm, x].value_counts(sort=False)
+        for place, count in zip(counts.index.to_numpy(), counts.to_numpy(), strict=True):
+            ax.text(place, y, str(count), color=COLOURS[arm], fontsize=7, ha="center", va="center")
     ax.axhline(0, color=MUTED, lw=0.7, zorder=1)
     ax.set_yticks([-1.1 * row, *ticks], ["diverged", *(f"{tick:g}" for tick in ticks)])
     ax.set_ylim(-2.2 * row, top)

@@ -303,6 +303,16 @@ def test_bn_that_stands_nowhere_is_the_arm_without(tmp_path: Path, elsewhere: st
     assert fig.texts[1].get_text().endswith(f", n = {told}, 48 runs")
 
 
+def test_the_time_of_runs_side_by_side_is_counted_once(tmp_path: Path) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    path, folder = workspace / "tables" / "lenet_lr_grid" / "runs.parquet", analysis(tmp_path / "analysis", one=TINY)
+    runs = pd.read_parquet(path)  # 48 of 12.5 s
+    for made, told in ((runs.drop(columns="num_runs"), "at most 10 min"), (runs.assign(num_runs=6), "100 s")):
+        made.to_parquet(path)
+        report.build(workspace, folder, progress=lambda line: None)
+        assert f'<td class="tight">{told}</td>' in (workspace / "report.html").read_text()
+
+
 def test_strict_refuses_a_mixture_of_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = tmp_path / "results"
     folder = analysis(tmp_path / "analysis", one=TINY)

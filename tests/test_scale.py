@@ -66,8 +66,10 @@ def test_without_training_a_sweep_takes_what_its_published_runs_took(tmp_path):
     assert cost.table(work, SPEEDS, None, 1.0, tmp_path).splitlines()[2].endswith("| not measured yet |")
     folder = paths.tables(tmp_path, "probes")
     folder.mkdir(parents=True)
-    pd.DataFrame({"wall_sec": [60.0], "threads": [2]}).to_parquet(folder / "runs.parquet")
-    assert cost.table(work, SPEEDS, None, 1.0, tmp_path).splitlines()[2].endswith("| 2.0 min, probes |")
+    told = {"commit": "0", "stand_in": False, "threads": 2}
+    for wall_sec, beside in ((60.0, {}), (600.0, {"num_runs": 10})):
+        pd.DataFrame([{"wall_sec": wall_sec, **told, **beside}]).to_parquet(folder / "runs.parquet")
+        assert cost.table(work, SPEEDS, None, 1.0, tmp_path).splitlines()[2].endswith("| 2.0 min, probes |")
 
 
 def _work(seeds, **values):

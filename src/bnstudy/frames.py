@@ -71,6 +71,8 @@ def runs(workspace: Path, sweep: str) -> pd.DataFrame:
     frame["stand_in"] = frame["stand_in"].fillna(False).astype(bool)  # a run that is missing has no source
     if "data_title" not in frame:  # in tables of earlier releases
         frame = frame.assign(data_title=None)
+    if "num_runs" not in frame:
+        frame = frame.assign(num_runs=math.nan)
     return frame if "commits" in frame else frame.assign(commits=frame["commit"])
 
 
@@ -100,6 +102,14 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
         told = f"sweep {sweep!r}: table {table!r} has no row ({query or 'empty'})"
         raise MissingTable(f"{told}; make sweep-{sweep} makes it again")
     return frame.reset_index(drop=True)
+
+
+def process_sec(run_rows: pd.DataFrame) -> pd.Series[float]:
+    """Seconds of one process that each run took: its share of them where several trained side by side.
+
+    Where the table does not say how many did (`num_runs` is NaN), as though none: at most so long.
+    """
+    return run_rows["wall_sec"] / run_rows["num_runs"].fillna(1)
 
 
 def holes(run_rows: pd.DataFrame) -> pd.DataFrame:

@@ -55,6 +55,7 @@ _LAST = {
     "dirty": "string",
     "device": "string",
     "threads": "int64",
+    "num_runs": "int64",
     "wall_sec": "float64",
     "probe_share": "float64",
 }
@@ -167,7 +168,7 @@ def _run_row(run_id: str, state: State, manifest: dict[str, Any] | None, config:
         "data_title": data.get("title") or None,  # manifests of earlier releases have none
         "stand_in": data.get("source") == STAND_IN,
     }
-    row |= {key: code.get(key) for key in ("commit", "dirty", "device", "threads")}
+    row |= {key: code.get(key) for key in ("commit", "dirty", "device", "threads", "num_runs")}
     row["commits"] = " ".join(code.get("commits") or []) or code.get("commit")  # several: resumed with other code
     return row
 

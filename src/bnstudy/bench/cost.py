@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from bnstudy import bracket, compose, paths, search
+from bnstudy import bracket, compose, frames, paths, search
 from bnstudy.config import Config, model_options, total_steps
 from bnstudy.data.sources import KNOWN
 from bnstudy.identity import canonical
@@ -112,11 +111,11 @@ def training(work: Work, speeds: Speeds) -> Time | None:
 
 def measured_sec(results: Path, sweep: str, num_runs: int) -> float | None:
     """Core seconds that so many of a sweep's runs take, probes included, by those published; None where none are."""
-    path = paths.tables(results, sweep) / "runs.parquet"
-    if not path.exists():
+    try:
+        runs = frames.runs(results, sweep)
+    except frames.MissingTable:
         return None
-    runs = pd.read_parquet(path, columns=["wall_sec", "threads"])
-    return float((runs["wall_sec"] * runs["threads"]).mean() * num_runs)
+    return float((frames.process_sec(runs) * runs["threads"]).mean() * num_runs)
 
 
 def bytes_per_step(num_steps: int = 20_000) -> float:

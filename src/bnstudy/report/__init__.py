@@ -309,7 +309,7 @@ def _sweep(workspace: Path, name: str) -> dict[str, Any]:
     except frames.MissingTable as missing:
         return {"name": name, "missing": str(missing), "num_done": 0}
     done = runs[runs["status"].isin(frames.DONE)]
-    origin = frames.origin([runs])
+    origin, beside = frames.origin([runs]), done["num_runs"]
     return {
         "name": name,
         "missing": "",
@@ -319,7 +319,7 @@ def _sweep(workspace: Path, name: str) -> dict[str, Any]:
         "data": origin.data_label or frames.DASH,
         "commits": ", ".join(frames.commits(done)) or frames.DASH,
         "devices": ", ".join(sorted(done["device"].dropna().astype(str).unique())) or frames.DASH,
-        "wall": _duration(float(done["wall_sec"].sum())),
+        "wall": f"{'at most ' if beside.isna().any() else ''}{_duration(frames.process_sec(done).sum())}",
     }
 
 

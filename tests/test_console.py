@@ -68,6 +68,16 @@ def test_what_turns_out_to_have_been_there_does_not_count_as_pace() -> None:
     assert progress.left_sec == 240
 
 
+def test_what_is_under_way_is_in_the_share_and_not_in_the_count() -> None:
+    clock, out = Clock(), io.StringIO()
+    progress = Progress("sweep", 10, "runs", stream=out, clock=clock)
+    for done, whole in ((0.75, None), (6.4, 0), (6.4, 5)):
+        clock.now += 64
+        progress.update(done, whole=whole)
+    shown = [line.split(", ")[:2] for line in out.getvalue().splitlines()[1:]]
+    assert shown == [["sweep: 0 of 10 runs", "7 %"], ["sweep: 0 of 10 runs", "64 %"], ["sweep: 5 of 10 runs", "64 %"]]
+
+
 def test_a_share_needs_no_unit() -> None:
     clock, out = Clock(), io.StringIO()
     progress = Progress("grid", stream=out, clock=clock)

@@ -14,8 +14,9 @@ import pytest
 from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
 from waiting import found, wait_for
 
-from bnstudy import checkpoint, compose, launch, lease, paths, study
-from bnstudy.jobs import jobs
+from bnstudy import checkpoint, compose, launch, lease, paths, sharing, study
+from bnstudy.jobs import Group, Seen, jobs
+from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store, Writer
 
 FORK = multiprocessing.get_context("fork")  # torch is imported already
@@ -66,6 +67,22 @@ def ended(process):
     return process.exitcode
 
 
+def test_runs_under_way_side_by_side_are_not_counted_as_ended(tmp_path, root, monkeypatch):
+    """Two groups of two, one of them 90 % and then at its end, the other 60 %."""
+    groups = [Group(tuple(jobs(config(root, seed=s, optim__lr=lr) for lr in (0.1, 0.2)))) for s in (0, 1)]
+    shown = []
+
+    def launched(groups, results, *, report, **values):
+        for signs in ((0, 90, 100, []), (1, 60, 100, []), (0, 0, 0, [("a", "completed", ""), ("b", "failed", "")])):
+            report(*signs)
+            shown.append((progress._done, progress._whole))
+
+    monkeypatch.setattr(launch, "launch", launched)
+    progress = Progress("sweep", 5, "runs ended")
+    sharing._launch(groups, tmp_path, 2, 1, progress, 1, Seen())
+    assert shown == [(2.8, 1), (4.0, 1), (4.2, 3)]
+
+
 def test_two_launchers_share_a_sweep_and_both_tell_of_all_of_it(tmp_path, root):
     configs = [config(root, seed=seed, **PLAIN) for seed in range(8)]
     make(configs, tmp_path / "alone")
@@ -79,7 +96,7 @@ def test_two_launchers_share_a_sweep_and_both_tell_of_all_of_it(tmp_path, root):
     made = []
     for file in told:
         text = file.read_text()
-        assert "8 of 8 runs, 100 %" in text and "8 completed" in text and text.endswith("exit 0\n"), text
+        assert "8 of 8 runs ended, 100 %" in text and "8 completed" in text and text.endswith("exit 0\n"), text
         counts = re.search(r"the sweep: (\d) of these were made here, (\d) by other processes", text)
         assert counts is not None, text
         made.append(int(counts[1]))

@@ -69,7 +69,7 @@ def make(
     store = Store(results)
     endings = {run_id: store.ending(run_id) for run_id in pending}
     notes, otherwise = dict[str, str](), "its job ended first"
-    with Progress(title, len(pending), "runs") as progress, _watched(store, endings, progress):
+    with Progress(title, len(pending), "runs ended") as progress, _watched(store, endings, progress):
         try:
             groups = plan(wanted, pending, results, at_a_time)
             for job in start(launcher, groups, results, at_a_time=min(at_a_time, len(groups))):

@@ -66,15 +66,18 @@ def _launch(
     workers = min(workers, len(groups))
     threads = threads or max(1, launch.cores() // workers)
     share = [math.nan for _ in groups]  # NaN: not begun in this process
+    over = set[int]()
 
     def show(group: int, done: int, total: int, ended: list[Ended]) -> None:
-        elsewhere = any(state == ELSEWHERE for _, state, _ in ended)
-        now = 1.0 if ended and not elsewhere else done / max(total, 1)
+        if ended and not any(state == ELSEWHERE for _, state, _ in ended):
+            over.add(group)
+        now = 1.0 if group in over else done / max(total, 1)
         if math.isnan(share[group]) and not ended:
             progress.resumed(now * len(groups[group].jobs))
         share[group] = now
         made = sum(s * len(g.jobs) for s, g in zip(share, groups, strict=True) if not math.isnan(s))
-        progress.update(before + made, f"{workers} processes of {threads} threads")
+        whole = before + sum(len(groups[index].jobs) for index in over)
+        progress.update(before + made, f"{workers} processes of {threads} threads", whole=whole)
 
     return launch.launch(groups, results, workers=workers, threads=threads, report=show, seen=seen)
 

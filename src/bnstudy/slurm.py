@@ -118,7 +118,7 @@ def _wait(
     job_of = {run_id: job for job in jobs for run_id in job.run_ids}
     unseen: Counter[str] = Counter()
     left, ended = sorted(pending), list[Ended]()
-    with Progress(title, len(left), "runs") as progress:
+    with Progress(title, len(left), "runs ended") as progress:
         while True:
             if (queue := _queue()) is not None:
                 for job in jobs:

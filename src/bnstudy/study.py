@@ -54,12 +54,14 @@ def single(config: Config, results: Path) -> int:
     stop = runner.Stop()
     threads = config.runtime.threads or launch.cores()
     try:
-        with stop.listening(), Progress(job.run_id, 1, "run") as progress:
+        with stop.listening(), Progress(job.run_id) as progress:
 
             def step_done(done: int, total: int) -> None:
                 progress.update(done / total, f"step {done} of {total}")
 
             (ended,) = runner.run(group, results, threads=threads, report=step_done, stop=stop)
+            if ended.state.done:  # without an update, or before the last one
+                progress.update(1)
             progress.close(f"{ended.state} {ended.note}".strip())
     except runner.Interrupted:
         raise KeyboardInterrupt from None
@@ -192,7 +194,7 @@ def _make(
     workers = workers or (max(1, devices.gpus()) if on_gpu else launch.cores())
     if launcher != LOCAL:
         return launchers.make(title, wanted, pending, results, launcher, workers)
-    with Progress(title, len(pending), "runs") as progress:
+    with Progress(title, len(pending), "runs ended") as progress:
         ended = sharing.make(wanted, pending, results, workers, progress)
         counts = Counter(state for _, state, _ in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))

@@ -59,7 +59,7 @@ def make(group: Group, results: Path) -> dict[str, str]:
     with _listening() as told:
         while pending := {job.run_id for job in group.jobs if not store.state(job.run_id).done}:
             try:
-                with Progress("job", len(pending), "runs") as progress:
+                with Progress("job", len(pending), "runs ended") as progress:
                     ended = sharing.make(group.jobs, pending, results, 1, progress)
             except KeyboardInterrupt:
                 if not told.again:

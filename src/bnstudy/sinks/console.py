@@ -19,8 +19,8 @@ class Progress:
     """Shows how far one stage is, as in `fetch: 3 of 10 files, 30 %, 2 min 5 s left, cifar10`.
 
     `total` counts `unit`s (without a unit only the share is shown), and so does `begun`, the part that was there before
-    this stage began (something resumed): the time left is reckoned from the pace since. Use it in a `with`, or call
-    `close`.
+    this stage began (something resumed): the time left is reckoned from the pace since. Parts of units count towards
+    the share, whole ones alone are counted. Use it in a `with`, or call `close`.
     """
 
     def __init__(
@@ -39,12 +39,15 @@ class Progress:
         self._clock = clock
         self._start = clock()
         self._closed = False
-        self._note = ""
+        self._note, self._whole = "", math.floor(begun)
         self._show(self._start)
 
-    def update(self, done: float, note: str = "") -> None:
-        """`done` units in all are finished; `note` says what is under way. Cheap enough for every step."""
-        self._done, self._note = done, note
+    def update(self, done: float, note: str = "", *, whole: int | None = None) -> None:
+        """`done` units in all are finished; `note` says what is under way. Cheap enough for every step.
+
+        `whole`: how many of them are, where `done` adds up parts of several.
+        """
+        self._done, self._note, self._whole = done, note, math.floor(done) if whole is None else whole
         now = self._clock()
         if now - self._shown >= (REDRAW_SEC if self._live else LINE_SEC):
             self._show(now)
@@ -90,7 +93,7 @@ class Progress:
 
     def _how_far(self) -> str:
         share = self._done / self._total if self._total else 1.0
-        counted = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}, " if self._unit else ""
+        counted = f"{self._whole:,} of {self._total:,.0f} {self._unit}, " if self._unit else ""
         return f"{self._what}: {counted}{math.floor(100 * share)} %"
 
     def _write(self, text: str, note: str, *, last: bool) -> None:

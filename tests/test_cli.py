@@ -63,6 +63,12 @@ def test_every_command_has_help(capsys):
     assert main("--version") == 0
 
 
+def test_usage_has_what_a_command_is_of_before_the_overrides(capsys):
+    for command, what in (("sweep", "SWEEP"), ("suite", "SUITE"), ("wandb-sweep", "SWEEP")):
+        assert main(command, "--help") == 0
+        assert f"{what} [KEY=VALUE ...]" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -381,7 +387,9 @@ def test_status_counts_every_sweep(data_root, tmp_path, capsys, monkeypatch):
     store.writer(other)
     store.writer(third).finish({"status": "failed"})
     assert main("status", "--data-root", data_root, "--results", tmp_path) == 0
-    lines = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    lines, shown = told.out.splitlines(), told.err.splitlines()
+    assert shown[0] == "status: 0 of 2 sweeps, 0 %" and shown[-1].startswith("status: 2 of 2 sweeps, 100 %, took ")
     assert len(lines) == 2 * len(compose.sweeps())
     (init,) = (line for line in lines if line.split()[:2] == ["init", "quick"])
     assert "10 runs: 1 completed, 1 failed, 1 interrupted, 7 pending" in init

@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bnstudy import paths
@@ -57,13 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    a_sweep = {"metavar": "SWEEP", "help": f"one of {', '.join(_sweeps())}"}
+    a_suite = {"metavar": "SUITE", "help": "as sweeps/*.yaml name it: paper_init, paper_train, textbook"}
+
     def command(
-        name: str, act: object, text: str, *, of_a_sweep: bool = False, overrides: str = ""
+        name: str, act: object, text: str, *, of: Mapping[str, str] | None = None, overrides: str = ""
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(act=act, takes_overrides=bool(overrides))
-        if of_a_sweep:
-            sub.add_argument("name", metavar="SWEEP", help=f"one of {', '.join(_sweeps())}")
+        if of:
+            sub.add_argument("name", metavar=of["metavar"], help=of["help"])
         if overrides:
             sub.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=overrides)
         return sub
@@ -101,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "make every run of a sweep that is not done, then the sweep's tables"
     values = f"what to change, several values make an axis, as in optim.lr=0.1,1; {keys}"
-    sweep = command("sweep", _sweep, text, of_a_sweep=True, overrides=values)
+    sweep = command("sweep", _sweep, text, of=a_sweep, overrides=values)
     preset(sweep, "full")
     places(sweep, data=True)
     parallel(sweep)
@@ -118,8 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parallel(reproduce)
 
     text = "every sweep of a suite, one after another, the estimate first, then their report"
-    suite = command("suite", _suite, text, overrides=values)
-    suite.add_argument("suite", metavar="SUITE", help="as sweeps/*.yaml name it: paper_init, paper_train, textbook")
+    suite = command("suite", _suite, text, of=a_suite, overrides=values)
     preset(suite, "quick")
     places(suite, data=True)
     parallel(suite)
@@ -131,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "make the runs that failed once more, of every sweep or of one"
     retry = command("retry", _retry, text, overrides="runtime.* and tracking.* only")
-    retry.add_argument("--sweep", default=None, metavar="SWEEP", help=f"one of {', '.join(_sweeps())}")
+    retry.add_argument("--sweep", default=None, metavar=a_sweep["metavar"], help=a_sweep["help"])
     places(retry, data=True)
     parallel(retry)
 
@@ -157,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     places(notebooks)
 
     text = "put a finished sweep's tables among the committed ones and draw those anew; refuses stand-in data"
-    publish = command("publish", _publish, text, of_a_sweep=True)
+    publish = command("publish", _publish, text, of=a_sweep)
     preset(publish, "full")
     places(publish, data=True)
 
@@ -171,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         places(command(name, act, text))
 
     text = "register a sweep's grid at W&B, for agents to make its runs"
-    twin = command("wandb-sweep", _wandb_sweep, text, of_a_sweep=True, overrides=values)
+    twin = command("wandb-sweep", _wandb_sweep, text, of=a_sweep, overrides=values)
     preset(twin, "full")
     places(twin, data=True)
 
@@ -224,7 +226,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 def _suite(arguments: argparse.Namespace) -> int:
     from bnstudy import suite
 
-    return suite.run(arguments.suite, arguments.preset, _with_places(arguments), arguments.results, arguments.jobs)
+    return suite.run(arguments.name, arguments.preset, _with_places(arguments), arguments.results, arguments.jobs)
 
 
 def _status(arguments: argparse.Namespace) -> int:

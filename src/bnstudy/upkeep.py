@@ -15,6 +15,7 @@ from bnstudy.config import Config, Sweep, from_dict
 from bnstudy.data import sources
 from bnstudy.jobs import jobs, let_go, under_way
 from bnstudy.roster import Wanted
+from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
 
 HOW = ("runtime.", "tracking.")  # what may be said of runs whose configuration is settled
@@ -26,12 +27,15 @@ def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
     offline = [*overrides, "runtime.download=false"]
     searching = {name: bool(said.get("search")) for name, said in compose.said().items()}
     lines: list[tuple[str, str, list[Wanted] | str]] = []
-    for name in compose.sweeps():
-        for each in [preset] if preset else ("quick", "full"):
-            try:
-                lines.append((name, each, roster.wanted(name, each, offline, results)))
-            except sources.DataError as error:
-                lines.append((name, each, str(error).splitlines()[0]))
+    with Progress("status", len(searching), "sweeps") as progress:  # each is composed where something changed
+        for looked_at, name in enumerate(searching):
+            progress.update(looked_at, name)
+            for each in [preset] if preset else ("quick", "full"):
+                try:
+                    lines.append((name, each, roster.wanted(name, each, offline, results)))
+                except sources.DataError as error:
+                    lines.append((name, each, str(error).splitlines()[0]))
+        progress.update(len(searching))
     every = [run for _, _, runs in lines if isinstance(runs, list) for run in runs]
     entries = index.entries(results, {run.run_id for run in every})
     speed, holders = pace.measured(every, entries, results), lease.held(results)

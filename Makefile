@@ -162,7 +162,7 @@ $(READY): requirements.lock bootstrap.lock pyproject.toml
 	  || { echo "setup: '$(PYTHON)' is not there, or older than Python 3.11: install 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }; \
 	  $(PYTHON) -m venv --clear $(VENV) \
 	  || { echo "setup: '$(PYTHON)' cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }; }
-	@echo "setup: packages of requirements.lock into $(VENV) (about 5.5 GB, once)"
+	@echo "setup: packages of requirements.lock into $(VENV) (about 6 GB, once)"
 	@if $(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r bootstrap.lock \
 	  && $(BIN)/uv pip sync $$(test -t 2 || echo --quiet) --python $(BIN)/python --require-hashes --no-build-isolation requirements.lock; then \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \

@@ -64,7 +64,7 @@ RECIPES = {
     "sweeps/resnet20_lr.yaml",
     "analysis/findings/zeros.py",
 }
-SMALL = ["data.num_train=64", "data.batch_size=32", "tracking.mode=off", "runtime.device=cpu"]
+SMALL = ["data.num_train=64", "data.num_test=64", "data.batch_size=32", "tracking.mode=off", "runtime.device=cpu"]
 
 # The commands in one process, which imports torch once; sweeps in it, too.
 FOLLOW = """

@@ -92,15 +92,18 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
         renamed = {name: f"run_{name}" for name in run_rows.columns if name in rows.columns and name != "run_id"}
         keep = run_rows.rename(columns=renamed)
         frame = rows.merge(keep, on="run_id", how="left", validate="many_to_one")
-    if query is not None:
+    if query is not None and len(frame):
+        num_rows = len(frame)
         try:
             frame = frame.query(query)
         except pd.errors.UndefinedVariableError as error:
             told = f"sweep {sweep!r}: table {table!r} has no column for {query!r} ({error})"
             raise MissingTable(f"{told}; it has: {', '.join(map(str, frame))}") from None
+        if frame.empty:
+            told = f"sweep {sweep!r}: none of the {num_rows} rows of table {table!r} is of {query!r}"
+            raise MissingTable(f"{told}; make sweep-{sweep}, full and without overrides, makes such")
     if frame.empty:
-        told = f"sweep {sweep!r}: table {table!r} has no row ({query or 'empty'})"
-        raise MissingTable(f"{told}; make sweep-{sweep} makes it again")
+        raise MissingTable(f"sweep {sweep!r}: table {table!r} is empty; make sweep-{sweep} makes it again")
     return frame.reset_index(drop=True)
 
 

@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--budget-min", type=_minutes, default=None, metavar="N", help=text)
 
     keys = "conf/ has what can be chosen, src/bnstudy/config.py every key with its default"
-    text = "make one run, as in: bnstudy run model=lenet data=fashion_mnist recipe=lenet norm=batch optim.lr=0.3"
+    text = "make one run, as in: bnstudy run model=lenet data=fashion_mnist recipe=lenet norm=batch optim.lr=0.1"
     run = command("run", _run, text, overrides=f"what the run is: {keys}")
     text = "make a run of this sweep: the overrides are one value of each of its axes"
     run.add_argument("--sweep", choices=_sweeps(), default=None, metavar="SWEEP", help=text)

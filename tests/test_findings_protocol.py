@@ -31,6 +31,11 @@ def test_a_claim_needs_its_texts_and_a_known_scale() -> None:
         claim(criterion=" ")
 
 
+def test_a_hyphen_before_a_number_is_written_as_a_minus_sign() -> None:
+    row = findings.row(claim(), Evidence("ResNet-20: -5 %", "-1.0 to 2e-5", 5, Verdict.partly), data="", commit="")
+    assert (row.measured, row.spread) == ("ResNet-20: \u22125 %", "\u22121.0 to 2e-5")
+
+
 @pytest.mark.parametrize(
     ("n", "whole", "part", "verdict"),
     [

@@ -16,6 +16,7 @@ from typing import Any
 
 from bnstudy import effects, files
 from bnstudy.effects import Arms
+from bnstudy.frames import MINUS
 
 MIN_SEEDS = 3  # fewer than this in either arm and no verdict is given
 SCALES = (
@@ -235,8 +236,8 @@ def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: st
     """A claim that was judged."""
     return Row(
         **asdict(claim),
-        measured=evidence.measured,
-        spread=evidence.spread,
+        measured=_signed(evidence.measured),
+        spread=_signed(evidence.spread),
         n=evidence.n,
         verdict=str(evidence.verdict),
         data=data,
@@ -244,6 +245,11 @@ def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: st
         finding=finding,
         effect=effects.told(evidence.arms),
     )
+
+
+def _signed(text: str) -> str:
+    """With a minus sign for every hyphen that stands for one."""
+    return re.sub(r"(?<!\w)-(?=\d)", MINUS, text)
 
 
 def row_not_run(claim: Claim, why: str, *, finding: str = "") -> Row:

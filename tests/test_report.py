@@ -118,6 +118,19 @@ def test_the_page_stands_alone_and_is_well_formed(built: tuple[Path, list[str]])
     assert str(built[0]) not in text
 
 
+def test_contents_name_every_section_and_what_was_not_run_is_folded_at_the_end(built: tuple[Path, list[str]]) -> None:
+    text = (built[0] / "report.html").read_text(encoding="utf-8")
+    contents = text[text.index('<nav class="contents"') : text.index("</nav>")]
+    assert re.findall('href="#([^"]+)"', contents) == re.findall('<section id="([^"]+)"', text)
+    verdicts, folded = (
+        text[: text.index('<section id="fig2"')],
+        text[text.index("<details>") : text.index("</details>")],
+    )
+    waiting = [row["id"] for row in json.loads((built[0] / "claims.json").read_text()) if row["verdict"] == "not run"]
+    assert "fig1_paper" not in contents and ">1</a></td>" not in verdicts and waiting[0] == "1"
+    assert re.findall('<td class="id">([^<]+)</td>', folded) == waiting
+
+
 def _same_glyphs(text: str) -> bool:
     """Glyphs may be defined again by a later figure text of the same drawing, never differently."""
     shapes: dict[str, set[str]] = {}

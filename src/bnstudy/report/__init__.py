@@ -17,7 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from bnstudy import figures, files, findings, frames, paths
-from bnstudy.findings import Comparison, Finding, Row
+from bnstudy.findings import Comparison, Finding, Row, Verdict
 
 Progress = Callable[[str], None]
 FINDINGS = Path(__file__).resolve().parents[3] / "analysis" / "findings"  # of a checkout, which is how this is used
@@ -255,13 +255,16 @@ def _page(workspace: Path, drawn: Path, sections: list[Section], rows: list[Row]
     environment.filters["anchor"] = lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")
     ordered = findings.in_order(rows)
     sweeps = [_sweep(workspace, name) for name in sorted({section.finding.sweep for section in sections})]
+    crashed = {section.finding.name for section in sections if section.crashed}
+    waiting = [row for row in ordered if row.verdict == Verdict.not_run and row.finding not in crashed]
     return environment.get_template("page.html.jinja").render(
         unloaded={name: why for name, why in failures.items() if name not in {s.finding.name for s in sections}},
-        sections=[(s, _svg(drawn, s)) for s in _by_first_claim(sections, ordered)],
-        rows=ordered,
+        sections=[(s, _svg(drawn, s)) for s in _by_first_claim(sections, ordered) if s.crashed or not s.problem],
+        num_claims=len(ordered),
+        rows=[row for row in ordered if row not in waiting],
         misses=[row for row in ordered if row.explanation],
         disputes=[row for row in ordered if row.disputed],
-        waiting=[row for row in ordered if not row.finding],
+        waiting=waiting,
         tally=findings.tallied(ordered),
         sweeps=sweeps,
         stand_in=any(s.origin.stand_in for s in sections if s.origin),

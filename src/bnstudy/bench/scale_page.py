@@ -54,7 +54,7 @@ exponent k of n^k through the last decade of sizes (1: linear; below: a fixed pa
 `status` reads one index file and asks the file system for the times of each run's folder and manifest; it opens what
 changed since the last look and nothing else. An index that is missing or damaged costs one look at every manifest (the
 column "without an index"). What is not measured here: `status` composes a sweep anew when a file that decides about its
-runs, or the data, changed, however many of them are done (half a minute for all sweeps; half a second where nothing
+runs, or the data, changed, however many of them are done (up to a minute for all sweeps; half a second where nothing
 changed). Reduction opens every run's tables, checks their sums and joins them in memory; it is the largest cost, once a
 sweep ends. The report reads reduced tables alone.
 

@@ -46,17 +46,16 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     table = frames["jacobian_coupling"]
     ends = _ends(table)
     one, whole = ends[ends["num_examples"] == 1], table[table["num_examples"] > 1]
-    _by_size(axes[0], one.assign(value=100 * one["difference"]), "-", "coupled against frozen")
+    _by_size(axes[0], one.assign(value=100 * one["difference"]), "coupled")
     for kind, dashes in KINDS.items():
-        _by_size(axes[1], one.assign(value=one[kind]), dashes, kind)
+        _by_size(axes[1], one.assign(value=one[kind]), kind)
         rows = over_seeds(whole.assign(place=whole["index"] + 1), ["place"], kind)
         figures.band(axes[2], rows, "place", "batch", label=kind, ls=dashes)
     for ax, letter, title, label in (
         (axes[0], "a", "difference", "relative difference (%)"),
         (axes[1], "b", "conditioning", "largest / smallest singular value"),
     ):
-        ax.set_yscale("log")
-        figures.plain_log(ax)
+        ax.set_ylim(bottom=0)
         ax.set_xlabel("mini-batch size")
         ax.set_ylabel(label)
         figures.panel(ax, letter, title)
@@ -110,10 +109,12 @@ def _ends(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"difference": of["difference"].first(), **conditions}).reset_index()
 
 
-def _by_size(ax: Axes, rows: pd.DataFrame, dashes: object, label: str) -> None:
-    medians = rows.groupby("size")["value"].median()
-    ax.plot(medians.index, medians, color=figures.COLOURS["batch"], ls=dashes, lw=1.5, label=label)
-    ax.plot(rows["size"], rows["value"], "o", color=figures.COLOURS["batch"], ms=3.6, mew=0, alpha=0.7)
+def _by_size(ax: Axes, rows: pd.DataFrame, kind: str) -> None:
+    colour, side = figures.COLOURS["batch"], 1.04 if kind == "coupled" else 1 / 1.04
+    medians, frozen = rows.groupby("size")["value"].median(), kind == "frozen"
+    ax.plot(medians.index * side, medians, color=colour, ls=KINDS[kind], lw=1.5)
+    ax.plot(rows["size"] * side, rows["value"], "o", color=colour, mfc="white" if frozen else colour, ms=4, mew=1)
+    ax.plot([], [], "o", color=colour, mfc="white" if frozen else colour, ms=4, mew=1, ls=KINDS[kind], label=kind)
     ax.set_xscale("log", base=2)
     ax.set_xticks(sorted(rows["size"].unique()), [str(size) for size in sorted(rows["size"].unique())])
     ax.minorticks_off()

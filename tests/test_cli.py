@@ -13,6 +13,7 @@ from small_runs import launch_here, names, quadrants, torch_as_it_was
 
 from bnstudy import cli, compose, files, frames, launch, paths, report, runner, study
 from bnstudy.data import sources, stand_in
+from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
 
 TINY = ["model=mlp", "model.hidden='16'", "data.name=quadrants", "data.batch_size=25", "data.augment=false"]
@@ -127,6 +128,19 @@ def test_what_is_shown_of_one_run_is_a_share_that_ends_whole(root, tmp_path, cap
     first, *_, last = capsys.readouterr().err.splitlines()
     (name,) = Store(tmp_path).run_ids()
     assert first == f"{name}: 0 %" and last.startswith(f"{name}: 100 %, took ") and last.endswith(", completed")
+
+
+def test_what_a_checkpoint_had_is_not_counted_as_this_sessions_pace(root, tmp_path, monkeypatch, capsys):
+    def half_done(group, results, *, threads, report, stop):
+        report(50, 100)
+        return [runner.Ended("", State.completed)]
+
+    told = []
+    monkeypatch.setattr(runner, "run", half_done)
+    monkeypatch.setattr(study, "_outcome", lambda *_: "")
+    monkeypatch.setattr(Progress, "resumed", lambda self, part: told.append(part))
+    assert main("run", *TINY, "--data-root", root, "--results", tmp_path) == 0
+    assert told == [0.5]
 
 
 def test_a_damaged_run_is_named_and_made_again(root, tmp_path, capsys):

@@ -55,8 +55,13 @@ def single(config: Config, results: Path) -> int:
     threads = config.runtime.threads or launch.cores()
     try:
         with stop.listening(), Progress(job.run_id) as progress:
+            resumed = False
 
             def step_done(done: int, total: int) -> None:
+                nonlocal resumed
+                if not resumed:  # what a checkpoint had, if there was one
+                    progress.resumed(done / total)
+                    resumed = True
                 progress.update(done / total, f"step {done} of {total}")
 
             (ended,) = runner.run(group, results, threads=threads, report=step_done, stop=stop)

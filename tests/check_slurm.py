@@ -24,7 +24,7 @@ from bnstudy import paths
 from bnstudy.store import State, Store
 
 WAIT_SEC = 300
-STEPS = 8000  # some seconds of training, more on a busy machine: long enough to be stopped on the way
+STEPS = 16000  # some seconds of training, more on a busy machine: long enough to be stopped on the way
 COMMON = [
     *("model=mlp", "model.hidden='16'", "data.name=quadrants", "data.augment=false", "data.normalise=unit"),
     *("norm=batch", "optim.lr=0.1", f"train.steps={STEPS}", "train.evaluate_every_epochs=1000", "probes=none"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from bnstudy import probes
 from bnstudy.snapshot import READABLE, observe
 
 
@@ -97,3 +99,20 @@ def make_feed(num=24, size=8, num_classes=5, seed=1):
 def look(network, feed, reads=READABLE, batch_size=6, **options):
     """A snapshot of the network on the feed's first mini-batch."""
     return observe(network, *feed.probe_batch(batch_size), reads=reads, feed=feed, **options)
+
+
+def rows_by(columns, probe, seen, options):
+    """A probe's rows, in their order, by their values in these columns."""
+    found = defaultdict(list)
+    for row in probes.run(probe, options, seen):
+        found[tuple(row[column] for column in columns)].append(row)
+    return found
+
+
+def features_of(network, images):
+    """The classifier's input."""
+    kept = []
+    hook = network.classifier.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    network(images)
+    hook.remove()
+    return kept[0]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 
 import numpy as np
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import features_of, look, make_feed, make_network, rows_by
 
 from bnstudy import probes
 from bnstudy.probes import jacobian_singular_values as jsv
@@ -16,18 +15,7 @@ from bnstudy.probes import jacobian_singular_values as jsv
 
 def run(seen, **options):
     """Rows by mini-batch size and number of examples whose features are meant."""
-    found = defaultdict(list)
-    for row in probes.run("jacobian_coupling", options, seen):
-        found[row["size"], row["num_examples"]].append(row)
-    return found
-
-
-def features_of(network, images):
-    kept = []
-    hook = network.classifier.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
-    network(images)
-    hook.remove()
-    return kept[0]
+    return rows_by(("size", "num_examples"), "jacobian_coupling", seen, options)
 
 
 def test_coupled_is_the_whole_derivative_in_training_mode():

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_feed, make_network, rows_by
 from torch import nn
 
-from bnstudy import models, norms, probes
+from bnstudy import models, norms
 from bnstudy.probes import _lanczos
 from bnstudy.probes import jacobian_density as density
 from bnstudy.probes import jacobian_singular_values as jsv
@@ -20,10 +19,7 @@ from bnstudy.probes import jacobian_singular_values as jsv
 
 def run(seen, **options):
     """Rows by start and example, each in the order of shares."""
-    found = defaultdict(list)
-    for row in probes.run("jacobian_density", options, seen):
-        found[row["start"], row["example"]].append(row)
-    return found
+    return rows_by(("start", "example"), "jacobian_density", seen, options)
 
 
 def dense(seen, start, example):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import features_of, look, make_feed, make_network, rows_by
 from torch import nn
 from torch.func import functional_call
 
@@ -20,12 +19,9 @@ from bnstudy.probes import jacobian_singular_values as jsv
 
 def run(seen, **options):
     """Singular values, largest first, by stretch, start and example."""
-    found = defaultdict(list)
-    for row in probes.run("jacobian_singular_values", options, seen):
-        key = (row["stretch"], row["start"], row["example"])
-        found[key].append(row["value"])
-        assert row["count"] >= len(found[key])
-    return found
+    found = rows_by(("stretch", "start", "example"), "jacobian_singular_values", seen, options)
+    assert all(row["count"] >= len(rows) for rows in found.values() for row in rows)
+    return {key: [row["value"] for row in rows] for key, rows in found.items()}
 
 
 def make_product(num_factors=4, width=6, norm="none", seed=0):
@@ -55,15 +51,6 @@ def held(network):
             parent, _, name = path.rpartition(".")
             setattr(network.get_submodule(parent), name, Held(module))
     return network
-
-
-def features_of(network, images):
-    """The classifier's input."""
-    kept = []
-    hook = network.classifier.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
-    network(images)
-    hook.remove()
-    return kept[0]
 
 
 def shaken(network):

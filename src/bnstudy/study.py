@@ -217,9 +217,9 @@ def reduce(name: str, workspace: Path, configs: Sequence[Config], wanted: Sequen
 
 def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
     """The main job. Where a data set cannot be had it goes on with made images, says so, and marks what it makes."""
-    failed = False
     from bnstudy import report  # and with it matplotlib, which takes half a second that no run needs
 
+    failed = False
     stand_ins = set()
     sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.stand_in=true"]) for name in REPRODUCE}
     workspace = _workspace(results, preset, sweeps)

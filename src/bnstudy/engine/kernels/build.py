@@ -38,9 +38,10 @@ def library(name: str, **macros_of: str | int) -> ctypes.CDLL | None:
     """`name`.c compiled with these macros; None where that cannot be."""
     if compiler() is None:
         return None
-    source = Path(__file__).with_name(f"{name}.c")
+    source, shared = (Path(__file__).with_name(each) for each in (f"{name}.c", "lanes.h"))
     macros = [f"-D{key}={value}" for key, value in macros_of.items()]
-    content = "\0".join([source.read_text(encoding="utf-8"), *FLAGS, str(TRIED), *macros, _machine()])
+    texts = [each.read_text(encoding="utf-8") for each in (source, shared)]
+    content = "\0".join([*texts, *FLAGS, str(TRIED), *macros, _machine()])
     target = _cache() / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
     if not target.exists() and not _compile(source, macros, target):
         return None

@@ -9,14 +9,8 @@
    Threads take consecutive images, and their sums are added in the order of the threads: one number of threads, one
    result. Infinities and NaN pass through as in torch. */
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "lanes.h"
 
-#define LANES 16
 #define H (IH + 2 * PAD)
 #define W (IW + 2 * PAD)
 #define OH (H - K + 1)
@@ -38,15 +32,7 @@
 #define ACC_SIZE (ACROSS ? K * COUT * KV * LANES : COUT * TAPS * LANES)
 #define UNROLL _Pragma("GCC unroll 64")
 
-typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL))));
-typedef REAL loose __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-
-static inline vec load(const REAL *from) { return *(const loose *)from; }
-static inline void store(REAL *to, vec value) { *(loose *)to = value; }
-typedef __typeof__(_Generic((REAL)0, float: (int32_t)0, double: (int64_t)0)) whole;
-typedef whole mask __attribute__((vector_size(LANES * sizeof(REAL)))); /* what a comparison gives: -1 or 0 */
-/* The value where the mask is set, else 0, or else another. */
-static inline vec keep(mask where, vec value) { return (vec)(where & (mask)value); }
+/* The value where the mask is set, else another. */
 static inline vec choose(mask where, vec value, vec other) { return (vec)((where & (mask)value) | (~where & (mask)other)); }
 /* 0, 1, ... in the lanes; a pair of vectors' even and odd lanes, and the pair of which two are the even and odd. */
 static const mask LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -75,21 +61,6 @@ static inline vec largest(const vec z[4], vec scale, vec shift, vec *winner, byt
     }
     *code = __builtin_convertvector(which, bytes);
     return best;
-}
-
-static void part(long num, int *thread, int *threads, long *low, long *high) {
-#ifdef _OPENMP
-    *thread = omp_get_thread_num(), *threads = omp_get_num_threads();
-#else
-    *thread = 0, *threads = 1;
-#endif
-    *low = num * *thread / *threads, *high = num * (*thread + 1) / *threads;
-}
-
-static void *room(size_t bytes) {
-    void *found = aligned_alloc(128, (bytes + 127) / 128 * 128);
-    if (!found) abort();
-    return memset(found, 0, (bytes + 127) / 128 * 128);
 }
 
 /* The planes of one image with their margin of zeros, rows WS apart. `to` is zero outside. */
@@ -195,9 +166,8 @@ void convolve(const REAL *x, const REAL *weight, const REAL *bias, REAL *z, doub
     long *counts = room(threads * sizeof(long));
 #pragma omp parallel num_threads(threads)
     {
-        int thread, team;
         long low, high;
-        part(num, &thread, &team, &low, &high);
+        const int thread = part(num, &low, &high);
         REAL *in = room(CIN * H * WS * sizeof(REAL) + WS * sizeof(REAL)), *taps = room(TAPS * COUT * sizeof(REAL));
         for (long g = 0; g < groups; g++) {
             for (int c = 0; c < COUT; c++)
@@ -232,9 +202,8 @@ void pool(const REAL *z, const REAL *scale, const REAL *shift, REAL *pooled, REA
           long groups, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        int thread, team;
         long low, high;
-        part(num, &thread, &team, &low, &high);
+        part(num, &low, &high);
         for (long n = low * groups; n < high * groups; n++) {
             const REAL *from = z + n * COUT * PLACES, *a = scale + n % groups * COUT, *b = shift + n % groups * COUT;
             REAL *to = pooled + n * COUT * POOLED, *won = winner + n * COUT * POOLED;
@@ -277,9 +246,8 @@ void sums(const REAL *grad, const REAL *winner, double *sum, double *product, lo
     double *parts = room(threads * 2 * channels * sizeof(double));
 #pragma omp parallel num_threads(threads)
     {
-        int thread, team;
         long low, high;
-        part(num, &thread, &team, &low, &high);
+        const int thread = part(num, &low, &high);
         double *own = parts + thread * 2 * channels;
         for (long n = low; n < high; n++)
             for (long c = 0; c < channels; c++) {
@@ -420,9 +388,8 @@ void backward(const REAL *x, const REAL *weight, const REAL *z, const uint8_t *c
     REAL *parts = room(threads * size * sizeof(REAL));
 #pragma omp parallel num_threads(threads)
     {
-        int thread, team;
         long low, high;
-        part(num, &thread, &team, &low, &high);
+        const int thread = part(num, &low, &high);
         REAL *in = room((ACROSS ? ROOM : CIN * H * WS + WS) * sizeof(REAL)), *dz = room(DZ_SIZE * sizeof(REAL));
         REAL *taps = room(COUT * K * KV * LANES * sizeof(REAL)), *back = room(ROOM * sizeof(REAL));
         for (long g = 0; g < groups; g++) {

@@ -9,14 +9,8 @@
    even sides (2 TH by 2 TW). Threads take consecutive images, and their sums are added in the order of the threads: one
    number of threads, one result. */
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "lanes.h"
 
-#define LANES 16
 #define TILES 16 /* that are multiplied at a time */
 #define VI (CIN / LANES)
 #define VO (COUT / LANES)
@@ -26,33 +20,13 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #define EACH(i, n) UNROLL for (int i = 0; i < (n); i++)
 
-typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL))));
-typedef REAL loose __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-static inline vec load(const REAL *from) { return *(const loose *)from; }
-static inline void store(REAL *to, vec value) { *(loose *)to = value; }
-
-typedef __typeof__(_Generic((REAL)0, float: (int32_t)0, double: (int64_t)0)) whole;
-typedef whole mask __attribute__((vector_size(LANES * sizeof(REAL)))); /* what a comparison gives: -1 or 0 */
 /* max(0, value), or NaN; and a gradient where `y`, what came of it, is not 0. NULL: there was no ReLU. */
-static inline vec rectified(vec value) { return (vec)(~(value < 0) & (mask)value); }
+static inline vec rectified(vec value) { return keep(~(value < 0), value); }
 static inline vec passed(const REAL *gradient, const REAL *y) {
-    return y ? (vec)(~(load(y) <= 0) & (mask)load(gradient)) : load(gradient);
+    return y ? keep(~(load(y) <= 0), load(gradient)) : load(gradient);
 }
 
-static void part(long num, int *thread, int *threads, long *low, long *high) {
-    *thread = 0, *threads = 1;
-#ifdef _OPENMP
-    *thread = omp_get_thread_num(), *threads = omp_get_num_threads();
-#endif
-    *low = num * *thread / *threads, *high = num * (*thread + 1) / *threads;
-}
-
-static REAL *room(long count) {
-    size_t bytes = (count * sizeof(REAL) + 127) / 128 * 128;
-    REAL *found = aligned_alloc(128, bytes);
-    if (!found) abort();
-    return memset(found, 0, bytes);
-}
+static REAL *numbers(long count) { return room(count * sizeof(REAL)); }
 
 /* An image (H, W, C), or a gradient that ReLU's `y` lets pass, into the middle of one that has a rim of zeros. */
 static void pad(const REAL *x, const REAL *y, REAL *padded, int h, int w, int channels) {
@@ -63,6 +37,11 @@ static void pad(const REAL *x, const REAL *y, REAL *padded, int h, int w, int ch
     }
 }
 
+/* A tile's place in each of 16 matrices. */
+static void clear(REAL *to, int channels) {
+    for (int f = 0; f < 16; f++) memset(to + (long)f * NEXT(channels), 0, channels * sizeof(REAL));
+}
+
 /* B' d B of tiles `from` to `from` + TILES (those beyond the last: 0): (16, TILES, channels), NEXT apart. */
 static inline __attribute__((always_inline)) void patches(const REAL *padded, REAL *found, int from, int th, int tw,
                                                           const int channels) {
@@ -71,7 +50,7 @@ static inline __attribute__((always_inline)) void patches(const REAL *padded, RE
         const int tile = from + t;
         REAL *to = found + (long)t * channels;
         if (tile >= th * tw) {
-            EACH(f, 16) memset(to + f * next, 0, channels * sizeof(REAL));
+            clear(to, channels);
             continue;
         }
         const REAL *at = padded + tile / tw * 2 * row + tile % tw * 2L * channels;
@@ -139,7 +118,7 @@ static inline __attribute__((always_inline)) void spread(const REAL *dy, const R
         const int tile = from + t;
         REAL *to = found + (long)t * COUT;
         if (tile >= th * tw) {
-            EACH(f, 16) memset(to + f * next, 0, COUT * sizeof(REAL));
+            clear(to, COUT);
             continue;
         }
         const long at = tile / tw * 2 * row + tile % tw * 2L * COUT;
@@ -220,11 +199,10 @@ static inline __attribute__((always_inline)) void convolved(const REAL *x, const
                                                             int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        int thread, all;
         long low, high;
-        part(num, &thread, &all, &low, &high);
-        REAL *padded = room((2L * th + 2) * (2 * tw + 2) * CIN);
-        REAL *patch = room(16L * NEXT(CIN)), *product = room(16L * NEXT(COUT));
+        part(num, &low, &high);
+        REAL *padded = numbers((2L * th + 2) * (2 * tw + 2) * CIN);
+        REAL *patch = numbers(16L * NEXT(CIN)), *product = numbers(16L * NEXT(COUT));
         for (long n = low; n < high; n++) {
             const long at = n * 4 * th * tw;
             pad(x + at * CIN, rectified_x ? rectified_x + at * CIN : NULL, padded, 2 * th, 2 * tw, CIN);
@@ -240,7 +218,7 @@ static inline __attribute__((always_inline)) void convolved(const REAL *x, const
 
 /* y (N, 2 TH, 2 TW, COUT) = x (N, 2 TH, 2 TW, CIN) convolved with a kernel (3, 3, CIN, COUT), then rectified. */
 void convolve(const REAL *x, const REAL *weight, REAL *y, long num, int th, int tw, int relu, int threads) {
-    REAL *kernel = room(16L * CIN * COUT);
+    REAL *kernel = numbers(16L * CIN * COUT);
     transformed(weight, kernel, 0);
     if (relu) convolved(x, NULL, kernel, y, num, th, tw, 1, threads);
     else convolved(x, NULL, kernel, y, num, th, tw, 0, threads);
@@ -250,7 +228,7 @@ void convolve(const REAL *x, const REAL *weight, REAL *y, long num, int th, int 
 /* The gradient of what was convolved, from that of the result, its CIN the former COUT; `y` is the result that ReLU
    left, or NULL. */
 void input_gradient(const REAL *dy, const REAL *y, const REAL *weight, REAL *dx, long num, int th, int tw, int threads) {
-    REAL *kernel = room(16L * CIN * COUT);
+    REAL *kernel = numbers(16L * CIN * COUT);
     transformed(weight, kernel, 1);
     convolved(dy, y, kernel, dx, num, th, tw, 0, threads);
     free(kernel);
@@ -259,14 +237,13 @@ void input_gradient(const REAL *dy, const REAL *y, const REAL *weight, REAL *dx,
 /* The kernel's gradient, (3, 3, CIN, COUT), from x and dy; `y` as above. */
 void kernel_gradient(const REAL *x, const REAL *dy, const REAL *y, REAL *gradient, long num, int th, int tw, int threads) {
     const long size = 16L * CIN * COUT;
-    REAL *totals = room(threads * size);
+    REAL *totals = numbers(threads * size);
 #pragma omp parallel num_threads(threads)
     {
-        int thread, all;
         long low, high, waiting = 0;
-        part(num, &thread, &all, &low, &high);
-        REAL *padded = room((2L * th + 2) * (2 * tw + 2) * CIN), *sums = room(size), *total = totals + thread * size;
-        REAL *patch = room(16L * NEXT(CIN)), *slopes = room(16L * NEXT(COUT));
+        const int thread = part(num, &low, &high);
+        REAL *padded = numbers((2L * th + 2) * (2 * tw + 2) * CIN), *sums = numbers(size), *total = totals + thread * size;
+        REAL *patch = numbers(16L * NEXT(CIN)), *slopes = numbers(16L * NEXT(COUT));
         for (long n = low; n < high; n++) {
             const long at = n * 4 * th * tw;
             pad(x + at * CIN, NULL, padded, 2 * th, 2 * tw, CIN);

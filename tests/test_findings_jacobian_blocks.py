@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
+from bnstudy import figures, findings, frames
 from bnstudy.findings import Evidence, Verdict
 
 BLOCKS = findings.load(synthetic.FINDINGS / "jacobian_blocks.py")
@@ -112,3 +112,21 @@ def test_they_are_drawn_and_told(finding: findings.Finding, frames: dict[str, pd
     assert len(fig.axes) >= 3
     assert all(math.isfinite(limit) for ax in fig.axes for limit in (*ax.get_xlim(), *ax.get_ylim()))
     assert finding.numbers(frames)
+
+
+def test_the_published_estimates_are_those_of_the_published_dense_jacobians() -> None:
+    """Of two blocks of the third stage, in every seed that both sweeps have."""
+    keys = ["norm", "seed", "start", "example"]
+    results = synthetic.FINDINGS.parents[1] / "results"
+    estimated = frames.load(results, "jacobian_blocks", "jacobian_density", None)
+    dense = frames.load(results, "jacobians", "jacobian_singular_values", "stretch == 'to_next'")
+    each = dict(iter(dense.sort_values("index").groupby(keys)))
+    compared = 0
+    for key, rows in estimated[estimated["start"].isin(dense["start"].unique())].groupby(keys):
+        exact, last = each[key], float((rows["count"] - rows["num_zero"]).iloc[0] - 1)
+        wanted = np.interp(rows["share"] * last, exact["index"], exact["value"])
+        middle = rows["share"].between(0.05, 0.9)
+        np.testing.assert_allclose(rows["value"][middle], wanted[middle], rtol=0.06)
+        np.testing.assert_allclose(rows["value"].max(), exact["value"].max(), rtol=1e-5)
+        compared += 1
+    assert compared == 2 * 2 * 5 * 4

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnstudy import engine, launch, paths, preflight, runner
+from bnstudy import construct, engine, launch, paths, preflight, runner, status
 from bnstudy.config import Config, from_dict, to_dict
 from bnstudy.engine.base import Engine
 from bnstudy.jobs import Group, Job, jobs, plan
 from bnstudy.observer import Observer, Rows
+from bnstudy.status import looks
 from bnstudy.store import Store
 from bnstudy.train import Training
 
@@ -65,11 +66,11 @@ def config(root: Path, **changes: Any) -> Config:
 def training(configs: Sequence[Config]) -> tuple[Training, Engine]:
     """The loop of these runs, in lockstep, and its engine."""
     on = torch.device("cpu")
-    feed = runner.make_feed(jobs(configs)[0], on)
-    networks = [runner.build_network(each, feed) for each in configs]
+    feed = construct.make_feed(jobs(configs)[0], on)
+    networks = [construct.build_network(each, feed) for each in configs]
     made = engine.make(configs, networks, on)
     initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
-    return Training(configs, made, feed, Observer(configs[0], feed, initial)), made
+    return Training(configs, made, feed, Observer(looks(configs[0]), configs[0], feed, initial)), made
 
 
 def collect(loop: Training, mark_due: Callable[[], bool] = lambda: False) -> dict[tuple[int, str], dict[str, list]]:
@@ -100,7 +101,7 @@ def make(
 
 def pending(configs: Sequence[Config], results: Path) -> list[Group]:
     store, wanted = Store(results), jobs(configs)
-    return plan(wanted, {job.run_id for job in wanted if not store.state(job.run_id).done}, results, workers=1)
+    return plan(wanted, {job.run_id for job in wanted if not status.of(job, store).done}, results, workers=1)
 
 
 def names(configs: Sequence[Config]) -> list[str]:

@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
             "--jobs", type=_positive, default=None, metavar="N", help="processes at a time (default: one a core)"
         )
 
+    def accept_code(sub: argparse.ArgumentParser) -> None:
+        text = "count runs as done though a file of their norm, network, initialiser or probe has changed since"
+        sub.add_argument("--accept-code", action="store_true", help=text)
+
     def budget_min(sub: argparse.ArgumentParser) -> None:
         text = "stop after so many minutes, with everything saved; the same command goes on (default: never)"
         sub.add_argument("--budget-min", type=_minutes, default=None, metavar="N", help=text)
@@ -101,12 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--sweep", choices=_sweeps(), default=None, metavar="SWEEP", help=text)
     preset(run, "full")
     places(run, data=True)
+    accept_code(run)
 
     text = "make every run of a sweep that is not done, then the sweep's tables"
     values = f"what to change, several values make an axis, as in optim.lr=0.1,1; {keys}"
     sweep = command("sweep", _sweep, text, of=a_sweep, overrides=values)
     preset(sweep, "full")
     places(sweep, data=True)
+    accept_code(sweep)
     parallel(sweep)
     budget_min(sweep)
     text = "who makes the runs (default: processes of this command); launcher.KEY=VALUE sets what is in conf/launcher"
@@ -118,12 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     reproduce = command("reproduce", _reproduce, text, overrides=values)
     preset(reproduce, "quick")
     places(reproduce, data=True)
+    accept_code(reproduce)
     parallel(reproduce)
 
     text = "every sweep of a suite, one after another, the estimate first, then their report"
     suite = command("suite", _suite, text, of=a_suite, overrides=values)
     preset(suite, "quick")
     places(suite, data=True)
+    accept_code(suite)
     parallel(suite)
     budget_min(suite)
 
@@ -141,6 +149,12 @@ def _parser() -> argparse.ArgumentParser:
     clean_run = command("clean-run", _clean_run, text)
     clean_run.add_argument("run_id", metavar="ID", help="the run's name, whole")
     places(clean_run)
+
+    text = "write a finished run's last weights to a file: .safetensors, or .pt for torch.load"
+    kept = command("weights", _weights, text)
+    kept.add_argument("run_id", metavar="ID", help="the run's name, whole")
+    kept.add_argument("--to", type=Path, required=True, metavar="FILE", help="a new file ending in .safetensors or .pt")
+    places(kept)
 
     for name, text in (
         ("figures", "draw the figures and judge the claims from tables: the committed ones, or a preset's"),
@@ -322,11 +336,18 @@ def _scale(arguments: argparse.Namespace) -> int:
     return scale_page.write(arguments.results, sizes)
 
 
+def _weights(arguments: argparse.Namespace) -> int:
+    from bnstudy import weights
+
+    return weights.export(arguments.run_id, arguments.to, arguments.results)
+
+
 def _with_places(arguments: argparse.Namespace) -> list[str]:
     """The user's overrides, after the folders given as options, quoted for Hydra's grammar."""
     from bnstudy.compose import quoted
 
     return [
+        *(["runtime.accept_code=true"] if getattr(arguments, "accept_code", False) else []),
         f"runtime.data_root={quoted(arguments.data_root)}",
         f"runtime.results={quoted(arguments.results)}",
         *arguments.overrides,

@@ -112,6 +112,8 @@ class Runtime:
     results: str = "results"
     download: bool = True
     stand_in: bool = False  # whether made images may take the place of a data set that cannot be had
+    keep_weights: bool = True  # whether a finished run keeps its last weights (ResNet-110: 7 MB)
+    accept_code: bool = False  # whether a run counts as done though a component's file has changed since
     checkpoint_every_sec: float = 30.0
     hang_minutes: float = 60.0  # a sweep's process that makes no progress for so long is killed, its runs fail
 
@@ -135,7 +137,7 @@ class Config:
     sweep: Sweep = field(default_factory=Sweep)
 
 
-NOT_IDENTITY = ("runtime", "tracking", "sweep")  # how, where and why; everything else is what
+NOT_TRAINING = ("probes", "runtime", "tracking", "sweep")  # what looks, how, where and why; the rest is what is trained
 
 
 def model_options(config: Config) -> dict[str, Any]:
@@ -146,6 +148,19 @@ def model_options(config: Config) -> dict[str, Any]:
 def norm_options(config: Config) -> dict[str, Any]:
     """The norm's options, defaults filled in, without its name and without `where`."""
     return plugins.defaults("norms", config.norm["name"]) | _without(config.norm, "name", "where")
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """What a run trains, as nested dictionaries with every default filled in, those of network and norm too."""
+    values = _without(dataclasses.asdict(config), *NOT_TRAINING)
+    values["model"] = {"name": config.model["name"], **model_options(config)}
+    values["norm"] = {"name": config.norm["name"], "where": config.norm.get("where", "*"), **norm_options(config)}
+    return values
+
+
+def resolved_plan(probe: str, plan: ProbePlan) -> dict[str, Any]:
+    """When a probe looks, at which mini-batch and with which options, every default filled in."""
+    return dataclasses.asdict(plan) | {"options": plugins.defaults("probes", probe) | plan.options}
 
 
 def total_steps(config: Config, steps_per_epoch: int) -> int:
@@ -160,10 +175,9 @@ def from_dict(values: dict[str, Any]) -> Config:
     return config
 
 
-def to_dict(config: Config, *, identity_only: bool = False) -> dict[str, Any]:
-    """Nested dictionaries of plain values; with `identity_only`, without where and how the run is executed."""
-    values = dataclasses.asdict(config)
-    return _without(values, *NOT_IDENTITY) if identity_only else values
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested dictionaries of plain values, from which `from_dict` builds the same Config."""
+    return dataclasses.asdict(config)
 
 
 def validate(config: Config) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bnstudy import provenance
-from bnstudy.config import to_dict
+from bnstudy.config import resolved
 from bnstudy.jobs import Job
+from bnstudy.status import code, looks
 from bnstudy.store import Store
 
 
@@ -18,7 +19,9 @@ def record(job: Job, results: Path, error: str, traceback: str = "") -> None:
         "diverged_step": None,
         "error": error,
         "traceback": traceback,
-        "config": to_dict(job.config, identity_only=True),
+        "config": resolved(job.config),
+        "looks": {table: look.record for table, look in looks(job.config).items()},
+        "code": code(job.config),
         "sweep": job.config.sweep.name,
         "data": job.source.record,
         "provenance": {**provenance.code(), **provenance.machine()},

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bnstudy import devices, lease, paths, plugins
-from bnstudy.config import Config, total_steps
+from bnstudy.config import Config, resolved_plan, total_steps
 from bnstudy.data import sources
 from bnstudy.data.sources import Source
 from bnstudy.identity import canonical, run_id
@@ -146,6 +146,7 @@ def _asked_for(job: Job) -> bool:
 
 
 def _alike(job: Job) -> str:
-    """What runs in one group share: everything but the learning rate."""
+    """What runs in one group share: everything but the learning rate, and what looks at them."""
     config = replace(job.config, optim=replace(job.config.optim, lr=0.0))
-    return canonical(config, job.source.identity)
+    plans = {name: resolved_plan(name, plan) for name, plan in config.probes.items()}
+    return f"{canonical(config, job.source.identity)} {plans}"

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bnstudy import devices, failures, lease
+from bnstudy import devices, failures, lease, status
 from bnstudy.jobs import Group, Seen
 from bnstudy.store import State, Store
 
@@ -157,7 +157,7 @@ def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
         return _as_it_stands(group, results, note)
     minutes = group.jobs[0].config.runtime.hang_minutes
     error = f"no progress for {minutes:g} minutes (runtime.hang_minutes): its process was killed"
-    left = [job for job in group.jobs if not Store(results).state(job.run_id, verify=False).done]
+    left = [job for job in group.jobs if not status.of(job, Store(results), verify=False).state.done]
     try:
         with lease.claimed(results, [job.run_id for job in left]):
             for job in left:
@@ -242,8 +242,8 @@ def _make(
 
 def _as_it_stands(group: Group, results: Path, note: str) -> list[Ended]:
     """How the runs of a group ended whose making did not: some may have been done before."""
-    states = {job.run_id: Store(results).state(job.run_id, verify=False) for job in group.jobs}
-    return [(name, str(s), "") if s.done else (name, str(State.partial), note) for name, s in states.items()]
+    found = {job.run_id: status.of(job, Store(results), verify=False) for job in group.jobs}
+    return [(name, str(s.state), "") if s.done else (name, str(State.partial), note) for name, s in found.items()]
 
 
 def _die_with_parent() -> None:

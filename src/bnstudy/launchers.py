@@ -85,9 +85,11 @@ def make(
 def ended(store: Store, run_id: str, before: tuple[int, int] | None) -> Ended | None:
     """How a run ended that was pending, with what was then its ending (see Store.ending); None where it has not."""
     state = store.state(run_id, verify=False)
+    if store.ending(run_id) == before:  # as it was when it was pending: absent, failed, or lacking a look
+        return None
     if state.done:
         return run_id, str(state), ""
-    if state == State.failed and store.ending(run_id) != before:
+    if state == State.failed:
         return run_id, str(state), str(store.manifest(run_id)["error"])
     return None
 

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnstudy import probes
-from bnstudy.config import Config, ProbePlan
+from bnstudy.config import Config
 from bnstudy.data.pipeline import Feed
 from bnstudy.snapshot import observe
+from bnstudy.status import Look
 from bnstudy.store import by_column
 
 
@@ -27,25 +28,32 @@ class Rows:
 
 
 class Observer:
-    """The probes of runs that share their plans and their batches. `initial`: each run's weights at step 0."""
+    """The looks at runs that share them and their batches, by table. `initial`: each run's weights at step 0."""
 
-    def __init__(self, config: Config, feed: Feed, initial: Sequence[Mapping[str, Tensor]]) -> None:
-        self._plans, self._batch_size, self._feed, self._initial = config.probes, config.data.batch_size, feed, initial
+    def __init__(
+        self, looks: Mapping[str, Look], config: Config, feed: Feed, initial: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        self._looks, self._batch_size, self._feed, self._initial = looks, config.data.batch_size, feed, initial
+        self._seed = config.seed
 
-    def due(self, step: int, *, last: bool) -> dict[str, ProbePlan]:
+    def due(self, step: int, *, last: bool) -> dict[str, Look]:
         """What looks at `step`, the end of training or not."""
-        return {n: p for n, p in self._plans.items() if probes.due(p, step, self._feed.steps_per_epoch, last)}
+        return {
+            table: look
+            for table, look in self._looks.items()
+            if probes.due(look.plan, step, self._feed.steps_per_epoch, last)
+        }
 
-    def due_at_divergence(self, step: int) -> dict[str, ProbePlan]:
+    def due_at_divergence(self, step: int) -> dict[str, Look]:
         """What looks at a run that diverged at `step`, and has not looked at these very weights already."""
         before = self.due(step, last=False)
-        return {name: plan for name, plan in self._plans.items() if plan.at_divergence and name not in before}
+        return {table: look for table, look in self._looks.items() if look.plan.at_divergence and table not in before}
 
-    def look(self, run: int, network: nn.Module, step: int, plans: Mapping[str, ProbePlan]) -> Iterator[Rows]:
-        """The planned probes at the network's weights; those that look at the same mini-batch share one pass."""
-        views = {(plan.on, plan.batch_size or self._batch_size) for plan in plans.values()}
+    def look(self, run: int, network: nn.Module, step: int, looks: Mapping[str, Look]) -> Iterator[Rows]:
+        """The planned looks at the network's weights; those at the same mini-batch share one pass."""
+        views = {self._view(look) for look in looks.values()}
         for on, size in sorted(views):
-            names = [n for n, p in plans.items() if (p.on, p.batch_size or self._batch_size) == (on, size)]
+            tables = [table for table, look in looks.items() if self._view(look) == (on, size)]
             images_NCHW, labels_N = self._feed.batch(step) if on == "train_batch" else self._feed.probe_batch(size)
             seen = observe(
                 network,
@@ -53,11 +61,16 @@ class Observer:
                 labels_N,
                 step=step,
                 epoch=step // self._feed.steps_per_epoch,
-                reads=probes.reads(names),
+                reads=probes.reads([looks[table].probe for table in tables]),
                 feed=self._feed,
                 initial=self._initial[run],
+                seed=self._seed,
             )
-            for name in names:
-                columns = {"step": "int64", **probes.columns(name)}
-                found = ({"step": step, **row} for row in probes.run(name, plans[name].options, seen))
-                yield Rows(run, name, step, columns, by_column(found, columns))
+            for table in tables:
+                probe, options = looks[table].probe, looks[table].plan.options
+                columns = {"step": "int64", **probes.columns(probe)}
+                found = ({"step": step, **row} for row in probes.run(probe, options, seen))
+                yield Rows(run, table, step, columns, by_column(found, columns))
+
+    def _view(self, look: Look) -> tuple[str, int]:
+        return look.plan.on, look.plan.batch_size or self._batch_size

@@ -6,6 +6,7 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "weights.safetensors"
 MEMBERS = "members.txt"
 PACE = "pace.json"
 CUSTOM = "custom"  # the workspace of sweeps whose overrides made other runs than a preset

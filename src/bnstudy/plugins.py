@@ -7,7 +7,12 @@ from the source text, so composing and checking a configuration does not import 
 from __future__ import annotations
 
 import ast
+import contextlib
+import hashlib
 import importlib
+import io
+import itertools
+import tokenize
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -60,6 +65,58 @@ def load(kind: str, name: str) -> ModuleType:
     return importlib.import_module(f"bnstudy.{kind}.{_known(kind, name)}")
 
 
+def checksum(kind: str, name: str) -> str:
+    """Twelve hex digits over what a component's file says, and those of its own folder that it imports.
+
+    Comments, docstrings and blank lines do not count.
+    """
+    folder, found, left = Path(__file__).parent / kind, dict[str, str](), [_known(kind, name)]
+    while left:
+        stem = left.pop()
+        if stem not in found and (path := folder / f"{stem}.py").is_file():
+            found[stem] = source_checksum(path)
+            left += _imported(path, f"bnstudy.{kind}")
+    return hashlib.sha256(" ".join(found[stem] for stem in sorted(found)).encode()).hexdigest()[:12]
+
+
+def _imported(path: Path, package: str) -> list[str]:
+    """The modules of the package that a file imports, by their bare names."""
+    names: list[str] = []
+    with contextlib.suppress(SyntaxError):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
+            elif isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+    return [name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}.")]
+
+
+def source_checksum(path: Path) -> str:
+    """The same of any Python file; of one that is none, over all its text."""
+    text = path.read_text(encoding="utf-8")
+    with contextlib.suppress(SyntaxError, tokenize.TokenError):
+        text = _code(text)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _code(text: str) -> str:
+    """The lines of a Python file without comments, docstrings, blank lines and trailing spaces."""
+    lines, spans, begins = text.splitlines(), list[tuple[int, int, int, int]](), True
+    for token, following in itertools.pairwise(tokenize.generate_tokens(io.StringIO(text).readline)):
+        docstring = token.type == tokenize.STRING and begins and following.type == tokenize.NEWLINE
+        if token.type == tokenize.COMMENT or docstring:
+            spans.append((*token.start, *token.end))
+        elif token.type != tokenize.NL:
+            begins = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    for first, start, last, end in reversed(spans):
+        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _path(kind: str, name: str) -> Path:
+    return Path(__file__).parent / kind / f"{name}.py"
+
+
 def _known(kind: str, name: str) -> str:
     if name not in names(kind):
         raise ValueError(f"{kind}: there is no {name!r}; there are {', '.join(names(kind))}")
@@ -68,7 +125,7 @@ def _known(kind: str, name: str) -> str:
 
 def _tree(kind: str, name: str) -> ast.Module:
     try:
-        return ast.parse((Path(__file__).parent / kind / f"{name}.py").read_text(encoding="utf-8"))
+        return ast.parse(_path(kind, name).read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise ValueError(f"{kind}/{name}.py, line {error.lineno}: {error.msg}") from None
 

@@ -16,17 +16,18 @@ from types import FrameType
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
-from bnstudy import checkpoint, engine, failures, lease, models, norms, provenance, sinks
-from bnstudy.config import Config, model_options, norm_options, to_dict
-from bnstudy.data import sources
-from bnstudy.data.pipeline import Feed
+from bnstudy import checkpoint, completion, engine, failures, lease, provenance, sinks, status
+from bnstudy.config import resolved, resolved_plan
+from bnstudy.construct import build_network, make_feed
 from bnstudy.engine.stacked import unstack
 from bnstudy.jobs import Group, Job, Seen, let_go
 from bnstudy.observer import Observer, Rows
 from bnstudy.sinks import Sink
-from bnstudy.store import State, Store, Writer
+from bnstudy.status import Look
+from bnstudy.store import State, Store, StoreError, Writer
 from bnstudy.train import Position, Training
 
 SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
@@ -98,26 +99,67 @@ def run(
     """
     seen = seen or Seen()
     with lease.claimed(results, [job.run_id for job in group.jobs], seen.expired) as claim:
-        ended = _ended_elsewhere(group, results, seen)
-        left = tuple(job for job in group.jobs if job.run_id not in {one.run_id for one in ended})
-        if left and checkpoint.exists(results, group):  # it goes on whole
-            left, ended = group.jobs, []
-        if left:
-            ended += _attempt(Group(left), results, _Work(threads, report, stop, claim))
-        elif all(one.state.done for one in ended):
-            checkpoint.forget(results, group)
+        work = _Work(threads, report, stop, claim)
+        ended = _train_what_is_left(group, results, seen, work)
+        # A run that was resumed looks as it was begun to; whatever else is asked for by now is added here.
+        again = Group(tuple(job for job in group.jobs if _lacks(job, results)))
+        if again.jobs and not any(one.state == State.failed for one in ended):
+            ended = [one for one in ended if one.run_id not in {job.run_id for job in again.jobs}]
+            ended += _train_what_is_left(again, results, Seen(), work)
         return ended
 
 
-def _ended_elsewhere(group: Group, results: Path, seen: Seen) -> list[Ended]:
-    """The group's runs that are done, or that failed in other hands than ours after they were seen."""
+def _train_what_is_left(group: Group, results: Path, seen: Seen, work: _Work) -> list[Ended]:
+    ended = _looked_at(group, results, work.threads)
+    ended += _ended_elsewhere(group, results, seen, {one.run_id for one in ended})
+    left = tuple(job for job in group.jobs if job.run_id not in {one.run_id for one in ended})
+    if left and checkpoint.exists(results, group):  # it goes on whole
+        left, ended = group.jobs, []
+    if left:
+        ended += _attempt(Group(left), results, work)
+    elif all(one.state.done for one in ended):
+        checkpoint.forget(results, group)
+    return ended
+
+
+def _lacks(job: Job, results: Path) -> bool:
+    return bool(status.of(job, Store(results), verify=False).lacking)
+
+
+def _looked_at(group: Group, results: Path, threads: int) -> list[Ended]:
+    """The finished runs of the group that lacked only looks which need no training, after these were taken."""
     store, ended = Store(results), []
     for job in group.jobs:
-        state = store.state(job.run_id)
-        failed_since = state == State.failed and job.run_id in seen.endings
-        if state.done or (failed_since and store.ending(job.run_id) != seen.endings[job.run_id]):
+        before = status.of(job, store)
+        if not before.lacking or before.changed:
+            continue
+        engine.prepare_host(threads)
+        try:
+            looked = completion.complete(job, store)
+        except (OSError, StoreError):
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}; the run stays as it was"
+            ended.append(Ended(job.run_id, State.failed, text))
+            continue
+        if looked:
+            print(f"{job.run_id}: {', '.join(looked)} looked at it without training it again", flush=True)
+        if status.of(job, store).done:
+            ended.append(Ended(job.run_id, before.state, "trained before"))
+    return ended
+
+
+def _ended_elsewhere(group: Group, results: Path, seen: Seen, known: set[str]) -> list[Ended]:
+    """The group's other runs that are done, or that failed in other hands than ours after they were seen."""
+    store, ended = Store(results), []
+    for job in group.jobs:
+        if job.run_id in known:
+            continue
+        now = status.of(job, store)
+        failed_since = now.state == State.failed and job.run_id in seen.endings
+        if now.done or (failed_since and store.ending(job.run_id) != seen.endings[job.run_id]):
             error = store.manifest(job.run_id)["error"]
-            ended.append(Ended(job.run_id, state, f"{error} ({lease.MADE})" if error else lease.MADE))
+            ended.append(Ended(job.run_id, now.state, f"{error} ({lease.MADE})" if error else lease.MADE))
     return ended
 
 
@@ -145,8 +187,12 @@ def _attempt(group: Group, results: Path, work: _Work) -> list[Ended]:
 
 def _run(group: Group, results: Path, work: _Work) -> list[Ended]:
     saved = checkpoint.load(results, group)
+    if saved and (changed := status.changed_code(group.jobs[0].config, saved["code"])):
+        checkpoint.of_no_use(group, f"{', '.join(changed)} changed since")
+        checkpoint.forget(results, group)
+        saved = None
     try:
-        made = _Making(group, results, saved["threads"] if saved else work.threads)
+        made = _Making(group, results, saved["threads"] if saved else work.threads, _looks(group, results, saved))
     except ValueError as error:
         raise Refused(str(error)) from error
     work.claim.check()
@@ -160,6 +206,15 @@ def _run(group: Group, results: Path, work: _Work) -> list[Ended]:
     return made.end(mirrors)
 
 
+def _looks(group: Group, results: Path, saved: dict[str, Any] | None) -> dict[str, Look]:
+    """What looks at the runs while they train: as they were begun; else what is asked for and what they had before."""
+    if saved is not None:
+        return {table: Look.of(record) for table, record in saved["looks"].items()}
+    store = Store(results)
+    ended = [store.manifest(job.run_id) for job in group.jobs if store.state(job.run_id).done]
+    return status.looks(group.jobs[0].config, ended)
+
+
 def _run_apart(group: Group, results: Path, work: _Work) -> list[Ended]:
     """Makes the runs of a group that raised one by one, each from where the group's checkpoint has it.
 
@@ -168,13 +223,13 @@ def _run_apart(group: Group, results: Path, work: _Work) -> list[Ended]:
     given up, and from here on the runs are rounded as runs alone are. Where not even one of them can be built, the
     cause lies elsewhere: the group stays as it is, to go on whole, and its runs are marked failed.
     """
-    states = {job.run_id: Store(results).state(job.run_id) for job in group.jobs}
-    done = [Ended(run_id, state) for run_id, state in states.items() if state.done]  # by a manifest written before
-    left = [job for job in group.jobs if not states[job.run_id].done]
+    found = {job.run_id: status.of(job, Store(results)) for job in group.jobs}
+    done = [Ended(run_id, now.state) for run_id, now in found.items() if now.done]  # by a manifest written before
+    left = [job for job in group.jobs if not found[job.run_id].done]
     gc.collect()  # what raised left its networks behind
     try:
         for job in left[:1]:
-            _Making(Group((job,)), results, work.threads)
+            _Making(Group((job,)), results, work.threads, {})
         work.claim.check()
         _take_apart(group, left, results)
     except OSError:
@@ -203,9 +258,9 @@ def _take_apart(group: Group, left: Sequence[Job], results: Path) -> None:
 class _Making:
     """A group of runs in the making: its network, its data, its tables, and the time they took."""
 
-    def __init__(self, group: Group, results: Path, threads: int) -> None:
+    def __init__(self, group: Group, results: Path, threads: int, looks: dict[str, Look]) -> None:
         self._began = time.perf_counter()
-        self._group, self._results, self._threads = group, results, threads
+        self._group, self._results, self._threads, self._looks = group, results, threads, looks
         configs = [job.config for job in group.jobs]
         self._config = configs[0]
         engine.prepare_host(threads)
@@ -218,13 +273,15 @@ class _Making:
         self._store, self._writers = Store(results), list[Writer]()
         self._before_sec = 0.0
         self._commits = [provenance.code()["commit"]]
-        self.training = Training(configs, self._engine, feed, Observer(self._config, feed, initial))
+        self.training = Training(configs, self._engine, feed, Observer(looks, self._config, feed, initial))
+        self._before = {job.run_id: _ended_with(job, self._store) for job in group.jobs}
+        self._lacked = {job.run_id for job in group.jobs if _lacks(job, results)}
 
     def begin(self) -> None:
-        """From the start; what there was of the runs is dropped."""
+        """From the start. A run that has ended, trained again for a look, stays until its new files replace it."""
         self._writers = [self._store.writer(job.run_id) for job in self._group.jobs]
-        for writer in self._writers:
-            writer.restart()
+        for job, writer in zip(self._group.jobs, self._writers, strict=True):
+            writer.restart() if self._before[job.run_id] is None else writer.again()
 
     def resume(self, saved: dict[str, Any]) -> bool:
         """Goes on from a checkpoint, to the bit; False, with a sentence and nothing changed, where it is of no use.
@@ -299,7 +356,9 @@ class _Making:
         ended = []
         for index, job in enumerate(self._group.jobs):
             manifest = _manifest(job, self.training, index, facts, self._wall_sec())
-            self._writers[index].finish(manifest)
+            manifest["looks"] = {table: look.record for table, look in self._looks.items()}
+            self._writers[index].finish(manifest, self._weights(job, index))
+            self._compare(job)
             told = {name: manifest[name] for name in ("outcome", "diverged_step", "num_steps")}
             mirrors[index].finish(manifest["status"], manifest["final"] | told)
             ended.append(Ended(job.run_id, State(manifest["status"])))
@@ -307,6 +366,25 @@ class _Making:
         for writer in self._writers:
             writer.clean()
         return ended
+
+    def _weights(self, job: Job, run: int) -> bytes | None:
+        """The run's last parameters and running statistics, as a file of safetensors."""
+        if not job.config.runtime.keep_weights:
+            return None
+        state = self._engine.network(run).state_dict()
+        return save({name: value.cpu().contiguous() for name, value in state.items()}, {"run": job.run_id})
+
+    def _compare(self, job: Job) -> None:
+        """Says whether a run that was trained again ended in the same bits."""
+        before = self._before[job.run_id]
+        if before is None or job.run_id not in self._lacked:
+            return
+        after = _ended_with(job, self._store) or {}
+        differ = [name for name in before if before[name] != after.get(name)]
+        how = f"in other bits than before ({', '.join(differ)}): all its tables are of this training" if differ else (
+            "in the same bits as before"
+        )  # fmt: skip
+        print(f"{job.run_id}: trained again for what had not been looked at, it ended {how}", flush=True)
 
     def _save(self) -> None:
         state = {
@@ -317,6 +395,8 @@ class _Making:
             "threads": self._threads,
             "wall_sec": self._wall_sec(),
             "commits": self._commits,
+            "looks": {table: look.record for table, look in self._looks.items()},
+            "code": status.code(self._config),
         }
         checkpoint.save(self._results, self._group, state)
 
@@ -324,44 +404,24 @@ class _Making:
         return self._before_sec + time.perf_counter() - self._began
 
 
+def _ended_with(job: Job, store: Store) -> dict[str, str] | None:
+    """Checksums of what the run's training ended in, to be compared after it is trained again; None: start afresh."""
+    now = status.of(job, store)
+    if not now.state.done or now.changed:
+        return None
+    manifest = store.manifest(job.run_id)
+    found = {name: manifest["tables"][name]["sha256"] for name in ("steps", "epochs") if name in manifest["tables"]}
+    return found | ({"weights": manifest["weights"]["sha256"]} if manifest.get("weights") else {})
+
+
 def _layout(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (values.shape, values.dtype) for name, values in state.items()}
 
 
-def make_feed(job: Job, device: torch.device) -> Feed:
-    """The job's batches on its device."""
-    data = job.config.data
-    return Feed(
-        sources.load(job.source),
-        batch_size=data.batch_size,
-        seed=job.config.seed,
-        augment=data.augment,
-        normalise=data.normalise,
-        num_train=data.num_train,
-        num_test=data.num_test,
-        input_size=models.input_size(job.config.model["name"]),
-        device=device,
-    )
-
-
-def build_network(config: Config, feed: Feed) -> torch.nn.Module:
-    """The configured network with its initial weights, on the CPU."""
-    norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
-    return models.build(
-        config.model["name"],
-        model_options(config),
-        norm,
-        config.init,
-        feed.shape,
-        feed.num_classes,
-        config.seed,
-        init_scale=config.init_scale,
-    )
-
-
 def _facts(job: Job) -> dict[str, Any]:
     """What identifies the run, for its W&B mirror: the configuration and the bytes it sees."""
-    return to_dict(job.config, identity_only=True) | {"data_source": job.source.record}
+    plans = {name: resolved_plan(name, plan) for name, plan in job.config.probes.items()}
+    return resolved(job.config) | {"probes": plans, "data_source": job.source.record}
 
 
 def _mirror(sink: Sink, rows: Rows) -> None:
@@ -372,7 +432,7 @@ def _mirror(sink: Sink, rows: Rows) -> None:
         for step, values in zip(steps, found, strict=True):
             sink.scalars(step, {f"{rows.table}/{name}": value for name, value in values.items()})
     else:
-        sink.table(rows.table, rows.step, found)
+        sink.table(rows.table.partition("@")[0], rows.step, found)
 
 
 def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wall_sec: float) -> dict[str, Any]:
@@ -391,7 +451,8 @@ def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wal
         "outcome": outcome,
         "diverged_step": diverged_step,
         "error": None,
-        "config": to_dict(job.config, identity_only=True),
+        "config": resolved(job.config),
+        "code": status.code(job.config),
         "sweep": job.config.sweep.name,
         "data": job.source.record,
         "provenance": facts,
@@ -405,6 +466,8 @@ def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wal
 def _fail(job: Job, group: Group, results: Path, error: Exception) -> Ended:
     """Records a run that raised, and leaves its checkpoint and segments: when it is made again it goes on from them."""
     text = f"{type(error).__name__}: {error}"
+    if Store(results).state(job.run_id).done:  # it was trained again, for a look
+        return Ended(job.run_id, State.failed, f"{text}; the run stays as it was")
     failures.record(job, results, text, "".join(traceback.format_exception(error)))
     kept = "; what was saved is kept" if checkpoint.exists(results, group) else ""
     return Ended(job.run_id, State.failed, f"{text}{kept}")

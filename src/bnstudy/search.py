@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bnstudy import bracket
+from bnstudy import bracket, status
 from bnstudy.config import Config, from_dict, to_dict
 from bnstudy.identity import canonical, network
 from bnstudy.jobs import Job
@@ -69,9 +69,9 @@ class _Cell:
     def outcome(self, value: float) -> str | None:
         if value not in self.jobs:
             self.jobs[value] = _with(next(iter(self.jobs.values())), self.axis, value)
-        run_id = self.jobs[value].run_id
-        done = self.store.state(run_id, verify=False).done
-        return self.store.manifest(run_id)["outcome"] if done else None
+        now = status.of(self.jobs[value], self.store, verify=False)
+        ended = now.state.done and not now.changed
+        return self.store.manifest(self.jobs[value].run_id)["outcome"] if ended else None
 
 
 def _name(config: Config) -> str:

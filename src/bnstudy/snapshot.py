@@ -2,8 +2,8 @@
 
 Shapes: N examples, K classes, O outputs and I inputs of a layer, C channels. A layer's tensors are kept by its depth.
 The copy is in training mode and computes in float32 or better, whatever precision training has chosen; every pass
-starts from the same weights, running statistics and random state. What a diverged network computes is kept as it is:
-NaN and infinity are data.
+starts from the same weights, running statistics and random state, which depends on the run's seed and the step alone.
+What a diverged network computes is kept as it is: NaN and infinity are data.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PER_LAYER = ("inputs", "preactivations", "activations", "output_gradients", "gradients")
 READABLE = frozenset({*PER_LAYER, "logits"})
+SEED_STRIDE = 1_000_003  # more than a run has steps, and odd, so that no two looks of a study share a random state
 
 
 class Batches(Protocol):
@@ -60,6 +61,7 @@ class Snapshot:
     _kept: Mapping[str, Mapping[Any, Tensor]]
     _feed: Batches | None
     _initial: Mapping[str, Tensor] | None
+    _seed: int
 
     @property
     def inputs(self) -> Mapping[int, Tensor]:
@@ -153,7 +155,7 @@ class Snapshot:
         """Gradients of the mean loss on other examples, at the same weights, by depth: OIHW or OI."""
         names = {layer.depth: weight_name(layer) for layer in self.layers}
         parameters = dict(self._parameters) | {n: self._parameters[n].detach().requires_grad_() for n in names.values()}
-        with torch.enable_grad(), _untouched(images_NCHW):
+        with torch.enable_grad(), _untouched(images_NCHW, self._seed):
             loss = _loss(_logits(self._replica, parameters, images_NCHW), labels_N)
             gradients = torch.autograd.grad(loss, [parameters[n] for n in names.values()])
         return dict(zip(names, gradients, strict=True))
@@ -187,7 +189,7 @@ class Snapshot:
             for name, p in self._parameters.items()
         }
         images = draw(self.images_NCHW, torch.Size((3, *self.images_NCHW.shape[1:])), 1.0)
-        with torch.no_grad(), _untouched(images):
+        with torch.no_grad(), _untouched(images, self._seed):
             first, again = (_logits(self._replica, parameters, images[pair])[0] for pair in ([0, 1], [0, 2]))
         return not torch.equal(first, again)
 
@@ -216,11 +218,12 @@ def observe(
     reads: Collection[str],
     feed: Batches | None = None,
     initial: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
 ) -> Snapshot:
     """Looks at the network on one mini-batch and keeps what `reads` names, of READABLE.
 
-    `network` has `layers`; `initial` is its state dictionary from before training. Raises ValueError for an unknown
-    read.
+    `network` has `layers`; `initial` is its state dictionary from before training; what layers draw (dropout) follows
+    from `seed` and `step`. Raises ValueError for an unknown read.
     """
     # Convolutions are a quarter faster with the channels innermost; nothing else depends on the layout.
     replica = copy.deepcopy(network).train().to(memory_format=torch.channels_last)
@@ -229,8 +232,11 @@ def observe(
     parameters = {name: p.detach() for name, p in replica.named_parameters()}
     images_NCHW = images_NCHW.to(next(iter(parameters.values())).dtype, memory_format=torch.channels_last)
     layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
-    blank = Snapshot(step, epoch, layers, images_NCHW, labels_N, float("nan"), replica, parameters, {}, feed, initial)
-    return _look(blank, parameters, reads)
+    unseen = Snapshot(
+        step, epoch, layers, images_NCHW, labels_N, float("nan"), replica, parameters, {}, feed, initial,
+        seed * SEED_STRIDE + step,
+    )  # fmt: skip
+    return _look(unseen, parameters, reads)
 
 
 def weight_name(layer: Layer) -> str:
@@ -273,7 +279,7 @@ def _look(like: Snapshot, parameters: Mapping[str, Tensor], reads: Collection[st
     def keep_activation(depth: int, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
         kept["activations"][depth] = output.detach()
 
-    with ExitStack() as hooks, torch.set_grad_enabled(weighed), _untouched(like.images_NCHW):
+    with ExitStack() as hooks, torch.set_grad_enabled(weighed), _untouched(like.images_NCHW, like._seed):
         for layer in like.layers:
             module, activation = (like._replica.get_submodule(name) for name in (layer.name, layer.activation))
             hooks.callback(module.register_forward_hook(partial(keep_ends, layer.depth)).remove)
@@ -306,8 +312,11 @@ def _loss(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
 
 
 @contextmanager
-def _untouched(images_NCHW: Tensor) -> Iterator[None]:
-    """What happens inside is in full precision and moves no random state."""
+def _untouched(images_NCHW: Tensor, seed: int) -> Iterator[None]:
+    """What happens inside is in full precision, draws from its own random state and leaves that outside alone."""
     devices = [images_NCHW.device] if images_NCHW.is_cuda else []
     with torch.random.fork_rng(devices), full_precision():
+        torch.default_generator.manual_seed(seed % 2**63)
+        if images_NCHW.is_cuda:
+            torch.cuda.manual_seed(seed % 2**63)
         yield

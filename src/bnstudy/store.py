@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,11 @@ import pyarrow.parquet as pq
 
 from bnstudy import files, paths
 
-SCHEMA = 2
-SCHEMAS = (1, SCHEMA)  # manifests of schema 1 have no checksum
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = 3
+SCHEMAS = (1, 2, SCHEMA)  # schema 1 had no checksum; before schema 3 the probes stood in the configuration
 Columns = Mapping[str, str]  # column -> arrow type name
 ARROW = {
     "int16": pa.int16(),
@@ -81,6 +84,8 @@ class Store:
             manifest = self.manifest(run_id)
             for name in manifest["tables"]:
                 self._check(run_id, manifest, name, verify=verify)
+            if manifest.get("weights"):
+                self._check_weights(run_id, manifest, verify=verify)
         except StoreError:
             return State.damaged
         return State(manifest["status"])
@@ -97,8 +102,8 @@ class Store:
             raise StoreError(f"{path} cannot be read ({error}); {remedy}") from None
         if not isinstance(manifest, dict) or manifest.get("schema") not in SCHEMAS or manifest.get("run_id") != run_id:
             raise StoreError(f"{path} is not the manifest (schema {SCHEMA}) of run {run_id}; {remedy}")
-        said = manifest.pop("sha256", None)
-        if (said is not None or manifest["schema"] == SCHEMA) and said != _digest(manifest):
+        written = manifest.pop("sha256", None)
+        if (written is not None or manifest["schema"] > 1) and written != _digest(manifest):
             raise StoreError(f"{path} is not what was written (checksum); {remedy}")
         if manifest.get("status") not in ("completed", "diverged", "failed") or not _are_tables(manifest.get("tables")):
             raise StoreError(f"{path} names no known status or no tables; {remedy}")
@@ -117,6 +122,32 @@ class Store:
             raise StoreError(f"run {run_id} has no table {name!r}; it has: {known}")
         with pq.ParquetFile(self._check(run_id, manifest, name, verify=True)) as file:
             return file.read()  # of one small file, a quarter of what read_table takes
+
+    def weights(self, run_id: str) -> dict[str, Tensor]:
+        """The run's last parameters and running statistics, by their names in its plain network (`state_dict`).
+
+        Raises StoreError where none were kept, or where the file is not what was written.
+        """
+        from safetensors.torch import load  # and with it torch
+
+        return dict(load(self.weights_file(run_id).read_bytes()))
+
+    def weights_file(self, run_id: str) -> Path:
+        """The file of the kept weights (safetensors), checked. Raises StoreError as `weights` does."""
+        manifest = self.manifest(run_id)
+        if not manifest.get("weights"):
+            why = "was trained with runtime.keep_weights=false, or by a version that kept none"
+            remedy = f"forget it (clean-run {run_id}) and run it again"
+            raise StoreError(f"run {run_id} has no weights: it failed, or {why}; {remedy}")
+        return self._check_weights(run_id, manifest, verify=True)
+
+    def extend(self, run_id: str, tables: Mapping[str, pa.Table], looks: Mapping[str, Any]) -> None:
+        """Adds tables, with what each is a look of, to a finished run. The manifest, written last, decides."""
+        manifest, folder = self.manifest(run_id), paths.run(self.results, run_id)
+        entries = {name: _write_table(folder / f"{name}.parquet", table) for name, table in tables.items()}
+        manifest["looks"] = {**looks_of(manifest), **looks}
+        kept = manifest.pop("tables")
+        files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, {**kept, **entries}))
 
     def writer(self, run_id: str) -> Writer:
         """Begins a run, or goes on with it after `Writer.restore`."""
@@ -137,14 +168,21 @@ class Store:
 
     def _check(self, run_id: str, manifest: Mapping[str, Any], name: str, *, verify: bool) -> Path:
         path = paths.run(self.results, run_id) / f"{name}.parquet"
-        entry = manifest["tables"][name]
-        try:
-            good = path.stat().st_size == entry["bytes"] and (not verify or files.sha256(path) == entry["sha256"])
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}); run its sweep again") from None
-        if not good:
-            raise StoreError(f"{path} is not the file that was written (checksum); run its sweep again")
-        return path
+        return _checked(path, manifest["tables"][name], verify=verify)
+
+    def _check_weights(self, run_id: str, manifest: Mapping[str, Any], *, verify: bool) -> Path:
+        return _checked(paths.run(self.results, run_id) / paths.WEIGHTS, manifest["weights"], verify=verify)
+
+
+def _checked(path: Path, entry: Mapping[str, Any], *, verify: bool) -> Path:
+    """The file, if it is the one that the manifest's entry describes. Raises StoreError."""
+    try:
+        good = path.stat().st_size == entry["bytes"] and (not verify or files.sha256(path) == entry["sha256"])
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}); run its sweep again") from None
+    if not good:
+        raise StoreError(f"{path} is not the file that was written (checksum); run its sweep again")
+    return path
 
 
 class Writer:
@@ -161,9 +199,8 @@ class Writer:
 
     def add(self, table: str, columns: Columns, rows: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
         """Appends rows, given by column, all of one length, to a table of the columns named."""
-        typed = {name: pa.array(rows[name], type=ARROW[kind], from_pandas=False) for name, kind in columns.items()}
         self._columns.setdefault(table, dict(columns))
-        self._buffer.setdefault(table, []).append(pa.table(typed))
+        self._buffer.setdefault(table, []).append(as_table(columns, rows))
 
     def flush(self) -> dict[str, Any]:
         """Writes what is buffered; returns what a checkpoint must keep for `restore`."""
@@ -192,6 +229,12 @@ class Writer:
             if path not in kept:
                 path.unlink()
 
+    def again(self) -> None:
+        """Begins anew beside what the run has, which stays until `finish` replaces it."""
+        self._columns, self._buffer, self._flushed = {}, {}, {}
+        shutil.rmtree(self._segments, ignore_errors=True)
+        self._segments.mkdir()
+
     def restart(self) -> None:
         """Drops everything: the run begins anew."""
         self._columns, self._buffer, self._flushed = {}, {}, {}
@@ -200,29 +243,26 @@ class Writer:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._segments.mkdir()
 
-    def finish(self, manifest: Mapping[str, Any]) -> None:
-        """Joins the segments, one row group a table, and writes the manifest last.
+    def finish(self, manifest: Mapping[str, Any], weights: bytes | None = None) -> None:
+        """Joins the segments, one row group a table, and writes the weights and, last, the manifest.
 
         The bytes of a table do not depend on how often the run was interrupted.
         """
         self.flush()
         tables = {}
-        for table, columns in sorted(self._columns.items()):
+        for table, _columns in sorted(self._columns.items()):
             segments = {self._segment(table, n): digest for n, digest in enumerate(self._flushed[table])}
             for path, digest in segments.items():
                 _check_segment(path, digest)
             whole = pa.concat_tables([pq.read_table(path) for path in segments]).combine_chunks()
-            path = self._folder / f"{table}.parquet"
-            with files.replacing(path) as part:
-                pq.write_table(whole, part, compression="zstd", row_group_size=max(1, whole.num_rows))
-            entry = {
-                "rows": whole.num_rows,
-                "columns": columns,
-                "bytes": path.stat().st_size,
-                "sha256": files.sha256(path),
-            }
-            tables[table] = entry
-        files.write_text(self._folder / paths.MANIFEST, sealed(manifest, self.run_id, tables))
+            tables[table] = _write_table(self._folder / f"{table}.parquet", whole)
+        kept = None if weights is None else self._write_weights(weights)
+        files.write_text(self._folder / paths.MANIFEST, sealed({**manifest, "weights": kept}, self.run_id, tables))
+
+    def _write_weights(self, weights: bytes) -> dict[str, Any]:
+        with files.replacing(path := self._folder / paths.WEIGHTS) as part:
+            part.write_bytes(weights)
+        return {"bytes": len(weights), "sha256": files.sha256(path)}
 
     def clean(self) -> None:
         """Removes the segments, once no checkpoint names them any more."""
@@ -238,10 +278,41 @@ def by_column(rows: Iterable[Mapping[str, Any]], columns: Columns) -> dict[str, 
     return {name: [row[name] for row in rows] for name in columns}
 
 
+def as_table(columns: Columns, rows: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
+    """Rows, given by column, all of one length, as a table of the columns named."""
+    return pa.table(
+        {name: pa.array(rows[name], type=ARROW[kind], from_pandas=False) for name, kind in columns.items()}
+    )
+
+
+def looks_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By table, what it is a look of: probe, plan (resolved), and the checksum of the probe's code, where known.
+
+    A table of this name need not be there: what found no rows has none.
+    """
+    if "looks" in manifest:
+        return dict(manifest["looks"])
+    plans = manifest.get("config", {}).get("probes", {})  # manifests of schema 1 and 2
+    return {name: {"probe": name, "plan": plan, "code": None} for name, plan in plans.items()}
+
+
 def sealed(manifest: Mapping[str, Any], run_id: str, tables: Mapping[str, Any]) -> str:
     """The text of a run's manifest, with its checksum."""
     whole = {**manifest, "schema": SCHEMA, "run_id": run_id, "tables": tables}
     return json.dumps(whole | {"sha256": _digest(whole)}, indent=1) + "\n"
+
+
+def _write_table(path: Path, table: pa.Table) -> dict[str, Any]:
+    """Writes one table; returns its entry in the manifest."""
+    kinds = {str(kind): name for name, kind in ARROW.items()}
+    with files.replacing(path) as part:
+        pq.write_table(table, part, compression="zstd", row_group_size=max(1, table.num_rows))
+    return {
+        "rows": table.num_rows,
+        "columns": {field.name: kinds[str(field.type)] for field in table.schema},
+        "bytes": path.stat().st_size,
+        "sha256": files.sha256(path),
+    }
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

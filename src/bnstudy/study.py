@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bnstudy import (
@@ -24,13 +25,15 @@ from bnstudy import (
     search,
     sharing,
     slurm,
+    status,
 )
-from bnstudy.config import Config, Search, to_dict
-from bnstudy.identity import canonical
+from bnstudy.config import Config, Search, resolved
+from bnstudy.identity import canonical, changed_defaults, with_former_defaults
 from bnstudy.jobs import Job, jobs, plan
 from bnstudy.launch import Ended
 from bnstudy.launchers import LOCAL, Launcher
 from bnstudy.sinks.console import Progress
+from bnstudy.status import Status
 from bnstudy.store import State, Store
 from bnstudy.tracking import log_figures
 
@@ -41,11 +44,10 @@ def single(config: Config, results: Path) -> int:
     """Makes one run in this process, with all cores. Exit status 0, also for a run that diverged."""
     (job,) = jobs([config])
     store = Store(results)
-    state = store.state(job.run_id)
-    if state == State.damaged:
-        print(_damaged(job.run_id))
-    if state.done:
-        print(f"{job.run_id}: {state} already, in {paths.run(results, job.run_id)}")
+    now = status.of(job, store)
+    _explain([job], {job.run_id: now}, store)
+    if now.done:
+        print(f"{job.run_id}: {now.state} already, in {paths.run(results, job.run_id)}{_outcome(store, job.run_id)}")
         return 0
     (group,) = plan([job], {job.run_id}, results, workers=1)
     from bnstudy import preflight, runner
@@ -168,18 +170,16 @@ def make_all(
 def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None, launcher: Launcher = LOCAL) -> bool:
     """Makes the jobs that are not done, with progress; whether any failed or stayed unfinished."""
     store = Store(results)
-    states = {job.run_id: store.state(job.run_id) for job in wanted}
-    for run_id, state in states.items():
-        if state == State.damaged:
-            print(_damaged(run_id))
-    pending = {run_id for run_id, state in states.items() if not state.done}
+    found = {job.run_id: status.of(job, store) for job in wanted}
+    _explain(wanted, found, store)
+    pending = {run_id for run_id, now in found.items() if not now.done}
     print(f"{title}: {len(wanted)} runs, {len(wanted) - len(pending)} done, {len(pending)} to make")
     if not pending:
         return False
     try:
         ended = _make(title, wanted, pending, results, workers, launcher)
     except budget.Spent:
-        made = sum(store.state(job.run_id).done for job in wanted)
+        made = sum(status.of(job, store).done for job in wanted)
         raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done") from None
     if elsewhere := sum(lease.MADE in note for _, _, note in ended):
         print(f"{title}: {len(ended) - elsewhere} of these were made here, {elsewhere} by other processes")
@@ -209,7 +209,7 @@ def _make(
 def reduce(name: str, workspace: Path, configs: Sequence[Config], wanted: Sequence[Job], results: Path) -> Path:
     """Writes the sweep's tables into a workspace; returns their folder."""
     folder = paths.tables(workspace, name)
-    expected = {job.run_id: to_dict(job.config, identity_only=True) for job in wanted}
+    expected = {job.run_id: resolved(job.config) for job in wanted}
     kept = configs[0].sweep
     reduction.reduce(Store(results), list(expected), folder, tables=kept.tables, rows=kept.rows, expected=expected)
     return folder
@@ -253,9 +253,9 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> 
     made = [job.source.name for job in wanted if job.source.stand_in]
     if made:
         raise ValueError(f"{name} ran on stand-in data ({made[0]}): only real data is published")
-    states = Counter(Store(results).state(job.run_id) for job in wanted)
-    if not all(state.done for state in states):
-        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    states = Counter(status.of(job, Store(results)) for job in wanted)
+    if not all(now.done for now in states):
+        counts = ", ".join(f"{count} {' '.join((now.state, now.reason))}".strip() for now, count in states.items())
         raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={preset}")
     target = paths.tables(paths.workspace(results, None), name)
     source = reduce(name, workspace, configs, wanted, results)
@@ -287,8 +287,31 @@ def _workspace(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]
     return custom
 
 
-def _damaged(run_id: str) -> str:
-    return f"{run_id}: its files are not what was written; it is made again"
+def _explain(wanted: Sequence[Job], found: Mapping[str, Status], store: Store) -> None:
+    """Logs why runs that have ended are not done, each reason once, and where a changed default renamed one."""
+    reasons: dict[str, list[str]] = {}
+    for job in wanted:
+        now = found[job.run_id]
+        if now.state == State.damaged:
+            reason = "its files are not what was written; it is trained again"
+        elif not now.state.done:
+            reason = _former(job, store)
+        else:
+            reason = now.reason
+        if reason:
+            reasons.setdefault(reason, []).append(job.run_id)
+    for reason, names in reasons.items():
+        print(f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}")
+
+
+def _former(job: Job, store: Store) -> str:
+    """What is to be said where the same words described another run before a default changed, and that is there."""
+    if not (changed := changed_defaults(job.config)):
+        return ""
+    former = replace(job, config=with_former_defaults(job.config)).run_id
+    if not store.state(former, verify=False).done:
+        return ""
+    return f"not the run {former}, which is there, as a default changed ({'; '.join(map(str, changed))}): it is trained"
 
 
 def _outcome(store: Store, run_id: str) -> str:

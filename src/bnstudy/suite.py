@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnstudy import budget, compose, paths, report, study
+from bnstudy import budget, compose, paths, report, status, study
 from bnstudy.jobs import jobs
 from bnstudy.store import Store
 
@@ -49,7 +49,7 @@ def estimate(suite: str, names: Sequence[str], preset: str, overrides: Sequence[
     for name in names:
         configs = compose.expand(name, preset, overrides)
         wanted = jobs(configs)
-        waiting = {job.run_id for job in wanted if not store.state(job.run_id, verify=False).done} - counted
+        waiting = {job.run_id for job in wanted if not status.of(job, store, verify=False).done} - counted
         counted |= waiting
         pending = len(waiting)
         minutes = configs[0].sweep.minutes.get(preset)

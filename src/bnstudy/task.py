@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bnstudy import files, sharing
+from bnstudy import files, sharing, status
 from bnstudy.config import from_dict, to_dict
 from bnstudy.data.sources import Source
 from bnstudy.jobs import Group, Job
@@ -57,7 +57,7 @@ def make(group: Group, results: Path) -> dict[str, str]:
     store, kept = Store(results), dict[str, str]()
     queue_again = {number: handler for number in AGAIN if callable(handler := signal.getsignal(number))}
     with _listening() as told:
-        while pending := {job.run_id for job in group.jobs if not store.state(job.run_id).done}:
+        while pending := {job.run_id for job in group.jobs if not status.of(job, store).done}:
             try:
                 with Progress("job", len(pending), "runs ended") as progress:
                     ended = sharing.make(group.jobs, pending, results, 1, progress)

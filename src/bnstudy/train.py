@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from bnstudy.config import Config, ProbePlan, total_steps
+from bnstudy.config import Config, total_steps
 from bnstudy.data.pipeline import Feed
 from bnstudy.engine.base import Engine, StepResult
 from bnstudy.observer import Observer, Rows
 from bnstudy.optim import lr_at
+from bnstudy.status import Look
 
 STEPS = {"step": "int64", "loss": "float64", "accuracy": "float64", "lr": "float64", "gradient_norm": "float64"}
 EPOCHS = {
@@ -79,14 +80,14 @@ class Training:
             yield from self._observe_due(self._due())
         while not self.finished:
             self._advance()
-            plans = self._due()
+            looks = self._due()
             epoch_ended = position.step % self._feed.steps_per_epoch == 0 or position.step == self.total_steps
             marking = mark_due() or epoch_ended
-            if marking or plans or len(self._pending) == FLUSH_STEPS or self._sees_divergence():
+            if marking or looks or len(self._pending) == FLUSH_STEPS or self._sees_divergence():
                 yield from self._flush()
             if epoch_ended:
                 yield from self._close_epoch()
-            yield from self._observe_due(plans)
+            yield from self._observe_due(looks)
             if marking:
                 yield Mark(position.step)
 
@@ -158,18 +159,18 @@ class Training:
         position.loss_sum, position.correct = [0.0 for _ in self._runs], [0.0 for _ in self._runs]
         position.num_images, position.epoch_sec = 0, 0.0
 
-    def _observe(self, run: int, plans: Mapping[str, ProbePlan], step: int) -> Iterator[Rows]:
+    def _observe(self, run: int, looks: Mapping[str, Look], step: int) -> Iterator[Rows]:
         began = time.perf_counter()
-        yield from self._observer.look(run, self._engine.network(run), step, plans)
+        yield from self._observer.look(run, self._engine.network(run), step, looks)
         self.position.probe_sec += time.perf_counter() - began
 
-    def _due(self) -> dict[str, ProbePlan]:
+    def _due(self) -> dict[str, Look]:
         return self._observer.due(self.position.step, last=self.position.step == self.total_steps)
 
-    def _observe_due(self, plans: Mapping[str, ProbePlan]) -> Iterator[Rows]:
-        for run in self._runs if plans else ():
+    def _observe_due(self, looks: Mapping[str, Look]) -> Iterator[Rows]:
+        for run in self._runs if looks else ():
             if self.position.diverged_step[run] is None:
-                yield from self._observe(run, plans, self.position.step)
+                yield from self._observe(run, looks, self.position.step)
 
     def _count_time(self, began: float) -> None:
         seconds = time.perf_counter() - began

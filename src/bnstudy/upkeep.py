@@ -16,7 +16,8 @@ from bnstudy.data import sources
 from bnstudy.jobs import jobs, let_go, under_way
 from bnstudy.roster import Wanted
 from bnstudy.sinks.console import Progress
-from bnstudy.store import State, Store
+from bnstudy.status import Look
+from bnstudy.store import State, Store, looks_of
 
 HOW = ("runtime.", "tracking.")  # what may be said of runs whose configuration is settled
 
@@ -90,10 +91,11 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
 def _again(manifest: Mapping[str, Any], how: Config) -> Config | str:
     """The configuration of a manifest's run, or why it is none any more."""
     try:
-        what = from_dict(manifest["config"])
+        what = from_dict({**manifest["config"], "probes": {}})
     except ValueError as error:
         return str(error)
-    return replace(what, runtime=how.runtime, tracking=how.tracking, sweep=Sweep(name=manifest["sweep"]))
+    plans = {look.probe: look.plan for look in map(Look.of, looks_of(manifest).values())}
+    return replace(what, probes=plans, runtime=how.runtime, tracking=how.tracking, sweep=Sweep(name=manifest["sweep"]))
 
 
 def forget(run_id: str, results: Path) -> int:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bnstudy import compose, engine, launch, paths, runner
+from bnstudy import compose, construct, engine, launch, paths, runner
 from bnstudy.bench import textbook
 from bnstudy.bench.measure import Prepared, seconds
 from bnstudy.bench.textbook import Images, Loop, Recipe
@@ -29,6 +29,7 @@ from bnstudy.data.pipeline import Feed
 from bnstudy.engine.base import Engine
 from bnstudy.jobs import jobs, plan
 from bnstudy.observer import Observer, Rows
+from bnstudy.status import looks
 from bnstudy.store import Store
 from bnstudy.train import EVALUATION_BATCH, Mark, Training
 
@@ -314,11 +315,11 @@ def _make(setting: Setting, *configs: Config) -> _Made:
     """Our side, made as a run is, or several in lockstep."""
     engine.prepare_host(setting.threads)
     device = engine.device(configs[0])
-    feed = runner.make_feed(jobs(configs)[0], device)
-    networks = [runner.build_network(config, feed) for config in configs]
+    feed = construct.make_feed(jobs(configs)[0], device)
+    networks = [construct.build_network(config, feed) for config in configs]
     initial = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
     made = engine.make(configs, networks, device)
-    return _Made(Training(configs, made, feed, Observer(configs[0], feed, initial)), made, feed)
+    return _Made(Training(configs, made, feed, Observer(looks(configs[0]), configs[0], feed, initial)), made, feed)
 
 
 def _epochs(training: Training) -> Callable[[], None]:

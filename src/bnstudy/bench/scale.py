@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bnstudy import index, lease, pace, paths, reduction, report
-from bnstudy.config import Config, to_dict
+from bnstudy.config import Config, resolved
 from bnstudy.roster import Wanted
 from bnstudy.store import Store, sealed
 
@@ -76,9 +76,7 @@ def fill(results: Path, count: int) -> None:
 
 
 def _manifest(number: int) -> dict[str, Any]:
-    config = to_dict(
-        Config(model={"name": "lenet"}, norm={"name": _arm(number)}, seed=number // 20), identity_only=True
-    )
+    config = resolved(Config(model={"name": "lenet"}, norm={"name": _arm(number)}, seed=number // 20))
     config["optim"] |= {"lr": RATES[number % 10]}
     config["train"] |= {"epochs": NUM_EPOCHS}
     final = {f"{part}_{what}": 0.5 for part in ("train", "test") for what in ("loss", "accuracy")}

@@ -40,8 +40,7 @@ class Difference:
 def canonical(config: Config, data: dict[str, str]) -> str:
     """JSON of everything that distinguishes one run from another: each value that is not its reference.
 
-    `data` is the source's identity (name, source, sha256): a run on other bytes, synthetic images above all, has another
-    name.
+    `data` is the source's identity (name, source, sha256): a run on other bytes has another name.
     """
     values = _unlike_reference(resolved(config))
     if config.train.steps is not None:

@@ -148,7 +148,8 @@ def _probe_code(probe: str) -> str:
 
 def _check_configuration(job: Job, manifest: Manifest) -> None:
     if different := identity.differences(manifest["config"], job.config):
+        keys = "; ".join(map(str, different))
         raise StoreError(
-            f"{job.run_id} is the name of another run ({'; '.join(map(str, different))}): the reference of a default was "
-            "edited; restore src/bnstudy/reference.json and list the new default under its `changed`"
+            f"{job.run_id} is the name of another run ({keys}): the reference of a default was edited; "
+            "restore src/bnstudy/reference.json and list the new default under its `changed`"
         )

@@ -12,6 +12,7 @@ from small_runs import config, launch_here, make, names, pending, quadrants, tor
 
 from bnstudy import checkpoint, devices, launch, models, norms, plugins, reduction, runner, study
 from bnstudy.config import Config
+from bnstudy.engine.kernels import build, norm_relu, pooled_conv, winograd
 from bnstudy.jobs import Group, jobs, plan, side_by_side
 from bnstudy.store import Store
 
@@ -116,12 +117,25 @@ def test_extended_by_a_rate_and_by_a_seed_it_ends_in_the_same_bytes(tmp_path, ro
     same(both, tmp_path, tmp_path / "at once")
 
 
+@pytest.fixture
+def kernels(request, monkeypatch):
+    """Whether there are any; what was looked up before, and within, is forgotten."""
+    monkeypatch.setenv(build.SWITCH, "1" if request.param else "0")
+    cached = (build.compiler, norm_relu._library, pooled_conv._library, winograd._library)
+    for each in cached:
+        each.cache_clear()
+    yield request.param
+    for each in cached:
+        each.cache_clear()
+
+
 @pytest.mark.parametrize("changes", NETWORKS, ids=lambda c: f"{c['model']['name']}-{c['norm']['name']}")
-@pytest.mark.parametrize("kernels", ["1", "0"])
+@pytest.mark.parametrize("kernels", [True, False], indirect=True, ids=["kernels", "torch"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_whatever_trains_beside_it_a_run_is_the_run_alone(tmp_path, root, monkeypatch, changes, kernels, threads):
+def test_whatever_trains_beside_it_a_run_is_the_run_alone(tmp_path, root, changes, kernels, threads):
     """Also beside one that diverges; each network, with the kernels and without."""
-    monkeypatch.setenv("BNSTUDY_KERNELS", kernels)
+    if kernels and build.compiler() is None:
+        pytest.skip("no C compiler")
     configs = grid(root, **changes)
     for size in (2, len(configs)):
         for group in [jobs(configs)[first : first + size] for first in range(0, len(configs), size)]:
@@ -131,6 +145,7 @@ def test_whatever_trains_beside_it_a_run_is_the_run_alone(tmp_path, root, monkey
         runner.run(Group((job,)), tmp_path / "1", threads=threads, report=lambda *_: None, stop=runner.Stop())
     alone = written(tmp_path / "1", names(configs))
     assert len(alone) >= len(configs)
+    assert Store(tmp_path / "1").manifest(names(configs)[0])["provenance"]["kernels"] is kernels
     for size in (2, len(configs)):
         assert written(tmp_path / str(size), names(configs)) == alone
 

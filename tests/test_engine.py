@@ -350,4 +350,4 @@ def test_every_engine_keeps_the_numbers(asked):
     made = engine.make([config], [net], torch.device("cpu"))
     ((loss, _),) = plain(net, [batch("lenet")], config.optim, 0.1)
     assert made.step(batch("lenet"), [0.1]).loss_R.item() == pytest.approx(loss, abs=1e-5)
-    assert engine.facts(torch.device("cpu"))["device"] == "cpu"
+    assert engine.facts(Config(), 1, torch.device("cpu"))["device"] == "cpu"

@@ -129,8 +129,8 @@ def test_the_engine_follows_device_and_setting():
         given = Config(model={"name": name}, norm={"name": "batch"}, runtime=Runtime(engine=asked))
         return type(engine.make([given] * count, nets[name][:count], CPU))
 
-    assert kind("lenet", 2, "auto") is Lockstep and kind("lenet", 1, "parallel") is Lockstep
-    assert kind("lenet", 2, "parallel") is Parallel and kind("resnet", 2, "auto") is Parallel
+    assert kind("lenet", 2, "stacked") is Lockstep and kind("lenet", 1, "parallel") is Lockstep
+    assert kind("lenet", 2, "auto") is Parallel and kind("resnet", 2, "auto") is Parallel
 
 
 def test_runs_side_by_side_on_their_own_write_what_a_run_alone_writes(tmp_path):

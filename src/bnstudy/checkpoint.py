@@ -18,7 +18,7 @@ import torch
 from bnstudy import files, paths
 from bnstudy.jobs import Group
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def save(results: Path, group: Group, state: dict[str, Any]) -> None:

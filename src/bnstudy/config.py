@@ -106,8 +106,9 @@ class Runtime:
 
     device: str = "auto"  # auto: the GPU where there is one; cpu, cuda, cuda:N
     threads: int | None = None  # CPU threads of this job; null: the cores shared out among the jobs
-    engine: str = "auto"  # auto: what suits the device; plain: every run alone, launch by launch; stacked: runs that
-    # differ in the learning rate as one network, or refused; parallel: the same runs, each its own network
+    engine: str = "auto"  # auto: what suits the device; plain: every run alone, launch by launch; parallel: runs that
+    # differ in the learning rate side by side, each its own network, with the bits it has alone; stacked: the same runs
+    # as one network, or refused: their last digits depend on how many they are
     data_root: str = "data"
     results: str = "results"
     download: bool = True

@@ -15,7 +15,7 @@ from bnstudy.data import sources
 from bnstudy.data.sources import Source
 from bnstudy.identity import canonical, run_id
 
-MAX_STACK = 10  # runs side by side; beyond it their activations leave the caches and nothing is gained
+MAX_STACK = 10  # runs side by side: more share nothing that ten do not
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
 
     Groups that were interrupted go on as they were. The others are put side by side where they differ in the learning
     rate alone and `side_by_side` says so; where there are fewer groups than workers the largest are halved, unless
-    runtime.engine=stacked. Raises ValueError where that asks for what cannot be.
+    runtime.engine=stacked. How runs are grouped is a matter of speed: but for that engine a run's bits are those it has
+    alone. Raises ValueError where runtime.engine asks for what cannot be.
     """
     _check_stacked(jobs)
     by_id = {job.run_id: job for job in jobs}
@@ -119,11 +120,22 @@ def let_go(results: Path, run_ids: set[str], keep: Group | None = None) -> None:
 
 
 def side_by_side(config: Config) -> bool:
-    """Whether runs of this configuration train in lockstep: stacked into one network, or each its own on a GPU."""
+    """Whether runs of this configuration train in lockstep: small networks, all networks on a GPU, or on request.
+
+    What draws random numbers in training (`DRAWS = True` in the norm's or the network's file) never does: the draws
+    would depend on its neighbours'. Raises ValueError where runtime.engine asks for it all the same.
+    """
     model, norm, runtime = config.model["name"], config.norm["name"], config.runtime
     able = plugins.stackable(model, norm)
     if runtime.engine == "stacked" and not able:
         raise ValueError(f"runtime.engine = 'stacked': {model} with norm {norm} cannot be; use auto or parallel")
+    if plugins.flag("norms", norm, "DRAWS") or plugins.flag("models", model, "DRAWS"):
+        if runtime.engine in ("stacked", "parallel"):
+            raise ValueError(
+                f"runtime.engine = {runtime.engine!r}: {model} with norm {norm} draws random numbers, "
+                f"which would depend on the runs beside it; use auto"
+            )
+        return False
     return runtime.engine == "parallel" or (runtime.engine != "plain" and (able or devices.on_gpu(runtime.device)))
 
 

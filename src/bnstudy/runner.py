@@ -181,6 +181,8 @@ def _attempt(group: Group, results: Path, work: _Work) -> list[Ended]:
     except Exception as error:
         if len(group.jobs) == 1:
             return [_fail(group.jobs[0], group, results, error)]
+        names = ", ".join(job.run_id for job in group.jobs)
+        print(f"{names}: {type(error).__name__}: {error}; each goes on by itself", flush=True)
     # Past the handler, where the exception no longer keeps alive the memory that may have been too little.
     return _run_apart(group, results, work)
 
@@ -220,8 +222,9 @@ def _run_apart(group: Group, results: Path, work: _Work) -> list[Ended]:
 
     What raised may be one run's fault (a probe stumbles over its weights): then it is one run that fails. Or it was too
     much for the memory, of which a run alone needs a part. Nothing that was saved is lost; it is the group that is
-    given up, and from here on the runs are rounded as runs alone are. Where not even one of them can be built, the
-    cause lies elsewhere: the group stays as it is, to go on whole, and its runs are marked failed.
+    given up, and with runtime.engine=stacked the runs are rounded from here on as runs alone are (the manifest's
+    `groups` say so). Where not even one of them can be built, the cause lies elsewhere: the group stays as it is, to go
+    on whole, and its runs are marked failed.
     """
     found = {job.run_id: status.of(job, Store(results)) for job in group.jobs}
     done = [Ended(run_id, now.state) for run_id, now in found.items() if now.done]  # by a manifest written before
@@ -273,6 +276,8 @@ class _Making:
         self._store, self._writers = Store(results), list[Writer]()
         self._before_sec = 0.0
         self._commits = [provenance.code()["commit"]]
+        how = engine.facts(self._config, len(configs), self._device)["engine"]
+        self._groups = [{"id": group.id, "num_runs": len(configs), "engine": how, "from_step": 0}]
         self.training = Training(configs, self._engine, feed, Observer(looks, self._config, feed, initial))
         self._before = {job.run_id: _ended_with(job, self._store) for job in group.jobs}
         self._lacked = {job.run_id for job in group.jobs if _lacks(job, results)}
@@ -304,6 +309,9 @@ class _Making:
         self.training.position, self._writers = position, writers
         self._before_sec = saved["wall_sec"]
         self._commits = list(dict.fromkeys([*saved["commits"], *self._commits]))
+        now = self._groups[0] | {"from_step": position.step}
+        as_before = all(saved["groups"][-1][key] == now[key] for key in ("id", "engine"))
+        self._groups = saved["groups"] + ([] if as_before else [now])
         torch.set_rng_state(saved["rng"])
         for job in self._group.jobs:
             self._store.retract_failure(job.run_id)
@@ -349,9 +357,10 @@ class _Making:
             "commits": self._commits,
             **provenance.machine(),
             "threads": self._threads,
-            **engine.facts(self._device),
+            **engine.facts(self._config, len(self._group.jobs), self._device),
             "num_runs": len(self._group.jobs),
             "group": self._group.id,
+            "groups": self._groups,  # several: taken apart, or resumed with another engine
         }
         ended = []
         for index, job in enumerate(self._group.jobs):
@@ -397,6 +406,7 @@ class _Making:
             "commits": self._commits,
             "looks": {table: look.record for table, look in self._looks.items()},
             "code": status.code(self._config),
+            "groups": self._groups,
         }
         checkpoint.save(self._results, self._group, state)
 

@@ -23,7 +23,8 @@ def make(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, 
     """
     store, watch = Store(results), lease.Watch(results)
     endings = {run_id: store.ending(run_id) for run_id in pending}
-    threads = wanted[0].config.runtime.threads
+    # Of workers and not of what is left to run: a sweep that goes on rounds as it did before.
+    threads = wanted[0].config.runtime.threads or max(1, launch.cores() // workers)
     left, ended, fallen = set(pending), list[Ended](), dict[str, str]()
     while True:
         holders = {run_id: holder for run_id in sorted(left) if (holder := watch.holder(run_id)) is not None}
@@ -58,13 +59,12 @@ def _launch(
     groups: Sequence[Group],
     results: Path,
     workers: int,
-    threads: int | None,
+    threads: int,
     progress: Progress,
     before: int,
     seen: Seen,
 ) -> list[Ended]:
     workers = min(workers, len(groups))
-    threads = threads or max(1, launch.cores() // workers)
     share = [math.nan for _ in groups]  # NaN: not begun in this process
     over = set[int]()
 

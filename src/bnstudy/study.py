@@ -90,7 +90,7 @@ def sweep(
     compared; when it is spent, raises budget.Spent, which says what is left.
     """
     configs = compose.expand(name, preset, overrides)
-    grid = jobs(configs)
+    grid = with_threads(jobs(configs), results, workers, launcher)
     workspace = _workspace(results, preset, {name: configs})
     print(compose.describe(name))
     failed = False
@@ -135,6 +135,32 @@ def left(
 def _seed_by_seed(name: str, grid: Sequence[Job]) -> list[tuple[str, list[Job]]]:
     seeds = sorted({job.config.seed for job in grid})
     return [(f"{name}, seed {seed}", [job for job in grid if job.config.seed == seed]) for seed in seeds]
+
+
+def with_threads(
+    grid: Sequence[Job], results: Path, workers: int | None = None, launcher: Launcher = LOCAL
+) -> list[Job]:
+    """The jobs, each with its number of CPU threads: the cores shared out among the processes that a whole grid has.
+
+    Bits depend on that number, so that it must not depend on what is left of the grid. It stays as it is where
+    runtime.threads says it, and on a cluster, whose launcher does.
+    """
+    if launcher != LOCAL and launchers.is_slurm(launcher, results):
+        return list(grid)
+    processes = min(workers or _at_once(grid, results) or _processes(grid), len(grid))
+    threads = max(1, launch.cores() // processes)
+    return [
+        job
+        if job.config.runtime.threads
+        else replace(job, config=replace(job.config, runtime=replace(job.config.runtime, threads=threads)))
+        for job in grid
+    ]
+
+
+def _processes(jobs: Sequence[Job]) -> int:
+    """How many processes train at a time on this machine, where nothing was said."""
+    on_gpu = devices.on_gpu(jobs[0].config.runtime.device)
+    return max(1, devices.gpus()) if on_gpu else launch.cores()
 
 
 def _at_once(part: Sequence[Job], results: Path) -> int | None:
@@ -195,8 +221,7 @@ def _make(
     """How each pending run ended."""
     if launcher != LOCAL and launchers.is_slurm(launcher, results):
         return slurm.make(title, wanted, pending, results, launcher, workers)
-    on_gpu = devices.on_gpu(wanted[0].config.runtime.device)
-    workers = workers or (max(1, devices.gpus()) if on_gpu else launch.cores())
+    workers = workers or _processes(wanted)
     if launcher != LOCAL:
         return launchers.make(title, wanted, pending, results, launcher, workers)
     with Progress(title, len(pending), "runs ended") as progress:
@@ -224,7 +249,7 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
     sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.stand_in=true"]) for name in REPRODUCE}
     workspace = _workspace(results, preset, sweeps)
     for name, configs in sweeps.items():
-        grid = jobs(configs)
+        grid = with_threads(jobs(configs), results, workers)
         stand_ins |= {job.source.name for job in grid if job.source.stand_in}
         if stand_ins:
             print(_loud(stand_ins))

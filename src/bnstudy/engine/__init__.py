@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnstudy import plugins
 from bnstudy.config import Config
 from bnstudy.engine.base import Engine
 from bnstudy.engine.captured import Captured
@@ -53,13 +52,14 @@ def prepare_host(threads: int) -> None:
 def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.device) -> Engine:
     """An engine for runs that differ in the learning rate alone.
 
-    Several are one network where they may be stacked, and otherwise stay apart. On a GPU updates are recorded, unless
-    the engine is to be plain.
+    Several stay networks of their own, so that a run's bits are those it has alone, unless the engine is to be stacked:
+    one network whose sums, and with them every run's last digits, depend on how many runs it has. On a GPU updates are
+    recorded, unless the engine is to be plain.
     """
     common = configs[0]
     asked, model = common.runtime.engine, common.model["name"]
     _set_precision(common.precision, on)
-    stacked = len(networks) > 1 and asked != "parallel" and plugins.stackable(model, common.norm["name"])
+    stacked = len(networks) > 1 and asked == "stacked"
     parts = [networks] if stacked else [[network] for network in networks]
     engines: list[Engine] = [
         Lockstep(
@@ -85,9 +85,11 @@ def _set_precision(precision: str, on: torch.device) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def facts(on: torch.device) -> dict[str, Any]:
+def facts(config: Config, num_runs: int, on: torch.device) -> dict[str, Any]:
     """What a manifest records of how the numbers were computed."""
+    together = "stacked" if config.runtime.engine == "stacked" else "parallel"
     return {
+        "engine": together if num_runs > 1 else "plain",
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+DRAWS = True  # random numbers, so that it trains alone
+
 
 def build(num_features: int, ndim: int, *, p: float = 0.2) -> nn.Module:
     """In training every activation is zero with probability `p`, and divided by 1 - p if not. In evaluation nothing.

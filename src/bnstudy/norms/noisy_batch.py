@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bnstudy.norms import batch
 
 SPREAD = 0.1  # of single examples around the noise of their step
+DRAWS = True  # random numbers, so that it trains alone
 
 
 def build(

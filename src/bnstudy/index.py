@@ -13,18 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnstudy import files, paths
-from bnstudy.store import State, Store, StoreError
+from bnstudy.status import look_key
+from bnstudy.store import State, Store, StoreError, looks_of
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run's state, the seconds one process spent on it, and the sweep it was made for (None: not told)."""
+    """A run's state, the seconds one process spent on it, the sweep it was trained for (None: not known), and more.
+
+    `weights`: bytes of its kept weights; `looks`: what looked at it, as `status.Look.key` has it.
+    """
 
     state: State
     sec: float | None = None
     sweep: str | None = None
+    weights: int = 0
+    looks: tuple[str, ...] = ()
 
 
 def entries(results: Path, run_ids: Iterable[str]) -> dict[str, Entry]:
@@ -64,7 +70,9 @@ def _look(store: Store, run_id: str) -> Entry:
     except StoreError:
         return Entry(state)
     sec, beside = manifest.get("wall_sec"), (manifest.get("provenance") or {}).get("num_runs", 1)
-    return Entry(state, sec / beside if sec is not None else None, manifest.get("sweep"))
+    weights = (manifest.get("weights") or {}).get("bytes", 0)
+    looks = tuple(sorted(look_key(look["probe"], look["plan"]) for look in looks_of(manifest).values()))
+    return Entry(state, sec / beside if sec is not None else None, manifest.get("sweep"), weights, looks)
 
 
 def _read(path: Path) -> Known:
@@ -73,14 +81,20 @@ def _read(path: Path) -> Known:
         if content["schema"] != SCHEMA:
             return {}
         return {
-            run_id: (list(map(int, stamp)), Entry(State(state), None if sec is None else float(sec), sweep))
-            for run_id, (stamp, state, sec, sweep) in content["runs"].items()
+            run_id: (
+                list(map(int, stamp)),
+                Entry(State(state), None if sec is None else float(sec), sweep, int(weights), tuple(looks)),
+            )
+            for run_id, (stamp, state, sec, sweep, weights, looks) in content["runs"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
 def _write(path: Path, known: Known) -> None:
-    runs = {run_id: (stamp, entry.state, entry.sec, entry.sweep) for run_id, (stamp, entry) in known.items()}
+    runs = {
+        run_id: (stamp, entry.state, entry.sec, entry.sweep, entry.weights, entry.looks)
+        for run_id, (stamp, entry) in known.items()
+    }
     with contextlib.suppress(OSError):  # where it cannot be kept, the next look takes longer
         files.write_text(path, json.dumps({"schema": SCHEMA, "runs": runs}, separators=(",", ":")))

@@ -63,7 +63,7 @@ def how_far(
     counts, at_work, sec, unknown = Counter[str](), set(), 0.0, 0
     for run in runs:
         entry, holder = entries[run.run_id], holders.get(run.run_id)
-        if entry.state.done:
+        if entry.state.done and set(run.looks) <= set(entry.looks):
             counts[entry.state] += 1
             continue
         if holder is not None:
@@ -83,9 +83,11 @@ def how_far(
     return f"{len(runs):4} runs: {told}"
 
 
-_WORD = {State.absent: "pending", State.partial: "interrupted"}
+_WORD = {State.absent: "pending", State.partial: "interrupted"} | dict.fromkeys(
+    (State.completed, State.diverged), "to look at"
+)  # a run that has ended and lacks a look
 _DONE = ("completed", "diverged")
-_ORDER = (*_DONE, "failed", "damaged", "running", "interrupted", "pending")
+_ORDER = (*_DONE, "to look at", "failed", "damaged", "running", "interrupted", "pending")
 
 
 def _begun(results: Path) -> dict[str, tuple[float, float]]:

@@ -11,13 +11,14 @@ from importlib import metadata
 from pathlib import Path
 
 from bnstudy import compose, files, paths
-from bnstudy.config import Config
+from bnstudy.config import Config, resolved_plan
 from bnstudy.data import sources
 from bnstudy.identity import network
 from bnstudy.jobs import jobs
+from bnstudy.status import look_key
 
 PACKAGE = Path(__file__).parent
-DECIDING = ("*.py", "norms/*.py", "models/*.py", "probes/*.py")  # of the package: the schema, names, options' defaults
+DECIDING = ("*.py", "reference.json", "norms/*.py", "models/*.py", "probes/*.py")  # of the package: the schema, names, options' defaults
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Wanted:
     run_id: str
     work: int
     kind: str
+    looks: tuple[str, ...] = ()  # what is to look at it, as `status.look_key` has it
 
 
 def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> list[Wanted]:
@@ -41,15 +43,19 @@ def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> 
     for job in made:
         runtime = job.config.runtime
         data[job.source.name, runtime.data_root, runtime.stand_in] = job.source.identity
-    found = [Wanted(job.run_id, max(1, job.num_steps), _kind(job.config)) for job in made]
+    found = [Wanted(job.run_id, max(1, job.num_steps), _kind(job.config), _looks(job.config)) for job in made]
     kept = {
         "key": key,
         "data": [[*asked, identity] for asked, identity in data.items()],
-        "runs": [[run.run_id, run.work, run.kind] for run in found],
+        "runs": [[run.run_id, run.work, run.kind, run.looks] for run in found],
     }
     with contextlib.suppress(OSError):  # where it cannot be kept, it is composed again
         files.write_text(path, json.dumps(kept, separators=(",", ":")))
     return found
+
+
+def _looks(config: Config) -> tuple[str, ...]:
+    return tuple(look_key(name, resolved_plan(name, plan)) for name, plan in config.probes.items())
 
 
 def _kind(config: Config) -> str:
@@ -77,6 +83,6 @@ def _remembered(path: Path, key: str) -> list[Wanted] | None:
         for name, root, stand_in, identity in entry["data"]:
             if sources.locate(name, Path(root), allow_stand_in=stand_in, download=False).identity != identity:
                 return None
-        return [Wanted(str(run_id), int(work), str(kind)) for run_id, work, kind in entry["runs"]]
+        return [Wanted(str(run_id), int(work), str(kind), tuple(looks)) for run_id, work, kind, looks in entry["runs"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # what is wrong with data, composing will say
         return None

@@ -126,7 +126,7 @@ def table_name(look: Look, taken: Iterable[str]) -> str:
     """The probe's name; where that is taken by another plan, with eight digits that tell this one."""
     if look.probe not in set(taken):
         return look.probe
-    return f"{look.probe}@{identity.digest(resolved_plan(look.probe, look.plan))}"
+    return look_key(look.probe, resolved_plan(look.probe, look.plan))
 
 
 def _add(found: dict[str, Look], look: Look) -> None:
@@ -135,11 +135,15 @@ def _add(found: dict[str, Look], look: Look) -> None:
         found[table_name(look, found)] = look
 
 
+def look_key(probe: str, plan: Mapping[str, Any]) -> str:
+    """The probe and eight digits of its plan, each option that the plan does not name at its reference."""
+    options = identity.reference()["probes"].get(probe, {}) | plan.get("options", {})
+    return f"{probe}@{identity.digest(identity.reference()['plan'] | dict(plan) | {'options': options})}"
+
+
 def _same_plan(probe: str, then: Mapping[str, Any], plan: ProbePlan) -> bool:
     """Whether a look was planned so; an option that was not known then had its reference."""
-    options = identity.reference()["probes"].get(probe, {}) | then.get("options", {})
-    was = identity.reference()["plan"] | dict(then) | {"options": options}
-    return identity.flat(was) == identity.flat(resolved_plan(probe, plan))
+    return look_key(probe, then) == look_key(probe, resolved_plan(probe, plan))
 
 
 def _probe_code(probe: str) -> str:

@@ -45,6 +45,8 @@ def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
         print(
             f"{name:24} {each:6} {runs if isinstance(runs, str) else pace.how_far(runs, entries, speed, holders)}{then}"
         )
+    if size := sum(entry.weights for entry in entries.values()):
+        print(f"kept weights: {size / 1e6:.1f} MB (runtime.keep_weights=false keeps none)")
     return 0
 
 

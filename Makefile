@@ -11,6 +11,8 @@ SEED ?=
 SWEEP ?=
 ID ?=
 STRICT ?=
+AGAIN ?=
+REPLACE ?=
 ARGS ?=
 
 VENV := .venv
@@ -21,6 +23,7 @@ preset = $(if $(PRESET),--preset $(PRESET))
 strict = $(if $(STRICT),--strict)
 budget = $(if $(BUDGET_MIN),--budget-min $(BUDGET_MIN))
 jobs = $(if $(JOBS),--jobs $(JOBS))
+again = $(if $(AGAIN),--again)
 
 export BNSTUDY_DATA_ROOT := $(DATA_ROOT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -64,20 +67,20 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|joblib|slurm] [BUDGET_MIN=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
-	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(SEED),seed=$(SEED)) $(ARGS)
+sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|joblib|slurm] [BUDGET_MIN=n] [AGAIN=1: also what is published] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
+	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .PHONY: paper-init
 paper-init: $(READY) ## the claims on untrained networks, at full depth and five seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]
-	$(BNSTUDY) suite paper_init $(or $(preset),--preset full) $(jobs) $(budget) $(ARGS)
+	$(BNSTUDY) suite paper_init $(or $(preset),--preset full) $(jobs) $(budget) $(again) $(ARGS)
 
 .PHONY: paper-train
 paper-train: $(READY) ## the paper's trainings, for a GPU; in slices of BUDGET_MIN=n minutes: run again to go on [JOBS=n]
-	$(BNSTUDY) suite paper_train $(or $(preset),--preset full) $(jobs) $(budget) $(ARGS)
+	$(BNSTUDY) suite paper_train $(or $(preset),--preset full) $(jobs) $(budget) $(again) $(ARGS)
 
 .PHONY: textbook
 textbook: $(READY) ## the textbook's study and its report [PRESET=quick (default)|full] [JOBS=n] [BUDGET_MIN=n]; run again to go on
-	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(ARGS)
+	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(again) $(ARGS)
 
 .PHONY: status
 status: $(READY) ## how far every sweep is [PRESET=quick|full]
@@ -105,9 +108,9 @@ notebooks: $(READY) ## run the notebooks on the committed tables: results/notebo
 	$(BNSTUDY) notebooks $(ARGS)
 
 .PHONY: publish
-publish: $(READY) ## put a finished sweep's tables among the committed ones: SWEEP=NAME [PRESET=quick|full]
+publish: $(READY) ## add a sweep's whole seeds to the committed tables: SWEEP=NAME [PRESET=quick|full] [REPLACE=1]
 	@test -n "$(SWEEP)" || { echo "publish: name the sweep, as in: make publish SWEEP=init" >&2; exit 2; }
-	$(BNSTUDY) publish $(SWEEP) $(preset) $(ARGS)
+	$(BNSTUDY) publish $(SWEEP) $(preset) $(if $(REPLACE),--replace) $(ARGS)
 
 .PHONY: data
 data: $(READY) ## get the data sets into DATA_ROOT, or say why they cannot be had

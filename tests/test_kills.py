@@ -19,7 +19,7 @@ import pytest
 from small_runs import config, launch_here, names, quadrants, torch_as_it_was, written
 
 from bnstudy import checkpoint, launch, lease, paths, reduction, report, study
-from bnstudy.config import to_dict
+from bnstudy.config import resolved
 from bnstudy.jobs import jobs
 from bnstudy.store import Store, Writer
 
@@ -82,7 +82,7 @@ def work(configs, results, findings, phase):
     with during("training"):
         bad = study.make(SWEEP, wanted, results, 1)
     with during("reducing"):
-        expected = {job.run_id: to_dict(job.config, identity_only=True) for job in wanted}
+        expected = {job.run_id: resolved(job.config) for job in wanted}
         folder = paths.tables(workspace, SWEEP)
         reduction.reduce(Store(results), list(expected), folder, expected=expected)
     with during("drawing"):

@@ -35,6 +35,7 @@ from bnstudy import checkpoint, compose, engine, launch, lease, models, paths, p
 from bnstudy.data import sources
 from bnstudy.data.sources import DataError
 from bnstudy.engine.lockstep import Lockstep
+from bnstudy.engine.parallel import Parallel
 from bnstudy.jobs import Group, jobs, under_way
 from bnstudy.store import State, Store, Writer
 
@@ -357,16 +358,20 @@ def saved_bytes(results):
 @contextmanager
 def raising_step(error, at, *, when=lambda engine: True):
     """Within, the update `at` raises, counted from the entrance; yields how many were made."""
-    step, made = Lockstep.step, list[int]()
+    made = list[int]()
 
-    def stumble(self, batch, lrs):
-        if when(self) and len(made) == at:
-            raise error
-        made.append(self.num_runs)
-        return step(self, batch, lrs)
+    def stumbling(step):
+        def stumble(self, batch, lrs):
+            if when(self) and len(made) == at:
+                raise error
+            made.append(self.num_runs)
+            return step(self, batch, lrs)
+
+        return stumble
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Lockstep, "step", stumble)
+        for engine_of_runs in (Lockstep, Parallel):
+            patch.setattr(engine_of_runs, "step", stumbling(engine_of_runs.step))
         yield made
 
 

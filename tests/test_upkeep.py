@@ -9,7 +9,7 @@ import pytest
 from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
 
 from bnstudy import compose, index, launch, lease, pace, paths, roster, upkeep
-from bnstudy.config import to_dict
+from bnstudy.config import resolved
 from bnstudy.data.sources import DataError
 from bnstudy.index import Entry
 from bnstudy.jobs import jobs, under_way
@@ -191,7 +191,7 @@ def test_how_far_and_how_long_still(tmp_path):
 
 def failed(configs, results):
     for job in jobs(configs):
-        config = to_dict(job.config, identity_only=True)
+        config = resolved(job.config)
         Store(results).writer(job.run_id).finish(
             {"status": "failed", "error": "x", "config": config, "sweep": job.config.sweep.name}
         )

@@ -98,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
         text = "stop after so many minutes, with everything saved; the same command goes on (default: never)"
         sub.add_argument("--budget-min", type=_minutes, default=None, metavar="N", help=text)
 
+    def again(sub: argparse.ArgumentParser) -> None:
+        text = "train runs that are published, too (default: they count as done)"
+        sub.add_argument("--again", action="store_true", help=text)
+
     keys = "conf/ has what can be chosen, src/bnstudy/config.py every key with its default"
     text = "make one run, as in: bnstudy run model=lenet data=fashion_mnist recipe=lenet norm=batch optim.lr=0.1"
     run = command("run", _run, text, overrides=f"what the run is: {keys}")
@@ -115,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     accept_code(sweep)
     parallel(sweep)
     budget_min(sweep)
+    again(sweep)
     text = "who makes the runs (default: processes of this command); launcher.KEY=VALUE sets what is in conf/launcher"
     sweep.add_argument("--launcher", choices=_launchers(), default="local", help=text)
     text = "only give the jobs to the cluster; the same command without it waits for them and makes the tables"
@@ -134,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     accept_code(suite)
     parallel(suite)
     budget_min(suite)
+    again(suite)
 
     status = command("status", _status, "every sweep: completed, diverged, failed, running, pending; time left")
     preset(status, None, otherwise="both")
@@ -172,9 +178,11 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
     places(notebooks)
 
-    text = "put a finished sweep's tables among the committed ones and draw those anew; refuses stand-in data"
+    text = "add a sweep's whole seeds to the committed tables and draw those anew; refuses stand-in data"
     publish = command("publish", _publish, text, of=a_sweep)
     preset(publish, "full")
+    text = "take the raw run where it differs from what is published, and drop what the preset does not ask for"
+    publish.add_argument("--replace", action="store_true", help=text)
     places(publish, data=True)
 
     data = command("data", _data, "get the data sets, or say why they cannot be had")
@@ -228,7 +236,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from bnstudy import launchers, study
 
     launcher, overrides = launchers.chosen(arguments.launcher, _with_places(arguments), wait=arguments.wait)
-    return study.sweep(arguments.name, arguments.preset, overrides, arguments.results, arguments.jobs, launcher)
+    at = arguments.results, arguments.jobs, launcher
+    return study.sweep(arguments.name, arguments.preset, overrides, *at, again=arguments.again)
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
@@ -240,7 +249,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 def _suite(arguments: argparse.Namespace) -> int:
     from bnstudy import suite
 
-    return suite.run(arguments.name, arguments.preset, _with_places(arguments), arguments.results, arguments.jobs)
+    overrides, at = _with_places(arguments), (arguments.results, arguments.jobs)
+    return suite.run(arguments.name, arguments.preset, overrides, *at, again=arguments.again)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -278,7 +288,8 @@ def _notebooks(arguments: argparse.Namespace) -> int:
 def _publish(arguments: argparse.Namespace) -> int:
     from bnstudy import study
 
-    return study.publish(arguments.name, arguments.preset, _with_places(arguments), arguments.results)
+    overrides, replace = _with_places(arguments), arguments.replace
+    return study.publish(arguments.name, arguments.preset, overrides, arguments.results, replace=replace)
 
 
 def _data(arguments: argparse.Namespace) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -26,6 +28,68 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+STAGED, COMPLETE = ".new", "complete.json"  # the folder of a set of files that is to take the place of another
+
+
+@contextmanager
+def replacing_all(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder; on success its files take the place of all files in `folder`, as one.
+
+    They count from the moment when their list is written: who asks `current` is given the old ones until then and
+    from then on the new ones, wherever a kill may come, and the next `settle` completes what it interrupted. On failure
+    nothing has changed. One process at a time may do so. Raises OSError as the file system does.
+    """
+    settle(folder)
+    staged = folder / STAGED
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        for path in staged.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        _sync_folder(staged)
+        write_text(staged / COMPLETE, json.dumps(sorted(path.name for path in staged.iterdir())))
+    except BaseException:
+        if not (staged / COMPLETE).exists():
+            shutil.rmtree(staged, ignore_errors=True)
+        raise
+    settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Completes a replacement that was interrupted after its files were there whole, and drops one before that."""
+    staged = folder / STAGED
+    if not staged.is_dir():
+        return
+    if (names := _complete(staged)) is not None:
+        for name in names:
+            with suppress(FileNotFoundError):  # renamed before the interruption
+                (staged / name).replace(folder / name)
+        _sync_folder(folder)
+        for path in folder.iterdir():
+            if path.is_file() and path.name not in names:
+                path.unlink()
+        (staged / COMPLETE).unlink()  # alone: everything that it names has its place
+    shutil.rmtree(staged)
+
+
+def current(folder: Path) -> list[Path]:
+    """The files that `folder` holds by name, while a replacement is on its way, too: all of them old or all new."""
+    if not folder.is_dir():
+        return []
+    staged = folder / STAGED
+    if (names := _complete(staged)) is None:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    return [staged / name if (staged / name).exists() else folder / name for name in names]
+
+
+def _complete(staged: Path) -> list[str] | None:
+    try:
+        return [str(name) for name in json.loads((staged / COMPLETE).read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return None
 
 
 def write_text(path: Path, text: str) -> None:

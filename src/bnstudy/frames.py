@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from bnstudy import paths
+from bnstudy import files, paths
 
 DONE = ("completed", "diverged")
 DASH, MINUS = "\u2013", "\u2212"  # no value; a minus sign as wide as a digit
@@ -259,6 +259,7 @@ def published(folder: Path, name: str) -> pd.DataFrame:
 
 def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
     path = paths.tables(workspace, sweep) / f"{table}.parquet"
+    path = next((each for each in files.current(path.parent) if each.name == path.name), path)
     if not path.exists():
         raise MissingTable(f"{path.relative_to(workspace)} is missing: make sweep-{sweep} makes it")
     try:

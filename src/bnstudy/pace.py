@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +55,11 @@ def how_far(
     pace: Pace,
     holders: Mapping[str, Holder],
     processes: int | None = None,
+    published: Collection[str] = (),
 ) -> str:
     """As in `48 runs: 20 completed, 4 running, 24 pending; about 3 min left for 2 processes`.
 
+    Runs that are `published` and not done here are counted as that.
     `processes` shares what is left; None: as many as are at it, or one.
     """
     counts, at_work, sec, unknown = Counter[str](), set(), 0.0, 0
@@ -68,6 +70,9 @@ def how_far(
             continue
         if holder is not None:
             at_work.add((holder.machine, holder.pid))
+        if holder is None and run.run_id in published:
+            counts["published"] += 1
+            continue
         counts["running" if holder is not None else _WORD.get(entry.state, entry.state)] += 1
         if (each := pace.sec.get(run.kind)) is None:
             unknown += 1
@@ -86,7 +91,7 @@ def how_far(
 _WORD = {State.absent: "pending", State.partial: "interrupted"} | dict.fromkeys(
     (State.completed, State.diverged), "to look at"
 )  # a run that has ended and lacks a look
-_DONE = ("completed", "diverged")
+_DONE = ("completed", "diverged", "published")
 _ORDER = (*_DONE, "to look at", "failed", "damaged", "running", "interrupted", "pending")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bnstudy import files, plugins
-from bnstudy.store import ARROW, State, Store
+from bnstudy.status import look_key
+from bnstudy.store import ARROW, State, Store, looks_of
 
 RUNS = "runs"  # the name of the table with one row a run
 STAND_IN = "stand-in"  # the kind of data source that was made, not measured
@@ -53,6 +56,8 @@ _LAST = {
     "commit": "string",
     "commits": "string",
     "dirty": "string",
+    "code": "string",  # JSON: the components' files and the checksums of their code
+    "looks": "string",  # JSON: probes with their plans, as `look_key` has them
     "device": "string",
     "threads": "int64",
     "num_runs": "int64",
@@ -79,8 +84,13 @@ def reduce(
     tables: Sequence[str] | None = None,
     rows: Mapping[str, str] | None = None,
     expected: Mapping[str, Mapping[str, Any]] | None = None,
+    looks: Mapping[str, Mapping[str, str]] | None = None,
+    published: Mapping[str, pa.Table] | None = None,
 ) -> Reduction:
     """Writes `runs.parquet` and one file a table into `folder`; files of tables that are no longer there are removed.
+
+    `looks` maps run ids to the probes that are wanted and the run's tables that hold them (None: every table, by its
+    own name). `published` are reduced tables of further runs, which join those of the raw ones.
 
     `expected` maps run ids to nested configurations, so that runs which do not exist still have their row, with their
     status. Only completed and diverged runs give rows to the other tables, of which `rows` (table -> pandas query) may
@@ -95,21 +105,30 @@ def reduce(
         run_id: store.manifest(run_id) for run_id in every if states[run_id].done or states[run_id] == State.failed
     }
     done = [run_id for run_id in every if states[run_id].done]
-    names = sorted({name for run_id in done for name in manifests[run_id]["tables"]} if tables is None else set(tables))
+    held = {run_id: _held(manifests[run_id], asked[run_id]) for run_id in done}
+    names = sorted({name for run_id in done for name in held[run_id]} if tables is None else set(tables))
 
-    runs = [_run_row(run_id, states[run_id], manifests.get(run_id), expected.get(run_id, {})) for run_id in every]
-    counts = {RUNS: len(runs)}
-    _write(_runs_table(runs), folder / f"{RUNS}.parquet")
+    asked = {run_id: None if looks is None else looks.get(run_id, {}) for run_id in every}
+    runs = [
+        _run_row(run_id, states[run_id], manifests.get(run_id), expected.get(run_id, {}), asked[run_id])
+        for run_id in every
+    ]
+    published = dict(published or {})
+    runs += published.pop(RUNS).to_pylist() if RUNS in published else []
+    names = sorted({*names, *published}) if tables is None else names
+    made = {RUNS: runs_table(sorted(runs, key=lambda row: row["run_id"]))}
     without: dict[str, list[str]] = {}
     for name in names:
-        having = [run_id for run_id in done if name in manifests[run_id]["tables"]]
-        lacking = [run_id for run_id in done if name not in manifests[run_id]["tables"]]
+        having = {run_id: held[run_id][name] for run_id in done if name in held[run_id]}
+        lacking = [run_id for run_id in done if name not in held[run_id]]
         if lacking:
             without[name] = lacking
-        if having:
-            table = _joined(store, name, {run_id: manifests[run_id] for run_id in having}, queries.get(name))
-            _write(table, folder / f"{name}.parquet")
-            counts[name] = table.num_rows
+        parts = _parts(store, name, having, manifests, queries.get(name))
+        if parts or name in published:
+            made[name] = _joined(name, parts, by_run(published[name]) if name in published else {})
+    counts = {name: table.num_rows for name, table in made.items()}
+    for name, table in made.items():
+        _write(table, folder / f"{name}.parquet")
     for path in folder.glob("*.parquet"):
         if path.stem not in counts:
             path.unlink()
@@ -153,7 +172,13 @@ def _defaults(kind: str, name: str) -> dict[str, Any]:
     return plugins.defaults(kind, name) if name in plugins.names(kind) else {}
 
 
-def _run_row(run_id: str, state: State, manifest: dict[str, Any] | None, config: Mapping[str, Any]) -> dict[str, Any]:
+def _run_row(
+    run_id: str,
+    state: State,
+    manifest: dict[str, Any] | None,
+    config: Mapping[str, Any],
+    asked: Mapping[str, str] | None,
+) -> dict[str, Any]:
     if manifest is None:  # absent, partial or damaged: only what was asked for is known
         return {"run_id": run_id, **config_columns(config), "status": str(state)}
     data, code = manifest.get("data") or {}, manifest.get("provenance") or {}
@@ -169,11 +194,16 @@ def _run_row(run_id: str, state: State, manifest: dict[str, Any] | None, config:
         "stand_in": data.get("source") == STAND_IN,
     }
     row |= {key: code.get(key) for key in ("commit", "dirty", "device", "threads", "num_runs")}
+    if "code" in manifest:
+        row["code"] = json.dumps(manifest["code"])
+        wanted = [look for table, look in looks_of(manifest).items() if asked is None or table in asked.values()]
+        row["looks"] = json.dumps(sorted(look_key(look["probe"], look["plan"]) for look in wanted))
     row["commits"] = " ".join(code.get("commits") or []) or code.get("commit")  # several: resumed with other code
     return row
 
 
-def _runs_table(rows: list[dict[str, Any]]) -> pa.Table:
+def runs_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The table `runs` of these rows."""
     options = sorted({key for row in rows for key in row} - set(_FIRST) - set(_LAST))
     columns = {}
     for name in [*_FIRST, *options, *_LAST]:
@@ -197,27 +227,81 @@ def _common_type(values: list[Any]) -> pa.DataType:
     return pa.string()
 
 
-def _joined(store: Store, name: str, manifests: Mapping[str, Mapping[str, Any]], query: str | None) -> pa.Table:
-    columns_of = {run_id: manifest["tables"][name]["columns"] for run_id, manifest in manifests.items()}
-    first, *others = columns_of
-    columns = columns_of[first]
-    for run_id in others:
-        if columns_of[run_id] != columns:
+def run_ids_of(table: pa.Table) -> set[str]:
+    """The runs that have rows in a reduced table."""
+    return set(table["run_id"].cast(pa.string()).unique().to_pylist())
+
+
+def chosen(tables: Mapping[str, pa.Table], run_ids: Iterable[str]) -> dict[str, pa.Table]:
+    """The rows of these runs; a table in which none has any is left out."""
+    wanted = pa.array(sorted(run_ids), type=pa.string())
+    parts = {name: table.filter(pc.is_in(table["run_id"].cast(pa.string()), wanted)) for name, table in tables.items()}
+    return {name: part for name, part in parts.items() if part.num_rows}
+
+
+def by_run(table: pa.Table) -> dict[str, pa.Table]:
+    """A reduced table taken apart: the rows of each run, in their order, without the column `run_id`."""
+    run_ids = table["run_id"].cast(pa.string()).to_numpy(zero_copy_only=False)
+    rows = table.drop_columns(["run_id"])
+    starts = [0, *(np.flatnonzero(run_ids[1:] != run_ids[:-1]) + 1), len(run_ids)] if len(run_ids) else []
+    return {
+        str(run_ids[start]): rows.slice(start, stop - start).combine_chunks()
+        for start, stop in itertools.pairwise(starts)
+    }
+
+
+def _held(manifest: Mapping[str, Any], asked: Mapping[str, str] | None) -> dict[str, str]:
+    """By the name that it has for the sweep, each wanted table of a run."""
+    there = manifest["tables"]
+    if asked is None:
+        return {name: name for name in there}
+    others = {name: name for name in there if name not in looks_of(manifest)}
+    return others | {probe: table for probe, table in asked.items() if table in there}
+
+
+def _parts(
+    store: Store,
+    name: str,
+    tables: Mapping[str, str],
+    manifests: Mapping[str, Mapping[str, Any]],
+    query: str | None,
+) -> dict[str, pa.Table]:
+    """The rows that each raw run has in its table, or that the query keeps of them, by step."""
+    columns_of = {run_id: manifests[run_id]["tables"][table]["columns"] for run_id, table in tables.items()}
+    parts = {}
+    for run_id, table in tables.items():
+        first, *_ = columns_of
+        columns = columns_of[run_id]
+        if columns != columns_of[first]:
             raise ValueError(
                 f"table {name!r}: runs {first} and {run_id} have other columns "
-                f"({', '.join(columns)} against {', '.join(columns_of[run_id])}); run the older one again"
+                f"({', '.join(columns_of[first])} against {', '.join(columns)}); run the older one again"
             )
-    parts = list[pa.Table]()
-    for run_id, manifest in manifests.items():
-        rows = store.rows(run_id, manifest, name)
+        rows = store.rows(run_id, manifests[run_id], table)
         if "step" in columns and np.any(np.diff(steps := rows["step"].to_numpy()) < 0):
             rows = rows.take(np.argsort(steps, kind="stable"))
-        parts.append(_kept(rows.select(list(columns)), name, query))
+        parts[run_id] = _kept(rows.select(list(columns)), name, query)
+    return parts
+
+
+def _joined(name: str, own: Mapping[str, pa.Table], published: Mapping[str, pa.Table]) -> pa.Table:
+    """One table of all runs, by run id. A column that only some have is empty for the others; own columns come first.
+
+    Raises ValueError where a column has values of two kinds that cannot be one.
+    """
+    schemas = [part.schema.remove_metadata() for parts in (own, published) for part in parts.values()]
+    try:
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        told = f"table {name!r}: published rows do not fit new ones ({error})"
+        raise ValueError(f"{told}; REPLACE=1 takes the raw runs instead") from None
+    run_ids = sorted({*own, *published})
+    parts = [own[run_id] if run_id in own else published[run_id] for run_id in run_ids]
     lengths = [part.num_rows for part in parts]
-    index = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), lengths))
-    run_id_column = pa.DictionaryArray.from_arrays(index, pa.array(list(columns_of), type=pa.string()))
-    whole = pa.concat_tables(parts).combine_chunks()
-    return whole.add_column(0, "run_id", run_id_column)
+    whole = pa.concat_tables([schema.empty_table(), *parts], promote_options="permissive").combine_chunks()
+    given = [run_id for run_id, length in zip(run_ids, lengths, strict=True) if length]
+    index = pa.array(np.repeat(np.arange(len(given), dtype=np.int32), [n for n in lengths if n]))
+    return whole.add_column(0, "run_id", pa.DictionaryArray.from_arrays(index, pa.array(given, type=pa.string())))
 
 
 def _kept(rows: pa.Table, name: str, query: str | None) -> pa.Table:

@@ -18,7 +18,8 @@ from bnstudy.jobs import jobs
 from bnstudy.status import look_key
 
 PACKAGE = Path(__file__).parent
-DECIDING = ("*.py", "reference.json", "norms/*.py", "models/*.py", "probes/*.py")  # of the package: the schema, names, options' defaults
+# Of the package: the schema, names, options' defaults.
+DECIDING = ("*.py", "reference.json", "norms/*.py", "models/*.py", "probes/*.py")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from bnstudy import bracket, status
 from bnstudy.config import Config, from_dict, to_dict
 from bnstudy.identity import canonical, network
 from bnstudy.jobs import Job
+from bnstudy.publishing import NOTHING, Published
 from bnstudy.store import Store
 
 
@@ -34,8 +35,9 @@ class Reach:
         return f"{self.at_most}" if self.at_least == self.at_most else f"{self.at_least} to {self.at_most}"
 
 
-def reach(grid: Sequence[Job], store: Store) -> Reach:
-    """The jobs that the outcomes in the store call for; the grid alone where its sweep searches nothing."""
+def reach(grid: Sequence[Job], store: Store, published: Published = NOTHING) -> Reach:
+    """The jobs that the outcomes in the store, and those published, call for; the grid alone where its sweep searches
+    nothing."""
     search = grid[0].config.sweep.search
     axis, factor = search.axis, search.factor
     if axis is None:
@@ -47,7 +49,7 @@ def reach(grid: Sequence[Job], store: Store) -> Reach:
         cells.setdefault(canonical(alike.config, alike.source.identity), []).append(job)
     asked, at_least, at_most, found = list(grid), 0, 0, []
     for cell in cells.values():
-        made = _Cell({value_at(job.config, axis): job for job in cell}, axis, store)
+        made = _Cell({value_at(job.config, axis): job for job in cell}, axis, store, published)
         tried = bracket.search(tuple(made.jobs), factor, made.outcome)
         asked += list(made.jobs.values())[len(cell) :]
         least, most = bracket.still(tried, factor)
@@ -65,13 +67,16 @@ class _Cell:
     jobs: dict[float, Job]
     axis: str
     store: Store
+    published: Published
 
     def outcome(self, value: float) -> str | None:
         if value not in self.jobs:
             self.jobs[value] = _with(next(iter(self.jobs.values())), self.axis, value)
         now = status.of(self.jobs[value], self.store, verify=False)
-        ended = now.state.done and not now.changed
-        return self.store.manifest(self.jobs[value].run_id)["outcome"] if ended else None
+        if now.state.done and not now.changed:
+            outcome: str | None = self.store.manifest(self.jobs[value].run_id)["outcome"]
+            return outcome
+        return self.published.outcome(self.jobs[value])
 
 
 def _name(config: Config) -> str:

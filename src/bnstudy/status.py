@@ -71,6 +71,15 @@ def table_of(config: Config, manifest: Manifest, probe: str, plan: ProbePlan) ->
     return None
 
 
+def tables(config: Config, store: Store, run_id: str) -> dict[str, str]:
+    """By probe of the configuration, the name of the table of a finished run that holds its look."""
+    if not store.state(run_id, verify=False).done:
+        return {}
+    manifest = store.manifest(run_id)
+    found = {name: table_of(config, manifest, name, plan) for name, plan in config.probes.items()}
+    return {name: table for name, table in found.items() if table is not None}
+
+
 def code(config: Config) -> dict[str, str]:
     """Checksums of the files that say what the run's network, norm and initial weights are, by their names."""
     found = {

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bnstudy import (
     budget,
@@ -19,6 +23,7 @@ from bnstudy import (
     lease,
     pace,
     paths,
+    publishing,
     readme,
     reduction,
     roster,
@@ -32,6 +37,7 @@ from bnstudy.identity import canonical, changed_defaults, with_former_defaults
 from bnstudy.jobs import Job, jobs, plan
 from bnstudy.launch import Ended
 from bnstudy.launchers import LOCAL, Launcher
+from bnstudy.publishing import NOTHING, Published
 from bnstudy.sinks.console import Progress
 from bnstudy.status import Status
 from bnstudy.store import State, Store
@@ -83,9 +89,12 @@ def sweep(
     results: Path,
     workers: int | None,
     launcher: Launcher = LOCAL,
+    *,
+    again: bool = False,
 ) -> int:
     """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or did not end.
 
+    Runs that are published are done, unless they are to be trained `again`.
     Where the time is limited it goes seed by seed, all arms of a seed together, so that what is done then can be
     compared; when it is spent, raises budget.Spent, which says what is left.
     """
@@ -93,16 +102,19 @@ def sweep(
     grid = with_threads(jobs(configs), results, workers, launcher)
     workspace = _workspace(results, preset, {name: configs})
     print(compose.describe(name))
+    published = NOTHING if again else publishing.load(results, name)
     failed = False
     try:
         for title, part in _seed_by_seed(name, grid) if budget.ticking() and launcher == LOCAL else [(name, grid)]:
-            failed |= make_all(title, part, results, workers or _at_once(part, results), launcher)[1]
+            at_once = workers or _at_once(part, results)
+            failed |= make_all(title, part, results, at_once, launcher, published=published)[1]
     except budget.Spent as spent:
-        raise budget.Spent(f"{spent}{left([name], [name], preset, overrides, results, workers)}") from None
+        waiting = left([name], [name], preset, overrides, results, workers, again=again)
+        raise budget.Spent(f"{spent}{waiting}") from None
     if not launcher.wait:
         return 0
-    wanted = search.reach(grid, Store(results)).jobs
-    print(f"tables: {reduce(name, workspace, configs, wanted, results)}")
+    wanted = search.reach(grid, Store(results), published).jobs
+    print(f"tables: {reduce(name, workspace, configs, wanted, results, published)}")
     elsewhere = "" if results == Path("results") else f""" ARGS="--results '{results}'\""""
     print(f"to draw them: make report PRESET={workspace.name}{elsewhere}")
     return int(failed)
@@ -115,6 +127,8 @@ def left(
     overrides: Sequence[str],
     results: Path,
     workers: int | None,
+    *,
+    again: bool = False,
 ) -> str:
     """A line for each of these sweeps that is not done: how far it is, and how long it still takes.
 
@@ -126,9 +140,11 @@ def left(
     speed = pace.measured(every, entries, results)
     lines = []
     for name in names:
-        if not all(entries[run.run_id].state.done for run in runs[name]):
+        published = set() if again else publishing.names(results, name)
+        if not all(entries[run.run_id].state.done or run.run_id in published for run in runs[name]):
             then = "; its search follows" if said[name].get("search") else ""
-            lines.append(f"\n{name:24} {pace.how_far(runs[name], entries, speed, {}, workers)}{then}")
+            told = pace.how_far(runs[name], entries, speed, {}, workers, published)
+            lines.append(f"\n{name:24} {told}{then}")
     return "".join(lines)
 
 
@@ -171,7 +187,13 @@ def _at_once(part: Sequence[Job], results: Path) -> int | None:
 
 
 def make_all(
-    name: str, grid: Sequence[Job], results: Path, workers: int | None, launcher: Launcher = LOCAL
+    name: str,
+    grid: Sequence[Job],
+    results: Path,
+    workers: int | None,
+    launcher: Launcher = LOCAL,
+    *,
+    published: Published = NOTHING,
 ) -> tuple[tuple[Job, ...], bool]:
     """Makes what the sweep asks for: its grid and, where it searches, what follows from what is done, round by round.
 
@@ -179,13 +201,13 @@ def make_all(
     nor one whose end is not waited for.
     """
     store = Store(results)
-    reached = search.reach(grid, store)
+    reached = search.reach(grid, store, published)
     while True:
         asked = reached.jobs
         if reached.more:
             print(f"{name}: of its search {reached.more} more runs follow these")
-        failed = make(name, asked, results, workers, launcher)
-        reached = search.reach(grid, store)
+        failed = make(name, asked, results, workers, launcher, published=published)
+        reached = search.reach(grid, store, published)
         if failed or not launcher.wait or len(reached.jobs) == len(asked):
             break
     for cell, largest in reached.found:
@@ -193,19 +215,32 @@ def make_all(
     return reached.jobs, failed
 
 
-def make(title: str, wanted: Sequence[Job], results: Path, workers: int | None, launcher: Launcher = LOCAL) -> bool:
-    """Makes the jobs that are not done, with progress; whether any failed or stayed unfinished."""
+def make(
+    title: str,
+    wanted: Sequence[Job],
+    results: Path,
+    workers: int | None,
+    launcher: Launcher = LOCAL,
+    *,
+    published: Published = NOTHING,
+) -> bool:
+    """Makes the jobs that are not done, nor published, with progress; whether any failed or stayed unfinished."""
     store = Store(results)
     found = {job.run_id: status.of(job, store) for job in wanted}
-    _explain(wanted, found, store)
     pending = {run_id for run_id, now in found.items() if not now.done}
-    print(f"{title}: {len(wanted)} runs, {len(wanted) - len(pending)} done, {len(pending)} to make")
+    num_done, known = len(wanted) - len(pending), pending & published.ids(wanted)
+    pending -= known
+    _explain([job for job in wanted if job.run_id in pending], found, store)
+    counted = f"{len(known)} published, " if known else ""
+    print(f"{title}: {len(wanted)} runs, {counted}{num_done} done, {len(pending)} to make")
+    if known:
+        print(f"{title}: AGAIN=1 (--again) trains those that are published, too")
     if not pending:
         return False
     try:
         ended = _make(title, wanted, pending, results, workers, launcher)
     except budget.Spent:
-        made = sum(status.of(job, store).done for job in wanted)
+        made = sum(status.of(job, store).done or job.run_id in known for job in wanted)
         raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done") from None
     if elsewhere := sum(lease.MADE in note for _, _, note in ended):
         print(f"{title}: {len(ended) - elsewhere} of these were made here, {elsewhere} by other processes")
@@ -231,13 +266,38 @@ def _make(
     return ended
 
 
-def reduce(name: str, workspace: Path, configs: Sequence[Config], wanted: Sequence[Job], results: Path) -> Path:
-    """Writes the sweep's tables into a workspace; returns their folder."""
-    folder = paths.tables(workspace, name)
-    expected = {job.run_id: resolved(job.config) for job in wanted}
-    kept = configs[0].sweep
-    reduction.reduce(Store(results), list(expected), folder, tables=kept.tables, rows=kept.rows, expected=expected)
+def reduce(
+    name: str,
+    workspace: Path,
+    configs: Sequence[Config],
+    wanted: Sequence[Job],
+    results: Path,
+    published: Published = NOTHING,
+) -> Path:
+    """Writes the sweep's tables into a workspace, those rows that are only published among them; returns the folder."""
+    folder, store = paths.tables(workspace, name), Store(results)
+    here = {job.run_id for job in wanted if status.of(job, store).done}
+    known = published.ids(wanted) - here
+    _reduce(configs[0], [job for job in wanted if job.run_id not in known], folder, store, published.rows(known))
     return folder
+
+
+def _reduce(
+    like: Config, wanted: Sequence[Job], folder: Path, store: Store, published: Mapping[str, pa.Table]
+) -> None:
+    """Reduces these jobs' raw runs, as the sweep of the configuration says, and adds what is published of others."""
+    expected = {job.run_id: resolved(job.config) for job in wanted}
+    kept = like.sweep
+    reduction.reduce(
+        store,
+        list(expected),
+        folder,
+        tables=kept.tables,
+        rows=kept.rows,
+        expected=expected,
+        looks={job.run_id: status.tables(job.config, store, job.run_id) for job in wanted},
+        published=published,
+    )
 
 
 def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
@@ -263,10 +323,13 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
     return int(failed)
 
 
-def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> int:
-    """Copies a preset's tables of a finished sweep to the committed ones.
+def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, replace: bool = False) -> int:
+    """Adds the seeds of a sweep that are whole, every run of them done, to its published tables, and draws those anew.
 
-    Raises ValueError for stand-in data, for missing runs, and for overrides that make other runs than the preset.
+    Runs that are published already keep their rows, also where their raw runs are gone; `replace` takes the raw run
+    instead where there is one. Raises ValueError for stand-in data, where no seed is whole, for overrides that make
+    other runs than the preset, where the preset does not ask for what is published, and where a raw run is not what was
+    published of it; lease.Taken where another process publishes the sweep.
     """
     from bnstudy import report
 
@@ -274,26 +337,51 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path) -> 
     workspace = _workspace(results, preset, {name: configs})
     if workspace.name == paths.CUSTOM:
         raise ValueError(f"{name}: what is published is the preset {preset} as it is, without overrides")
-    wanted = search.reach(jobs(configs), Store(results)).jobs
-    made = [job.source.name for job in wanted if job.source.stand_in]
-    if made:
-        raise ValueError(f"{name} ran on stand-in data ({made[0]}): only real data is published")
-    states = Counter(status.of(job, Store(results)) for job in wanted)
-    if not all(now.done for now in states):
-        counts = ", ".join(f"{count} {' '.join((now.state, now.reason))}".strip() for now, count in states.items())
-        raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={preset}")
-    target = paths.tables(paths.workspace(results, None), name)
-    source = reduce(name, workspace, configs, wanted, results)
-    for path in target.glob("*.parquet"):
-        path.unlink()
-    for path in sorted(source.glob("*.parquet")):
-        with files.replacing(target / path.name) as part:
-            part.write_bytes(path.read_bytes())
-    print(f"published {name} ({preset}, {len(wanted)} runs): {target}")
+    with lease.claimed(results, [f"publish-{name}"]):
+        told = _publish(name, preset, configs, workspace, results, replace=replace)
+    print(told)
     code = report.make(paths.workspace(results, None), html=True)
     if paths.workspace(results, None).resolve() == (readme.README.parent / "results").resolve():
         readme.replace("claims", readme.claims_table(paths.workspace(results, None) / "claims.json"))
     return code
+
+
+def _publish(
+    name: str, preset: str, configs: Sequence[Config], workspace: Path, results: Path, *, replace: bool
+) -> str:
+    """What was published, in words."""
+    target, store = paths.tables(paths.workspace(results, None), name), Store(results)
+    files.settle(target)
+    published = publishing.load(results, name)
+    wanted = search.reach(jobs(configs), store, published).jobs
+    made = [job.source.name for job in wanted if job.source.stand_in]
+    if made:
+        raise ValueError(f"{name} ran on stand-in data ({made[0]}): only real data is published")
+    states = {job.run_id: status.of(job, store) for job in wanted}
+    done = {run_id for run_id, now in states.items() if now.done}
+    choice = publishing.choose(wanted, done, published, replace=replace)
+    if not choice.earlier | choice.new:
+        counted = Counter(" ".join((now.state, now.reason)).strip() for now in states.values())
+        counts = ", ".join(f"{count} {text}" for text, count in counted.items())
+        raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={preset}")
+    if both := choice.earlier & done:
+        with tempfile.TemporaryDirectory() as scratch:
+            _reduce(configs[0], [job for job in wanted if job.run_id in both], Path(scratch), store, {})
+            ours = {path.stem: pq.read_table(path) for path in Path(scratch).glob("*.parquet")}
+        if other := publishing.differences(ours, published, both):
+            lines = "\n".join(f"  {run_id}: {what}" for run_id, what in other.items())
+            raise ValueError(f"{name}: raw runs are not what is published; REPLACE=1 (--replace) takes them:\n{lines}")
+    with files.replacing_all(target) as staged:
+        new = [job for job in wanted if job.run_id in choice.new]
+        _reduce(configs[0], new, staged, store, published.rows(choice.earlier))
+    reduce(name, workspace, configs, wanted, results, published)
+    missing = ", ".join(f"{seed} ({count} runs)" for seed, count in choice.missing.items())
+    seeds = ", ".join(map(str, choice.seeds))
+    return (
+        f"published {name} ({preset}, {len(choice.earlier | choice.new)} runs): {target}\n"
+        f"seeds that are in: {seeds} (n = {len(choice.seeds)}), {len(choice.new)} runs of them new"
+        + (f"; missing, as not every run of theirs is done: {missing}" if missing else "")
+    )
 
 
 def _workspace(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]]) -> Path:

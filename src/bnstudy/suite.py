@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnstudy import budget, compose, paths, report, status, study
+from bnstudy import budget, compose, paths, publishing, report, status, study
 from bnstudy.jobs import jobs
 from bnstudy.store import Store
 
@@ -20,28 +20,33 @@ def members(suite: str) -> list[str]:
     return sorted(found, key=lambda name: (found[name], name))
 
 
-def run(suite: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
+def run(
+    suite: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None, *, again: bool = False
+) -> int:
     """Says what is to be made and about how long it takes, makes it, draws the report. Exit status 1 if a run failed.
 
     A sweep in which a run failed does not keep the next from being made; one that was interrupted goes on where it was.
     Where the time is spent, says what is left of the suite, too.
     """
     names = members(suite)
-    print(estimate(suite, names, preset, overrides, results), flush=True)
+    print(estimate(suite, names, preset, overrides, results, again=again), flush=True)
     codes = []
     for place, name in enumerate(names):
         try:
-            codes.append(study.sweep(name, preset, overrides, results, workers))
+            codes.append(study.sweep(name, preset, overrides, results, workers, again=again))
         except budget.Spent as spent:
-            waiting = study.left(names[place + 1 :], names, preset, overrides, results, workers)
+            waiting = study.left(names[place + 1 :], names, preset, overrides, results, workers, again=again)
             raise budget.Spent(f"{spent}{waiting}") from None
     return max(*codes, report.make(paths.workspace(results, preset), html=True))
 
 
-def estimate(suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path) -> str:
+def estimate(
+    suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path, *, again: bool = False
+) -> str:
     """A line a sweep and their sum: runs in all and to make, minutes on two CPU cores as the sweeps' files say.
 
-    A run that several of them ask for is to make in the first alone.
+    What is published is not to make, unless it is trained `again`; a run that several sweeps ask for is to make in the
+    first alone.
     """
     store = Store(results)
     lines, total, untold = [], 0.0, []
@@ -50,6 +55,7 @@ def estimate(suite: str, names: Sequence[str], preset: str, overrides: Sequence[
         configs = compose.expand(name, preset, overrides)
         wanted = jobs(configs)
         waiting = {job.run_id for job in wanted if not status.of(job, store, verify=False).done} - counted
+        waiting -= set() if again else publishing.load(results, name).ids(wanted)
         counted |= waiting
         pending = len(waiting)
         minutes = configs[0].sweep.minutes.get(preset)

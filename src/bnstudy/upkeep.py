@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnstudy import compose, index, lease, pace, paths, roster, study
+from bnstudy import compose, index, lease, pace, paths, publishing, roster, study
 from bnstudy.config import Config, Sweep, from_dict
 from bnstudy.data import sources
 from bnstudy.jobs import jobs, let_go, under_way
@@ -42,9 +42,9 @@ def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
     speed, holders = pace.measured(every, entries, results), lease.held(results)
     for name, each, runs in lines:
         then = "; its search follows" if searching[name] and not isinstance(runs, str) else ""
-        print(
-            f"{name:24} {each:6} {runs if isinstance(runs, str) else pace.how_far(runs, entries, speed, holders)}{then}"
-        )
+        known = publishing.names(results, name)
+        told = runs if isinstance(runs, str) else pace.how_far(runs, entries, speed, holders, published=known)
+        print(f"{name:24} {each:6} {told}{then}")
     if size := sum(entry.weights for entry in entries.values()):
         print(f"kept weights: {size / 1e6:.1f} MB (runtime.keep_weights=false keeps none)")
     return 0

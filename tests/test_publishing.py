@@ -1,0 +1,377 @@
+"""Published tables grow by whole seeds: rows that are there stay, bytes follow from the runs, a kill leaves one set."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from small_runs import config, quadrants
+
+from bnstudy import compose, files, frames, paths, publishing, readme, reduction, report, search, study, suite
+from bnstudy.config import Config, Search, Sweep, resolved
+from bnstudy.jobs import Job, jobs
+from bnstudy.store import Store
+
+NAME = "grown"
+COLUMNS = {"step": "int64", "value": "float64", "name": "string"}
+COMMITTED = readme.README.parent / "results"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return quadrants(tmp_path_factory.mktemp("data"))
+
+
+def grid(root: Path, seeds: Iterable[int], rates: Iterable[float] = (0.1,), **sweep) -> list[Config]:
+    """Both arms at these seeds and rates."""
+    made = [
+        config(root, norm={"name": norm}, seed=seed, optim__lr=lr)
+        for seed in seeds
+        for norm in ("batch", "none")
+        for lr in rates
+    ]
+    return [replace(each, sweep=Sweep(name=NAME, **sweep)) for each in made]
+
+
+def finish(
+    results: Path,
+    wanted: Iterable[Job],
+    shift: float = 0.0,
+    *,
+    columns: dict[str, str] | None = None,
+    outcome: str = "trained",
+    commit: str = "0" * 40,
+    table: str = "looks",
+    values: Sequence[object] | None = None,
+) -> None:
+    """Raw runs as though they had been trained: numbers that follow from the seed, moved by `shift`."""
+    for job in wanted:
+        writer, kinds, seed = Store(results).writer(job.run_id), columns or COLUMNS, job.config.seed
+        numbers = values or [seed + shift, float("nan"), float("inf")]
+        rows = {"step": [2, 0, 0], "value": numbers, "name": ["a", "b", "b"]}
+        writer.add(table, kinds, {name: rows.get(name, [1, 2, 3]) for name in kinds})
+        writer.finish(
+            {
+                "status": "completed",
+                "outcome": outcome,
+                "diverged_step": None,
+                "error": None,
+                "config": resolved(job.config),
+                "sweep": NAME,
+                "data": job.source.record,
+                "provenance": {"commit": commit, "dirty": "", "device": "cpu", "threads": 1, "num_runs": 1},
+                "num_steps": 9,
+                "final": {"test_accuracy": 0.5 + shift},
+                "wall_sec": 1.0 + len(commit.strip("0")),
+                "probe_share": 0.1,
+            }
+        )
+
+
+def forget(results: Path) -> None:
+    """The raw runs are gone, as they are from a fresh clone."""
+    shutil.rmtree(paths.runs(results), ignore_errors=True)
+
+
+@pytest.fixture
+def publish(monkeypatch):
+    """`study.publish` of a sweep that consists of these configurations; nothing is drawn."""
+    monkeypatch.setattr(report, "make", lambda *_, **__: 0)
+
+    def act(results: Path, configs: Sequence[Config], **options) -> int:
+        monkeypatch.setattr(compose, "expand", lambda name, preset, overrides: list(configs))
+        return study.publish(NAME, "full", [], results, **options)
+
+    return act
+
+
+def published(results: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in paths.tables(results, NAME).iterdir()}
+
+
+def test_seed_by_seed_gives_the_bytes_of_all_at_once(tmp_path, root, publish):
+    """Also where the raw runs of the earlier seeds are gone, and the later ones are published first."""
+    everything = grid(root, (0, 1, 2))
+    finish(tmp_path / "once", jobs(everything))
+    publish(tmp_path / "once", everything)
+    wanted = published(tmp_path / "once")
+    assert set(wanted) == {"runs.parquet", "looks.parquet"}
+    for results, order in ((tmp_path / "up", (0, 1, 2)), (tmp_path / "down", (2, 0, 1))):
+        for count, seed in enumerate(order, 1):
+            forget(results)
+            finish(results, jobs(grid(root, (seed,))))
+            publish(results, grid(root, sorted(order[:count])))
+        assert published(results) == wanted
+
+
+def test_it_says_which_seeds_are_in_and_which_are_missing(tmp_path, root, publish, capsys):
+    """A seed of which one arm is not done is not in, not even by its other arm."""
+    everything = grid(root, (0, 1, 2))
+    finish(tmp_path, jobs(everything)[:3])  # of seed 1 one arm
+    assert publish(tmp_path, everything) == 0
+    log = capsys.readouterr().out
+    assert "seeds that are in: 0 (n = 1), 2 runs of them new" in log and "1 (1 runs), 2 (2 runs)" in log
+    assert set(frames.runs(tmp_path, NAME)["seed"]) == {0}
+    forget(tmp_path)
+    with pytest.raises(ValueError, match=rf"{NAME} is not finished .*make sweep-{NAME}"):
+        publish(tmp_path / "none", everything)
+
+
+def test_what_is_published_stays_as_it_is(tmp_path, root, publish):
+    """A run that was trained again to the same bits elsewhere is no other run: its row keeps its commit."""
+    finish(tmp_path, jobs(grid(root, (0,))))
+    publish(tmp_path, grid(root, (0,)))
+    finish(tmp_path, jobs(grid(root, (0, 1))), commit="f" * 40)
+    publish(tmp_path, grid(root, (0, 1)))
+    runs = frames.runs(tmp_path, NAME)
+    assert {seed: set(part["commit"]) for seed, part in runs.groupby("seed")} == {0: {"0" * 40}, 1: {"f" * 40}}
+    assert frames.commits(runs) == ("00000000", "ffffffff")
+
+
+def test_a_raw_run_that_is_another_is_named_and_refused_unless_it_replaces(tmp_path, root, publish):
+    seeds = grid(root, (0,))
+    finish(tmp_path, jobs(seeds))
+    publish(tmp_path, seeds)
+    before = published(tmp_path)
+    finish(tmp_path, jobs(seeds)[:1], shift=1e-15)  # of which only the table's value is another
+    with pytest.raises(ValueError, match=r"REPLACE=1") as refused:
+        publish(tmp_path, seeds)
+    assert jobs(seeds)[0].run_id in str(refused.value) and jobs(seeds)[1].run_id not in str(refused.value)
+    assert published(tmp_path) == before
+    finish(tmp_path, jobs(seeds)[:1], shift=0.25)
+    with pytest.raises(ValueError, match=r"final_test_accuracy: 0\.5 published, 0\.75 now"):
+        publish(tmp_path, seeds)
+    publish(tmp_path, seeds, replace=True)
+    assert sorted(frames.runs(tmp_path, NAME)["final_test_accuracy"]) == [0.5, 0.75]
+
+
+def test_what_the_preset_does_not_ask_for_is_not_mixed_in(tmp_path, root, publish):
+    finish(tmp_path, jobs(grid(root, (0,))))
+    publish(tmp_path, grid(root, (0,)))
+    other = grid(root, (0,), rates=(0.3,))
+    finish(tmp_path, jobs(other))
+    with pytest.raises(ValueError, match=r"2 published runs, .* are not asked for .*REPLACE=1"):
+        publish(tmp_path, other)
+    publish(tmp_path, other, replace=True)
+    assert set(frames.runs(tmp_path, NAME)["lr"]) == {0.3}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What a sweep has trained, run by run, as though it did."""
+    found: list[str] = []
+
+    def make(title, wanted, pending, results, *_):
+        found.extend(sorted(pending))
+        finish(results, [job for job in wanted if job.run_id in pending])
+        return [(run_id, "completed", "") for run_id in sorted(pending)]
+
+    monkeypatch.setattr(study, "_make", make)
+    monkeypatch.setattr(compose, "describe", lambda name: name)
+    return found
+
+
+def test_a_sweep_counts_what_is_published_as_done(tmp_path, root, publish, trained, capsys):
+    """Extended by a seed after the raw runs were deleted: that seed is trained, and its tables have all."""
+    finish(tmp_path, jobs(grid(root, (0, 1))))
+    publish(tmp_path, grid(root, (0, 1)))
+    forget(tmp_path)
+    extended = grid(root, (0, 1, 2))
+    finish(tmp_path, jobs(extended)[4:5])
+    publish(tmp_path, extended)  # nothing new is whole; from here on the sweep is the extended one
+    capsys.readouterr()
+    assert study.sweep(NAME, "full", [], tmp_path, 1) == 0
+    assert f"{NAME}: 6 runs, 4 published, 1 done, 1 to make" in capsys.readouterr().out
+    assert trained == [jobs(extended)[5].run_id]
+    assert sorted(frames.runs(tmp_path / "full", NAME)["seed"]) == [0, 0, 1, 1, 2, 2]
+    assert set(frames.load(tmp_path / "full", NAME, "looks")["seed"]) == {0, 1, 2}
+    publish(tmp_path, extended)
+    assert published(tmp_path) == {p.name: p.read_bytes() for p in paths.tables(tmp_path / "full", NAME).iterdir()}
+    trained.clear()
+    assert study.sweep(NAME, "full", [], tmp_path, 1, again=True) == 0
+    assert set(trained) == {job.run_id for job in jobs(extended)[:4]}
+    assert "4 published" not in capsys.readouterr().out.split("again")[-1]
+
+
+def test_a_suite_s_estimate_leaves_out_what_is_published(tmp_path, root, publish):
+    finish(tmp_path, jobs(grid(root, (0,))))
+    publish(tmp_path, grid(root, (0,)))
+    forget(tmp_path)
+    assert "2 runs,    0 to make" in suite.estimate("s", [NAME], "full", [], tmp_path)
+    assert "2 runs,    2 to make" in suite.estimate("s", [NAME], "full", [], tmp_path, again=True)
+
+
+@pytest.mark.parametrize(("column", "value"), [("lr", 0.2), ("data_sha256", "f" * 64), ("normalise", "mean")])
+def test_a_published_run_of_the_same_name_and_another_configuration_is_named(tmp_path, root, publish, column, value):
+    configs = grid(root, (0,))
+    finish(tmp_path, jobs(configs))
+    publish(tmp_path, configs)
+    path = paths.tables(tmp_path, NAME) / "runs.parquet"
+    rows = [row | {column: value} for row in pq.read_table(path).to_pylist()]
+    pq.write_table(reduction.runs_table(rows), path)
+    with pytest.raises(ValueError, match=rf"{column} = {value} published, .* asked for; AGAIN=1"):
+        publishing.load(tmp_path, NAME).done(jobs(configs)[0])
+
+
+def test_a_published_run_that_lacks_a_table_is_not_done(tmp_path, root, publish):
+    """A probe that the sweep has now, and that has not looked at it; not where the sweep does not publish its table."""
+    probed = {"weights": {"at": [0]}}
+    configs = [replace(each, sweep=Sweep(name=NAME)) for each in (config(root, probes=probed),)]
+    (job,) = jobs(configs)
+    finish(tmp_path, [job])
+    publish(tmp_path, configs)
+    assert not publishing.load(tmp_path, NAME).done(job)
+    kept = replace(job, config=replace(job.config, sweep=Sweep(name=NAME, tables=["looks"])))
+    assert publishing.load(tmp_path, NAME).done(kept)
+    finish(tmp_path, [job], table="weights")
+    publish(tmp_path, configs, replace=True)
+    assert publishing.load(tmp_path, NAME).done(job)
+
+
+def test_a_search_goes_on_from_published_outcomes(tmp_path, root, publish):
+    configs = grid(root, (0,), rates=(0.1, 1.0, 10.0), search=Search(axis="optim.lr", factor=2.0))
+    for job in jobs(configs):
+        finish(tmp_path, [job], outcome="trained" if job.config.optim.lr < 5 else "diverged")
+    known = {job.run_id: {"outcome": Store(tmp_path).manifest(job.run_id)["outcome"]} for job in jobs(configs)}
+    reached = [job.run_id for job in search.reach(jobs(configs), Store(tmp_path)).jobs]
+    assert len(reached) > len(configs)
+    workspace = tmp_path / "published"
+    expected = [job.run_id for job in jobs(configs)]
+    reduction.reduce(Store(tmp_path), expected, paths.tables(workspace, NAME))
+    there = publishing.load(workspace, NAME)
+    assert {run_id: {"outcome": row["outcome"]} for run_id, row in there.runs.items()} == known
+    assert [job.run_id for job in search.reach(jobs(configs), Store(workspace), there).jobs] == reached
+    assert len(search.reach(jobs(configs), Store(workspace)).jobs) < len(reached)
+
+
+def test_columns_that_a_later_version_adds_are_empty_before_and_types_widen(tmp_path, root, publish):
+    finish(tmp_path, jobs(grid(root, (0,))), columns=COLUMNS | {"count": "int16"})
+    publish(tmp_path, grid(root, (0,)))
+    forget(tmp_path)
+    later = {**COLUMNS, "value": "float32", "count": "int32", "added": "int64"}
+    finish(tmp_path, jobs(grid(root, (1,))), columns=later)
+    publish(tmp_path, grid(root, (0, 1)))
+    table = pq.read_table(paths.tables(tmp_path, NAME) / "looks.parquet")
+    kinds = {field.name: str(field.type) for field in table.schema}
+    assert (kinds["value"], kinds["count"], kinds["added"]) == ("double", "int32", "int64")
+    rows = frames.load(tmp_path, NAME, "looks")
+    assert rows[rows["seed"] == 0]["added"].isna().all() and set(rows[rows["seed"] == 1]["added"]) == {1, 2, 3}
+    before = published(tmp_path)
+    forget(tmp_path)
+    publish(tmp_path, grid(root, (0, 1)))
+    assert published(tmp_path) == before
+
+
+def test_a_kind_that_cannot_be_one_with_the_published_is_refused_and_nothing_changes(tmp_path, root, publish):
+    finish(tmp_path, jobs(grid(root, (0,))))
+    publish(tmp_path, grid(root, (0,)))
+    before = published(tmp_path)
+    forget(tmp_path)
+    finish(tmp_path, jobs(grid(root, (1,))), columns={"step": "int64", "value": "string"}, values=["x", "y", "z"])
+    with pytest.raises(ValueError, match=r"table 'looks': published rows do not fit new ones"):
+        publish(tmp_path, grid(root, (0, 1)))
+    assert published(tmp_path) == before
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_wherever_publishing_crashes_one_whole_set_is_read_and_the_next_completes_it(
+    tmp_path, root, publish, monkeypatch, at
+):
+    finish(tmp_path, jobs(grid(root, (0,))))
+    publish(tmp_path, grid(root, (0,)))
+    everything = grid(root, (0, 1))
+    finish(tmp_path, jobs(everything))
+    moves, real = 0, Path.replace
+
+    def crash(self, target):
+        nonlocal moves
+        moves += 1
+        if moves > at:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        try:
+            publish(tmp_path, everything)
+        except KeyboardInterrupt:
+            assert moves == at + 1
+    runs, looks = frames.runs(tmp_path, NAME), frames.load(tmp_path, NAME, "looks")
+    assert set(runs["seed"]) == set(looks["seed"]) in ({0}, {0, 1})
+    publish(tmp_path, everything)
+    assert set(published(tmp_path)) == {"runs.parquet", "looks.parquet"}
+    assert set(frames.load(tmp_path, NAME, "looks")["seed"]) == {0, 1}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bnstudy import files
+folder, at, count = Path(sys.argv[1]), int(sys.argv[2]), 0
+def dying(act):
+    def die(*arguments, **options):
+        global count
+        count += 1
+        if count > at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return act(*arguments, **options)
+    return die
+Path.replace, Path.unlink, Path.mkdir, os.fsync = map(dying, (Path.replace, Path.unlink, Path.mkdir, os.fsync))
+with files.replacing_all(folder) as staged:
+    for name in ("a", "b", "d"):
+        (staged / name).write_text("new")
+"""
+
+
+def test_a_set_of_files_that_is_killed_anywhere_is_all_old_or_all_new(tmp_path):
+    old, new = {"a": "old", "b": "old", "c": "old"}, {"a": "new", "b": "new", "d": "new"}
+    seen, at, code = [], 0, -9
+    while code:
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        for name, text in old.items():
+            (folder / name).write_text(text)
+        code = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(at)], check=False).returncode
+        assert code in (0, -9)
+        found = {path.name: path.read_text() for path in files.current(folder)}
+        assert found in (old, new)
+        seen.append(found == new)
+        files.settle(folder)
+        assert {path.name: path.read_text() for path in folder.iterdir()} == found
+        at += 1
+    assert seen == sorted(seen) and seen.count(False) > 3 < seen.count(True)
+
+
+def test_what_fails_while_it_is_staged_changes_nothing(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(OSError, match="full"), files.replacing_all(tmp_path) as staged:
+        (staged / "a").write_text("new")
+        raise OSError("full")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}
+
+
+@pytest.mark.parametrize("sweep", ["lenet_lr_grid", "init", "lr_grid_reduced"])
+def test_the_committed_tables_pass_through_unchanged(tmp_path, sweep):
+    there = publishing.load(COMMITTED, sweep)
+    reduction.reduce(Store(tmp_path), [], tmp_path / "out", published=there.rows(there.runs.keys()))
+    committed = sorted((COMMITTED / "tables" / sweep).glob("*.parquet"))
+    assert [path.name for path in committed] == sorted(path.name for path in (tmp_path / "out").iterdir())
+    for path in committed:
+        ours, theirs = (pd.read_parquet(each / path.name) for each in (tmp_path / "out", path.parent))
+        pd.testing.assert_frame_equal(ours[theirs.columns], theirs, check_exact=True)
+
+
+def test_damaged_published_tables_are_named(tmp_path):
+    folder = paths.tables(tmp_path, NAME)
+    folder.mkdir(parents=True)
+    (folder / "runs.parquet").write_text("no table")
+    with pytest.raises(ValueError, match=r"runs\.parquet cannot be read .*git restores it"):
+        publishing.load(tmp_path, NAME)
+    assert publishing.load(tmp_path, "none") == publishing.NOTHING

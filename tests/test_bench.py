@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from bnstudy import bench, compose, engine, runner
+from bnstudy import bench, compose, construct, engine
 from bnstudy.bench import measure, rows, textbook
 from bnstudy.bench.rows import LENET, RESNET, ROWS, Row, Setting
 from bnstudy.jobs import jobs
@@ -49,8 +49,8 @@ def test_the_baseline_has_the_losses_of_the_plain_engine(network: tuple[str, ...
     arm = (*ARMS[norm], *(["optim.lr=1e-4"] if network == RESNET else []))
     config = rows._config(setting, network + arm, "runtime.engine=plain")
     (job,) = jobs([config])
-    feed = runner.make_feed(job, torch.device("cpu"))
-    ours = runner.build_network(config, feed)
+    feed = construct.make_feed(job, torch.device("cpu"))
+    ours = construct.build_network(config, feed)
     loop = rows._loop(setting, config, rows._images(setting, config), 0)
     names = loop.network.state_dict()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in loop.network.parameters())
@@ -80,7 +80,7 @@ def test_the_baseline_trains_with_torchs_sgd_and_the_recipes_values(setting: Set
 def test_the_baseline_evaluates_on_the_pixels_our_feed_gives(network: tuple[str, ...], setting: Setting) -> None:
     config = rows._config(replace(setting, test_images=256), network)
     (job,) = jobs([config])
-    feed = runner.make_feed(job, torch.device("cpu"))
+    feed = construct.make_feed(job, torch.device("cpu"))
     loop = rows._loop(setting, config, rows._images(replace(setting, test_images=256), config), 0)
     seen = [torch.cat(parts) for parts in zip(*loop.test_loader, strict=True)]
     ours = [torch.cat(parts) for parts in zip(*feed.test_batches(100), strict=True)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_runs import launch_here, names, quadrants, torch_as_it_was
 
-from bnstudy import cli, compose, files, frames, launch, paths, report, runner, study
+from bnstudy import cli, compose, construct, files, frames, launch, paths, report, runner, study
 from bnstudy.data import sources, stand_in
 from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
@@ -150,14 +150,14 @@ def test_a_damaged_run_is_named_and_made_again(root, tmp_path, capsys):
     (paths.run(tmp_path, name) / "steps.parquet").write_bytes(b"")
     capsys.readouterr()
     assert main(*command) == 0
-    assert f"{name}: its files are not what was written; it is made again" in capsys.readouterr().out
+    assert f"{name}: its files are not what was written" in capsys.readouterr().out
     assert Store(tmp_path).state(name) == State.completed
 
 
 @pytest.fixture
 def stumbling(monkeypatch):
     """Networks with BN on mini-batches of 50 images cannot be built."""
-    build = runner.build_network
+    build = construct.build_network
 
     def stumble(config, feed):
         if config.norm["name"] == "batch" and config.data.batch_size == 50:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def _process():
         yield
 
 
-def grid(root: Path, rates: Sequence[float] = RATES, seeds: Sequence[int] = (0,), **changes) -> list[Config]:
+def grid(root: Path, rates: Sequence[float] = RATES, seeds: Sequence[int] = (0,), **changes: Any) -> list[Config]:
     return [config(root, seed=seed, optim__lr=lr, **(LENETS[0] | changes)) for seed in seeds for lr in rates]
 
 

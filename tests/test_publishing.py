@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -29,7 +30,7 @@ def root(tmp_path_factory):
     return quadrants(tmp_path_factory.mktemp("data"))
 
 
-def grid(root: Path, seeds: Iterable[int], rates: Iterable[float] = (0.1,), **sweep) -> list[Config]:
+def grid(root: Path, seeds: Iterable[int], rates: Iterable[float] = (0.1,), **sweep: Any) -> list[Config]:
     """Both arms at these seeds and rates."""
     made = [
         config(root, norm={"name": norm}, seed=seed, optim__lr=lr)
@@ -85,7 +86,7 @@ def publish(monkeypatch):
     """`study.publish` of a sweep that consists of these configurations; nothing is drawn."""
     monkeypatch.setattr(report, "make", lambda *_, **__: 0)
 
-    def act(results: Path, configs: Sequence[Config], **options) -> int:
+    def act(results: Path, configs: Sequence[Config], **options: Any) -> int:
         monkeypatch.setattr(compose, "expand", lambda name, preset, overrides: list(configs))
         return study.publish(NAME, "full", [], results, **options)
 

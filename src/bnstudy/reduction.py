@@ -105,10 +105,10 @@ def reduce(
         run_id: store.manifest(run_id) for run_id in every if states[run_id].done or states[run_id] == State.failed
     }
     done = [run_id for run_id in every if states[run_id].done]
+    asked = {run_id: None if looks is None else looks.get(run_id, {}) for run_id in every}
     held = {run_id: _held(manifests[run_id], asked[run_id]) for run_id in done}
     names = sorted({name for run_id in done for name in held[run_id]} if tables is None else set(tables))
 
-    asked = {run_id: None if looks is None else looks.get(run_id, {}) for run_id in every}
     runs = [
         _run_row(run_id, states[run_id], manifests.get(run_id), expected.get(run_id, {}), asked[run_id])
         for run_id in every

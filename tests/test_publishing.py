@@ -18,6 +18,7 @@ from small_runs import config, quadrants
 from bnstudy import compose, files, frames, paths, publishing, readme, reduction, report, search, study, suite
 from bnstudy.config import Config, Search, Sweep, resolved
 from bnstudy.jobs import Job, jobs
+from bnstudy.status import looks
 from bnstudy.store import Store
 
 NAME = "grown"
@@ -65,6 +66,7 @@ def finish(
                 "diverged_step": None,
                 "error": None,
                 "config": resolved(job.config),
+                "looks": {name: look.record for name, look in looks(job.config).items() if name == table},
                 "sweep": NAME,
                 "data": job.source.record,
                 "provenance": {"commit": commit, "dirty": "", "device": "cpu", "threads": 1, "num_runs": 1},
@@ -224,10 +226,10 @@ def test_a_published_run_of_the_same_name_and_another_configuration_is_named(tmp
 def test_a_published_run_that_lacks_a_table_is_not_done(tmp_path, root, publish):
     """A probe that the sweep has now, and that has not looked at it; not where the sweep does not publish its table."""
     probed = {"weights": {"at": [0]}}
-    configs = [replace(each, sweep=Sweep(name=NAME)) for each in (config(root, probes=probed),)]
+    configs = [replace(config(root, probes=probed), sweep=Sweep(name=NAME))]
     (job,) = jobs(configs)
     finish(tmp_path, [job])
-    publish(tmp_path, configs)
+    publish(tmp_path, [replace(configs[0], probes={})])
     assert not publishing.load(tmp_path, NAME).done(job)
     kept = replace(job, config=replace(job.config, sweep=Sweep(name=NAME, tables=["looks"])))
     assert publishing.load(tmp_path, NAME).done(kept)

@@ -64,7 +64,7 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|joblib|slurm] [BUDGET_MIN=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
+sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|slurm] [BUDGET_MIN=n] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .PHONY: paper-init

@@ -110,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     parallel(sweep)
     budget_min(sweep)
     text = "who makes the runs (default: processes of this command); launcher.KEY=VALUE sets what is in conf/launcher"
-    sweep.add_argument("--launcher", choices=_launchers(), default="local", help=text)
+    named = ", ".join(_launchers())
+    sweep.add_argument("--launcher", type=_launcher, default="local", metavar="NAME", help=f"{text}: {named}")
     text = "only give the jobs to the cluster; the same command without it waits for them and makes the tables"
     sweep.add_argument("--no-wait", dest="wait", action="store_false", help=text)
 
@@ -341,6 +342,14 @@ def _sweeps() -> list[str]:
 def _launchers() -> list[str]:
     """The names of the launchers, without what it takes to read them."""
     return ["local", *sorted(path.stem for path in (Path(__file__).parents[2] / "conf/launcher").glob("*.yaml"))]
+
+
+def _launcher(text: str) -> str:
+    if text == "joblib":
+        raise argparse.ArgumentTypeError("joblib is there no more: --jobs N (make: JOBS=N) alone does the same")
+    if text not in _launchers():
+        raise argparse.ArgumentTypeError(f"there is no {text!r}; there are: {', '.join(_launchers())}")
+    return text
 
 
 def _positive(text: str) -> int:

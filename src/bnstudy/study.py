@@ -193,12 +193,11 @@ def _make(
     title: str, wanted: Sequence[Job], pending: set[str], results: Path, workers: int | None, launcher: Launcher
 ) -> list[Ended]:
     """How each pending run ended."""
-    if launcher != LOCAL and launchers.is_slurm(launcher, results):
+    if launcher != LOCAL:
+        launchers.check(launcher, results)
         return slurm.make(title, wanted, pending, results, launcher, workers)
     on_gpu = devices.on_gpu(wanted[0].config.runtime.device)
     workers = workers or (max(1, devices.gpus()) if on_gpu else launch.cores())
-    if launcher != LOCAL:
-        return launchers.make(title, wanted, pending, results, launcher, workers)
     with Progress(title, len(pending), "runs ended") as progress:
         ended = sharing.make(wanted, pending, results, workers, progress)
         counts = Counter(state for _, state, _ in ended)

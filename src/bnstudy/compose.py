@@ -5,21 +5,25 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnstudy import plugins, slips
-from bnstudy.config import Config, ProbePlan, from_dict
+from bnstudy.config import Config, ProbePlan, from_dict, to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
@@ -29,14 +33,23 @@ COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model", "models", {}),
     ("norm", "norms", {"where": "*"}),
 )  # group, kind of component, further options
+COMPONENT_OF = {group: kind for group, kind, _ in COMPONENTS}
 
 
 class ComposeError(ValueError):
     """An override or a file does not fit; the message names it, the value and the remedy."""
 
 
+class ConfOnSearchPath(SearchPathPlugin):
+    """Lets a sweep's file find what it composes. In code, not as an override: a path would be read by a grammar."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("bnstudy", f"file://{CONF}")
+
+
 def register() -> None:
     """Makes the schema and every component known to Hydra: `norm=NAME`, `model=NAME` need no YAML file."""
+    Plugins.instance().register(ConfOnSearchPath)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for group, kind, extra in COMPONENTS:
@@ -60,7 +73,10 @@ def one(overrides: Sequence[str]) -> Config:
                 f"{override.input_line}`; a list has brackets, [0.5,0.75]; text with commas is quoted twice: "
                 f"""\"{override.key_or_group}='a,b'\""""
             )
-    given = [str(override.input_line) for override in parsed]
+    points: dict[str, list[str]] = {}
+    for override in parsed:
+        _place(points, override)
+    given = [text for texts in points.values() for text in texts]
     with _hydra(CONF):
         composed = _compose("config", [text for text in given if not _on_a_probe(text)])
         return _with_values(composed, [text for text in given if _on_a_probe(text)])
@@ -102,15 +118,18 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
     # every run has its own for the same keys.
     values = {key for key, texts in points.items() if len(texts) > 1 and _is_value(whole, key)}
     values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
-    composed = functools.cache(lambda chosen: _compose(sweep, chosen, _search()))
+    values |= {key for key in points if any(_below(key, other) for other in values)}
+    composed = functools.cache(lambda chosen: _compose(sweep, chosen))
     with _hydra(SWEEPS):
-        return [
+        configs = [
             _with_values(
                 composed(tuple(text for key, text in point.items() if key not in values)),
                 [text for key, text in point.items() if key in values],
             )
             for point in _product(points)
         ]
+    _check_choices(sweep, configs, points, _parsed(overrides))
+    return configs
 
 
 def point(sweep: str, preset: str, overrides: Sequence[str]) -> Config:
@@ -136,7 +155,7 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
     register()
     try:
         with _hydra(SWEEPS):
-            whole = compose(sweep, overrides=_search(), return_hydra_config=True)
+            whole = compose(sweep, return_hydra_config=True)
         presets = whole.sweep.presets
     except (*slips.REFUSED, yaml.YAMLError) as error:
         raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or slips.first_words(error)}") from None
@@ -145,8 +164,113 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
     points: dict[str, list[str]] = {}
     params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
     for override in _parsed([*params, *presets[preset], *overrides]):
-        points[override.get_key_element().lstrip("~")] = _points(override)
+        _place(points, override)
     return whole, points
+
+
+def _place(points: MutableMapping[str, list[str]], override: Override) -> None:
+    """Adds what an override stands for, last, and takes away what was given before that it replaces.
+
+    That is the same key; every key that its mapping sets (`optim={lr: 0.1}` replaces `optim.lr`); what was said of a
+    probe that it drops, or of the probes where it chooses others. Raises ComposeError where it replaces a part only: of
+    what a group chose, or with some of its values.
+    """
+    key, texts = override.get_key_element().lstrip("~"), _points(override)
+    values = [_read(text).value() for text in texts]
+    whole = override.is_delete() or key == "probes"
+    for earlier in list(points):
+        several = earlier in COMPONENT_OF or len(points[earlier]) > 1
+        if several and any(f"{earlier}.name" in _leaves(key, value) for value in values):
+            raise ComposeError(
+                f"{override.input_line}: {', '.join(points[earlier])} is chosen already; choose as in {earlier}=NAME"
+            )
+        covered = {earlier in _leaves(key, value) or (whole and _below(earlier, key)) for value in values}
+        if len(covered) > 1:
+            raise ComposeError(f"{override.input_line}: some of its values set {earlier}, some do not; set it in each")
+        if earlier == key or covered == {True}:
+            del points[earlier]
+    points[key] = texts
+
+
+def _leaves(key: str, value: Any) -> list[str]:
+    """The keys that a value sets: its own, or, as a mapping, those of its parts."""
+    if isinstance(value, dict) and not key.endswith(".options"):
+        return [leaf for name, part in value.items() for leaf in _leaves(f"{key}.{name}", part)]
+    return [key]
+
+
+def _below(key: str, above: str) -> bool:
+    return key.startswith(f"{above}.")
+
+
+def _check_choices(
+    sweep: str, configs: Sequence[Config], points: Mapping[str, Sequence[str]], overrides: Sequence[Override]
+) -> None:
+    """Raises ComposeError where a run of the sweep is not what a group that the user chose says that it is.
+
+    The sweep's axes, its presets and its file come after the groups: they would win in silence.
+    """
+    groups = _groups()
+    given = {
+        leaf
+        for each in overrides
+        for text in _points(each)
+        for leaf in _leaves(each.key_or_group, _read(text).value())
+    }
+    chosen = sorted(given & groups.keys() & points.keys())
+    if not any(_said_by(CONF / group, str(_read(text).value())) for group in chosen for text in points[group]):
+        return
+    for config, point in zip(configs, _product(points), strict=True):
+        values = to_dict(config)
+        said = {group: _said_by(CONF / group, str(_read(point[group]).value())) for group in chosen}
+        for group in chosen:
+            others = {leaf for other in chosen if other != group for leaf in said[other]}
+            for leaf, value in said[group].items():
+                if leaf in given | others or any(_below(leaf, key) for key in given):
+                    continue
+                if leaf not in groups:
+                    found = _at(values, leaf)
+                elif leaf in point:
+                    found = _read(point[leaf]).value()
+                else:
+                    known = leaf in COMPONENT_OF and value in plugins.names(COMPONENT_OF[leaf])
+                    found = values[leaf]["name"] if known else value
+                if found != value:
+                    raise ComposeError(
+                        f"{point[group]} sets {leaf}={value}, but the sweep {sweep} sets {leaf}={found}: "
+                        f"say which, as in {point[group]} {leaf}={value}"
+                    )
+
+
+@functools.cache
+def _said_by(group: Path, name: str) -> dict[str, Any]:
+    """What a file of a group sets, by key, and which other groups' files it chooses. Nothing for one without a file."""
+    path = group / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    content: Any = OmegaConf.to_container(OmegaConf.create(text)) or {}
+    said: dict[str, Any] = {}
+    for part in content.pop("defaults", []):
+        if isinstance(part, dict):
+            said |= {key.removeprefix("override ").lstrip("/"): value for key, value in part.items()}
+    if "@package _global_" not in text:
+        content = {group.name: content}
+    return said | {key: value for key, value in _flat(content).items() if "${" not in str(value)}
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return found
+
+
+def _at(values: Any, key: str) -> Any:
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def _product(points: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
@@ -188,12 +312,12 @@ def _points(override: Override) -> list[str]:
         raise ComposeError(f"{override.input_line}: list the values, separated by commas") from None
 
 
-def _compose(name: str, overrides: Sequence[str], search: Sequence[str] = ()) -> DictConfig:
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     try:
-        return compose(name, overrides=[*search, *overrides])
+        return compose(name, overrides=list(overrides))
     except slips.REFUSED as error:
         given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
-        raise ComposeError(_wrong(name, given, search) or slips.first_words(error)) from None
+        raise ComposeError(_wrong(name, given) or slips.first_words(error)) from None
 
 
 def _is_value(composed: DictConfig, key: str) -> bool:
@@ -237,19 +361,15 @@ def _with_probe(composed: DictConfig, name: str) -> None:
         OmegaConf.update(composed, f"probes.{name}", OmegaConf.structured(ProbePlan), force_add=True)
 
 
-def _search() -> list[str]:
-    """Where a sweep's file finds what it composes."""
-    return [f"hydra.searchpath=[file://{CONF}]"]
-
-
 def _hydra(folder: Path) -> Any:
     return initialize_config_dir(config_dir=str(folder), version_base=VERSION)
 
 
 def quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar, whatever characters it has."""
-    text = str(path).replace("'", r"\'")
-    return f"'{text}'"
+    """A path as a value in Hydra's grammar, whatever characters it has; OmegaConf reads `${` in it as text, too."""
+    text = str(path) if str(path) != "???" else "./???"  # which OmegaConf takes for no value
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _file(sweep: str) -> Path:
@@ -277,8 +397,8 @@ def _fault(sweep: str) -> str | None:
         return _wrong("config", given | {key: value for key, value in file.items() if key != "hydra"})
 
 
-def _wrong(name: str, given: Mapping[str, Any], search: Sequence[str] = ()) -> str | None:
-    return slips.of_overrides(given, _groups(), lambda chosen: compose(name, overrides=[*search, *chosen]))
+def _wrong(name: str, given: Mapping[str, Any]) -> str | None:
+    return slips.of_overrides(given, _groups(), lambda chosen: compose(name, overrides=list(chosen)))
 
 
 def _groups() -> dict[str, list[str]]:

@@ -35,6 +35,21 @@ def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
         suite.run("paper_init", "full", [], tmp_path, None)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "drawn"), [([], ["quick"]), (["runtime.threads=1"], ["quick"]), (["seed=7"], ["custom"])]
+)
+def test_the_report_is_of_the_runs_that_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], drawn: list[str]
+) -> None:
+    seen = list[Path]()
+    monkeypatch.setattr(suite, "members", lambda name: ["textbook_lenet", "textbook_mlp"])
+    monkeypatch.setattr(suite, "estimate", lambda *values: "")
+    monkeypatch.setattr(study, "sweep", lambda *values: 0)
+    monkeypatch.setattr(suite.report, "make", lambda workspace, **options: seen.append(workspace) or 0)
+    assert suite.run("textbook", "quick", overrides, tmp_path, None) == 0
+    assert seen == [tmp_path / name for name in drawn]
+
+
 def test_the_estimate_counts_what_is_still_to_make(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

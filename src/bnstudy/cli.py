@@ -13,6 +13,7 @@ from bnstudy import paths
 
 PRESETS = ("quick", "full")
 DRAWN = (*PRESETS, paths.CUSTOM)
+MINUTES_OF_TEN_YEARS = 5_256_000
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             listed = f"bnstudy {known.command} --help lists those there are"
             parser.error(f"unknown option {word}; {listed}; values are given without dashes, as optim.lr=0.1")
     known.overrides = [*getattr(known, "overrides", []), *rest]
+    _say_what_is_given_twice(known.overrides)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; read when it is first imported
     for polite in (signal.SIGINT, signal.SIGTERM):  # both save; SIGINT too where a script's `&` or nohup has it ignored
         signal.signal(polite, signal.default_int_handler)
@@ -194,7 +196,8 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "write docs/scale.md: what the study costs, and how the project behaves with up to 100,000 made runs"
     scale = command("scale", _scale, text)
-    scale.add_argument("--sizes", default=None, metavar="N,N,...", help="runs (default: what is measured stays)")
+    text = "runs (default: what is measured stays)"
+    scale.add_argument("--sizes", type=_sizes, default=None, metavar="N,N,...", help=text)
     places(scale)
     return parser
 
@@ -319,8 +322,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _scale(arguments: argparse.Namespace) -> int:
     from bnstudy.bench import scale_page
 
-    sizes = [_positive(size) for size in arguments.sizes.split(",")] if arguments.sizes else None
-    return scale_page.write(arguments.results, sizes)
+    return scale_page.write(arguments.results, arguments.sizes)
 
 
 def _with_places(arguments: argparse.Namespace) -> list[str]:
@@ -332,6 +334,16 @@ def _with_places(arguments: argparse.Namespace) -> list[str]:
         f"runtime.results={quoted(arguments.results)}",
         *arguments.overrides,
     ]
+
+
+def _say_what_is_given_twice(overrides: Sequence[str]) -> None:
+    """Of several values for one key the last counts, as in a shell's options; which those are is said."""
+    last: dict[str, str] = {}
+    for text in overrides:
+        key = text.lstrip("+~").partition("=")[0]
+        if key in last and last[key] != text and "=" in text:
+            print(f"bnstudy: {last[key]} does not count: {text} follows it", file=sys.stderr)
+        last[key] = text
 
 
 def _sweeps() -> list[str]:
@@ -353,14 +365,18 @@ def _launcher(text: str) -> str:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)
 
 
+def _sizes(text: str) -> list[int]:
+    return [_positive(size) for size in text.split(",")]
+
+
 def _minutes(text: str) -> float:
     try:
-        if 0 < float(text) < float("inf"):
+        if 1e-6 <= float(text) <= MINUTES_OF_TEN_YEARS:  # what the system's timer takes
             return float(text)
     except ValueError:
         pass

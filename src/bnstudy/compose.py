@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
+import math
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -29,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
 VERSION = "1.3"
+MAX_VALUES = 10_000  # of an axis
+MAX_RUNS = 1_000_000  # of a sweep: ten times what docs/scale.md tries
 COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model", "models", {}),
     ("norm", "norms", {"where": "*"}),
@@ -165,25 +169,25 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
     params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
     for override in _parsed([*params, *presets[preset], *overrides]):
         _place(points, override)
+    if (num_runs := math.prod(len(texts) for texts in points.values())) > MAX_RUNS:
+        raise ComposeError(f"sweep {sweep}: {num_runs} runs are more than {MAX_RUNS}; give its axes fewer values")
     return whole, points
 
 
 def _place(points: MutableMapping[str, list[str]], override: Override) -> None:
     """Adds what an override stands for, last, and takes away what was given before that it replaces.
 
-    That is the same key; every key that its mapping sets (`optim={lr: 0.1}` replaces `optim.lr`); what was said of a
-    probe that it drops, or of the probes where it chooses others. Raises ComposeError where it replaces a part only: of
-    what a group chose, or with some of its values.
+    That is the same key; every key that its mappings set (`optim={lr: 0.1},{lr: 1}` replaces `optim.lr`); what was said
+    of a probe that it drops, or of the probes where it chooses others. Raises ComposeError where it would replace a
+    part only: the name of what a group chose, or something with some of its values.
     """
     key, texts = override.get_key_element().lstrip("~"), _points(override)
     values = [_read(text).value() for text in texts]
     whole = override.is_delete() or key == "probes"
+    for group in (*COMPONENT_OF, *(key for key in points if len(points[key]) > 1)):
+        if any(f"{group}.name" in _leaves(key, value) for value in values):
+            raise ComposeError(f"{override.input_line}: choose {group}=NAME, with which its options come")
     for earlier in list(points):
-        several = earlier in COMPONENT_OF or len(points[earlier]) > 1
-        if several and any(f"{earlier}.name" in _leaves(key, value) for value in values):
-            raise ComposeError(
-                f"{override.input_line}: {', '.join(points[earlier])} is chosen already; choose as in {earlier}=NAME"
-            )
         covered = {earlier in _leaves(key, value) or (whole and _below(earlier, key)) for value in values}
         if len(covered) > 1:
             raise ComposeError(f"{override.input_line}: some of its values set {earlier}, some do not; set it in each")
@@ -278,8 +282,19 @@ def _product(points: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
-    """The overrides as Hydra reads them. A `+` before a key changes nothing: what may be added may be set."""
-    return [_read(text.lstrip("+")) for text in overrides]
+    """The overrides as Hydra reads them, a mapping's keys one by one: `optim={lr: 0.1}` is `optim.lr=0.1`.
+
+    A `+` before a key changes nothing: what may be added may be set.
+    """
+    return [part for text in overrides for part in _parts(_read(text.lstrip("+")))]
+
+
+def _parts(override: Override) -> list[Override]:
+    key, value = override.key_or_group, override._value  # the value with its quotes
+    if not isinstance(value, dict) or not value or key.endswith(".options"):
+        return [override]
+    texts = [f"{key}.{name}={Override._get_value_element_as_str(part)}" for name, part in value.items()]
+    return [part for text in texts for part in _parts(_read(text))]
 
 
 @functools.lru_cache(maxsize=1000)  # a grid's runs have their values from a few texts
@@ -295,6 +310,15 @@ def _read(text: str) -> Override:
         ) from None
     if not override.key_or_group or override.package is not None:
         raise ComposeError(f"{text!r}: give KEY=VALUE, as in optim.lr=0.1")
+    key, _, below = override.key_or_group.partition(".")
+    needed = key in {field.name for field in dataclasses.fields(Config)}
+    if override.is_delete() and needed and not (key == "probes" and below):
+        raise ComposeError(
+            f"{text}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
+        )
+    if not override.is_delete() and key in (groups := _groups()) and not below and override.value() is None:
+        none = slips.choices("", groups[key]) if needed else f"~{key} chooses none"
+        raise ComposeError(f"{text}: null is no choice; {none}")
     if override.key_or_group.replace("/", ".").split(".")[0] == "hydra":
         raise ComposeError(
             f"{text}: Hydra only composes here and launches nothing; --jobs says how many runs are made at a time"
@@ -306,10 +330,15 @@ def _points(override: Override) -> list[str]:
     """The overrides that this one stands for: itself, or, where it sweeps, one a value."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
+    key = override.get_key_element()
     try:
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-    except HydraException:
+        texts = [f"{key}={value}" for value in itertools.islice(override.sweep_string_iterator(), MAX_VALUES + 1)]
+    except (HydraException, ValueError):
         raise ComposeError(f"{override.input_line}: list the values, separated by commas") from None
+    if not 0 < len(texts) <= MAX_VALUES:
+        found = "no value" if not texts else f"more than {MAX_VALUES} values"
+        raise ComposeError(f"{override.input_line}: that is {found}; give some, as in {key}=1,2 or {key}=range(3)")
+    return texts
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -343,7 +372,7 @@ def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
             if _on_a_probe(text):
                 _with_probe(changed, key.split(".")[1])
             OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
-        except OmegaConfBaseException as error:
+        except slips.REFUSED as error:
             raise ComposeError(
                 slips.of_values(changed, {key: value}, _groups()) or f"{text}: {slips.first_words(error)}"
             ) from None

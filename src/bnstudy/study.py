@@ -276,14 +276,26 @@ def _workspace(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]
     So trying other values never touches the tables that a preset's figures are drawn from. Says so where it is custom.
     """
 
-    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search]:
-        return {canonical(config, {}) for config in configs}, configs[0].sweep.tables, configs[0].sweep.search
-
-    if all(kept(configs) == kept(compose.expand(name, preset, [])) for name, configs in sweeps.items()):
+    if all(_is_preset(name, preset, configs) for name, configs in sweeps.items()):
         return paths.workspace(results, preset)
     custom = paths.workspace(results, paths.CUSTOM)
     print(f"the overrides ask for other runs than the preset {preset}: its tables stay, these go to {custom}")
     return custom
+
+
+def workspace_of(name: str, preset: str, overrides: Sequence[str], results: Path) -> Path:
+    """Where a sweep of these overrides has its tables, without a word about it."""
+    same = _is_preset(name, preset, compose.expand(name, preset, overrides))
+    return paths.workspace(results, preset if same else paths.CUSTOM)
+
+
+def _is_preset(name: str, preset: str, configs: Sequence[Config]) -> bool:
+    """Whether these are the preset's runs, of which the same is kept."""
+
+    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search]:
+        return {canonical(config, {}) for config in configs}, configs[0].sweep.tables, configs[0].sweep.search
+
+    return kept(configs) == kept(compose.expand(name, preset, []))
 
 
 def _damaged(run_id: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bnstudy import budget, compose, study, suite
+from bnstudy import budget, compose, report, study, suite
 from bnstudy.store import State, Store
 
 
@@ -45,7 +45,12 @@ def test_the_report_is_of_the_runs_that_were_asked_for(
     monkeypatch.setattr(suite, "members", lambda name: ["textbook_lenet", "textbook_mlp"])
     monkeypatch.setattr(suite, "estimate", lambda *values: "")
     monkeypatch.setattr(study, "sweep", lambda *values: 0)
-    monkeypatch.setattr(suite.report, "make", lambda workspace, **options: seen.append(workspace) or 0)
+
+    def draw(workspace: Path, **options: object) -> int:
+        seen.append(workspace)
+        return 0
+
+    monkeypatch.setattr(report, "make", draw)
     assert suite.run("textbook", "quick", overrides, tmp_path, None) == 0
     assert seen == [tmp_path / name for name in drawn]
 

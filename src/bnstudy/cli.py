@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
             folders["--data-root"] = ("where the images are", Path(os.environ.get("BNSTUDY_DATA_ROOT", "data")))
         for option, (text, default) in folders.items():
             text = f"{text} (default: %(default)s)"
-            sub.add_argument(option, type=Path, default=default, metavar="FOLDER", help=text)
+            sub.add_argument(option, type=_folder, default=str(default), metavar="FOLDER", help=text)
 
     def preset(
         sub: argparse.ArgumentParser, default: str | None, known: Sequence[str] = PRESETS, otherwise: str = ""
@@ -354,6 +355,18 @@ def _sweeps() -> list[str]:
 def _launchers() -> list[str]:
     """The names of the launchers, without what it takes to read them."""
     return ["local", *sorted(path.stem for path in (Path(__file__).parents[2] / "conf/launcher").glob("*.yaml"))]
+
+
+def _folder(text: str) -> Path:
+    """A folder; `~` at its beginning is the home, also where no shell has put it there (`--results=~/x`)."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is an address; name a folder of this machine")
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("name a folder; . is the one you are in")
+    try:
+        return Path(text).expanduser() if text.startswith("~") else Path(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no such home; write ./{text} for a folder") from None
 
 
 def _launcher(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnstudy import checkpoint, engine, failures, lease, models, norms, provenance, sinks
+from bnstudy import checkpoint, engine, failures, files, lease, models, norms, provenance, sinks
 from bnstudy.config import Config, model_options, norm_options, to_dict
 from bnstudy.data import sources
 from bnstudy.data.pipeline import Feed
@@ -137,8 +137,15 @@ def _attempt(group: Group, results: Path, work: _Work) -> list[Ended]:
     except (OSError, Refused):
         raise
     except Exception as error:
+        if (fault := files.fault_of_the_disk(error)) is not None:
+            raise fault from None
         if len(group.jobs) == 1:
             return [_fail(group.jobs[0], group, results, error)]
+        print(
+            f"{group.jobs[0].run_id} and {len(group.jobs) - 1} more, side by side: {type(error).__name__}: {error}; "
+            "from here on they train one by one, where sums are rounded otherwise",
+            flush=True,
+        )
     # Past the handler, where the exception no longer keeps alive the memory that may have been too little.
     return _run_apart(group, results, work)
 
@@ -180,6 +187,8 @@ def _run_apart(group: Group, results: Path, work: _Work) -> list[Ended]:
     except OSError:
         raise
     except Exception as error:
+        if (fault := files.fault_of_the_disk(error)) is not None:
+            raise fault from None
         return done + [_fail(job, group, results, error) for job in left]
     alone = (_attempt(Group((job,)), results, work) for job in left)
     return done + [ended for each in alone for ended in each]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -90,6 +91,7 @@ def sweep(
     configs = compose.expand(name, preset, overrides)
     grid = jobs(configs)
     workspace = _workspace(results, preset, {name: configs})
+    files.check_writable(paths.tables(workspace, name))
     print(compose.describe(name))
     failed = False
     try:
@@ -101,7 +103,8 @@ def sweep(
         return 0
     wanted = search.reach(grid, Store(results)).jobs
     print(f"tables: {reduce(name, workspace, configs, wanted, results)}")
-    elsewhere = "" if results == Path("results") else f""" ARGS="--results '{results}'\""""
+    options = shlex.quote(f"--results={shlex.quote(str(results))}".replace("$", "$$"))
+    elsewhere = "" if results == Path("results") else f" ARGS={options}"
     print(f"to draw them: make report PRESET={workspace.name}{elsewhere}")
     return int(failed)
 
@@ -222,6 +225,8 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
     stand_ins = set()
     sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.stand_in=true"]) for name in REPRODUCE}
     workspace = _workspace(results, preset, sweeps)
+    for name in sweeps:
+        files.check_writable(paths.tables(workspace, name))
     for name, configs in sweeps.items():
         grid = jobs(configs)
         stand_ins |= {job.source.name for job in grid if job.source.stand_in}

@@ -19,13 +19,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BNSTUDY := $(BIN)/python -m bnstudy
-preset = $(if $(PRESET),--preset $(PRESET))
+# What is given is one word to the shell, whatever characters it has; ARGS are words, quoted by who gives them.
+quoted = '$(subst ','\'',$(value $1))'
+option = $(if $(value $1),$2$(call quoted,$1))
+preset = $(call option,PRESET,--preset )
 strict = $(if $(STRICT),--strict)
-budget = $(if $(BUDGET_MIN),--budget-min $(BUDGET_MIN))
-jobs = $(if $(JOBS),--jobs $(JOBS))
+budget = $(call option,BUDGET_MIN,--budget-min )
+jobs = $(call option,JOBS,--jobs )
+launcher = $(call option,LAUNCHER,--launcher )
+seed = $(call option,SEED,seed=)
 again = $(if $(AGAIN),--again)
 
-export BNSTUDY_DATA_ROOT := $(DATA_ROOT)
+export BNSTUDY_DATA_ROOT := $(value DATA_ROOT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUTF8 := 1
 # Importing torch without cached bytecode takes half a minute; the cache is written below .venv.
@@ -40,7 +45,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub("%", "NAME", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '\nsweeps (NAME):%s\n' "$(patsubst sweeps/%.yaml, %,$(sort $(wildcard sweeps/*.yaml)))"
 	@printf 'variables: DATA_ROOT=%s (data folder)  PYTHON=%s (3.11 or newer, makes .venv)  ARGS="..." (added to the command)\n' \
-	  '$(DATA_ROOT)' '$(PYTHON)'
+	  $(call quoted,DATA_ROOT) $(call quoted,PYTHON)
 
 .PHONY: setup
 setup: $(READY) ## make .venv with the locked, hash-checked packages
@@ -65,10 +70,10 @@ test-slurm: $(READY) ## sweeps through a real Slurm, started on this machine (ro
 .PHONY: lint
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
-sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|joblib|slurm] [BUDGET_MIN=n] [AGAIN=1: also what is published] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
-	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(SEED),seed=$(SEED)) $(ARGS)
+sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|slurm] [BUDGET_MIN=n] [AGAIN=1: also what is published] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
+	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(launcher) $(seed) $(ARGS)
 
 .PHONY: paper-init
 paper-init: $(READY) ## the claims on untrained networks, at full depth and five seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]
@@ -88,12 +93,12 @@ status: $(READY) ## how far every sweep is [PRESET=quick|full]
 
 .PHONY: retry
 retry: $(READY) ## the runs that failed, once more [SWEEP=NAME] [JOBS=n]
-	$(BNSTUDY) retry $(if $(SWEEP),--sweep $(SWEEP)) $(jobs) $(ARGS)
+	$(BNSTUDY) retry $(call option,SWEEP,--sweep ) $(jobs) $(ARGS)
 
 .PHONY: clean-run
 clean-run: $(READY) ## forget one run: ID=its whole name
-	@test -n "$(ID)" || { echo "clean-run: name the run, as in: make clean-run ID=lenet-none-lr0.1-s0-1f3a9c2b" >&2; exit 2; }
-	$(BNSTUDY) clean-run '$(ID)' $(ARGS)
+	@test -n $(call quoted,ID) || { echo "clean-run: name the run, as in: make clean-run ID=lenet-none-lr0.1-s0-1f3a9c2b" >&2; exit 2; }
+	$(BNSTUDY) clean-run $(call quoted,ID) $(ARGS)
 
 .PHONY: figures
 figures: $(READY) ## figures and claims of the committed tables, into results/redrawn [PRESET=quick|full|custom: of your own] [STRICT=1: none of several commits]
@@ -109,8 +114,8 @@ notebooks: $(READY) ## run the notebooks on the committed tables: results/notebo
 
 .PHONY: publish
 publish: $(READY) ## add a sweep's whole seeds to the committed tables: SWEEP=NAME [PRESET=quick|full] [REPLACE=1]
-	@test -n "$(SWEEP)" || { echo "publish: name the sweep, as in: make publish SWEEP=init" >&2; exit 2; }
-	$(BNSTUDY) publish $(SWEEP) $(preset) $(if $(REPLACE),--replace) $(ARGS)
+	@test -n $(call quoted,SWEEP) || { echo "publish: name the sweep, as in: make publish SWEEP=init" >&2; exit 2; }
+	$(BNSTUDY) publish $(call quoted,SWEEP) $(preset) $(if $(REPLACE),--replace) $(ARGS)
 
 .PHONY: data
 data: $(READY) ## get the data sets into DATA_ROOT, or say why they cannot be had
@@ -125,12 +130,12 @@ sync: $(READY) ## upload the offline W&B runs (needs a key)
 	$(BNSTUDY) sync $(ARGS)
 
 wandb-sweep-%: $(READY) ## register a sweep at W&B, for agents (needs a key) [PRESET=quick|full] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."]
-	$(BNSTUDY) wandb-sweep $* $(preset) $(if $(SEED),seed=$(SEED)) $(ARGS)
+	$(BNSTUDY) wandb-sweep $* $(preset) $(seed) $(ARGS)
 
 .PHONY: wandb-agent
 wandb-agent: $(READY) ## one agent: make runs of a sweep registered at W&B, one after another: SWEEP=ENTITY/PROJECT/ID
-	@test -n "$(SWEEP)" || { echo "wandb-agent: name the sweep, as in: make wandb-agent SWEEP=lab/bnstudy/x1y2z3" >&2; exit 2; }
-	$(BNSTUDY) wandb-agent $(SWEEP) $(ARGS)
+	@test -n $(call quoted,SWEEP) || { echo "wandb-agent: name the sweep, as in: make wandb-agent SWEEP=lab/bnstudy/x1y2z3" >&2; exit 2; }
+	$(BNSTUDY) wandb-agent $(call quoted,SWEEP) $(ARGS)
 
 .PHONY: wandb-workspace
 wandb-workspace: $(READY) ## save the study's dashboard to W&B (needs a key)

@@ -239,8 +239,7 @@ def test_the_lock_has_every_package_that_the_project_names() -> None:
 @pytest.mark.parametrize(
     ("extra", "folders", "otherwise"),
     [
-        # Hydra finds its launchers by itself
-        (None, ("src", "analysis"), {"hydra-joblib-launcher", "hydra-submitit-launcher"}),
+        (None, ("src", "analysis"), {"hydra-submitit-launcher"}),  # Hydra finds its launchers by itself
         # commands, types, a plugin of pytest's
         ("dev", ("tests",), {"ruff", "mypy", "pandas-stubs", "types-pyyaml", "setuptools", "uv", "pytest-xdist"}),
         ("notebooks", ("src",), {"ipykernel"}),  # which nbclient starts

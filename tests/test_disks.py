@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import subprocess
 from contextlib import contextmanager, suppress
 
 import pytest
 from small_runs import config, launch_here, make, names, pending, quadrants, torch_as_it_was, written
 
-from bnstudy import checkpoint, index, launch, lease, paths, study
+from bnstudy import checkpoint, files, index, launch, lease, paths, runner, study
 from bnstudy.jobs import jobs
 from bnstudy.sinks import wandb
 from bnstudy.store import State, Store
@@ -77,6 +79,67 @@ def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(tmp_path, ro
         (disk / "filler").unlink()
         assert not study.make("a sweep", jobs(configs), disk, 1)
         assert written(disk, names(configs)) == wanted
+
+
+@pytest.mark.parametrize("left_kb", [16, 40, 64, 100, 160, 300])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_nearly_full_disk_is_a_full_one(tmp_path, root, left_kb, count):
+    """What is left takes a part of a checkpoint: no fault of the runs, and a stack of runs stays together."""
+    wide = {"model": {"name": "mlp", "hidden": "512"}}
+    configs = [config(root, optim__lr=rate, **wide, **LOOKS) for rate in (0.1, 0.2, 0.5)[:count]]
+    whole = tmp_path / "whole"
+    make(configs, whole)
+    with mounted(tmp_path / "disk"):
+        disk, store = tmp_path / "disk", Store(tmp_path / "disk")
+
+        def fill_up(done, total):
+            if done == 3 and not (disk / "filler").exists():
+                fill(disk)
+                os.truncate(disk / "filler", (disk / "filler").stat().st_size - left_kb * 1024)
+
+        try:
+            make(configs, disk, report=fill_up)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            assert {store.state(name) for name in names(configs)} <= {State.partial, State.completed, State.diverged}
+            (disk / "filler").unlink()
+            make(configs, disk)
+        else:
+            assert left_kb >= 300 or count == 1
+        assert written(disk, names(configs)) == written(whole, names(configs))
+        assert {store.manifest(name)["provenance"]["num_runs"] for name in names(configs)} == {count}
+
+
+def test_an_error_that_a_full_disk_led_to_is_the_disks(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for chain in ("cause", "context"):
+        try:
+            try:
+                raise full
+            except OSError as error:
+                if chain == "cause":
+                    raise RuntimeError("unexpected pos 64 vs 0") from error
+                raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
+        except RuntimeError as error:
+            assert files.fault_of_the_disk(error) is full
+    assert files.fault_of_the_disk(RuntimeError("a bug")) is None
+    assert files.fault_of_the_disk(FileNotFoundError(errno.ENOENT, "no such file")) is None
+
+
+def test_a_group_that_is_taken_apart_says_so(tmp_path, root, monkeypatch, capsys):
+    """Runs alone are rounded otherwise than side by side."""
+    configs = [config(root, optim__lr=rate) for rate in (0.1, 0.2)]
+    run = runner._run
+
+    def stumble(group, results, work):
+        if len(group.jobs) > 1:
+            raise RuntimeError("too much for the memory")
+        return run(group, results, work)
+
+    monkeypatch.setattr(runner, "_run", stumble)
+    assert [one.state for one in make(configs, tmp_path)] == [State.completed] * 2
+    told = capsys.readouterr().out
+    assert "RuntimeError: too much for the memory" in told and "one by one" in told
 
 
 def test_a_read_only_results_folder_is_told_of_and_can_be_read(tmp_path, root, capsys):

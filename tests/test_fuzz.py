@@ -10,7 +10,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small_runs import config, make, names, pending, quadrants, torch_as_it_was
 
@@ -22,7 +22,10 @@ from bnstudy.frames import MissingTable
 from bnstudy.lease import Holder
 from bnstudy.store import State, Store, StoreError
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# The same examples every time: what is found by chance would redden other people's changes. It is pinned as an example.
+settings.register_profile("pinned", derandomize=True, deadline=None)
+settings.load_profile("pinned")
+quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def changed(content: bytes, seed: int) -> bytes:
@@ -121,6 +124,7 @@ def test_a_reduced_table_with_bytes_changed_is_missing_or_has_the_same_values(re
 
 @quick
 @given(seed=seeds)
+@example(seed=31476)  # zip's reader finds the file whole, torch's does not
 def test_a_checkpoint_with_bytes_changed_is_of_no_use_or_the_same(results, seed, capsys):
     folder, _, under_way = results
     (group,) = pending([under_way], folder)
@@ -155,7 +159,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(results, capsys):
         def __reduce__(self):
             return mark.touch, ()
 
-    torch.save({"schema": checkpoint.SCHEMA, "engine": Code()}, path)
+    checkpoint._write(path, {"schema": checkpoint.SCHEMA, "engine": Code()})
     try:
         assert checkpoint.load(folder, group) is None
     finally:
@@ -208,7 +212,7 @@ def every_key():
             yield from ((f"{group}.{option}", {group: {"name": name}}) for option in plugins.defaults(kind, name))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(key_and_rest=st.sampled_from(list(every_key())), value=plain)
 def test_every_value_of_every_key_is_a_run_or_a_sentence_with_the_key(key_and_rest, value):
     key, rest = key_and_rest
@@ -227,7 +231,7 @@ def test_every_value_of_every_key_is_a_run_or_a_sentence_with_the_key(key_and_re
         assert identity.run_id(made, data).rpartition("-")[2].isalnum()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(key=st.sampled_from(["optim.lr", "seed", "model", "probes.weights.at", "data.name"]), text=st.text(max_size=8))
 def test_any_override_is_a_run_or_a_sentence(key, text):
     try:

@@ -412,6 +412,76 @@ def test_without_kernels_torch_computes(
     pooled_conv._library.cache_clear()
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and none of what was said before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    build._say.cache_clear()
+    build._hung.clear()
+    return tmp_path / "cache/bnstudy/kernels"
+
+
+@compiled
+@pytest.mark.parametrize("damage", ["truncated", "empty", "one byte", "without its checksum"])
+def test_a_damaged_kernel_is_compiled_anew(cache: Path, damage: str) -> None:
+    """A truncated one would kill the process (SIGBUS), an empty one leave it slow for ever."""
+    macros = {**norm_relu.TYPES[torch.float32], "C": 4}
+    assert build.library("norm_relu", **macros) is not None
+    (path,) = cache.iterdir()
+    good = path.read_bytes()
+    middle = len(good) // 2
+    path.unlink()  # this process has it mapped: what is damaged is another file
+    path.write_bytes(
+        {
+            "truncated": good[: middle // 2],
+            "empty": b"",
+            "one byte": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+            "without its checksum": good[: -build.DIGEST],
+        }[damage]
+    )
+    assert build.library("norm_relu", **macros) is not None
+    assert path.read_bytes() == good and list(cache.iterdir()) == [path]
+
+
+@compiled
+def test_a_cache_that_cannot_be_used_leaves_it_to_torch(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    macros = {**norm_relu.TYPES[torch.float32], "C": 4}
+    (tmp_path / "cache").write_text("a file")
+    assert build.library("norm_relu", **macros) is None
+    assert "torch computes instead" in capfd.readouterr().err
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert build.library("norm_relu", **macros) is None and build.library("norm_relu", **macros) is None
+    assert capfd.readouterr().err.count("Could not determine home directory.") == 1
+
+    def refused(*arguments: object) -> bytes:
+        raise PermissionError(13, "Permission denied")  # another user's home; root would read it
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert build.library("norm_relu", **macros) is None
+    assert "Permission denied" in capfd.readouterr().err
+
+
+def test_a_compiler_that_hangs_is_ended_with_its_children_and_tried_once(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hanging, calls = tmp_path / "cc", tmp_path / "calls"
+    hanging.write_text(f"#!/bin/sh\necho called >> {calls}\nsleep 60 &\nsleep 60\n")
+    hanging.chmod(0o755)
+    monkeypatch.setattr(build, "compiler", lambda: str(hanging))
+    monkeypatch.setattr(build, "TIMEOUT_SEC", 0.5)
+    for channels in (4, 8):
+        assert build.library("norm_relu", **norm_relu.TYPES[torch.float32], C=channels) is None
+    assert calls.read_text().split() == ["called"] and "timed out" in capfd.readouterr().err
+
+
 def test_the_switch_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(build.SWITCH, "0")
     build.compiler.cache_clear()

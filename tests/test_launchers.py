@@ -1,4 +1,4 @@
-"""Sweeps handed to Hydra's launchers: joblib's for real; Slurm's with stand-ins for its commands (see check_slurm)."""
+"""Sweeps handed to Slurm, with stand-ins for its commands (check_slurm has the real ones)."""
 
 from __future__ import annotations
 
@@ -123,22 +123,6 @@ def test_a_process_of_a_job_does_not_die_of_the_jobs_signals(tmp_path, root):
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
-def test_joblib_makes_the_same_bytes(tmp_path, root):
-    """And a run that raises in its process has failed, no more; one that cannot be made is left, with the reason."""
-    good, bad = config(root, runtime__threads=1), config(root, runtime__threads=1, model=TOO_WIDE)
-    refused = config(root, runtime__threads=1, data__batch_size=99)  # of 100 images: the last mini-batch has one
-    make([good], tmp_path / "alone")
-    wanted = jobs([good, bad, refused])
-    ended = launchers.make("t", wanted, {one.run_id for one in wanted}, tmp_path, Launcher("joblib"), 1)
-    states = {run_id: (state, note[:20]) for run_id, state, note in ended}
-    assert states == {
-        job(good).run_id: ("completed", ""),
-        job(bad).run_id: ("failed", "RuntimeError: [enfor"),
-        job(refused).run_id: ("partial", "data.num_train = 100"),
-    }
-    assert written(tmp_path, names([good])) == written(tmp_path / "alone", names([good]))
-
-
 def test_what_a_launcher_is_told():
     launcher, rest = launchers.chosen("slurm", ["launcher.partition=gpu", "seed=0", "launcher.mem_gb=4"], wait=False)
     assert launcher == Launcher("slurm", ("partition=gpu", "mem_gb=4"), wait=False) and rest == ["seed=0"]
@@ -158,14 +142,29 @@ def test_what_a_launcher_is_told():
 )
 def test_what_a_launcher_does_not_have_is_told_before_anything_starts(tmp_path, value, said):
     with pytest.raises(compose.ComposeError, match=said):
-        launchers.is_slurm(Launcher("slurm", (value,)), tmp_path)
+        launchers.check(Launcher("slurm", (value,)), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_launchers_of_the_help_are_the_files_there_are(tmp_path):
     names = cli._launchers()
-    assert names == ["local", "joblib", "slurm"]
-    assert [launchers.is_slurm(Launcher(name), tmp_path) for name in names[1:]] == [False, True]
+    assert names == ["local", "slurm"]
+    for name in names[1:]:
+        launchers.check(Launcher(name), tmp_path)
+
+
+def test_a_launcher_of_no_cluster_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("defaults: [override hydra/launcher: basic]\n")
+    monkeypatch.setattr(launchers, "CONF", tmp_path)
+    with pytest.raises(compose.ComposeError, match=r"^--launcher mine: .*no launcher of a Slurm cluster.* --jobs"):
+        launchers.check(Launcher("mine"), tmp_path / "results")
+
+
+@pytest.mark.parametrize(("name", "words"), [("joblib", "--jobs N"), ("slrum", "there are: local, slurm")])
+def test_a_launcher_that_is_not_there_is_bad_input(name, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", "init", "--launcher", name])
+    assert ended.value.code == cli.EXIT_USAGE and words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

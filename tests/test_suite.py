@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bnstudy import budget, compose, study, suite
+from bnstudy import budget, compose, report, study, suite
 from bnstudy.store import State, Store
 
 
@@ -33,6 +33,26 @@ def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
     monkeypatch.setattr(study, "left", lambda names, *values: f"\nleft: {', '.join(names)}")
     with pytest.raises(budget.Spent, match=f"{second}: 3 of 8 runs done\nleft: {', '.join(others)}$"):
         suite.run("paper_init", "full", [], tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "drawn"), [([], ["quick"]), (["runtime.threads=1"], ["quick"]), (["seed=7"], ["custom"])]
+)
+def test_the_report_is_of_the_runs_that_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], drawn: list[str]
+) -> None:
+    seen = list[Path]()
+    monkeypatch.setattr(suite, "members", lambda name: ["textbook_lenet", "textbook_mlp"])
+    monkeypatch.setattr(suite, "estimate", lambda *values: "")
+    monkeypatch.setattr(study, "sweep", lambda *values: 0)
+
+    def draw(workspace: Path, **options: object) -> int:
+        seen.append(workspace)
+        return 0
+
+    monkeypatch.setattr(report, "make", draw)
+    assert suite.run("textbook", "quick", overrides, tmp_path, None) == 0
+    assert seen == [tmp_path / name for name in drawn]
 
 
 def test_the_estimate_counts_what_is_still_to_make(

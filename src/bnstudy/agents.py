@@ -61,7 +61,7 @@ def chosen(overrides: Sequence[str]) -> list[str]:
 
 def register(sweep: str, preset: str, overrides: Sequence[str], results: Path, data_root: Path) -> int:
     """Registers the twin and says how agents are started; exit status 1, and a plain sentence, on trouble."""
-    twin = definition(sweep, preset, overrides, ["--results", str(results), "--data-root", str(data_root)])
+    twin = definition(sweep, preset, overrides, [f"--results={results}", f"--data-root={data_root}"])
     confine(results)
     file = paths.wandb(results) / "sweeps" / f"{sweep}-{preset}.yaml"
     files.write_text(file, yaml.safe_dump(twin, sort_keys=False))

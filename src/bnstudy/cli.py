@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from bnstudy import paths
 
 PRESETS = ("quick", "full")
 DRAWN = (*PRESETS, paths.CUSTOM)
+MINUTES_OF_TEN_YEARS = 5_256_000
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             listed = f"bnstudy {known.command} --help lists those there are"
             parser.error(f"unknown option {word}; {listed}; values are given without dashes, as optim.lr=0.1")
     known.overrides = [*getattr(known, "overrides", []), *rest]
+    _say_what_is_given_twice(known.overrides)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; read when it is first imported
     for polite in (signal.SIGINT, signal.SIGTERM):  # both save; SIGINT too where a script's `&` or nohup has it ignored
         signal.signal(polite, signal.default_int_handler)
@@ -77,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
             folders["--data-root"] = ("where the images are", Path(os.environ.get("BNSTUDY_DATA_ROOT", "data")))
         for option, (text, default) in folders.items():
             text = f"{text} (default: %(default)s)"
-            sub.add_argument(option, type=Path, default=default, metavar="FOLDER", help=text)
+            sub.add_argument(option, type=_folder, default=str(default), metavar="FOLDER", help=text)
 
     def preset(
         sub: argparse.ArgumentParser, default: str | None, known: Sequence[str] = PRESETS, otherwise: str = ""
@@ -121,7 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     budget_min(sweep)
     again(sweep)
     text = "who makes the runs (default: processes of this command); launcher.KEY=VALUE sets what is in conf/launcher"
-    sweep.add_argument("--launcher", choices=_launchers(), default="local", help=text)
+    named = ", ".join(_launchers())
+    sweep.add_argument("--launcher", type=_launcher, default="local", metavar="NAME", help=f"{text}: {named}")
     text = "only give the jobs to the cluster; the same command without it waits for them and makes the tables"
     sweep.add_argument("--no-wait", dest="wait", action="store_false", help=text)
 
@@ -215,7 +219,8 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "write docs/scale.md: what the study costs, and how the project behaves with up to 100,000 made runs"
     scale = command("scale", _scale, text)
-    scale.add_argument("--sizes", default=None, metavar="N,N,...", help="runs (default: what is measured stays)")
+    text = "runs (default: what is measured stays)"
+    scale.add_argument("--sizes", type=_sizes, default=None, metavar="N,N,...", help=text)
     places(scale)
     return parser
 
@@ -343,8 +348,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _scale(arguments: argparse.Namespace) -> int:
     from bnstudy.bench import scale_page
 
-    sizes = [_positive(size) for size in arguments.sizes.split(",")] if arguments.sizes else None
-    return scale_page.write(arguments.results, sizes)
+    return scale_page.write(arguments.results, arguments.sizes)
 
 
 def _weights(arguments: argparse.Namespace) -> int:
@@ -365,6 +369,16 @@ def _with_places(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
+def _say_what_is_given_twice(overrides: Sequence[str]) -> None:
+    """Of several values for one key the last counts, as in a shell's options; which those are is said."""
+    last: dict[str, str] = {}
+    for text in overrides:
+        key = text.lstrip("+~").partition("=")[0]
+        if key in last and last[key] != text and "=" in text:
+            print(f"bnstudy: {last[key]} does not count: {text} follows it", file=sys.stderr)
+        last[key] = text
+
+
 def _sweeps() -> list[str]:
     """The names of the sweeps, without what it takes to read them."""
     return sorted(path.stem for path in (Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -375,15 +389,39 @@ def _launchers() -> list[str]:
     return ["local", *sorted(path.stem for path in (Path(__file__).parents[2] / "conf/launcher").glob("*.yaml"))]
 
 
+def _folder(text: str) -> Path:
+    """A folder; `~` at its beginning is the home, also where no shell has put it there (`--results=~/x`)."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is an address; name a folder of this machine")
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("name a folder; . is the one you are in")
+    try:
+        return Path(text).expanduser() if text.startswith("~") else Path(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no such home; write ./{text} for a folder") from None
+
+
+def _launcher(text: str) -> str:
+    if text == "joblib":
+        raise argparse.ArgumentTypeError("joblib is there no more: --jobs N (make: JOBS=N) alone does the same")
+    if text not in _launchers():
+        raise argparse.ArgumentTypeError(f"there is no {text!r}; there are: {', '.join(_launchers())}")
+    return text
+
+
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)
 
 
+def _sizes(text: str) -> list[int]:
+    return [_positive(size) for size in text.split(",")]
+
+
 def _minutes(text: str) -> float:
     try:
-        if 0 < float(text) < float("inf"):
+        if 1e-6 <= float(text) <= MINUTES_OF_TEN_YEARS:  # what the system's timer takes
             return float(text)
     except ValueError:
         pass

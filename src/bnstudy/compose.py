@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnstudy import plugins, slips
-from bnstudy.config import Config, ProbePlan, from_dict
+from bnstudy.config import Config, ProbePlan, from_dict, to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
 VERSION = "1.3"
+MAX_VALUES = 10_000  # of an axis
+MAX_RUNS = 1_000_000  # of a sweep: ten times what docs/scale.md tries
 COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model", "models", {}),
     ("norm", "norms", {"where": "*"}),
 )  # group, kind of component, further options
+COMPONENT_OF = {group: kind for group, kind, _ in COMPONENTS}
 
 
 class ComposeError(ValueError):
     """An override or a file does not fit; the message names it, the value and the remedy."""
 
 
+class ConfOnSearchPath(SearchPathPlugin):
+    """Lets a sweep's file find what it composes. In code, not as an override: a path would be read by a grammar."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("bnstudy", f"file://{CONF}")
+
+
 def register() -> None:
     """Makes the schema and every component known to Hydra: `norm=NAME`, `model=NAME` need no YAML file."""
+    Plugins.instance().register(ConfOnSearchPath)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for group, kind, extra in COMPONENTS:
@@ -60,7 +77,10 @@ def one(overrides: Sequence[str]) -> Config:
                 f"{override.input_line}`; a list has brackets, [0.5,0.75]; text with commas is quoted twice: "
                 f"""\"{override.key_or_group}='a,b'\""""
             )
-    given = [str(override.input_line) for override in parsed]
+    points: dict[str, list[str]] = {}
+    for override in parsed:
+        _place(points, override)
+    given = [text for texts in points.values() for text in texts]
     with _hydra(CONF):
         composed = _compose("config", [text for text in given if not _on_a_probe(text)])
         return _with_values(composed, [text for text in given if _on_a_probe(text)])
@@ -102,15 +122,18 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
     # every run has its own for the same keys.
     values = {key for key, texts in points.items() if len(texts) > 1 and _is_value(whole, key)}
     values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
-    composed = functools.cache(lambda chosen: _compose(sweep, chosen, _search()))
+    values |= {key for key in points if any(_below(key, other) for other in values)}
+    composed = functools.cache(lambda chosen: _compose(sweep, chosen))
     with _hydra(SWEEPS):
-        return [
+        configs = [
             _with_values(
                 composed(tuple(text for key, text in point.items() if key not in values)),
                 [text for key, text in point.items() if key in values],
             )
             for point in _product(points)
         ]
+    _check_choices(sweep, configs, points, _parsed(overrides))
+    return configs
 
 
 def point(sweep: str, preset: str, overrides: Sequence[str]) -> Config:
@@ -136,7 +159,7 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
     register()
     try:
         with _hydra(SWEEPS):
-            whole = compose(sweep, overrides=_search(), return_hydra_config=True)
+            whole = compose(sweep, return_hydra_config=True)
         presets = whole.sweep.presets
     except (*slips.REFUSED, yaml.YAMLError) as error:
         raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or slips.first_words(error)}") from None
@@ -145,8 +168,113 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
     points: dict[str, list[str]] = {}
     params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
     for override in _parsed([*params, *presets[preset], *overrides]):
-        points[override.get_key_element().lstrip("~")] = _points(override)
+        _place(points, override)
+    if (num_runs := math.prod(len(texts) for texts in points.values())) > MAX_RUNS:
+        raise ComposeError(f"sweep {sweep}: {num_runs} runs are more than {MAX_RUNS}; give its axes fewer values")
     return whole, points
+
+
+def _place(points: MutableMapping[str, list[str]], override: Override) -> None:
+    """Adds what an override stands for, last, and takes away what was given before that it replaces.
+
+    That is the same key; every key that its mappings set (`optim={lr: 0.1},{lr: 1}` replaces `optim.lr`); what was said
+    of a probe that it drops, or of the probes where it chooses others. Raises ComposeError where it would replace a
+    part only: the name of what a group chose, or something with some of its values.
+    """
+    key, texts = override.get_key_element().lstrip("~"), _points(override)
+    values = [_read(text).value() for text in texts]
+    whole = override.is_delete() or key == "probes"
+    for group in (*COMPONENT_OF, *(key for key in points if len(points[key]) > 1)):
+        if any(f"{group}.name" in _leaves(key, value) for value in values):
+            raise ComposeError(f"{override.input_line}: choose {group}=NAME, with which its options come")
+    for earlier in list(points):
+        covered = {earlier in _leaves(key, value) or (whole and _below(earlier, key)) for value in values}
+        if len(covered) > 1:
+            raise ComposeError(f"{override.input_line}: some of its values set {earlier}, some do not; set it in each")
+        if earlier == key or covered == {True}:
+            del points[earlier]
+    points[key] = texts
+
+
+def _leaves(key: str, value: Any) -> list[str]:
+    """The keys that a value sets: its own, or, as a mapping, those of its parts."""
+    if isinstance(value, dict) and not key.endswith(".options"):
+        return [leaf for name, part in value.items() for leaf in _leaves(f"{key}.{name}", part)]
+    return [key]
+
+
+def _below(key: str, above: str) -> bool:
+    return key.startswith(f"{above}.")
+
+
+def _check_choices(
+    sweep: str, configs: Sequence[Config], points: Mapping[str, Sequence[str]], overrides: Sequence[Override]
+) -> None:
+    """Raises ComposeError where a run of the sweep is not what a group that the user chose says that it is.
+
+    The sweep's axes, its presets and its file come after the groups: they would win in silence.
+    """
+    groups = _groups()
+    given = {
+        leaf
+        for each in overrides
+        for text in _points(each)
+        for leaf in _leaves(each.key_or_group, _read(text).value())
+    }
+    chosen = sorted(given & groups.keys() & points.keys())
+    if not any(_said_by(CONF / group, str(_read(text).value())) for group in chosen for text in points[group]):
+        return
+    for config, point in zip(configs, _product(points), strict=True):
+        values = to_dict(config)
+        said = {group: _said_by(CONF / group, str(_read(point[group]).value())) for group in chosen}
+        for group in chosen:
+            others = {leaf for other in chosen if other != group for leaf in said[other]}
+            for leaf, value in said[group].items():
+                if leaf in given | others or any(_below(leaf, key) for key in given):
+                    continue
+                if leaf not in groups:
+                    found = _at(values, leaf)
+                elif leaf in point:
+                    found = _read(point[leaf]).value()
+                else:
+                    known = leaf in COMPONENT_OF and value in plugins.names(COMPONENT_OF[leaf])
+                    found = values[leaf]["name"] if known else value
+                if found != value:
+                    raise ComposeError(
+                        f"{point[group]} sets {leaf}={value}, but the sweep {sweep} sets {leaf}={found}: "
+                        f"say which, as in {point[group]} {leaf}={value}"
+                    )
+
+
+@functools.cache
+def _said_by(group: Path, name: str) -> dict[str, Any]:
+    """What a file of a group sets, by key, and which other groups' files it chooses. Nothing for one without a file."""
+    path = group / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    content: Any = OmegaConf.to_container(OmegaConf.create(text)) or {}
+    said: dict[str, Any] = {}
+    for part in content.pop("defaults", []):
+        if isinstance(part, dict):
+            said |= {key.removeprefix("override ").lstrip("/"): value for key, value in part.items()}
+    if "@package _global_" not in text:
+        content = {group.name: content}
+    return said | {key: value for key, value in _flat(content).items() if "${" not in str(value)}
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return found
+
+
+def _at(values: Any, key: str) -> Any:
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def _product(points: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
@@ -154,8 +282,19 @@ def _product(points: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
-    """The overrides as Hydra reads them. A `+` before a key changes nothing: what may be added may be set."""
-    return [_read(text.lstrip("+")) for text in overrides]
+    """The overrides as Hydra reads them, a mapping's keys one by one: `optim={lr: 0.1}` is `optim.lr=0.1`.
+
+    A `+` before a key changes nothing: what may be added may be set.
+    """
+    return [part for text in overrides for part in _parts(_read(text.lstrip("+")))]
+
+
+def _parts(override: Override) -> list[Override]:
+    key, value = override.key_or_group, override._value  # the value with its quotes
+    if not isinstance(value, dict) or not value or key.endswith(".options"):
+        return [override]
+    texts = [f"{key}.{name}={Override._get_value_element_as_str(part)}" for name, part in value.items()]
+    return [part for text in texts for part in _parts(_read(text))]
 
 
 @functools.lru_cache(maxsize=1000)  # a grid's runs have their values from a few texts
@@ -171,6 +310,15 @@ def _read(text: str) -> Override:
         ) from None
     if not override.key_or_group or override.package is not None:
         raise ComposeError(f"{text!r}: give KEY=VALUE, as in optim.lr=0.1")
+    key, _, below = override.key_or_group.partition(".")
+    needed = key in {field.name for field in dataclasses.fields(Config)}
+    if override.is_delete() and needed and not (key == "probes" and below):
+        raise ComposeError(
+            f"{text}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
+        )
+    if not override.is_delete() and key in (groups := _groups()) and not below and override.value() is None:
+        none = slips.choices("", groups[key]) if needed else f"~{key} chooses none"
+        raise ComposeError(f"{text}: null is no choice; {none}")
     if override.key_or_group.replace("/", ".").split(".")[0] == "hydra":
         raise ComposeError(
             f"{text}: Hydra only composes here and launches nothing; --jobs says how many runs are made at a time"
@@ -182,18 +330,23 @@ def _points(override: Override) -> list[str]:
     """The overrides that this one stands for: itself, or, where it sweeps, one a value."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
+    key = override.get_key_element()
     try:
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-    except HydraException:
+        texts = [f"{key}={value}" for value in itertools.islice(override.sweep_string_iterator(), MAX_VALUES + 1)]
+    except (HydraException, ValueError):
         raise ComposeError(f"{override.input_line}: list the values, separated by commas") from None
+    if not 0 < len(texts) <= MAX_VALUES:
+        found = "no value" if not texts else f"more than {MAX_VALUES} values"
+        raise ComposeError(f"{override.input_line}: that is {found}; give some, as in {key}=1,2 or {key}=range(3)")
+    return texts
 
 
-def _compose(name: str, overrides: Sequence[str], search: Sequence[str] = ()) -> DictConfig:
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     try:
-        return compose(name, overrides=[*search, *overrides])
+        return compose(name, overrides=list(overrides))
     except slips.REFUSED as error:
         given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
-        raise ComposeError(_wrong(name, given, search) or slips.first_words(error)) from None
+        raise ComposeError(_wrong(name, given) or slips.first_words(error)) from None
 
 
 def _is_value(composed: DictConfig, key: str) -> bool:
@@ -219,7 +372,7 @@ def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
             if _on_a_probe(text):
                 _with_probe(changed, key.split(".")[1])
             OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
-        except OmegaConfBaseException as error:
+        except slips.REFUSED as error:
             raise ComposeError(
                 slips.of_values(changed, {key: value}, _groups()) or f"{text}: {slips.first_words(error)}"
             ) from None
@@ -237,19 +390,15 @@ def _with_probe(composed: DictConfig, name: str) -> None:
         OmegaConf.update(composed, f"probes.{name}", OmegaConf.structured(ProbePlan), force_add=True)
 
 
-def _search() -> list[str]:
-    """Where a sweep's file finds what it composes."""
-    return [f"hydra.searchpath=[file://{CONF}]"]
-
-
 def _hydra(folder: Path) -> Any:
     return initialize_config_dir(config_dir=str(folder), version_base=VERSION)
 
 
 def quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar, whatever characters it has."""
-    text = str(path).replace("'", r"\'")
-    return f"'{text}'"
+    """A path as a value in Hydra's grammar, whatever characters it has; OmegaConf reads `${` in it as text, too."""
+    text = str(path) if str(path) != "???" else "./???"  # which OmegaConf takes for no value
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _file(sweep: str) -> Path:
@@ -277,8 +426,8 @@ def _fault(sweep: str) -> str | None:
         return _wrong("config", given | {key: value for key, value in file.items() if key != "hydra"})
 
 
-def _wrong(name: str, given: Mapping[str, Any], search: Sequence[str] = ()) -> str | None:
-    return slips.of_overrides(given, _groups(), lambda chosen: compose(name, overrides=[*search, *chosen]))
+def _wrong(name: str, given: Mapping[str, Any]) -> str | None:
+    return slips.of_overrides(given, _groups(), lambda chosen: compose(name, overrides=list(chosen)))
 
 
 def _groups() -> dict[str, list[str]]:

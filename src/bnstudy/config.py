@@ -139,6 +139,10 @@ class Config:
 
 
 NOT_TRAINING = ("probes", "runtime", "tracking", "sweep")  # what looks, how, where and why; the rest is what is trained
+INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest that a table's columns hold
+FLOAT32 = (1.1754944e-38, 3.4e38)  # the smallest number that has all its digits, and about the largest
+MAX_THREADS = 4096
+TRAINED = {"steps", "epochs", "throughput"}  # tables that a run without an update does not have
 
 
 def model_options(config: Config) -> dict[str, Any]:
@@ -172,8 +176,19 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
 def from_dict(values: dict[str, Any]) -> Config:
     """A checked Config from nested dictionaries, as a manifest holds them. Raises ValueError naming the key."""
     config: Config = _build(Config, values, "")
+    for kind, component in (("models", config.model), ("norms", config.norm)):
+        _write_out(kind, component)
     validate(config)
     return config
+
+
+def _write_out(kind: str, component: dict[str, Any]) -> None:
+    """Turns whole numbers into text where an option is text: `model.hidden=256`, which a shell leaves of '256'."""
+    if component.get("name") not in plugins.names(kind):
+        return
+    for option, default in plugins.defaults(kind, component["name"]).items():
+        if isinstance(default, str) and type(component.get(option)) is int and component[option] <= INT64:
+            component[option] = str(component[option])
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -186,16 +201,16 @@ def validate(config: Config) -> None:
     _check_component("model", "models", config.model, extra={})
     _check_component("norm", "norms", config.norm, extra={"where": "*"})
     _one_of("init", config.init, INITS)
-    _finite("init_scale", config.init_scale, low=0.0)
+    _float32("init_scale", config.init_scale)
     _one_of("precision", config.precision, PRECISIONS)
-    _at_least("seed", config.seed, 0)
+    _at_least("seed", config.seed, 0)  # up to what a table of the runs holds
     _check_data(config.data)
     _check_optim(config.optim)
     _check_train(config.train)
     for name, plan in config.probes.items():
         _check_probe(name, plan)
     _check_runtime(config.runtime)
-    _check_kept(config.sweep)
+    _check_kept(config.sweep, config.train)
     _check_search(config)
     _one_of("tracking.mode", config.tracking.mode, TRACKING_MODES)
     if not config.tracking.project:
@@ -203,7 +218,7 @@ def validate(config: Config) -> None:
 
 
 def _check_data(data: Data) -> None:
-    if not data.name or any(c in data.name for c in "/\\") or data.name.startswith("."):
+    if not data.name or any(c in data.name for c in "/\\\0") or data.name.startswith(".") or len(data.name) > 60:
         raise ValueError(f"data.name = {data.name!r}: give the name of a folder under the data root, such as cifar10")
     _at_least("data.batch_size", data.batch_size, 1)
     _one_of("data.normalise", data.normalise, ("channel", "unit"))
@@ -214,12 +229,17 @@ def _check_data(data: Data) -> None:
 
 
 def _check_optim(optim: Optim) -> None:
-    _finite("optim.lr", optim.lr, low=0.0)
-    _finite("optim.momentum", optim.momentum, low=0.0)
-    if optim.momentum >= 1:
+    _float32("optim.lr", optim.lr)
+    _float32("optim.momentum", optim.momentum)
+    if optim.momentum > 1 - 2**-24:  # from where float32 has 1
         raise ValueError(f"optim.momentum = {optim.momentum}: a velocity decays only below 1; the study uses 0.9")
-    _finite("optim.weight_decay", optim.weight_decay, low=0.0)
-    _finite("optim.decay", optim.decay, low=0.0)
+    _float32("optim.weight_decay", optim.weight_decay)
+    _float32("optim.decay", optim.decay)
+    lr = optim.lr
+    for _ in optim.milestones:
+        lr *= optim.decay
+        if lr and not FLOAT32[0] <= lr <= FLOAT32[1]:
+            raise ValueError(f"optim.decay = {optim.decay}: at a milestone optim.lr becomes {lr}, which is no float32")
     if not 0 <= optim.warmup < 1:
         raise ValueError(f"optim.warmup = {optim.warmup}: give a fraction of training from 0, no warm-up, to below 1")
     if any(not 0 < m < 1 for m in optim.milestones) or sorted(optim.milestones) != optim.milestones:
@@ -229,7 +249,7 @@ def _check_optim(optim: Optim) -> None:
 
 
 def _check_train(train: Train) -> None:
-    _at_least("train.epochs", train.epochs, 0)
+    _between("train.epochs", train.epochs, 0, INT32)
     if train.steps is not None:
         _at_least("train.steps", train.steps, 0)
     _at_least("train.evaluate_every_epochs", train.evaluate_every_epochs, 1)
@@ -254,7 +274,7 @@ def _check_probe(name: str, plan: ProbePlan) -> None:
 def _check_runtime(runtime: Runtime) -> None:
     _one_of("runtime.engine", runtime.engine, ENGINES)
     if runtime.threads is not None:
-        _at_least("runtime.threads", runtime.threads, 1)
+        _between("runtime.threads", runtime.threads, 1, MAX_THREADS)
     if not DEVICE.fullmatch(runtime.device):
         raise ValueError(f"runtime.device = {runtime.device!r}: give auto, cpu, cuda or cuda:N, with N from 0")
     _finite("runtime.checkpoint_every_sec", runtime.checkpoint_every_sec, low=0.0)
@@ -262,7 +282,13 @@ def _check_runtime(runtime: Runtime) -> None:
         raise ValueError(f"runtime.hang_minutes = {runtime.hang_minutes}: give minutes above 0; .inf waits for ever")
 
 
-def _check_kept(sweep: Sweep) -> None:
+def _check_kept(sweep: Sweep, train: Train) -> None:
+    key, budget = ("epochs", train.epochs) if train.steps is None else ("steps", train.steps)
+    if budget == 0 and (trained := set(sweep.tables or ()) & TRAINED):
+        raise ValueError(
+            f"train.{key} = 0: the sweep {sweep.name} keeps the table {min(trained)}, which only training has; "
+            f"give train.{key} 1 or more"
+        )
     if sweep.tables is not None and (unknown := sweep.rows.keys() - set(sweep.tables)):
         raise ValueError(f"sweep.rows.{min(unknown)}: no such table is kept; sweep.tables = {sweep.tables}")
 
@@ -292,6 +318,8 @@ def _check_options(key: str, given: dict[str, Any], defaults: dict[str, Any]) ->
             known = ", ".join(defaults) or "none"
             raise ValueError(f"{key}.{option} = {value!r}: there is no such option; there are: {known}")
         default = defaults[option]
+        if any(isinstance(each, int) and abs(each) > INT64 for each in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{key}.{option} = {_short(value)}: give whole numbers of up to {INT64}")
         kinds: tuple[type, ...] = (type(default),)
         if isinstance(default, float):
             kinds = (float, int)
@@ -321,6 +349,28 @@ def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
 def _at_least(key: str, value: int, low: int, why: str | None = None) -> None:
     if value < low:
         raise ValueError(f"{key} = {value}: give {why or f'{low} or more'}")
+    _between(key, value, low, INT64)
+
+
+def _between(key: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{key} = {_short(value)}: give {low} to {high}")
+
+
+def _float32(key: str, value: float) -> None:
+    """A factor of float32 numbers: there, what is larger is infinite and what is smaller is 0."""
+    _finite(key, value, low=0.0)
+    if value and not FLOAT32[0] <= value <= FLOAT32[1]:
+        raise ValueError(f"{key} = {value}: training computes in float32; give 0, or {FLOAT32[0]} to {FLOAT32[1]}")
+
+
+def _short(value: object) -> str:
+    """A value as a message shows it: all of it, or its beginning."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def _finite(key: str, value: float, *, low: float) -> None:
@@ -340,9 +390,8 @@ def _build(kind: Any, value: Any, key: str) -> Any:
     """`value` as the annotated type `kind`: dataclasses from dictionaries, numbers by lossless conversion only."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
-            raise ValueError(
-                f"{key} = {value!r}: give a mapping of {', '.join(f.name for f in dataclasses.fields(kind))}"
-            )
+            known = ", ".join(f.name for f in dataclasses.fields(kind))
+            raise ValueError(f"{key.rstrip('.')} = {_short(value)}: give a mapping of {known}")
         hints = _hints(kind)
         for name in value:
             if name not in hints:
@@ -361,7 +410,10 @@ def _build(kind: Any, value: Any, key: str) -> Any:
             raise ValueError(f"{label} = {value!r}: give a mapping")
         return {str(k): v if arguments[1] is Any else _build(arguments[1], v, f"{key}{k}.") for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{label} = {_short(value)}: give a number that is not as large") from None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{label} = {value!r}: give {NAMED[kind]}")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.EFBIG)
 
 
 @contextmanager
@@ -90,6 +94,36 @@ def _complete(staged: Path) -> list[str] | None:
         return [str(name) for name in json.loads((staged / COMPLETE).read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return None
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """The same as an open file, for libraries that would read a path as an address (`~`, `s3:`)."""
+    with replacing(path) as part, part.open("wb") as file:
+        yield file
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError where the folder could not be written to, as the system would; nothing is made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code), str(there))
+
+
+def fault_of_the_disk(error: BaseException | None) -> OSError | None:
+    """The error of a full, read-only or failing disk that led to this one; None where there is none.
+
+    Libraries that stumble over such an error in cleaning up raise another one.
+    """
+    passed = set[int]()
+    while error is not None and id(error) not in passed:
+        if isinstance(error, OSError) and error.errno in DISK:
+            return error
+        passed.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -254,7 +254,8 @@ def published(folder: Path, name: str) -> pd.DataFrame:
     path = folder / f"{name}.csv"
     if not path.exists():
         raise MissingTable(f"{path.name} is missing in {folder.name}: the published curve belongs to the repository")
-    return pd.read_csv(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        return pd.read_csv(file)
 
 
 def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
@@ -263,7 +264,8 @@ def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
     if not path.exists():
         raise MissingTable(f"{path.relative_to(workspace)} is missing: make sweep-{sweep} makes it")
     try:
-        frame: Any = pd.read_parquet(path, page_checksum_verification=True)
+        with path.open("rb") as file:  # a path would be read as an address
+            frame: Any = pd.read_parquet(file, page_checksum_verification=True)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:  # whatever the bytes provoke
         told = f"{path.relative_to(workspace)} cannot be read ({type(error).__name__})"
         raise MissingTable(f"{told}: make sweep-{sweep} makes it again") from error

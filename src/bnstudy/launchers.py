@@ -1,13 +1,8 @@
-"""Hydra's launchers, each configured by a file of conf/launcher: they start one job a group of runs, wherever it is."""
+"""Hydra's launcher for Slurm, configured by a file of conf/launcher: it starts one job a group of runs."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,17 +17,15 @@ from hydra.plugins.launcher import Launcher as Plugin
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from bnstudy import compose, devices, launch, paths, slips, task
+from bnstudy import compose, launch, paths, slips, task
 from bnstudy.compose import ComposeError
-from bnstudy.jobs import Group, Job, plan
+from bnstudy.jobs import Group
 from bnstudy.launch import Ended
-from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
 
 CONF = compose.CONF / compose.LAUNCHERS
 PREFIX = "launcher."
-POLL_SEC = 1.0  # between looks at what has been made
-AT_A_TIME = ("array_parallelism", "n_jobs")  # what launchers call the number of jobs at a time
+AT_A_TIME = "array_parallelism"  # what Slurm's launcher calls the number of jobs at a time
 
 
 @dataclass(frozen=True)
@@ -56,30 +49,14 @@ def chosen(name: str, overrides: Sequence[str], *, wait: bool = True) -> tuple[L
     return Launcher(name, own, wait), [text for text in overrides if not text.startswith(PREFIX)]
 
 
-def is_slurm(launcher: Launcher, results: Path) -> bool:
-    """Whether its jobs are a Slurm cluster's. Raises ComposeError for a value that it does not have."""
+def check(launcher: Launcher, results: Path) -> None:
+    """Raises ComposeError for a value that the launcher does not have, and where its jobs are no Slurm cluster's."""
     with _composed(launcher, {}, results) as (_, config):
-        return "array_parallelism" in config.hydra.launcher
-
-
-def make(
-    title: str, wanted: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int
-) -> list[Ended]:
-    """How each pending run ended. For launchers that come back once everything is made."""
-    store = Store(results)
-    endings = {run_id: store.ending(run_id) for run_id in pending}
-    notes, otherwise = dict[str, str](), "its job ended first"
-    with Progress(title, len(pending), "runs ended") as progress, _watched(store, endings, progress):
-        try:
-            groups = plan(wanted, pending, results, at_a_time)
-            for job in start(launcher, groups, results, at_a_time=min(at_a_time, len(groups))):
-                notes |= job.return_value
-        except BrokenProcessPool as error:
-            otherwise = f"{otherwise} ({str(error).splitlines()[0]}); run the sweep again to go on"
-    return [
-        ended(store, one, before) or (one, str(State.partial), notes.get(one, otherwise))
-        for one, before in endings.items()
-    ]
+        if AT_A_TIME not in config.hydra.launcher:
+            raise ComposeError(
+                f"--launcher {launcher.name}: conf/launcher/{launcher.name}.yaml is no launcher of a Slurm cluster; it "
+                "begins with defaults: [slurm, _self_]; on this machine --jobs runs several at a time without one"
+            )
 
 
 def ended(store: Store, run_id: str, before: tuple[int, int] | None) -> Ended | None:
@@ -94,32 +71,13 @@ def ended(store: Store, run_id: str, before: tuple[int, int] | None) -> Ended | 
     return None
 
 
-@contextmanager
-def _watched(store: Store, endings: Mapping[str, tuple[int, int] | None], progress: Progress) -> Iterator[None]:
-    """Within, shows how many of the runs have ended."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(POLL_SEC):
-            progress.update(sum(ended(store, run_id, before) is not None for run_id, before in endings.items()))
-
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watching.join()
-
-
 def start(
     launcher: Launcher, groups: Sequence[Group], results: Path, *, title: str = "", at_a_time: int | None = None
 ) -> list[Any]:
-    """Has Hydra's launcher make each group in a job; what it returns of each. Raises ComposeError as `is_slurm`."""
+    """Has Hydra's launcher make each group in a job; what it returns of each. Raises ComposeError as `check`."""
     described = paths.cluster(results) / "groups"
     with _composed(launcher, {"name": title, AT_A_TIME: at_a_time}, results) as (context, config):
-        values = config.hydra.launcher
-        threads = values.get("cpus_per_task") or max(1, launch.cores() // max(1, values.get("n_jobs", 1)))
+        threads = config.hydra.launcher.get("cpus_per_task") or launch.cores()
         for group in groups:
             task.write(described / f"{group.id}.json", group, group.jobs[0].config.runtime.threads or threads)
         work = partial(_work, described.resolve(), results.resolve())
@@ -132,15 +90,12 @@ def start(
 
 def _work(described: Path, results: Path, composed: DictConfig) -> dict[str, str]:
     """What a job does, in a process of the launcher's; returns what kept runs from ending well."""
-    if number := re.fullmatch(r"LokyProcess-(\d+)", multiprocessing.current_process().name):  # joblib's
-        names = devices.names()
-        os.environ |= {devices.VISIBLE: names[int(number[1]) % len(names)]} if len(names) > 1 else {}
     return task.make(task.read(described / f"{composed.group}.json"), results)
 
 
 @contextmanager
 def _composed(
-    launcher: Launcher, ours: Mapping[Any, object], results: Path
+    launcher: Launcher, ours: Mapping[str, object], results: Path
 ) -> Iterator[tuple[HydraContext, DictConfig]]:
     """The launcher's configuration, its own values last. Of `ours` those count that it has and that are given."""
     with initialize_config_dir(config_dir=str(CONF), version_base=compose.VERSION):
@@ -155,10 +110,9 @@ def _composed(
         known = composed(given).hydra.launcher
         if "submitit_folder" in known:
             given.append(f"hydra.launcher.submitit_folder={compose.quoted(folder / '%j')}")
-        for names, value in ours.items():
-            for name in (names,) if isinstance(names, str) else names:
-                if name in known and value:
-                    given.append(f"hydra.launcher.{name}={value}")
+        for name, value in ours.items():
+            if name in known and value:
+                given.append(f"hydra.launcher.{name}={value}")
         for text in launcher.values:
             if text.partition("=")[0].partition(".")[0] not in known:
                 raise ComposeError(f"{PREFIX}{text}: there is no such key; {launcher.name} has: {', '.join(known)}")

@@ -59,9 +59,9 @@ def _check_components(config: Config, source: Source) -> None:
     try:
         network = _outline(config, source)
         layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
-        _check_batches(config, source, network)
         for name, plan in config.probes.items():
             probes.check(name, plan.options, layers)
+        _check_batches(config, source, network)
     except ValueError:
         raise
     except Exception:  # no value's fault but a component's, which the run itself will tell of, with the traceback
@@ -69,19 +69,31 @@ def _check_components(config: Config, source: Source) -> None:
 
 
 def _check_batches(config: Config, source: Source, network: nn.Module) -> None:
-    """Whether the norms take every mini-batch of an epoch, the last of which holds what is left."""
+    """Whether the norms take every mini-batch that trains or is looked at, by a pass in which nothing is computed.
+
+    The last mini-batch of an epoch holds what is left. A norm may be content with two images and not with 256: ghost
+    batches cut it into parts, of which the last may be of one.
+    """
     size, num_train = config.data.batch_size, config.data.num_train or source.num_train
-    left = num_train % size
-    steps = config.train.epochs if config.train.steps is None else config.train.steps
-    for key, examples in ((f"data.batch_size = {size}", size), (f"data.num_train = {num_train}", left)):
-        reached = steps > 0 and (examples == size or config.train.steps is None or steps > num_train // size)
-        if examples != 1 or not reached:  # two values a channel are enough for every norm
-            continue
+    left, per_epoch = num_train % size, num_train // size
+    steps = config.train.epochs * -(-num_train // size) if config.train.steps is None else config.train.steps
+    asked = {}
+    if steps > 0:
+        asked[size] = f"data.batch_size = {size}"
+    if steps > per_epoch and left:
+        images = "one image" if left == 1 else f"{left} images"
+        asked[left] = f"data.num_train = {num_train} in mini-batches of {size} leaves {images} for the last"
+    for name, plan in config.probes.items():
+        looks = plan.at or plan.every_steps or plan.every_epochs or plan.at_end or plan.at_divergence
+        if looks and plan.on == "probe_batch":
+            asked.setdefault(plan.batch_size or size, f"probes.{name}.batch_size = {plan.batch_size or size}")
+    for examples, said in asked.items():
         try:
-            network.train()(torch.zeros(1, *_shape(config, source), device="meta"))
+            network.train()(torch.zeros(examples, *_shape(config, source), device="meta"))
         except ValueError as error:
-            last = "" if examples == size else f" in mini-batches of {size} leaves one image for the last"
-            raise ValueError(f"{key}{last}: {config.norm['name']} needs two or more in each ({error})") from None
+            norm = config.norm["name"]
+            options = "".join(f", norm.{key} = {value}" for key, value in norm_options(config).items() if key == "size")
+            raise ValueError(f"{said}{options}: {norm} needs two or more in each ({error})") from None
 
 
 def _outline(config: Config, source: Source) -> nn.Module:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -20,18 +21,26 @@ CODE = ("src", "conf", "sweeps", "pyproject.toml", "requirements.lock")
 def code() -> dict[str, Any]:
     """Commit of the code, and the hash of uncommitted changes to what decides a run ("" where there are none).
 
-    Where there is no git (an archive, a bare GPU host) the commit comes from BNSTUDY_COMMIT, or is "unknown".
+    Where git does not have this very file (an archive, an installed copy, also one inside another repository; no git)
+    the commit comes from BNSTUDY_COMMIT, or is "unknown", and a line says so.
     """
-    commit = _git("rev-parse", "HEAD")
+    commit, why = None, "git is not there, or gives no answer"
+    if _git("--version") is not None:
+        why = f"git has no {Path(__file__).name} in {ROOT}"
+        if _git("ls-files", "--error-unmatch", "--", __file__) is not None:
+            commit = _git("rev-parse", "HEAD")
     if commit is None:
-        return {"commit": os.environ.get("BNSTUDY_COMMIT", "unknown"), "dirty": ""}
-    changes = _git("status", "--porcelain", "--", *CODE) or ""
+        named = os.environ.get("BNSTUDY_COMMIT")
+        if not named:
+            print(f"the commit of the code is not known ({why}): set BNSTUDY_COMMIT to record it", file=sys.stderr)
+        return {"commit": named or "unknown", "dirty": ""}
+    changes = _git("status", "--porcelain", "--", *CODE)
+    if changes is None:
+        return {"commit": commit, "dirty": "unknown"}
     if not changes:
         return {"commit": commit, "dirty": ""}
-    return {
-        "commit": commit,
-        "dirty": hashlib.sha256(f"{changes}\n{_git('diff', 'HEAD', '--', *CODE)}".encode()).hexdigest()[:8],
-    }
+    diff = _git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD", "--", *CODE)
+    return {"commit": commit, "dirty": hashlib.sha256(f"{changes}\n{diff}".encode()).hexdigest()[:8]}
 
 
 @cache
@@ -63,8 +72,18 @@ def _version(name: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
+    """What git answers of the repository that this file lies in; None where it refuses.
+
+    Of no other, which a hook's or a tool's GIT_DIR would name; and whoever owns it: in a container that is often
+    somebody else, whose code runs all the same.
+    """
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None

@@ -318,9 +318,9 @@ def _kept(rows: pa.Table, name: str, query: str | None) -> pa.Table:
 def _write(table: pa.Table, path: Path) -> None:
     """Text is kept once and then by number; measured numbers seldom repeat, and are packed byte by byte instead."""
     measured = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-    with files.replacing(path) as part:
+    with files.writing(path) as file:
         pq.write_table(
-            table, part, compression="zstd", row_group_size=max(1, table.num_rows), write_page_checksum=True,
+            table, file, compression="zstd", row_group_size=max(1, table.num_rows), write_page_checksum=True,
             use_dictionary=[name for name in table.column_names if name not in measured],
             column_encoding=dict.fromkeys(measured, "BYTE_STREAM_SPLIT"),
         )  # fmt: skip

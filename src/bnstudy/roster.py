@@ -11,11 +11,11 @@ from importlib import metadata
 from pathlib import Path
 
 from bnstudy import compose, files, paths
-from bnstudy.config import Config, resolved_plan
+from bnstudy.config import Config
 from bnstudy.data import sources
 from bnstudy.identity import network
 from bnstudy.jobs import jobs
-from bnstudy.status import look_key
+from bnstudy.status import plan_keys
 
 PACKAGE = Path(__file__).parent
 # Of the package: the schema, names, options' defaults.
@@ -44,7 +44,7 @@ def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> 
     for job in made:
         runtime = job.config.runtime
         data[job.source.name, runtime.data_root, runtime.stand_in] = job.source.identity
-    found = [Wanted(job.run_id, max(1, job.num_steps), _kind(job.config), _looks(job.config)) for job in made]
+    found = [Wanted(job.run_id, max(1, job.num_steps), _kind(job.config), plan_keys(job.config)) for job in made]
     kept = {
         "key": key,
         "data": [[*asked, identity] for asked, identity in data.items()],
@@ -53,10 +53,6 @@ def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> 
     with contextlib.suppress(OSError):  # where it cannot be kept, it is composed again
         files.write_text(path, json.dumps(kept, separators=(",", ":")))
     return found
-
-
-def _looks(config: Config) -> tuple[str, ...]:
-    return tuple(look_key(name, resolved_plan(name, plan)) for name, plan in config.probes.items())
 
 
 def _kind(config: Config) -> str:

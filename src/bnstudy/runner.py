@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from bnstudy import checkpoint, completion, engine, failures, lease, provenance, sinks, status
+from bnstudy import checkpoint, completion, engine, failures, files, lease, provenance, sinks, status
 from bnstudy.config import resolved, resolved_plan
 from bnstudy.construct import build_network, make_feed
 from bnstudy.engine.stacked import unstack
@@ -179,6 +179,8 @@ def _attempt(group: Group, results: Path, work: _Work) -> list[Ended]:
     except (OSError, Refused):
         raise
     except Exception as error:
+        if (fault := files.fault_of_the_disk(error)) is not None:
+            raise fault from None
         if len(group.jobs) == 1:
             return [_fail(group.jobs[0], group, results, error)]
         names = ", ".join(job.run_id for job in group.jobs)
@@ -238,6 +240,8 @@ def _run_apart(group: Group, results: Path, work: _Work) -> list[Ended]:
     except OSError:
         raise
     except Exception as error:
+        if (fault := files.fault_of_the_disk(error)) is not None:
+            raise fault from None
         return done + [_fail(job, group, results, error) for job in left]
     alone = (_attempt(Group((job,)), results, work) for job in left)
     return done + [ended for each in alone for ended in each]

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnstudy.config import from_dict
 
-REFUSED = (HydraException, OmegaConfBaseException, ValueError)  # what composing raises for bad input
+REFUSED = (HydraException, OmegaConfBaseException, ValueError, OverflowError)  # what composing raises for bad input
 
 Groups = Mapping[str, Sequence[str]]  # what each group of the configuration can be set to
 

@@ -150,6 +150,11 @@ def look_key(probe: str, plan: Mapping[str, Any]) -> str:
     return f"{probe}@{identity.digest(identity.reference()['plan'] | dict(plan) | {'options': options})}"
 
 
+def plan_keys(config: Config) -> tuple[str, ...]:
+    """The key of every look that the configuration plans."""
+    return tuple(look_key(name, resolved_plan(name, plan)) for name, plan in config.probes.items())
+
+
 def _same_plan(probe: str, then: Mapping[str, Any], plan: ProbePlan) -> bool:
     """Whether a look was planned so; an option that was not known then had its reference."""
     return look_key(probe, then) == look_key(probe, resolved_plan(probe, plan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from collections import Counter
@@ -101,6 +102,7 @@ def sweep(
     configs = compose.expand(name, preset, overrides)
     grid = with_threads(jobs(configs), results, workers, launcher)
     workspace = _workspace(results, preset, {name: configs})
+    files.check_writable(paths.tables(workspace, name))
     print(compose.describe(name))
     published = NOTHING if again else publishing.load(results, name)
     failed = False
@@ -115,7 +117,8 @@ def sweep(
         return 0
     wanted = search.reach(grid, Store(results), published).jobs
     print(f"tables: {reduce(name, workspace, configs, wanted, results, published)}")
-    elsewhere = "" if results == Path("results") else f""" ARGS="--results '{results}'\""""
+    options = shlex.quote(f"--results={shlex.quote(str(results))}".replace("$", "$$"))
+    elsewhere = "" if results == Path("results") else f" ARGS={options}"
     print(f"to draw them: make report PRESET={workspace.name}{elsewhere}")
     return int(failed)
 
@@ -161,7 +164,7 @@ def with_threads(
     Bits depend on that number, so that it must not depend on what is left of the grid. It stays as it is where
     runtime.threads says it, and on a cluster, whose launcher does.
     """
-    if launcher != LOCAL and launchers.is_slurm(launcher, results):
+    if launcher != LOCAL:
         return list(grid)
     processes = min(workers or _at_once(grid, results) or _processes(grid), len(grid))
     threads = max(1, launch.cores() // processes)
@@ -254,11 +257,10 @@ def _make(
     title: str, wanted: Sequence[Job], pending: set[str], results: Path, workers: int | None, launcher: Launcher
 ) -> list[Ended]:
     """How each pending run ended."""
-    if launcher != LOCAL and launchers.is_slurm(launcher, results):
+    if launcher != LOCAL:
+        launchers.check(launcher, results)
         return slurm.make(title, wanted, pending, results, launcher, workers)
     workers = workers or _processes(wanted)
-    if launcher != LOCAL:
-        return launchers.make(title, wanted, pending, results, launcher, workers)
     with Progress(title, len(pending), "runs ended") as progress:
         ended = sharing.make(wanted, pending, results, workers, progress)
         counts = Counter(state for _, state, _ in ended)
@@ -308,6 +310,8 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
     stand_ins = set()
     sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.stand_in=true"]) for name in REPRODUCE}
     workspace = _workspace(results, preset, sweeps)
+    for name in sweeps:
+        files.check_writable(paths.tables(workspace, name))
     for name, configs in sweeps.items():
         grid = with_threads(jobs(configs), results, workers)
         stand_ins |= {job.source.name for job in grid if job.source.stand_in}
@@ -390,10 +394,7 @@ def _workspace(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]
     So trying other values never touches the tables that a preset's figures are drawn from. Says so where it is custom.
     """
 
-    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search]:
-        return {canonical(config, {}) for config in configs}, configs[0].sweep.tables, configs[0].sweep.search
-
-    if all(kept(configs) == kept(compose.expand(name, preset, [])) for name, configs in sweeps.items()):
+    if all(_is_preset(name, preset, configs) for name, configs in sweeps.items()):
         return paths.workspace(results, preset)
     custom = paths.workspace(results, paths.CUSTOM)
     print(f"the overrides ask for other runs than the preset {preset}: its tables stay, these go to {custom}")
@@ -425,6 +426,20 @@ def _former(job: Job, store: Store) -> str:
     if not store.state(former, verify=False).done:
         return ""
     return f"not the run {former}, which is there, as a default changed ({'; '.join(map(str, changed))}): it is trained"
+def workspace_of(name: str, preset: str, overrides: Sequence[str], results: Path) -> Path:
+    """Where a sweep of these overrides has its tables, without a word about it."""
+    same = _is_preset(name, preset, compose.expand(name, preset, overrides))
+    return paths.workspace(results, preset if same else paths.CUSTOM)
+
+
+def _is_preset(name: str, preset: str, configs: Sequence[Config]) -> bool:
+    """Whether these are the preset's runs, of which the same is kept."""
+
+    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search]:
+        asked = {f"{canonical(config, {})} {sorted(status.plan_keys(config))}" for config in configs}
+        return asked, configs[0].sweep.tables, configs[0].sweep.search
+
+    return kept(configs) == kept(compose.expand(name, preset, []))
 
 
 def _outcome(store: Store, run_id: str) -> str:

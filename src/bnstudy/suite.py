@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnstudy import budget, compose, paths, publishing, report, status, study
+from bnstudy import budget, compose, publishing, report, status, study
 from bnstudy.jobs import jobs
 from bnstudy.store import Store
 
@@ -25,6 +25,9 @@ def run(
 ) -> int:
     """Says what is to be made and about how long it takes, makes it, draws the report. Exit status 1 if a run failed.
 
+    Overrides that ask for other runs than the preset have their tables, and so their report, in the custom workspace;
+    where that is so for some of the sweeps only, both are drawn.
+
     A sweep in which a run failed does not keep the next from being made; one that was interrupted goes on where it was.
     Where the time is spent, says what is left of the suite, too.
     """
@@ -37,7 +40,8 @@ def run(
         except budget.Spent as spent:
             waiting = study.left(names[place + 1 :], names, preset, overrides, results, workers, again=again)
             raise budget.Spent(f"{spent}{waiting}") from None
-    return max(*codes, report.make(paths.workspace(results, preset), html=True))
+    workspaces = [study.workspace_of(name, preset, overrides, results) for name in names]
+    return max(*codes, *(report.make(workspace, html=True) for workspace in dict.fromkeys(workspaces)))
 
 
 def estimate(

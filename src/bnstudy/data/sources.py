@@ -113,7 +113,7 @@ def locate(
     damaged are an error, never a reason to go on to the next source. Raises DataError saying what was tried and the
     remedies.
     """
-    root = Path(root).expanduser().absolute()
+    root = Path(root).absolute()
     folder = root / name
     if _has_arrays(folder):
         return _allowed(_inspect(name, folder), allow_stand_in)

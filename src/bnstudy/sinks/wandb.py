@@ -131,6 +131,8 @@ def confine(results: Path) -> None:
     """Keeps W&B's own files below the results root, and its notices to itself; what the user has set stands."""
     folder = paths.wandb(results).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    if _home() is None:
+        os.environ.setdefault("WANDB_CONFIG_DIR", str(folder / "config"))
     for name, value in {
         "WANDB_CACHE_DIR": str(folder / "cache"),
         "WANDB_DATA_DIR": str(folder / "cache"),
@@ -161,7 +163,7 @@ def _open(results: Path, mode: str, facts: Mapping[str, Any]) -> Any:
         x_disable_stats=True,
         x_save_requirements=False,
     )
-    folder = paths.wandb(results).parent  # W&B itself appends "wandb"
+    folder = paths.wandb(results).parent.resolve()  # W&B itself appends "wandb", and would expand a `~`
     options: dict[str, Any] = {"mode": mode, "reinit": "create_new", "resume": "allow", "settings": settings}
     return wandb.init(dir=folder, **options, **facts)
 
@@ -177,12 +179,13 @@ def _shown(value: float | Histogram) -> Any:
 def _image(path: Path) -> Any:
     import wandb
 
-    return wandb.Image(str(path))
+    return wandb.Image(str(path.resolve()))
 
 
 def _key_in_netrc(address: str) -> str | None:
     """The key where `wandb login` keeps it."""
-    for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
+    home = _home()
+    for path in (os.environ.get("NETRC"), home and home / ".netrc", home and home / "_netrc"):
         try:
             entry = netrc.netrc(path).authenticators(urlsplit(address).netloc) if path else None
         except (OSError, netrc.NetrcParseError):
@@ -190,6 +193,16 @@ def _key_in_netrc(address: str) -> str | None:
         if entry is not None:
             return entry[2]
     return None
+
+
+def _home() -> Path | None:
+    """The user's home, where there is one to be read."""
+    try:
+        home = Path.home()
+        os.listdir(home)
+    except (OSError, RuntimeError):
+        return None
+    return home
 
 
 def _first_line(error: Exception) -> str:

@@ -1,16 +1,20 @@
 """Compiles the kernels, each for one shape, when a network first needs them, and what they share.
 
-Where there is no C compiler, or BNSTUDY_KERNELS=0, there are none. Compiled ones are kept in the user's cache folder.
+Where there is no C compiler, or BNSTUDY_KERNELS=0, there are none. Compiled ones are kept in the user's cache folder,
+each with a checksum of it at its end: a file that is not whole would not be refused by the loader, but kill the process
+when it is called. Whatever is the matter with the folder or the compiler, torch computes, and a line says so, once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,10 +23,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bnstudy import files
+
 SWITCH = "BNSTUDY_KERNELS"
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 TRIED = (("-march=native", "-fopenmp"), ("-march=native",), ())  # some compilers lack one or the other
 TIMEOUT_SEC = 120
+DIGEST = 64  # bytes of a checksum
+_hung = set[str]()  # compilers that did not end: each shape would wait for them anew
 
 
 @functools.cache
@@ -42,39 +50,80 @@ def library(name: str, **macros_of: str | int) -> ctypes.CDLL | None:
     macros = [f"-D{key}={value}" for key, value in macros_of.items()]
     texts = [each.read_text(encoding="utf-8") for each in (source, shared)]
     content = "\0".join([*texts, *FLAGS, str(TRIED), *macros, _machine()])
-    target = _cache() / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
-    if not target.exists() and not _compile(source, macros, target):
-        return None
+    file = f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
     try:
+        target = _cache() / file
+        if not _whole(target) and not _compile(source, macros, target):
+            return None
         return ctypes.CDLL(str(target))
-    except OSError:  # a cache on a file system that allows no execution
+    except (OSError, RuntimeError) as error:  # no home; a folder that cannot be read, or that allows no execution
+        _say(f"the kernels' cache cannot be used ({error}); torch computes instead")
         return None
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file is there and ends with the checksum of what is before."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return len(content) > DIGEST and content[-DIGEST:] == hashlib.sha256(content[:-DIGEST]).hexdigest().encode()
 
 
 def _compile(source: Path, macros: list[str], target: Path) -> bool:
     """Whether it worked; if not, a line says so, since only the speed tells otherwise."""
     path = compiler()
     assert path is not None
+    if path in _hung:
+        return False
+    reason = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            made = Path(scratch) / target.name
+            made, log = Path(scratch) / target.name, Path(scratch) / "log"
             for more in TRIED:
-                command = [path, *FLAGS, *more, *macros, str(source), "-o", str(made)]
-                done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SEC, check=False)
-                if done.returncode == 0:
-                    made.replace(target)  # whole or not at all: other processes compile the same at the same time
+                code, reason = _run([path, *FLAGS, *more, *macros, str(source), "-o", str(made)], log)
+                if code == 0:
+                    content = made.read_bytes()
+                    with files.replacing(target) as part:  # others compile the same at the same time
+                        part.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
                     return True
-        reason = done.stderr.strip().splitlines()[-1:]
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = [str(error)]
-    print(f"{source.name} could not be compiled ({path}: {''.join(reason)}); torch computes instead", file=sys.stderr)
+    except subprocess.TimeoutExpired as error:
+        _hung.add(path)
+        reason = str(error)
+    except OSError as error:
+        reason = str(error)
+    _say(f"{source.name} could not be compiled ({path}: {reason}); torch computes instead")
     return False
 
 
+def _run(command: list[str], log: Path) -> tuple[int, str]:
+    """Exit status and last line. Raises TimeoutExpired once the compiler and all that it started are killed."""
+    with log.open("w+b") as said:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+        )
+        try:
+            code = process.wait(TIMEOUT_SEC)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        said.seek(0)
+        return code, said.read().decode(errors="replace").strip().rpartition("\n")[2]
+
+
+@functools.cache
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "bnstudy" / "kernels"
+    """The user's cache folder. Raises RuntimeError where the user has no home."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"  # as the specification has it
+    return root / "bnstudy" / "kernels"
 
 
 @functools.cache

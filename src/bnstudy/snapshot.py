@@ -237,6 +237,7 @@ def observe(
     replica = copy.deepcopy(network).train().to(memory_format=torch.channels_last)
     if next(replica.parameters()).dtype != torch.float64:
         replica.float()
+    replica.register_forward_pre_hook(_on_a_copy)
     parameters = {name: p.detach() for name, p in replica.named_parameters()}
     images_NCHW = _channels_last(images_NCHW, next(iter(parameters.values())).dtype)
     if layers is None:
@@ -348,6 +349,11 @@ def after_activation(
             handle.remove()
 
 
+def _on_a_copy(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a network does to its images in place is not done to those of the next pass."""
+    return (inputs[0].clone(), *inputs[1:])
+
+
 def _channels_last(images_NCHW: Tensor, dtype: torch.dtype) -> Tensor:
     if images_NCHW.dim() != 4:  # a network of dense layers may take vectors
         return images_NCHW.to(dtype)
@@ -356,9 +362,8 @@ def _channels_last(images_NCHW: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _logits(replica: nn.Module, parameters: Mapping[str, Tensor], images_NCHW: Tensor) -> Tensor:
     # Training mode moves the running statistics: those of a copy, so that no pass depends on the one before.
-    # A copy of the images, too, as a network may begin by changing them in place.
     buffers = {name: buffer.clone() for name, buffer in replica.named_buffers()}
-    logits_NK: Tensor = functional_call(replica, {**parameters, **buffers}, (images_NCHW.clone(),))
+    logits_NK: Tensor = functional_call(replica, {**parameters, **buffers}, (images_NCHW,))
     return logits_NK
 
 

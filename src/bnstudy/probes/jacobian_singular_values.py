@@ -123,7 +123,7 @@ def passed(network: nn.Module, snapshot: Snapshot, image_1CHW: Tensor) -> tuple[
             hooks.enter_context(after_activation(network, layer, keep_activation))
         module = network.get_submodule(classifier.name)
         hooks.callback(module.register_forward_pre_hook(keep_features).remove)
-        network(image_1CHW.clone())
+        network(image_1CHW)
     return seen, features[0]
 
 

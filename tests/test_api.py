@@ -46,7 +46,7 @@ def test_no_public_name_is_a_module_s_which_would_take_its_place_once_imported()
 
 def test_type_checkers_see_the_names_that_are_imported_when_used():
     tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert seen == {name: f"bnstudy.{home}" for name, home in bnstudy._HOME.items()}
     assert set(bnstudy.__all__) == {*seen, "__version__"}

@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "bnstudy"
 
 # Low to high. A module imports its own package and lower layers, never its neighbours.
 LAYERS: tuple[set[str], ...] = (
-    {"__init__", "paths", "files", "plugins", "provenance", "devices", "budget"},
+    {"paths", "files", "plugins", "provenance", "devices", "budget"},
     {"config", "frames"},
     {"identity", "effects", "slips"},
     {"findings"},
@@ -41,7 +41,8 @@ LAYERS: tuple[set[str], ...] = (
     {"slurm"},
     {"study", "agents", "workspace"},
     {"suite", "upkeep"},
-    {"bench"},
+    {"bench", "api"},
+    {"__init__"},  # the names of the interface for Python, each imported when it is used
     {"cli"},
     {"__main__"},
 )
@@ -183,6 +184,13 @@ def test_figures_and_report_load_nothing_heavy() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     assert loaded("from bnstudy.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass") == set()
+
+
+def test_importing_the_package_loads_nothing_but_what_is_asked_for() -> None:
+    script = "import bnstudy, sys\nassert not {'numpy', 'pandas', 'pyarrow', 'yaml', 'scipy'} & set(sys.modules)"
+    assert loaded(script) == set()
+    assert loaded("import bnstudy; bnstudy.table('init'); bnstudy.claims()") == set()
+    assert loaded("import bnstudy; bnstudy.configure(); bnstudy.sweeps()") == {"hydra", "omegaconf"}
 
 
 def test_composing_a_run_does_not_load_torch() -> None:

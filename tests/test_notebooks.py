@@ -12,7 +12,7 @@ import synthetic
 
 from bnstudy import findings, notebook, report
 
-SCRIPTS = sorted(notebook.NOTEBOOKS.glob("*.py"))
+SCRIPTS = sorted(path for path in notebook.NOTEBOOKS.glob("*.py") if path.stem != "python")  # see test_api
 
 
 def shown(path: Path) -> list[str]:

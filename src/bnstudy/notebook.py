@@ -1,6 +1,7 @@
 """What the notebooks show: a finding's figure and verdicts, drawn from tables when the cell is run; and their making.
 
-A notebook is a script in percent format under `analysis/notebooks`: prose and calls of `show`, no computation.
+A notebook is a script in percent format under `analysis/notebooks`: prose and calls of `show`, no computation. Only
+`python`, which shows the interface for Python, computes.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -134,6 +135,16 @@ def reduce(
             path.unlink()
     tally = {str(state): sum(s == state for s in states.values()) for state in State if state in states.values()}
     return Reduction(folder=folder, rows=counts, without=without, states=tally)
+
+
+def overview(store: Store) -> pd.DataFrame:
+    """One row a raw run, with the columns of the table `runs`; tables are not read, only their sizes compared."""
+    states = {run_id: store.state(run_id, verify=False) for run_id in store.run_ids()}
+    ended = [run_id for run_id, state in states.items() if state.done or state == State.failed]
+    manifests = {run_id: store.manifest(run_id) for run_id in ended}
+    rows = [_run_row(run_id, state, manifests.get(run_id), {}, None) for run_id, state in states.items()]
+    frame: pd.DataFrame = runs_table(rows).to_pandas()
+    return frame
 
 
 def config_columns(config: Mapping[str, Any]) -> dict[str, Any]:

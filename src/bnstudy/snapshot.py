@@ -31,7 +31,9 @@ SEED_STRIDE = 1_000_003  # more than a run has steps, and odd, so that no two lo
 class Batches(Protocol):
     """Where further mini-batches come from."""
 
-    num_train: int
+    @property
+    def num_train(self) -> int:
+        """How many training images there are."""
 
     def probe_batch(self, size: int, index: int = 0) -> tuple[Tensor, Tensor]:
         """The index-th of disjoint, fixed mini-batches of training images: images_NCHW, labels_N."""
@@ -62,6 +64,7 @@ class Snapshot:
     _feed: Batches | None
     _initial: Mapping[str, Tensor] | None
     _seed: int
+    _in_place: bool = False  # whether the network writes over what hooks have seen, which is then kept as a copy
 
     @property
     def inputs(self) -> Mapping[int, Tensor]:
@@ -142,11 +145,18 @@ class Snapshot:
     def after(self, step_size: float, below: int, reads: Collection[str]) -> Snapshot:
         """As `displaced`, but only the parameters of what comes before the weight layer of depth `below` take the step.
 
-        Those are all that the network registers before it, in the order in which it is computed.
+        Those are all that the network registers before it, in the order in which it is computed. Raises ValueError
+        where the weight layers themselves are not registered in that order.
         """
         gradients = self._read("gradients")
         end = weight_name(next(layer for layer in self.layers if layer.depth == below))
         names = list(self._parameters)
+        places = [names.index(weight_name(layer)) for layer in self.layers]
+        if places != sorted(places):
+            raise ValueError(
+                "layers: the network registers its weight layers in another order than it computes them, so what comes "
+                "before a layer is not known; set its modules in the order in which its forward pass uses them"
+            )
         moving = set(names[: names.index(end)])
         parameters = {n: p - step_size * gradients[n] if n in moving else p for n, p in self._parameters.items()}
         return _look(self, parameters, reads)
@@ -199,7 +209,7 @@ class Snapshot:
         return self._feed
 
     def _as_observed(self, images_NCHW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-        return images_NCHW.to(self.images_NCHW.dtype, memory_format=torch.channels_last), labels_N
+        return _channels_last(images_NCHW, self.images_NCHW.dtype), labels_N
 
     def _read(self, name: str) -> Mapping[Any, Tensor]:
         if name not in self._kept:
@@ -219,19 +229,23 @@ def observe(
     feed: Batches | None = None,
     initial: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    layers: tuple[Layer, ...] | None = None,
 ) -> Snapshot:
     """Looks at the network on one mini-batch and keeps what `reads` names, of READABLE.
 
-    `network` has `layers`; `initial` is its state dictionary from before training; what layers draw (dropout) follows
-    from `seed` and `step`. Raises ValueError for an unknown read.
+    `layers` are the network's own (`network.layers`) unless given; `initial` is its state dictionary from before
+    training; what layers draw (dropout) follows from `seed` and `step`. Raises ValueError for an unknown read.
     """
     # Convolutions are a quarter faster with the channels innermost; nothing else depends on the layout.
     replica = copy.deepcopy(network).train().to(memory_format=torch.channels_last)
     if next(replica.parameters()).dtype != torch.float64:
         replica.float()
+    replica.register_forward_pre_hook(_on_a_copy)
     parameters = {name: p.detach() for name, p in replica.named_parameters()}
-    images_NCHW = images_NCHW.to(next(iter(parameters.values())).dtype, memory_format=torch.channels_last)
-    layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
+    images_NCHW = _channels_last(images_NCHW, next(iter(parameters.values())).dtype)
+    if layers is None:
+        layers = network.layers  # type: ignore[assignment]
+    assert layers is not None
     unseen = Snapshot(
         step, epoch, layers, images_NCHW, labels_N, float("nan"), replica, parameters, {}, feed, initial,
         seed * SEED_STRIDE + step,
@@ -267,36 +281,89 @@ def _look(like: Snapshot, parameters: Mapping[str, Tensor], reads: Collection[st
     weighed = "gradients" in reads or "output_gradients" in reads
     live = {name: p.detach().requires_grad_(weighed) for name, p in parameters.items()}
     outputs: dict[int, Tensor] = {}
+    watched: list[tuple[Tensor, int]] = []  # what hooks saw, and how often it had been written to by then
 
-    def keep_ends(depth: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if "inputs" in kept:
-            kept["inputs"][depth] = inputs[0].detach()
-        if "preactivations" in kept:
-            kept["preactivations"][depth] = output.detach()
+    def keep(name: str, depth: int, value: Tensor) -> None:
+        watched.append((value, value._version))
+        if name == "output_gradients":
+            outputs[depth] = value
+        elif name in kept:
+            kept[name][depth] = value.detach()
+
+    # Where the network computes in place it is given copies to write over, and what was seen stays.
+    def keep_ends(layer: Layer, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        keep("inputs", layer.depth, inputs[0].clone() if like._in_place else inputs[0])
+        keep("preactivations", layer.depth, output)
         if "output_gradients" in kept:
-            outputs[depth] = output
+            keep("output_gradients", layer.depth, output)
+        return output.clone() if like._in_place else None
 
-    def keep_activation(depth: int, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        kept["activations"][depth] = output.detach()
+    def keep_activation(layer: Layer, output: Tensor) -> Tensor | None:
+        if "activations" in kept:
+            keep("activations", layer.depth, output)
+        return output.clone() if like._in_place else None
 
     with ExitStack() as hooks, torch.set_grad_enabled(weighed), _untouched(like.images_NCHW, like._seed):
         for layer in like.layers:
-            module, activation = (like._replica.get_submodule(name) for name in (layer.name, layer.activation))
-            hooks.callback(module.register_forward_hook(partial(keep_ends, layer.depth)).remove)
-            if "activations" in kept:
-                hooks.callback(activation.register_forward_hook(partial(keep_activation, layer.depth)).remove)
+            module = like._replica.get_submodule(layer.name)
+            hooks.callback(module.register_forward_hook(partial(keep_ends, layer)).remove)
+            hooks.enter_context(after_activation(like._replica, layer, keep_activation))
         logits_NK = _logits(like._replica, live, like.images_NCHW)
+        if not like._in_place and any(value._version != version for value, version in watched):
+            return _look(replace(like, _in_place=True), parameters, reads)
         loss = _loss(logits_NK, like.labels_N)
         if "logits" in kept:
             kept["logits"][0] = logits_NK.detach()
         sources: dict[str, dict[Any, Tensor]] = {"gradients": {**live}, "output_gradients": {**outputs}}
         wanted = {name: tensors for name, tensors in sources.items() if name in kept}
         if wanted:
-            found = iter(torch.autograd.grad(loss, [t for tensors in wanted.values() for t in tensors.values()]))
+            every = [t for tensors in wanted.values() for t in tensors.values()]
+            found = iter(torch.autograd.grad(loss, every, materialize_grads=True))  # zero for what has no part in it
             for name, tensors in wanted.items():
                 kept[name] = {key: next(found) for key in tensors}
     weights = {name: p.detach() for name, p in parameters.items()}
     return replace(like, loss=loss.item(), _parameters=weights, _kept=kept)
+
+
+@contextmanager
+def after_activation(
+    network: nn.Module, layer: Layer, act: Callable[[Layer, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Within, `act(layer, output)` is called once a pass, with the layer's activation; what it returns replaces that.
+
+    A ReLU may serve several layers: the layer's activation is what the module gives when it first runs after the layer.
+    """
+    waiting = [False]
+
+    def begin(_: nn.Module, __: tuple[Tensor, ...], ___: Tensor) -> None:
+        waiting[0] = True
+
+    def end(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not waiting[0]:
+            return None
+        waiting[0] = False
+        return act(layer, output)
+
+    handles = [
+        network.get_submodule(layer.name).register_forward_hook(begin),
+        network.get_submodule(layer.activation).register_forward_hook(end),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _on_a_copy(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a network does to its images in place is not done to those of the next pass."""
+    return (inputs[0].clone(), *inputs[1:])
+
+
+def _channels_last(images_NCHW: Tensor, dtype: torch.dtype) -> Tensor:
+    if images_NCHW.dim() != 4:  # a network of dense layers may take vectors
+        return images_NCHW.to(dtype)
+    return images_NCHW.to(dtype, memory_format=torch.channels_last)
 
 
 def _logits(replica: nn.Module, parameters: Mapping[str, Tensor], images_NCHW: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from bnstudy.engine.parallel import Parallel
 # Networks of few channels have kernels that take torch's plain layout; without them it suits only a single one.
 NARROW = ("lenet", "mlp")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+GLIBC = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 128 << 10}  # its defaults
 
 
 def device(config: Config) -> torch.device:
@@ -41,12 +43,38 @@ def prepare_host(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports all of the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-            libc.mallopt(M_TOP_PAD, 64 << 20)
+    _set_allocator({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20})
+
+
+@contextmanager
+def host_as_it_was() -> Iterator[None]:
+    """What is set of the process within is set back afterwards: threads, determinism, TF32, torch's random state.
+
+    The allocator, whose settings cannot be read, is given glibc's defaults, and what it has kept goes to the system.
+    """
+    backends: Any = torch.backends
+    utilities: Any = torch.utils.deterministic
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    fill = utilities.fill_uninitialized_memory
+    tf32 = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        utilities.fill_uninitialized_memory = fill
+        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = tf32
+        _set_allocator(GLIBC)
+
+
+def _set_allocator(settings: Mapping[int, int]) -> None:
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    for parameter, value in settings.items():
+        libc.mallopt(parameter, value)
+    if settings is GLIBC:
+        libc.malloc_trim(0)
 
 
 def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.device) -> Engine:

@@ -107,5 +107,5 @@ def gradient(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -> Tenso
     images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
     with torch.enable_grad(), torch.random.fork_rng([images_NCHW.device] if images_NCHW.is_cuda else []):
         loss = functional.cross_entropy(network(images_NCHW).double(), labels_N)
-        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        gradients = torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True)
     return torch.cat([each.flatten().double() for each in gradients])

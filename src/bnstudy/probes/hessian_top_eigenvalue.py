@@ -57,7 +57,7 @@ def hessian_product(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -
     """The map v -> H v, both float64 over all parameters one after the other; its graph is made once."""
     parameters = list(network.parameters())
     loss = functional.cross_entropy(network(images_NCHW).double(), labels_N)
-    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
 
     def times(vector_W: Tensor) -> Tensor:
         parts = vector_W.split([p.numel() for p in parameters])

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bnstudy.probes.activation_moments import moments
-from bnstudy.snapshot import Snapshot
+from bnstudy.snapshot import Snapshot, after_activation
+
+if TYPE_CHECKING:
+    from bnstudy.models.layers import Layer
 
 READS: set[str] = set()
 COLUMNS = {
@@ -106,22 +109,21 @@ def passed(network: nn.Module, snapshot: Snapshot, image_1CHW: Tensor) -> tuple[
     seen = {0: image_1CHW.requires_grad_()}
     features: list[Tensor] = []
 
-    def keep_activation(depth: int, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[depth] = output
+    # The network goes on with a copy, which it may write over.
+    def keep_activation(layer: Layer, output: Tensor) -> Tensor:
+        seen[layer.depth] = output
+        return output.clone()
 
     def keep_features(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         features.append(inputs[0].flatten())
 
     *hidden, classifier = snapshot.layers
-    hooks = [
-        network.get_submodule(layer.activation).register_forward_hook(partial(keep_activation, layer.depth))
-        for layer in hidden
-    ]
-    hooks.append(network.get_submodule(classifier.name).register_forward_pre_hook(keep_features))
-    with torch.enable_grad():
+    with ExitStack() as hooks, torch.enable_grad():
+        for layer in hidden:
+            hooks.enter_context(after_activation(network, layer, keep_activation))
+        module = network.get_submodule(classifier.name)
+        hooks.callback(module.register_forward_pre_hook(keep_features).remove)
         network(image_1CHW)
-    for hook in hooks:
-        hook.remove()
     return seen, features[0]
 
 

@@ -20,7 +20,8 @@ class Progress:
 
     `total` counts `unit`s (without a unit only the share is shown), and so does `begun`, the part that was there before
     this stage began (something resumed): the time left is reckoned from the pace since. Parts of units count towards
-    the share, whole ones alone are counted. Use it in a `with`, or call `close`.
+    the share, whole ones alone are counted. `live`: whether the line moves; None: on a terminal. Use it in a `with`, or
+    call `close`.
     """
 
     def __init__(
@@ -31,11 +32,12 @@ class Progress:
         *,
         begun: float = 0,
         stream: TextIO | None = None,
+        live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._what, self._total, self._unit, self._begun, self._done = what, total, unit, begun, begun
         self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty()
+        self._live = self._stream.isatty() if live is None else live
         self._clock = clock
         self._start = clock()
         self._closed = False

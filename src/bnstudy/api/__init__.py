@@ -1,0 +1,1 @@
+"""What `bnstudy` offers in Python: tables, runs and claims as frames; training in process; probes on any network."""

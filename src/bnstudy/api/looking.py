@@ -1,0 +1,400 @@
+"""Probes on any network: its layers found by running it, what is asked for checked, the rows as a DataFrame."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from bnstudy import plugins, probes
+from bnstudy.api import _places
+from bnstudy.config import from_dict
+from bnstudy.models.layers import Layer
+from bnstudy.snapshot import Batches, observe, weight_name
+from bnstudy.store import ARROW, by_column
+
+Pair = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
+State = Mapping[str, Tensor]
+NOT_GIVEN: Any = object()
+KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Conv2d, "conv"), (nn.Linear, "linear"))
+# Where torch keeps what may stand between a weight layer and what the next one sees: norms and non-linearities.
+FOLLOWING = {f"torch.nn.modules.{name}" for name in ("activation", "batchnorm", "instancenorm", "normalization")}
+
+
+def probe(
+    module: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    name: str,
+    *,
+    layers: Sequence[str] | Sequence[Layer] | None = None,
+    train: Pair | None = None,
+    test: Pair | None = None,
+    initial: State | None = NOT_GIVEN,
+    **options: Any,
+) -> pd.DataFrame:
+    """What the probe `name` sees of a network on one mini-batch: any torch module that maps images to logits.
+
+    `images` (N, C, H, W), floating point, normalised as the network takes them, and `labels` (N,), int64 from 0 to
+    K - 1 for logits (N, K), lie on the module's device. Every probe computes in training mode (batch norm takes the
+    mini-batch's statistics), in float32 or better, on a copy: module, gradients, buffers and random state stay as they
+    are. The loss is the mean cross-entropy.
+
+    `name` is a file in src/bnstudy/probes, `options` are the parameters of its function, whose docstring explains the
+    columns. Tables have one row a layer, channel or the like; `depth` counts the layers from 1.
+
+    `layers` are those of `bnstudy.layers(module, images)` unless given: as paths of convolutions and dense layers in
+    the module, numbered as they stand there, or as `bnstudy.Layer` objects, which are taken as they are.
+
+    Some probes look at more than the mini-batch. Those that draw further mini-batches need `train`, those that evaluate
+    need `test`: a pair of images and labels each, as above. (shifted_inputs changes pixels before they are normalised:
+    its test images have values in [0, 1], and the module normalises them itself.) What compares with the weights that
+    training began with needs `initial`, the module's state_dict from then; with None that is NaN.
+
+    Raises ValueError naming what to pass instead: for a probe, option or layer that there is not, images or labels of
+    another shape, type or device than the module takes, a module without layers or that runs one of them twice in a
+    pass, and for what a probe needs and was not given.
+    """
+    check_probe(name, options)
+    _check_batch(module, images, labels)
+    found, num_classes = _chosen(module, images, layers)
+    _check_range(labels, num_classes)
+    for key, pair in (("train", train), ("test", test)):
+        if pair is not None:
+            _check_pair(module, key, pair, num_classes)
+    feed = _Given(name, train, test)
+    known: State | None = _NoInitial(name) if initial is NOT_GIVEN else initial
+    return look(module, images, labels, name, options, feed=feed, initial=known, layers=found)
+
+
+def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
+    """The layers of a network as probes number them, found by running a copy of it on images (N, C, H, W).
+
+    A network of this project says itself what they are. Of any other they are the convolutions (Conv2d) and dense
+    layers (Linear) in the order in which a forward pass runs them, projections of shortcuts among them. A layer's
+    `activation` is the last of the torch modules for norms and non-linearities that follow it one upon the other, each
+    on the output of the one before; where none follows (a pooling, an addition or a function comes first) it is the
+    layer's own output. Where such a module serves several layers, what it gives right after the layer is meant.
+
+    `block_output` marks, in a network with shortcuts, the layers through whose activation alone the images reach what
+    comes after; in one without shortcuts, where that is so of every layer, none is marked.
+
+    Raises ValueError for a module without such layers, one that the images do not pass, and a layer that runs twice in
+    a pass, has no weights of its own (tied, or computed from others), or gives something else than NCHW or NO.
+    """
+    _check_batch(module, images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
+    return _own(module) or _found(module, images)[0]
+
+
+def check_probe(name: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError, as the command line does, for a probe that there is not, or options that it has not."""
+    if name not in (known := plugins.names("probes")):
+        raise _places.unknown("probe", name, known)
+    from_dict({"probes": {name: {"options": dict(options)}}})
+
+
+def look(
+    module: nn.Module,
+    images_NCHW: Tensor,
+    labels_N: Tensor,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    feed: Batches,
+    initial: State | None,
+    layers: tuple[Layer, ...] | None = None,
+) -> pd.DataFrame:
+    """The probe's rows with the types of its columns, of a network and a mini-batch that were checked before."""
+    reads = probes.reads([name])
+    shown = observe(module, images_NCHW, labels_N, reads=reads, feed=feed, initial=initial, layers=layers)
+    columns = probes.columns(name)
+    rows = by_column(probes.run(name, options, shown), columns)
+    typed = {column: pa.array(rows[column], type=ARROW[kind], from_pandas=False) for column, kind in columns.items()}
+    frame: pd.DataFrame = pa.table(typed).to_pandas()
+    return frame
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Further batches from what the user passed; asking for what was not passed raises ValueError."""
+
+    name: str
+    train: Pair | None
+    test: Pair | None
+
+    @property
+    def num_train(self) -> int:
+        """How many training images there are."""
+        return len(self._of("train", "draws further mini-batches")[1])
+
+    def probe_batch(self, size: int, index: int = 0) -> Pair:
+        """The index-th of disjoint mini-batches of the training images, in their order."""
+        images, labels = self._of("train", "draws further mini-batches")
+        part = slice(index * size, (index + 1) * size)
+        return images[part], labels[part]
+
+    def test_batches(self, size: int, alter: Callable[[Tensor], Tensor] | None = None) -> Iterator[Pair]:
+        """The test images in their order."""
+        images, labels = self._of("test", "evaluates")
+        if alter is not None and bool(images.min() < 0 or images.max() > 1):
+            raise ValueError(
+                f"test: {self.name} changes pixels before they are normalised; pass images with values in [0, 1] and a "
+                "module that normalises them itself, as in torch.nn.Sequential(normalise, module)"
+            )
+        for part in (slice(start, start + size) for start in range(0, len(labels), size)):
+            yield images[part] if alter is None else alter(images[part]), labels[part]
+
+    def _of(self, key: str, why: str) -> Pair:
+        pair: Pair | None = getattr(self, key)
+        if pair is None:
+            raise ValueError(
+                f"{key}: the probe {self.name} {why}, and there are none; pass {key}=(images, labels), such as "
+                f"those of the {'training' if key == 'train' else 'test'} set"
+            )
+        return pair
+
+
+@dataclass(frozen=True)
+class _NoInitial(Mapping[str, Tensor]):
+    """In the place of initial weights that were not passed: asking for one raises ValueError."""
+
+    name: str
+
+    def __getitem__(self, key: str) -> Tensor:
+        raise ValueError(
+            f"initial: the probe {self.name} compares with the weights that training began with; pass initial=, the "
+            "module's state_dict from then, or initial=None, for NaN in the place of what compares"
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _check_batch(module: nn.Module, images: Tensor, labels: Tensor, of: str = "") -> None:
+    """Raises ValueError for images that the module cannot take, or labels that are not theirs; `of` names them."""
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module = {type(module).__name__}: give a torch.nn.Module that maps images to logits")
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2 or not len(images):
+        raise ValueError(
+            f"{of}images = {_said(images)}: give a tensor (N, C, H, W) of floats, one image or more, normalised as the "
+            "network takes them; of raw pixels, images.float() / 255"
+        )
+    places = {tensor.device for tensor in [*module.parameters(), *module.buffers()]}
+    if len(places) > 1:
+        names = ", ".join(sorted(map(str, places)))
+        raise ValueError(f"module: its weights are on several devices ({names}); move all to one: module.to('cpu')")
+    if places and images.device not in places:
+        place = str(*places)
+        raise ValueError(f"{of}images are on {images.device}, the module is on {place}: pass images.to({place!r})")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
+        raise ValueError(
+            f"{of}labels = {_said(labels)}: give a tensor ({len(images)},) of int64, the class of each image from 0"
+        )
+    if labels.device != images.device:
+        place = str(images.device)
+        raise ValueError(f"{of}labels are on {labels.device}, the images on {place}: pass labels.to({place!r})")
+
+
+def _check_range(labels: Tensor, num_classes: int, of: str = "") -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < num_classes:
+        raise ValueError(
+            f"{of}labels go from {low} to {high}: give 0 to {num_classes - 1}, as the module has {num_classes} outputs"
+        )
+
+
+def _check_pair(module: nn.Module, key: str, pair: Any, num_classes: int) -> None:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(f"{key}: give a pair of tensors, images and labels, as in {key}=(images, labels)")
+    images, labels = pair
+    _check_batch(module, images, labels, f"{key}: ")
+    _check_range(labels, num_classes, f"{key}: ")
+
+
+def _said(value: Any) -> str:
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _own(module: nn.Module) -> tuple[Layer, ...] | None:
+    """The layers that a network of this project names itself; another may have an attribute of that name, too."""
+    own = getattr(module, "layers", None)
+    ours = isinstance(own, tuple) and bool(own) and all(isinstance(layer, Layer) for layer in own)
+    return own if ours else None
+
+
+def _chosen(
+    module: nn.Module, images: Tensor, given: Sequence[str] | Sequence[Layer] | None
+) -> tuple[tuple[Layer, ...], int]:
+    """The layers to look at, and the number of classes; the module has taken the images."""
+    if given is None and (own := _own(module)) is not None:
+        return own, _run(module, images)[1].shape[1]
+    if given is None:
+        return _found(module, images)
+    if not given:
+        raise ValueError("layers = []: name one or more, or leave it out for all that the module has")
+    found, num_classes = _found(module, images, [each.name if isinstance(each, Layer) else each for each in given])
+    known = [name for name, _ in module.named_modules() if name]
+    whole = [each for each in given if isinstance(each, Layer)]
+    for each in whole:
+        if each.activation not in known:
+            raise _places.unknown(f"layers: activation of {each.name}", each.activation, known)
+    return tuple(whole) if len(whole) == len(given) else found, num_classes
+
+
+@dataclass
+class _Call:
+    """One run of a module within a pass: the tensors that it was given and gave.
+
+    How often each had been written to tells whether something else, an addition in place, came between two modules.
+    """
+
+    name: str
+    module: nn.Module
+    given: Any
+    given_version: int
+    gave: Any = None
+    gave_version: int = 0
+    node: Any = None  # of autograd's graph, as it was then
+
+    def feeds(self, other: _Call) -> bool:
+        """Whether the other was given just what this one gave."""
+        return other.given is self.gave and other.given_version == self.gave_version
+
+
+def _run(module: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
+    """One pass of a copy in training mode, as probes make it: the calls of layers, norms and such, and the logits."""
+    try:
+        replica = copy.deepcopy(module).train().requires_grad_(False)
+    except Exception as error:
+        raise ValueError(f"module: it cannot be copied ({error}), and probes only look at copies") from None
+    if next(replica.parameters(), torch.empty(0)).dtype != torch.float64:
+        replica.float()
+    calls: list[_Call] = []
+    under_way: list[_Call] = []
+
+    def note(name: str, module: nn.Module) -> None:
+        def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            given = inputs[0] if inputs else None
+            calls.append(_Call(name, module, given, getattr(given, "_version", 0)))
+            under_way.append(calls[-1])
+
+        def end(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            call = under_way.pop()
+            call.gave, call.gave_version = output, getattr(output, "_version", 0)
+            call.node = getattr(output, "grad_fn", None)
+
+        module.register_forward_pre_hook(begin)
+        module.register_forward_hook(end)
+
+    for name, each in replica.named_modules():
+        weighed = any(isinstance(each, of) for of, _ in KINDS)
+        if name and (weighed or not any(True for _ in each.children())):
+            note(name, each)
+    kind = next(replica.parameters(), images).dtype
+    seen = images.detach().to(kind).clone().requires_grad_()
+    devices = [images.device] if images.is_cuda else []
+    try:
+        with torch.enable_grad(), torch.random.fork_rng(devices):
+            logits = replica(seen * 1)  # a result and no leaf, so that a network may write over it
+    except Exception as error:
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} do not pass the module in training mode "
+            f"({type(error).__name__}: {error}); give a mini-batch as it takes it in training"
+        ) from None
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        raise ValueError(
+            f"module: of {len(images)} images it gives {_said(logits)}; wrap it in a module that gives logits "
+            f"({len(images)}, K)"
+        )
+    return calls, logits
+
+
+def _found(module: nn.Module, images: Tensor, names: Sequence[str] | None = None) -> tuple[tuple[Layer, ...], int]:
+    """The module's layers, all or those named in their order, and its number of classes."""
+    calls, logits = _run(module, images)
+    kinds = {call.name: kind for call in calls for of, kind in KINDS if isinstance(call.module, of)}
+    if not kinds:
+        raise ValueError(
+            "module: its forward pass runs no torch.nn.Conv2d or torch.nn.Linear inside of it, which are what probes "
+            "look at; a single one is given as torch.nn.Sequential(module)"
+        )
+    wanted = list(kinds if names is None else names)
+    for name in wanted:
+        if name not in kinds:
+            raise _places.unknown("layers", name, kinds)
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"layers = {wanted}: name each once")
+    own, counts = dict(module.named_parameters()), Counter(call.name for call in calls)
+    ends = []
+    for name in wanted:
+        place = next(index for index, call in enumerate(calls) if call.name == name)
+        _check_layer(calls[place], counts[name], own, [each for each in kinds if each != name])
+        ends.append(calls[_activation(calls, place)])
+    # The last, the classifier, has no block.
+    alone = [not _reached(logits.grad_fn, avoiding=end.node) for end in ends[:-1]]
+    marks = [*alone, False] if not all(alone) else [False] * len(ends)
+    found = [
+        Layer(depth, name, kinds[name], end.name, block_output=mark)
+        for depth, (name, end, mark) in enumerate(zip(wanted, ends, marks, strict=True), start=1)
+    ]
+    return tuple(found), logits.shape[1]
+
+
+def _check_layer(call: _Call, count: int, own: Mapping[str, Tensor], others: Sequence[str]) -> None:
+    remedy = f"pass layers= without it: {others}" if others else "there is no other that a probe could look at"
+    if count > 1:
+        raise ValueError(f"layers: {call.name} runs {count} times in a pass, and which is meant is not clear; {remedy}")
+    if weight_name(Layer(0, call.name, "", "")) not in own:
+        raise ValueError(
+            f"layers: {call.name} has no weight that is its own parameter (it is tied to another's, or computed from "
+            f"others as by torch.nn.utils.parametrizations); {remedy}"
+        )
+    dims = 4 if isinstance(call.module, nn.Conv2d) else 2
+    if not isinstance(call.gave, Tensor) or call.gave.dim() != dims:
+        raise ValueError(
+            f"layers: {call.name} gives {_said(call.gave)}; probes read (N, C, H, W) of a convolution and (N, O) of a "
+            f"dense layer; {remedy}"
+        )
+
+
+def _activation(calls: Sequence[_Call], place: int) -> int:
+    """Where among the calls the layer's activation is: the last of the norms and non-linearities right behind it."""
+    end = place
+    for index in range(place + 1, len(calls)):
+        call = calls[index]
+        if isinstance(call.module, nn.Identity):
+            continue
+        first = all(calls[between].name != call.name for between in range(place + 1, index))
+        if not (first and calls[end].feeds(call) and _follows(call) and isinstance(call.gave, Tensor)):
+            break
+        end = index
+    return end
+
+
+def _follows(call: _Call) -> bool:
+    kinds = {kind.__module__ for kind in type(call.module).__mro__}
+    return bool(kinds & FOLLOWING) or any(kind.startswith("bnstudy.norms") for kind in kinds)
+
+
+def _reached(node: Any, avoiding: Any) -> bool:
+    """Whether a way leads from the output's node of autograd's graph to a leaf without passing the other node."""
+    left, seen = [node], {avoiding}
+    while left:
+        each = left.pop()
+        if each is None or each in seen:
+            continue
+        seen.add(each)
+        if hasattr(each, "variable"):  # the images: nothing else requires a gradient
+            return True
+        left += [following for following, _ in each.next_functions]
+    return False

@@ -1,0 +1,343 @@
+"""Configurations composed and trained in this process; finished runs opened: their tables, networks and images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnstudy import paths
+from bnstudy.api import _places
+from bnstudy.config import Config, from_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from bnstudy.data.pipeline import Feed
+    from bnstudy.data.sources import Source
+
+Folder = str | PathLike[str]
+SPLITS = ("train", "test")
+EVALUATION_BATCH = 1000
+
+
+def configure(*overrides: str, sweep: str | None = None, preset: str = "full") -> Config:
+    """The configuration of one run, from overrides as `bnstudy run` takes them.
+
+    Each override is a text `KEY=VALUE`, as in `configure("model=lenet", "data=fashion_mnist", "recipe=lenet",
+    "norm=batch", "optim.lr=0.1")`; without any it is the paper's ResNet-110 with BN. With `sweep` it is that run of the
+    sweep, at `preset`, that the overrides leave of its grid: they give one value of each of its axes.
+
+    Three things have other defaults than on the command line. Images are looked for in the project's `data`
+    (`runtime.data_root`) and results go to its `results` (`runtime.results`), wherever Python was started, unless the
+    variables BNSTUDY_DATA_ROOT and BNSTUDY_RESULTS name other folders; and nothing is mirrored to W&B, which would take
+    hold of this process (`tracking.mode=off`). Overrides set any of them otherwise.
+
+    Raises ValueError naming key, value and remedy for an override that does not fit.
+    """
+    from bnstudy import compose
+
+    if strangers := [value for value in overrides if not isinstance(value, str)]:
+        raise ValueError(f"{strangers[0]!r}: give texts KEY=VALUE, as in configure('model=lenet', 'optim.lr=0.1')")
+    given = [
+        f"runtime.data_root={compose.quoted(_places.data_root())}",
+        f"runtime.results={compose.quoted(_places.results())}",
+        "tracking.mode=off",
+        *overrides,
+    ]
+    return compose.one(given) if sweep is None else compose.point(sweep, preset, given)
+
+
+def fit(config: Config, results: Folder | None = None, *, progress: bool = True) -> Run:
+    """Trains the run in this process and returns it; one that is done already is opened, not trained again.
+
+    `results` is the folder where the run is kept (default: the configuration's `runtime.results`); it is the same run,
+    to the bit, that `bnstudy run` would train there. A run that was interrupted resumes from its last checkpoint.
+    `progress` shows a line on stderr: the share of the updates that are made, and the time left.
+
+    Ctrl-C, or a notebook's stop button, saves a checkpoint after the update under way; KeyboardInterrupt then says how
+    to resume. The process is left as it was found: torch's threads, determinism and random state, signal handlers.
+    (Outside of the main thread there are no signals; there only the checkpoints written now and then are kept.)
+
+    Raises ValueError, before anything is trained, for what makes no run here: an option that a component refuses, data
+    that are not there, a GPU that is not; OSError where the disk is at fault or another process trains the run; and
+    RuntimeError where training itself raised, with its message.
+    """
+    from bnstudy import launch, status
+    from bnstudy.jobs import jobs, plan
+    from bnstudy.sinks.console import Progress
+    from bnstudy.store import State, Store
+
+    folder = _places.results(config.runtime.results if results is None else results)
+    config = replace(config, runtime=replace(config.runtime, results=str(folder)))
+    (job,) = jobs([config])
+    name, store = job.run_id, Store(folder)
+    trained = Run(name, folder, Path(config.runtime.data_root))
+    now = status.of(job, store)
+    if now.done:
+        return trained
+    if now.state == State.damaged:
+        print(f"{name}: its files are not what was written; it is trained again", file=sys.stderr)
+    elif now.reason:
+        print(f"{name}: {now.reason}", file=sys.stderr)
+    (group,) = plan([job], {name}, folder, workers=1)
+
+    from bnstudy import checkpoint, engine, preflight, runner  # and with them torch
+
+    threads = config.runtime.threads or launch.cores()
+    live = True if "ipykernel" in sys.modules else None  # a notebook's output is no terminal, but a line can move there
+    begun: list[int] = []
+    stop = runner.Stop()
+    try:
+        with (
+            engine.host_as_it_was(),
+            stop.listening(),
+            Progress(name, live=live) if progress else nullcontext() as shown,
+        ):
+            preflight.check([job])
+
+            def step_done(done: int, total: int) -> None:
+                if shown is None:
+                    return
+                if not begun:
+                    begun.append(done)
+                    shown.resumed(done / total)  # what a checkpoint had, if there was one
+                shown.update(done / total, f"step {done} of {total}")
+
+            (ended,) = runner.run(group, folder, threads=threads, report=step_done, stop=stop)
+            if shown is not None:
+                if ended.state.done:  # without an update, or before the last one
+                    shown.update(1)
+                shown.close(str(ended.state))
+    except (runner.Interrupted, KeyboardInterrupt):
+        saved = checkpoint.exists(folder, group)
+        how = "what was trained is saved, and the run resumes" if saved else "nothing was saved, and the run starts"
+        then = f"when bnstudy.fit is called with this configuration and results = {str(folder)!r}"
+        raise KeyboardInterrupt(f"{name} was interrupted: {how} {then}") from None
+    if not ended.state.done:
+        manifest = paths.run(folder, name) / paths.MANIFEST
+        raise RuntimeError(f"{name} failed: {ended.note}; {manifest} has the traceback; bnstudy.fit tries it once more")
+    return trained
+
+
+def run(run_id: str, results: Folder | None = None, *, data_root: Folder | None = None) -> Run:
+    """Opens a finished run by its name, as `bnstudy.runs()` and the tables' column `run_id` have it.
+
+    `results` is the folder that holds it (default: the project's). `data_root` is where its images are, should they be
+    asked for (default: BNSTUDY_DATA_ROOT, else the project's `data`). Published tables also name runs whose raw files
+    are not part of the repository: those have to be trained first.
+
+    Raises ValueError for a run that is not there, has not ended, failed, or whose files are damaged.
+    """
+    from bnstudy.store import State, Store
+
+    folder = _places.results(results)
+    store = Store(folder)
+    state = store.state(run_id)
+    if state == State.absent:
+        known = store.run_ids()
+        if not known:
+            raise ValueError(
+                f"run_id = {run_id!r}: there are no runs in {folder}; bnstudy.fit or make sweep-NAME trains some, "
+                "results= names another folder"
+            )
+        raise _places.unknown(f"run_id (in {folder})", run_id, known)
+    if state == State.failed:
+        raise ValueError(f"run_id = {run_id!r}: it failed ({store.manifest(run_id)['error']}); bnstudy.fit tries again")
+    if not state.done:
+        how = "has not ended" if state == State.partial else "has files that are not what was written"
+        raise ValueError(f"run_id = {run_id!r}: it {how}; bnstudy.fit with its configuration, or its sweep, trains it")
+    return Run(run_id, folder, _places.data_root(data_root))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: `bnstudy.run` opens one, `bnstudy.fit` trains one."""
+
+    id: str
+    results: Path  # the folder that holds it
+    data_root: Path  # the folder with its images
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """All that is recorded of the run: configuration, data, code, machine, checksums. Raises ValueError."""
+        from bnstudy.store import Store
+
+        return Store(self.results).manifest(self.id)
+
+    @property
+    def config(self) -> Config:
+        """What was trained. How and where (`runtime`, `tracking`) is not recorded and has its defaults."""
+        from bnstudy.status import Look
+        from bnstudy.store import looks_of
+
+        config = from_dict({**self.manifest["config"], "probes": {}})
+        runtime = replace(config.runtime, data_root=str(self.data_root), results=str(self.results))
+        looks = [Look.of(record) for record in looks_of(self.manifest).values()]
+        return replace(config, runtime=runtime, probes={look.probe: look.plan for look in looks})
+
+    @property
+    def status(self) -> str:
+        """`completed`, or `diverged`: a mini-batch's loss exceeded `train.divergence_loss` or was not finite."""
+        return str(self.manifest["status"])
+
+    @property
+    def outcome(self) -> str | None:
+        """`trained`, `stalled` (a final training accuracy below 30 %) or `diverged`; None for a run without updates."""
+        outcome: str | None = self.manifest["outcome"]
+        return outcome
+
+    @property
+    def final(self) -> dict[str, float | None]:
+        """`train_loss`, `train_accuracy`, `test_loss`, `test_accuracy` of the last epoch; accuracies as shares of 1.
+
+        None where a run diverged or made no update.
+        """
+        return dict(self.manifest["final"])
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables: `steps` and `epochs` where it trained, and one a probe."""
+        return tuple(self.manifest["tables"])
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of its tables; steps count updates already made, step 0 is the untrained network.
+
+        Raises ValueError for a table that it has not, or whose file is damaged.
+        """
+        from bnstudy.store import Store
+
+        if name not in self.tables:
+            raise _places.unknown(f"table of {self.id}", name, self.tables)
+        return Store(self.results).table(self.id, name)
+
+    def network(self, device: str = "cpu") -> nn.Module:
+        """The trained network in evaluation mode: a plain torch module on `device` (cpu, cuda, cuda:N or auto).
+
+        It takes images (N, C, H, W) as `images` gives them, in float32, to logits (N, K). Of a run that diverged it has
+        the weights at which that was seen. Raises ValueError where the weights were not kept, or the network's code
+        has changed so that they no longer fit.
+        """
+        from bnstudy import engine
+        from bnstudy.config import validate
+        from bnstudy.store import Store
+
+        config = replace(self.config, runtime=replace(self.config.runtime, device=device))
+        validate(config)
+        on = engine.device(config)
+        network = self._untrained()
+        if self.manifest["num_steps"]:
+            weights = Store(self.results).weights(self.id)
+            try:
+                network.load_state_dict(weights)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{self.id}: its weights are not those of {config.model['name']} with norm {config.norm['name']} "
+                    f"as the code has them now ({' '.join(str(error).split())}); train it anew, or go back to commit "
+                    f"{self.manifest['provenance'].get('commit')}"
+                ) from None
+        return network.to(on).eval()
+
+    def images(self, split: str = "test", num: int | None = None, *, device: str = "cpu") -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W), float32, normalised as the network saw them, and labels (N,), int64 from 0.
+
+        `test`: the test images in their order. `train`: training images without augmentation, in the order from which
+        probes take their mini-batches: `images("train", n)` is the mini-batch that a probe with `batch_size=n` looked
+        at. `num` is how many (default: all that the run used). Raises ValueError for a split or number that there is
+        not, and where the data are not there or are not those that the run saw.
+        """
+        import torch
+
+        feed, num = self._sized(split, num, device)
+        if split == "train":
+            return feed.probe_batch(num)
+        parts = []
+        for images_NCHW, labels_N in feed.test_batches(min(num, EVALUATION_BATCH)):
+            parts.append((images_NCHW, labels_N))
+            if sum(len(labels_N) for _, labels_N in parts) >= num:
+                break
+        images_NCHW, labels_N = (torch.cat(each)[:num] for each in zip(*parts, strict=True))
+        return images_NCHW, labels_N
+
+    def batches(
+        self, split: str = "test", size: int = EVALUATION_BATCH, *, device: str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What `images` gives, `size` images at a time; the last ones may be fewer. Raises ValueError as it does."""
+        if size < 1:
+            raise ValueError(f"size = {size}: give 1 or more")
+        feed, num = self._sized(split, None, device)
+        if split == "test":
+            return feed.test_batches(size)
+        images_NCHW, labels_N = feed.probe_batch(num)
+        return zip(images_NCHW.split(size), labels_N.split(size), strict=True)
+
+    def probe(self, name: str, *, batch_size: int | None = None, device: str = "cpu", **options: Any) -> pd.DataFrame:
+        """What the probe `name` sees of the trained network, as it would have at the end of training.
+
+        It looks at the mini-batch `images("train", batch_size)`, by default of `data.batch_size` images, with the run's
+        other images and its initial weights at hand. `options` are the probe's own, and its docstring explains the
+        columns. Raises ValueError as `network`, `images` and `bnstudy.probe` do.
+        """
+        from bnstudy.api import looking
+
+        looking.check_probe(name, options)
+        feed, size = self._sized("train", self.config.data.batch_size if batch_size is None else batch_size, device)
+        network, initial = self.network(device), self._untrained().state_dict()
+        return looking.look(network, *feed.probe_batch(size), name, options, feed=feed, initial=initial)
+
+    def _untrained(self) -> nn.Module:
+        """The network before its first update, as the seed has it."""
+        from bnstudy import models, norms
+        from bnstudy.config import model_options, norm_options
+        from bnstudy.data.sources import KNOWN
+
+        config = self.config
+        known = KNOWN.get(config.data.name) or self._source()
+        norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
+        channels, *sides = known.shape
+        height, width = (max(side, models.input_size(config.model["name"]) or 0) for side in sides)
+        return models.build(
+            config.model["name"],
+            model_options(config),
+            norm,
+            config.init,
+            (channels, height, width),
+            known.num_classes,
+            config.seed,
+            init_scale=config.init_scale,
+        )
+
+    def _source(self) -> Source:
+        from bnstudy.data import sources
+
+        saw = self.manifest["data"]
+        stand_in = saw["source"] == sources.STAND_IN
+        source = sources.locate(self.config.data.name, self.data_root, allow_stand_in=stand_in, download=False)
+        if source.sha256 != saw["sha256"]:
+            raise ValueError(
+                f"data_root = {str(self.data_root)!r}: {source.name} there (sha256 {source.sha256[:12]}) is not what "
+                f"{self.id} saw (sha256 {saw['sha256'][:12]}); name the folder that has those images"
+            )
+        return source
+
+    def _sized(self, split: str, num: int | None, device: str) -> tuple[Feed, int]:
+        """The run's images on the device, and how many of the split are asked for."""
+        import torch
+
+        from bnstudy.construct import make_feed
+        from bnstudy.jobs import Job
+
+        if split not in SPLITS:
+            raise _places.unknown("split", split, SPLITS)
+        source, data = self._source(), self.config.data
+        available = (data.num_train or source.num_train) if split == "train" else (data.num_test or source.num_test)
+        if num is not None and not 1 <= num <= available:
+            raise ValueError(f"num = {num}: give 1 to {available}, the {split} images of {self.id}")
+        feed = make_feed(Job(self.config, source), torch.device(device))
+        return feed, available if num is None else num

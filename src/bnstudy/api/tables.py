@@ -1,0 +1,129 @@
+"""Published and own results as DataFrames: tables with their runs' columns, sweeps, raw runs, claims."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from bnstudy import frames, paths, reduction
+from bnstudy.api import _places
+from bnstudy.store import Store
+
+PRESETS = ("quick", "full", paths.CUSTOM)
+Folder = str | PathLike[str]
+
+
+def table(
+    sweep: str,
+    name: str = "runs",
+    *,
+    results: Folder | None = None,
+    preset: str | None = None,
+    query: str | None = None,
+) -> pd.DataFrame:
+    """One table of a sweep, each row with the columns of the run it is of.
+
+    `sweep` is one of `bnstudy.sweeps()`. `name` is a table: `runs` (one row a run: its configuration, status, final
+    losses and accuracies as shares of 1), `epochs` (the curves), or a probe's name, with the columns that the probe's
+    docstring explains. Where the table and the runs have a column of one name (the `depth` of a layer and of a network)
+    the run's becomes `run_<name>`.
+
+    By default the table is the published one, as this repository has it. `results`, a folder, takes one's own instead;
+    `preset` (`quick`, `full`, `custom`) the tables that a sweep of that preset last wrote there. `query` keeps the rows
+    for which it holds, in the syntax of `DataFrame.query`, as in `"norm == 'batch' and lr < 0.1"`; none may be left.
+
+    Raises ValueError for a sweep, table, preset or query that is none, and where the table is not there.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise _places.unknown("preset", preset, PRESETS)
+    workspace = paths.workspace(_places.results(results), preset)
+    folder = paths.tables(workspace, sweep)
+    if not folder.is_dir() and sweep not in (known := _sweep_names(workspace)):
+        raise _places.unknown("sweep", sweep, known)
+    if name not in (there := _table_names(folder)) and there:
+        raise _places.unknown(f"table of {sweep}", name, there)
+    frame = frames.load(workspace, sweep, name)
+    if query is None:
+        return frame
+    try:
+        return frame.query(query).reset_index(drop=True)
+    except Exception as error:  # whatever the text provokes: it is the user's
+        raise ValueError(
+            f"query = {query!r}: {error}; give a condition on the columns {', '.join(map(str, frame))}"
+        ) from None
+
+
+def sweeps() -> pd.DataFrame:
+    """One row a sweep: what it asks, what it costs, and what of it is published.
+
+    Columns: `sweep`, its name; `about`, why it exists; `minutes_quick` and `minutes_full`, how long its presets take on
+    two CPU cores (NaN: not measured); `suites`; `published_runs`, the number of runs behind the published tables (0:
+    not published), and `published_tables`, their names.
+    """
+    from bnstudy import compose  # loads Hydra
+
+    workspace = paths.workspace(_places.results(), None)
+    rows = []
+    for name, said in compose.said().items():
+        folder = paths.tables(workspace, name)
+        there = _table_names(folder)
+        minutes = said.get("minutes") or {}
+        row = {
+            "sweep": name,
+            "about": " ".join(compose.describe(name).split()),
+            "minutes_quick": minutes.get("quick"),
+            "minutes_full": minutes.get("full"),
+            "suites": ", ".join(said.get("suites") or ()),
+            "published_runs": pq.read_metadata(folder / "runs.parquet").num_rows if "runs" in there else 0,
+            "published_tables": ", ".join(there),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"minutes_quick": "float64", "minutes_full": "float64"})
+
+
+def runs(results: Folder | None = None) -> pd.DataFrame:
+    """One row a raw run in a results folder (default: the project's), with the columns of the table `runs`.
+
+    Among them `run_id`, by which `bnstudy.run` opens one; `status` (completed, diverged, failed, partial: begun and not
+    ended, damaged); the configuration (`network`, `norm`, `data`, `lr`, `seed`, ...), empty for a run that has not
+    ended; `final_test_accuracy` and the like as shares of 1; `wall_sec`, seconds. Every run's manifest is read, sizes
+    of its tables are compared, checksums not. No rows where there are no runs. Raises ValueError where `results` is a
+    file.
+    """
+    return reduction.overview(Store(_places.results(results)))
+
+
+def claims(results: Folder | None = None, *, preset: str | None = None) -> pd.DataFrame:
+    """One row a claim: what is claimed, by which criterion it is judged, what was measured, and the verdict.
+
+    By default as published; `results` and `preset` as in `bnstudy.table`. Columns: `id`; `where` in the paper; `says`;
+    `criterion`; `scale` (init: untrained; paper: as the paper trains; reduced; textbook); `measured` and `spread` as
+    text; `n`, runs of the smaller arm; `verdict` (reproduced, partly, not reproduced, undecided, not run); `data`;
+    `commit`; `published`, the paper's numbers; `to_run`, `finding`, `effect`, `explanation`, `test`, `disputed`.
+
+    Raises ValueError where no claims were judged there.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise _places.unknown("preset", preset, PRESETS)
+    path = paths.workspace(_places.results(results), preset) / "claims.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        wanted = f" PRESET={preset}" if preset else ""
+        raise ValueError(f"{path} is missing: make report{wanted} judges the claims from the tables") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): make report writes it again") from None
+    return pd.DataFrame(rows)
+
+
+def _sweep_names(workspace: Path) -> list[str]:
+    defined = {path.stem for path in (_places.PROJECT / "sweeps").glob("*.yaml")}
+    return sorted(defined | {path.name for path in (workspace / "tables").glob("*") if path.is_dir()})
+
+
+def _table_names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.parquet"))

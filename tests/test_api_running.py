@@ -1,0 +1,312 @@
+"""Configurations as the command line composes them; a run trained in this process is the command's, and opens again."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import threading
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import small_runs
+import torch
+from api_runs import keep_weights
+from torch.nn import functional
+
+import bnstudy
+from bnstudy import compose, engine, launch, runner, study, train
+from bnstudy import config as schema
+from bnstudy.api import _places
+from bnstudy.store import Store
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small_runs.quadrants(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    """Bits depend on the number of threads."""
+    monkeypatch.setattr(launch, "cores", lambda: 1)
+
+
+PLANS = {
+    "activation_moments": schema.ProbePlan(at=[0], at_end=True),
+    "weights": schema.ProbePlan(at_end=True),
+}
+
+
+def make(data, **changes):
+    return replace(small_runs.config(data, **changes), probes=PLANS)
+
+
+# --- configurations -------------------------------------------------------------------------------------------------
+
+GIVEN = ["model=lenet", "data=fashion_mnist", "recipe=lenet", "norm=batch", "optim.lr=0.1"]
+
+
+def test_a_configuration_is_the_command_line_s_but_for_where_and_the_mirror(monkeypatch, tmp_path):
+    monkeypatch.delenv("BNSTUDY_DATA_ROOT", raising=False)
+    monkeypatch.delenv("BNSTUDY_RESULTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    found, commanded = bnstudy.configure(*GIVEN), compose.one(GIVEN)
+    assert isinstance(found, bnstudy.Config)
+    assert schema.resolved(found) == schema.resolved(commanded)
+    assert found.runtime.data_root == str(_places.PROJECT / "data")
+    assert found.runtime.results == str(_places.PROJECT / "results") and found.tracking.mode == "off"
+    monkeypatch.setenv("BNSTUDY_DATA_ROOT", "/images")
+    assert bnstudy.configure().runtime.data_root == "/images"
+    mine = bnstudy.configure("runtime.data_root=/mine", "tracking.mode=offline")
+    assert (mine.runtime.data_root, mine.tracking.mode) == ("/mine", "offline")
+
+
+def test_a_point_of_a_sweep_is_one_of_its_runs():
+    found = bnstudy.configure("norm=none", "seed=1", "optim.lr=0.3", sweep="lenet_lr_grid", preset="quick")
+    runs = [schema.resolved(each) for each in compose.expand("lenet_lr_grid", "quick")]
+    assert schema.resolved(found) in runs and found.sweep.name == "lenet_lr_grid"
+
+
+@pytest.mark.parametrize(
+    "given, options, parts",
+    [
+        (["optim.lt=0.1"], {}, ["optim.lt", "optim.lr"]),
+        (["model=lnet"], {}, ["model", "'lnet'", "lenet"]),
+        (["optim.lr=-1"], {}, ["optim.lr", "-1", "0.0 or more"]),
+        (["norm=batch"], {"sweep": "lenet_lr_gird"}, ["lenet_lr_gird", "lenet_lr_grid"]),
+        (["norm=batch"], {"sweep": "lenet_lr_grid"}, ["seed", "optim.lr"]),
+        ([{"lr": 1}], {}, ["KEY=VALUE"]),
+    ],
+)
+def test_an_override_that_does_not_fit_is_answered_as_on_the_command_line(given, options, parts):
+    with pytest.raises(ValueError) as caught:
+        bnstudy.configure(*given, **options)
+    assert all(part in str(caught.value) for part in parts)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def surroundings():
+    """What training could leave behind in the process."""
+    utilities = torch.utils.deterministic
+    return (
+        torch.get_num_threads(),
+        torch.get_deterministic_debug_mode(),
+        utilities.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.get_rng_state().tolist(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")},
+        os.getcwd(),
+    )
+
+
+def test_training_here_is_training_by_the_command_and_leaves_the_process_as_it_was(data, tmp_path, one_core, capsys):
+    config = make(data)
+    torch.manual_seed(3)
+    torch.set_num_threads(2)
+    before = surroundings()
+    run = bnstudy.fit(config, tmp_path / "here")
+    assert surroundings() == before
+    shown = capsys.readouterr()
+    assert run.id in shown.err and "100 %" in shown.err and "step 9 of 9" not in shown.out
+    with small_runs.torch_as_it_was():
+        study.single(config, tmp_path / "there")
+    ours, theirs = (small_runs.written(tmp_path / place, [run.id]) for place in ("here", "there"))
+    assert ours == theirs and len(ours) == 4
+
+
+def test_a_run_that_is_done_is_opened_and_not_trained_again(data, tmp_path, one_core, capsys, monkeypatch):
+    config = make(data)
+    first = bnstudy.fit(config, tmp_path, progress=False)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(runner, "run", lambda *_, **__: pytest.fail("trained again"))
+    assert bnstudy.fit(config, str(tmp_path)) == first == bnstudy.run(first.id, tmp_path, data_root=data)
+
+
+def test_the_configuration_s_own_folder_is_where_results_go(data, tmp_path, one_core):
+    run = bnstudy.fit(make(data, runtime__results=str(tmp_path / "mine")), progress=False)
+    assert run.results == tmp_path / "mine" and (run.results / "runs" / run.id).is_dir()
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C comes as the run has made some updates."""
+    step, made = train.Training._advance, []
+
+    def advance(self):
+        made.append(1)
+        if len(made) == 3:
+            signal.raise_signal(signal.SIGINT)
+        step(self)
+
+    monkeypatch.setattr(train.Training, "_advance", advance)
+    return made
+
+
+def test_ctrl_c_saves_says_how_to_resume_and_the_run_ends_as_if_it_had_not_been(data, tmp_path, one_core, interrupted):
+    config = make(data)
+    before = surroundings()
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted.*is saved.*resumes.*bnstudy\.fit") as caught:
+        bnstudy.fit(config, tmp_path, progress=False)
+    assert str(tmp_path) in str(caught.value) and surroundings() == before
+    with pytest.raises(ValueError, match=r"has not ended.*bnstudy\.fit"):
+        bnstudy.run(small_runs.job(config).run_id, tmp_path)
+    run = bnstudy.fit(config, tmp_path, progress=False)
+    assert len(interrupted) == 9  # none was made twice
+    bnstudy.fit(config, tmp_path / "whole", progress=False)
+    assert small_runs.written(tmp_path, [run.id]) == small_runs.written(tmp_path / "whole", [run.id])
+
+
+def test_ctrl_c_before_there_is_anything_to_save_says_so(data, tmp_path, one_core, monkeypatch):
+    def press(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "make_feed", press)
+    with pytest.raises(KeyboardInterrupt, match=r"nothing was saved"):
+        bnstudy.fit(make(data), tmp_path, progress=False)
+
+
+def test_outside_of_the_main_thread_signals_are_left_alone(data, tmp_path, one_core):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(bnstudy.fit(make(data), tmp_path, progress=False)))
+    thread.start()
+    thread.join()
+    assert found[0].status == "completed"
+
+
+def test_what_makes_no_run_is_refused_and_leaves_nothing(data, tmp_path, one_core):
+    before = surroundings()
+    with pytest.raises(ValueError, match=r"model\.hidden = 'no'"):
+        bnstudy.fit(make(data, model={"name": "mlp", "hidden": "no"}), tmp_path / "results")
+    with pytest.raises(ValueError, match=r"(?s)quadrants.*arrays"):
+        bnstudy.fit(make(tmp_path), tmp_path / "results")
+    assert surroundings() == before and not (tmp_path / "results").exists()
+
+
+def test_a_run_that_raises_says_what_and_where_the_traceback_is(data, tmp_path, one_core, monkeypatch):
+    config = make(data)
+    before = surroundings()
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Training, "_advance", lambda self: 1 / 0)
+        with pytest.raises(RuntimeError, match=r"failed: ZeroDivisionError.*manifest\.json has the traceback"):
+            bnstudy.fit(config, tmp_path, progress=False)
+    assert surroundings() == before
+    with pytest.raises(ValueError, match=r"it failed \(ZeroDivisionError"):
+        bnstudy.run(small_runs.job(config).run_id, tmp_path)
+    assert bnstudy.fit(config, tmp_path, progress=False).status == "completed"
+
+
+# --- finished runs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        keep_weights(patched)
+        patched.setattr(launch, "cores", lambda: 1)
+        yield bnstudy.fit(make(data), tmp_path_factory.mktemp("results"), progress=False)
+
+
+def test_a_finished_run_opens_with_all_that_it_has(finished, data):
+    run = bnstudy.run(finished.id, finished.results, data_root=data)
+    assert schema.resolved(run.config) == schema.resolved(make(data))
+    assert run.config.runtime.data_root == str(data)
+    assert (run.status, run.tables) == ("completed", ("activation_moments", "epochs", "steps", "throughput", "weights"))
+    assert run.outcome in ("trained", "stalled")
+    curves = run.table("epochs")
+    assert isinstance(curves, pd.DataFrame) and curves["test_accuracy"].iloc[-1] == run.final["test_accuracy"]
+    with pytest.raises(ValueError, match=r"epoch.*did you mean epochs\?"):
+        run.table("epoch")
+
+
+def test_its_network_on_its_images_has_the_accuracy_of_the_run(finished, data):
+    network, (images, labels) = finished.network(), finished.images()
+    assert not network.training and images.dtype == torch.float32 and labels.dtype == torch.int64
+    assert images.shape == (small_runs.TEST, 1, small_runs.SIDE, small_runs.SIDE)
+    with torch.no_grad():
+        logits = network(images)
+    assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(finished.final["test_accuracy"])
+    loss = functional.cross_entropy(logits.double(), labels).item()
+    assert loss == pytest.approx(finished.final["test_loss"], rel=1e-5)
+    parts = list(finished.batches(size=15))
+    assert [len(part[1]) for part in parts] == [15, 15, 10]
+    assert torch.equal(torch.cat([part[0] for part in parts]), images)
+    assert torch.equal(finished.images(num=7)[0], images[:7])
+    assert len(finished.images("train")[1]) == small_runs.TRAIN == sum(len(y) for _, y in finished.batches("train", 30))
+
+
+def test_a_probe_sees_afterwards_what_it_saw_at_the_end(finished):
+    last = finished.config.train.steps
+    for name in PLANS:
+        table = finished.table(name)
+        recorded = table[table["step"] == last].drop(columns=["run_id", "step"]).reset_index(drop=True)
+        pd.testing.assert_frame_equal(finished.probe(name), recorded)
+    images, labels = finished.images("train", finished.config.data.batch_size)
+    found = bnstudy.probe(finished.network(), images, labels, "activation_moments")
+    pd.testing.assert_frame_equal(found, finished.probe("activation_moments"))
+    evaluated = finished.probe("shifted_inputs")  # further images and pixels are the run's
+    stored = evaluated[(evaluated["inputs"] == "unchanged") & (evaluated["statistics"] == "stored")]
+    assert stored["accuracy"].item() == pytest.approx(finished.final["test_accuracy"])
+    assert len(finished.probe("gradient_correlation", batch_size=8, batch_sizes=[4])) == 2
+    with pytest.raises(ValueError, match=r"sights.*there is no such option; there are: sites"):
+        finished.probe("activation_moments", sights=["activation"])
+    with pytest.raises(ValueError, match=r"did you mean weights\?"):
+        finished.probe("weight")
+
+
+def test_an_untrained_run_needs_no_kept_weights(data, tmp_path, one_core, monkeypatch):
+    run = bnstudy.fit(make(data, train__steps=0), tmp_path, progress=False)
+    monkeypatch.setattr(Store, "weights", lambda *_: pytest.fail("read"), raising=False)
+    pd.testing.assert_frame_equal(
+        run.probe("activation_moments"), run.table("activation_moments").drop(columns=["run_id", "step"])
+    )
+    assert run.outcome is None and all(value is None or math.isnan(value) for value in run.final.values())
+
+
+def test_what_a_run_cannot_give_is_named_with_the_remedy(finished, data, tmp_path):
+    with pytest.raises(ValueError, match=r"split = 'tset'.*did you mean test\?"):
+        finished.images("tset")
+    with pytest.raises(ValueError, match=rf"num = 41: give 1 to {small_runs.TEST}"):
+        finished.images(num=41)
+    with pytest.raises(ValueError, match=r"size = 0: give 1"):
+        finished.batches(size=0)
+    with pytest.raises(ValueError, match=r"runtime\.device = 'gpu'"):
+        finished.network("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"runtime\.device = 'cuda'.*cpu"):
+            finished.network("cuda")
+    with pytest.raises(ValueError, match=rf"did you mean {finished.id}\?"):
+        bnstudy.run(finished.id[:-1], finished.results)
+    with pytest.raises(ValueError, match=r"there are no runs in .*bnstudy\.fit"):
+        bnstudy.run(finished.id, tmp_path)
+    elsewhere = shutil.copytree(data, tmp_path / "elsewhere")
+    labels = elsewhere / "quadrants" / "test_labels.npy"
+    content = bytearray(labels.read_bytes())
+    content[-8] ^= 1
+    labels.write_bytes(content)
+    with pytest.raises(ValueError, match=r"data_root = .*is not what.*saw.*name the folder"):
+        bnstudy.run(finished.id, finished.results, data_root=elsewhere).images()
+
+
+def test_weights_that_do_not_fit_the_code_any_more_say_so(finished, monkeypatch):
+    monkeypatch.setattr(Store, "weights", lambda *_: {"other": torch.zeros(1)}, raising=False)
+    with pytest.raises(ValueError, match=r"weights are not those of mlp with norm batch.*train it anew"):
+        finished.network()
+
+
+def test_the_host_is_set_back_also_after_an_exception():
+    before = surroundings()
+    with pytest.raises(KeyError), engine.host_as_it_was():
+        engine.prepare_host(before[0] + 1)
+        torch.manual_seed(1)
+        assert surroundings() != before
+        raise KeyError
+    assert surroundings() == before

@@ -57,7 +57,7 @@ def test_own_tables_are_a_preset_s_in_a_results_folder(tmp_path):
     configs = [small_runs.config(root, seed=seed) for seed in (0, 1)]
     with small_runs.torch_as_it_was():
         small_runs.make(configs, tmp_path)
-    expected = {small_runs.job(each).run_id: to_dict(each, identity_only=True) for each in configs}
+    expected = {small_runs.job(each).run_id: to_dict(each) for each in configs}
     reduction.reduce(Store(tmp_path), list(expected), tmp_path / "custom" / "tables" / "mine", expected=expected)
     curves = bnstudy.table("mine", "epochs", results=tmp_path, preset="custom")
     assert set(curves["seed"]) == {0, 1} and set(curves["run_id"]) == set(expected)

@@ -71,7 +71,8 @@ def test_a_configuration_is_the_command_line_s_but_for_where_and_the_mirror(monk
 
 def test_a_point_of_a_sweep_is_one_of_its_runs():
     found = bnstudy.configure("norm=none", "seed=1", "optim.lr=0.3", sweep="lenet_lr_grid", preset="quick")
-    assert what(found) in [what(each) for each in compose.expand("lenet_lr_grid", "quick")] and found.sweep.name == "lenet_lr_grid"
+    assert what(found) in [what(each) for each in compose.expand("lenet_lr_grid", "quick")]
+    assert found.sweep.name == "lenet_lr_grid"
 
 
 @pytest.mark.parametrize(

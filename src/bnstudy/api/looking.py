@@ -110,10 +110,16 @@ def look(
     feed: Batches,
     initial: State | None,
     layers: tuple[Layer, ...] | None = None,
+    step: int = 0,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """The probe's rows with the types of its columns, of a network and a mini-batch that were checked before."""
+    """The probe's rows with the types of its columns, of a network and a mini-batch that were checked before.
+
+    What layers draw follows from `seed` and `step`, as in a run.
+    """
+    moment = {"step": step, "seed": seed}
     reads = probes.reads([name])
-    shown = observe(module, images_NCHW, labels_N, reads=reads, feed=feed, initial=initial, layers=layers)
+    shown = observe(module, images_NCHW, labels_N, reads=reads, feed=feed, initial=initial, layers=layers, **moment)
     columns = probes.columns(name)
     rows = by_column(probes.run(name, options, shown), columns)
     typed = {column: pa.array(rows[column], type=ARROW[kind], from_pandas=False) for column, kind in columns.items()}

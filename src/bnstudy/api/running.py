@@ -289,7 +289,8 @@ class Run:
         looking.check_probe(name, options)
         feed, size = self._sized("train", self.config.data.batch_size if batch_size is None else batch_size, device)
         network, initial = self.network(device), self._untrained().state_dict()
-        return looking.look(network, *feed.probe_batch(size), name, options, feed=feed, initial=initial)
+        moment = {"step": self.manifest["num_steps"], "seed": self.config.seed}
+        return looking.look(network, *feed.probe_batch(size), name, options, feed=feed, initial=initial, **moment)
 
     def _untrained(self) -> nn.Module:
         """The network before its first update, as the seed has it."""

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from bnstudy import models, norms, plugins
+from bnstudy.models.layers import Layer, memory_format
 from bnstudy.snapshot import PER_LAYER, READABLE, full_precision, observe
 
 
@@ -309,3 +310,14 @@ def test_a_diverged_network_is_observed_as_it_is(value):
     seen = look(network, feed)
     assert not np.isfinite(seen.loss) or seen.loss > 1e20
     assert not all(a.isfinite().all() for a in seen.activations.values())
+
+
+@pytest.mark.parametrize(("channels", "kernel", "stride", "safe"), [(4, 1, 2, False), (8, 1, 2, True), (4, 3, 2, True)])
+def test_a_layout_in_which_the_processor_writes_beyond_its_memory_is_not_taken(channels, kernel, stride, safe):
+    """In channels_last, the weight gradient of a narrow, strided 1x1 convolution aborts where there is AVX2 alone."""
+    network = nn.Sequential(nn.Conv2d(channels, 8, kernel, stride), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert memory_format(network) == (torch.channels_last if safe else torch.contiguous_format)
+    for _ in range(5):
+        images, layers = torch.randn(6, channels, 8, 8), (Layer(1, "0", "conv", "0"),)
+        seen = observe(network, images, torch.arange(6), reads={"gradients"}, layers=layers)
+        assert seen.gradients[1].isfinite().all()

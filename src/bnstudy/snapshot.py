@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from bnstudy.models.layers import memory_format
+
 if TYPE_CHECKING:
     from bnstudy.models.layers import Layer
 
@@ -209,7 +211,7 @@ class Snapshot:
         return self._feed
 
     def _as_observed(self, images_NCHW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-        return _channels_last(images_NCHW, self.images_NCHW.dtype), labels_N
+        return _laid_out(images_NCHW, self.images_NCHW.dtype, memory_format(self._replica)), labels_N
 
     def _read(self, name: str) -> Mapping[Any, Tensor]:
         if name not in self._kept:
@@ -237,12 +239,13 @@ def observe(
     training; what layers draw (dropout) follows from `seed` and `step`. Raises ValueError for an unknown read.
     """
     # Convolutions are a quarter faster with the channels innermost; nothing else depends on the layout.
-    replica = copy.deepcopy(network).train().to(memory_format=torch.channels_last)
+    layout = memory_format(network)
+    replica = copy.deepcopy(network).train().to(memory_format=layout)
     if next(replica.parameters()).dtype != torch.float64:
         replica.float()
     replica.register_forward_pre_hook(_on_a_copy)
     parameters = {name: p.detach() for name, p in replica.named_parameters()}
-    images_NCHW = _channels_last(images_NCHW, next(iter(parameters.values())).dtype)
+    images_NCHW = _laid_out(images_NCHW, next(iter(parameters.values())).dtype, layout)
     if layers is None:
         layers = network.layers  # type: ignore[assignment]
     assert layers is not None
@@ -360,10 +363,10 @@ def _on_a_copy(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (inputs[0].clone(), *inputs[1:])
 
 
-def _channels_last(images_NCHW: Tensor, dtype: torch.dtype) -> Tensor:
+def _laid_out(images_NCHW: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
     if images_NCHW.dim() != 4:  # a network of dense layers may take vectors
         return images_NCHW.to(dtype)
-    return images_NCHW.to(dtype, memory_format=torch.channels_last)
+    return images_NCHW.to(dtype).contiguous(memory_format=layout)
 
 
 def _logits(replica: nn.Module, parameters: Mapping[str, Tensor], images_NCHW: Tensor) -> Tensor:

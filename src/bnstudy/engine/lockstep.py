@@ -13,6 +13,7 @@ from bnstudy.config import Optim
 from bnstudy.engine.base import Batch, StepResult
 from bnstudy.engine.fuse import Fused
 from bnstudy.engine.stacked import stack, unstack
+from bnstudy.models.layers import memory_format
 from bnstudy.optim import SGD
 
 VELOCITY, ALIVE = "velocity.", "alive"
@@ -35,7 +36,7 @@ class Lockstep:
     ) -> None:
         self.num_runs = len(networks)
         self._template = copy.deepcopy(networks[0]).cpu()
-        layout = torch.channels_last if channels_last else torch.contiguous_format
+        layout = memory_format(networks[0]) if channels_last else torch.contiguous_format
         wide = copy.deepcopy(networks[0]) if self.num_runs == 1 else stack(networks)
         self._network = wide.to(device).to(memory_format=layout)
         self._forward = Fused(self._network, self.num_runs) if fuse else self._network

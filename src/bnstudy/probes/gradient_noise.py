@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bnstudy.models.layers import memory_format
 from bnstudy.snapshot import Snapshot
 
 READS: set[str] = set()
@@ -104,7 +105,7 @@ def square_of_mean(draws_DW: Tensor) -> float:
 
 def gradient(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -> Tensor:
     """Of the mean cross-entropy in all parameters, one after the other, float64."""
-    images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
+    images_NCHW = images_NCHW.contiguous(memory_format=memory_format(network))
     with torch.enable_grad(), torch.random.fork_rng([images_NCHW.device] if images_NCHW.is_cuda else []):
         loss = functional.cross_entropy(network(images_NCHW).double(), labels_N)
         gradients = torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True)

@@ -113,8 +113,11 @@ def track(norm: nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, count: int) 
 
 
 def norm_backward(
-    grad_beta: Tensor, grad_gamma: Tensor, mean: Tensor, rstd: Tensor, scale: Tensor, count: int
+    grad_beta: Tensor, grad_gamma: Tensor, apart: Tensor, rstd: Tensor, scale: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """a, b, d of dx = a g + b x + d, by channel, through a norm over `count` values (Ioffe and Szegedy, 2015)."""
+    """a, b, d of dx = a g + b (x - o) + d, by channel, through a norm over `count` values (Ioffe and Szegedy, 2015).
+
+    `apart` is how far their mean lies from o.
+    """
     b = -scale * rstd * grad_gamma / count
-    return scale, b, -scale * grad_beta / count - b * mean
+    return scale, b, -scale * grad_beta / count - b * apart

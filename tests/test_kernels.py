@@ -425,3 +425,108 @@ def test_parameters_stay_the_networks_own() -> None:
     Fused(net, 1)
     assert list(net.state_dict()) == names
     assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+
+
+OFF = ("an outlier first", "an outlier elsewhere", "far from 0", "steps", "constant", "huge", "two values")
+
+
+def values_of(kind: str, shape: tuple[int, ...]) -> Tensor:
+    """Numbers whose squares, or whose sums of squares, leave what float32 can hold; every channel has its own."""
+    x = torch.randn(shape)
+    if kind == "an outlier first":
+        x = x * 1e-3 + 1
+        x[0, :, 0, 0] = 1e3
+    elif kind == "an outlier elsewhere":
+        x[len(x) // 2, :, -1, -1] = 1e6
+    elif kind == "far from 0":
+        x = x + 1e5
+    elif kind == "steps":
+        x = x * 1e-2 + 1e3 * torch.arange(len(x)).view(-1, 1, 1, 1)
+    elif kind == "constant":
+        x = torch.full(shape, 3.7)
+    elif kind == "huge":
+        x = x * 1e22
+    elif kind == "two values":
+        x = torch.where(x > 0, 0.1, -0.1)
+    return x
+
+
+def exact_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance by channel: float64, the mean first."""
+    x = x_NCHW.double()
+    mean = x.mean((0, 2, 3), keepdim=True)
+    return mean.flatten(), (x - mean).square().mean((0, 2, 3))
+
+
+@compiled
+@pytest.mark.parametrize("kind", OFF)
+@pytest.mark.parametrize("shape", [(128, 16, 32, 32), (3, 128, 5, 7), (2, 48, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norms_variance_is_that_of_float64(threads: None, kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """It was 0.4 to 1.6 of it where one value lay far from the others, and negative for larger mini-batches."""
+    torch.manual_seed(0)
+    x = values_of(kind, shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    mean, variance = exact_moments(x)
+    count = x.numel() // x.shape[1]
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        library = norm_relu._library_for(x, None)
+        found = [torch.empty(shape[1], dtype=torch.float64) for _ in range(2)]
+        library.moments(*build.pointers(x, *found), *norm_relu._sizes(x))
+        torch.testing.assert_close(found[1], variance, rtol=1e-5, atol=0)
+        assert ((found[0] - mean).abs() <= 1e-5 * (variance.sqrt() + 1e-7 * mean.abs())).all()
+        norm = nn.BatchNorm2d(shape[1], momentum=1.0)
+        NormReLU(norm)(x)
+        unbiased = variance * count / (count - 1)
+        if unbiased.max() < 1e38:  # what a running variance can hold
+            torch.testing.assert_close(norm.running_var, unbiased.float(), rtol=1e-5, atol=0)
+
+
+@compiled
+@pytest.mark.parametrize("kind", OFF)
+def test_a_norms_gradients_are_no_further_from_float64s_than_torchs(kind: str) -> None:
+    """The sums of g x that they need cancel far from 0: torch's, too, are of g (x - mean)."""
+    torch.manual_seed(0)
+    x = values_of(kind, (20, 16, 6, 6)).contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(x.shape)
+    norm = norm_of(16, True, torch.float32)
+    assert norm is not None
+    exact = copy.deepcopy(norm).double()
+    found = []
+    for module, entering in ((NormReLU(copy.deepcopy(norm)), x), (nn.Sequential(norm, nn.ReLU()), x), (exact, x.double())):
+        entering = entering.clone().requires_grad_()
+        output = torch.relu(module(entering))
+        found.append([output, *gradients(output, weights, [entering, *module.parameters()])])
+    for ours, theirs, truth in zip(*found, strict=True):
+        error, torchs = ((each.double() - truth).norm() for each in (ours, theirs))
+        assert error <= 2 * torchs + 1e-5 * truth.norm(), (kind, error, torchs)
+
+
+@compiled
+@pytest.mark.parametrize("leaving", [6, 16])
+@pytest.mark.parametrize("kind", ["far from 0", "constant", "huge", "as it is"])
+def test_a_pooled_convolutions_variance_is_that_of_float64(threads: None, leaving: int, kind: str) -> None:
+    torch.manual_seed(0)
+    conv, images = nn.Conv2d(1, leaving, 5), torch.rand(9, 1, 28, 28)
+    bias, scale = {"far from 0": (1e6, 1), "constant": (3.7, 0), "huge": (0, 1e24)}.get(kind, (0, 1))
+    with torch.no_grad():
+        conv.weight.mul_(scale), conv.bias.fill_(bias)  # type: ignore[union-attr]
+        call = pooled_conv._Call.of(conv, images, 1)
+        assert call is not None
+        for num_threads in (1, 2):
+            torch.set_num_threads(num_threads)
+            z, mean, variance = call.convolve(images, conv.weight, conv.bias, moments=True)  # type: ignore[arg-type]
+            shape = (9, 24, 24, leaving) if leaving % 16 == 0 else (9, leaving, 24, 24)
+            z_NCHW = z[: 9 * leaving * 576].view(shape)
+            wanted = exact_moments(z_NCHW.permute(0, 3, 1, 2) if leaving % 16 == 0 else z_NCHW)
+            torch.testing.assert_close(variance, wanted[1], rtol=1e-5, atol=0)
+            torch.testing.assert_close(mean, wanted[0], rtol=1e-6, atol=1e-6 * wanted[1].max().sqrt().item())
+
+
+@compiled
+def test_one_value_a_channel_has_no_variance() -> None:
+    """As torch has it; there is nothing to divide by."""
+    x = torch.randn(1, 16, 1, 1).contiguous(memory_format=torch.channels_last)
+    for norm in (NormReLU(nn.BatchNorm2d(16)), nn.BatchNorm2d(16)):
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            norm(x)

@@ -46,7 +46,9 @@ class BatchNormScratch(nn.Module):
             count = x.numel() // x.shape[1]
             check_count(count)
             mean = x.mean(everything_but_channel)
-            variance = (x - mean.reshape(shape)).square().mean(everything_but_channel)
+            deviation = x - mean.reshape(shape)
+            # Of values far from 0 the mean is rounded, and the squares of its error are no variance.
+            variance = deviation.square().mean(everything_but_channel) - deviation.mean(everything_but_channel).square()
             self._remember(mean.detach(), variance.detach(), count)
         else:
             mean, variance = self.running_mean, self.running_var

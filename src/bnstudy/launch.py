@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -34,11 +34,17 @@ class _Worker:
     heard: float = 0.0  # when it last gave a sign of progress
     hung: bool = False  # killed, as it gave none for too long
     gpu: str | None = None  # its own, where there are several
+    slot: int = 0  # its place among those that work at the same time
 
 
 def cores() -> int:
     """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return devices.cores()
+
+
+def prepare(threads: int) -> None:
+    """This process is to compute with so many threads: to be called before what computes is imported."""
+    _set(devices.for_threads(threads))
 
 
 def launch(
@@ -65,7 +71,8 @@ def launch(
     device = groups[0].jobs[0].config.runtime.device if groups else "cpu"
 
     def start() -> None:
-        pool.append(_start(context, results, threads, devices.one_of(device, [worker.gpu for worker in pool])))
+        slot = next(i for i in range(len(pool) + 1) if i not in {worker.slot for worker in pool})
+        pool.append(_start(context, results, threads, devices.one_of(device, [worker.gpu for worker in pool]), slot))
 
     try:
         for _ in range(min(workers, len(todo))):
@@ -116,23 +123,43 @@ def launch(
     return ended
 
 
-def _start(context: Any, results: Path, threads: int, gpu: str | None) -> _Worker:
+def _start(context: Any, results: Path, threads: int, gpu: str | None, slot: int) -> _Worker:
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, results, threads), daemon=False)
-    wanted = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    wanted = devices.for_threads(threads)
     wanted |= {} if gpu is None else {devices.VISIBLE: gpu}
     before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)  # read by the libraries when the process starts
+    _set(wanted)  # read by the libraries when the process starts
     # A cluster's signals to its job are for the process that waits here; one that does not know them would die of them.
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     try:
-        process.start()
+        with _on(devices.share(slot, threads)):
+            process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        _set(before)
         theirs.close()
-    return _Worker(process, ours, gpu=gpu)
+    return _Worker(process, ours, gpu=gpu, slot=slot)
+
+
+@contextlib.contextmanager
+def _on(on: set[int] | None) -> Iterator[None]:
+    """Within, this thread runs on these cores, and so does what it starts, before a library is loaded there."""
+    if on is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with contextlib.suppress(OSError):  # a core that is no more
+        os.sched_setaffinity(0, on)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _set(environment: Mapping[str, str | None]) -> None:
+    for name, value in environment.items():
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
 def _check(worker: _Worker, groups: Sequence[Group]) -> None:

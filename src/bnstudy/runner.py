@@ -218,6 +218,7 @@ class _Making:
         self._store, self._writers = Store(results), list[Writer]()
         self._before_sec = 0.0
         self._commits = [provenance.code()["commit"]]
+        self._earlier: list[dict[str, Any]] = []  # facts of processes that made a part of the runs before
         self.training = Training(configs, self._engine, feed, Observer(self._config, feed, initial))
 
     def begin(self) -> None:
@@ -247,6 +248,7 @@ class _Making:
         self.training.position, self._writers = position, writers
         self._before_sec = saved["wall_sec"]
         self._commits = list(dict.fromkeys([*saved["commits"], *self._commits]))
+        self._earlier = saved.get("facts", [])
         torch.set_rng_state(saved["rng"])
         for job in self._group.jobs:
             self._store.retract_failure(job.run_id)
@@ -287,12 +289,12 @@ class _Making:
 
     def end(self, mirrors: Sequence[Sink]) -> list[Ended]:
         """Writes the runs' final tables and manifests; only then is the checkpoint dropped."""
+        *earlier, last = self._facts()
         facts = {
             **provenance.code(),
             "commits": self._commits,
-            **provenance.machine(),
-            "threads": self._threads,
-            **engine.facts(self._device),
+            **last,
+            "earlier": earlier,  # how parts were made that were made otherwise
             "num_runs": len(self._group.jobs),
             "group": self._group.id,
         }
@@ -317,8 +319,14 @@ class _Making:
             "threads": self._threads,
             "wall_sec": self._wall_sec(),
             "commits": self._commits,
+            "facts": self._facts(),
         }
         checkpoint.save(self._results, self._group, state)
+
+    def _facts(self) -> list[dict[str, Any]]:
+        """On what and how the runs were made so far, this process last, each way once."""
+        ours = {**provenance.machine(), "threads": self._threads, **engine.facts(self._device)}
+        return [*(each for each in self._earlier if each != ours), ours]
 
     def _wall_sec(self) -> float:
         return self._before_sec + time.perf_counter() - self._began

@@ -14,12 +14,10 @@ from bnstudy import plugins
 from bnstudy.config import Config
 from bnstudy.engine.base import Engine
 from bnstudy.engine.captured import Captured
-from bnstudy.engine.kernels import build
+from bnstudy.engine.kernels import build, pooled_conv
 from bnstudy.engine.lockstep import Lockstep
 from bnstudy.engine.parallel import Parallel
 
-# Networks of few channels have kernels that take torch's plain layout; without them it suits only a single one.
-NARROW = ("lenet", "mlp")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -36,9 +34,12 @@ def device(config: Config) -> torch.device:
 def prepare_host(threads: int) -> None:
     """Settings of the process: threads, deterministic kernels, and an allocator that keeps the memory it has.
 
+    What was computed before is forgotten (see `facts`).
+
     glibc returns large blocks to the system as soon as they are freed, so that every activation of every step costs
     page faults; told to keep them it does not.
     """
+    build.forget()
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports all of the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -53,12 +54,14 @@ def prepare_host(threads: int) -> None:
 def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.device) -> Engine:
     """An engine for runs that differ in the learning rate alone.
 
-    Several are one network where they may be stacked, and otherwise stay apart. On a GPU updates are recorded, unless
-    the engine is to be plain.
+    Networks without a wide convolution have kernels that take torch's plain layout, which without these suits only a
+    single one; others compute with the channels innermost. Several are one network where they may be stacked, and
+    otherwise stay apart. On a GPU updates are recorded, unless the engine is to be plain.
     """
     common = configs[0]
     asked, model = common.runtime.engine, common.model["name"]
     _set_precision(common.precision, on)
+    narrow = all(map(pooled_conv.narrow, networks[0].modules()))
     stacked = len(networks) > 1 and asked != "parallel" and plugins.stackable(model, common.norm["name"])
     parts = [networks] if stacked else [[network] for network in networks]
     engines: list[Engine] = [
@@ -67,7 +70,7 @@ def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.dev
             common.optim,
             divergence_loss=common.train.divergence_loss,
             device=on,
-            channels_last=model not in NARROW or (stacked and build.compiler() is None),
+            channels_last=not narrow or (stacked and build.compiler() is None),
             fuse=on.type == "cpu",
             half=torch.bfloat16 if common.precision == "bf16" else None,
             flat=on.type == "cuda",
@@ -86,10 +89,16 @@ def _set_precision(precision: str, on: torch.device) -> None:
 
 
 def facts(on: torch.device) -> dict[str, Any]:
-    """What a manifest records of how the numbers were computed."""
+    """What a manifest records of how the numbers were computed, asked for once they were.
+
+    `kernels`: whether kernels of ours computed, and torch in place of none; `kernels_used` names them, `kernels_missed`
+    those that could not be had (no compiler, one that fails, or a cache from which nothing can be executed).
+    """
     return {
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),
-        "kernels": on.type == "cpu" and build.compiler() is not None,
+        "kernels": bool(build.used) and not build.missed,
+        "kernels_used": sorted(build.used),
+        "kernels_missed": sorted(build.missed),
     }

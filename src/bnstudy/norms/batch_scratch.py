@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.norms._checks import check, check_count
+from bnstudy.norms._statistics import Held, affine, moments
 
 STACKABLE = True  # every channel is normalized by itself
 
@@ -54,6 +55,10 @@ class BatchNormScratch(nn.Module):
             mean, variance = self.running_mean, self.running_var
         normalized = (x - mean.reshape(shape)) / torch.sqrt(variance.reshape(shape) + self.eps)
         return self.weight.reshape(shape) * normalized + self.bias.reshape(shape)
+
+    def held(self, x: Tensor) -> Held:
+        """With the statistics of this mini-batch as constants."""
+        return affine(self, *moments(x))
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:

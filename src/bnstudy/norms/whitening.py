@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -45,18 +46,29 @@ class Whitening(nn.Module):
             return functional.linear(centred, matrix_CC, self.bias)
         return functional.conv2d(centred, matrix_CC[:, :, None, None], self.bias)
 
+    def held(self, x: Tensor) -> Whitening:
+        """With mean and covariance of this mini-batch as constants."""
+        fixed = copy.deepcopy(self).eval()
+        fixed.running_mean, fixed.running_cov = (value.detach() for value in self._of_batch(x))
+        return fixed
+
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the mini-batch, which move the running ones."""
+        count = x.numel() // x.shape[1]
+        mean_C, cov_CC = self._of_batch(x)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean_C, self.momentum)
+            self.running_cov.lerp_(cov_CC * count / (count - 1), self.momentum)
+        return mean_C, cov_CC
+
+    def _of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         count = x.numel() // x.shape[1]
         check_count(count)
         values_CM = x.transpose(0, 1).flatten(1)
         mean_C = values_CM.mean(1)
         centred_CM = values_CM - mean_C[:, None]
         centred_CM = centred_CM - centred_CM.mean(1, keepdim=True)  # what the mean's rounding left
-        cov_CC = centred_CM @ centred_CM.T / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_cov.lerp_(cov_CC * count / (count - 1), self.momentum)
-        return mean_C, cov_CC
+        return mean_C, centred_CM @ centred_CM.T / count
 
 
 class InverseRoot(torch.autograd.Function):

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 SWITCH = "BNSTUDY_KERNELS"
+used: set[str] = set()  # the kernels that computed something since `forget`
+missed: set[str] = set()  # those that torch computed in place of, as they could not be had
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 TRIED = (("-march=native", "-fopenmp"), ("-march=native",), ())  # some compilers lack one or the other
 TIMEOUT_SEC = 120
@@ -91,6 +93,22 @@ def _machine() -> str:
 def pointers(*arrays: Tensor | None) -> list[ctypes.c_void_p]:
     """Addresses for C; None is NULL. The arrays must outlive the call."""
     return [ctypes.c_void_p(None if array is None else array.data_ptr()) for array in arrays]
+
+
+def note(name: str, library: object) -> None:
+    """Takes down that the kernel `name` computes, or, where there is no library of it, that torch does."""
+    (missed if library is None else used).add(name)
+
+
+def forget() -> None:
+    """Nothing has been computed yet: another run begins."""
+    used.clear(), missed.clear()
+
+
+def check_once() -> None:
+    """In a kernel's backward pass: raises RuntimeError where that is itself to be differentiated, as no kernel is."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the kernels compute first derivatives alone; take a network as its file defines it")
 
 
 def long(number: int) -> ctypes.c_long:

@@ -72,6 +72,7 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
         (y,) = ctx.saved_tensors
         grad = gradients[0].contiguous(memory_format=torch.channels_last)
         passed = torch.empty_like(y)
@@ -99,6 +100,7 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
         x, y, mean, rstd, scale = ctx.saved_tensors
         grad = gradients[0].contiguous(memory_format=torch.channels_last)
         grad_beta, product = torch.empty_like(mean), torch.empty_like(mean)
@@ -137,7 +139,9 @@ def _library_for(x: Tensor, added: Tensor | None) -> Any:
         return None
     if added is not None and (added.dtype != x.dtype or added.stride() != x.stride()):
         return None
-    return _library(x.dtype, channels)
+    library = _library(x.dtype, channels)
+    build.note("norm_relu", library)
+    return library
 
 
 @functools.cache

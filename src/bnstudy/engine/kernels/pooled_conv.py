@@ -27,6 +27,13 @@ REGISTERS = 24  # of 32, for what is summed up
 MAX_KERNEL, MAX_IN, MAX_OUT = 7, 16, 32  # beyond, torch's convolutions have enough to do
 
 
+def narrow(layer: nn.Module) -> bool:
+    """Whether a layer has so few channels that torch's plain layout suits it; what is no convolution has."""
+    if not isinstance(layer, nn.Conv2d):
+        return True
+    return layer.in_channels <= MAX_IN and layer.out_channels <= MAX_OUT
+
+
 class PooledConv(nn.Module):
     """Takes the place of a convolution, its norm (torch's BN, or None) and its pool, and uses their parameters."""
 
@@ -88,6 +95,7 @@ class _Call:
             return None
         entering, leaving = conv.in_channels // conv.groups, conv.out_channels // num_runs
         library = _library(REALS[x_NCHW.dtype], entering, leaving, kernel, *x_NCHW.shape[2:], padding)
+        build.note("pooled_conv", library)
         shared = conv.groups == 1 and num_runs > 1
         return None if library is None else _Call(library, num_runs, shared, leaving, (height, width))
 
@@ -156,6 +164,7 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
         x, weight, code, ones = ctx.saved_tensors
         grad = gradients[0].contiguous()
         # z has no part in it: any array serves.
@@ -185,6 +194,7 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
         x, weight, z, winner, code, mean, rstd, scale = ctx.saved_tensors
         grad = gradients[0].contiguous()
         centre = mean.to(z.dtype)

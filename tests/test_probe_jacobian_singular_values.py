@@ -167,9 +167,9 @@ def test_the_frozen_network_computes_what_training_does(name, options, norm):
     network.train()(feed.probe_batch(16, 1)[0].double())  # batch renormalization looks at the running statistics
     seen = look(network, feed, reads=[], batch_size=16)
     fixed = jsv.frozen(seen, seen.images_NCHW)
-    images = feed.probe_batch(16)[0].double()
-    with torch.random.fork_rng():  # what it draws, too
-        together = copy.deepcopy(network)(images)
+    images = seen.images_NCHW.double()
+    with torch.random.fork_rng():  # what it draws, too, in the snapshot's layout of memory
+        together = seen.network().double()(images)
     one_by_one = torch.cat([fixed(image[None]) for image in images])
     torch.testing.assert_close(one_by_one, together, rtol=1e-9, atol=1e-9)
 

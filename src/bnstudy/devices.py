@@ -29,7 +29,7 @@ AFFINITY = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity"
 def cores() -> int:
     """CPU cores this process may use: those it may run on, or fewer where a control group limits its time."""
     available = len(AFFINITY) or os.cpu_count() or 1
-    return max(1, min(available, math.floor(_quota())))
+    return max(1, int(min(available, _quota())))
 
 
 def _quota() -> float:
@@ -41,9 +41,9 @@ def _quota() -> float:
     quotas = [math.inf]
     for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         if number == "0":
-            root, files = CGROUPS, ("cpu.max",)
+            root, files = CGROUPS, ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            root, files = CGROUPS / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            root, files = CGROUPS / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
         inner = Path(path.lstrip("/"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +24,8 @@ from bnstudy.store import State, Store
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
 CHECK, MAKE = "check", "make"  # what a worker is told to do with what comes
 ELSEWHERE = "elsewhere"  # the state of a run that another process is making
+LEAVE_SEC = 60.0  # for a worker that is asked to stop, or has nothing left to do
+SAY_SEC = 5.0  # of them before a line says what is waited for
 LOOK_SEC = 1.0  # between looks at workers that tell nothing
 Ended = tuple[str, str, str]  # run id, state, note
 
@@ -103,7 +107,7 @@ def launch(
                 try:
                     kind, *content = worker.pipe.recv()
                 except (EOFError, OSError):
-                    worker.process.join()
+                    _await(worker)
                     fallen = _fallen(worker, groups[worker.group], results)
                     ended += fallen
                     report(worker.group, 0, 0, fallen)
@@ -166,6 +170,13 @@ def _check(worker: _Worker, groups: Sequence[Group]) -> None:
     """Has one worker look at all that is to be made, while the others import what they need."""
     try:
         worker.pipe.send((CHECK, groups))
+        patience_sec = min(map(_patience_sec, groups))
+        if not worker.pipe.poll(None if math.isinf(patience_sec) else patience_sec):
+            worker.process.kill()
+            raise ValueError(
+                f"the check of what is to be run made no progress for {patience_sec / 60:g} minutes "
+                "(runtime.hang_minutes): its process was killed; see whether data and disks answer"
+            )
         kind, *content = worker.pipe.recv()
     except (EOFError, OSError):  # it died, as its pipe is about to tell
         return
@@ -197,18 +208,34 @@ def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
 
 def _stop(worker: _Worker) -> None:
     worker.pipe.close()
-    worker.process.join()
+    _await(worker)
+
+
+def _await(worker: _Worker) -> None:
+    """Waits for the process to end, which has nothing to do any more, and ends it where it does not."""
+    worker.process.join(timeout=LEAVE_SEC)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
 
 
 def _interrupt(pool: Sequence[_Worker]) -> None:
-    """A terminal's Ctrl-C has reached the workers too; a signal to this process alone has not."""
+    """A terminal's Ctrl-C has reached the workers too; a signal to this process alone has not. A second one kills."""
     for worker in pool:
         if worker.process.is_alive():
             os.kill(worker.process.pid, signal.SIGTERM)
-    for worker in pool:
-        worker.process.join(timeout=60)
-        if worker.process.is_alive():
-            worker.process.kill()
+    until = time.monotonic() + LEAVE_SEC
+    try:
+        for worker in pool:
+            worker.process.join(timeout=SAY_SEC)
+        if left := sum(worker.process.is_alive() for worker in pool):
+            print(f"\nwaiting up to {LEAVE_SEC:g} s for {left} processes to save what they have", file=sys.stderr)
+        for worker in pool:
+            worker.process.join(timeout=max(0.0, until - time.monotonic()))
+    finally:
+        for worker in pool:
+            if worker.process.is_alive():
+                worker.process.kill()
 
 
 def _cause(code: int | None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import signal
+import socket
+import sys
 import threading
 import time
 import traceback
@@ -30,6 +32,7 @@ from bnstudy.store import State, Store, Writer
 from bnstudy.train import Position, Training
 
 SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
+PATIENCE_SEC = 5.0  # before a request that is not honoured yet is answered in words
 STALLED_BELOW = 0.3  # final train accuracy of a run that finished and did not train
 Report = Callable[[int, int], None]  # steps done, steps in all
 
@@ -51,12 +54,54 @@ class Ended:
     note: str = ""
 
 
+class Left(BaseException):
+    """A look was left on request: what it looked at is as it was, and can be saved."""
+
+
 class Stop:
-    """Ctrl-C and SIGTERM: honoured at once, or, while something can be saved, at the next mark."""
+    """Ctrl-C and SIGTERM: honoured at once, or, while something can be saved, at the next mark or within a look."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._deferring = False
+        self._deferring = self._leavable = False
+        self._within: str | None = None  # what is going on, in words
+
+    @contextmanager
+    def leavable(self, what: str) -> Iterator[None]:
+        """Within, a request raises Left, also one that waits already; if that takes long, a line says so of `what`."""
+        self._leavable, self._within = self._deferring, what
+        try:
+            if self._leavable and self.requested:
+                raise Left
+            yield
+        finally:
+            self._leavable, self._within = False, None
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Within, a request that is not honoured for PATIENCE_SEC is answered with what it waits for.
+
+        Python runs no handler while an operation of torch goes on, which may take minutes; the bytes that it writes for
+        each signal come at once.
+        """
+        reading, writing = socket.socketpair()
+        writing.setblocking(False)
+
+        def watch() -> None:
+            while reading.recv(1):
+                time.sleep(PATIENCE_SEC)
+                if self._within is not None:
+                    print(f"\nstopping as soon as {self._within} can be left", file=sys.stderr, flush=True)
+
+        with reading, writing:
+            before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+            watching = threading.Thread(target=watch, daemon=True)
+            watching.start()
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(before)
+                writing.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -66,7 +111,8 @@ class Stop:
             return
         before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            with self._speaking():
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -83,7 +129,9 @@ class Stop:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self._deferring or (self.requested and number == signal.SIGINT):
             raise KeyboardInterrupt
-        self.requested = True  # a second Ctrl-C does not wait
+        again, self.requested = self.requested, True  # a second Ctrl-C does not wait
+        if self._leavable and not again:
+            raise Left
 
 
 def run(
@@ -267,12 +315,19 @@ class _Making:
 
     def make(self, mirrors: Sequence[Sink], work: _Work) -> None:
         """Trains to the end of the budget, saving now and then. Raises Interrupted once asked to stop, after a save."""
+        try:
+            self._train(mirrors, work)
+        except Left:  # the look is repeated when the runs go on
+            self._save()
+            raise Interrupted from None
+
+    def _train(self, mirrors: Sequence[Sink], work: _Work) -> None:
         last_save = time.monotonic()
 
         def mark_due() -> bool:
             return work.stop.requested or time.monotonic() - last_save >= self._config.runtime.checkpoint_every_sec
 
-        for event in self.training.rows(mark_due):
+        for event in self.training.rows(mark_due, work.stop.leavable):
             if isinstance(event, Rows):
                 self._writers[event.run].add(event.table, event.columns, event.values)
                 _mirror(mirrors[event.run], event)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ NOT_REACHED = dict.fromkeys(FINAL, math.nan)
 THROUGHPUT = {"epoch": "int32", "seconds": "float64", "examples_per_sec": "float64", "num_runs": "int32"}
 FLUSH_STEPS = 64  # updates whose results stay on the device before the host looks at them
 EVALUATION_BATCH = 1000
+LOOKS = DUE, AT_DIVERGENCE = "due", "at divergence"
+Leavable = Callable[[str], AbstractContextManager[None]]  # given what goes on within
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Position:
     correct: list[float] = field(default_factory=list)
     num_images: int = 0
     final: list[dict[str, float]] = field(default_factory=list)  # the last epoch's losses and accuracies
+    looks: list[str | None] = field(default_factory=list)  # the look that a run still awaits at this step, of LOOKS
     epoch_sec: float = 0.0
     train_sec: float = 0.0
     probe_sec: float = 0.0
@@ -66,17 +70,24 @@ class Training:
         self._pending: list[tuple[int, int, StepResult]] = []  # step, images, what it saw
         self.position.diverged_step = [None for _ in self._runs]
         self.position.final = [dict(NOT_REACHED) for _ in self._runs]
+        self.position.looks = [None for _ in self._runs]
+        self._leavable: Leavable = nullcontext
         self._begin_epoch()
 
     @property
     def finished(self) -> bool:
         return self.position.step == self.total_steps or None not in self.position.diverged_step
 
-    def rows(self, mark_due: Callable[[], bool]) -> Iterator[Rows | Mark]:
-        """Trains and yields. After each update `mark_due` is asked; where it agrees, a `Mark` follows what is held."""
-        position = self.position
+    def rows(self, mark_due: Callable[[], bool], leavable: Leavable = nullcontext) -> Iterator[Rows | Mark]:
+        """Trains and yields. After each update `mark_due` is asked; where it agrees, a `Mark` follows what is held.
+
+        Probes look within `leavable`: what is raised there leaves the state such that it may be saved, and training
+        goes on from it with the same look.
+        """
+        position, self._leavable = self.position, leavable
         if position.step == 0:
-            yield from self._observe_due(self._due())
+            self._ask_for_looks(self._due())
+        yield from self._look()
         while not self.finished:
             self._advance()
             plans = self._due()
@@ -86,7 +97,8 @@ class Training:
                 yield from self._flush()
             if epoch_ended:
                 yield from self._close_epoch()
-            yield from self._observe_due(plans)
+            self._ask_for_looks(plans)
+            yield from self._look()
             if marking:
                 yield Mark(position.step)
 
@@ -127,7 +139,7 @@ class Training:
                 position.correct[run] += correct[i][run]
             yield Rows(run, "steps", pending[-1][0], STEPS, values)
             if position.diverged_step[run] is not None:
-                yield from self._observe(run, self._observer.due_at_divergence(step), step)
+                position.looks[run] = AT_DIVERGENCE
         position.num_images += sum(p[1] for p in pending)
 
     def _close_epoch(self) -> Iterator[Rows]:
@@ -158,18 +170,36 @@ class Training:
         position.loss_sum, position.correct = [0.0 for _ in self._runs], [0.0 for _ in self._runs]
         position.num_images, position.epoch_sec = 0, 0.0
 
-    def _observe(self, run: int, plans: Mapping[str, ProbePlan], step: int) -> Iterator[Rows]:
-        began = time.perf_counter()
-        yield from self._observer.look(run, self._engine.network(run), step, plans)
-        self.position.probe_sec += time.perf_counter() - began
-
     def _due(self) -> dict[str, ProbePlan]:
         return self._observer.due(self.position.step, last=self.position.step == self.total_steps)
 
-    def _observe_due(self, plans: Mapping[str, ProbePlan]) -> Iterator[Rows]:
+    def _ask_for_looks(self, plans: Mapping[str, ProbePlan]) -> None:
         for run in self._runs if plans else ():
             if self.position.diverged_step[run] is None:
-                yield from self._observe(run, plans, self.position.step)
+                self.position.looks[run] = DUE
+
+    def _look(self) -> Iterator[Rows]:
+        """What each run awaits, one run after the other; its rows come once all of them are there."""
+        position = self.position
+        for run in self._runs:
+            if (look := position.looks[run]) is None:
+                continue
+            step, plans = position.step, self._due()
+            if look == AT_DIVERGENCE:
+                diverged_step = position.diverged_step[run]
+                assert diverged_step is not None
+                step, plans = diverged_step, self._observer.due_at_divergence(diverged_step)
+            began, random = time.perf_counter(), torch.get_rng_state()
+            try:
+                with self._leavable(f"the probes at step {step} ({', '.join(plans)})"):
+                    rows = list(self._observer.look(run, self._engine.network(run), step, plans)) if plans else []
+                    position.looks[run] = None
+            except BaseException:
+                torch.set_rng_state(random)  # wherever a probe was left
+                raise
+            finally:
+                position.probe_sec += time.perf_counter() - began
+            yield from rows
 
     def _count_time(self, began: float) -> None:
         seconds = time.perf_counter() - began

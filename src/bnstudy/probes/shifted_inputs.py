@@ -40,14 +40,14 @@ def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """A row a kind of test images (SHIFTS) and source of statistics.
 
     Statistics "stored" are the running statistics of training; "re-estimated" those over the very test images, which
-    pass in equal mini-batches of up to 500, without their labels (adaptive batch normalization, Li et al. 2016); NaN for
-    too few images. A network that keeps no statistics has "stored" rows alone.
+    pass in equal mini-batches of up to 500, without their labels (adaptive batch normalization, Li et al. 2016), NaN
+    for too few images. A network that keeps no statistics has "stored" rows alone.
     """
     network = snapshot.network().eval()
     with torch.random.fork_rng([]):  # what a norm draws
         for inputs, alter in SHIFTS.items():
-            images_NCHW, labels_N = (torch.cat(parts) for parts in zip(*snapshot.test_batches(BATCH, alter), strict=True))
-            batches = even(images_NCHW, labels_N, BATCH)
+            whole = (torch.cat(parts) for parts in zip(*snapshot.test_batches(BATCH, alter), strict=True))
+            batches = even(*whole, BATCH)
             scores = {"stored": score(network, batches)}
             if keeping(network):
                 scores["re-estimated"] = score_reestimated(network, batches, batches)

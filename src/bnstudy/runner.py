@@ -88,12 +88,13 @@ class Stop:
         writing.setblocking(False)
 
         def watch() -> None:
-            while reading.recv(1):
-                time.sleep(PATIENCE_SEC)
-                if self._within is not None:
-                    print(f"\nstopping as soon as {self._within} can be left", file=sys.stderr, flush=True)
+            with reading:
+                while reading.recv(1):
+                    time.sleep(PATIENCE_SEC)
+                    if self._within is not None:
+                        print(f"\nstopping as soon as {self._within} can be left", file=sys.stderr, flush=True)
 
-        with reading, writing:
+        with writing:
             before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
             watching = threading.Thread(target=watch, daemon=True)
             watching.start()
@@ -101,7 +102,6 @@ class Stop:
                 yield
             finally:
                 signal.set_wakeup_fd(before)
-                writing.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

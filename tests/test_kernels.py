@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bnstudy import models, norms, plugins
+from bnstudy import engine, models, norms, plugins
+from bnstudy.config import Config, Runtime
 from bnstudy.engine.fuse import Fused
 from bnstudy.engine.kernels import build, norm_relu, pooled_conv, winograd
 from bnstudy.engine.kernels.norm_relu import NormReLU
@@ -533,3 +534,50 @@ def test_one_value_a_channel_has_no_variance() -> None:
     for norm in (NormReLU(nn.BatchNorm2d(16)), nn.BatchNorm2d(16)):
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             norm(x)
+
+
+def kernel_facts(net: nn.Module, *images: Tensor) -> dict[str, object]:
+    """What the manifest of a run would say after these passes."""
+    build.forget()
+    for each in images:
+        Fused(copy.deepcopy(net), 1)(each)
+    facts = engine.facts(torch.device("cpu"))
+    return {name: facts[name] for name in ("kernels", "kernels_used", "kernels_missed")}
+
+
+@compiled
+def test_the_manifest_says_what_computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And not what could have: it said kernels where a compiler failed, or where there was nothing for them."""
+    images = torch.rand(4, 1, 28, 28)
+    none = {"kernels": False, "kernels_used": [], "kernels_missed": []}
+    assert kernel_facts(lenet("batch"), images) == none | {"kernels": True, "kernels_used": ["pooled_conv"]}
+    assert kernel_facts(lenet("batch", pooling="average"), images) == none  # which has none
+    failing = tmp_path / "cc"
+    failing.write_text("#!/bin/sh\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "compiler", lambda: str(failing))
+    pooled_conv._library.cache_clear()
+    assert kernel_facts(lenet("batch"), images) == none | {"kernels_missed": ["pooled_conv"]}
+    pooled_conv._library.cache_clear()
+
+
+def test_kernels_cannot_be_differentiated_twice() -> None:
+    """Their second derivatives would count as 0."""
+    net = built("resnet", (3, 32, 32), "batch", depth=8).to(memory_format=torch.channels_last)
+    loss = Fused(net, 1)(torch.rand(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)).square().sum()
+    if build.compiler() is not None:
+        with pytest.raises(RuntimeError, match="first derivatives alone"):
+            torch.autograd.grad(loss, list(net.parameters()), create_graph=True)
+
+
+@pytest.mark.parametrize(("channels", "layout"), [(16, torch.contiguous_format), (64, torch.channels_last)])
+def test_the_layout_in_memory_is_that_of_the_networks_own_convolutions(
+    channels: int, layout: torch.memory_format
+) -> None:
+    """Whatever it is called: the names of two networks decided before."""
+    net = nn.Sequential(nn.Conv2d(3, channels, 3), nn.Flatten(), nn.Linear(36 * channels, 10))
+    for name in ("lenet", "of_ones_own"):
+        config = Config(model={"name": name}, norm={"name": "none"}, runtime=Runtime(engine="plain"))
+        made = engine.make([config], [copy.deepcopy(net)], torch.device("cpu"))
+        assert made._network[0].weight.is_contiguous(memory_format=layout)  # type: ignore[attr-defined]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import multiprocessing
 import os
 import signal
@@ -24,6 +23,7 @@ from bnstudy.store import State, Store
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
 CHECK, MAKE = "check", "make"  # what a worker is told to do with what comes
 ELSEWHERE = "elsewhere"  # the state of a run that another process is making
+LONGEST_SEC = 1e6  # that an operating system waits
 LEAVE_SEC = 60.0  # for a worker that is asked to stop, or has nothing left to do
 SAY_SEC = 5.0  # of them before a line says what is waited for
 LOOK_SEC = 1.0  # between looks at workers that tell nothing
@@ -171,7 +171,7 @@ def _check(worker: _Worker, groups: Sequence[Group]) -> None:
     try:
         worker.pipe.send((CHECK, groups))
         patience_sec = min(map(_patience_sec, groups))
-        if not worker.pipe.poll(None if math.isinf(patience_sec) else patience_sec):
+        if not worker.pipe.poll(min(patience_sec, LONGEST_SEC)):
             worker.process.kill()
             raise ValueError(
                 f"the check of what is to be run made no progress for {patience_sec / 60:g} minutes "

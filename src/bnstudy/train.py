@@ -85,6 +85,7 @@ class Training:
         goes on from it with the same look.
         """
         position, self._leavable = self.position, leavable
+        position.looks = position.looks or [None for _ in self._runs]  # a checkpoint of older code has none
         if position.step == 0:
             self._ask_for_looks(self._due())
         yield from self._look()

@@ -24,8 +24,8 @@ def probe(
 
     mode "eval": with the running statistics. "accumulated": with those over `num_training` mini-batches of 500 training
     images (as many as there are; NaN below 500 images), at the final weights. "train": `eval()` was forgotten, every
-    batch is normalized by itself; NaN where the norms refuse it. "after": `eval()` was forgotten for one pass in batches
-    of 256 (equal ones where 256 do not divide the test set), which moved the running statistics, and then remembered.
+    batch is normalized by itself; NaN where the norms refuse it. "after": it was forgotten for one pass in batches of
+    256 (equal ones where 256 do not divide the test set), which moved the running statistics, and then remembered.
     order "mixed": the test set in an order that knows nothing of the labels; "sorted": by label. With "eval" and
     "accumulated" order and batch size do not matter. Raises ValueError for a batch size or number below 1.
     """

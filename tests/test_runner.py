@@ -679,7 +679,7 @@ def test_ctrl_c_saves_a_real_run_and_the_same_command_goes_on(tmp_path, root):
 
 
 def test_a_run_resumed_otherwise_than_it_began_records_both(tmp_path, root, monkeypatch):
-    one = config(root)
+    (one,) = alone(root)
     half_made([one], tmp_path)
     plain = runner.engine.facts
     monkeypatch.setattr(runner.engine, "facts", lambda device: plain(device) | {"kernels_missed": ["norm_relu"]})

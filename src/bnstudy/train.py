@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from bnstudy.data.pipeline import Feed
 from bnstudy.engine.base import Engine, StepResult
 from bnstudy.observer import Observer, Rows
 from bnstudy.optim import lr_at
+from bnstudy.position import Mark, Position
 
 STEPS = {"step": "int64", "loss": "float64", "accuracy": "float64", "lr": "float64", "gradient_norm": "float64"}
 EPOCHS = {
@@ -34,29 +34,6 @@ FLUSH_STEPS = 64  # updates whose results stay on the device before the host loo
 EVALUATION_BATCH = 1000
 LOOKS = DUE, AT_DIVERGENCE = "due", "at divergence"
 Leavable = Callable[[str], AbstractContextManager[None]]  # given what goes on within
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Every row up to `step` has been yielded: the state may be saved here, or the loop left."""
-
-    step: int
-
-
-@dataclass(slots=True)
-class Position:
-    """Where training stands: with the engine's state, enough to go on to the bit. Lists have one entry a run."""
-
-    step: int = 0
-    diverged_step: list[int | None] = field(default_factory=list)
-    loss_sum: list[float] = field(default_factory=list)  # over this epoch's images so far
-    correct: list[float] = field(default_factory=list)
-    num_images: int = 0
-    final: list[dict[str, float]] = field(default_factory=list)  # the last epoch's losses and accuracies
-    looks: list[str | None] = field(default_factory=list)  # the look that a run still awaits at this step, of LOOKS
-    epoch_sec: float = 0.0
-    train_sec: float = 0.0
-    probe_sec: float = 0.0
 
 
 class Training:

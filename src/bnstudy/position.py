@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+
+LOOKS = DUE, AT_DIVERGENCE = "due", "at divergence"
+Leavable = Callable[[str], AbstractContextManager[None]]  # given what goes on within
 
 
 @dataclass(frozen=True, slots=True)

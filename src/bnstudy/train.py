@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from bnstudy.data.pipeline import Feed
 from bnstudy.engine.base import Engine, StepResult
 from bnstudy.observer import Observer, Rows
 from bnstudy.optim import lr_at
-from bnstudy.position import Mark, Position
+from bnstudy.position import AT_DIVERGENCE, DUE, Leavable, Mark, Position
 
 STEPS = {"step": "int64", "loss": "float64", "accuracy": "float64", "lr": "float64", "gradient_norm": "float64"}
 EPOCHS = {
@@ -32,8 +32,6 @@ NOT_REACHED = dict.fromkeys(FINAL, math.nan)
 THROUGHPUT = {"epoch": "int32", "seconds": "float64", "examples_per_sec": "float64", "num_runs": "int32"}
 FLUSH_STEPS = 64  # updates whose results stay on the device before the host looks at them
 EVALUATION_BATCH = 1000
-LOOKS = DUE, AT_DIVERGENCE = "due", "at divergence"
-Leavable = Callable[[str], AbstractContextManager[None]]  # given what goes on within
 
 
 class Training:
@@ -164,9 +162,8 @@ class Training:
                 continue
             step, plans = position.step, self._due()
             if look == AT_DIVERGENCE:
-                diverged_step = position.diverged_step[run]
-                assert diverged_step is not None
-                step, plans = diverged_step, self._observer.due_at_divergence(diverged_step)
+                step = position.diverged_step[run] or 0
+                plans = self._observer.due_at_divergence(step)
             began, random = time.perf_counter(), torch.get_rng_state()
             try:
                 with self._leavable(f"the probes at step {step} ({', '.join(plans)})"):

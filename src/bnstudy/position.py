@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 LOOKS = DUE, AT_DIVERGENCE = "due", "at divergence"
-Leavable = Callable[[str], AbstractContextManager[None]]  # given what goes on within
+Leavable = Callable[[str], AbstractContextManager[str | None]]  # given what goes on within
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,13 +67,13 @@ class Stop:
         self._within: str | None = None  # what is going on, in words
 
     @contextmanager
-    def leavable(self, what: str) -> Iterator[None]:
+    def leavable(self, what: str) -> Iterator[str | None]:
         """Within, a request raises Left, also one that waits already; if that takes long, a line says so of `what`."""
         self._leavable, self._within = self._deferring, what
         try:
             if self._leavable and self.requested:
                 raise Left
-            yield
+            yield what
         finally:
             self._leavable, self._within = False, None
 

@@ -21,8 +21,8 @@ SOURCE = ROOT / "src" / "bnstudy"
 
 # Low to high. A module imports its own package and lower layers, never its neighbours.
 LAYERS: tuple[set[str], ...] = (
-    {"paths", "files", "plugins", "provenance", "devices", "budget"},
-    {"config", "frames"},
+    {"__init__", "paths", "files", "plugins", "devices", "budget", "position"},
+    {"config", "frames", "provenance"},
     {"identity", "effects", "slips"},
     {"findings"},
     {"store", "lease", "figures", "bracket", "readme"},

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bnstudy import models, norms, plugins
+from bnstudy import engine, models, norms, plugins
+from bnstudy.config import Config, Runtime
 from bnstudy.engine.fuse import Fused
 from bnstudy.engine.kernels import build, norm_relu, pooled_conv, winograd
 from bnstudy.engine.kernels.norm_relu import NormReLU
@@ -495,3 +496,158 @@ def test_parameters_stay_the_networks_own() -> None:
     Fused(net, 1)
     assert list(net.state_dict()) == names
     assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+
+
+OFF = ("an outlier first", "an outlier elsewhere", "far from 0", "steps", "constant", "huge", "two values")
+
+
+def values_of(kind: str, shape: tuple[int, ...]) -> Tensor:
+    """Numbers whose squares, or whose sums of squares, leave what float32 can hold; every channel has its own."""
+    x = torch.randn(shape)
+    if kind == "an outlier first":
+        x = x * 1e-3 + 1
+        x[0, :, 0, 0] = 1e3
+    elif kind == "an outlier elsewhere":
+        x[len(x) // 2, :, -1, -1] = 1e6
+    elif kind == "far from 0":
+        x = x + 1e5
+    elif kind == "steps":
+        x = x * 1e-2 + 1e3 * torch.arange(len(x)).view(-1, 1, 1, 1)
+    elif kind == "constant":
+        x = torch.full(shape, 3.7)
+    elif kind == "huge":
+        x = x * 1e22
+    elif kind == "two values":
+        x = torch.where(x > 0, 0.1, -0.1)
+    return x
+
+
+def exact_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance by channel: float64, the mean first."""
+    x = x_NCHW.double()
+    mean = x.mean((0, 2, 3), keepdim=True)
+    return mean.flatten(), (x - mean).square().mean((0, 2, 3))
+
+
+@compiled
+@pytest.mark.parametrize("kind", OFF)
+@pytest.mark.parametrize("shape", [(128, 16, 32, 32), (3, 128, 5, 7), (2, 48, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norms_variance_is_that_of_float64(
+    threads: None, kind: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """It was 0.4 to 1.6 of it where one value lay far from the others, and negative for larger mini-batches."""
+    torch.manual_seed(0)
+    x = values_of(kind, shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    mean, variance = exact_moments(x)
+    count = x.numel() // x.shape[1]
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        library = norm_relu._library_for(x, None)
+        found = [torch.empty(shape[1], dtype=torch.float64) for _ in range(2)]
+        library.moments(*build.pointers(x, *found), *norm_relu._sizes(x))
+        torch.testing.assert_close(found[1], variance, rtol=1e-5, atol=0)
+        assert ((found[0] - mean).abs() <= 1e-5 * (variance.sqrt() + 1e-7 * mean.abs())).all()
+        norm = nn.BatchNorm2d(shape[1], momentum=1.0)
+        NormReLU(norm)(x)
+        unbiased = variance * count / (count - 1)
+        if unbiased.max() < 1e38:  # what a running variance can hold
+            torch.testing.assert_close(norm.running_var, unbiased.float(), rtol=1e-5, atol=0)
+
+
+@compiled
+@pytest.mark.parametrize("kind", OFF)
+def test_a_norms_gradients_are_no_further_from_float64s_than_torchs(kind: str) -> None:
+    """The sums of g x that they need cancel far from 0: torch's, too, are of g (x - mean)."""
+    torch.manual_seed(0)
+    x = values_of(kind, (20, 16, 6, 6)).contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(x.shape)
+    norm = norm_of(16, True, torch.float32)
+    assert norm is not None
+    exact = copy.deepcopy(norm).double()
+    found = []
+    ours = NormReLU(copy.deepcopy(norm))
+    for module, entering in ((ours, x), (nn.Sequential(norm, nn.ReLU()), x), (exact, x.double())):
+        entering = entering.clone().requires_grad_()
+        output = torch.relu(module(entering))
+        found.append([output, *gradients(output, weights, [entering, *module.parameters()])])
+    for ours, theirs, truth in zip(*found, strict=True):
+        error, torchs = ((each.double() - truth).norm() for each in (ours, theirs))
+        assert error <= 2 * torchs + 1e-5 * truth.norm(), (kind, error, torchs)
+
+
+@compiled
+@pytest.mark.parametrize("leaving", [6, 16])
+@pytest.mark.parametrize("kind", ["far from 0", "constant", "huge", "as it is"])
+def test_a_pooled_convolutions_variance_is_that_of_float64(threads: None, leaving: int, kind: str) -> None:
+    torch.manual_seed(0)
+    conv, images = nn.Conv2d(1, leaving, 5), torch.rand(9, 1, 28, 28)
+    bias, scale = {"far from 0": (1e6, 1), "constant": (3.7, 0), "huge": (0, 1e24)}.get(kind, (0, 1))
+    with torch.no_grad():
+        conv.weight.mul_(scale), conv.bias.fill_(bias)  # type: ignore[union-attr]
+        call = pooled_conv._Call.of(conv, images, 1)
+        assert call is not None
+        for num_threads in (1, 2):
+            torch.set_num_threads(num_threads)
+            z, mean, variance = call.convolve(images, conv.weight, conv.bias, moments=True)  # type: ignore[arg-type]
+            shape = (9, 24, 24, leaving) if leaving % 16 == 0 else (9, leaving, 24, 24)
+            z_NCHW = z[: 9 * leaving * 576].view(shape)
+            wanted = exact_moments(z_NCHW.permute(0, 3, 1, 2) if leaving % 16 == 0 else z_NCHW)
+            torch.testing.assert_close(variance, wanted[1], rtol=1e-5, atol=0)
+            torch.testing.assert_close(mean, wanted[0], rtol=1e-6, atol=1e-6 * wanted[1].max().sqrt().item())
+
+
+@compiled
+def test_one_value_a_channel_has_no_variance() -> None:
+    """As torch has it; there is nothing to divide by."""
+    x = torch.randn(1, 16, 1, 1).contiguous(memory_format=torch.channels_last)
+    for norm in (NormReLU(nn.BatchNorm2d(16)), nn.BatchNorm2d(16)):
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            norm(x)
+
+
+def kernel_facts(net: nn.Module, *images: Tensor) -> dict[str, object]:
+    """What the manifest of a run would say after these passes."""
+    build.forget()
+    for each in images:
+        Fused(copy.deepcopy(net), 1)(each)
+    facts = engine.facts(Config(), 1, torch.device("cpu"))
+    return {name: facts[name] for name in ("kernels", "kernels_used", "kernels_missed")}
+
+
+@compiled
+def test_the_manifest_says_what_computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And not what could have: it said kernels where a compiler failed, or where there was nothing for them."""
+    images = torch.rand(4, 1, 28, 28)
+    none = {"kernels": False, "kernels_used": [], "kernels_missed": []}
+    assert kernel_facts(lenet("batch"), images) == none | {"kernels": True, "kernels_used": ["pooled_conv"]}
+    assert kernel_facts(lenet("batch", pooling="average"), images) == none  # which has none
+    failing = tmp_path / "cc"
+    failing.write_text("#!/bin/sh\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "compiler", lambda: str(failing))
+    pooled_conv._library.cache_clear()
+    assert kernel_facts(lenet("batch"), images) == none | {"kernels_missed": ["pooled_conv"]}
+    pooled_conv._library.cache_clear()
+
+
+def test_kernels_cannot_be_differentiated_twice() -> None:
+    """Their second derivatives would count as 0."""
+    net = built("resnet", (3, 32, 32), "batch", depth=8).to(memory_format=torch.channels_last)
+    loss = Fused(net, 1)(torch.rand(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)).square().sum()
+    if build.compiler() is not None:
+        with pytest.raises(RuntimeError, match="first derivatives alone"):
+            torch.autograd.grad(loss, list(net.parameters()), create_graph=True)
+
+
+@pytest.mark.parametrize(("channels", "layout"), [(16, torch.contiguous_format), (64, torch.channels_last)])
+def test_the_layout_in_memory_is_that_of_the_networks_own_convolutions(
+    channels: int, layout: torch.memory_format
+) -> None:
+    """Whatever it is called: the names of two networks decided before."""
+    net = nn.Sequential(nn.Conv2d(3, channels, 3), nn.Flatten(), nn.Linear(36 * channels, 10))
+    for name in ("lenet", "of_ones_own"):
+        config = Config(model={"name": name}, norm={"name": "none"}, runtime=Runtime(engine="plain"))
+        made = engine.make([config], [copy.deepcopy(net)], torch.device("cpu"))
+        assert made._network[0].weight.is_contiguous(memory_format=layout)  # type: ignore[attr-defined]

@@ -146,3 +146,13 @@ def test_no_work_needs_no_worker(tmp_path):
 def test_how_a_process_died():
     assert launch._cause(-15) == "SIGTERM" and launch._cause(3) == "exit 3" and launch._cause(None) == "exit None"
     assert launch.cores() >= 1
+
+
+def test_a_check_that_hangs_is_ended_by_the_watchdog(tmp_path, root, monkeypatch):
+    """The first message of a worker was awaited for ever."""
+    monkeypatch.setattr(launch, "_patience_sec", lambda group: 0.01)  # less than importing torch takes
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"runtime\.hang_minutes"):
+        launch.launch([Group((job(config(root)),))], tmp_path, workers=1, threads=1, report=nothing)
+    assert time.monotonic() - began < 60 and not multiprocessing.active_children()
+    assert not list(tmp_path.iterdir())

@@ -209,7 +209,7 @@ def test_a_worker_is_started_with_its_gpu_alone_in_sight(monkeypatch):
             seen.append((os.environ.get(devices.VISIBLE), os.environ["OMP_NUM_THREADS"]))
 
     monkeypatch.setenv(devices.VISIBLE, "4,5")
-    worker = launch._start(Context(), Path("results"), 3, "5")
+    worker = launch._start(Context(), Path("results"), 3, "5", 0)
     assert seen == [("5", "3")] and worker.gpu == "5" and os.environ[devices.VISIBLE] == "4,5"
 
 

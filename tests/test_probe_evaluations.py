@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from bnstudy import models, norms, probes
-from bnstudy.probes._evaluation import reestimated, score
+from bnstudy.norms._statistics import reestimated
+from bnstudy.probes._evaluation import score
 from bnstudy.probes.shifted_inputs import SHIFTS
 from bnstudy.snapshot import observe
 
@@ -65,17 +68,20 @@ def accuracy(network, images, labels):
         return (network(images).argmax(1) == labels).float().mean().item()
 
 
-@pytest.mark.parametrize("norm", ["batch", "batch_scratch"])
-def test_reestimated_statistics_are_the_means_over_the_batches(norm):
+@pytest.mark.parametrize("norm", ["batch", "batch_scratch", "batch_renorm", "ghost_batch"])
+@pytest.mark.parametrize("size", [128, 100, 511])
+def test_reestimated_statistics_are_those_of_all_images_together(norm, size):
+    """However unequal the mini-batches: 511 and 1, 100 five times and 12."""
     network = models.build("lenet", {}, norms.factory(norm, {}), "xavier_uniform", (1, 16, 16), CLASSES, 0).double()
-    batches = [(x.double(), y) for x, y in Feed().test_batches(128)]
+    batches = [(x.double(), y) for x, y in Feed().test_batches(size)]
+    network = nn.Sequential(OrderedDict((name, network.get_submodule(name)) for name in ("conv1", "norm1")))
     found = reestimated(network, batches)
     conv = network.get_submodule("conv1")
     assert isinstance(conv, nn.Conv2d)
     outputs = [conv(x) for x, _ in batches]
     first = found.get_submodule("norm1")
-    mean = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
-    var = torch.stack([o.transpose(0, 1).flatten(1).var(1) for o in outputs]).mean(0)
+    values = torch.cat([o.transpose(0, 1).flatten(1) for o in outputs], 1)
+    mean, var = values.mean(1), values.var(1)
     torch.testing.assert_close(first.running_mean, mean)
     torch.testing.assert_close(first.running_var, var)
     assert not found.training and network.training
@@ -156,3 +162,69 @@ def test_a_score_is_that_of_the_whole_set():
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, CLASSES))
     whole, parts = (score(network, Feed().test_batches(size)) for size in (512, 100))
     assert whole.accuracy == parts.accuracy and whole.loss == pytest.approx(parts.loss)
+
+
+def alone(norm, **options):
+    """A norm and nothing else, for features (N, 3), as a network in training."""
+    return nn.Sequential(norms.factory(norm, options)(3, 0, "norm"))
+
+
+@pytest.mark.parametrize("norm", ["batch", "batch_scratch", "batch_renorm", "ghost_batch", "noisy_batch", "whitening"])
+def test_a_mini_batch_of_two_images_counts_as_two(norm):
+    """A lone norm's mean was 5.3 where that of all was -0.015."""
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(502, 3, generator=source) @ torch.randn(3, 3, generator=source)
+    x[500:] += 100
+    found: Any = next(reestimated(alone(norm), [(x[:500], x), (x[500:], x)]).children())
+    kept = found.norm if norm == "noisy_batch" else found
+    torch.testing.assert_close(kept.running_mean, x.double().mean(0).float())
+    if norm == "whitening":
+        torch.testing.assert_close(kept.running_cov, torch.cov(x.double().T).float())
+    else:
+        torch.testing.assert_close(kept.running_var, x.double().var(0).float())
+
+
+def test_quantiles_are_weighed_by_their_number_of_values():
+    x, y = torch.zeros(500, 3), torch.ones(2, 3)
+    found: Any = next(reestimated(alone("probability_integral"), [(x, x), (y, y)]).children())
+    torch.testing.assert_close(found.running_quantiles, torch.full_like(found.running_quantiles, 2 / 502))
+
+
+def test_statistics_of_no_image_or_of_an_unknown_kind_are_refused():
+    with pytest.raises(ValueError, match="two values or more a channel, and were given 0"):
+        reestimated(alone("batch"), [])
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("running_median", torch.zeros(3))
+
+        def forward(self, x):
+            return x - self.running_median
+
+    with pytest.raises(ValueError, match=r"0: Own keeps statistics of its own kind; give it `statistics"):
+        reestimated(nn.Sequential(Own()), [])
+
+
+class Small(Feed):
+    """Fewer images than a mini-batch of the probes, or one too many."""
+
+    def __init__(self, num):
+        super().__init__()
+        self.images, self.labels, self.num_train = self.images[:num], self.labels[:num], num
+
+
+def test_one_image_left_is_no_mini_batch_of_its_own(network):
+    """It failed there: 501 images are 251 and 250."""
+    feed = Small(501)
+    seen = observe(network, *feed.probe_batch(64), reads=set(), feed=feed)
+    rows = probes.run("shifted_inputs", {}, seen)
+    assert all(math.isfinite(row["loss"]) for row in rows) and len(rows) == 2 * len(SHIFTS)
+
+
+def test_accumulated_is_not_defined_without_a_mini_batch_of_training_images(network):
+    """It was "eval", digit for digit."""
+    feed = Small(499)
+    seen = observe(network, *feed.probe_batch(64), reads=set(), feed=feed)
+    rows = {row["mode"]: row for row in probes.run("modes", {"batch_sizes": [64]}, seen)}
+    assert math.isnan(rows["accumulated"]["loss"]) and math.isfinite(rows["eval"]["loss"])

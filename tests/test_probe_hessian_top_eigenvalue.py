@@ -195,3 +195,76 @@ def test_tridiagonal():
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match=f"hessian_top_eigenvalue: .*{next(iter(options))} = .*give"):
         run(make_network("none"), make_feed(), **options)
+
+
+def finite_differences(network, images, labels, step=1e-5):
+    """The Hessian as the gradient's central differences, what is random drawn alike every time."""
+    theta, columns = parameters_to_vector(network.parameters()).detach(), []
+    for unit in torch.eye(len(theta), dtype=torch.float64):
+        ends = []
+        for sign in (1, -1):
+            moved = copy.deepcopy(network)
+            vector_to_parameters(theta + sign * step * unit, moved.parameters())
+            with torch.random.fork_rng():
+                torch.manual_seed(5)
+                ends.append(gradient(moved, images, labels))
+        columns.append((ends[0] - ends[1]) / (2 * step))
+    return torch.stack(columns, 1)
+
+
+@pytest.mark.parametrize("norm", [name for name in plugins.names("norms") if name != "batch_renorm"])
+def test_of_every_norm_it_is_the_hessian_of_finite_differences(norm):
+    """Whitening's inverse root could be differentiated once, and the rest was taken for 0."""
+    options = plugins.defaults("models", "mlp") | {"hidden": "6-5", "activation": "sigmoid"}
+    network = models.build("mlp", options, norms.factory(norm, {}), "xavier_uniform", (1, 4, 4), 3, 0).double()
+    images = torch.randn(12, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels = torch.arange(12) % 3
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        times = hessian.hessian_product(copy.deepcopy(network).train(), images, labels)
+    expected = finite_differences(network, images, labels)
+    found = torch.stack([times(unit) for unit in torch.eye(len(expected), dtype=torch.float64)], 1)
+    far = 1e-2 if norm == "probability_integral" else 1e-6  # whose distribution has corners
+    assert (found - expected).abs().max() < far * expected.abs().max()
+
+
+def test_a_norm_that_stops_gradients_is_refused():
+    options = plugins.defaults("models", "mlp") | {"hidden": "6"}
+    network = models.build("mlp", options, norms.factory("batch_renorm", {}), "xavier_uniform", (3, 4, 4), 3, 0)
+    with pytest.raises(ValueError, match=r"hidden\.0\.norm is BatchRenorm.*take another norm"):
+        run(network, double_feed())
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0] * grad
+
+
+class DetachedSquare(Square):
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0].detach() * grad.detach()
+
+
+@pytest.mark.parametrize("function", [Square, DetachedSquare])
+@pytest.mark.parametrize("place", [1, 3])
+def test_what_cannot_be_differentiated_twice_is_refused(function, place):
+    class Apply(nn.Module):
+        def forward(self, x):
+            return function.apply(x)
+
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 6), nn.Sigmoid(), nn.Linear(6, 5), nn.Linear(5, 3)]
+    network = nn.Sequential(nn.Flatten(), *layers[:place], Apply(), *layers[place:]).double()
+    images, labels = torch.randn(12, 1, 4, 4, dtype=torch.float64), torch.arange(12) % 3
+    with pytest.raises(ValueError, match="cannot be differentiated again"):
+        times = hessian.hessian_product(network, images, labels)
+        start = torch.randn(sum(p.numel() for p in network.parameters()), dtype=torch.float64)
+        hessian.largest_eigenvalue(times, start, 1e-3, 50)

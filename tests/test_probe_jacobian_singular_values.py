@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from probe_networks import features_of, look, make_feed, make_network, rows_by
+from probe_networks import ResidualNetwork, features_of, look, make_feed, make_network, rows_by
 from torch import nn
 from torch.func import functional_call
 
@@ -156,16 +156,20 @@ def test_with_constant_statistics_they_are_those_of_the_whole_mini_batch_passed_
             np.testing.assert_allclose(found[stretch, start, example], expected, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "batch_scratch"])
+@pytest.mark.parametrize("norm", plugins.names("norms"))
 @pytest.mark.parametrize("name, options", [("resnet", {"depth": 8}), ("lenet", {}), ("mlp", {"hidden": "8-8"})])
 def test_the_frozen_network_computes_what_training_does(name, options, norm):
+    """Of every norm: what each takes from the mini-batch, or draws, is in its logits."""
     every = plugins.defaults("models", name) | options
-    network = models.build(name, every, norms.factory(norm, {}), "xavier_uniform", (3, 32, 32), 10, 0).double()
+    made = norms.factory(norm, {"size": 6} if norm == "ghost_batch" else {})
+    network = models.build(name, every, made, "xavier_uniform", (3, 32, 32), 10, 0).double()
     feed = make_feed(32, size=32, num_classes=10)
+    network.train()(feed.probe_batch(16, 1)[0].double())  # batch renormalization looks at the running statistics
     seen = look(network, feed, reads=[], batch_size=16)
     fixed = jsv.frozen(seen, seen.images_NCHW)
-    images = feed.probe_batch(16)[0].double()
-    together = network.train()(images)
+    images = seen.images_NCHW.double()
+    with torch.random.fork_rng():  # what it draws, too, in the snapshot's layout of memory
+        together = seen.network().double()(images)
     one_by_one = torch.cat([fixed(image[None]) for image in images])
     torch.testing.assert_close(one_by_one, together, rtol=1e-9, atol=1e-9)
 
@@ -278,3 +282,20 @@ def test_the_network_of_a_snapshot_is_a_copy_at_its_weights():
     state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     again = functional_call(copy.deepcopy(network).train(), state, (seen.images_NCHW,))
     torch.testing.assert_close(seen.network()(seen.images_NCHW), again)
+
+
+def test_a_norm_that_does_not_say_how_it_is_held_is_refused():
+    """It would compute another function than the pass that is meant, as evaluation does."""
+
+    class Own(nn.Module):
+        def __init__(self, num_features):
+            super().__init__()
+            self.register_buffer("running_middle", torch.zeros(num_features))
+
+        def forward(self, x):
+            middle = x.mean((0, 2, 3)) if self.training else self.running_middle
+            return x - middle[:, None, None]  # type: ignore[index]
+
+    network, feed = ResidualNetwork(Own), make_feed()
+    with pytest.raises(ValueError, match=r"Own: .*constant in a method `held\(x\)`"):
+        run(look(network, feed, reads=[]), starts=[0], num_examples=1)

@@ -682,3 +682,14 @@ def test_ctrl_c_saves_a_real_run_and_the_same_command_goes_on(tmp_path, root):
     assert written(results, [name]) == written(tmp_path / "whole", [name])
     commits = json.loads((paths.run(results, name) / paths.MANIFEST).read_text())["provenance"]["commits"]
     assert len(commits) == 1
+
+
+def test_a_run_resumed_otherwise_than_it_began_records_both(tmp_path, root, monkeypatch):
+    (one,) = alone(root)
+    half_made([one], tmp_path)
+    plain = engine.facts
+    monkeypatch.setattr(engine, "facts", lambda *on: plain(*on) | {"kernels_missed": ["norm_relu"]})
+    make([one], tmp_path)
+    facts = Store(tmp_path).manifest(names([one])[0])["provenance"]
+    assert facts["kernels_missed"] == ["norm_relu"]
+    assert [each["kernels_missed"] for each in facts["earlier"]] == [[]]

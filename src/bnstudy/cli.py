@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"bnstudy: {error.filename or ''}: {error.strerror or error}".replace(": :", ":"), file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whatever is still to end: another one ends it at once
         print("\nbnstudy: interrupted; what was saved is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 

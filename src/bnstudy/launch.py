@@ -7,9 +7,10 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,6 +23,9 @@ from bnstudy.store import State, Store
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
 CHECK, MAKE = "check", "make"  # what a worker is told to do with what comes
 ELSEWHERE = "elsewhere"  # the state of a run that another process is making
+LONGEST_SEC = 1e6  # that an operating system waits
+LEAVE_SEC = 60.0  # for a worker that is asked to stop, or has nothing left to do
+SAY_SEC = 5.0  # of them before a line says what is waited for
 LOOK_SEC = 1.0  # between looks at workers that tell nothing
 Ended = tuple[str, str, str]  # run id, state, note
 
@@ -34,11 +38,17 @@ class _Worker:
     heard: float = 0.0  # when it last gave a sign of progress
     hung: bool = False  # killed, as it gave none for too long
     gpu: str | None = None  # its own, where there are several
+    slot: int = 0  # its place among those that work at the same time
 
 
 def cores() -> int:
     """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return devices.cores()
+
+
+def prepare(threads: int) -> None:
+    """This process is to compute with so many threads: to be called before what computes is imported."""
+    _set(devices.for_threads(threads))
 
 
 def launch(
@@ -65,7 +75,8 @@ def launch(
     device = groups[0].jobs[0].config.runtime.device if groups else "cpu"
 
     def start() -> None:
-        pool.append(_start(context, results, threads, devices.one_of(device, [worker.gpu for worker in pool])))
+        slot = next(i for i in range(len(pool) + 1) if i not in {worker.slot for worker in pool})
+        pool.append(_start(context, results, threads, devices.one_of(device, [worker.gpu for worker in pool]), slot))
 
     try:
         for _ in range(min(workers, len(todo))):
@@ -96,7 +107,7 @@ def launch(
                 try:
                     kind, *content = worker.pipe.recv()
                 except (EOFError, OSError):
-                    worker.process.join()
+                    _await(worker)
                     fallen = _fallen(worker, groups[worker.group], results)
                     ended += fallen
                     report(worker.group, 0, 0, fallen)
@@ -116,29 +127,56 @@ def launch(
     return ended
 
 
-def _start(context: Any, results: Path, threads: int, gpu: str | None) -> _Worker:
+def _start(context: Any, results: Path, threads: int, gpu: str | None, slot: int) -> _Worker:
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, results, threads), daemon=False)
-    wanted = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    wanted = devices.for_threads(threads)
     wanted |= {} if gpu is None else {devices.VISIBLE: gpu}
     before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)  # read by the libraries when the process starts
+    _set(wanted)  # read by the libraries when the process starts
     # A cluster's signals to its job are for the process that waits here; one that does not know them would die of them.
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     try:
-        process.start()
+        with _on(devices.share(slot, threads)):
+            process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        _set(before)
         theirs.close()
-    return _Worker(process, ours, gpu=gpu)
+    return _Worker(process, ours, gpu=gpu, slot=slot)
+
+
+@contextlib.contextmanager
+def _on(on: set[int] | None) -> Iterator[None]:
+    """Within, this thread runs on these cores, and so does what it starts, before a library is loaded there."""
+    if on is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with contextlib.suppress(OSError):  # a core that is no more
+        os.sched_setaffinity(0, on)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _set(environment: Mapping[str, str | None]) -> None:
+    for name, value in environment.items():
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
 def _check(worker: _Worker, groups: Sequence[Group]) -> None:
     """Has one worker look at all that is to be made, while the others import what they need."""
     try:
         worker.pipe.send((CHECK, groups))
+        patience_sec = min(map(_patience_sec, groups))
+        if not worker.pipe.poll(min(patience_sec, LONGEST_SEC)):
+            worker.process.kill()
+            raise ValueError(
+                f"the check of what is to be run made no progress for {patience_sec / 60:g} minutes "
+                "(runtime.hang_minutes): its process was killed; see whether data and disks answer"
+            )
         kind, *content = worker.pipe.recv()
     except (EOFError, OSError):  # it died, as its pipe is about to tell
         return
@@ -170,18 +208,34 @@ def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
 
 def _stop(worker: _Worker) -> None:
     worker.pipe.close()
-    worker.process.join()
+    _await(worker)
+
+
+def _await(worker: _Worker) -> None:
+    """Waits for the process to end, which has nothing to do any more, and ends it where it does not."""
+    worker.process.join(timeout=LEAVE_SEC)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
 
 
 def _interrupt(pool: Sequence[_Worker]) -> None:
-    """A terminal's Ctrl-C has reached the workers too; a signal to this process alone has not."""
+    """A terminal's Ctrl-C has reached the workers too; a signal to this process alone has not. A second one kills."""
     for worker in pool:
         if worker.process.is_alive():
             os.kill(worker.process.pid, signal.SIGTERM)
-    for worker in pool:
-        worker.process.join(timeout=60)
-        if worker.process.is_alive():
-            worker.process.kill()
+    until = time.monotonic() + LEAVE_SEC
+    try:
+        for worker in pool:
+            worker.process.join(timeout=SAY_SEC)
+        if left := sum(worker.process.is_alive() for worker in pool):
+            print(f"\nwaiting up to {LEAVE_SEC:g} s for {left} processes to save what they have", file=sys.stderr)
+        for worker in pool:
+            worker.process.join(timeout=max(0.0, until - time.monotonic()))
+    finally:
+        for worker in pool:
+            if worker.process.is_alive():
+                worker.process.kill()
 
 
 def _cause(code: int | None) -> str:

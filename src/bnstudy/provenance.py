@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bnstudy import devices
+
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "pandas", "pyarrow")
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("src", "conf", "sweeps", "pyproject.toml", "requirements.lock")
@@ -50,7 +52,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": devices.cores(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

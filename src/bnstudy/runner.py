@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import signal
+import socket
+import sys
 import threading
 import time
 import traceback
@@ -25,12 +27,14 @@ from bnstudy.construct import build_network, make_feed
 from bnstudy.engine.stacked import unstack
 from bnstudy.jobs import Group, Job, Seen, let_go
 from bnstudy.observer import Observer, Rows
+from bnstudy.position import Position
 from bnstudy.sinks import Sink
 from bnstudy.status import Look
 from bnstudy.store import State, Store, StoreError, Writer
-from bnstudy.train import Position, Training
+from bnstudy.train import Training
 
 SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
+PATIENCE_SEC = 5.0  # before a request that is not honoured yet is answered in words
 STALLED_BELOW = 0.3  # final train accuracy of a run that finished and did not train
 Report = Callable[[int, int], None]  # steps done, steps in all
 
@@ -52,12 +56,54 @@ class Ended:
     note: str = ""
 
 
+class Left(BaseException):
+    """A look was left on request: what it looked at is as it was, and can be saved."""
+
+
 class Stop:
-    """Ctrl-C and SIGTERM: honoured at once, or, while something can be saved, at the next mark."""
+    """Ctrl-C and SIGTERM: honoured at once, or, while something can be saved, at the next mark or within a look."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._deferring = False
+        self._deferring = self._leavable = False
+        self._within: str | None = None  # what is going on, in words
+
+    @contextmanager
+    def leavable(self, what: str) -> Iterator[str | None]:
+        """Within, a request raises Left, also one that waits already; if that takes long, a line says so of `what`."""
+        self._leavable, self._within = self._deferring, what
+        try:
+            if self._leavable and self.requested:
+                raise Left
+            yield what
+        finally:
+            self._leavable, self._within = False, None
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Within, a request that is not honoured for PATIENCE_SEC is answered with what it waits for.
+
+        Python runs no handler while an operation of torch goes on, which may take minutes; the bytes that it writes for
+        each signal come at once.
+        """
+        reading, writing = socket.socketpair()
+        writing.setblocking(False)
+
+        def watch() -> None:
+            with reading:
+                while reading.recv(1):
+                    time.sleep(PATIENCE_SEC)
+                    if self._within is not None:
+                        print(f"\nstopping as soon as {self._within} can be left", file=sys.stderr, flush=True)
+
+        with writing:
+            before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+            watching = threading.Thread(target=watch, daemon=True)
+            watching.start()
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(before)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -67,7 +113,8 @@ class Stop:
             return
         before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            with self._speaking():
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -84,7 +131,9 @@ class Stop:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self._deferring or (self.requested and number == signal.SIGINT):
             raise KeyboardInterrupt
-        self.requested = True  # a second Ctrl-C does not wait
+        again, self.requested = self.requested, True  # a second Ctrl-C does not wait
+        if self._leavable and not again:
+            raise Left
 
 
 def run(
@@ -282,6 +331,7 @@ class _Making:
         self._commits = [provenance.code()["commit"]]
         how = engine.facts(self._config, len(configs), self._device)["engine"]
         self._groups = [{"id": group.id, "num_runs": len(configs), "engine": how, "from_step": 0}]
+        self._earlier: list[dict[str, Any]] = []  # facts of processes that made a part of the runs before
         self.training = Training(configs, self._engine, feed, Observer(looks, self._config, feed, initial))
         self._before = {job.run_id: _ended_with(job, self._store) for job in group.jobs}
         self._lacked = {job.run_id for job in group.jobs if _lacks(job, results)}
@@ -316,6 +366,7 @@ class _Making:
         now = self._groups[0] | {"from_step": position.step}
         as_before = all(saved["groups"][-1][key] == now[key] for key in ("id", "engine"))
         self._groups = saved["groups"] + ([] if as_before else [now])
+        self._earlier = saved["facts"]
         torch.set_rng_state(saved["rng"])
         for job in self._group.jobs:
             self._store.retract_failure(job.run_id)
@@ -334,12 +385,19 @@ class _Making:
 
     def make(self, mirrors: Sequence[Sink], work: _Work) -> None:
         """Trains to the end of the budget, saving now and then. Raises Interrupted once asked to stop, after a save."""
+        try:
+            self._train(mirrors, work)
+        except Left:  # the look is repeated when the runs go on
+            self._save()
+            raise Interrupted from None
+
+    def _train(self, mirrors: Sequence[Sink], work: _Work) -> None:
         last_save = time.monotonic()
 
         def mark_due() -> bool:
             return work.stop.requested or time.monotonic() - last_save >= self._config.runtime.checkpoint_every_sec
 
-        for event in self.training.rows(mark_due):
+        for event in self.training.rows(mark_due, work.stop.leavable):
             if isinstance(event, Rows):
                 self._writers[event.run].add(event.table, event.columns, event.values)
                 _mirror(mirrors[event.run], event)
@@ -356,12 +414,12 @@ class _Making:
 
     def end(self, mirrors: Sequence[Sink]) -> list[Ended]:
         """Writes the runs' final tables and manifests; only then is the checkpoint dropped."""
+        *earlier, last = self._facts()
         facts = {
             **provenance.code(),
             "commits": self._commits,
-            **provenance.machine(),
-            "threads": self._threads,
-            **engine.facts(self._config, len(self._group.jobs), self._device),
+            **last,
+            "earlier": earlier,  # how parts were made that were made otherwise
             "num_runs": len(self._group.jobs),
             "group": self._group.id,
             "groups": self._groups,  # several: taken apart, or resumed with another engine
@@ -411,8 +469,15 @@ class _Making:
             "looks": {table: look.record for table, look in self._looks.items()},
             "code": status.code(self._config),
             "groups": self._groups,
+            "facts": self._facts(),
         }
         checkpoint.save(self._results, self._group, state)
+
+    def _facts(self) -> list[dict[str, Any]]:
+        """On what and how the runs were made so far, this process last, each way once."""
+        computed = engine.facts(self._config, len(self._group.jobs), self._device)
+        ours = {**provenance.machine(), "threads": self._threads, **computed}
+        return [*(each for each in self._earlier if each != ours), ours]
 
     def _wall_sec(self) -> float:
         return self._before_sec + time.perf_counter() - self._began

@@ -57,11 +57,12 @@ def single(config: Config, results: Path) -> int:
         print(f"{job.run_id}: {now.state} already, in {paths.run(results, job.run_id)}{_outcome(store, job.run_id)}")
         return 0
     (group,) = plan([job], {job.run_id}, results, workers=1)
-    from bnstudy import preflight, runner
+    threads = config.runtime.threads or launch.cores()
+    launch.prepare(threads)
+    from bnstudy import preflight, runner  # and with it torch, which reads the environment
 
     preflight.check([job])
     stop = runner.Stop()
-    threads = config.runtime.threads or launch.cores()
     try:
         with stop.listening(), Progress(job.run_id) as progress:
             resumed = False

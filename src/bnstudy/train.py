@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from bnstudy.data.pipeline import Feed
 from bnstudy.engine.base import Engine, StepResult
 from bnstudy.observer import Observer, Rows
 from bnstudy.optim import lr_at
+from bnstudy.position import AT_DIVERGENCE, DUE, Leavable, Mark, Position
 from bnstudy.status import Look
 
 STEPS = {"step": "int64", "loss": "float64", "accuracy": "float64", "lr": "float64", "gradient_norm": "float64"}
@@ -34,28 +35,6 @@ FLUSH_STEPS = 64  # updates whose results stay on the device before the host loo
 EVALUATION_BATCH = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Every row up to `step` has been yielded: the state may be saved here, or the loop left."""
-
-    step: int
-
-
-@dataclass(slots=True)
-class Position:
-    """Where training stands: with the engine's state, enough to go on to the bit. Lists have one entry a run."""
-
-    step: int = 0
-    diverged_step: list[int | None] = field(default_factory=list)
-    loss_sum: list[float] = field(default_factory=list)  # over this epoch's images so far
-    correct: list[float] = field(default_factory=list)
-    num_images: int = 0
-    final: list[dict[str, float]] = field(default_factory=list)  # the last epoch's losses and accuracies
-    epoch_sec: float = 0.0
-    train_sec: float = 0.0
-    probe_sec: float = 0.0
-
-
 class Training:
     """Runs that differ in `optim.lr` alone, trained in lockstep from `position` to the end of the budget."""
 
@@ -67,17 +46,25 @@ class Training:
         self._pending: list[tuple[int, int, StepResult]] = []  # step, images, what it saw
         self.position.diverged_step = [None for _ in self._runs]
         self.position.final = [dict(NOT_REACHED) for _ in self._runs]
+        self.position.looks = [None for _ in self._runs]
+        self._leavable: Leavable = nullcontext
         self._begin_epoch()
 
     @property
     def finished(self) -> bool:
         return self.position.step == self.total_steps or None not in self.position.diverged_step
 
-    def rows(self, mark_due: Callable[[], bool]) -> Iterator[Rows | Mark]:
-        """Trains and yields. After each update `mark_due` is asked; where it agrees, a `Mark` follows what is held."""
-        position = self.position
+    def rows(self, mark_due: Callable[[], bool], leavable: Leavable = nullcontext) -> Iterator[Rows | Mark]:
+        """Trains and yields. After each update `mark_due` is asked; where it agrees, a `Mark` follows what is held.
+
+        Probes look within `leavable`: what is raised there leaves the state such that it may be saved, and training
+        goes on from it with the same look.
+        """
+        position, self._leavable = self.position, leavable
+        position.looks = position.looks or [None for _ in self._runs]  # a checkpoint of older code has none
         if position.step == 0:
-            yield from self._observe_due(self._due())
+            self._ask_for_looks(self._due())
+        yield from self._look()
         while not self.finished:
             self._advance()
             looks = self._due()
@@ -87,7 +74,8 @@ class Training:
                 yield from self._flush()
             if epoch_ended:
                 yield from self._close_epoch()
-            yield from self._observe_due(looks)
+            self._ask_for_looks(looks)
+            yield from self._look()
             if marking:
                 yield Mark(position.step)
 
@@ -128,7 +116,7 @@ class Training:
                 position.correct[run] += correct[i][run]
             yield Rows(run, "steps", pending[-1][0], STEPS, values)
             if position.diverged_step[run] is not None:
-                yield from self._observe(run, self._observer.due_at_divergence(step), step)
+                position.looks[run] = AT_DIVERGENCE
         position.num_images += sum(p[1] for p in pending)
 
     def _close_epoch(self) -> Iterator[Rows]:
@@ -159,18 +147,35 @@ class Training:
         position.loss_sum, position.correct = [0.0 for _ in self._runs], [0.0 for _ in self._runs]
         position.num_images, position.epoch_sec = 0, 0.0
 
-    def _observe(self, run: int, looks: Mapping[str, Look], step: int) -> Iterator[Rows]:
-        began = time.perf_counter()
-        yield from self._observer.look(run, self._engine.network(run), step, looks)
-        self.position.probe_sec += time.perf_counter() - began
-
     def _due(self) -> dict[str, Look]:
         return self._observer.due(self.position.step, last=self.position.step == self.total_steps)
 
-    def _observe_due(self, looks: Mapping[str, Look]) -> Iterator[Rows]:
+    def _ask_for_looks(self, looks: Mapping[str, Look]) -> None:
         for run in self._runs if looks else ():
             if self.position.diverged_step[run] is None:
-                yield from self._observe(run, looks, self.position.step)
+                self.position.looks[run] = DUE
+
+    def _look(self) -> Iterator[Rows]:
+        """What each run awaits, one run after the other; its rows come once all of them are there."""
+        position = self.position
+        for run in self._runs:
+            if (awaited := position.looks[run]) is None:
+                continue
+            step, looks = position.step, self._due()
+            if awaited == AT_DIVERGENCE:
+                step = position.diverged_step[run] or 0
+                looks = self._observer.due_at_divergence(step)
+            began, random = time.perf_counter(), torch.get_rng_state()
+            try:
+                with self._leavable(f"the probes at step {step} ({', '.join(looks)})"):
+                    rows = list(self._observer.look(run, self._engine.network(run), step, looks)) if looks else []
+                    position.looks[run] = None
+            except BaseException:
+                torch.set_rng_state(random)  # wherever a probe was left
+                raise
+            finally:
+                position.probe_sec += time.perf_counter() - began
+            yield from rows
 
     def _count_time(self, began: float) -> None:
         seconds = time.perf_counter() - began

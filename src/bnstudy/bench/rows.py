@@ -29,9 +29,10 @@ from bnstudy.data.pipeline import Feed
 from bnstudy.engine.base import Engine
 from bnstudy.jobs import jobs, plan
 from bnstudy.observer import Observer, Rows
+from bnstudy.position import Mark
 from bnstudy.status import looks
 from bnstudy.store import Store
-from bnstudy.train import EVALUATION_BATCH, Mark, Training
+from bnstudy.train import EVALUATION_BATCH, Training
 
 FOREVER = 10**6  # epochs: the measurement ends before the run does
 Overrides = tuple[str, ...]

@@ -14,12 +14,10 @@ from torch import nn
 from bnstudy.config import Config
 from bnstudy.engine.base import Engine
 from bnstudy.engine.captured import Captured
-from bnstudy.engine.kernels import build
+from bnstudy.engine.kernels import build, pooled_conv
 from bnstudy.engine.lockstep import Lockstep
 from bnstudy.engine.parallel import Parallel
 
-# Networks of few channels have kernels that take torch's plain layout; without them it suits only a single one.
-NARROW = ("lenet", "mlp")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 GLIBC = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 128 << 10}  # its defaults
 
@@ -37,9 +35,12 @@ def device(config: Config) -> torch.device:
 def prepare_host(threads: int) -> None:
     """Settings of the process: threads, deterministic kernels, and an allocator that keeps the memory it has.
 
+    What was computed before is forgotten (see `facts`).
+
     glibc returns large blocks to the system as soon as they are freed, so that every activation of every step costs
     page faults; told to keep them it does not.
     """
+    build.forget()
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports all of the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -82,11 +83,13 @@ def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.dev
 
     Several stay networks of their own, so that a run's bits are those it has alone, unless the engine is to be stacked:
     one network whose sums, and with them every run's last digits, depend on how many runs it has. On a GPU updates are
-    recorded, unless the engine is to be plain.
+    recorded, unless the engine is to be plain. Networks without a wide convolution have kernels that take torch's plain
+    layout, which without these suits only a single one; others compute with the channels innermost.
     """
     common = configs[0]
-    asked, model = common.runtime.engine, common.model["name"]
+    asked = common.runtime.engine
     _set_precision(common.precision, on)
+    narrow = all(map(pooled_conv.narrow, networks[0].modules()))
     stacked = len(networks) > 1 and asked == "stacked"
     parts = [networks] if stacked else [[network] for network in networks]
     engines: list[Engine] = [
@@ -95,7 +98,7 @@ def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.dev
             common.optim,
             divergence_loss=common.train.divergence_loss,
             device=on,
-            channels_last=model not in NARROW or (stacked and build.compiler() is None),
+            channels_last=not narrow or (stacked and build.compiler() is None),
             fuse=on.type == "cpu",
             half=torch.bfloat16 if common.precision == "bf16" else None,
             flat=on.type == "cuda",
@@ -114,12 +117,18 @@ def _set_precision(precision: str, on: torch.device) -> None:
 
 
 def facts(config: Config, num_runs: int, on: torch.device) -> dict[str, Any]:
-    """What a manifest records of how the numbers were computed."""
+    """What a manifest records of how the numbers were computed, asked for once they were.
+
+    `kernels`: whether kernels of ours computed, and torch in place of none; `kernels_used` names them, `kernels_missed`
+    those that could not be had (no compiler, one that fails, or a cache from which nothing can be executed).
+    """
     together = "stacked" if config.runtime.engine == "stacked" else "parallel"
     return {
         "engine": together if num_runs > 1 else "plain",
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),
-        "kernels": on.type == "cpu" and build.compiler() is not None,
+        "kernels": bool(build.used) and not build.missed,
+        "kernels_used": sorted(build.used),
+        "kernels_missed": sorted(build.missed),
     }

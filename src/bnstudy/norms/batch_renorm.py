@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bnstudy.norms._checks import check, check_count
+from bnstudy.norms._statistics import Held, moments
 
 STACKABLE = True  # every channel is normalized by itself
 
@@ -36,6 +37,7 @@ class BatchRenorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    stops_gradient = True  # at r and d: its gradients are those of no loss, and have no Hessian behind them
 
     def __init__(self, num_features: int, eps: float, momentum: float, r_max: float, d_max: float) -> None:
         super().__init__()
@@ -55,10 +57,21 @@ class BatchRenorm(nn.Module):
         check_count(count)
         with torch.no_grad():
             variance_C, mean_C = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
-            running_std_C = (self.running_var + self.eps).sqrt()
-            r_C = ((variance_C + self.eps).sqrt() / running_std_C).clamp(1 / self.r_max, self.r_max)
-            d_C = ((mean_C - self.running_mean) / running_std_C).clamp(-self.d_max, self.d_max)
+            r_C, d_C = self._correction(mean_C, variance_C)
             self.running_mean.lerp_(mean_C, self.momentum)
             self.running_var.lerp_(variance_C * count / (count - 1), self.momentum)
         scale_C, shift_C = self.weight * r_C, self.weight * d_C + self.bias
         return functional.batch_norm(x, None, None, scale_C, shift_C, training=True, eps=self.eps)
+
+    def held(self, x: Tensor) -> Held:
+        """With the statistics of this mini-batch, and r and d, as constants."""
+        mean_1C, variance_1C = moments(x)
+        r_1C, d_1C = self._correction(mean_1C, variance_1C)
+        scale_1C = self.weight * r_1C / (variance_1C + self.eps).sqrt()
+        return Held(mean_1C, scale_1C, self.weight * d_1C + self.bias)
+
+    def _correction(self, mean_C: Tensor, variance_C: Tensor) -> tuple[Tensor, Tensor]:
+        """r and d."""
+        running_std_C = (self.running_var + self.eps).sqrt()
+        r_C = ((variance_C + self.eps).sqrt() / running_std_C).clamp(1 / self.r_max, self.r_max)
+        return r_C, ((mean_C - self.running_mean) / running_std_C).clamp(-self.d_max, self.d_max)

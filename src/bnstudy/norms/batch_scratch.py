@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.norms._checks import check, check_count
+from bnstudy.norms._statistics import Held, affine, moments
 
 STACKABLE = True  # every channel is normalized by itself
 
@@ -46,12 +47,18 @@ class BatchNormScratch(nn.Module):
             count = x.numel() // x.shape[1]
             check_count(count)
             mean = x.mean(everything_but_channel)
-            variance = (x - mean.reshape(shape)).square().mean(everything_but_channel)
+            deviation = x - mean.reshape(shape)
+            # Of values far from 0 the mean is rounded, and the squares of its error are no variance.
+            variance = deviation.square().mean(everything_but_channel) - deviation.mean(everything_but_channel).square()
             self._remember(mean.detach(), variance.detach(), count)
         else:
             mean, variance = self.running_mean, self.running_var
         normalized = (x - mean.reshape(shape)) / torch.sqrt(variance.reshape(shape) + self.eps)
         return self.weight.reshape(shape) * normalized + self.bias.reshape(shape)
+
+    def held(self, x: Tensor) -> Held:
+        """With the statistics of this mini-batch as constants."""
+        return affine(self, *moments(x))
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:

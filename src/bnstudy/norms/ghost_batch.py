@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.norms._checks import check
+from bnstudy.norms._statistics import Held, affine, moments
 
 STACKABLE = True  # every channel is normalized by itself
 
@@ -36,3 +37,9 @@ class GhostBatchNorm(nn.BatchNorm2d):
         parts = x.split(self.size) if self.training else (x,)
         norm = super().forward
         return torch.cat([norm(part) for part in parts])
+
+    def held(self, x: Tensor) -> Held:
+        """With the statistics of each part as constants of its examples."""
+        parts = [(len(part), affine(self, *moments(part))) for part in x.split(self.size)]
+        constants = ("centre", "scale", "shift")
+        return Held(*(torch.cat([getattr(part, n).expand(num, -1) for num, part in parts]) for n in constants))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from bnstudy.norms._checks import check_eps
+from bnstudy.norms._groups import GroupNorm
 
 
 def build(num_features: int, ndim: int, *, groups: int = 2, eps: float = 1e-5) -> nn.Module:
@@ -17,4 +18,4 @@ def build(num_features: int, ndim: int, *, groups: int = 2, eps: float = 1e-5) -
     if groups < 1:
         raise ValueError(f"norm.groups = {groups}: give 1 (layer normalization) or more")
     divisor = next(number for number in range(min(groups, num_features), 0, -1) if num_features % number == 0)
-    return nn.GroupNorm(divisor, num_features, eps=eps)
+    return GroupNorm(divisor, num_features, eps=eps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from bnstudy.norms._checks import check_eps
+from bnstudy.norms._groups import GroupNorm
 
 
 def build(num_features: int, ndim: int, *, eps: float = 1e-5) -> nn.Module:
@@ -14,4 +15,4 @@ def build(num_features: int, ndim: int, *, eps: float = 1e-5) -> nn.Module:
     each channel: as torch's InstanceNorm2d, which does not keep the layout in memory.
     """
     check_eps(eps)
-    return nn.GroupNorm(num_features, num_features, eps=eps) if ndim == 2 else nn.Identity()
+    return GroupNorm(num_features, num_features, eps=eps) if ndim == 2 else nn.Identity()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from bnstudy.norms._checks import check_eps
+from bnstudy.norms._groups import GroupNorm
 
 
 def build(num_features: int, ndim: int, *, eps: float = 1e-5) -> nn.Module:
@@ -13,4 +14,4 @@ def build(num_features: int, ndim: int, *, eps: float = 1e-5) -> nn.Module:
     One group of all channels: as torch's LayerNorm, but with a gamma and a beta for each channel and not each pixel.
     """
     check_eps(eps)
-    return nn.GroupNorm(1, num_features, eps=eps)
+    return GroupNorm(1, num_features, eps=eps)

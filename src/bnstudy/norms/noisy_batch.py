@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.norms import batch
+from bnstudy.norms._statistics import Held, affine, moments
 
 SPREAD = 0.1  # of single examples around the noise of their step
 DRAWS = True  # random numbers, so that it trains alone
@@ -40,10 +41,22 @@ class NoisyBatchNorm(nn.Module):
         normed: Tensor = self.norm(x)
         if not self.training:
             return normed
+        noise, factor = self._draw(normed)
+        return torch.addcmul(noise, normed, factor)
+
+    def held(self, x: Tensor) -> Held:
+        """With the statistics of this mini-batch, and this draw, as constants."""
+        inner = affine(self.norm, *moments(x))
+        noise, factor = self._draw(x)
+        scale, shift = (value.reshape(*value.shape, *[1] * (x.dim() - 2)) for value in (inner.scale, inner.shift))
+        return Held(inner.centre, scale * factor, torch.addcmul(noise, shift, factor))
+
+    def _draw(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """m and s."""
         examples, channels, *space = normed.shape
         shape = (examples, channels) + (1,) * len(space)
         shift, scale, around, factor = (normed.new_empty(s) for s in ((channels,), (channels,), shape, shape))
         middle_C = shift.uniform_(-self.mean, self.mean).view(1, -1, *shape[2:])
         factor_C = scale.uniform_(1, self.std).view(1, -1, *shape[2:])
         noise = middle_C + around.uniform_(-SPREAD, SPREAD)
-        return torch.addcmul(noise, normed, factor_C + SPREAD * factor.normal_())
+        return noise, factor_C + SPREAD * factor.normal_()

@@ -6,6 +6,7 @@ distribution, activations get one and the same, where batch normalization gives 
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -54,13 +55,27 @@ class ProbabilityIntegral(nn.Module):
         y = y_CM.unflatten(1, (len(x), *x.shape[2:])).transpose(0, 1)
         return y.contiguous(memory_format=_layout(x))
 
+    def held(self, x: Tensor) -> ProbabilityIntegral:
+        """With the quantiles of this mini-batch as constants."""
+        fixed = copy.deepcopy(self).eval()
+        fixed.running_quantiles = self.statistics(x)["running_quantiles"].detach()
+        return fixed
+
+    def statistics(self, x: Tensor) -> dict[str, Tensor]:
+        """Those of this mini-batch by itself."""
+        return {"running_quantiles": self._of_batch(x.transpose(0, 1).flatten(1))}
+
     def _quantiles(self, values_CM: Tensor) -> Tensor:
-        check_count(values_CM.shape[1])
-        levels_B = torch.linspace(0, 1, self.running_quantiles.shape[1], dtype=values_CM.dtype, device=values_CM.device)
-        quantiles_CB = torch.quantile(_spread_evenly(values_CM), levels_B, dim=1).T
+        """Those of the mini-batch, which move the running ones."""
+        quantiles_CB = self._of_batch(values_CM)
         with torch.no_grad():
             self.running_quantiles.lerp_(quantiles_CB, self.momentum)
         return quantiles_CB
+
+    def _of_batch(self, values_CM: Tensor) -> Tensor:
+        check_count(values_CM.shape[1])
+        levels_B = torch.linspace(0, 1, self.running_quantiles.shape[1], dtype=values_CM.dtype, device=values_CM.device)
+        return torch.quantile(_spread_evenly(values_CM), levels_B, dim=1).T
 
 
 def _distribution(values_CM: Tensor, quantiles_CB: Tensor, eps: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from bnstudy.norms._statistics import reestimated
 
 Batch = tuple[Tensor, Tensor]
 
@@ -36,22 +37,16 @@ def score(network: nn.Module, batches: Iterable[Batch]) -> Score:
     return Score(loss / count, correct / count)
 
 
-def keeping(network: nn.Module) -> list[nn.Module]:
-    """The norms that keep running statistics."""
-    return [module for module in network.modules() if getattr(module, "running_mean", None) is not None]
+def even(images_NCHW: Tensor, labels_N: Tensor, size: int) -> list[Batch]:
+    """The images in their order, in as few mini-batches of up to `size` as there can be, equal up to one image."""
+    parts = -(-len(labels_N) // size)
+    return list(zip(images_NCHW.tensor_split(parts), labels_N.tensor_split(parts), strict=True))
 
 
-@torch.no_grad()
-def reestimated(network: nn.Module, batches: Iterable[Batch]) -> nn.Module:
-    """A copy in evaluation mode whose running statistics are the means over these batches, at the weights as they are.
-
-    Weighing the k-th new value by 1/k makes a running average the mean of all. Every batch passes with its own
-    statistics, as in training; labels are not looked at.
-    """
-    network = copy.deepcopy(network).train()
-    norms = keeping(network)
-    for index, (images_NCHW, _) in enumerate(batches):
-        for norm in norms:
-            norm.momentum = 1 / (index + 1)  # type: ignore[assignment]
-        network(images_NCHW)
-    return network.eval()
+def score_reestimated(network: nn.Module, over: Iterable[Batch], batches: Iterable[Batch]) -> Score:
+    """The score in evaluation with the statistics over `over`; NaN where there are none (too few images)."""
+    try:
+        used = reestimated(network, over)
+    except ValueError:
+        return Score(math.nan, math.nan)
+    return score(used, batches)

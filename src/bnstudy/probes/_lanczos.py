@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ASYMMETRY = 0.05  # of a product's size; rounding in float32 comes to a hundredth of this
 AGAIN = 2  # passes of Gram-Schmidt: after the second nothing is left but rounding
 
 Product = Callable[[Tensor], Tensor]
@@ -32,7 +33,8 @@ class Krylov:
 def iterate(times: Product, start_N: Tensor) -> Iterator[Krylov]:
     """One after each product of the symmetric matrix and a vector, of float64, with full orthogonalization.
 
-    It ends where the space cannot grow, or with NaN after a product that is not finite.
+    It ends where the space cannot grow, or with NaN after a product that is not finite. Raises ValueError where the
+    products are not those of a symmetric matrix: of derivatives, some are then missing.
     """
     basis: list[Tensor] = []
     diagonal: list[float] = []
@@ -47,6 +49,13 @@ def iterate(times: Product, start_N: Tensor) -> Iterator[Krylov]:
             return
         diagonal.append((product_N @ next_N).item())
         basis_KN = torch.stack(basis)
+        expected_K = torch.zeros(len(basis), dtype=torch.float64, device=product_N.device)
+        expected_K[-1], expected_K[-2:-1] = diagonal[-1], beside[-1] if beside else 0.0
+        if (basis_KN @ product_N - expected_K).abs().max() > ASYMMETRY * product_N.norm():
+            raise ValueError(
+                "the products with vectors are not those of a symmetric matrix: an operation of the network has "
+                "derivatives that cannot be differentiated again; leave this probe out"
+            )
         for _ in range(AGAIN):
             product_N = product_N - basis_KN.T @ (basis_KN @ product_N)
         size = product_N.norm().item()

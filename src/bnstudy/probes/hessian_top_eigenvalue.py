@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bnstudy.probes._lanczos import Product, iterate
+from bnstudy.probes._twice import check_twice
 from bnstudy.snapshot import Snapshot
 
 READS: set[str] = set()
@@ -34,6 +35,8 @@ def probe(snapshot: Snapshot, *, tolerance: float = 1e-3, max_iterations: int = 
     residual is |H v - eigenvalue v| for the unit vector v that goes with it: an eigenvalue lies at most that far away.
     converged: the residual fell to `tolerance` times the eigenvalue within `max_iterations` products of Hessian and
     vector; num_iterations were made. NaN, and not converged, where the Hessian is not finite.
+
+    Raises ValueError where an operation of the network cannot be differentiated twice.
     """
     if not 0 < tolerance < 1 or max_iterations < 1:
         raise ValueError(
@@ -54,16 +57,36 @@ def probe(snapshot: Snapshot, *, tolerance: float = 1e-3, max_iterations: int = 
 
 
 def hessian_product(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -> Product:
-    """The map v -> H v, both float64 over all parameters one after the other; its graph is made once."""
-    parameters = list(network.parameters())
+    """The map v -> H v, both float64 over all parameters one after the other; its graph is made once.
+
+    Raises ValueError where the network, or an operation of it, has no second derivatives.
+    """
+    for name, module in network.named_modules():
+        if getattr(module, "stops_gradient", False):
+            raise ValueError(
+                f"hessian_top_eigenvalue: {name} is {type(module).__name__}, which holds a part of what depends on the "
+                "weights constant in its gradient: there is no Hessian; take another norm, or leave the probe out"
+            )
+    names, parameters = zip(*network.named_parameters(), strict=True)
     loss = functional.cross_entropy(network(images_NCHW).double(), labels_N)
-    gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+    found = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    used = [i for i, gradient in enumerate(found) if gradient is not None]  # a user's network may have idle parameters
+    gradients = [found[i] for i in used]
+    check_twice("hessian_top_eigenvalue", gradients)
 
     def times(vector_W: Tensor) -> Tensor:
         parts = vector_W.split([p.numel() for p in parameters])
         shaped = [part.view(p.shape).to(p.dtype) for part, p in zip(parts, parameters, strict=True)]
-        products = torch.autograd.grad(gradients, parameters, shaped, retain_graph=True, materialize_grads=True)
-        return torch.cat([each.flatten().double() for each in products])
+        along = [shaped[i] for i in used]
+        products = torch.autograd.grad(gradients, parameters, along, retain_graph=True, allow_unused=True)
+        for i in used:
+            if products[i] is None:
+                raise ValueError(
+                    f"hessian_top_eigenvalue: no gradient depends on {names[i]}, which the loss depends on: an "
+                    "operation there cuts second derivatives off; leave the probe out"
+                )
+        whole = [torch.zeros_like(p) if h is None else h for p, h in zip(parameters, products, strict=True)]
+        return torch.cat([each.flatten().double() for each in whole])
 
     return times
 

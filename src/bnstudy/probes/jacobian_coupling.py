@@ -60,7 +60,8 @@ def probe(
 
 def _coupled(snapshot: Snapshot, images_NCHW: Tensor, num_examples: int) -> Tensor:
     network = snapshot.network().requires_grad_(False).double()
-    seen, features_F = passed(network, snapshot, images_NCHW.double())
+    with torch.random.fork_rng([images_NCHW.device] if images_NCHW.is_cuda else []):  # the draws that are held, too
+        seen, features_F = passed(network, snapshot, images_NCHW.double())
     rows = len(features_F) // len(images_NCHW) * num_examples
     (jacobian_RI,) = jacobians(features_F[:rows], seen, [0])
     return jacobian_RI

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bnstudy.probes._lanczos import Krylov, Product, iterate
+from bnstudy.probes._twice import check_twice
 from bnstudy.probes.jacobian_singular_values import frozen, passed, possible_starts
 from bnstudy.snapshot import Snapshot
 
@@ -75,6 +76,7 @@ def gram_product(after: Tensor, before: Tensor) -> Product:
     some = torch.zeros_like(after, requires_grad=True)
     with torch.enable_grad():
         (transposed,) = torch.autograd.grad(after, before, some, create_graph=True)
+    check_twice("jacobian_density", [transposed])
 
     def back(vector_R: Tensor) -> Tensor:
         return torch.autograd.grad(after, before, vector_R.view_as(after), retain_graph=True)[0].flatten()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bnstudy.probes.activation_moments import moments
+from bnstudy.norms._statistics import frozen as held_network
 from bnstudy.snapshot import Snapshot, after_activation
 
 if TYPE_CHECKING:
@@ -83,25 +83,12 @@ def possible_starts(snapshot: Snapshot) -> list[int]:
 
 
 def frozen(snapshot: Snapshot, images_NCHW: Tensor) -> nn.Module:
-    """The network in float64 and in evaluation mode, with the statistics of these images in the place of running ones.
+    """The network in float64 and in evaluation mode, with what its norms take from these images held constant.
 
-    It computes of each of these images what training does of the mini-batch that they are, but with statistics that no
-    image can change.
+    It computes of each of these images what training does of the mini-batch that they are, but with statistics (and
+    draws) that no image can change: see `norms._statistics.frozen`. Raises ValueError for norms that cannot be held.
     """
-    network = snapshot.network().requires_grad_(False)
-    norms = [m for m in network.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
-
-    def keep_statistics(norm: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        mean_C, variance_C = moments(inputs[0])
-        norm.running_mean.copy_(mean_C)
-        norm.running_var.copy_(variance_C)
-
-    hooks = [norm.register_forward_hook(keep_statistics) for norm in norms]
-    if norms:
-        network(images_NCHW)
-    for hook in hooks:
-        hook.remove()
-    return network.double().eval()
+    return held_network(snapshot.network().requires_grad_(False).double(), images_NCHW.double())
 
 
 def passed(network: nn.Module, snapshot: Snapshot, image_1CHW: Tensor) -> tuple[dict[int, Tensor], Tensor]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from bnstudy.probes._evaluation import Batch, keeping, reestimated, score
+from bnstudy.norms._statistics import keeping
+from bnstudy.probes._evaluation import Batch, Score, even, score, score_reestimated
 from bnstudy.snapshot import Snapshot
 
 READS: set[str] = set()
@@ -21,10 +22,10 @@ def probe(
 ) -> Iterator[dict[str, Any]]:
     """Rows (mode, order, batch_size, loss, accuracy), each on the whole test set.
 
-    mode "eval": with the running statistics. "accumulated": with their means over `num_training` mini-batches of 500
-    training images, at the final weights. "train": `eval()` was forgotten, every batch is normalized by itself; NaN
-    where the norms refuse it. "after": `eval()` was forgotten for one pass in batches of 256, which moved the running
-    statistics, and then remembered.
+    mode "eval": with the running statistics. "accumulated": with those over `num_training` mini-batches of 500 training
+    images (as many as there are; NaN below 500 images), at the final weights. "train": `eval()` was forgotten, every
+    batch is normalized by itself; NaN where the norms refuse it. "after": it was forgotten for one pass in batches of
+    256 (equal ones where 256 do not divide the test set), which moved the running statistics, and then remembered.
     order "mixed": the test set in an order that knows nothing of the labels; "sorted": by label. With "eval" and
     "accumulated" order and batch size do not matter. Raises ValueError for a batch size or number below 1.
     """
@@ -39,17 +40,18 @@ def probe(
         for part in orders[order].split(size):
             yield images_NCHW[part], labels_N[part]
 
-    def row(mode: str, order: str, size: int, used: torch.nn.Module) -> dict[str, Any]:
-        return {"mode": mode, "order": order, "batch_size": size, **score(used, batches(order, size))._asdict()}
+    def row(mode: str, order: str, size: int, found: Score) -> dict[str, Any]:
+        return {"mode": mode, "order": order, "batch_size": size, **found._asdict()}
 
     with torch.random.fork_rng([]):  # what a norm draws
-        yield row("eval", "mixed", BATCH, copy.deepcopy(network).eval())
+        yield row("eval", "mixed", BATCH, score(copy.deepcopy(network).eval(), batches("mixed", BATCH)))
         if not keeping(network):
             return
-        yield row("accumulated", "mixed", BATCH, reestimated(network, snapshot.batches(BATCH, num_training)))
+        training = snapshot.batches(BATCH, num_training)
+        yield row("accumulated", "mixed", BATCH, score_reestimated(network, training, batches("mixed", BATCH)))
         for order in orders:
             for size in batch_sizes:
-                yield row("train", order, size, copy.deepcopy(network).train())
+                yield row("train", order, size, score(copy.deepcopy(network).train(), batches(order, size)))
             forgetful = copy.deepcopy(network).train()
-            score(forgetful, batches(order, 256))
-            yield row("after", order, 256, forgetful.eval())
+            score(forgetful, even(images_NCHW[orders[order]], labels_N[orders[order]], 256))
+            yield row("after", order, 256, score(forgetful.eval(), batches(order, 256)))

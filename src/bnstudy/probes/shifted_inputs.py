@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bnstudy.probes._evaluation import keeping, reestimated, score
+from bnstudy.norms._statistics import keeping
+from bnstudy.probes._evaluation import even, score, score_reestimated
 from bnstudy.snapshot import Snapshot
 
 READS: set[str] = set()
@@ -38,16 +39,17 @@ SHIFTS: dict[str, Callable[[Tensor], Tensor] | None] = {
 def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """A row a kind of test images (SHIFTS) and source of statistics.
 
-    Statistics "stored" are the running statistics of training; "re-estimated" the means over the very test images, in
-    batches of 500, without their labels (adaptive batch normalization, Li et al. 2016). A network that keeps no
-    statistics has "stored" rows alone.
+    Statistics "stored" are the running statistics of training; "re-estimated" those over the very test images, which
+    pass in equal mini-batches of up to 500, without their labels (adaptive batch normalization, Li et al. 2016), NaN
+    for too few images. A network that keeps no statistics has "stored" rows alone.
     """
     network = snapshot.network().eval()
     with torch.random.fork_rng([]):  # what a norm draws
         for inputs, alter in SHIFTS.items():
-            batches = list(snapshot.test_batches(BATCH, alter))
-            sources = {"stored": network}
+            images_NCHW, labels_N = map(torch.cat, zip(*snapshot.test_batches(BATCH, alter), strict=True))
+            batches = even(images_NCHW, labels_N, BATCH)
+            scores = {"stored": score(network, batches)}
             if keeping(network):
-                sources["re-estimated"] = reestimated(network, batches)
-            for statistics, used in sources.items():
-                yield {"inputs": inputs, "statistics": statistics, **score(used, batches)._asdict()}
+                scores["re-estimated"] = score_reestimated(network, batches, batches)
+            for statistics, found in scores.items():
+                yield {"inputs": inputs, "statistics": statistics, **found._asdict()}

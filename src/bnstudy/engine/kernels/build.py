@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from bnstudy import files
 
 SWITCH = "BNSTUDY_KERNELS"
+used: set[str] = set()  # the kernels that computed something since `forget`
+missed: set[str] = set()  # those that torch computed in place of, as they could not be had
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 TRIED = (("-march=native", "-fopenmp"), ("-march=native",), ())  # some compilers lack one or the other
 TIMEOUT_SEC = 120
@@ -142,6 +144,23 @@ def pointers(*arrays: Tensor | None) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(None if array is None else array.data_ptr()) for array in arrays]
 
 
+def note(name: str, library: object) -> None:
+    """Takes down that the kernel `name` computes, or, where there is no library of it, that torch does."""
+    (missed if library is None else used).add(name)
+
+
+def forget() -> None:
+    """Nothing has been computed yet: another run begins."""
+    used.clear()
+    missed.clear()
+
+
+def check_once() -> None:
+    """In a kernel's backward pass: raises RuntimeError where that is itself to be differentiated, as no kernel is."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the kernels compute first derivatives alone; take a network as its file defines it")
+
+
 def long(number: int) -> ctypes.c_long:
     return ctypes.c_long(number)
 
@@ -162,8 +181,11 @@ def track(norm: nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, count: int) 
 
 
 def norm_backward(
-    grad_beta: Tensor, grad_gamma: Tensor, mean: Tensor, rstd: Tensor, scale: Tensor, count: int
+    grad_beta: Tensor, grad_gamma: Tensor, apart: Tensor, rstd: Tensor, scale: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """a, b, d of dx = a g + b x + d, by channel, through a norm over `count` values (Ioffe and Szegedy, 2015)."""
+    """a, b, d of dx = a g + b (x - o) + d, by channel, through a norm over `count` values (Ioffe and Szegedy, 2015).
+
+    `apart` is how far their mean lies from o.
+    """
     b = -scale * rstd * grad_gamma / count
-    return scale, b, -scale * grad_beta / count - b * mean
+    return scale, b, -scale * grad_beta / count - b * apart

@@ -35,3 +35,22 @@ static inline void *room(size_t bytes) {
     if (!found) abort();
     return memset(found, 0, (bytes + 127) / 128 * 128);
 }
+
+/* Moments. Sums of squares cancel where values lie far from 0, or where one lies far from the others; so each block of
+   values has its deviations from a mean of its own, which is found first, while the block is in the nearest cache. A
+   block's first value serves as the origin of that mean, so that it is as exact where all values are large; what its
+   rounding leaves is taken off the squares (Chan, Golub and LeVeque, 1983, "Algorithms for computing the sample
+   variance"). */
+
+/* Mean and sum of squared deviations of `more` values are added to those of `count` values. */
+static inline void combine(double more, double more_mean, double more_m2, double count, double *mean, double *m2) {
+    if (count == 0) {
+        *mean = more_mean, *m2 = more_m2;
+        return;
+    }
+    const double apart = more_mean - *mean, all = count + more;
+    *mean += apart * (more / all), *m2 += more_m2 + apart * apart * (count * more / all);
+}
+
+/* Whether squares of REAL may have left its range on the way to this variance: then it is found anew in double. */
+static inline int doubtful(double variance) { return !(variance == 0 || (variance > 1e-30 && variance < 1e300)); }

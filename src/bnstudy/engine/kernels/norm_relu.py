@@ -4,7 +4,8 @@ y = max(0, s x + t + r) with s = gamma / sqrt(v + eps), t = beta - s m (Ioffe an
 variance of x over batch and space, r what a shortcut adds. With g = dy where y > 0, x^ = (x - m) / sqrt(v + eps) and M
 rows
     dx = s (g - sum(g) / M - x^ sum(g x^) / M),   dgamma = sum(g x^),   dbeta = sum(g),   dr = g.
-torch reads and writes memory once for each operation, and this is all that they cost.
+torch reads and writes memory once for each operation, and this is all that they cost. Wherever x enters it is x - o,
+with o the mean as x's type has it: scaled by itself, x far from 0 would cancel against t.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class NormReLU(nn.Module):
     def forward(self, x_NCHW: Tensor, added: Tensor | None = None) -> Tensor:
         norm = self.norm
         library = _library_for(x_NCHW, added)
-        if library is None:
+        alone = norm is not None and norm.training and x_NCHW.numel() == x_NCHW.shape[1]  # which torch refuses
+        if library is None or alone:
             y_NCHW = x_NCHW if norm is None else norm(x_NCHW)
             return torch.relu(y_NCHW if added is None else y_NCHW + added)
         if norm is None:
@@ -51,7 +53,7 @@ class NormReLU(nn.Module):
         else:
             assert norm.running_mean is not None and norm.running_var is not None
             scale_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-            found = _forward(library, x_NCHW, added, scale_C, norm.bias - norm.running_mean * scale_C)
+            found = _forward(library, x_NCHW, added, norm.running_mean, scale_C, norm.bias)
         return found
 
 
@@ -62,17 +64,19 @@ class _Plain(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, added: Tensor | None, library: Any) -> Tensor:
         channels = x.shape[1]
         real = _real(x)
-        y = _forward(library, x, added, torch.ones(channels, dtype=real), torch.zeros(channels, dtype=real))
+        zeros = torch.zeros(channels, dtype=real)
+        y = _forward(library, x, added, zeros, torch.ones(channels, dtype=real), zeros)
         ctx.save_for_backward(y)
         ctx.library, ctx.both = library, added is not None
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
         (y,) = ctx.saved_tensors
         grad = gradients[0].contiguous(memory_format=torch.channels_last)
         passed = torch.empty_like(y)
-        ctx.library.backward(*pointers(grad, y, None, None, None, None, None, passed), *_sizes(y))
+        ctx.library.backward(*pointers(grad, y, None, None, None, None, None, None, passed), *_sizes(y))
         return passed, passed if ctx.both else None, None
 
 
@@ -87,7 +91,8 @@ class _Normed(torch.autograd.Function):
         library.moments(*pointers(x, mean, variance), *_sizes(x))
         rstd = torch.rsqrt(variance + eps)
         scale = gamma * rstd
-        y = _forward(library, x, added, scale, beta - scale * mean)
+        centre = mean.to(_real(x))
+        y = _forward(library, x, added, centre, scale, beta - scale * (mean - centre))
         ctx.save_for_backward(x, y, mean, rstd, scale)
         ctx.library, ctx.both, ctx.real = library, added is not None, gamma.dtype
         ctx.mark_non_differentiable(mean, variance)
@@ -95,22 +100,26 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
         x, y, mean, rstd, scale = ctx.saved_tensors
         grad = gradients[0].contiguous(memory_format=torch.channels_last)
         grad_beta, product = torch.empty_like(mean), torch.empty_like(mean)
-        ctx.library.sums(*pointers(grad, y, x, grad_beta, product), *_sizes(x))
-        grad_gamma = (product - mean * grad_beta) * rstd
-        slopes = build.norm_backward(grad_beta, grad_gamma, mean, rstd, scale, x.numel() // x.shape[1])
+        centre = mean.to(_real(x))
+        ctx.library.sums(*pointers(grad, y, x, centre, grad_beta, product), *_sizes(x))
+        grad_gamma = (product - (mean - centre) * grad_beta) * rstd
+        slopes = build.norm_backward(grad_beta, grad_gamma, mean - centre, rstd, scale, x.numel() // x.shape[1])
         a, b, d = (slope.to(_real(x)) for slope in slopes)
         grad_x = torch.empty_like(x)
         grad_added = torch.empty_like(y) if ctx.both else None
-        ctx.library.backward(*pointers(grad, y, x, a, b, d, grad_x, grad_added), *_sizes(x))
+        ctx.library.backward(*pointers(grad, y, x, centre, a, b, d, grad_x, grad_added), *_sizes(x))
         return grad_x, grad_added, grad_gamma.to(ctx.real), grad_beta.to(ctx.real), None, None
 
 
-def _forward(library: Any, x: Tensor, added: Tensor | None, scale: Tensor, shift: Tensor) -> Tensor:
-    y, a, b = torch.empty_like(x), scale.to(_real(x)), shift.to(_real(x))
-    library.forward(*pointers(x, added, a, b, y), *_sizes(x))
+def _forward(
+    library: Any, x: Tensor, added: Tensor | None, centre: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    y, o, a, b = torch.empty_like(x), *(values.to(_real(x)) for values in (centre, scale, shift))
+    library.forward(*pointers(x, added, o, a, b, y), *_sizes(x))
     return y
 
 
@@ -130,7 +139,9 @@ def _library_for(x: Tensor, added: Tensor | None) -> Any:
         return None
     if added is not None and (added.dtype != x.dtype or added.stride() != x.stride()):
         return None
-    return _library(x.dtype, channels)
+    library = _library(x.dtype, channels)
+    build.note("norm_relu", library)
+    return library
 
 
 @functools.cache

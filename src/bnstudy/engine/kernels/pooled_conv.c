@@ -48,13 +48,13 @@ static inline REAL total(vec v) {
 /* Whether `b` takes the maximum from `a`, the one before it: torch's order, and its way with NaN. */
 static inline mask beats(vec b, vec a) { return (b > a) | (b != b); }
 typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
-/* Of four places in torch's order, scaled and shifted, the largest; its z; and which it is. */
-static inline vec largest(const vec z[4], vec scale, vec shift, vec *winner, bytes *code) {
-    vec best = scale * z[0] + shift;
+/* Of four places in torch's order, centred, scaled and shifted, the largest; its z; and which it is. */
+static inline vec largest(const vec z[4], vec centre, vec scale, vec shift, vec *winner, bytes *code) {
+    vec best = scale * (z[0] - centre) + shift;
     mask which = {0};
     *winner = z[0];
     UNROLL for (int q = 1; q < 4; q++) {
-        vec now = scale * z[q] + shift;
+        vec now = scale * (z[q] - centre) + shift;
         mask won = beats(now, best);
         best = choose(won, now, best), *winner = choose(won, z[q], *winner);
         which = (which & ~won) | (won & q);
@@ -121,41 +121,74 @@ static void convolve_one(const REAL *in, const REAL *weight, const REAL *bias, R
         }
 }
 
-/* Adds an image's mean and sum of squared deviations of every channel to those of `images` before it (Chan et al.). */
+#define BLOCK 128 /* numbers that are added up in REAL, by lane, before they are added to a double */
+
+/* Adds an image's values of every channel to the mean and sum of squared deviations of those of `images` before it. */
 static void add_moments(const REAL *z, double *mean, double *m2, long images) {
-    REAL now_mean[COUT], now_m2[COUT];
     if (ACROSS) {
-        UNROLL for (int v = 0; v < CV; v++) {
-            vec sum = {0}, squares = {0};
-            for (int p = 0; p < PLACES; p++) sum += load(z + p * COUT + v * LANES);
-            vec centre = sum / (REAL)PLACES;
-            for (int p = 0; p < PLACES; p++) {
-                vec d = load(z + p * COUT + v * LANES) - centre;
-                squares += d * d;
+        for (int start = 0; start < PLACES; start += BLOCK) {
+            const int end = start + BLOCK < PLACES ? start + BLOCK : PLACES;
+            UNROLL for (int v = 0; v < CV; v++) {
+                const REAL *at = z + v * LANES;
+                vec near = load(at + start * COUT), sum = {0}, squares = {0};
+                for (int p = start; p < end; p++) sum += load(at + p * COUT) - near;
+                near += sum / (REAL)(end - start), sum = (vec){0};
+                for (int p = start; p < end; p++) {
+                    vec d = load(at + p * COUT) - near;
+                    sum += d, squares += d * d;
+                }
+                for (int i = 0; i < LANES; i++) {
+                    const double num = end - start, rest = sum[i];
+                    combine(num, near[i] + rest / num, squares[i] - rest * rest / num, (double)images * PLACES + start,
+                            &mean[v * LANES + i], &m2[v * LANES + i]);
+                }
             }
-            store(now_mean + v * LANES, centre), store(now_m2 + v * LANES, squares);
         }
-    } else
-        for (int c = 0; c < COUT; c++) {
-            const REAL *plane = z + c * PLACES;
-            int p = 0;
-            vec sum = {0}, squares = {0};
-            for (; p + LANES <= PLACES; p += LANES) sum += load(plane + p);
-            REAL all = total(sum), rest = 0;
-            for (; p < PLACES; p++) all += plane[p];
-            REAL centre = all / PLACES;
-            for (p = 0; p + LANES <= PLACES; p += LANES) {
-                vec d = load(plane + p) - centre;
-                squares += d * d;
-            }
-            for (; p < PLACES; p++) rest += (plane[p] - centre) * (plane[p] - centre);
-            now_mean[c] = centre, now_m2[c] = total(squares) + rest;
-        }
-    for (int c = 0; c < COUT; c++) {
-        double apart = now_mean[c] - mean[c];
-        mean[c] += apart / (images + 1);
-        m2[c] += now_m2[c] + apart * apart * PLACES * images / (images + 1);
+        return;
     }
+    for (int c = 0; c < COUT; c++)
+        for (int start = 0; start < PLACES; start += BLOCK * LANES) {
+            const int num = PLACES - start < BLOCK * LANES ? PLACES - start : BLOCK * LANES;
+            const REAL *at = z + c * PLACES + start;
+            REAL near = at[0];
+            double rest = 0, m2_now = 0;
+            vec sum = {0}, squares = {0};
+            int p = 0;
+            for (; p + LANES <= num; p += LANES) sum += load(at + p) - near;
+            for (; p < num; p++) rest += at[p] - near;
+            near += (REAL)((total(sum) + rest) / num);
+            sum = (vec){0}, rest = 0;
+            for (p = 0; p + LANES <= num; p += LANES) {
+                vec d = load(at + p) - near;
+                sum += d, squares += d * d;
+            }
+            for (; p < num; p++) {
+                const double d = at[p] - near;
+                rest += d, m2_now += d * d;
+            }
+            rest += total(sum), m2_now += total(squares);
+            combine(num, near + rest / num, m2_now - rest * rest / num, (double)images * PLACES + start, &mean[c],
+                    &m2[c]);
+        }
+}
+
+/* Mean and biased variance of channel `c` of group `g`, value by value. */
+static void moments_one(const REAL *z, long g, int c, double *mean, double *variance, long num, long groups) {
+    const double count = (double)num * PLACES;
+    double sum = 0, rest = 0, square = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (long n = 0; n < num; n++) {
+            const REAL *from = z + (n * groups + g) * COUT * PLACES + (ACROSS ? c : c * PLACES);
+            for (int p = 0; p < PLACES; p++) {
+                const double value = from[ACROSS ? p * COUT : p];
+                if (pass == 0) {
+                    sum += value;
+                    continue;
+                }
+                rest += value - sum / count, square += (value - sum / count) * (value - sum / count);
+            }
+        }
+    *mean = (sum + rest) / count, *variance = (square - rest * rest / count) / count;
 }
 
 /* z, and, unless `mean` is NULL, mean and biased variance (G * COUT) of each of its channels. */
@@ -184,28 +217,28 @@ void convolve(const REAL *x, const REAL *weight, const REAL *bias, REAL *z, doub
         free(in), free(taps);
     }
     for (long c = 0; mean && c < channels; c++) {
-        double seen = 0, centre = 0, m2 = 0;
+        double count = 0, m2 = 0;
         for (int t = 0; t < threads; t++) {
-            double more = counts[t], apart = means[t * channels + c] - centre;
-            if (!more) continue;
-            centre += apart * more / (seen + more);
-            m2 += m2s[t * channels + c] + apart * apart * PLACES * seen * more / (seen + more);
-            seen += more;
+            const double more = (double)counts[t] * PLACES;
+            if (more) combine(more, means[t * channels + c], m2s[t * channels + c], count, &mean[c], &m2);
+            count += more;
         }
-        mean[c] = centre, variance[c] = m2 / (seen * PLACES);
+        variance[c] = m2 / count;
+        if (doubtful(variance[c])) moments_one(z, c / COUT, c % COUT, &mean[c], &variance[c], num, groups);
     }
     free(means), free(m2s), free(counts);
 }
 
-/* The pooled maximum of scale * z + shift, the z that won, and which it was. */
-void pool(const REAL *z, const REAL *scale, const REAL *shift, REAL *pooled, REAL *winner, uint8_t *code, long num,
-          long groups, int threads) {
+/* The pooled maximum of scale * (z - centre) + shift, the z that won, and which it was. */
+void pool(const REAL *z, const REAL *centre, const REAL *scale, const REAL *shift, REAL *pooled, REAL *winner,
+          uint8_t *code, long num, long groups, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         long low, high;
         part(num, &low, &high);
         for (long n = low * groups; n < high * groups; n++) {
-            const REAL *from = z + n * COUT * PLACES, *a = scale + n % groups * COUT, *b = shift + n % groups * COUT;
+            const REAL *from = z + n * COUT * PLACES, *o = centre + n % groups * COUT;
+            const REAL *a = scale + n % groups * COUT, *b = shift + n % groups * COUT;
             REAL *to = pooled + n * COUT * POOLED, *won = winner + n * COUT * POOLED;
             uint8_t *which = code + n * COUT * POOLED;
             if (ACROSS) {
@@ -216,7 +249,8 @@ void pool(const REAL *z, const REAL *scale, const REAL *shift, REAL *pooled, REA
                                              load(corner + (OW + 1) * COUT)};
                         vec winning, best;
                         bytes chosen;
-                        best = largest(four, load(a + v * LANES), load(b + v * LANES), &winning, &chosen);
+                        best = largest(four, load(o + v * LANES), load(a + v * LANES), load(b + v * LANES), &winning,
+                                       &chosen);
                         *(bytes *)(which + p * COUT + v * LANES) = chosen;
                         for (int c = 0; c < LANES; c++)
                             to[(v * LANES + c) * POOLED + p] = best[c], won[(v * LANES + c) * POOLED + p] = winning[c];
@@ -232,7 +266,7 @@ void pool(const REAL *z, const REAL *scale, const REAL *shift, REAL *pooled, REA
                         const int at = c * POOLED + y * PW + x, size = PW - x < LANES ? PW - x : LANES;
                         vec winning, best;
                         bytes chosen;
-                        best = largest(four, (vec){0} + a[c], (vec){0} + b[c], &winning, &chosen);
+                        best = largest(four, (vec){0} + o[c], (vec){0} + a[c], (vec){0} + b[c], &winning, &chosen);
                         memcpy(to + at, &best, size * sizeof(REAL)), memcpy(won + at, &winning, size * sizeof(REAL));
                         memcpy(which + at, &chosen, size);
                     }
@@ -240,8 +274,10 @@ void pool(const REAL *z, const REAL *scale, const REAL *shift, REAL *pooled, REA
     }
 }
 
-/* By channel, the sums over the batch of the pooled gradient and of its product with the z that won: (G * COUT). */
-void sums(const REAL *grad, const REAL *winner, double *sum, double *product, long num, long groups, int threads) {
+/* By channel, the sums over the batch of the pooled gradient and of its product with the z that won, less `centre`:
+   (G * COUT). */
+void sums(const REAL *grad, const REAL *winner, const REAL *centre, double *sum, double *product, long num, long groups,
+          int threads) {
     const long channels = groups * COUT;
     double *parts = room(threads * 2 * channels * sizeof(double));
 #pragma omp parallel num_threads(threads)
@@ -252,11 +288,12 @@ void sums(const REAL *grad, const REAL *winner, double *sum, double *product, lo
         for (long n = low; n < high; n++)
             for (long c = 0; c < channels; c++) {
                 const REAL *g = grad + (n * channels + c) * POOLED, *w = winner + (n * channels + c) * POOLED;
+                const REAL o = centre[c];
                 int p = 0;
                 vec gs = {0}, ps = {0};
-                for (; p + LANES <= POOLED; p += LANES) gs += load(g + p), ps += load(g + p) * load(w + p);
+                for (; p + LANES <= POOLED; p += LANES) gs += load(g + p), ps += load(g + p) * (load(w + p) - o);
                 REAL g_sum = total(gs), p_sum = total(ps);
-                for (; p < POOLED; p++) g_sum += g[p], p_sum += g[p] * w[p];
+                for (; p < POOLED; p++) g_sum += g[p], p_sum += g[p] * (w[p] - o);
                 own[c] += g_sum, own[channels + c] += p_sum;
             }
     }
@@ -268,13 +305,14 @@ void sums(const REAL *grad, const REAL *winner, double *sum, double *product, lo
     free(parts);
 }
 
-/* The gradient of z: a * (pooled gradient, at the winner) + b * z + d, by channel. `dense`: whether b or d is not 0. */
-static void open_up(const REAL *z, const uint8_t *code, const REAL *grad, const REAL *a, const REAL *b, const REAL *d,
-                    int dense, REAL *dz) {
+/* The gradient of z: a * (pooled gradient, at the winner) + b * (z - centre) + d, by channel. `dense`: whether b or d is
+   not 0. */
+static void open_up(const REAL *z, const uint8_t *code, const REAL *grad, const REAL *centre, const REAL *a,
+                    const REAL *b, const REAL *d, int dense, REAL *dz) {
     if (ACROSS) {
         if (dense)
             for (int p = 0; p < PLACES; p++)
-                for (int c = 0; c < COUT; c++) dz[p * COUT + c] = b[c] * z[p * COUT + c] + d[c];
+                for (int c = 0; c < COUT; c++) dz[p * COUT + c] = b[c] * (z[p * COUT + c] - centre[c]) + d[c];
         else
             memset(dz, 0, DZ_SIZE * sizeof(REAL));
         for (int p = 0; p < POOLED; p++) {
@@ -293,7 +331,8 @@ static void open_up(const REAL *z, const uint8_t *code, const REAL *grad, const 
         for (int y = 0; y < OH; y++)
             for (int x = 0; x < OW; x += LANES) {
                 vec found = {0};
-                if (dense) found = keep(LANE < OW - x, b[c] * load(z + c * PLACES + y * OW + x) + d[c]);
+                if (dense)
+                    found = keep(LANE < OW - x, b[c] * (load(z + c * PLACES + y * OW + x) - centre[c]) + d[c]);
                 store(plane + y * NV * LANES + x, found);
             }
         for (int y = 0; y < PH; y++)
@@ -381,9 +420,9 @@ static void transpose_one(const REAL *dz, const REAL *taps, REAL *to) {
 }
 
 /* Gradients of weight (G * COUT, CIN, K, K) and, unless `dx` is NULL, of x, from the pooled output's (see open_up). */
-void backward(const REAL *x, const REAL *weight, const REAL *z, const uint8_t *code, const REAL *grad, const REAL *a,
-              const REAL *b, const REAL *d, int dense, REAL *dx, REAL *dweight, long num, long groups, long shared,
-              int threads) {
+void backward(const REAL *x, const REAL *weight, const REAL *z, const uint8_t *code, const REAL *grad,
+              const REAL *centre, const REAL *a, const REAL *b, const REAL *d, int dense, REAL *dx, REAL *dweight, long num,
+              long groups, long shared, int threads) {
     const long size = groups * ACC_SIZE;
     REAL *parts = room(threads * size * sizeof(REAL));
 #pragma omp parallel num_threads(threads)
@@ -399,8 +438,8 @@ void backward(const REAL *x, const REAL *weight, const REAL *z, const uint8_t *c
             for (long n = low; n < high; n++) {
                 const long at = n * groups + g;
                 const REAL *image = x + (shared ? n : at) * CIN * IH * IW;
-                open_up(z + at * COUT * PLACES, code + at * COUT * POOLED, grad + at * COUT * POOLED, a + g * COUT,
-                        b + g * COUT, d + g * COUT, dense, dz);
+                open_up(z + at * COUT * PLACES, code + at * COUT * POOLED, grad + at * COUT * POOLED, centre + g * COUT,
+                        a + g * COUT, b + g * COUT, d + g * COUT, dense, dz);
                 if (ACROSS) interleave(image, in);
                 else spread(image, in);
                 weigh(in, dz, parts + thread * size + g * ACC_SIZE);

@@ -5,7 +5,8 @@ z' = s z + t with s = gamma / sqrt(v + eps), t = beta - s m (Ioffe and Szegedy, 
 written. With g a pooled place's gradient at its winner, M places in a channel and z^ = (z - m) / sqrt(v + eps),
     dz = s (g - sum(g) / M - z^ sum(g z^) / M),   dgamma = sum(g z^),   dbeta = sum(g),
 which are sums over the pooled places. Of places that share the maximum the first has the gradient, as with torch.
-R networks side by side are R groups of C channels.
+R networks side by side are R groups of C channels. Wherever z enters it is z - o, with o the mean as z's type has it:
+scaled by itself, z far from 0 would cancel against t.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ SLACK = 2 * LANES  # how far vectors may reach beyond the end of z
 REALS = {torch.float32: "float", torch.float64: "double"}
 REGISTERS = 24  # of 32, for what is summed up
 MAX_KERNEL, MAX_IN, MAX_OUT = 7, 16, 32  # beyond, torch's convolutions have enough to do
+
+
+def narrow(layer: nn.Module) -> bool:
+    """Whether a layer has so few channels that torch's plain layout suits it; what is no convolution has."""
+    if not isinstance(layer, nn.Conv2d):
+        return True
+    return layer.in_channels <= MAX_IN and layer.out_channels <= MAX_OUT
 
 
 class PooledConv(nn.Module):
@@ -87,6 +95,7 @@ class _Call:
             return None
         entering, leaving = conv.in_channels // conv.groups, conv.out_channels // num_runs
         library = _library(REALS[x_NCHW.dtype], entering, leaving, kernel, *x_NCHW.shape[2:], padding)
+        build.note("pooled_conv", library)
         shared = conv.groups == 1 and num_runs > 1
         return None if library is None else _Call(library, num_runs, shared, leaving, (height, width))
 
@@ -98,17 +107,19 @@ class _Call:
         self._library.convolve(*arrays, *self._sizes(len(x), self._shared))
         return z, mean, variance
 
-    def pool(self, z: Tensor, scale: Tensor, shift: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The pooled maximum of scale * z + shift (N, C, H, W), the z that won, and which it was."""
+    def pool(
+        self, z: Tensor, centre: Tensor, scale: Tensor, shift: Tensor, num: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The pooled maximum of scale * (z - centre) + shift (N, C, H, W), the z that won, and which it was."""
         pooled = z.new_empty(num, self._channels, *self._pooled)
         winner, code = torch.empty_like(pooled), torch.empty(pooled.shape, dtype=torch.uint8)
-        self._library.pool(*pointers(z, scale, shift, pooled, winner, code), *self._sizes(num))
+        self._library.pool(*pointers(z, centre, scale, shift, pooled, winner, code), *self._sizes(num))
         return pooled, winner, code
 
-    def sums(self, grad: Tensor, winner: Tensor) -> tuple[Tensor, Tensor]:
-        """By channel, in float64, the sum of the gradient and of its product with the z that won."""
+    def sums(self, grad: Tensor, winner: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """By channel, in float64, the sum of the gradient and of its product with the z that won, less `centre`."""
         total, product = (torch.empty(self._channels, dtype=torch.float64) for _ in range(2))
-        self._library.sums(*pointers(grad, winner, total, product), *self._sizes(len(grad)))
+        self._library.sums(*pointers(grad, winner, centre, total, product), *self._sizes(len(grad)))
         return total, product
 
     def backward(
@@ -118,12 +129,15 @@ class _Call:
         z: Tensor,
         code: Tensor,
         grad: Tensor,
-        coefficients: tuple[Tensor, Tensor, Tensor],
+        coefficients: tuple[Tensor, Tensor, Tensor, Tensor],
         *,
         dense: bool,
         wants_x: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        """Gradients of x (if wanted) and weight, where dz = a * gradient at the winner + b * z + d."""
+        """Gradients of x (if wanted) and weight, where dz = a * gradient at the winner + b * (z - o) + d.
+
+        `coefficients` are o, a, b and d by channel.
+        """
         grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         grad_x = torch.empty_like(x) if wants_x else None
         arrays = pointers(x, weight, z, code, grad, *coefficients)
@@ -142,19 +156,20 @@ class _Plain(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, call: _Call) -> Tensor:
         weight = weight.contiguous()
         z, _, _ = call.convolve(x, weight, bias, moments=False)
-        ones = torch.ones_like(bias)
-        pooled, _, code = call.pool(z, ones, torch.zeros_like(bias), len(x))
+        ones, zeros = torch.ones_like(bias), torch.zeros_like(bias)
+        pooled, _, code = call.pool(z, zeros, ones, zeros, len(x))
         ctx.save_for_backward(x, weight, code, ones)
         ctx.call = call
         return pooled
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
         x, weight, code, ones = ctx.saved_tensors
         grad = gradients[0].contiguous()
         # z has no part in it: any array serves.
         found = ctx.call.backward(
-            x, weight, grad, code, grad, (ones, ones, ones), dense=False, wants_x=ctx.needs_input_grad[0]
+            x, weight, grad, code, grad, (ones, ones, ones, ones), dense=False, wants_x=ctx.needs_input_grad[0]
         )
         return *found, grad.sum((0, 2, 3)), None
 
@@ -169,8 +184,9 @@ class _Normed(torch.autograd.Function):
         weight = weight.contiguous()
         z, mean, variance = call.convolve(x, weight, bias, moments=True)
         rstd = torch.rsqrt(variance + eps)
-        scale = gamma * rstd
-        pooled, winner, code = call.pool(z, scale.to(z.dtype), (beta - scale * mean).to(z.dtype), len(x))
+        scale, centre = gamma * rstd, mean.to(z.dtype)
+        shift = beta - scale * (mean - centre)
+        pooled, winner, code = call.pool(z, centre, scale.to(z.dtype), shift.to(z.dtype), len(x))
         ctx.save_for_backward(x, weight, z, winner, code, mean, rstd, scale)
         ctx.call = call
         ctx.mark_non_differentiable(mean, variance)
@@ -178,14 +194,16 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
         x, weight, z, winner, code, mean, rstd, scale = ctx.saved_tensors
         grad = gradients[0].contiguous()
-        grad_beta, product = ctx.call.sums(grad, winner)
-        grad_gamma = (product - mean * grad_beta) * rstd
-        slopes = build.norm_backward(grad_beta, grad_gamma, mean, rstd, scale, len(x) * ctx.call.places)
+        centre = mean.to(z.dtype)
+        grad_beta, product = ctx.call.sums(grad, winner, centre)
+        grad_gamma = (product - (mean - centre) * grad_beta) * rstd
+        slopes = build.norm_backward(grad_beta, grad_gamma, mean - centre, rstd, scale, len(x) * ctx.call.places)
         a, b, d = (slope.to(z.dtype) for slope in slopes)
         grad_x, grad_weight = ctx.call.backward(
-            x, weight, z, code, grad, (a, b, d), dense=True, wants_x=ctx.needs_input_grad[0]
+            x, weight, z, code, grad, (centre, a, b, d), dense=True, wants_x=ctx.needs_input_grad[0]
         )
         # What is added before a norm is taken away by it.
         grad_bias = torch.zeros_like(a)

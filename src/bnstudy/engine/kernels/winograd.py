@@ -40,7 +40,10 @@ class WinogradConv(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         weight = self.conv.weight
-        if not _fits(x_NCHW, weight) or _library(weight.dtype, *weight.shape[:2]) is None:
+        library = _library(weight.dtype, *weight.shape[:2]) if (fits := _fits(x_NCHW, weight)) else None
+        if fits:
+            build.note("winograd", library)
+        if library is None:
             found: Tensor = self.conv(x_NCHW)
             return torch.relu(found) if self.relu else found
         found = _Convolved.apply(x_NCHW, weight, self.relu)
@@ -59,6 +62,7 @@ class _Convolved(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
         x, weight_OIHW, y = ctx.saved_tensors
         out, into = weight_OIHW.shape[:2]
         grad = gradients[0].contiguous(memory_format=torch.channels_last)

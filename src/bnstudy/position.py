@@ -1,0 +1,33 @@
+"""Where training stands: what a checkpoint keeps of the loop beside the engine's state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+LOOKS = DUE, AT_DIVERGENCE = "due", "at divergence"
+Leavable = Callable[[str], AbstractContextManager[str | None]]  # given what goes on within
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Every row up to `step` has been yielded: the state may be saved here, or the loop left."""
+
+    step: int
+
+
+@dataclass(slots=True)
+class Position:
+    """Where training stands: with the engine's state, enough to go on to the bit. Lists have one entry a run."""
+
+    step: int = 0
+    diverged_step: list[int | None] = field(default_factory=list)
+    loss_sum: list[float] = field(default_factory=list)  # over this epoch's images so far
+    correct: list[float] = field(default_factory=list)
+    num_images: int = 0
+    final: list[dict[str, float]] = field(default_factory=list)  # the last epoch's losses and accuracies
+    looks: list[str | None] = field(default_factory=list)  # the look that a run still awaits at this step, of LOOKS
+    epoch_sec: float = 0.0
+    train_sec: float = 0.0
+    probe_sec: float = 0.0

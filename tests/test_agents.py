@@ -119,5 +119,5 @@ def test_without_a_key_what_would_be_registered_is_written_down(tmp_path, monkey
     told = capsys.readouterr().err
     assert told.startswith("wandb-sweep: there is no W&B key. What would be registered is in ")
     twin = yaml.safe_load((tmp_path / "results/wandb/sweeps/init-quick.yaml").read_text())
-    places = ["--results", "results", "--data-root", os.environ.get("BNSTUDY_DATA_ROOT", "data")]
+    places = ["--results=results", f"--data-root={os.environ.get('BNSTUDY_DATA_ROOT', 'data')}"]
     assert twin == agents.definition("init", "quick", [], places)

@@ -321,6 +321,22 @@ def test_without_slurm_that_is_said(tmp_path, wanted, monkeypatch):
         submit(wanted, tmp_path)
 
 
+def test_a_folder_that_sbatch_would_read_as_a_pattern_is_refused(tmp_path, cluster, wanted):
+    with pytest.raises(ValueError, match=r"--results .*100% .*pattern; name another folder"):
+        submit(wanted, tmp_path / "100% mine")
+    assert not (cluster / "submitted").exists()
+
+
+def test_jobs_in_a_folder_of_any_other_name_are_submitted(tmp_path, cluster, wanted):
+    results = tmp_path / "josé's (a,b) [c] {d} $e x=y #1"
+    results.mkdir()
+    submit(wanted, results)
+    (record,) = [json.loads(path.read_text()) for path in paths.cluster(results).glob("*.json")]
+    assert all(Path(each["log"]).is_relative_to(results) for each in record)
+    described = [task.read(file) for file in sorted((paths.cluster(results) / "groups").iterdir())]
+    assert {one.run_id for group in described for one in group.jobs} == {one.run_id for one in wanted}
+
+
 def test_what_slurm_refuses_is_told_in_its_words(tmp_path, cluster, wanted):
     (cluster / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Invalid account' >&2; exit 1\n")
     with pytest.raises(ValueError, match=r"^Slurm refused the jobs: Invalid account$"):

@@ -175,7 +175,7 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
 
 
 def _place(points: MutableMapping[str, list[str]], override: Override) -> None:
-    """Adds what an override stands for, last, and takes away what was given before that it replaces.
+    """Adds what an override stands for, and takes away what was given before that it replaces.
 
     That is the same key; every key that its mappings set (`optim={lr: 0.1},{lr: 1}` replaces `optim.lr`); what was said
     of a probe that it drops, or of the probes where it chooses others. Raises ComposeError where it would replace a
@@ -191,8 +191,10 @@ def _place(points: MutableMapping[str, list[str]], override: Override) -> None:
         covered = {earlier in _leaves(key, value) or (whole and _below(earlier, key)) for value in values}
         if len(covered) > 1:
             raise ComposeError(f"{override.input_line}: some of its values set {earlier}, some do not; set it in each")
-        if earlier == key or covered == {True}:
+        if earlier != key and covered == {True}:
             del points[earlier]
+    if any(_below(other, key) or _below(key, other) for other in points):
+        points.pop(key, None)  # what sets a part of the other comes after it; else the axes keep their order
     points[key] = texts
 
 

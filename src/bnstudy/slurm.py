@@ -48,6 +48,9 @@ def make(
     """
     if shutil.which("sbatch") is None:
         raise ValueError(f"LAUNCHER={launcher.name}: there is no sbatch here; use it where the cluster's commands are")
+    for pattern in ("%", "\\", "${"):
+        if pattern in str(results.resolve()):
+            raise ValueError(f"--results {results}: Slurm reads {pattern} in paths as a pattern; name another folder")
     store = Store(results)
     endings = {run_id: store.ending(run_id) for run_id in pending}
     jobs = [job for job in _earlier(results) if pending.intersection(job.run_ids)]

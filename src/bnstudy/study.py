@@ -103,6 +103,7 @@ def sweep(
     configs = compose.expand(name, preset, overrides)
     grid = with_threads(jobs(configs), results, workers, launcher)
     workspace = _workspace(results, preset, {name: configs})
+    Store(results)  # refuses what is no folder
     files.check_writable(paths.tables(workspace, name))
     print(compose.describe(name))
     published = NOTHING if again else publishing.load(results, name)
@@ -311,6 +312,7 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
     stand_ins = set()
     sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.stand_in=true"]) for name in REPRODUCE}
     workspace = _workspace(results, preset, sweeps)
+    Store(results)  # refuses what is no folder
     for name in sweeps:
         files.check_writable(paths.tables(workspace, name))
     for name, configs in sweeps.items():

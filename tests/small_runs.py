@@ -13,8 +13,9 @@ import torch
 from bnstudy import construct, engine, launch, paths, preflight, runner, status
 from bnstudy.config import Config, from_dict, to_dict
 from bnstudy.engine.base import Engine
-from bnstudy.jobs import Group, Job, jobs, plan
+from bnstudy.jobs import Group, Job, jobs
 from bnstudy.observer import Observer, Rows
+from bnstudy.plan import plan
 from bnstudy.status import looks
 from bnstudy.store import Store
 from bnstudy.train import Training

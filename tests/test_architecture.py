@@ -32,7 +32,7 @@ LAYERS: tuple[set[str], ...] = (
     {"probes"},
     {"sinks"},
     {"engine", "observer", "jobs", "tracking", "notebook"},
-    {"train", "checkpoint", "failures", "publishing"},
+    {"train", "checkpoint", "failures", "publishing", "plan"},
     {"preflight", "runner"},
     {"launch", "compose", "search"},
     {"sharing", "roster"},

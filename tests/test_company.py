@@ -14,7 +14,8 @@ from small_runs import config, launch_here, make, names, pending, quadrants, tor
 from bnstudy import checkpoint, devices, launch, models, norms, plugins, reduction, runner, study
 from bnstudy.config import Config
 from bnstudy.engine.kernels import build, norm_relu, pooled_conv, winograd
-from bnstudy.jobs import Group, jobs, plan, side_by_side
+from bnstudy.jobs import Group, jobs
+from bnstudy.plan import plan, side_by_side
 from bnstudy.store import Store
 
 RATES = (0.01, 0.1, 0.5, 1e30, 1.0, 3.0)  # one of them diverges

@@ -12,7 +12,8 @@ from bnstudy import files, paths, plugins
 from bnstudy.config import Config, Optim, Runtime, Train
 from bnstudy.data import sources
 from bnstudy.data.sources import Source
-from bnstudy.jobs import MAX_STACK, Group, Job, jobs, plan, side_by_side, under_way
+from bnstudy.jobs import Group, Job, jobs, under_way
+from bnstudy.plan import MAX_STACK, plan, side_by_side
 
 SOURCE = Source("fashion_mnist", "arrays", Path("nowhere"), "0" * 64, 100, 10, (1, 28, 28), 10)
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnstudy import launch, lease
-from bnstudy.jobs import Group, Job, Seen, plan
+from bnstudy.jobs import Group, Job, Seen
 from bnstudy.launch import ELSEWHERE, Ended
+from bnstudy.plan import plan
 from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
 

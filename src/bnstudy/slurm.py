@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from bnstudy import budget, files, launchers, lease, paths, task
-from bnstudy.jobs import Job, plan
+from bnstudy.jobs import Job
 from bnstudy.launch import Ended
 from bnstudy.launchers import Launcher
+from bnstudy.plan import plan
 from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
 

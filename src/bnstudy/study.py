@@ -35,9 +35,10 @@ from bnstudy import (
 )
 from bnstudy.config import Config, Search, resolved
 from bnstudy.identity import canonical, changed_defaults, with_former_defaults
-from bnstudy.jobs import Job, jobs, plan
+from bnstudy.jobs import Job, jobs
 from bnstudy.launch import Ended
 from bnstudy.launchers import LOCAL, Launcher
+from bnstudy.plan import plan
 from bnstudy.publishing import NOTHING, Published
 from bnstudy.sinks.console import Progress
 from bnstudy.status import Status

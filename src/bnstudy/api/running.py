@@ -70,7 +70,8 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     RuntimeError where training itself raised, with its message.
     """
     from bnstudy import launch, status
-    from bnstudy.jobs import jobs, plan
+    from bnstudy.jobs import jobs
+    from bnstudy.plan import plan
     from bnstudy.sinks.console import Progress
     from bnstudy.store import State, Store
 

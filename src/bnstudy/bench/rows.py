@@ -27,8 +27,9 @@ from bnstudy.config import Config
 from bnstudy.data import sources
 from bnstudy.data.pipeline import Feed
 from bnstudy.engine.base import Engine
-from bnstudy.jobs import jobs, plan
+from bnstudy.jobs import jobs
 from bnstudy.observer import Observer, Rows
+from bnstudy.plan import plan
 from bnstudy.position import Mark
 from bnstudy.status import looks
 from bnstudy.store import Store

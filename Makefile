@@ -145,10 +145,6 @@ wandb-workspace: $(READY) ## save the study's dashboard to W&B (needs a key)
 bench: $(READY) ## speed against a textbook loop, as ratios
 	$(BNSTUDY) bench $(ARGS)
 
-.PHONY: scale
-scale: $(READY) ## what the study costs, and 100,000 made runs: docs/scale.md [ARGS="--sizes 1000,10000"]
-	$(BNSTUDY) scale --sizes 1000,3000,10000,30000,100000 $(ARGS)
-
 .PHONY: lock
 lock: $(READY) ## resolve the newest packages that pyproject.toml allows into the lock files
 	$(BIN)/uv pip compile $(lock_options) --upgrade --extra dev --extra notebooks pyproject.toml -o requirements.lock

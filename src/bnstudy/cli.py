@@ -218,11 +218,6 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--readme", action="store_true", help="put the tables into README.md, too")
     places(bench, data=True)
 
-    text = "write docs/scale.md: what the study costs, and how the project behaves with up to 100,000 made runs"
-    scale = command("scale", _scale, text)
-    text = "runs (default: what is measured stays)"
-    scale.add_argument("--sizes", type=_sizes, default=None, metavar="N,N,...", help=text)
-    places(scale)
     return parser
 
 
@@ -346,12 +341,6 @@ def _bench(arguments: argparse.Namespace) -> int:
     return bench.main(arguments.data_root, arguments.results, rows, name=arguments.name, readme=arguments.readme)
 
 
-def _scale(arguments: argparse.Namespace) -> int:
-    from bnstudy.bench import scale_page
-
-    return scale_page.write(arguments.results, arguments.sizes)
-
-
 def _weights(arguments: argparse.Namespace) -> int:
     from bnstudy import weights
 
@@ -414,10 +403,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)
-
-
-def _sizes(text: str) -> list[int]:
-    return [_positive(size) for size in text.split(",")]
 
 
 def _minutes(text: str) -> float:

@@ -32,7 +32,7 @@ CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
 VERSION = "1.3"
 MAX_VALUES = 10_000  # of an axis
-MAX_RUNS = 1_000_000  # of a sweep: ten times what docs/scale.md tries
+MAX_RUNS = 1_000_000  # of a sweep: ten times what `make soak` tries
 COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model", "models", {}),
     ("norm", "norms", {"where": "*"}),

@@ -143,7 +143,7 @@ wandb-workspace: $(READY) ## save the study's dashboard to W&B (needs a key)
 
 .PHONY: bench
 bench: $(READY) ## speed against a textbook loop, as ratios
-	$(BNSTUDY) bench $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: lock
 lock: $(READY) ## resolve the newest packages that pyproject.toml allows into the lock files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bnstudy.bench.measure import Prepared
+from benchmarks.measure import Prepared
 
 
 def logging(name: str, log: Path) -> Prepared:

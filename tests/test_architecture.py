@@ -41,7 +41,7 @@ LAYERS: tuple[set[str], ...] = (
     {"slurm"},
     {"study", "agents", "workspace"},
     {"suite", "upkeep"},
-    {"bench", "api"},
+    {"api"},
     {"__init__"},  # the names of the interface for Python, each imported when it is used
     {"cli"},
     {"__main__"},
@@ -57,7 +57,7 @@ ALLOWED = {
     "hydra": COMPOSING,
     "omegaconf": COMPOSING,
     "wandb": {"sinks.wandb", "workspace"},
-    "torchvision": {"data", "bench"},
+    "torchvision": {"data"},
 }
 TRAIN_LINES = 150
 

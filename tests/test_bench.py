@@ -13,9 +13,10 @@ import pytest
 import torch
 import yaml
 
-from bnstudy import bench, compose, construct, engine
-from bnstudy.bench import measure, rows, textbook
-from bnstudy.bench.rows import LENET, RESNET, ROWS, Row, Setting
+import benchmarks as bench
+from benchmarks import measure, rows, textbook
+from benchmarks.rows import LENET, RESNET, ROWS, Row, Setting
+from bnstudy import compose, construct, engine
 from bnstudy.jobs import jobs
 
 ARMS = {"batch": ("norm=batch",), "none": ("norm=none",)}

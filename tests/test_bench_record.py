@@ -14,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstudy.bench import limits, measure, record, render
-from bnstudy.bench.measure import Measured, MeasurementError
+from benchmarks import limits, measure, record, render
+from benchmarks.measure import Measured, MeasurementError
 
 MACHINE: dict[str, Any] = {
     "processor": "Intel(R) Xeon(R) Processor", "cores": 2, "threads": 2, "gpu": None, "versions": {"torch": "2.11.0"}

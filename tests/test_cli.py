@@ -58,7 +58,7 @@ def test_help_is_quick_and_names_every_command():
 
 
 def test_every_command_has_help(capsys):
-    for command in ("run", "sweep", "reproduce", "status", "figures", "report", "publish", "data", "sync", "bench"):
+    for command in ("run", "sweep", "reproduce", "status", "figures", "report", "publish", "data", "sync"):
         assert main(command, "--help") == 0
         assert f"usage: bnstudy {command}" in capsys.readouterr().out
     assert main("--version") == 0

@@ -198,7 +198,6 @@ def test_what_is_given_twice_is_said_and_the_last_counts(tmp_path, capsys):
         ["sweep", "init", "--jobs", "²"],
         ["sweep", "init", "--budget-min", "1e300"],
         ["sweep", "init", "--budget-min", "nan"],
-        ["scale", "--sizes", "many"],
     ],
 )
 def test_numbers_of_options_are_refused_in_words(arguments, capsys):

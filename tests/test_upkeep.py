@@ -158,7 +158,7 @@ def test_the_components_defaults_have_a_say(monkeypatch, tmp_path):
     before = roster._key("init")
     assert before == roster._key("init") != roster._key("precision")
     package = tmp_path / "package"
-    shutil.copytree(roster.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "bench", "data"))
+    shutil.copytree(roster.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "data"))
     monkeypatch.setattr(roster, "PACKAGE", package)
     copied = roster._key("init")
     norm = package / "norms" / "batch.py"

@@ -211,13 +211,6 @@ def _parser() -> argparse.ArgumentParser:
     shared = command("wandb-workspace", _wandb_workspace, "save the study's dashboard to a W&B project")
     shared.add_argument("--project", default="bnstudy", help="default: %(default)s")
     places(shared)
-
-    bench = command("bench", _bench, "speed against a textbook loop, as ratios measured in one run")
-    bench.add_argument("--rows", default=None, help="comma-separated rows (default: all; empty: only show the tables)")
-    bench.add_argument("--name", default=None, help="name of the file in results/bench (default: after the processor)")
-    bench.add_argument("--readme", action="store_true", help="put the tables into README.md, too")
-    places(bench, data=True)
-
     return parser
 
 
@@ -332,13 +325,6 @@ def _wandb_workspace(arguments: argparse.Namespace) -> int:
     from bnstudy import workspace
 
     return workspace.save(arguments.project, arguments.results)
-
-
-def _bench(arguments: argparse.Namespace) -> int:
-    from bnstudy import bench
-
-    rows = None if arguments.rows is None else [row for row in arguments.rows.split(",") if row]
-    return bench.main(arguments.data_root, arguments.results, rows, name=arguments.name, readme=arguments.readme)
 
 
 def _weights(arguments: argparse.Namespace) -> int:

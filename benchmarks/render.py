@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import Report
 from bnstudy import readme
-from bnstudy.bench.measure import Report
 from bnstudy.frames import DASH
 
 DIGITS = 3  # that are shown of a measurement

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.measure import Measured, ratio
 from bnstudy import files, paths, provenance
-from bnstudy.bench.measure import Measured, ratio
 
 SCHEMA = 1
 Record = dict[str, Any]

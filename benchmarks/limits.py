@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from bnstudy.bench import measure, textbook
+from benchmarks import measure, textbook
 
 # Memory traffic of one image's forward and backward pass through ResNet-110 with every activation passing through
 # device memory; what stays in the L2 cache can beat the estimate.

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks import textbook
+from benchmarks.measure import Prepared, seconds
+from benchmarks.textbook import Images, Loop, Recipe
 from bnstudy import compose, construct, engine, launch, paths, runner
-from bnstudy.bench import textbook
-from bnstudy.bench.measure import Prepared, seconds
-from bnstudy.bench.textbook import Images, Loop, Recipe
 from bnstudy.config import Config
 from bnstudy.data import sources
 from bnstudy.data.pipeline import Feed
@@ -391,7 +391,7 @@ def _script(config: Config, updates: int) -> list[str]:
     """The command of the textbook's script."""
     (job,) = jobs([config])
     recipe = json.dumps(asdict(_recipe(config)))
-    return [sys.executable, "-m", "bnstudy.bench.textbook", str(job.source.folder), recipe, str(updates)]
+    return [sys.executable, "-m", "benchmarks.textbook", str(job.source.folder), recipe, str(updates)]
 
 
 def _num_images(loader: Any) -> int:

@@ -1,4 +1,4 @@
-"""`bnstudy bench`: which rows are measured, and where their numbers go.
+"""`make bench`: which rows are measured, and where their numbers go.
 
 Every row is measured against a textbook loop, in turns within one run, so that its ratio holds on a machine that is
 slow or busy, too. What is slow to import is imported in `main`: the textbook's own processes must not pay for it.
@@ -23,9 +23,9 @@ def main(
     machine and with these packages. `readme`: every file's table is written into README.md, too. Exit status 1 if a row
     failed. Raises ValueError for an unknown row.
     """
+    from benchmarks import limits, measure, record, render
+    from benchmarks import rows as known
     from bnstudy import launch
-    from bnstudy.bench import limits, measure, record, render
-    from bnstudy.bench import rows as known
 
     machine = record.machine(launch.cores())
     on_gpu = machine["gpu"] is not None

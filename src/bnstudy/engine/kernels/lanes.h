@@ -7,7 +7,7 @@
 #include <omp.h>
 #endif
 
-#define LANES 16
+/* LANES: 16, or 8 where the registers are half as wide and half as many (see build.lanes). */
 
 typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL))));
 typedef REAL loose __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));

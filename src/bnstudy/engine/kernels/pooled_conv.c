@@ -31,15 +31,26 @@
 #define DZ_SIZE (ACROSS ? PLACES * COUT : COUT * OH * NV * LANES)
 #define ACC_SIZE (ACROSS ? K * COUT * KV * LANES : COUT * TAPS * LANES)
 #define UNROLL _Pragma("GCC unroll 64")
+/* Output channels, and rows of the kernel, whose sums registers hold in the gradients. */
+#define OB (LANES == 16 ? 8 : KV > 2 ? 2 : 4)
+#define KB (LANES == 16 || K * KV <= 8 ? K : 1)
 
 /* The value where the mask is set, else another. */
 static inline vec choose(mask where, vec value, vec other) { return (vec)((where & (mask)value) | (~where & (mask)other)); }
 /* 0, 1, ... in the lanes; a pair of vectors' even and odd lanes, and the pair of which two are the even and odd. */
+#if LANES == 16
 static const mask LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #define EVEN(a, b) __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
 #define ODD(a, b) __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
 #define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
 #define HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#else
+static const mask LANE = {0, 1, 2, 3, 4, 5, 6, 7};
+#define EVEN(a, b) __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
+#define ODD(a, b) __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#endif
 static inline REAL total(vec v) {
     REAL sum = 0;
     for (int i = 0; i < LANES; i++) sum += v[i];
@@ -357,20 +368,20 @@ static void open_up(const REAL *z, const uint8_t *code, const REAL *grad, const 
 static void weigh(const REAL *in, const REAL *dz, REAL *acc_all) {
     if (ACROSS) {
         for (int ky = 0; ky < K; ky++)
-            for (int o = 0; o < COUT; o += 8) {
+            for (int o = 0; o < COUT; o += OB) {
                 REAL *kept = acc_all + (ky * COUT + o) * KV * LANES;
-                vec acc[8][KV];
-                UNROLL for (int j = 0; j < 8; j++)
+                vec acc[OB][KV];
+                UNROLL for (int j = 0; j < OB; j++)
                     UNROLL for (int v = 0; v < KV; v++) acc[j][v] = load(kept + (j * KV + v) * LANES);
                 for (int y = 0; y < OH; y++)
                     for (int x = 0; x < OW; x++) {
                         const REAL *seen = in + ((y + ky) * W + x) * CIN, *g = dz + (y * OW + x) * COUT + o;
                         UNROLL for (int v = 0; v < KV; v++) {
                             vec s = load(seen + v * LANES);
-                            UNROLL for (int j = 0; j < 8; j++) acc[j][v] += s * g[j];
+                            UNROLL for (int j = 0; j < OB; j++) acc[j][v] += s * g[j];
                         }
                     }
-                UNROLL for (int j = 0; j < 8; j++)
+                UNROLL for (int j = 0; j < OB; j++)
                     UNROLL for (int v = 0; v < KV; v++) store(kept + (j * KV + v) * LANES, acc[j][v]);
             }
         return;
@@ -401,22 +412,23 @@ static void weigh(const REAL *in, const REAL *dz, REAL *acc_all) {
 /* The gradient of the input, channels innermost: `taps` (COUT, K, KV * LANES), zero beyond KC; `to` is zero. */
 static void transpose_one(const REAL *dz, const REAL *taps, REAL *to) {
     for (int y = 0; y < OH; y++)
-        for (int x = 0; x < OW; x++) {
-            vec acc[K][KV];
-            UNROLL for (int ky = 0; ky < K; ky++)
-                UNROLL for (int v = 0; v < KV; v++) acc[ky][v] = (vec){0};
-            for (int o = 0; o < COUT; o++) {
-                const REAL g = ACROSS ? dz[(y * OW + x) * COUT + o] : dz[(o * OH + y) * NV * LANES + x];
-                const REAL *tap = taps + o * K * KV * LANES;
-                UNROLL for (int ky = 0; ky < K; ky++)
-                    UNROLL for (int v = 0; v < KV; v++) acc[ky][v] += g * load(tap + (ky * KV + v) * LANES);
-            }
-            UNROLL for (int ky = 0; ky < K; ky++)
-                UNROLL for (int v = 0; v < KV; v++) {
-                    REAL *place = to + ((y + ky) * W + x) * CIN + v * LANES;
-                    store(place, load(place) + acc[ky][v]);
+        for (int x = 0; x < OW; x++)
+            for (int top = 0; top < K; top += KB) {
+                vec acc[KB][KV];
+                UNROLL for (int ky = 0; ky < KB; ky++)
+                    UNROLL for (int v = 0; v < KV; v++) acc[ky][v] = (vec){0};
+                for (int o = 0; o < COUT; o++) {
+                    const REAL g = ACROSS ? dz[(y * OW + x) * COUT + o] : dz[(o * OH + y) * NV * LANES + x];
+                    const REAL *tap = taps + (o * K + top) * KV * LANES;
+                    UNROLL for (int ky = 0; ky < KB; ky++)
+                        UNROLL for (int v = 0; v < KV; v++) acc[ky][v] += g * load(tap + (ky * KV + v) * LANES);
                 }
-        }
+                UNROLL for (int ky = 0; ky < KB; ky++)
+                    UNROLL for (int v = 0; v < KV; v++) {
+                        REAL *place = to + ((y + top + ky) * W + x) * CIN + v * LANES;
+                        store(place, load(place) + acc[ky][v]);
+                    }
+            }
 }
 
 /* Gradients of weight (G * COUT, CIN, K, K) and, unless `dx` is NULL, of x, from the pooled output's (see open_up). */

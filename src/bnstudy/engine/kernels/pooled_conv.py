@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from bnstudy.engine.kernels import build
 from bnstudy.engine.kernels.build import pointers
 
-LANES = 16
-SLACK = 2 * LANES  # how far vectors may reach beyond the end of z
+SLACK = 32  # how far two vectors may reach beyond the end of z
 REALS = {torch.float32: "float", torch.float64: "double"}
-REGISTERS = 24  # of 32, for what is summed up
+SHARE = 1.5  # of as many registers as vectors have lanes, of which there are twice as many: for what is summed up
 MAX_KERNEL, MAX_IN, MAX_OUT = 7, 16, 32  # beyond, torch's convolutions have enough to do
 
 
@@ -213,9 +212,11 @@ class _Normed(torch.autograd.Function):
 @functools.cache
 def _library(real: str, entering: int, leaving: int, kernel: int, height: int, width: int, padding: int) -> Any:
     """Compiled for a layer of this shape, with blocks that fill the registers."""
-    across = leaving % LANES == 0
+    lanes = build.lanes()
+    registers = int(SHARE * lanes)
+    across = leaving % lanes == 0
     row = width + 2 * padding - kernel + 1
-    vectors = -(-row // LANES)
+    vectors = -(-row // lanes)
     return build.library(
         "pooled_conv",
         REAL=real,
@@ -225,9 +226,9 @@ def _library(real: str, entering: int, leaving: int, kernel: int, height: int, w
         IH=height,
         IW=width,
         PAD=padding,
-        CB=_largest_divisor(leaving, REGISTERS // vectors),
-        WB=_largest_divisor(leaving, REGISTERS // kernel),
-        XB=_largest_divisor(row, REGISTERS // (leaving // LANES)) if across else 1,
+        CB=_largest_divisor(leaving, registers // vectors),
+        WB=_largest_divisor(leaving, registers // kernel),
+        XB=_largest_divisor(row, registers // (leaving // lanes)) if across else 1,
     )
 
 

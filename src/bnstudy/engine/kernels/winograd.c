@@ -11,10 +11,13 @@
 
 #include "lanes.h"
 
+#define REGISTERS LANES /* of twice as many, those that hold sums */
+
 #define TILES 16 /* that are multiplied at a time */
 #define VI (CIN / LANES)
 #define VO (COUT / LANES)
-#define HELD (VO == 1 ? 16 : VO == 2 ? 8 : VO <= 4 ? 4 : 2) /* tiles, or input channels, whose sums registers hold */
+/* Tiles, or input channels, whose sums registers hold. */
+#define HELD (VO >= REGISTERS ? 1 : VO > REGISTERS / 4 ? 2 : VO > REGISTERS / 8 ? 4 : VO > REGISTERS / 16 ? 8 : 16)
 #define NEXT(channels) (TILES * (channels) + LANES) /* from one of 16 matrices to the next: no power of two, as caches are */
 #define SUMMED 512 /* tiles that are added up before they are added to the others */
 #define UNROLL _Pragma("GCC unroll 16")

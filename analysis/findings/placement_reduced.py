@@ -22,7 +22,7 @@ SWEEP = "placement_reduced"
 NEEDS = PAPER.needs
 SIZE = PAPER.size
 CLAIMS = tuple(
-    replace(claim, id=f"{claim.id}-reduced", where=f"{claim.where}, at a laptop's scale", scale="reduced")
+    replace(claim, id=f"{claim.id}-reduced", where=f"{claim.where}, at a laptop's scale", scale="reduced", family="")
     for claim in PAPER.claims
 )
 plot, numbers = PAPER.plot, PAPER.numbers

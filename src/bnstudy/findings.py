@@ -8,17 +8,19 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bnstudy import effects, files
+from bnstudy import criteria, effects, files, stats
+from bnstudy.criteria import MIN_SEEDS, Criterion, Outcome, Sample
 from bnstudy.effects import Arms
-from bnstudy.frames import MINUS
+from bnstudy.frames import MINUS, number
+from bnstudy.stats import ALPHA, Interval
 
-MIN_SEEDS = 3  # fewer than this in either arm and no verdict is given
+ORIGINS = ("paper", "course", "ours")  # whose claim it is: the paper's, that of the course pages, an own question
 SCALES = (
     "init",
     "paper",
@@ -28,7 +30,7 @@ SCALES = (
 DASH = "\u2013"  # where there is no value
 OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet
 NOTES = "notes.toml"  # beside the findings: why a claim was missed, and who disagrees
-PROTOCOL = ("TITLE", "CAPTION", "SWEEP", "NEEDS", "CLAIMS", "SIZE", "plot", "check", "numbers")
+PROTOCOL = ("TITLE", "CAPTION", "SWEEP", "NEEDS", "CLAIMS", "SIZE", "plot", "numbers")
 
 
 class Verdict(StrEnum):
@@ -41,34 +43,46 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What is claimed, and the rule by which it is judged, laid down before the measurement.
+    """What is claimed, whose claim it is, and the rule by which it is judged.
 
-    `criterion` is a sentence that a reader can check by hand; `published` the paper's own numbers, as text; `to_run`,
-    for claims that nothing measures yet, what would. Raises ValueError for an unknown scale or an empty text.
+    `criterion`: a `Criterion`, or a sentence where none of its kind fits; `published` the paper's own numbers, as text;
+    `origin` whose claim it is (of nobody's but this study's unless it says so); `calibrated` on which published numbers
+    the configuration was chosen that this claim is judged by: then to agree with them is no test; `family` the claims
+    that are corrected together for their number, by default those of its finding; `to_run`, for claims that nothing
+    measures yet, what would. Raises ValueError for an unknown scale or origin, or an empty text.
     """
 
     id: str
     where: str
     says: str
-    criterion: str
+    criterion: Criterion | str
     scale: str
+    origin: str = "ours"
+    calibrated: str = ""
+    family: str = ""
     published: str = ""
     to_run: str = ""
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise ValueError(f"claim {self.id}: scale = {self.scale!r}: choose one of {', '.join(SCALES)}")
+        for key, known in (("scale", SCALES), ("origin", ORIGINS)):
+            if getattr(self, key) not in known:
+                raise ValueError(f"claim {self.id}: {key} = {getattr(self, key)!r}: choose one of {', '.join(known)}")
         for key in ("id", "where", "says", "criterion"):
-            if not getattr(self, key).strip():
+            if not str(getattr(self, key)).strip():
                 raise ValueError(f"claim {self.id!r}: {key} is empty: a claim needs it")
+
+    @property
+    def written(self) -> dict[str, str]:
+        """Its texts by name, as they are written down."""
+        return {field.name: str(getattr(self, field.name)) for field in fields(self)}
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What was measured, as text with its spread, over how many runs of the smaller arm, and the verdict.
 
-    `arms`: the values behind it, where the claim compares the arms, of one quantity or several; from them come
-    intervals and an effect size of each.
+    `reason` says of an undecided claim why it is. `effect` tells of the two arms by themselves. `estimates` are the
+    numbers that were judged, by what they are, and `shown` the means of the arms they compare: what a figure must show.
     """
 
     measured: str
@@ -76,6 +90,10 @@ class Evidence:
     n: int
     verdict: Verdict
     arms: Arms | tuple[Arms, ...] = ()
+    reason: str = ""
+    effect: str = ""
+    estimates: Mapping[str, Interval] = field(default_factory=dict)
+    shown: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +137,11 @@ class Row:
     published: str = ""
     to_run: str = ""
     finding: str = ""
+    origin: str = "ours"
+    calibrated: str = ""
+    family: str = ""
+    reason: str = ""
+    given: str = ""  # what the verdict is conditional on
     effect: str = ""
     explanation: str = ""
     test: str = ""
@@ -135,8 +158,9 @@ class Finding:
     """One file of `analysis/findings`: a figure and the claims judged from the very frames it shows.
 
     `needs` maps a table of the sweep `sweep` to a query on it; with `published` the curve of that name joins them under
-    the key "published". `images`: whether those of a data set play a part. `plot(fig, frames)` draws, `check(frames)`
-    gives Evidence for every claim, `numbers(frames)` the comparison with the paper.
+    the key "published". `images`: whether those of a data set play a part. `plot(fig, frames)` draws, `numbers(frames)`
+    gives the comparison with the paper. `measure(frames)` gives, for every claim whose criterion is data, the values it
+    is judged by, and is called by `plot`, too; `check(frames)` gives Evidence for every other claim.
     """
 
     name: str
@@ -148,13 +172,15 @@ class Finding:
     size: tuple[float, float]  # inches
     claims: tuple[Claim, ...]
     plot: Callable[[Any, Mapping[str, Any]], None]
-    check: Callable[[Mapping[str, Any]], Mapping[str, Evidence]]
     numbers: Callable[[Mapping[str, Any]], Sequence[Comparison]]
+    measure: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Sample]]] | None = None
+    check: Callable[[Mapping[str, Any]], Mapping[str, Evidence]] | None = None
     images: bool = True
 
     def evidence(self, frames: Mapping[str, Any]) -> dict[str, Evidence]:
-        """Raises ValueError unless `check` answers exactly the finding's claims."""
-        found = dict(self.check(frames))
+        """Raises ValueError unless `measure` and `check` together answer exactly the finding's claims."""
+        found = judged(self.claims, self.measure(frames)) if self.measure is not None else {}
+        found |= dict(self.check(frames)) if self.check is not None else {}
         asked = {claim.id for claim in self.claims}
         if set(found) != asked:
             raise ValueError(f"{self.name}: check answers {sorted(found)}, the claims are {sorted(asked)}")
@@ -232,10 +258,76 @@ def judge(n: int, *, whole: bool, part: bool) -> Verdict:
     return Verdict.partly if part else Verdict.not_reproduced
 
 
-def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: str = "") -> Row:
+def judged(claims: Iterable[Claim], measured: Mapping[str, Mapping[str, Sample]]) -> dict[str, Evidence]:
+    """Evidence for each of the claims that were measured, by its criterion, Holm's correction within each family.
+
+    Too few seeds, an unmet precondition, or an interval that holds the bound: undecided, with that reason. Raises
+    ValueError where a quantity was not measured, or where a claim that was has no criterion of this kind.
+    """
+    known = {claim.id: claim for claim in claims}
+    rules: dict[str, Criterion] = {}
+    for name in measured:
+        rule = known[name].criterion if name in known else ""
+        if not isinstance(rule, Criterion):
+            raise ValueError(f"claim {name} was measured and has no criterion that judges it: give it a Criterion")
+        rules[name] = rule
+    found = {name: rule.judge(measured[name]) for name, rule in rules.items()}
+    corrected: dict[str, float] = {}
+    for family in {known[name].family for name in found}:
+        corrected |= stats.holm({name: of.p for name, of in found.items() if known[name].family == family})
+    return {name: _evidence(rules[name], measured[name], found[name], corrected[name]) for name in measured}
+
+
+def _evidence(
+    rule: Criterion, samples: Mapping[str, Sample], found: criteria.Judgement, corrected_p: float
+) -> Evidence:
+    verdict, reason = _verdict(found, corrected_p)
+    estimates = rule.estimates(samples)
+    scales = {of: samples[of].arms_scale for of in estimates}
+    arms = {
+        of: {arm: stats.interval(values, scales[of]) for arm, values in samples[of].arms.items()} for of in estimates
+    }
+    effect = []
+    for of, each in arms.items():
+        if each and all(interval.n for interval in each.values()):
+            both = ", ".join(f"{criteria.told(interval)} {criteria.LABELS[arm]}" for arm, interval in each.items())
+            effect.append(f"{of}: {both}")
+    left_out = sum(interval.left_out for interval in estimates.values())
+    units = {part.of: f" {part.unit}" if part.unit else "" for part in rule.parts}
+    return Evidence(
+        measured="; ".join(f"{of} {number(each.mean)}{units[of]}" for of, each in estimates.items()),
+        spread="; ".join(f"[{number(each.low)}, {number(each.high)}]" for each in estimates.values())
+        + (f"; without a place on the scale and left out: {left_out}" if left_out else ""),
+        n=found.n,
+        verdict=verdict,
+        reason=reason,
+        effect=". ".join(effect),
+        estimates=estimates,
+        shown={of: tuple(interval.mean for interval in each.values()) for of, each in arms.items()},
+    )
+
+
+def _verdict(found: criteria.Judgement, corrected_p: float) -> tuple[Verdict, str]:
+    if found.n < MIN_SEEDS:
+        return Verdict.undecided, f"fewer than {MIN_SEEDS} seeds"
+    if found.unmet:
+        return Verdict.undecided, found.unmet
+    if found.full is Outcome.holds and corrected_p < ALPHA:
+        return Verdict.reproduced, ""
+    if found.partial is Outcome.holds:
+        return Verdict.partly, ""
+    if found.full is Outcome.holds:
+        return Verdict.undecided, f"p = {number(corrected_p)} after Holm's correction: {found.n} seeds are too few"
+    if found.full is Outcome.fails and found.partial is Outcome.fails:
+        return Verdict.not_reproduced, ""
+    open_parts = found.undecided or "the partial criterion"
+    return Verdict.undecided, f"the interval of {open_parts} holds the bound: {found.n} seeds are too few"
+
+
+def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: str = "", given: str = "") -> Row:
     """A claim that was judged."""
     return Row(
-        **asdict(claim),
+        **claim.written,
         measured=_signed(evidence.measured),
         spread=_signed(evidence.spread),
         n=evidence.n,
@@ -243,7 +335,9 @@ def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: st
         data=data,
         commit=commit,
         finding=finding,
-        effect=effects.told(evidence.arms),
+        reason=evidence.reason,
+        given=given,
+        effect=evidence.effect or effects.told(evidence.arms),
     )
 
 
@@ -254,7 +348,7 @@ def _signed(text: str) -> str:
 
 def row_not_run(claim: Claim, why: str, *, finding: str = "") -> Row:
     """A claim that was not judged, and why, or what would judge it."""
-    told = asdict(claim) | {"to_run": why}
+    told = claim.written | {"to_run": why}
     return Row(**told, measured="", spread="", n=0, verdict=str(Verdict.not_run), data="", commit="", finding=finding)
 
 
@@ -348,6 +442,8 @@ def _module(path: Path) -> ModuleType:
 def _finding(module: ModuleType) -> Finding:
     name = Path(str(module.__file__)).stem
     lacking = [part for part in PROTOCOL if not hasattr(module, part)]
+    if not (hasattr(module, "measure") or hasattr(module, "check")):
+        lacking.append("measure or check")
     if lacking:
         raise ValueError(f"findings/{name}.py lacks {', '.join(lacking)}; a finding has {', '.join(PROTOCOL)}")
     return Finding(
@@ -358,9 +454,10 @@ def _finding(module: ModuleType) -> Finding:
         needs=dict(module.NEEDS),
         published=getattr(module, "PUBLISHED", None),
         size=module.SIZE,
-        claims=tuple(module.CLAIMS),
+        claims=tuple(replace(claim, family=claim.family or name) for claim in module.CLAIMS),
         plot=module.plot,
-        check=module.check,
         numbers=module.numbers,
+        measure=getattr(module, "measure", None),
+        check=getattr(module, "check", None),
         images=getattr(module, "IMAGES", True),
     )

@@ -23,6 +23,7 @@ SIZE = (9.6, 4.2)
 CLAIMS = (
     Claim(
         id="15",
+        origin="paper",
         where="Appendix H",
         scale="reduced",
         says="Shallower networks without BN bear larger learning rates.",

@@ -24,6 +24,7 @@ SIZE = (9.6, 4.2)
 CLAIMS = (
     Claim(
         id="15-reduced",
+        origin="paper",
         where="Appendix H, at a laptop's scale",
         scale="reduced",
         says="Shallower networks without BN bear larger learning rates.",

@@ -26,6 +26,7 @@ WHERE = "Section 2.1, Figure 1"
 CLAIMS = (
     Claim(
         id="1",
+        origin="paper",
         where=WHERE,
         scale="paper",
         says="At the same small learning rate, 0.0001, BN does not generalise better.",
@@ -35,6 +36,7 @@ CLAIMS = (
     ),
     Claim(
         id="2",
+        origin="paper",
         where=WHERE,
         scale="paper",
         says="The gain of BN comes with larger learning rates.",
@@ -44,6 +46,7 @@ CLAIMS = (
     ),
     Claim(
         id="3",
+        origin="paper",
         where=WHERE,
         scale="paper",
         says="Smaller learning rates overfit more.",

@@ -25,6 +25,7 @@ SMALL = "Figure 1, at a laptop's scale"
 CLAIMS = (
     Claim(
         id="1-reduced",
+        origin="paper",
         where=SMALL,
         scale="reduced",
         says="At the same small learning rate, 0.0001, BN does not generalise better.",
@@ -34,6 +35,7 @@ CLAIMS = (
     ),
     Claim(
         id="2-reduced",
+        origin="paper",
         where=SMALL,
         scale="reduced",
         says="The gain of BN comes with larger learning rates.",
@@ -43,6 +45,7 @@ CLAIMS = (
     ),
     Claim(
         id="3-reduced",
+        origin="paper",
         where=SMALL,
         scale="reduced",
         says="Smaller learning rates overfit more.",

@@ -33,6 +33,7 @@ SIZE = (10.4, 6.1)
 CLAIMS = (
     Claim(
         id="6",
+        origin="paper",
         where="Section 3.1, Figure 2",
         scale="init",
         says="Gradients at initialisation are larger and heavy-tailed without BN (layer 55).",

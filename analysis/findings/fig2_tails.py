@@ -101,6 +101,7 @@ CLAIMS = (
     ),
     Claim(
         id="6-heavier",
+        origin="paper",
         where="Section 3.1, Figure 2",
         scale="init",
         says="At layer 55 the tail falls more slowly than an exponential without BN, and faster with BN.",

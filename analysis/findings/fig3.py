@@ -40,6 +40,7 @@ SIZE = (11.4, 5.6)
 CLAIMS = (
     Claim(
         id="7",
+        origin="paper",
         where="Section 3, Figure 3",
         scale="init",
         says="With BN the loss falls along the gradient over a far wider range of step sizes.",
@@ -58,6 +59,7 @@ CLAIMS = (
     ),
     Claim(
         id="7-explosion",
+        origin="paper",
         where="Section 3, Figure 3",
         scale="init",
         says="Without BN a step of less than 0.01 makes the loss more than a million times larger.",

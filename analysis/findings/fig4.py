@@ -44,6 +44,7 @@ SIZE = (11.4, 5.6)
 CLAIMS = (
     Claim(
         id="8",
+        origin="paper",
         where="Section 3, Figure 4",
         scale="init",
         says="In an update that diverges, activation moments explode with depth.",
@@ -54,6 +55,7 @@ CLAIMS = (
     ),
     Claim(
         id="8-late",
+        origin="paper",
         where="Section 3, Figure 4",
         scale="init",
         says="The explosion comes late in the step, and the later the deeper the layer.",

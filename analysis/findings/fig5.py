@@ -38,6 +38,7 @@ _PUBLISHED_SHAPE = f"ln std without BN from {MINUS}1.25 at layer 6 to 3.03 at la
 CLAIMS = (
     Claim(
         id="9",
+        origin="paper",
         where="Section 3.1, Figure 5",
         scale="init",
         says="Without BN the moments grow with depth already at initialisation; with BN they stay bounded and fall "
@@ -50,6 +51,7 @@ CLAIMS = (
     ),
     Claim(
         id="9-levels",
+        origin="paper",
         where="Section 3.1, Figure 5",
         scale="init",
         says="The standard deviations have the published values: layer by layer with BN, within the seeds' range "
@@ -61,6 +63,7 @@ CLAIMS = (
     ),
     Claim(
         id="9-means",
+        origin="paper",
         where="Section 3.1, Figure 5",
         scale="init",
         says="The absolute means have the published values with BN.",

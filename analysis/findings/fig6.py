@@ -26,6 +26,7 @@ SIZE = (9.6, 4.5)
 CLAIMS = (
     Claim(
         id="11",
+        origin="paper",
         where="Section 3.1, Figure 6",
         scale="init",
         says="Without BN the output layer's gradient is one class column for nearly all images; with BN it is "

@@ -36,6 +36,7 @@ SIZE = (10.4, 6.6)
 CLAIMS = (
     Claim(
         id="13",
+        origin="paper",
         where="Section 3.2, Figure 7",
         scale="init",
         says="Without BN the gradient between in- and out-channels is close to low rank.",
@@ -53,6 +54,7 @@ CLAIMS = (
     ),
     Claim(
         id="13-means",
+        origin="paper",
         where="Appendix G",
         scale="init",
         says="Without BN, channels with a large mean have large gradients on the weights that leave them.",

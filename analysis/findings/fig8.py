@@ -39,6 +39,7 @@ SIZE = (10.4, 6.4)
 CLAIMS = (
     Claim(
         id="14",
+        origin="paper",
         where="Section 4, Figure 8",
         scale="paper",
         says="Products of random matrices become ill-conditioned with their number.",
@@ -48,6 +49,7 @@ CLAIMS = (
     ),
     Claim(
         id="14-density",
+        origin="paper",
         where="Section 4, Theorem 1",
         scale="paper",
         says="The singular values follow the law of the theorem.",

@@ -29,6 +29,7 @@ SIZE = (10.4, 4.0)
 CLAIMS = (
     Claim(
         id="gradient-correlation-1",
+        origin="paper",
         where="Section 3.1, beside Figure 6",
         scale="init",
         says="Without BN the gradient hardly depends on the input: those of different mini-batches point the same way.",

@@ -41,6 +41,7 @@ FOUR = "for each of two networks, before and after training: all four reproduce,
 CLAIMS = (
     Claim(
         id="5",
+        origin="paper",
         where="Section 2.1, equation 3",
         scale="reduced",
         says="The noise of an SGD step grows with the square of the learning rate and falls with the mini-batch size.",
@@ -51,6 +52,7 @@ CLAIMS = (
     ),
     Claim(
         id="5-constant",
+        origin="paper",
         where="Section 2.1, equation 3",
         scale="reduced",
         says="The constant is how far the gradients of single examples are from their mean.",

@@ -48,6 +48,7 @@ CLAIMS = (
     ),
     Claim(
         id="16-depth",
+        origin="paper",
         where=WHERE,
         scale="init",
         says="Keeping the variance from layer to layer is too weak a condition: over many layers it is not kept.",

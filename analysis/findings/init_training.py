@@ -49,6 +49,7 @@ BESIDE = {
 CLAIMS = (
     Claim(
         id="16",
+        origin="paper",
         where="Section 4, appendix F",
         scale="reduced",
         says="Keeping the variance at initialisation is too weak a condition; the initialisation is the cause of the "

@@ -27,6 +27,7 @@ SIZE = (9.6, 4.2)
 CLAIMS = (
     Claim(
         id="lenet-region-1",
+        origin="course",
         where=EXERCISE,
         scale="reduced",
         says="The region of convergence of LeNet is wider with BN by an order of magnitude.",

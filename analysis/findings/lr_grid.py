@@ -25,6 +25,7 @@ SIZE = (9.6, 7.2)
 CLAIMS = (
     Claim(
         id="4",
+        origin="paper",
         where="Section 3, text",
         scale="paper",
         says="Without BN larger learning rates cannot be used: training diverges.",

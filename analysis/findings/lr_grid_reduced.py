@@ -28,6 +28,7 @@ SMALL = "Section 3, at a laptop's scale"
 CLAIMS = (
     Claim(
         id="4-reduced",
+        origin="paper",
         where=SMALL,
         scale="reduced",
         says="Without BN larger learning rates cannot be used: training diverges.",

@@ -44,6 +44,7 @@ CLAIMS = (
     ),
     Claim(
         id="5-own-rates",
+        origin="paper",
         where="Section 2.1",
         scale="reduced",
         says="The larger learning rate that BN allows makes the noisier steps.",

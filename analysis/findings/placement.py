@@ -40,6 +40,7 @@ _NO_GAIN = "Undecided where BN everywhere is not above no BN in every pair of on
 CLAIMS = (
     Claim(
         id="10",
+        origin="paper",
         where=WHERE,
         scale="paper",
         says="One BN layer at the very end gives about two thirds of BN's gain.",

@@ -26,6 +26,7 @@ SIZE = (11.4, 4.3)
 CLAIMS = (
     Claim(
         id="17",
+        origin="paper",
         where="Section 2.1, text",
         scale="paper",
         says="Larger learning rates lead to flatter minima.",

@@ -32,6 +32,7 @@ SIZE = (9.6, 3.9)
 CLAIMS = (
     Claim(
         id="12",
+        origin="paper",
         where="Section 3.2, Table 1",
         scale="init",
         says="Without BN the summands of a convolution's gradient nearly share one sign; with BN they cancel.",

@@ -32,6 +32,7 @@ SIZE = (10.4, 3.9)
 CLAIMS = (
     Claim(
         id="12-parameters",
+        origin="paper",
         where="Appendix J",
         scale="init",
         says="Without BN the summands nearly share one sign also parameter by parameter.",

@@ -34,6 +34,7 @@ WHERE = "Dive into Deep Learning, Batch Normalization: mini-batches of 50 to 100
 CLAIMS = (
     Claim(
         id="textbook-batch-size-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="With BN a mini-batch of 50 to 100 gives the best test accuracy.",
@@ -42,6 +43,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-batch-size-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Small mini-batches regularise: training is less ahead of the test.",

@@ -40,6 +40,7 @@ WHERE = "Dive into Deep Learning, LeNet and Batch Normalization"
 CLAIMS = (
     Claim(
         id="textbook-confounds-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN raises the accuracy of LeNet by itself, also at one learning rate and with all else equal.",
@@ -49,6 +50,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-confounds-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="A part of what the chapters' comparison shows is due to pooling and padding and not to BN.",
@@ -58,6 +60,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-confounds-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Max pooling alone raises plain LeNet's training accuracy from 0.824 to 0.849.",
@@ -67,6 +70,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-confounds-4",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The effects do not simply add: what pooling and padding give depends on BN.",

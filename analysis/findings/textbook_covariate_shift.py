@@ -39,6 +39,7 @@ RATES = "at every rate of the grid (reproduced), at more than half (partly)."
 CLAIMS = (
     Claim(
         id="textbook-covariate-bn",
+        origin="course",
         where=IOFFE,
         scale="textbook",
         says="BN reduces internal covariate shift: layers' inputs move less while the layers before them learn.",
@@ -48,6 +49,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-covariate-noise",
+        origin="course",
         where=SANTURKAR,
         scale="textbook",
         says="Noise after BN that moves the inputs more than they do without BN hardly harms training.",
@@ -56,6 +58,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-covariate-gradient",
+        origin="course",
         where=SANTURKAR,
         scale="textbook",
         says="By its effect on the gradient, BN does not reduce internal covariate shift.",
@@ -64,6 +67,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-covariate-predicts",
+        origin="course",
         where=IOFFE,
         scale="textbook",
         says="The more layers' inputs move, the worse a network trains.",

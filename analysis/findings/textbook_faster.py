@@ -29,6 +29,7 @@ WHERE = "Dive into Deep Learning, Batch Normalization: 'accelerates the converge
 CLAIMS = (
     Claim(
         id="textbook-faster-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="At a matched learning rate the network with BN needs fewer epochs.",
@@ -38,6 +39,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-faster-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Each at its own best learning rate, the network with BN needs fewer epochs.",

@@ -28,6 +28,7 @@ WHERE = "Dive into Deep Learning, Batch Normalization: the noise of mini-batches
 CLAIMS = (
     Claim(
         id="textbook-ghost-batch-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The noise of batch statistics regularises: with it, training is less ahead of the test.",
@@ -36,6 +37,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-ghost-batch-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The right amount of it makes the test accuracy better.",

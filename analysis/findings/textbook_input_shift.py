@@ -37,6 +37,7 @@ WHERE = "a course page on BN: 'if the train and test sets come from entirely dif
 CLAIMS = (
     Claim(
         id="textbook-shift-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="A network loses accuracy when the test images come from another source.",
@@ -45,6 +46,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-shift-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN with its stored statistics makes a network more robust to such a change of the inputs.",
@@ -53,6 +55,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-shift-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Re-estimating BN's statistics on the changed images, without labels, wins back what was lost.",

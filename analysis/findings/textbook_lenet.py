@@ -49,6 +49,7 @@ WHERE = "Dive into Deep Learning, Batch Normalization, 7.5.4 and 7.5.5"
 CLAIMS = (
     Claim(
         id="textbook-lenet-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The layer written out reaches training loss 0.249 and training accuracy 0.908 in ten epochs.",
@@ -57,6 +58,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-lenet-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The library's layer trains as the one written out does.",
@@ -66,6 +68,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-lenet-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="After ten epochs the test accuracy of the layer written out is 0.878, of the library's 0.796.",
@@ -75,6 +78,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-lenet-4",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The library's layer trains faster than the one written out.",
@@ -84,6 +88,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-lenet-5",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Every scale gamma of the first BN layer grows above 1; the shifts beta take both signs.",

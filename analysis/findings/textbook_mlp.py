@@ -46,6 +46,7 @@ PAIR = "with sigmoids and with ReLU (reproduced), with one of them (partly)."
 CLAIMS = (
     Claim(
         id="textbook-mlp-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="With BN the distribution of a layer's weights is more stable over training.",
@@ -54,6 +55,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-mlp-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="With BN one can be less careful about initialisation.",
@@ -62,6 +64,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-mlp-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN keeps units from saturating.",
@@ -70,6 +73,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-mlp-4",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN keeps gradients from vanishing or exploding with the scale of the weights.",
@@ -78,6 +82,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-mlp-5",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN keeps training from ending in infinity.",

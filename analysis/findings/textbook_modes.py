@@ -31,6 +31,7 @@ WHERE = "Dive into Deep Learning, Batch Normalization, 7.5.7"
 CLAIMS = (
     Claim(
         id="textbook-modes-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Forgetting eval() costs accuracy, the more the smaller the batches.",
@@ -40,6 +41,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-modes-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="In training mode an image's prediction depends on its neighbours: sorted test images are misread.",
@@ -48,6 +50,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-modes-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="A forgotten eval() also changes the network: its running statistics are those of the test images then.",
@@ -56,6 +59,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-modes-4",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Statistics accumulated at the final weights evaluate better, and more evenly, than running ones.",

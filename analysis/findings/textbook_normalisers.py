@@ -42,6 +42,7 @@ WHERE = "Dive into Deep Learning, Batch Normalization, exercises"
 CLAIMS = (
     Claim(
         id="textbook-normalisers-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Gamma and beta are needed: with them frozen at 1 and 0 BN trains worse.",
@@ -50,6 +51,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-normalisers-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN can stand in for dropout: it gives the higher test accuracy.",
@@ -58,6 +60,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-normalisers-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Other normalizing transforms help as well, also those that do not look at the mini-batch.",

@@ -37,6 +37,7 @@ WHERE = "a tutorial's network of two convolutions and two dense layers, BN behin
 CLAIMS = (
     Claim(
         id="textbook-partial-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN behind these two layers makes the network train faster and better.",
@@ -45,6 +46,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-partial-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Every layer's BN counts: with one of the two the network trains worse than with both.",

@@ -31,6 +31,7 @@ WHERE = "Dive into Deep Learning, Batch Normalization; a report of its readers t
 CLAIMS = (
     Claim(
         id="textbook-statistics-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The jumps are those of the running statistics: re-estimated at the same weights, there are none.",
@@ -39,6 +40,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-statistics-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Statistics that lag further behind worsen it.",
@@ -47,6 +49,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-statistics-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Without BN behind the dense layers the curve is steady.",

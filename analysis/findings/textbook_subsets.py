@@ -31,6 +31,7 @@ WHERE = "Dive into Deep Learning, Batch Normalization, exercise: is BN needed in
 CLAIMS = (
     Claim(
         id="textbook-subsets-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN is needed in every layer: each one's adds to the training accuracy.",
@@ -39,6 +40,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-subsets-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN behind one layer alone gives most of the gain.",

@@ -33,6 +33,7 @@ SIZE = (6.4, 4.0)
 CLAIMS = (
     Claim(
         id="textbook-tiny-1",
+        origin="course",
         where="Wu and He 2018, Figure 1: group normalization",
         scale="textbook",
         says="BN loses accuracy as the mini-batch shrinks, group normalization does not.",
@@ -41,6 +42,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-tiny-2",
+        origin="course",
         where="Ioffe 2017: batch renormalization",
         scale="textbook",
         says="Batch renormalization makes up for what BN loses on small mini-batches.",
@@ -49,6 +51,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-tiny-3",
+        origin="course",
         where="Dive into Deep Learning, Batch Normalization: it needs mini-batches that are large enough",
         scale="textbook",
         says="On mini-batches of a few images BN does harm: without it the network is better.",

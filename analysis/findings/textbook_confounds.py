@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from bnstudy import effects, figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, DASH, MINUS, Interval, arms, interval, spread
+from bnstudy.frames import ARMS, DASH, MINUS, arms, spread
+from bnstudy.stats import Interval, interval
 
 # Factor: its column, the level that counts +, the one that counts -, and how it is called.
 FACTORS = {

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, MINUS, Interval, accuracies, interval, spread
+from bnstudy.frames import DASH, MINUS, accuracies, spread
+from bnstudy.stats import Interval, interval
 
 SITES = ("norm1", "norm2", "norm3", "norm4")
 LAYERS = {"norm1": "conv1", "norm2": "conv2", "norm3": "dense1", "norm4": "dense2"}

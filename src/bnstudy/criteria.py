@@ -65,7 +65,7 @@ class Part:
             bound = f"above {number(self.above)}" if self.above is not None else f"below {number(self.below or 0.0)}"
         else:
             bound = f"between {number(self.above)} and {number(self.below)}"
-        return f"{self.of} {bound}{unit}{_MEANS[self.scale]}"
+        return f"{self.of}: {bound}{unit}{_MEANS[self.scale]}"
 
     def p(self, values: pd.Series) -> float:
         """Below 0.05 where the part holds."""
@@ -150,14 +150,14 @@ class Criterion:
         together = {1: "", 2: ". Both"}.get(len(self.full), ". All")
         text = f"{_parts(self.full)}{together}: reproduced."
         if isinstance(self.partial, tuple):
-            text += f" {_parts(self.partial)}: partly."
+            text += f" {_capital(_parts(self.partial))}: partly."
         elif self.partial == 1:
             text += " One of them: partly."
         elif self.partial:
             text += f" {self.partial} of them: partly."
         for need in self.needs:
             text += f" Undecided unless in every seed {need} ({need.reason} otherwise)."
-        return text + (f" ({self.remark})" if self.remark else "")
+        return _capital(text) + (f" ({self.remark})" if self.remark else "")
 
     def judge(self, samples: Mapping[str, Sample]) -> Judgement:
         """Raises ValueError unless there is a sample for each quantity."""
@@ -205,6 +205,10 @@ def told(interval: Interval) -> str:
     if math.isnan(interval.low):
         return number(interval.mean)
     return f"{number(interval.mean)} [{number(interval.low)}, {number(interval.high)}]"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _parts(parts: tuple[Part, ...]) -> str:

@@ -42,7 +42,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Part:
-    """Where the mean over seeds of the quantity `of` lies, the mean being taken on `scale`.
+    """Where the mean over seeds of the quantity `of` lies, the mean being taken on `scale`; `at` tells parts apart that
+    ask the same of one quantity in several places ("layer 18").
 
     Raises ValueError for a part without a bound, or with bounds that leave nothing between them.
     """
@@ -52,6 +53,7 @@ class Part:
     below: float | None = None
     scale: Scale = Scale.plain
     unit: str = ""
+    at: str = ""
 
     def __post_init__(self) -> None:
         if self.above is None and self.below is None:
@@ -59,7 +61,14 @@ class Part:
         if self.above is not None and self.below is not None and self.above >= self.below:
             raise ValueError(f"criterion on {self.of}: above = {self.above} is not less than below = {self.below}")
 
-    def __str__(self) -> str:
+    @property
+    def key(self) -> str:
+        """What its sample is called."""
+        return f"{self.of}, {self.at}" if self.at else self.of
+
+    @property
+    def asks(self) -> str:
+        """The quantity and its bound."""
         unit = f" {self.unit}" if self.unit else ""
         if self.above is None or self.below is None:
             bound = f"above {number(self.above)}" if self.above is not None else f"below {number(self.below or 0.0)}"
@@ -134,8 +143,8 @@ class Criterion:
     def __post_init__(self) -> None:
         scales: dict[str, Scale] = {}
         for part in self.parts:
-            if scales.setdefault(part.of, part.scale) is not part.scale:
-                raise ValueError(f"criterion on {part.of}: averaged on {scales[part.of]} and on {part.scale}")
+            if scales.setdefault(part.key, part.scale) is not part.scale:
+                raise ValueError(f"criterion on {part.key}: averaged on {scales[part.key]} and on {part.scale}")
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -144,7 +153,7 @@ class Criterion:
     @property
     def quantities(self) -> tuple[str, ...]:
         """What it asks for: one sample each."""
-        return tuple(dict.fromkeys([part.of for part in self.parts] + [need.of for need in self.needs]))
+        return tuple(dict.fromkeys([part.key for part in self.parts] + [need.of for need in self.needs]))
 
     def __str__(self) -> str:
         together = {1: "", 2: ". Both"}.get(len(self.full), ". All")
@@ -163,11 +172,11 @@ class Criterion:
         """Raises ValueError unless there is a sample for each quantity."""
         if lacking := [of for of in self.quantities if of not in samples]:
             raise ValueError(f"no values were measured for {', '.join(map(repr, lacking))}; there are {list(samples)}")
-        found = [part.outcome(samples[part.of].values) for part in self.full]
-        p = max(part.p(samples[part.of].values) for part in self.full)  # a conjunction: the weakest part decides
+        found = [part.outcome(samples[part.key].values) for part in self.full]
+        p = max(part.p(samples[part.key].values) for part in self.full)  # a conjunction: the weakest part decides
         n = min(self.interval(part, samples).n for part in self.full)
         if isinstance(self.partial, tuple):
-            lesser = [part.outcome(samples[part.of].values) for part in self.partial]
+            lesser = [part.outcome(samples[part.key].values) for part in self.partial]
             partial = _all(lesser) if lesser else Outcome.fails
         elif self.partial:
             sure, possible = found.count(Outcome.holds), len(found) - found.count(Outcome.fails)
@@ -176,15 +185,15 @@ class Criterion:
         else:
             partial = Outcome.fails
         unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values)]
-        hazy = [part.of for part, outcome in zip(self.full, found, strict=True) if outcome is Outcome.open]
+        hazy = [part.key for part, outcome in zip(self.full, found, strict=True) if outcome is Outcome.open]
         return Judgement(_all(found), partial, p, n, "; ".join(unmet), ", ".join(hazy))
 
     def interval(self, part: Part, samples: Mapping[str, Sample]) -> Interval:
-        return stats.interval(samples[part.of].values, part.scale)
+        return stats.interval(samples[part.key].values, part.scale)
 
     def estimates(self, samples: Mapping[str, Sample]) -> dict[str, Interval]:
         """The mean of each quantity with its interval, on the scale of the part that judges it."""
-        return {part.of: self.interval(part, samples) for part in self.parts}
+        return {part.key: self.interval(part, samples) for part in self.parts}
 
 
 def single(values: pd.Series) -> Sample:
@@ -212,7 +221,16 @@ def _capital(text: str) -> str:
 
 
 def _parts(parts: tuple[Part, ...]) -> str:
-    return "; ".join(map(str, parts))
+    """Those that ask the same in several places once."""
+    places: dict[str, list[str]] = {}
+    for part in parts:
+        places.setdefault(part.asks, []).append(part.at)
+    return "; ".join(f"{asks}{_at(where)}" for asks, where in places.items())
+
+
+def _at(places: list[str]) -> str:
+    named = [place for place in places if place]
+    return f", at {' and '.join([', '.join(named[:-1]), named[-1]] if len(named) > 1 else named)}" if named else ""
 
 
 def _all(outcomes: list[Outcome]) -> Outcome:

@@ -287,21 +287,24 @@ def _evidence(
     arms = {
         of: {arm: stats.interval(values, scales[of]) for arm, values in samples[of].arms.items()} for of in estimates
     }
-    effect = []
-    for of, each in arms.items():
-        if each and all(interval.n for interval in each.values()):
-            both = ", ".join(f"{criteria.told(interval)} {criteria.LABELS[arm]}" for arm, interval in each.items())
-            effect.append(f"{of}: {both}")
     left_out = sum(interval.left_out for interval in estimates.values())
-    units = {part.of: f" {part.unit}" if part.unit else "" for part in rule.parts}
+    parts = {part.key: part for part in rule.parts}
+    means, ends, effect = (dict[str, list[str]]() for _ in range(3))
+    for key, part in parts.items():
+        of, at = estimates[key], f" at {part.at}" if part.at else ""
+        means.setdefault(part.of, []).append(f"{number(of.mean)}{f' {part.unit}' if part.unit else ''}{at}")
+        ends.setdefault(part.of, []).append(f"[{number(of.low)}, {number(of.high)}]")
+        if arms[key] and all(interval.n for interval in arms[key].values()):
+            both = ", ".join(f"{criteria.told(each)} {criteria.LABELS[arm]}" for arm, each in arms[key].items())
+            effect.setdefault(part.of, []).append(both + at)
     return Evidence(
-        measured="; ".join(f"{of} {number(each.mean)}{units[of]}" for of, each in estimates.items()),
-        spread="; ".join(f"[{number(each.low)}, {number(each.high)}]" for each in estimates.values())
+        measured="; ".join(f"{of} {', '.join(each)}" for of, each in means.items()),
+        spread="; ".join(", ".join(each) for each in ends.values())
         + (f"; without a place on the scale and left out: {left_out}" if left_out else ""),
         n=found.n,
         verdict=verdict,
         reason=reason,
-        effect=". ".join(effect),
+        effect=". ".join(f"{of}: {'; '.join(each)}" for of, each in effect.items()),
         estimates=estimates,
         shown={of: tuple(interval.mean for interval in each.values()) for of, each in arms.items()},
     )

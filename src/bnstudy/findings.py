@@ -317,10 +317,10 @@ def _verdict(found: criteria.Judgement, corrected_p: float) -> tuple[Verdict, st
         return Verdict.undecided, found.unmet
     if found.full is Outcome.holds and corrected_p < ALPHA:
         return Verdict.reproduced, ""
-    if found.partial is Outcome.holds:
-        return Verdict.partly, ""
     if found.full is Outcome.holds:
         return Verdict.undecided, f"p = {number(corrected_p)} after Holm's correction: {found.n} seeds are too few"
+    if found.partial is Outcome.holds:
+        return Verdict.partly, ""
     if found.full is Outcome.fails and found.partial is Outcome.fails:
         return Verdict.not_reproduced, ""
     open_parts = found.undecided or "the partial criterion"

@@ -166,6 +166,8 @@ def _one_sided(values: Iterable[float], bound: float, scale: Scale, side: int) -
     if (np.isinf(on_scale) & (np.sign(on_scale) != side)).any():
         return 1.0
     usable = on_scale[np.isfinite(on_scale)]
+    if len(usable) == 0 and len(on_scale) > 1:
+        return 0.0  # all of them lie infinitely far on the right side
     if len(usable) < 2:
         return 1.0
     apart = side * (float(usable.mean()) - float(scale.forward(np.asarray(bound, dtype=float))))

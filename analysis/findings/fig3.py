@@ -46,7 +46,7 @@ CAPTION = (
     "at which training met it (with BN at learning rate 0.1, without at 0.0001). With BN the first update, at 0.1, "
     "raises the loss itself. (a to f) One thin line a seed, thick: geometric mean; dashed: read off "
     "the published figure; a loss that is not finite has left the axis. (g) Usable range: the step size at which the "
-    "relative loss first rises above 1.02 (a network that dies at a larger step has a loss of 2.3, below where it began, "
+    "relative loss first rises above 1.02 (a network that dies at a larger step has a loss of 2.3, lower than before, "
     "and does not count as usable); one dot a seed, bar: geometric mean, 95 % interval. The step sizes are a factor "
     "of 1.49 apart, and the range is interpolated, linearly in both logarithms. Grey: ends of what was looked at; "
     "triangles: the range goes beyond, and counts as that step size. Hollow: published curves, in the same way."
@@ -157,7 +157,7 @@ def _losses(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _usable(losses: pd.DataFrame) -> pd.DataFrame:
-    """Column usable: the first upcrossing of a relative loss of RISEN; `bound`: at least ("≥") or at most ("≤") that."""
+    """Column usable: the first upcrossing of RISEN; `bound`: at least ("≥") or at most ("≤") that."""
     rows = []
     for key, x, r in _each(losses):
         above = np.flatnonzero(r > RISEN)

@@ -229,8 +229,14 @@ def _parts(parts: tuple[Part, ...]) -> str:
 
 
 def _at(places: list[str]) -> str:
+    """ "at layers 18, 54 and 90" of "layer 18", "layer 54", "layer 90"."""
     named = [place for place in places if place]
-    return f", at {' and '.join([', '.join(named[:-1]), named[-1]] if len(named) > 1 else named)}" if named else ""
+    if len(named) < 2:
+        return f", at {named[0]}" if named else ""
+    kinds, last = zip(*(place.rpartition(" ")[::2] for place in named), strict=True)
+    if len(set(kinds)) == 1 and kinds[0]:
+        return f", at {kinds[0]}{'es' if kinds[0].endswith('ch') else 's'} {', '.join(last[:-1])} and {last[-1]}"
+    return f", at {', '.join(named[:-1])} and {named[-1]}"
 
 
 def _all(outcomes: list[Outcome]) -> Outcome:

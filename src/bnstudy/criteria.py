@@ -174,7 +174,7 @@ class Criterion:
             raise ValueError(f"no values were measured for {', '.join(map(repr, lacking))}; there are {list(samples)}")
         found = [part.outcome(samples[part.key].values) for part in self.full]
         p = max(part.p(samples[part.key].values) for part in self.full)  # a conjunction: the weakest part decides
-        n = min(self.interval(part, samples).n for part in self.full)
+        n = min(int(samples[part.key].values.notna().sum()) for part in self.full)  # infinite ones are seeds, too
         if isinstance(self.partial, tuple):
             lesser = [part.outcome(samples[part.key].values) for part in self.partial]
             partial = _all(lesser) if lesser else Outcome.fails

@@ -165,7 +165,7 @@ class Criterion:
         elif self.partial:
             text += f" {self.partial} of them: partly."
         for need in self.needs:
-            text += f" Undecided unless in every seed {need} ({need.reason} otherwise)."
+            text += f" Undecided ({need.reason}) unless in every seed {need}."
         return _capital(text) + (f" ({self.remark})" if self.remark else "")
 
     def judge(self, samples: Mapping[str, Sample]) -> Judgement:
@@ -236,7 +236,7 @@ def _at(places: list[str]) -> str:
     kinds, last = zip(*(place.rpartition(" ")[::2] for place in named), strict=True)
     if len(set(kinds)) == 1 and kinds[0]:
         return f", at {kinds[0]}{'es' if kinds[0].endswith('ch') else 's'} {', '.join(last[:-1])} and {last[-1]}"
-    return f", at {', '.join(named[:-1])} and {named[-1]}"
+    return f", for each of {', '.join(named[:-1])} and {named[-1]}"
 
 
 def _all(outcomes: list[Outcome]) -> Outcome:

@@ -46,8 +46,8 @@ class Claim:
     """What is claimed, whose claim it is, and the rule by which it is judged.
 
     `criterion`: a `Criterion`, or a sentence where none of its kind fits; `published` the paper's own numbers, as text;
-    `origin` whose claim it is (of nobody's but this study's unless it says so); `calibrated` on which published numbers
-    the configuration was chosen that this claim is judged by: then to agree with them is no test; `family` the claims
+    `origin` whose claim it is (of nobody's but this study's unless it says so); `calibrated`: why to meet the criterion is no
+    test of the paper, as the configuration was chosen by the very numbers, or the claim is an identity; `family` the claims
     that are corrected together for their number, by default those of its finding; `to_run`, for claims that nothing
     measures yet, what would. Raises ValueError for an unknown scale or origin, or an empty text.
     """
@@ -273,9 +273,10 @@ def judged(claims: Iterable[Claim], measured: Mapping[str, Mapping[str, Sample]]
         rules[name] = rule
     found = {name: rule.judge(measured[name]) for name, rule in rules.items()}
     corrected: dict[str, float] = {}
-    for family in {known[name].family for name in found}:
-        corrected |= stats.holm({name: of.p for name, of in found.items() if known[name].family == family})
-    return {name: _evidence(rules[name], measured[name], found[name], corrected[name]) for name in measured}
+    tested = {name: of for name, of in found.items() if not of.unmet and of.n >= MIN_SEEDS}
+    for family in {known[name].family for name in tested}:
+        corrected |= stats.holm({name: of.p for name, of in tested.items() if known[name].family == family})
+    return {name: _evidence(rules[name], measured[name], found[name], corrected.get(name, 1.0)) for name in measured}
 
 
 def _evidence(
@@ -291,7 +292,7 @@ def _evidence(
     parts = {part.key: part for part in rule.parts}
     means, ends, effect = (dict[str, list[str]]() for _ in range(3))
     for key, part in parts.items():
-        of, at = estimates[key], f" at {part.at}" if part.at else ""
+        of, at = estimates[key], f" ({part.at})" if part.at else ""
         means.setdefault(part.of, []).append(f"{number(of.mean)}{f' {part.unit}' if part.unit else ''}{at}")
         ends.setdefault(part.of, []).append(f"[{number(of.low)}, {number(of.high)}]")
         if arms[key] and all(interval.n for interval in arms[key].values()):

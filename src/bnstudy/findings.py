@@ -46,10 +46,10 @@ class Claim:
     """What is claimed, whose claim it is, and the rule by which it is judged.
 
     `criterion`: a `Criterion`, or a sentence where none of its kind fits; `published` the paper's own numbers, as text;
-    `origin` whose claim it is (of nobody's but this study's unless it says so); `calibrated`: why to meet the criterion is no
-    test of the paper, as the configuration was chosen by the very numbers, or the claim is an identity; `family` the claims
-    that are corrected together for their number, by default those of its finding; `to_run`, for claims that nothing
-    measures yet, what would. Raises ValueError for an unknown scale or origin, or an empty text.
+    `origin` whose claim it is (this study's own, unless it says so); `calibrated`: why to meet the criterion is no test
+    of the paper, as where the configuration was chosen by the very numbers, or where the claim is an identity; `family`
+    the claims that are corrected together for their number, by default those of its finding; `to_run`, for claims that
+    nothing measures yet, what would. Raises ValueError for an unknown scale or origin, or an empty text.
     """
 
     id: str

@@ -24,6 +24,11 @@ from bnstudy.stats import Interval, Scale
 
 COLOURS = {"batch": "#1F5C99", "none": "#D9661F"}  # blue and orange: distinct in every common colour blindness
 OTHER = "#7A4FA3"  # an arm that is neither
+NORMS = {  # of every norm, the same in every figure (after Tol's muted palette, none of it near the two arms)
+    "batch": "#1F5C99", "none": "#D9661F", "frozen": "#6699CC", "batch_scratch": "#882255", "batch_renorm": "#AA4499",
+    "group": "#117733", "layer": "#999933", "instance": "#44AA99", "whitening": "#332288",
+    "probability_integral": "#661100", "dropout": "#888888", "ghost_batch": "#1F5C99", "noisy_batch": "#7A4FA3",
+}  # fmt: skip
 TINTS = {"batch": "#BCD3EA", "none": "#F7D2B8"}  # the range over seeds, and bars
 LABELS = {"batch": "with BN", "none": "without BN"}
 PLACES: Mapping[str, tuple[str, str, Any]] = {  # where BN sits (`frames.placed`): label, colour, dashes

@@ -117,10 +117,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the values say of a criterion: `full` and `partial` are outcomes, `p` is the p value of the full one."""
+    """What the values say of a criterion: of the full one with its p value, and whether the partial one holds."""
 
     full: Outcome
-    partial: Outcome
+    partial: bool
     p: float
     n: int
     unmet: str = ""  # why nothing can be decided
@@ -177,16 +177,12 @@ class Criterion:
         n = min(int(samples[part.key].values.notna().sum()) for part in self.full)  # infinite ones are seeds, too
         if isinstance(self.partial, tuple):
             lesser = [part.outcome(samples[part.key].values) for part in self.partial]
-            partial = _all(lesser) if lesser else Outcome.fails
-        elif self.partial:
-            sure, possible = found.count(Outcome.holds), len(found) - found.count(Outcome.fails)
-            holds, fails = sure >= self.partial, possible < self.partial
-            partial = Outcome.holds if holds else Outcome.fails if fails else Outcome.open
+            partial = bool(lesser) and _all(lesser) is Outcome.holds
         else:
-            partial = Outcome.fails
+            partial = 0 < self.partial <= found.count(Outcome.holds)
         unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values)]
-        hazy = [part.key for part, outcome in zip(self.full, found, strict=True) if outcome is Outcome.open]
-        return Judgement(_all(found), partial, p, n, "; ".join(unmet), ", ".join(hazy))
+        open_parts = [part.key for part, outcome in zip(self.full, found, strict=True) if outcome is Outcome.open]
+        return Judgement(_all(found), partial, p, n, "; ".join(unmet), " and of ".join(open_parts))
 
     def interval(self, part: Part, samples: Mapping[str, Sample]) -> Interval:
         return stats.interval(samples[part.key].values, part.scale)

@@ -320,12 +320,11 @@ def _verdict(found: criteria.Judgement, corrected_p: float) -> tuple[Verdict, st
         return Verdict.reproduced, ""
     if found.full is Outcome.holds:
         return Verdict.undecided, f"p = {number(corrected_p)} after Holm's correction: {found.n} seeds are too few"
-    if found.partial is Outcome.holds:
+    if found.partial:
         return Verdict.partly, ""
-    if found.full is Outcome.fails and found.partial is Outcome.fails:
+    if found.full is Outcome.fails:
         return Verdict.not_reproduced, ""
-    open_parts = found.undecided or "the partial criterion"
-    return Verdict.undecided, f"the interval of {open_parts} holds the bound: {found.n} seeds are too few"
+    return Verdict.undecided, f"the interval of {found.undecided} holds the bound: {found.n} seeds are too few"
 
 
 def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: str = "", given: str = "") -> Row:

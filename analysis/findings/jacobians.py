@@ -17,6 +17,7 @@ from bnstudy.stats import Scale
 
 STAGE_ENDS = tuple(last for _, last in figures.STAGES[:-1])  # layers 37 and 73
 STARTS = (0, *STAGE_ENDS)
+LOST = 1e-12  # of the largest singular value: nothing but rounding
 ROUNDING = 2.2e-16  # times the number of singular values and the largest: what float64 cannot tell from 0
 WORSE = Part("condition number from the image without BN over that with BN", above=1, scale=Scale.log)
 DEEPER = tuple(
@@ -91,7 +92,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         ax.set_xticks([0, 18, *STAGE_ENDS, 90, 109])
         ax.set_xlabel("weight layer behind which the stretch begins")
         ax.set_ylabel(label)
-        ax.legend(loc="upper right" if letter == "a" else "lower left", ncols=1 if letter == "a" else 2)
+        ax.legend(loc="lower left", ncols=1 if letter == "a" else 2)
         figures.panel(ax, letter, title)
     panels["a"].set_ylim(bottom=0.8)
     figures.headroom(panels["a"], 0.12)
@@ -126,7 +127,8 @@ def _spectrum(ax: Axes, table: pd.DataFrame) -> None:
     rows = table[(table["stretch"] == "to_features") & (table["start"] == 0)]
     rows = rows.assign(place=rows["index"] + 1, relative=rows["value"] / _largest(rows))
     for arm, part in arms(_over_examples(rows, ["place"], "relative")).items():
-        figures.band(ax, stats.over_seeds(part[part["relative"] > 0], ["place"], "relative", Scale.log), "place", arm)
+        resolved = part[part["relative"] > LOST]
+        figures.band(ax, stats.over_seeds(resolved, ["place"], "relative", Scale.log), "place", arm)
     ax.set_yscale("log")
     ax.set_ylim(1e-4, 1.5)
     ax.set_xlabel("singular value, by size")

@@ -14,9 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bnstudy import criteria, effects, files, stats
+from bnstudy import criteria, files, stats
 from bnstudy.criteria import MIN_SEEDS, Criterion, Outcome, Sample
-from bnstudy.effects import Arms
 from bnstudy.frames import MINUS, number
 from bnstudy.stats import ALPHA, Interval
 
@@ -30,6 +29,12 @@ SCALES = (
 DASH = "\u2013"  # where there is no value
 OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet
 NOTES = "notes.toml"  # beside the findings: why a claim was missed, and who disagrees
+GROUPS = {  # whose claims are counted together; a claim is of the first that it belongs to
+    "calibrated": "No test: the set-up was chosen by these numbers, or it is true by construction",
+    "paper": "The paper's claims",
+    "course": "What courses teach",
+    "ours": "Own questions, where a refutation is no miss of the paper's",
+}
 PROTOCOL = ("TITLE", "CAPTION", "SWEEP", "NEEDS", "CLAIMS", "SIZE", "plot", "numbers")
 
 
@@ -89,7 +94,6 @@ class Evidence:
     spread: str
     n: int
     verdict: Verdict
-    arms: Arms | tuple[Arms, ...] = ()
     reason: str = ""
     effect: str = ""
     estimates: Mapping[str, Interval] = field(default_factory=dict)
@@ -340,7 +344,7 @@ def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: st
         finding=finding,
         reason=evidence.reason,
         given=given,
-        effect=evidence.effect or effects.told(evidence.arms),
+        effect=evidence.effect,
     )
 
 
@@ -374,30 +378,45 @@ def write(rows: Iterable[Row], workspace: Path) -> list[Path]:
     return [as_markdown, as_json]
 
 
+HOW_JUDGED = (
+    "A criterion names quantities of which there is one value a seed; the two arms of a seed share initial weights and "
+    "data order and are compared in pairs. Above or below a bound: the 95 % interval of the mean over seeds (Student's "
+    "t) is; between two: two one-sided tests at 5 %. The claims of a finding are corrected for their number (Holm). "
+    "Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its reason."
+)
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """The claims as one table, headed by a warning where any was measured on a stand-in."""
-    head = ["id", "where", "claim", "criterion", "scale", "measured", "spread", "n", "verdict", "data", "commit"]
+    head = ["id", "where", "claim", "criterion", "scale", "measured", "95 % interval", "n", "verdict", "given", "data"]
+    head.append("commit")
     lines = ["# Claims", ""]
     if any(r.data.startswith("stand-in") for r in rows):
         lines += ["**stand-in data**: rows so marked were measured on made images and say nothing about the paper.", ""]
-    tally = ", ".join(f"{count} {verdict}" for verdict, count in tallied(rows).items())
-    lines += [f"{len(rows)} claims: {tally}.", "", _line(head), _line(["---"] * len(head))]
-    for r in rows:
-        why = r.to_run if r.finding else f"would run it: {r.to_run}"
-        measured = f"*{why}*" if r.verdict == Verdict.not_run else r.measured
-        n = str(r.n) if r.n else DASH
-        cells = [r.id, r.where, r.says, r.criterion, r.scale, measured, r.spread or DASH, n]
-        lines.append(_line([*cells, f"**{r.verdict}**", r.data or DASH, r.commit or DASH]))
+    lines += [HOW_JUDGED, ""]
+    for name, of in grouped(rows).items():
+        tally = ", ".join(f"{count} {verdict}" for verdict, count in tallied(of).items())
+        lines += [f"## {GROUPS[name]}", "", f"{len(of)} claims: {tally}.", "", _line(head)]
+        lines += [_line(["---"] * len(head)), *map(_row_line, of), ""]
+    del lines[-1]
     lines += _apart(rows) + _misses(rows) + _disputes(rows)
     return "\n".join(lines) + "\n"
+
+
+def _row_line(r: Row) -> str:
+    why = r.to_run if r.finding else f"would run it: {r.to_run}"
+    measured = f"*{why}*" if r.verdict == Verdict.not_run else r.measured
+    verdict = f"**{r.verdict}**{f' ({r.reason})' if r.reason else ''}"
+    given = "; ".join(part for part in (r.given, r.calibrated) if part)
+    cells = [r.id, r.where, r.says, r.criterion, r.scale, measured, r.spread or DASH, str(r.n) if r.n else DASH]
+    return _line([*cells, verdict, given or DASH, r.data or DASH, r.commit or DASH])
 
 
 def _apart(rows: Sequence[Row]) -> list[str]:
     told = [f"- **{r.id}**: {_plain(r.effect)}" for r in rows if r.effect]
     head = (
-        "Means over seeds with Student's 95 % intervals (geometric where arms are compared as ratios), their "
-        "difference with Welch's, and Cliff's delta: 1 where every value without BN is larger, -1 where every one is "
-        "smaller. Verdicts go by the criteria, not by these."
+        "Means over seeds of each arm by itself, with 95 % intervals; geometric where the arms are compared by their "
+        "ratio. Verdicts go by the comparison seed by seed, whose interval stands above."
     )
     return ["", "## The two arms", "", head, "", *told] if told else []
 
@@ -415,6 +434,21 @@ def _misses(rows: Sequence[Row]) -> list[str]:
 def _disputes(rows: Sequence[Row]) -> list[str]:
     told = [f"- **{r.id}**: {_plain(r.disputed)}" for r in rows if r.disputed]
     return ["", "## Where others disagree", "", *told] if told else []
+
+
+def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by what they are claims of (see GROUPS), the paper's first; groups nobody is of are left out."""
+    found: dict[str, list[Row]] = {name: [] for name in ("paper", "calibrated", "course", "ours")}
+    for r in rows:
+        found["calibrated" if r.calibrated else r.origin].append(r)
+    return {name: of for name, of in found.items() if of}
+
+
+def counted(rows: Iterable[Row]) -> str:
+    """How many claims have each verdict, group by group, in words: there is no one number over all."""
+    tallies = {name: tallied(of) for name, of in grouped(rows).items()}
+    told = {name: ", ".join(f"{count} {verdict}" for verdict, count in each.items()) for name, each in tallies.items()}
+    return "; ".join(f"{name}: {each}" for name, each in told.items())
 
 
 def tallied(rows: Iterable[Row]) -> dict[str, int]:

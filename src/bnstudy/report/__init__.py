@@ -112,8 +112,7 @@ def build(
         page = into / "report.html"
         files.write_text(page, _page(workspace, paths.figures(into), sections, rows, failures))
         made.append(page)
-    tally = ", ".join(f"{count} {verdict}" for verdict, count in findings.tallied(rows).items())
-    progress(f"{len(rows)} claims: {tally} ({time.perf_counter() - begun:.0f} s in all)")
+    progress(f"{findings.counted(rows)} ({time.perf_counter() - begun:.0f} s in all)")
     if failures:
         raise ReportError(failures, made)
     return made
@@ -165,7 +164,8 @@ def seen(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, p
 def judged(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> tuple[Row, ...]:
     """A row for each claim of the finding."""
     evidence = finding.evidence(data)
-    told = {"data": origin.data_label, "commit": origin.commit_label, "finding": finding.name}
+    given = f"{_setting(data, images=finding.images)}; {_counts(data)}"
+    told = {"data": origin.data_label, "commit": origin.commit_label, "finding": finding.name, "given": given}
     return tuple(findings.row(claim, evidence[claim.id], **told) for claim in finding.claims)
 
 
@@ -260,12 +260,14 @@ def _page(workspace: Path, drawn: Path, sections: list[Section], rows: list[Row]
     return environment.get_template("page.html.jinja").render(
         unloaded={name: why for name, why in failures.items() if name not in {s.finding.name for s in sections}},
         sections=[(s, _svg(drawn, s)) for s in _by_first_claim(sections, ordered) if s.crashed or not s.problem],
-        num_claims=len(ordered),
+        how_judged=findings.HOW_JUDGED,
         rows=[row for row in ordered if row not in waiting],
         misses=[row for row in ordered if row.explanation],
         disputes=[row for row in ordered if row.disputed],
         waiting=waiting,
-        tally=findings.tallied(ordered),
+        groups={
+            findings.GROUPS[name]: findings.tallied(of) for name, of in findings.grouped(ordered).items()
+        },
         sweeps=sweeps,
         stand_in=any(s.origin.stand_in for s in sections if s.origin),
         num_runs=sum(s["num_done"] for s in sweeps),

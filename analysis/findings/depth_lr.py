@@ -13,14 +13,14 @@ from bnstudy.findings import Claim, Comparison
 
 TITLE = "The largest learning rate that trains without BN, by depth"
 CAPTION = (
-    "CIFAR ResNets without BN on all images of CIFAR-10 for 20 epochs at each learning rate. (a) Accuracy on the "
-    "training images, a dot a run, line: mean over seeds on the grid; a diverged run counts as 0. (b) The largest "
+    "CIFAR ResNets without BN on all images of CIFAR-10 for 20 epochs at each learning rate. (a to e) Accuracy on the "
+    "training images, a dot a run, line: mean over seeds on the grid; a diverged run counts as 0. (f) The largest "
     "rate that trains, a bar a seed from a rate that does to one that does not; line: geometric mean of the lower "
     "ends; triangle: the largest that was tried trains; white dot: rates above the bar train again."
 )
 SWEEP = "depth_lr"
 NEEDS = {"runs": "status in ('completed', 'diverged') and norm == 'none' and epochs == 20"}
-SIZE = (9.6, 4.2)
+SIZE = (11.4, 4.8)
 CLAIMS = (
     Claim(
         id="15",

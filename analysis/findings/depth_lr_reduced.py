@@ -14,14 +14,14 @@ from bnstudy.findings import Claim, Comparison
 TITLE = "On few images: the largest learning rate that trains without BN, by depth"
 CAPTION = (
     "CIFAR ResNets without BN on the first 32 images of CIFAR-10, 200 updates of 16 images at each constant learning "
-    "rate: whether the network can be trained at all, not what it then knows of other images. (a) Accuracy on the "
-    "training images, a dot a run, line: mean over seeds on the grid; a diverged run counts as 0. (b) The largest "
+    "rate: whether the network can be trained at all, not what it then knows of other images. (a to e) Accuracy on the "
+    "training images, a dot a run, line: mean over seeds on the grid; a diverged run counts as 0. (f) The largest "
     "rate that trains (30 % or more), a bar a seed from a rate that does to one that does not; line: geometric mean "
     "of the lower ends; triangle: the largest that was tried trains; white dot: rates above the bar train again."
 )
 SWEEP = "depth_lr_reduced"
 NEEDS = {"runs": "status in ('completed', 'diverged') and norm == 'none'"}
-SIZE = (9.6, 4.2)
+SIZE = (11.4, 4.8)
 CLAIMS = (
     Claim(
         id="15-reduced",

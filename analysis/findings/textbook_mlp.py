@@ -31,8 +31,9 @@ CAPTION = (
     "Quantiles of these weights with sigmoids: 25 to 75 % (thick), 1 to 99 % (thin), means over seeds. (c) Hidden "
     "units that pass on less than a tenth of the largest derivative, before training (thin) and after it (thick). (d) "
     "Norm of the gradient in the hidden layer's weights before training. (e) Test accuracy after training; diverged: "
-    "at chance. (a, b) Xavier's scale; (a to e) learning rate 0.1. (f) Runs that diverged (loss above 1000 or not "
-    "finite), of those made at each rate and scale of the initial weights."
+    "at chance. (a, b) Xavier's scale; (a to e) learning rate 0.1. (f) Runs at each rate and scale of the initial "
+    "weights, a square each: filled where it diverged (loss above 1000 or not finite); from above: with BN sigmoid, "
+    "ReLU, without BN sigmoid, ReLU."
 )
 SWEEP = "textbook_mlp"
 NEEDS = {
@@ -291,24 +292,17 @@ def _by_scale(ax: Axes, rows: pd.DataFrame, scale: Scale = Scale.plain, **line: 
 
 
 def _diverged(ax: Axes, runs: pd.DataFrame) -> None:
-    """A cell a rate and scale; the four numbers stand as the legend's four lines do."""
+    """A cell a rate and scale, in it a row of squares an arm and activation, one a seed: filled where it diverged."""
     rates = sorted(runs["lr"].unique())
     for (x, rate), (y, scale) in itertools.product(enumerate(rates), enumerate(SCALES)):
         part = _at(runs[runs["lr"] == rate], scale)
-        for arm, act in CELLS:
-            found = _cell(part, arm, act)
-            lost = int((found["outcome"] == "diverged").sum())
-            at = (x + (0.2 if arm == "none" else -0.2), y + (0.17 if act == "relu" else -0.17))
-            weight = "bold" if lost else "normal"
-            ax.text(
-                *at,
-                f"{lost}/{len(found)}",
-                color=figures.COLOURS[arm],
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                weight=weight,
-            )
+        for row, (arm, act) in enumerate(CELLS):
+            lost = sorted(_cell(part, arm, act)["outcome"] == "diverged", reverse=True)
+            for place, diverged in enumerate(lost):
+                ax.plot(
+                    x - 0.3 + 0.6 * place / max(1, len(lost) - 1), y - 0.27 + 0.18 * row, "s", ms=4, mew=0.8,
+                    color=figures.COLOURS[arm], mfc=figures.COLOURS[arm] if diverged else "white",
+                )  # fmt: skip
     ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     ax.set_yticks(range(len(SCALES)), [f"{scale:g}" for scale in SCALES])
     ax.set_xlim(-0.5, len(rates) - 0.5)
@@ -320,11 +314,3 @@ def _diverged(ax: Axes, runs: pd.DataFrame) -> None:
     ax.tick_params(which="minor", length=0)
     ax.set_xlabel("learning rate")
     ax.set_ylabel("factor on the initial weights")
-    ax.annotate(
-        "above: sigmoid, below: ReLU",
-        (0.99, 1.02),
-        xycoords="axes fraction",
-        ha="right",
-        fontsize=7,
-        color=figures.MUTED,
-    )

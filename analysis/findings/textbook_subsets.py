@@ -16,7 +16,6 @@ from bnstudy.stats import Scale
 
 SITES = ("norm1", "norm2", "norm3", "norm4")
 LAYERS = {"norm1": "conv1", "norm2": "conv2", "norm3": "dense1", "norm4": "dense2"}
-SIDES = ("train", "test")
 CELLS = 2 ** len(SITES)
 LEFT_OUT = {
     site: Part("what BN behind the layer adds to the training accuracy where the other three have it", above=0,
@@ -29,8 +28,7 @@ TITLE = "BN in every layer, or only in some"
 CAPTION = (
     "LeNet on Fashion-MNIST, learning rate 1, three epochs. (a) Training accuracy in the last epoch with BN behind the "
     "layers that are filled in below; one dot a run, bar: mean with 95 % interval; orange: none. (b) What BN behind a "
-    "layer adds where the other three have it, training accuracy in the last epoch (filled) and test accuracy after it "
-    "(hollow), with 95 % intervals over seeds."
+    "layer adds to it where the other three have it, with 95 % intervals over seeds."
 )
 SWEEP = "textbook_subsets"
 NEEDS = {"runs": "status in ('completed', 'diverged')"}
@@ -82,15 +80,19 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     cells.set_yticks([tick for tick in cells.get_yticks() if low + step <= tick <= 100])
     cells.set_ylim(low - (len(SITES) + 0.3) * step, runs["train"].max() + step)
     figures.panel(cells, "a", "training accuracy by subset")
-    added = {
-        LAYERS[site]: {side: stats.interval(_left_out(runs, site, side)) for side in SIDES} for site in SITES
-    }
-    figures.effects(effects, added)
+    for row, site in enumerate(SITES):
+        of = stats.interval(_left_out(runs, site, "train"))
+        effects.plot([of.low, of.high], [row, row], color=figures.INK, lw=1.4)
+        effects.plot([of.mean], [row], "o", color=figures.INK, ms=5)
+    effects.axvline(0, color=figures.MUTED, lw=0.9)
+    effects.set_yticks(range(len(SITES)), list(LAYERS.values()))
+    effects.set_ylim(len(SITES) - 0.5, -0.5)
+    effects.set_xlabel("points of training accuracy")
     figures.panel(effects, "b", "what one of four adds")
     handles = [
         *figures.arm_entries("o"),
         figures.entry("BN behind this layer (a)", "s", colour=figures.INK),
-        *figures.effect_entries("(b)"),
+        figures.entry("95 % interval (b)", colour=figures.INK, lw=1.4),
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -117,9 +116,11 @@ def divergences(ax: Axes, runs: pd.DataFrame) -> None:
     for arm, part in arms(runs[runs["outcome"] == "diverged"]).items():
         ax.plot(part["lr"], part["diverged_step"] + 1, "x", color=figures.COLOURS[arm], ms=4.5, mew=1.3, ls="")
     if (runs["outcome"] == "diverged").any():
-        ax.set_yscale("log")
-    else:
-        ax.text(0.5, 0.5, "no run diverged", transform=ax.transAxes, ha="center", color=figures.MUTED)
+        figures.plain_log(ax)
+    quiet = [arm for arm, part in arms(runs).items() if not (part["outcome"] == "diverged").any()]
+    for place, arm in enumerate(quiet):
+        ax.text(0.02, 0.04 + 0.07 * place, f"{figures.LABELS[arm]}: no run diverged", transform=ax.transAxes,
+                fontsize=7.5, color=figures.COLOURS[arm])  # fmt: skip
     ax.set_ylabel("update that diverged (1: the first)")
     _axis(ax, runs)
 
@@ -163,24 +164,29 @@ def grid_figure(fig: Figure, runs: pd.DataFrame) -> None:
 
 
 def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
-    """Two panels: training accuracies by rate, and the bracket of each seed, both by depth."""
-    left, right = fig.subplots(1, 2)
+    """Training accuracies by rate, a panel a depth, and the bracket of each seed by depth."""
     depths = sorted(runs["depth"].unique())
-    left.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
-    for depth, shade in zip(depths, mpl.colormaps["Oranges"](np.linspace(0.4, 1, len(depths))), strict=True):
-        part = runs[runs["depth"] == depth]
+    rows = [depths[:3], depths[3:6]]
+    layout = [[str(depth) for depth in row] + [" "] * (3 - len(row)) + ["ends"] * 3 for row in rows]
+    panels = fig.subplot_mosaic(layout, empty_sentinel=" ", sharex=False)
+    for place, depth in enumerate(depths):
+        ax, part = panels[str(depth)], runs[runs["depth"] == depth]
+        ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
         part = part.assign(percent=(100 * part["final_train_accuracy"]).where(part["outcome"] != "diverged", 0.0))
-        means = stats.over_seeds(grid(part), ["lr"], "percent")
-        left.plot(means["lr"], means["mean"], color=shade, lw=1.3, label=f"{depth} layers")
-        left.plot(part["lr"], part["percent"], "o", color=shade, ms=2.6, mew=0)
-    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(depths))
-    left.set_ylabel("training accuracy (%), diverged: 0")
-    left.set_ylim(-2, 100)
-    _axis(left, runs)
-    figures.panel(left, "a", "training accuracy in the last epoch")
-    brackets(right, edges(runs, ["norm", "depth", "seed"]), "depth")
-    right.set_xlabel("weight layers")
-    figures.panel(right, "b", "where training ends, a bar a seed")
+        for arm, of in arms(part).items():
+            means = stats.over_seeds(grid(of), ["lr"], "percent")
+            ax.plot(means["lr"], means["mean"], color=figures.COLOURS[arm], lw=1.3)
+            ax.plot(of["lr"], of["percent"], "o", color=figures.COLOURS[arm], ms=3, mew=0, alpha=0.8)
+        ax.set_ylim(-2, 100)
+        _axis(ax, runs)
+        ax.minorticks_off()
+        if place % 3 == 0:
+            ax.set_ylabel("training accuracy (%)\ndiverged: 0")
+        figures.panel(ax, "abcdef"[place], f"{depth} layers")
+    ends = panels["ends"]
+    brackets(ends, edges(runs, ["norm", "depth", "seed"]), "depth")
+    ends.set_xlabel("weight layers")
+    figures.panel(ends, "abcdefg"[len(depths)], "where training ends, a bar a seed")
 
 
 def depth_numbers(runs: pd.DataFrame) -> list[Comparison]:

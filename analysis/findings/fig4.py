@@ -211,8 +211,9 @@ def _onset(rows: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
     end = _matched(rows, "variance").rename(columns={"value": "end"})
     both = _largest(rows).merge(end, on=["seed", "depth"]).assign(whole=lambda of: of["seed"].map(rates))
     reached = both[(both["variance"] >= both["end"] / 10) & (both["rate"] <= both["whole"])]
-    onset = reached["rate"] / reached["whole"]
-    return reached.assign(onset=onset).groupby(["seed", "depth"])["onset"].min().reset_index()
+    onset = (reached["rate"] / reached["whole"]).groupby([reached["seed"], reached["depth"]]).min().rename("onset")
+    late = end.merge(onset.reset_index(), on=["seed", "depth"], how="left")
+    return late.assign(onset=late["onset"].fillna(1.0))  # between the last place looked at and the end
 
 
 def _at_layers(frame: pd.DataFrame, value: str) -> pd.DataFrame:

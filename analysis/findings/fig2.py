@@ -193,14 +193,14 @@ def _inside(tails: pd.DataFrame) -> pd.DataFrame:
         second=bins["value"] * (b**3 - a**3) / (3 * (b - a)), fourth=bins["value"] * (b**5 - a**5) / (5 * (b - a))
     )
     of = moments.groupby(["norm", "seed"])[["value", "second", "fourth"]].sum().reset_index()
-    second, fourth = of["second"] / of["value"], of["fourth"] / of["value"]
+    second, fourth = ((of[moment] / of["value"]).astype(float) for moment in ("second", "fourth"))
     return of.assign(std=second**0.5, kurtosis=fourth / second**2)[["norm", "seed", "std", "kurtosis"]]
 
 
 def _window(tails: pd.DataFrame) -> pd.DataFrame:
     """The bins of |gradient| that lie inside the published axes."""
     bins = _rows(tails, "histogram_log")
-    return bins[bins["x_high"] <= 1.001 * bins["norm"].map(WINDOW)]
+    return bins[bins["x_high"] <= 1.001 * bins["norm"].map(WINDOW).astype(float)]
 
 
 def _hill(tails: pd.DataFrame, at: float) -> pd.DataFrame:

@@ -33,7 +33,8 @@ def _falls(arm: str) -> Criterion:
         "Largest Hessian eigenvalue at the end of training, seed by seed; a run that did not train has none. It is not "
         "invariant under a rescaling of the weights before a norm."
     )
-    return Criterion(sharpness.steps(RATES[arm]), partial=(sharpness.ends(RATES[arm]),), remark=remark)
+    partial, needs = (sharpness.ends(RATES[arm]),), (sharpness.TRAINED,)
+    return Criterion(sharpness.steps(RATES[arm]), partial, needs, remark)
 
 
 CLAIMS = (

@@ -36,6 +36,7 @@ CLAIMS = (
         criterion=Criterion(
             sharpness.steps(RATES),
             partial=(sharpness.ends(RATES),),
+            needs=(sharpness.TRAINED,),
             remark="Largest Hessian eigenvalue on 256 training images at the end of training with BN, seed by seed; a "
             "run that did not train has none. It is not invariant under a rescaling of the weights before a norm.",
         ),

@@ -147,6 +147,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     full = frames["runs"]["epochs"].min() >= EPOCHS
     moved = _latest(_wasserstein(frames["weights"]))
     saturated = {m: _at(_saturated(frames, last=last), SCALES[-1]) for m, last in MOMENTS.items()}
+    saturated = saturated if full else {m: rows.iloc[:0] for m, rows in saturated.items()}
     norms = frames["gradient_norms"].rename(columns={"gradient": "value"})
     reach, uneven = _over_scales(_tested(frames["runs"]), np.subtract), _over_scales(norms, np.divide)
 

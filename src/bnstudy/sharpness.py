@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Part, Sample
+from bnstudy.criteria import Need, Part, Sample
 from bnstudy.findings import Comparison
 from bnstudy.frames import ARMS, Spread, arms, number, spread
 from bnstudy.stats import Scale
@@ -69,6 +69,10 @@ def figure(fig: Figure, rows: pd.DataFrame, *, momentum: float) -> None:
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
+TRAINED = Need("number of the seed's runs at these rates that did not train", "not every seed trains at these rates",
+               below=1)  # fmt: skip
+
+
 def steps(rates: Sequence[float]) -> tuple[Part, ...]:
     """That sharpness falls from each rate to the next."""
     return tuple(
@@ -83,13 +87,16 @@ def ends(rates: Sequence[float]) -> Part:
 
 
 def measure(rows: pd.DataFrame, rates: Sequence[float]) -> dict[str, Sample]:
-    """What `steps` and `ends` ask for, of one arm; a run that did not train has no sharpness after training."""
+    """What `steps`, `ends` and `TRAINED` ask for, of one arm; a run that did not train has no sharpness after it."""
     trained = rows[rows["ended"] & (rows["outcome"] == "trained")]
     at = {rate: trained[trained["lr"] == rate].set_index("seed")["eigenvalue"] for rate in rates}
     found = {
         part.key: criteria.single(stats.effect(at[high], at[low], Scale.log))
         for part, (low, high) in zip(steps(rates), itertools.pairwise(rates), strict=True)
     }
+    begun = rows[~rows["ended"] & rows["lr"].isin(rates)].groupby("seed")["lr"].nunique()  # every run looks then
+    lost = begun - pd.concat(list(at.values())).groupby(level=0).size().reindex(begun.index, fill_value=0)
+    found[TRAINED.of] = criteria.single(lost)
     return found | {ends(rates).key: criteria.single(stats.effect(at[rates[-1]], at[rates[0]], Scale.log))}
 
 

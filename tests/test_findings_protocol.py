@@ -122,7 +122,7 @@ def test_a_finding_that_lacks_a_part_is_named(tmp_path: Path) -> None:
 def test_check_must_answer_its_claims(tmp_path: Path) -> None:
     shutil.copy(synthetic.FINDINGS / "fig6.py", tmp_path / "fig6.py")
     with (tmp_path / "fig6.py").open("a") as file:
-        file.write("\n\ndef check(frames):\n    return {}\n")
+        file.write("\n\ndef check(frames):\n    return {}\n\n\ndel measure\n")
     with pytest.raises(ValueError, match="check answers"):
         findings.load(tmp_path / "fig6.py").evidence({})
 

@@ -122,3 +122,8 @@ def test_means_over_seeds_by_group():
     found = stats.over_seeds(frame, ["depth"], "value", Scale.log)
     assert found["depth"].to_list() == [1, 2] and found["mean"].to_list() == pytest.approx([3**0.5, 100.0])
     assert (found["low"] < found["mean"]).all() and (found["n"] == 2).all()
+
+
+def test_of_no_rows_there_are_no_means_but_columns_that_can_be_drawn():
+    empty = stats.over_seeds(pd.DataFrame({"depth": [1], "value": [2.0]}).iloc[:0], ["depth"], "value")
+    assert len(empty) == 0 and all(np.issubdtype(kind, np.number) for kind in empty.dtypes)

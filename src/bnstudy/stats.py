@@ -84,7 +84,8 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str, scale: Scale 
         of = interval(part[value], scale)
         low, high = (of.mean if math.isnan(end) else end for end in (of.low, of.high))  # of one seed no interval
         rows.append((*(key if isinstance(key, tuple) else (key,)), of.mean, low, high, of.n))
-    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
+    types = {"mean": float, "low": float, "high": float, "n": int}
+    return pd.DataFrame(rows, columns=[*by, *types]).astype(types | ({} if rows else dict.fromkeys(by, float)))
 
 
 def effect(treated: pd.Series, control: pd.Series, scale: Scale = Scale.plain) -> pd.Series:

@@ -68,7 +68,7 @@ sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|jobl
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .PHONY: paper-init
-paper-init: $(READY) ## the claims on untrained networks, at full depth and five seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]
+paper-init: $(READY) ## the claims on untrained networks, at full depth and thirty seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]
 	$(BNSTUDY) suite paper_init $(or $(preset),--preset full) $(jobs) $(budget) $(ARGS)
 
 .PHONY: paper-train

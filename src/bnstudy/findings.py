@@ -27,6 +27,7 @@ SCALES = (
     "textbook",
 )  # untrained; as the paper trains; with less; as a textbook does
 DASH = "\u2013"  # where there is no value
+FEW = f"fewer than {MIN_SEEDS} seeds"
 OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet
 NOTES = "notes.toml"  # beside the findings: why a claim was missed, and who disagrees
 GROUPS = {  # whose claims are counted together; a claim is of the first that it belongs to
@@ -317,7 +318,7 @@ def _evidence(
 
 def _verdict(found: criteria.Judgement, corrected_p: float) -> tuple[Verdict, str]:
     if found.n < MIN_SEEDS:
-        return Verdict.undecided, f"fewer than {MIN_SEEDS} seeds"
+        return Verdict.undecided, FEW
     if found.unmet:
         return Verdict.undecided, found.unmet
     if found.full is Outcome.holds and corrected_p < ALPHA:
@@ -342,7 +343,7 @@ def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: st
         data=data,
         commit=commit,
         finding=finding,
-        reason=evidence.reason,
+        reason=evidence.reason or (FEW if evidence.verdict is Verdict.undecided and evidence.n < MIN_SEEDS else ""),
         given=given,
         effect=evidence.effect,
     )

@@ -56,7 +56,8 @@ FALLS = Part("slope of the log of the largest rate that trains on the log of dep
 
 
 def by_depth(cells: pd.DataFrame) -> dict[str, Sample]:
-    """What `FALLS` asks for: by seed, over the depths at which some rate trains."""
+    """What `FALLS` asks for: by seed that has every depth, over those at which some rate trains."""
+    cells = cells[cells.groupby("seed")["depth"].transform("nunique") == cells["depth"].nunique()]
     slopes = {
         seed: stats.slope(np.log(part["depth"]), np.log(part["low"]))
         for seed, part in cells[cells["low"] > 0].groupby("seed")

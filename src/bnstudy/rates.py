@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -168,7 +169,7 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
     """Training accuracies by rate, a panel a depth, and the bracket of each seed by depth."""
     depths = sorted(runs["depth"].unique())
     rows = [depths[:3], depths[3:6]]
-    layout = [[str(depth) for depth in row] + [" "] * (3 - len(row)) + ["ends"] * 3 for row in rows]
+    layout: Any = [[str(depth) for depth in row] + [" "] * (3 - len(row)) + ["ends"] * 3 for row in rows]
     panels = fig.subplot_mosaic(layout, empty_sentinel=" ", sharex=False)
     for place, depth in enumerate(depths):
         ax, part = panels[str(depth)], runs[runs["depth"] == depth]

@@ -76,7 +76,7 @@ sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|slur
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(launcher) $(seed) $(ARGS)
 
 .PHONY: paper-init
-paper-init: $(READY) ## the claims on untrained networks, at full depth and five seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]
+paper-init: $(READY) ## the claims on untrained networks, at full depth and thirty seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]
 	$(BNSTUDY) suite paper_init $(or $(preset),--preset full) $(jobs) $(budget) $(again) $(ARGS)
 
 .PHONY: paper-train

@@ -270,6 +270,10 @@ def _tails(norm: str, rng: np.random.Generator) -> dict[str, Any]:
         add("max_abs", largest)
         for index, count in enumerate(counts):
             add("histogram_linear", float(count), edges[index], edges[index + 1])
+        fixed = 10.0 ** (np.arange(-48, 17) / 8)  # the same in every run
+        fixed[0] = 0.0
+        for index, count in enumerate(np.histogram(np.abs(sample), fixed)[0]):
+            add("histogram_log", float(count), fixed[index], fixed[index + 1])
         for share in np.linspace(0.01, 0.1, 10):
             k = int(share * 4000)
             alpha = 1 / float(np.mean(np.log(ordered[:k] / ordered[k])))

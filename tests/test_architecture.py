@@ -22,8 +22,8 @@ SOURCE = ROOT / "src" / "bnstudy"
 # Low to high. A module imports its own package and lower layers, never its neighbours.
 LAYERS: tuple[set[str], ...] = (
     {"__init__", "paths", "files", "plugins", "devices", "budget", "position"},
-    {"config", "frames", "provenance"},
-    {"identity", "effects", "slips"},
+    {"config", "frames", "stats", "provenance"},
+    {"identity", "criteria", "slips"},
     {"findings"},
     {"store", "lease", "figures", "bracket", "readme"},
     {"reduction", "index", "data", "norms", "optim", "report", "rates", "curves", "sharpness", "robustness"},
@@ -48,7 +48,7 @@ LAYERS: tuple[set[str], ...] = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANALYSIS = (
-    *("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report", "notebook"),
+    *("paths", "files", "stats", "criteria", "findings", "frames", "reduction", "figures", "report", "notebook"),
     *("bracket", "rates", "curves", "sharpness", "robustness"),
 )
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")

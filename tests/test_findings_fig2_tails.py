@@ -69,7 +69,7 @@ def test_a_power_law_everywhere_reproduces() -> None:
     ids=["lognormal likelier", "stretched exponential likelier", "half-normal not ruled out"],
 )
 @pytest.mark.parametrize(
-    ("seeds", "verdict"), [((0, 1), Verdict.partly), ((0, 1, 2), Verdict.not_reproduced), (range(5), "")]
+    ("seeds", "verdict"), [((0, 1), Verdict.undecided), (range(5), "")]
 )
 def test_each_rival_alone_ends_the_power_law(gain: Mapping[str, float], seeds: Any, verdict: str) -> None:
     evidence = judged({(55, seed, True): gain for seed in seeds})
@@ -88,10 +88,14 @@ def test_the_largest_tenth_is_judged_by_itself() -> None:
     assert evidence["6-power-law"].verdict is Verdict.reproduced
 
 
-@pytest.mark.parametrize(("layers", "verdict"), [((18,), Verdict.partly), ((18, 90), Verdict.not_reproduced)])
+@pytest.mark.parametrize(("layers", "verdict"), [((18,), Verdict.partly), ((18, 55, 90), Verdict.undecided)])
 def test_every_layer_counts(layers: tuple[int, ...], verdict: Verdict) -> None:
     gains = {(layer, seed, True): {"lognormal": 99.0} for layer in layers for seed in (1, 2, 3)}
     assert judged(gains)["6-power-law-layers"].verdict is verdict
+    everywhere = {(layer, seed, True): {"lognormal": 99.0} for layer in layers for seed in range(5)}
+    assert judged(everywhere)["6-power-law-layers"].verdict is (
+        Verdict.not_reproduced if len(layers) == 3 else Verdict.partly
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_the_shape_tells_which_tail_is_heavier(without: float, with_bn: float, v
 
 @pytest.mark.parametrize(
     ("index", "hill", "verdict"),
-    [(1.5, 1.75, Verdict.reproduced), (1.5, 2.5, Verdict.not_reproduced), (2.0, 2.1, Verdict.not_reproduced)],
+    [(1.5, 1.75, Verdict.reproduced), (1.5, 2.5, Verdict.not_reproduced), (2.0, 2.9, Verdict.not_reproduced)],
 )
 def test_a_stable_law_has_one_index(index: float, hill: float, verdict: Verdict) -> None:
     assert judged(index=index, hill=hill)["6-stable"].verdict is verdict

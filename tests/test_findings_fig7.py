@@ -64,32 +64,33 @@ def test_low_rank_without_bn_meets_the_criteria_and_the_opposite_does_not() -> N
     evidence = judged(lambda data: None)
     assert {e.verdict for e in evidence.values()} == {Verdict.reproduced}
     assert {e.n for e in evidence.values()} == {5}
-    assert "larger without BN in 5 of 5 pairs" in evidence["13"].measured
     assert {e.verdict for e in judged(swap_arms).values()} == {Verdict.not_reproduced}
 
 
-def test_one_pair_the_other_way_round_refutes_claim_13_alone() -> None:
-    def turn(data: Frames) -> None:
-        pairs = data["channel_pair_gradients"]
-        at = (pairs["quantity"] == "rank1_share") & (pairs["depth"] == 45)
-        pairs.loc[at & (pairs["seed"] == 3) & (pairs["norm"] == "batch"), "value"] = 0.9999
+def test_shares_near_1_are_told_apart_by_what_they_leave() -> None:
+    def near(batch: float, none: float) -> Callable[[Frames], None]:
+        def change(data: Frames) -> None:
+            pairs = data["channel_pair_gradients"]
+            for arm, value in (("batch", batch), ("none", none)):
+                pairs.loc[(pairs["quantity"] == "rank1_share") & (pairs["norm"] == arm), "value"] = value
 
-    evidence = judged(turn)
-    assert evidence["13"].verdict is Verdict.not_reproduced
-    assert "4 of 5" in evidence["13"].measured
-    assert evidence["13-layers"].verdict is Verdict.reproduced  # by the median over pairs
+        return change
+
+    assert judged(near(0.923, 0.998))["13"].verdict is Verdict.reproduced
+    assert judged(near(0.99, 0.993))["13"].verdict is Verdict.partly
+    assert judged(near(0.99, 0.98))["13"].verdict is Verdict.not_reproduced
 
 
-def test_three_of_four_layers_are_a_part() -> None:
+def test_three_of_four_layers_are_not_nine_in_ten() -> None:
     def turn(data: Frames) -> None:
         pairs = data["channel_pair_gradients"]
         pairs.loc[(pairs["depth"] == 90) & (pairs["norm"] == "batch"), "value"] = 0.9999
 
-    assert judged(turn)["13-layers"].verdict is Verdict.partly
+    assert judged(turn)["13-layers"].verdict is Verdict.not_reproduced
 
 
 @pytest.mark.parametrize(
-    ("noise", "verdict"), [(0.0, Verdict.reproduced), (2.0, Verdict.partly), (1e3, Verdict.not_reproduced)]
+    ("noise", "verdict"), [(0.0, Verdict.reproduced), (1e3, Verdict.undecided)]
 )
 def test_means_are_judged_by_their_rank_correlation(noise: float, verdict: Verdict) -> None:
     def blur(data: Frames) -> None:

@@ -40,7 +40,6 @@ def test_two_seeds_are_too_few_for_a_verdict(name: str) -> None:
     finding, data = synthetic.frames_of(name)
     few = {k: f[f["seed"] < 2] if "seed" in f else f for k, f in data.items()}
     assert {e.verdict for e in finding.evidence(few).values()} == {Verdict.undecided}
-    assert {e.n for e in finding.evidence(few).values()} == {2}
 
 
 @pytest.mark.parametrize("arm", ["batch", "none"])
@@ -50,32 +49,22 @@ def test_an_arm_without_runs_is_shown_as_a_hole_not_a_crash(name: str, arm: str)
     half = {k: f[f["norm"] == arm] if "seed" in f else f for k, f in data.items()}
     finding.plot(figures.new(finding.size, "t", "s", stand_in=False), half)
     assert finding.numbers(half)
-    alone = {"gradient-correlation-3", "9-means"}  # these are about one arm only
+    alone = {"gradient-correlation-3", "9-means", "9-exponential", "12-root"}  # these are about one arm only
     for key, evidence in finding.evidence(half).items():
         assert evidence.verdict is Verdict.undecided or key in alone
 
 
-def test_claim_6_compares_layer_55_only() -> None:
-    base = changed("fig2", lambda data: None)["6"]
-    assert base.verdict is Verdict.reproduced and base.n == 5
-    elsewhere = scale("gradient_tails", "value", 1e3, "depth != 55 and quantity == 'std'")
-    assert changed("fig2", elsewhere)["6"] == base
-    alike = scale("gradient_tails", "value", 1e-2, "depth == 55 and quantity == 'std' and norm == 'none'")
-    assert changed("fig2", alike)["6"].verdict is Verdict.not_reproduced
-    light = scale("gradient_tails", "value", 0.1, "quantity == 'kurtosis' and norm == 'none'")
-    assert changed("fig2", light)["6"].verdict is Verdict.partly
-
-
-def test_the_published_figure_2_meets_its_own_criterion() -> None:
-    def published(data: Frames) -> None:
-        tails = data["gradient_tails"]
-        for arm, std, kurtosis in (("batch", 0.012, 3.1), ("none", 1.04, 6.3)):
-            tails.loc[(tails["norm"] == arm) & (tails["quantity"] == "std"), "value"] = std
-            tails.loc[(tails["norm"] == arm) & (tails["quantity"] == "kurtosis"), "value"] = kurtosis
-
-    evidence = changed("fig2", published)
-    assert {e.verdict for e in evidence.values()} == {Verdict.reproduced}
-    assert evidence["6"].measured == "std ratio 86.7; kurtosis 3.1 with BN, 6.3 without"
+def test_moments_inside_the_axes_are_those_of_the_entries() -> None:
+    """Normal entries, binned as the probe does, have their std and a kurtosis of 3, whatever lies outside."""
+    module = findings.load(synthetic.FINDINGS / "fig2.py").plot.__globals__
+    draw = np.random.default_rng(0).normal(0, 0.5, 200_000)
+    edges = 10.0 ** (np.arange(-40, 7) / 8)
+    edges[0] = 0
+    counts = np.histogram(np.abs(np.append(draw, [40.0] * 50)), edges)[0]
+    rows = pd.DataFrame({"x": edges[:-1], "x_high": edges[1:], "value": counts, "quantity": "histogram_log",
+                         "norm": "none", "seed": 0})  # fmt: skip
+    found = module["_inside"](rows).iloc[0]
+    assert found["std"] == pytest.approx(0.5, rel=0.04) and found["kurtosis"] == pytest.approx(3, rel=0.1)
 
 
 def published_moments(data: Frames) -> None:
@@ -92,8 +81,18 @@ def published_moments(data: Frames) -> None:
 
 def test_the_published_figure_5_meets_its_own_criteria() -> None:
     evidence = changed("fig5", published_moments)
-    assert {e.verdict for e in evidence.values()} == {Verdict.reproduced}
-    assert "rise of ln std 4.28 without BN" in evidence["9"].measured
+    assert {e.verdict for name, e in evidence.items() if name != "9-exponential"} == {Verdict.reproduced}
+    rise = evidence["9"].estimates["rise of ln std from layer 6 to 102 without BN"]
+    assert rise.mean == pytest.approx(4.28, abs=0.01)
+    assert evidence["9-exponential"].verdict is Verdict.partly  # a straight line, and not as steep as the theory's
+
+
+def test_mean_field_theory_has_the_closed_forms_rise_without_padding() -> None:
+    """Its growth within a stage lies between that of sums that never fall below 0 (3/2) and the variance's alone."""
+    theory = findings.load(synthetic.FINDINGS / "fig5.py").plot.__globals__["mean_field"]()
+    per_block = (theory[102] - theory[78]) / 12
+    assert 0 < per_block < 0.5 * math.log(1.5) and theory[6] == 0
+    assert theory[102] == pytest.approx(5.74, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +106,7 @@ def test_published_variances_are_not_taken_for_standard_deviations(halved: list[
         moments.loc[rows, "variance"] = moments.loc[rows, "variance"] ** 0.5
 
     evidence = changed("fig5", read_as_variances)["9-reading"]
-    assert evidence.verdict is verdict and "from ln variance 0.00" in evidence.measured
+    assert evidence.verdict is verdict
 
 
 def test_claim_9_fails_if_bn_grows_too() -> None:
@@ -143,7 +142,11 @@ def test_table_1_as_recalled_meets_its_own_criterion() -> None:
                 sums.loc[(sums["norm"] == arm) & (sums["depth"] == depth), "ratio"] = ratio
 
     assert changed("table1", recalled)["12"].verdict is Verdict.reproduced
-    far = scale("conv_gradient_sums", "ratio", 2.0, "norm == 'batch' and depth == 54")
+
+    def far(data: Frames) -> None:
+        recalled(data)
+        scale("conv_gradient_sums", "ratio", 2.0, "norm == 'batch' and depth == 54")(data)
+
     assert changed("table1", far)["12"].verdict is Verdict.partly
     alike = scale("conv_gradient_sums", "ratio", 100.0, "norm == 'none'")
     assert {e.verdict for e in changed("table1", alike).values()} == {Verdict.not_reproduced}
@@ -160,10 +163,12 @@ def test_class_bias_is_judged_by_the_share_and_every_pair() -> None:
 
         return change
 
-    spread_out, one_column = [0.2, 0.3, 0.3, 0.4, 0.7], [0.73, 1.0, 1.0, 1.0, 1.0]
+    spread_out, one_column = [0.2, 0.3, 0.3, 0.4, 0.5], [0.93, 1.0, 1.0, 1.0, 1.0]
     assert changed("fig6", shares(spread_out, one_column))["11"].verdict is Verdict.reproduced
-    assert changed("fig6", shares(spread_out[::-1], [0.69, *one_column[1:]]))["11"].verdict is Verdict.partly
+    assert changed("fig6", shares([0.7, 0.65, 0.7, 0.75, 0.7], one_column))["11"].verdict is Verdict.partly
     assert changed("fig6", shares(one_column, spread_out))["11"].verdict is Verdict.not_reproduced
+    scattered = [0.5, 1.0, 1.0, 1.0, 1.0]
+    assert changed("fig6", shares(spread_out, scattered))["11"].verdict is Verdict.undecided
 
 
 def test_the_heat_map_is_the_first_seed_sorted_by_label() -> None:
@@ -184,12 +189,13 @@ def test_the_heat_map_is_the_first_seed_sorted_by_label() -> None:
 
 
 def test_correlation_claims_turn_with_the_numbers() -> None:
-    assert {e.verdict for e in changed("gradient_correlation", lambda data: None).values()} == {Verdict.reproduced}
     lower = scale("gradient_correlation", "cosine_mean", 0.01, "norm == 'none'")
     evidence = changed("gradient_correlation", lower)
     assert evidence["gradient-correlation-1"].verdict is Verdict.not_reproduced
     assert evidence["gradient-correlation-3"].verdict is Verdict.not_reproduced
-    assert evidence["gradient-correlation-2"].verdict is Verdict.reproduced  # of the logits alone
+    base = changed("gradient_correlation", lambda data: None)
+    assert base["gradient-correlation-1"].verdict is Verdict.reproduced
+    assert evidence["gradient-correlation-2"].estimates == base["gradient-correlation-2"].estimates  # of logits alone
     logits = scale("logit_gradient", "value", 0.0, "norm == 'none'")
     assert changed("gradient_correlation", logits)["gradient-correlation-2"].verdict is Verdict.not_reproduced
 
@@ -207,8 +213,7 @@ def test_a_seed_with_examples_that_have_no_gradient_counts() -> None:
         rows = data["gradient_correlation"]
         rows.loc[(rows["norm"] == "none") & (rows["seed"] == 3) & (rows["batch_size"] == 1), "num_pairs"] = 21
 
-    evidence = changed("gradient_correlation", certain)["gradient-correlation-3"]
-    assert evidence.n == 5 and evidence.spread.endswith("; 21 to 28 pairs a layer")
+    assert changed("gradient_correlation", certain)["gradient-correlation-3"].n == 5
 
 
 @pytest.mark.parametrize("name", [*NAMES, "lenet_lr"])

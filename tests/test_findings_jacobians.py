@@ -51,7 +51,7 @@ def test_worse_without_bn_and_worse_with_depth_reproduces() -> None:
     evidence = judged(growing(8), growing(200))
     assert {e.verdict for e in evidence.values()} == {Verdict.reproduced}
     assert {e.n for e in evidence.values()} == {5}
-    assert "larger without BN in 5 of 5 pairs" in evidence["jacobians-1"].measured
+    assert next(iter(evidence["jacobians-1"].estimates.values())).mean == pytest.approx(25)
 
 
 def test_the_opposite_does_not() -> None:
@@ -65,7 +65,7 @@ def test_some_pairs_and_some_stretches_are_a_part() -> None:
     table = data["jacobian_singular_values"]
     at = (table["seed"] == 1) & (table["norm"] == "batch") & (table["index"] == 63)
     table.loc[at, "value"] = 1e-4
-    assert JACOBIANS.evidence(data)["jacobians-1"].verdict is Verdict.partly
+    assert JACOBIANS.evidence(data)["jacobians-1"].verdict is Verdict.undecided  # one pair far the other way round
     bent = {**growing(200), 37: 400.0}
     assert judged(growing(8), bent)["jacobians-2"].verdict is Verdict.partly
 
@@ -86,8 +86,8 @@ def test_a_smallest_value_lost_in_rounding_is_an_infinite_condition_number() -> 
     table = data["jacobian_singular_values"]
     table.loc[(table["norm"] == "none") & (table["start"] == 0) & (table["index"] == 63), "value"] = 1e-17
     evidence = JACOBIANS.evidence(data)["jacobians-1"]
-    assert evidence.measured.startswith("∞ without BN") and evidence.verdict is Verdict.reproduced
-    assert JACOBIANS.evidence(data)["jacobians-2"].verdict is Verdict.undecided  # infinite numbers have no order
+    assert evidence.verdict is Verdict.reproduced and "left out: 5" in evidence.spread  # larger than any number
+    assert JACOBIANS.evidence(data)["jacobians-2"].verdict is Verdict.reproduced  # infinite from the image alone
     JACOBIANS.plot(figures.new(JACOBIANS.size, "t", "s", stand_in=False), data)
 
 
@@ -98,7 +98,7 @@ def test_one_seed_with_an_infinite_condition_number_is_left_out_of_the_order() -
     evidence = JACOBIANS.evidence(data)
     assert {e.verdict for e in evidence.values()} == {Verdict.reproduced}
     assert (evidence["jacobians-1"].n, evidence["jacobians-2"].n) == (5, 4)
-    assert "∞" in evidence["jacobians-2"].spread
+    assert "left out: 1" in evidence["jacobians-1"].spread
 
 
 def test_a_network_that_has_no_jacobian_is_not_judged() -> None:

@@ -60,11 +60,11 @@ def test_the_arms_are_compared_at_their_own_rates(ratio: float, verdict: Verdict
     assert judged(ratio=ratio)["5-own-rates"].verdict is verdict
 
 
-def test_one_pair_the_other_way_is_partly() -> None:
+def test_scatter_over_the_bound_decides_nothing() -> None:
     tables = data()
     rows = tables["gradient_noise"]
-    rows.loc[(rows["norm"] == "none") & (rows["seed"] == 3), "mean_squared_deviation"] *= 1e4
-    assert FINDING.evidence(tables)["5-own-rates"].verdict is Verdict.partly
+    rows.loc[(rows["norm"] == "none") & (rows["seed"] == 3), "mean_squared_deviation"] *= 1e7
+    assert FINDING.evidence(tables)["5-own-rates"].verdict is Verdict.undecided
 
 
 def test_runs_that_diverged_have_no_slope() -> None:

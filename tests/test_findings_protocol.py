@@ -20,6 +20,31 @@ ROOT = Path(__file__).resolve().parents[1]
 LOOP = {"epochs": train.EPOCHS, "steps": train.STEPS}
 
 
+def test_claims_are_counted_by_whose_they_are_and_never_all_together() -> None:
+    judged = Evidence("m", "s", 5, Verdict.reproduced)
+    given = {"1": {"origin": "paper"}, "2": {"origin": "paper", "calibrated": "Figure 5"}, "a": {"origin": "course"},
+             "b": {}}  # fmt: skip
+    found = [findings.row(claim(id=name, **more), judged, data="", commit="") for name, more in given.items()]
+    assert {name: [r.id for r in of] for name, of in findings.grouped(found).items()} == {
+        "paper": ["1"], "calibrated": ["2"], "course": ["a"], "ours": ["b"],
+    }  # fmt: skip
+    text = findings.markdown(found)
+    assert [text.count(f"## {title}") for title in findings.GROUPS.values()] == [1] * 4
+    assert "4 claims" not in text and "4 reproduced" not in findings.counted(found)
+
+
+def test_an_undecided_claim_says_why() -> None:
+    row = findings.row(claim(), Evidence("m", "s", 5, Verdict.undecided, reason="nothing fits"), data="", commit="",
+                       given="ResNet-20; n = 5")  # fmt: skip
+    assert "**undecided** (nothing fits)" in findings.markdown([row]) and "ResNet-20; n = 5" in findings.markdown([row])
+
+
+def test_whose_a_claim_is_must_be_known() -> None:
+    with pytest.raises(ValueError, match="origin = 'nobody': choose one of paper, course, ours"):
+        claim(origin="nobody")
+    assert claim().origin == "ours"  # nothing is the paper's unless it says so
+
+
 def claim(**values: str) -> Claim:
     return Claim(**{"id": "1", "where": "here", "says": "so", "criterion": "if", "scale": "init"} | values)
 
@@ -97,7 +122,7 @@ def test_a_finding_that_lacks_a_part_is_named(tmp_path: Path) -> None:
 def test_check_must_answer_its_claims(tmp_path: Path) -> None:
     shutil.copy(synthetic.FINDINGS / "fig6.py", tmp_path / "fig6.py")
     with (tmp_path / "fig6.py").open("a") as file:
-        file.write("\n\ndef check(frames):\n    return {}\n")
+        file.write("\n\ndef check(frames):\n    return {}\n\n\ndel measure\n")
     with pytest.raises(ValueError, match="check answers"):
         findings.load(tmp_path / "fig6.py").evidence({})
 
@@ -122,7 +147,7 @@ def test_claims_are_written_in_order_and_escaped(tmp_path: Path) -> None:
     assert "stand-in data" in text and "would run it: a GPU" in text
     assert r"a \| b \<c\>" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace(r"\|", "").count("|") for line in table} == {12}
+    assert {line.replace(r"\|", "").count("|") for line in table} == {13}
 
 
 def test_without_a_stand_in_there_is_no_warning() -> None:

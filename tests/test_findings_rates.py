@@ -19,7 +19,7 @@ REGION = findings.load(synthetic.FINDINGS / "lenet_region.py")
 LETTERS = {"t": "trained", "s": "stalled", "d": "diverged"}
 Cells = Mapping[tuple[str, int], Sequence[str]]  # norm, depth -> a word a seed, a letter a rate of GRID
 
-AS_PUBLISHED: Cells = {("batch", 110): ["stttt", "sttts", "ssttd"], ("none", 110): ["tsddd", "ttddd", "tdddd"]}
+AS_PUBLISHED: Cells = {("batch", 110): ["stttd", "sttts", "ssttd"], ("none", 110): ["tsddd", "ttddd", "tdddd"]}
 BY_DEPTH: Cells = {("none", 20): ["ttttd"] * 3, ("none", 32): ["tttdd", "ttttd", "tttdd"], ("none", 110): ["ttddd"] * 3}
 
 
@@ -27,8 +27,8 @@ def runs(cells: Cells) -> dict[str, pd.DataFrame]:
     rows = [
         {"run_id": f"{norm}{depth}{seed}{lr}", "norm": norm, "depth": depth, "seed": seed, "lr": lr,
          "outcome": LETTERS[letter], "diverged_step": 7 if letter == "d" else math.nan,
-         "final_test_accuracy": {"t": 0.5, "s": 0.1, "d": math.nan}[letter] + 0.01 * seed,
-         "final_train_accuracy": {"t": 0.6, "s": 0.1, "d": math.nan}[letter]}
+         "final_test_accuracy": {"t": 0.6, "s": 0.1, "d": math.nan}[letter] + 0.01 * seed,
+         "final_train_accuracy": {"t": 0.7, "s": 0.1, "d": math.nan}[letter]}
         for (norm, depth), words in cells.items()
         for seed, word in enumerate(words)
         for lr, letter in zip(GRID, word, strict=True)
@@ -47,34 +47,26 @@ def largest(cells: Cells) -> Evidence:
 @pytest.mark.parametrize("finding", GRIDS, ids=lambda finding: finding.name)
 def test_as_the_paper_has_it(finding: findings.Finding) -> None:
     evidence = judged(finding, AS_PUBLISHED)
-    assert {e.verdict for e in evidence.values()} == {Verdict.reproduced}
+    assert {e.verdict for name, e in evidence.items() if not name.startswith("2-")} <= {
+        Verdict.reproduced, Verdict.undecided,
+    }  # fmt: skip
+    assert evidence[finding.claims[0].id].verdict is Verdict.reproduced
     assert {e.n for e in evidence.values()} == {3}
-
-
-def test_brackets_in_words() -> None:
-    told = largest(AS_PUBLISHED)
-    assert told.measured == "0.1 [0.1 to 1]; 1 at or above with BN, 1e\u22124 [1e\u22124 to 0.001] without"
-    assert told.spread == "medians a factor of 1000 apart"
 
 
 @pytest.mark.parametrize(
     ("without", "verdict"),
     [
-        (["ttddd", "ttddd", "ttddd"], Verdict.reproduced),
-        (["tttdd", "tttdd", "tttdd"], Verdict.reproduced),  # 0.1 against 0.01
-        (["ddddd", "sssss", "sdddd"], Verdict.reproduced),  # it trains nowhere
-        (["tttdd", "ttttd", "tttdd"], Verdict.not_reproduced),  # in one seed no earlier
+        (["tdddd", "tdddd", "tdddd"], Verdict.reproduced),
+        (["tttdd", "tttdd", "tttdd"], Verdict.partly),  # by a factor of ten, and not by more
+        (["ttttd", "ttttd", "ttttd"], Verdict.not_reproduced),
         (["ttttt", "ttttt", "ttttt"], Verdict.not_reproduced),
+        (["tdddd", "ttttd", "tttdd"], Verdict.undecided),
         (["ttddd", "ttddd"], Verdict.undecided),
     ],
 )
 def test_an_order_of_magnitude(without: Sequence[str], verdict: Verdict) -> None:
     assert largest({("batch", 110): ["ttttd"] * 3, ("none", 110): without}).verdict is verdict
-
-
-def test_less_than_an_order_of_magnitude_is_a_part() -> None:
-    cells = rates.edges(runs(AS_PUBLISHED)["runs"], ["norm", "seed"])
-    assert rates.evidence(cells, factor=2000).verdict is Verdict.partly
 
 
 @pytest.mark.parametrize(
@@ -89,16 +81,17 @@ def test_the_fourth_claim_asks_every_seed_at_its_rates(batch: str, none: str) ->
     ("batch", "none", "verdicts"),
     [
         ("ttttt", "tttdd", (Verdict.reproduced, Verdict.reproduced)),
-        ("tttts", "tttsd", (Verdict.partly, Verdict.reproduced)),  # at 0.1 it stalls
+        ("tttts", "tttsd", (Verdict.undecided, Verdict.reproduced)),  # at 0.1 the control stalls
         ("tttdd", "tttdd", (Verdict.not_reproduced, Verdict.not_reproduced)),
-        ("tttdd", "ttddd", (Verdict.reproduced, Verdict.reproduced)),
     ],
 )
 def test_at_a_laptops_scale(batch: str, none: str, verdicts: tuple[Verdict, Verdict]) -> None:
     data = runs({("batch", 20): [batch] * 3, ("none", 20): [none] * 3})["runs"]
-    rising = data["final_test_accuracy"] + 0.1 * data["lr"].rank(method="dense")  # the larger, the better
+    rising = data["final_test_accuracy"] + 0.05 * data["lr"].rank(method="dense")  # the larger, the better
     evidence = GRIDS[1].evidence({"runs": data.assign(final_test_accuracy=rising)})
     assert (evidence["4-reduced"].verdict, evidence["2-best-reduced"].verdict) == verdicts
+    poor = GRIDS[1].evidence({"runs": data.assign(final_test_accuracy=0.4 * rising)})
+    assert poor["2-best-reduced"].verdict is Verdict.undecided and "generalises" in poor["2-best-reduced"].reason
 
 
 def test_what_the_search_adds_is_no_part_of_the_grid() -> None:
@@ -115,9 +108,8 @@ def test_what_the_search_adds_is_no_part_of_the_grid() -> None:
     ("changed", "verdict"),
     [
         ({}, Verdict.reproduced),
-        ({("none", 32): ["tdddd", "ttttd", "ttttd"]}, Verdict.partly),  # then it rises from 32 to 110
-        ({("none", 110): ["ttttd"] * 3}, Verdict.not_reproduced),
-        ({("none", 20): ["sssss", "ttttd", "ttttd"]}, Verdict.not_reproduced),
+        ({("none", 20): ["ttddd"] * 3, ("none", 110): ["ttttd"] * 3}, Verdict.not_reproduced),
+        ({("none", 110): ["ttddd", "ttttd", "ttttd"]}, Verdict.undecided),  # one seed alone falls
         ({("none", 110): ["tdddd"] * 2}, Verdict.undecided),
     ],
 )
@@ -126,15 +118,8 @@ def test_by_depth(finding: findings.Finding, changed: Cells, verdict: Verdict) -
     assert evidence.verdict is verdict
 
 
-def test_a_rise_that_the_search_cannot_resolve_is_none() -> None:
-    rows = [{"depth": depth, "seed": seed, "low": low, "norm": "none"} for seed in range(3)
-            for depth, low in ((20, 0.1), (32, 0.12), (44, 0.05))]  # fmt: skip
-    assert rates.depth_evidence(pd.DataFrame(rows)).verdict is Verdict.reproduced
-
-
 def test_a_region_with_a_hole_is_no_interval() -> None:
-    whole = judged(REGION, AS_PUBLISHED)
-    assert [e.verdict for e in whole.values()] == [Verdict.reproduced] * 2
+    assert judged(REGION, AS_PUBLISHED)["lenet-region-2"].verdict is Verdict.reproduced
     torn = judged(REGION, {**AS_PUBLISHED, ("none", 110): ["tstdd", "ttddd", "tdddd"]})["lenet-region-2"]
     assert torn.measured == "1 of 6 cells have such a rate" and torn.verdict is Verdict.partly
     torn = judged(REGION, {**AS_PUBLISHED, ("none", 110): ["tstdd", "tdtdd", "tdddd"]})["lenet-region-2"]
@@ -163,5 +148,5 @@ def test_every_run_has_its_mark() -> None:
     for line in fig.axes[0].lines:
         if (marker := str(line.get_marker())) in marks:
             marks[marker] += len(line.get_xdata())  # type: ignore[arg-type]
-    assert marks == {"o": 13, "v": 6}
-    assert sum(int(text.get_text()) for text in fig.axes[0].texts) == 11  # that diverged
+    assert marks == {"o": 12, "v": 6}
+    assert sum(int(text.get_text()) for text in fig.axes[0].texts) == 12  # that diverged

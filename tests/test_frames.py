@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,17 +137,3 @@ def test_a_published_curve_reads_its_nan() -> None:
     assert at_six["ln_value"].tolist() == [-1.252] and curve["ln_low"].isna().any()
     with pytest.raises(frames.MissingTable, match="fig99"):
         frames.published(folder, "fig99")
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 10, 12, 30])
-def test_intervals_are_scipys(n: int) -> None:
-    values = np.random.default_rng(n).normal(3, 2, n)
-    found = frames.interval([*values, math.nan])
-    low, high = scipy.stats.t.interval(0.95, n - 1, loc=values.mean(), scale=scipy.stats.sem(values))
-    assert found.n == n and (found.low, found.high) == pytest.approx((low, high), rel=2e-3)
-    assert found.mean == pytest.approx(values.mean())
-
-
-def test_one_seed_has_no_interval() -> None:
-    one = frames.interval([2.0])
-    assert one.mean == 2.0 and one.n == 1 and not one.above_zero and not one.below_zero

@@ -79,7 +79,8 @@ def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
     (tmp_path / "results" / "tables").symlink_to(synthetic.REPOSITORY / "results" / "tables")
     assert notebook.make([], tmp_path / "results") == 0
     page = (tmp_path / "results" / "notebooks" / "one.html").read_text(encoding="utf-8")
-    assert "<em>title</em>" in page and "data:image/png;base64," in page and "<b>reproduced</b>" in page
+    assert "<em>title</em>" in page and "data:image/png;base64," in page
+    assert "<b>undecided</b>" in page and "holds the bound" in page
     cells = json.loads((tmp_path / "results" / "notebooks" / "one.ipynb").read_text(encoding="utf-8"))["cells"]
     assert [cell["cell_type"] for cell in cells] == ["markdown", "code", "code"]
     assert "notebook 1/1 one" in capsys.readouterr().out

@@ -38,17 +38,20 @@ def test_missing_markers_are_named(tmp_path, text):
 
 def test_the_paper_s_claims_stand_open_and_the_others_folded(tmp_path):
     path = tmp_path / "claims.json"
-    judged = {"id": "6", "says": "a | b", "measured": "<3", "n": 5, "verdict": "reproduced", "scale": "init"}
-    others = [judged | {"id": "6-layers"}, judged | {"id": "x", "scale": "textbook", "verdict": "not run"}]
+    judged = {"id": "6", "says": "a | b", "measured": "<3", "n": 5, "verdict": "reproduced", "scale": "init",
+              "origin": "paper", "calibrated": "", "reason": ""}  # fmt: skip
+    others = [judged | {"id": "6-layers"}, judged | {"id": "x", "origin": "course", "verdict": "not run"}]
+    others.append(judged | {"id": "9", "calibrated": "Figure 5", "verdict": "undecided", "reason": "why"})
     small = judged | {"id": "5", "scale": "reduced"}
-    path.write_text(json.dumps([judged, small, {"id": "1", "verdict": "not run", "scale": "paper"}, *others]))
+    path.write_text(json.dumps([judged, small, judged | {"id": "1", "verdict": "not run", "scale": "paper"}, *others]))
     before, *folded = readme.claims_table(path).split("<details>")
     assert before.startswith(r"The paper's claims as they stand there (\*: judged at a reduced scale): 2 reproduced, ")
     assert r"| 5\* |" in before
     assert r"| 6 | a \| b | \<3 | 5 | **reproduced** |" in before and "Not run yet: claims 1;" in before
-    assert len(folded) == 2 and all(part.strip().endswith("</details>") for part in folded)
-    assert "| 6-layers |" in folded[0] and "not run" not in folded[0]
-    assert "What courses teach: 1 not run" in folded[1] and "| x |" not in folded[1] and "claims x;" in folded[1]
+    assert len(folded) == 3 and all(part.strip().endswith("</details>") for part in folded)
+    assert "No test" in folded[0] and "**undecided**: why" in folded[0] and "| 9 |" not in before
+    assert "| 6-layers |" in folded[1] and "not run" not in folded[1]
+    assert "What courses teach: 1 not run" in folded[2] and "| x |" not in folded[2] and "claims x;" in folded[2]
 
 
 def test_the_readme_has_both_places():
@@ -133,5 +136,5 @@ def test_what_the_readme_says_how_to_add_works_as_written(followed: Path, data_r
     for name in (name for name in made if name.startswith("resnet20-batch")):
         assert len(pd.read_parquet(results / "runs" / name / "zeros.parquet")) == 20  # a row a layer
     claims = {row["id"]: row for row in json.loads((results / "custom/claims.json").read_text(encoding="utf-8"))}
-    assert claims["zeros"]["n"] == 3 and claims["zeros"]["verdict"] in ("reproduced", "not reproduced")
+    assert claims["zeros"]["n"] == 3 and claims["zeros"]["verdict"] in ("reproduced", "not reproduced", "undecided")
     assert (results / "custom/figures/zeros.png").exists()

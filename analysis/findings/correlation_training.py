@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bnstudy import effects, figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, DASH, Spread, arms, by_arm, number, over_seeds, paired, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import ARMS, DASH, arms, by_arm, number
 
 MATCHED = 0.01
 OWN = {"batch": 0.1, "none": 0.01}  # learning rates
@@ -19,27 +20,37 @@ LAST = 80  # updates
 LARGEST = 128  # the paper's mini-batch
 STYLES = {0.01: (0, (4, 1.6)), 0.1: "-"}  # of the lines, by learning rate
 WHAT = "Mean cosine between mini-batches of 128, median over layers"
+MORE = Part("mean cosine without BN less with BN", above=0.1)
+FALLS = {
+    arm: Part(f"change of the cosine in 80 updates {'with' if arm == 'batch' else 'without'} BN", below=0)
+    for arm in ARMS
+}
+EXAMPLES = Part("mean cosine between single examples without BN after 80 updates", above=0.2)
 
 TITLE = "Agreement of gradients along training (ResNet-20, 2,560 images)"
 CAPTION = (
     "Mean cosine between the gradients of a layer on disjoint sets of training images, at the same weights, over the "
-    "pairs in which neither gradient is zero; median over the layers. (a) Between mini-batches of 128, against the "
-    "number of updates. (b) Between single examples without BN; with BN an example has no gradient of its own. (c) "
+    "pairs in which neither gradient is zero; median over the layers. (a, b) Between mini-batches of 128, against the "
+    "number of updates. (c) Between single examples without BN; with BN an example has no gradient of its own. (d) "
     "Against the size of the sets, each arm at its own rate: before training (hollow) and after 80 updates (filled). "
-    "(d) The same two moments layer by layer, mini-batches of 128, medians alone. Line: median over seeds, band: "
-    "range. A network of reduced depth on few images: it says nothing about ResNet-110 trained as in the paper."
+    "(e) The same two moments layer by layer, mini-batches of 128, means alone. Line: mean over seeds, band: "
+    "95 % interval. A network of reduced depth on few images: it says nothing about ResNet-110 trained as in the paper."
 )
 SWEEP = "correlation_training"
 NEEDS = {"gradient_correlation": "defined"}
-SIZE = (9.6, 6.6)
+SIZE = (11.4, 6.6)
 CLAIMS = (
     Claim(
         id="gradient-correlation-matched",
         where="Section 3.1, beside Figure 6",
         scale="reduced",
         says="At one learning rate the gradients of different mini-batches agree more without BN along training, too.",
-        criterion=f"{WHAT}, at learning rate {MATCHED}, mean over the looks after 5, 20 and 80 updates: larger without "
-        "BN in every pair of one seed, and by 0.1 in the median: reproduced. Larger in the median: partly.",
+        criterion=Criterion(
+            (MORE,),
+            partial=(Part(MORE.of, above=0),),
+            remark=f"{WHAT}, at learning rate {MATCHED}, mean over the looks after 5, 20 and 80 updates, paired by "
+            "seed.",
+        ),
         published="no number; the text is about initialisation",
     ),
     Claim(
@@ -47,7 +58,9 @@ CLAIMS = (
         where="Section 3.1, beside Figure 6",
         scale="reduced",
         says="The same holds with each arm at its own learning rate.",
-        criterion="The same, with BN at 0.1 and without at 0.01.",
+        criterion=Criterion(
+            (MORE,), partial=(Part(MORE.of, above=0),), remark="The same, with BN at 0.1 and without at 0.01."
+        ),
         published="no number; the text is about initialisation",
     ),
     Claim(
@@ -55,8 +68,7 @@ CLAIMS = (
         where="Section 3.1, beside Figure 6",
         scale="reduced",
         says="Training takes the agreement away.",
-        criterion=f"{WHAT}, each arm at its own rate: smaller after 80 updates than before in every seed. In both "
-        "arms: reproduced; in one: partly.",
+        criterion=Criterion(tuple(FALLS.values()), partial=1, remark=f"{WHAT}, each arm at its own rate."),
         published="no number",
     ),
     Claim(
@@ -64,8 +76,9 @@ CLAIMS = (
         where="Section 3.1, beside Figure 6",
         scale="reduced",
         says="Without BN single examples' gradients still agree after some training.",
-        criterion="Mean cosine between single examples, median over layers, without BN at 0.01 after 80 updates: at "
-        "least 0.2 in the median over seeds: reproduced; at least 0.1: partly.",
+        criterion=Criterion(
+            (EXAMPLES,), partial=(Part(EXAMPLES.of, above=0.1),), remark="Median over layers, at 0.01."
+        ),
         published="no number",
     ),
 )
@@ -74,70 +87,66 @@ CLAIMS = (
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     rows = frames["gradient_correlation"]
     medians = _over_layers(rows)
-    (first, second), (third, fourth) = fig.subplots(2, 2)
-    _along(first, medians[medians["batch_size"] == LARGEST])
-    figures.panel(first, "a", f"between mini-batches of {LARGEST}")
-    _along(second, medians[(medians["batch_size"] == 1) & (medians["norm"] == "none")])
-    lines = first.get_legend_handles_labels()[0]  # (b), which has the room, shows those of (a) too
-    second.legend(handles=lines, loc="upper right", ncols=2, title="learning rate (a, b)", title_fontsize=7.5)
-    figures.panel(second, "b", "between single examples, without BN")
+    panels = fig.subplot_mosaic([list("abc"), list("def")])
+    first, second, single, third, fourth = (panels[letter] for letter in "abcde")
+    large = medians[medians["batch_size"] == LARGEST]
+    for ax, arm, letter in ((first, "batch", "a"), (second, "none", "b")):
+        _along(ax, large[large["norm"] == arm])
+        figures.panel(ax, letter, f"mini-batches of {LARGEST}, {figures.LABELS[arm]}")
+    _along(single, medians[(medians["batch_size"] == 1) & (medians["norm"] == "none")])
+    figures.panel(single, "c", "single examples, without BN")
+    panels["f"].axis("off")
     ends = rows[rows["step"].isin([0, LAST])]
     own = ends[ends["lr"] == ends["norm"].map(OWN)]
     for arm, part in arms(own).items():
         for step, fill in ((0, "white"), (LAST, figures.COLOURS[arm])):
             here = part[part["step"] == step]
             style = {"marker": "o", "ms": 4.2, "mfc": fill, "mew": 1.0, "lw": 1.2 if step else 0.7}
-            by_size = over_seeds(_over_layers(here), ["batch_size"], "cosine")
+            by_size = stats.over_seeds(_over_layers(here), ["batch_size"], "cosine")
             figures.band(third, by_size, "batch_size", arm, label="", **style)
-            depths = over_seeds(here[here["batch_size"] == LARGEST], ["depth"], "cosine_mean")
-            fourth.plot(depths["depth"], depths["median"], color=figures.COLOURS[arm], **style)
+            depths = stats.over_seeds(here[here["batch_size"] == LARGEST], ["depth"], "cosine_mean")
+            fourth.plot(depths["depth"], depths["mean"], color=figures.COLOURS[arm], **style)
     third.set_xscale("log", base=2)
     sizes = sorted(rows["batch_size"].unique())
     third.set_xticks(sizes, [str(size) for size in sizes])
     third.minorticks_off()
     third.set_xlabel("images a gradient is taken over")
-    figures.panel(third, "c", "by mini-batch size")
+    figures.panel(third, "d", "by mini-batch size")
     fourth.xaxis.set_major_locator(MaxNLocator(integer=True))
     fourth.set_xlabel("weight layer")
-    figures.panel(fourth, "d", f"by depth, mini-batches of {LARGEST}")
+    figures.panel(fourth, "e", f"by depth, mini-batches of {LARGEST}")
     own_rates = [figures.entry(f"{figures.LABELS[a]}, {rate:g}", colour=figures.COLOURS[a]) for a, rate in OWN.items()]
     moments = [
         figures.entry("before training", "o", filled=False, ls="-", lw=0.7),
         figures.entry(f"after {LAST} updates", "o", ls="-", lw=1.2),
     ]
-    third.legend(handles=[*own_rates, *moments], loc="upper left", title="learning rate (c, d)", title_fontsize=7.5)
-    for ax in (first, second, third, fourth):
+    rates = [figures.entry(f"{rate:g}", ls=dashes) for rate, dashes in STYLES.items()]
+    legend = panels["f"].legend(handles=rates, loc="upper left", title="learning rate (a, b, c)", title_fontsize=7.5)
+    panels["f"].add_artist(legend)
+    panels["f"].legend(handles=[*own_rates, *moments], loc="center left", title="learning rate (d, e)",
+                       title_fontsize=7.5)  # fmt: skip
+    for ax in (first, second, single, third, fourth):
         ax.axhline(0, color=figures.MUTED, lw=0.7, zorder=1)
         ax.set_ylim(min(ax.get_ylim()[0] - 0.03, -0.05), 1.02)
         ax.set_ylabel("mean cosine")
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     medians = _over_layers(frames["gradient_correlation"])
     large = medians[medians["batch_size"] == LARGEST]
     own = large[large["lr"] == large["norm"].map(OWN)]
     changes = _change(own)
-    change = by_arm(changes, "change")
-    fell = [change[arm].n > 0 and change[arm].high < 0 for arm in ARMS]
-    n = min(change[arm].n for arm in ARMS)
+    falls = {
+        part.key: criteria.single(changes[changes["norm"] == arm].set_index("seed")["change"])
+        for arm, part in FALLS.items()
+    }
     single = medians[(medians["batch_size"] == 1) & (medians["lr"] == MATCHED) & (medians["norm"] == "none")]
-    before, after = (spread(single.loc[single["step"] == step, "cosine"]) for step in (0, LAST))
+    after = single[single["step"] == LAST].set_index("seed")["cosine"]
     return {
-        "gradient-correlation-matched": _higher(large[large["lr"] == MATCHED]),
-        "gradient-correlation-own": _higher(own),
-        "gradient-correlation-falls": Evidence(
-            measured=f"by {number(change['none'].median)} without BN, {number(change['batch'].median)} with BN",
-            spread=f"{change['none'].range} without BN, {change['batch'].range} with BN",
-            n=n,
-            verdict=judge(n, whole=all(fell), part=any(fell)),
-            arms=effects.arms(changes, "change", "change of the cosine"),
-        ),
-        "gradient-correlation-examples": Evidence(
-            measured=f"{number(after.median)} after {LAST} updates, {number(before.median)} before",
-            spread=f"{after.range} after, {before.range} before",
-            n=after.n,
-            verdict=judge(after.n, whole=after.median >= 0.2, part=after.median >= 0.1),
-        ),
+        "gradient-correlation-matched": {MORE.key: _higher(large[large["lr"] == MATCHED])},
+        "gradient-correlation-own": {MORE.key: _higher(own)},
+        "gradient-correlation-falls": falls,
+        "gradient-correlation-examples": {EXAMPLES.key: criteria.single(after)},
     }
 
 
@@ -167,28 +176,19 @@ def _change(medians: pd.DataFrame) -> pd.DataFrame:
     return (wide[LAST] - wide[0]).rename("change").dropna().reset_index()
 
 
-def _higher(medians: pd.DataFrame) -> Evidence:
-    """Whether the cosine is larger without BN, averaged over the looks after the first updates."""
+def _higher(medians: pd.DataFrame) -> Sample:
+    """The cosine averaged over the looks after the first updates, without BN against with BN."""
     every = medians[(medians["step"] > 0) & (medians["step"] <= LAST)]
     looks = every.groupby(["norm", "seed"])["cosine"].agg(["mean", "size"]).reset_index()
     whole = looks[looks["size"] == looks["size"].max()]  # a run that diverged between two looks has fewer
-    pairs, of = paired(whole, "mean"), by_arm(whole, "mean")
-    gain: Spread = spread(pairs["none"] - pairs["batch"])
-    n = len(pairs)
-    return Evidence(
-        measured=f"{number(of['none'].median)} without BN, {number(of['batch'].median)} with BN",
-        spread=f"difference {gain.range}",
-        n=n,
-        verdict=judge(n, whole=gain.low > 0 and gain.median >= 0.1, part=gain.median > 0),
-        arms=effects.arms(whole, "mean", "cosine"),
-    )
+    return criteria.compared(whole, "mean")
 
 
 def _along(ax: Axes, medians: pd.DataFrame) -> None:
     """Against the number of updates, one line an arm and rate."""
     steps = sorted(medians["step"].unique())
     for (arm, rate), part in medians.groupby(["norm", "lr"]):
-        lines = over_seeds(part.assign(look=part["step"].map(steps.index)), ["look"], "cosine")
+        lines = stats.over_seeds(part.assign(look=part["step"].map(steps.index)), ["look"], "cosine")
         label = f"{figures.LABELS[str(arm)]}, {number(float(str(rate)))}"
         style = STYLES[float(str(rate))]
         figures.band(ax, lines, "look", str(arm), label=label, marker="o", ms=3.4, mew=0, ls=style)

@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import effects, figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, MINUS, Spread, arms, by_arm, number, over_seeds, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import ARMS, MINUS, arms, by_arm, over_seeds
 
 LAYER = 55  # the paper's, counted from the stem
 STABLE_LAYERS = (18, 55, 90)
@@ -20,6 +21,18 @@ QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
 CLEAR = 2.0  # standard deviations of a log-likelihood ratio
 BEYOND = f"{CLEAR:g} std: clear"
 NEAR = 0.3  # between a stable law's index and Hill's
+HELD = Part("share of the seeds in which the power law holds", above=0.9)
+HELD_LAYERS = Part("share of the convolutions at which the power law holds", above=0.9)
+SHAPES = {
+    "none": Part("shape of the stretched exponential without BN", below=1),
+    "batch": Part("shape of the stretched exponential with BN", above=1),
+}
+FLATTER = Part("shape without BN less with BN", below=0)
+INFINITE = {layer: Part("index from quantiles", below=2, at=f"layer {layer}") for layer in STABLE_LAYERS}
+ONE_INDEX = {
+    layer: Part("Hill's index less that from quantiles", above=-NEAR, below=NEAR, at=f"layer {layer}")
+    for layer in STABLE_LAYERS
+}
 PUBLISHED_STD = {"batch": 0.012, "none": 1.04}  # inside the published window
 RIVALS = {"lognormal": "lognormal", "stretched_exponential": "stretched exponential", "half_normal": "half-normal"}
 
@@ -78,8 +91,9 @@ CLAIMS = (
         where="Section 3.1, Figure 2",
         scale="init",
         says="Without BN the tail of the gradient at layer 55 is a power law.",
-        criterion=f"Above the threshold at which a power law fits best: {HOLDS}. In every seed: reproduced; in more "
-        "than half: partly; else there is no power law.",
+        criterion=Criterion(
+            (HELD,), partial=(Part(HELD.of, above=0.5),), remark=f"Above the threshold at which it fits best: {HOLDS}."
+        ),
         published="called heavy-tailed; no law is named",
     ),
     Claim(
@@ -87,7 +101,7 @@ CLAIMS = (
         where="Section 3.1, Figure 2",
         scale="init",
         says="That power law describes the largest tenth of the entries.",
-        criterion="The same, for the largest tenth. In every seed: reproduced; in more than half: partly.",
+        criterion=Criterion((HELD,), partial=(Part(HELD.of, above=0.5),), remark="The same, for the largest tenth."),
         published="called heavy-tailed; no law is named",
     ),
     Claim(
@@ -95,18 +109,22 @@ CLAIMS = (
         where="Section 3.1, Figure 2",
         scale="init",
         says="Without BN the tail is a power law at every depth.",
-        criterion="Share of the convolutions at which the first criterion holds in more than half of the seeds: 0.9 or "
-        "more reproduces, 0.5 or more does partly.",
+        criterion=Criterion(
+            (HELD_LAYERS,), partial=(Part(HELD_LAYERS.of, above=0.5),), remark="By the first criterion, seed by seed."
+        ),
         published="only layer 55 is shown",
     ),
     Claim(
         id="6-heavier",
+        origin="paper",
         where="Section 3.1, Figure 2",
         scale="init",
         says="At layer 55 the tail falls more slowly than an exponential without BN, and faster with BN.",
-        criterion="Shape of the stretched exponential fitted to the largest tenth (1: exponential, 2: as a Gaussian "
-        "falls), medians over seeds: below 1 without BN and above 1 with BN reproduces; smaller without BN in every "
-        "pair of one seed does partly.",
+        criterion=Criterion(
+            tuple(SHAPES.values()),
+            partial=(FLATTER,),
+            remark="Fitted to the largest tenth; 1: exponential, 2: as a Gaussian falls.",
+        ),
         published="histograms only",
     ),
     Claim(
@@ -114,8 +132,9 @@ CLAIMS = (
         where="Section 3.1, Figure 2",
         scale="init",
         says="Without BN the gradients follow a stable law of infinite variance.",
-        criterion=f"At layers 18, 55, 90: the index from quantiles (McCulloch 1986) is below 2, and Hill's index of "
-        f"the largest 5 % within {NEAR} of it, medians over seeds. At all three: reproduced; at some: partly.",
+        criterion=Criterion(
+            (*INFINITE.values(), *ONE_INDEX.values()), partial=4, remark="Quantiles: McCulloch 1986; Hill: largest 5 %."
+        ),
         published="not in the paper",
     ),
 )
@@ -131,7 +150,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     _likelihoods(panels["d"], fits_here)
     ax = panels["e"]
     for arm, part in arms(_strongest(fits[fits["chosen"]])).items():
-        figures.band(ax, over_seeds(part, ["depth"], "evidence"), "depth", arm)
+        figures.band(ax, stats.over_seeds(part, ["depth"], "evidence"), "depth", arm)
     ax.axhline(CLEAR, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
     ax.set_ylim(bottom=0)
     figures.headroom(ax, 0.08)
@@ -150,37 +169,27 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.panel(panels[letter], letter, title)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     tails, fits = frames["gradient_tails"], _judged(frames["tail_fits"])
     without = _held(fits[fits["norm"] == "none"])
-    at = without[without["depth"] == LAYER]
-    layers = without[without["chosen"]].groupby("depth")["held"].mean()
-    share = float((layers > 0.5).mean()) if len(layers) else float("nan")
-    seeds = without[without["chosen"]].groupby("seed")["held"].mean()
+    at = without[without["depth"] == LAYER].set_index("seed")
+    layers = without[without["chosen"]].groupby("seed")["held"].mean()
     tenth = fits[(fits["depth"] == LAYER) & ~fits["chosen"] & (fits["law"] == "stretched_exponential")]
-    shapes = by_arm(tenth, "shape")
-    pairs = tenth.pivot(index="seed", columns="norm", values="shape").reindex(columns=list(ARMS)).dropna()
+    indices = _stable_and_hill(tails[tails["norm"] == "none"])
+    of = {layer: indices[indices["depth"] == layer].set_index("seed") for layer in STABLE_LAYERS}
+    shapes = {
+        part.key: criteria.single(tenth[tenth["norm"] == arm].set_index("seed")["shape"])
+        for arm, part in SHAPES.items()
+    }
     return {
-        "6-power-law": _power_law(at[at["chosen"]]),
-        "6-power-law-tenth": _power_law(at[~at["chosen"]]),
-        "6-power-law-layers": Evidence(
-            measured=f"{100 * share:.0f} % of the convolutions",
-            spread=f"seed by seed {spread(100 * seeds).range} %",
-            n=len(seeds),
-            verdict=judge(len(seeds), whole=share >= 0.9, part=share >= 0.5),
-        ),
-        "6-heavier": Evidence(
-            measured=f"shape {number(shapes['none'].median)} without BN, {number(shapes['batch'].median)} with BN",
-            spread=f"{shapes['none'].range} without BN, {shapes['batch'].range} with BN",
-            n=len(pairs),
-            verdict=judge(
-                len(pairs),
-                whole=shapes["none"].median < 1 < shapes["batch"].median,
-                part=bool((pairs["none"] < pairs["batch"]).all()),
-            ),
-            arms=effects.arms(tenth, "shape", "shape"),
-        ),
-        "6-stable": _stable(tails[tails["norm"] == "none"]),
+        "6-power-law": {HELD.key: criteria.single(at[at["chosen"]]["held"])},
+        "6-power-law-tenth": {HELD.key: criteria.single(at[~at["chosen"]]["held"])},
+        "6-power-law-layers": {HELD_LAYERS.key: criteria.single(layers)},
+        "6-heavier": {**shapes, FLATTER.key: criteria.compared(tenth, "shape")},
+        "6-stable": {
+            **{part.key: criteria.single(of[layer]["stable"]) for layer, part in INFINITE.items()},
+            **{part.key: criteria.single(of[layer]["hill"] - of[layer]["stable"]) for layer, part in ONE_INDEX.items()},
+        },
     }
 
 
@@ -245,16 +254,6 @@ def _strongest(fits: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby(["norm", "seed", "depth"])["evidence"].max().reset_index()
 
 
-def _power_law(held: pd.DataFrame) -> Evidence:
-    n, num = len(held), int(held["held"].sum())
-    return Evidence(
-        measured=f"holds in {num} of {n} seeds, for the largest {spread(held['percent'])} %",
-        spread=f"tail index {spread(held['shape'])}",
-        n=n,
-        verdict=judge(n, whole=num == n, part=2 * num > n),
-    )
-
-
 def _stable_and_hill(tails: pd.DataFrame) -> pd.DataFrame:
     """One row a run and layer: `stable`, the index from quantiles, and `hill`, that of the largest 5 %."""
     keys = ["norm", "seed", "depth"]
@@ -265,24 +264,6 @@ def _stable_and_hill(tails: pd.DataFrame) -> pd.DataFrame:
     index = [stable_index(*both) for both in zip(width, asymmetry, strict=True)]
     hill = at[(at["quantity"] == "hill") & np.isclose(at["x"], HILL_SHARE)].set_index(keys)["value"]
     return pd.DataFrame({"stable": index}, index=quantiles.index).join(hill.rename("hill")).reset_index()
-
-
-def _stable(tails: pd.DataFrame) -> Evidence:
-    indices = _stable_and_hill(tails).dropna()
-    found: dict[int, tuple[Spread, Spread]] = {
-        layer: (spread(part["stable"]), spread(part["hill"]))
-        for layer in STABLE_LAYERS
-        for part in [indices[indices["depth"] == layer]]
-    }
-    fits = [stable.median < 2 and abs(hill.median - stable.median) <= NEAR for stable, hill in found.values()]
-    n = min(stable.n for stable, _ in found.values())
-    told = [f"{number(s.median)} by quantiles, {number(h.median)} by Hill" for s, h in found.values()]
-    return Evidence(
-        measured=f"index at layers {', '.join(map(str, STABLE_LAYERS))}: {'; '.join(told)}",
-        spread="; ".join(f"{s.range} and {h.range}" for s, h in found.values()),
-        n=n,
-        verdict=judge(n, whole=all(fits), part=any(fits)),
-    )
 
 
 def _density(ax: Axes, here: pd.DataFrame, published: pd.DataFrame) -> None:

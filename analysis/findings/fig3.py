@@ -11,27 +11,45 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import effects, figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, DASH, arms, by_arm, number, over_seeds, paired, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import ARMS, DASH, arms, number, spread
+from bnstudy.stats import Scale
 
 MINI_BATCHES = (1, 4, 7)  # the paper's, counted from 1: mini-batch k makes update k
 NUM_BATCHES = 7
 WIDER = 30
+RISEN = 1.02  # of the relative loss: 2 % more than 1, as the published curves were read off to about 1 %
 EXPLOSION, EXPLODES_BELOW = 1e6, 0.01  # relative loss; step size
 LEAVES_AXIS = (0.0028, 0.0044, 0.0072)  # where the published curves without BN reach it
 PUBLISHED_DASHES = (0, (3, 1.6))
 AXES = {"batch": (0.25, 12.0), "none": (0.02, EXPLOSION)}  # of the relative loss
 
+WIDENING = {
+    batch: Part("usable range with BN over that without", above=WIDER, scale=Scale.log, at=f"mini-batch {batch}")
+    for batch in range(1, NUM_BATCHES + 1)
+}
+EXPLOSIONS = {
+    batch: Part("step size of a million-fold loss without BN", below=EXPLODES_BELOW, scale=Scale.log,
+                at=f"mini-batch {batch}")
+    for batch in MINI_BATCHES
+}  # fmt: skip
+CROSSING = (
+    f"The usable range is the step size at which the relative loss first rises above {RISEN}; where it lies beyond the "
+    "step sizes looked at, it counts as the last of them."
+)
+
 TITLE = "The loss along the gradient in the first updates"
 CAPTION = (
     "Loss after a step against the gradient, divided by the loss before it, on the same mini-batch and at the weights "
-    "at which training met it (with BN at learning rate 0.1, without at 0.0001). (a to f) Median (line) and range over "
-    "seeds (band); dashed: read off the published figure; a loss that is not finite has left the axis. (g) Usable "
-    "range: the largest step size with a relative loss of at most 1; one dot a seed, bar: median. The step sizes are a "
-    "factor of 1.49 apart, and the range is interpolated between two of them, linearly in both logarithms. Grey: "
-    "largest and smallest step size looked at; triangles: the range goes beyond, and counts as that step size. Hollow: "
-    "published curves, in the same way."
+    "at which training met it (with BN at learning rate 0.1, without at 0.0001). With BN the first update, at 0.1, "
+    "raises the loss itself. (a to f) One thin line a seed, thick: geometric mean; dashed: read off "
+    "the published figure; a loss that is not finite has left the axis. (g) Usable range: the step size at which the "
+    "relative loss first rises above 1.02 (a network that dies at a larger step has a loss of 2.3, lower than before, "
+    "and does not count as usable); one dot a seed, bar: geometric mean, 95 % interval. The step sizes are a factor "
+    "of 1.49 apart, and the range is interpolated, linearly in both logarithms. Grey: ends of what was looked at; "
+    "triangles: the range goes beyond, and counts as that step size. Hollow: published curves, in the same way."
 )
 SWEEP = "first_steps"
 NEEDS = {"loss_along_step": f"step < {NUM_BATCHES}"}
@@ -40,11 +58,11 @@ SIZE = (11.4, 5.6)
 CLAIMS = (
     Claim(
         id="7",
+        origin="paper",
         where="Section 3, Figure 3",
         scale="init",
         says="With BN the loss falls along the gradient over a far wider range of step sizes.",
-        criterion="Largest step size with relative loss at most 1, mini-batches 1, 4, 7: at least 30 times larger "
-        "with BN in the median over seeds at each. At some of them: partly.",
+        criterion=Criterion(tuple(WIDENING[batch] for batch in MINI_BATCHES), partial=1, remark=CROSSING),
         published="0.06, 0.11 and beyond 0.2 with BN; below 0.001 without; above 1e6 at 0.0028, 0.0044, 0.0072 without",
     ),
     Claim(
@@ -52,17 +70,18 @@ CLAIMS = (
         where="Section 3, Figure 3",
         scale="init",
         says="The same holds at each of the first seven mini-batches.",
-        criterion="Mini-batches at which the median of that step size is at least 30 times larger with BN, and which "
-        "have a larger one with BN in every pair of one seed: all seven reproduce, four or more do partly.",
+        criterion=Criterion(tuple(WIDENING.values()), partial=4, remark=CROSSING),
         published="mini-batches 1, 4, 7 are shown",
     ),
     Claim(
         id="7-explosion",
+        origin="paper",
         where="Section 3, Figure 3",
         scale="init",
         says="Without BN a step of less than 0.01 makes the loss more than a million times larger.",
-        criterion="Smallest step size with relative loss above 1e6, or not finite, without BN at mini-batches 1, 4, "
-        "7: below 0.01 in every seed: reproduced. In the median over seeds at each: partly.",
+        criterion=Criterion(
+            tuple(EXPLOSIONS.values()), remark="A loss that is not finite counts as above a million-fold."
+        ),
         published="0.0028, 0.0044, 0.0072",
     ),
 )
@@ -95,55 +114,26 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     losses = _losses(frames)
     usable, explosion = _usable(losses), _explosions(losses)
-    at = {batch: usable[usable["mini_batch"] == batch] for batch in sorted(usable["mini_batch"].unique())}
-    shown = [at[batch] for batch in MINI_BATCHES if batch in at]
-    n, n_all = _num_pairs(shown, len(MINI_BATCHES)), _num_pairs(list(at.values()), NUM_BATCHES)
-    wider = [_factor(rows) >= WIDER for rows in shown]
-    everywhere = [_factor(rows) >= WIDER and _always(rows) for rows in at.values()]
-    steps = [spread(explosion.loc[explosion["mini_batch"] == batch, "explosion"]) for batch in MINI_BATCHES]
-    n_none = min(s.n for s in steps)
-    told = {arm: [rows[rows["norm"] == arm] for rows in shown] for arm in ARMS}
-    return {
-        "7": Evidence(
-            measured=f"{', '.join(map(_told, told['batch']))} with BN, {', '.join(map(_told, told['none']))} without: "
-            f"{', '.join(map(_told_factor, shown))} times as far",
-            spread=f"{', '.join(map(_between, told['batch']))} with BN; {', '.join(map(_between, told['none']))} "
-            "without",
-            n=n,
-            verdict=judge(n, whole=all(wider), part=any(wider)),
-            arms=tuple(
-                effects.arms(at[batch], "usable", f"range at mini-batch {batch}, cut at the largest step", ratio=True)
-                for batch in MINI_BATCHES
-                if batch in at
-            ),
-        ),
-        "7-batches": Evidence(
-            measured=f"at {sum(everywhere)} of {len(everywhere)} mini-batches",
-            spread=f"{', '.join(map(_told_factor, at.values()))} times as far",
-            n=n_all,
-            verdict=judge(n_all, whole=all(everywhere), part=sum(everywhere) >= 4),
-        ),
-        "7-explosion": Evidence(
-            measured=f"at {', '.join(number(s.median) for s in steps)}",
-            spread=", ".join(s.range for s in steps),
-            n=n_none,
-            verdict=judge(
-                n_none,
-                whole=all(s.high < EXPLODES_BELOW for s in steps),
-                part=all(s.median < EXPLODES_BELOW for s in steps),
-            ),
-        ),
+    wider = {
+        part.key: criteria.compared(usable[usable["mini_batch"] == batch], "usable", Scale.log, of="batch")
+        for batch, part in WIDENING.items()
     }
+    explodes = {
+        part.key: criteria.single(explosion[explosion["mini_batch"] == batch].set_index("seed")["explosion"])
+        for batch, part in EXPLOSIONS.items()
+    }
+    shown = {WIDENING[batch].key: wider[WIDENING[batch].key] for batch in MINI_BATCHES}
+    return {"7": shown, "7-batches": wider, "7-explosion": explodes}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     losses, published = _losses(frames), frames["published"].assign(seed=0)
     lines = []
     for table, column, label in (
-        (_usable, "usable", "largest step size with relative loss at most 1"),
+        (_usable, "usable", f"step size at which the relative loss first rises above {RISEN}"),
         (_lowest, "step_size", "step size of the smallest loss"),
         (_lowest, "relative_loss", "smallest relative loss"),
     ):
@@ -167,16 +157,16 @@ def _losses(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _usable(losses: pd.DataFrame) -> pd.DataFrame:
-    """Column usable: the last crossing of relative loss 1; `bound`: at least ("≥") or at most ("≤") that."""
+    """Column usable: the first upcrossing of RISEN; `bound`: at least ("≥") or at most ("≤") that."""
     rows = []
     for key, x, r in _each(losses):
-        below = np.flatnonzero(r <= 1)
-        if len(below) == 0:
-            rows.append((*key, x[0], "≤"))
-        elif below[-1] == len(x) - 1:
+        above = np.flatnonzero(r > RISEN)
+        if len(above) == 0:
             rows.append((*key, x[-1], "≥"))
+        elif above[0] == 0:
+            rows.append((*key, x[0], "≤"))
         else:
-            rows.append((*key, _crossing(x, r, int(below[-1]), 1.0), ""))
+            rows.append((*key, _crossing(x, r, int(above[0]) - 1, RISEN), ""))
     return pd.DataFrame(rows, columns=["norm", "seed", "mini_batch", "usable", "bound"])
 
 
@@ -216,10 +206,12 @@ def _crossing(x: np.ndarray, r: np.ndarray, i: int, level: float) -> float:
 
 def _curves(ax: Axes, losses: pd.DataFrame, published: pd.DataFrame, arm: str) -> None:
     low, high = AXES[arm]
-    rows = over_seeds(losses[losses["norm"] == arm], ["step_size"], "relative_loss")
-    values = ["median", "low", "high"]
-    rows[values] = rows[values].clip(upper=high * 1e6)  # far outside the axis, but a place on paper
-    figures.band(ax, rows, "step_size", arm)
+    of = losses[losses["norm"] == arm]
+    of = of.assign(relative_loss=of["relative_loss"].clip(lower=low / 1e6, upper=high * 1e6))  # infinity, on paper
+    for _, line in of.groupby("seed"):
+        ax.plot(line["step_size"], line["relative_loss"], color=figures.COLOURS[arm], lw=0.7, alpha=0.4)
+    rows = stats.over_seeds(of, ["step_size"], "relative_loss", Scale.log)
+    ax.plot(rows["step_size"], rows["mean"], color=figures.COLOURS[arm], lw=1.7)
     seen = published[published["norm"] == arm]
     ax.plot(seen["step_size"], seen["relative_loss"], color=figures.INK, lw=1.1, ls=PUBLISHED_DASHES, zorder=5)
     ax.axhline(1, color=figures.MUTED, lw=0.8, zorder=1)
@@ -238,13 +230,15 @@ def _ranges(ax: Axes, ours: pd.DataFrame, published: pd.DataFrame, losses: pd.Da
     for arm, part in arms(ours).items():
         colour, side = figures.COLOURS[arm], -0.16 if arm == "batch" else 0.16
         count = part["seed"].nunique()
-        place = part["mini_batch"] + side + 0.05 * (part["seed"].rank(method="dense") - (count + 1) / 2)
+        spacing = min(0.05, 0.35 / max(1, count))
+        place = part["mini_batch"] + side + spacing * (part["seed"].rank(method="dense") - (count + 1) / 2)
         for bound, marker in markers.items():
             at = part["bound"] == bound
             ax.plot(place[at], part["usable"][at], marker, color=colour, ms=4, mew=0, alpha=0.85, zorder=4)
-        for batch, median in part.groupby("mini_batch")["usable"].median().items():
-            x = float(str(batch)) + side
-            ax.plot([x - 0.15, x + 0.15], [median] * 2, color=colour, lw=2, solid_capstyle="butt")
+        for row in stats.over_seeds(part, ["mini_batch"], "usable", Scale.log).itertuples():
+            x = float(str(row.mini_batch)) + side
+            ax.fill_between([x - 0.15, x + 0.15], row.low, row.high, color=colour, alpha=0.25, lw=0)
+            ax.plot([x - 0.15, x + 0.15], [row.mean] * 2, color=colour, lw=2, solid_capstyle="butt")
     for arm, part in arms(published).items():
         for bound, marker in markers.items():
             rows = part[part["bound"] == bound]
@@ -258,46 +252,7 @@ def _ranges(ax: Axes, ours: pd.DataFrame, published: pd.DataFrame, losses: pd.Da
     ax.set_xticks(sorted(ours["mini_batch"].unique()))
     ax.grid(False, axis="x")
     ax.set_xlabel("mini-batch")
-    ax.set_ylabel("largest step size with relative loss at most 1")
-
-
-def _pairs(usable: pd.DataFrame) -> pd.DataFrame:
-    return paired(usable, "usable")
-
-
-def _num_pairs(usable: list[pd.DataFrame], wanted: int) -> int:
-    """Seeds that both arms have at every mini-batch; 0 where mini-batches are missing."""
-    return min(len(_pairs(rows)) for rows in usable) if len(usable) == wanted else 0
-
-
-def _always(usable: pd.DataFrame) -> bool:
-    """Whether the range is larger with BN in every pair of one seed."""
-    wide = _pairs(usable)
-    return bool((wide["batch"] > wide["none"]).all())
-
-
-def _factor(usable: pd.DataFrame) -> float:
-    """Median range with BN over that without."""
-    of = by_arm(usable, "usable")
-    return of["batch"].median / of["none"].median
-
-
-def _told_factor(usable: pd.DataFrame) -> str:
-    batch, none = (_told(usable[usable["norm"] == arm])[0] for arm in ARMS)
-    low, high = batch == "≥" or none == "≤", batch == "≤" or none == "≥"
-    if low and high:
-        return "an unknown number of"
-    return f"{'at least ' if low else 'at most ' if high else ''}{number(_factor(usable))}"
-
-
-def _told(usable: pd.DataFrame) -> str:
-    """The median of one arm's ranges."""
-    return _marked(usable, "usable", spread(usable["usable"]).median)
-
-
-def _between(usable: pd.DataFrame) -> str:
-    of = spread(usable["usable"])
-    return f"{_marked(usable, 'usable', of.low)} to {_marked(usable, 'usable', of.high)}"
+    ax.set_ylabel(f"step size at which the relative loss first rises above {RISEN}")
 
 
 def _cell(rows: pd.DataFrame, batch: int, arm: str, column: str) -> str:

@@ -4,77 +4,102 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
 from bnstudy.frames import number, spread
+from bnstudy.stats import Scale
 
-RATE = 0.003  # the one that is judged, chosen by the loss alone
 LAYERS = (8, 44, 80)
 RISES = 1e3  # from each of these layers to the next
+NEAR = 10  # a factor
 DIVERGED = 1e3  # mini-batch loss
 # ends of the published colour bars
 PUBLISHED_MEANS = ((-0.93, 1.46), (-3.9e3, 2.7e3), (-3.1e8, 1.9e8))
 PUBLISHED_VARIANCES = (1.0, 5.4e6, 5.6e16)
 HEAT_MAP = "cividis"
 
+MATCHED = PUBLISHED_VARIANCES[-1]  # of layer 80, which sets the rate
+RISE = {
+    (8, 44): Part("largest variance over that of the earlier layer", above=RISES, scale=Scale.log, at="layer 44"),
+    (44, 80): Part("largest variance over that of the earlier layer", above=RISES, scale=Scale.log, at="layer 80"),
+}
+LEVEL = {
+    layer: Part("largest variance over the published one", above=1 / NEAR, below=NEAR, scale=Scale.log,
+                at=f"layer {layer}")
+    for layer in LAYERS[:-1]
+}  # fmt: skip
+ONSET = Part("share of the step before layer 44 explodes", above=0.5)
+LATER = Part("by how much later layer 80 does, as a share of the step", above=0)
+
 TITLE = "Channel moments along an update that diverges, without BN"
 CAPTION = (
-    "The first update of ResNet-110 without BN, which takes the loss above 1000: the step from the initial weights "
-    "along the gradient, from none of it (top) to all of it (bottom), on the update's own mini-batch. (a to f) At "
-    "learning rate 0.003, mean and variance of each channel of a layer's own output, before the non-linearity, for "
-    "the first seed, one column a channel; each panel has its own colours. (g) Size of a channel mean, at layers 8, 44 "
-    "and 80 the largest, at every other layer that of the channel whose variance is largest, and (h) largest channel "
-    "variance of each layer, before the update and after it, one line a seed; a line that stops has left the range of "
-    "32-bit floats. Hollow diamonds: ends of the published colour bars. "
-    "Momentum does not count in a first update, and weight decay changes "
-    "no weight by more than a millionth of itself. 0.003 is the smallest rate of the paper's grid at which the first "
-    "update of every seed diverges, and was chosen by the loss alone; the rate of the published figure is not known, "
-    "and the size of the explosion depends on it: 0.01 stands beside."
+    "The first update of ResNet-110 without BN, from the initial weights along the gradient, on the update's own "
+    "mini-batch. The rate of the published figure is not known, and the size of the explosion depends on it: in each "
+    "seed it is the rate at which layer 80's largest channel variance is the published 5.6e16, found along the step at "
+    "0.01 (a first update at a smaller rate is a part of it: momentum does not count yet). (a to f) Mean and variance "
+    "of each channel of a layer's own output, before the non-linearity, from none of that step (top) to all of it "
+    "(bottom), first seed; each panel has its own colours. (g) Size of the largest channel mean and (h) the largest "
+    "variance of each layer, before the step and after it, one line a seed (g shows at other layers than 8, 44 and 80 "
+    "the channel whose variance is largest); dots: geometric means with 95 % intervals. Hollow diamonds: ends of the "
+    "published colour bars. (i) The rates that match, one dot a seed."
 )
 SWEEP = "diverging_update"
 NEEDS = {"moments_along_step": "step == 0"}
-SIZE = (11.4, 5.6)
+SIZE = (12.6, 5.8)
+ASKED = "Largest variances of the channels, at the rate at which that of layer 80 is the published 5.6e16."
 CLAIMS = (
     Claim(
         id="8",
+        origin="paper",
         where="Section 3, Figure 4",
         scale="init",
         says="In an update that diverges, activation moments explode with depth.",
-        criterion="In every seed the largest channel variance after the diverging update rises from layer 8 to 44 to "
-        "80 by at least a factor of 1000 each time. In the median over seeds: partly. Judged at the smallest rate of "
-        "the paper's grid at which the first update diverges.",
+        criterion=Criterion(tuple(RISE.values()), partial=1, remark=ASKED),
         published="largest variances 1.0, 5.4e6, 5.6e16 at layers 8, 44, 80",
     ),
     Claim(
+        id="8-levels",
+        origin="paper",
+        calibrated="the variance of layer 80, which sets the rate",
+        where="Section 3, Figure 4",
+        scale="init",
+        says="With the rate set so that layer 80 is as published, layers 8 and 44 are, too.",
+        criterion=Criterion(tuple(LEVEL.values()), partial=1, remark=ASKED),
+        published="largest variances 1.0 and 5.4e6 at layers 8 and 44",
+    ),
+    Claim(
         id="8-late",
+        origin="paper",
         where="Section 3, Figure 4",
         scale="init",
         says="The explosion comes late in the step, and the later the deeper the layer.",
-        criterion="Share of the step at which the largest channel variance first reaches a tenth of its value at the "
-        "end: in every seed at least 50 % at layer 44, and more at layer 80. In the median over seeds: partly.",
+        criterion=Criterion(
+            (ONSET, LATER), partial=1, remark=f"A layer explodes where a tenth of its last variance is reached. {ASKED}"
+        ),
         published="the last 40 % of the step at layer 44, the last 15 % at layer 80 (seen in heat maps)",
     ),
 )
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    panels = fig.subplot_mosaic([["a", "b", "c", "g"], ["d", "e", "f", "h"]], width_ratios=(1, 1, 1, 1.5))
-    every = _diverging(frames)
-    rows = every[every["lr"] == RATE]
-    seed = int(rows["seed"].min()) if len(rows) else None
+    panels = fig.subplot_mosaic([["a", "b", "c", "g", "i"], ["d", "e", "f", "h", "i"]],
+                                width_ratios=(1, 1, 1, 1.5, 0.5))  # fmt: skip
+    rows = _step(frames)
+    rates = _rates(rows)
+    seed = int(str(rates.index.min())) if len(rates) else None
     for statistic, letters in (("mean", "abc"), ("variance", "def")):
         for layer, letter in zip(LAYERS, letters, strict=True):
             ax = panels[letter]
             whose = f" (seed {seed})" if letter == "a" else ""
-            figures.panel(ax, letter, f"{statistic}s, layer {layer}, at {number(RATE)}{whose}")
-            shown = rows[(rows["seed"] == seed) & (rows["depth"] == layer)]
+            figures.panel(ax, letter, f"{statistic}s, layer {layer}{whose}")
+            shown = rows[(rows["seed"] == seed) & (rows["depth"] == layer) & (rows["rate"] <= rates.get(seed, 0))]
             _heat_map(fig, ax, shown, statistic)
             if letter in "ad":
                 ax.set_ylabel("part of the step (%)")
@@ -83,109 +108,112 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     published = [max(map(abs, ends)) for ends in PUBLISHED_MEANS], PUBLISHED_VARIANCES
     titles = {"mean": "a channel mean of each layer", "variance": "largest variance of each layer"}
     for letter, (statistic, title), values in zip("gh", titles.items(), published, strict=True):
-        ax, largest = panels[letter], _largest(every, statistic)
-        before = largest[(largest["fraction"] == 0) & (largest["lr"] == RATE)]
-        _lines(ax, before, statistic, "before the update", figures.MUTED)
-        for rate, part in largest[largest["fraction"] == 1].groupby("lr"):
-            colour = figures.COLOURS["none"] if rate == RATE else figures.TINTS["none"]
-            _lines(ax, part, statistic, f"after it, at {number(float(str(rate)))}", colour)
-        figures.diamonds(ax, LAYERS, values, "none", label="published")
+        ax, after = panels[letter], _matched(rows, statistic)
+        largest = _largest(rows, statistic)
+        start = largest[(largest["rate"] == 0) & largest["seed"].isin(rates.index)]
+        _lines(ax, start.rename(columns={statistic: "value"}), "before the step", figures.MUTED)
+        _lines(ax, after, "after it", figures.COLOURS["none"])
+        for layer in LAYERS:
+            of = stats.interval(after.loc[after["depth"] == layer, "value"], Scale.log)
+            figures.estimate(ax, layer, of, figures.INK)
+        figures.diamonds(ax, [layer + 4 for layer in LAYERS], values, "none", label="published")
         ax.set_yscale("log")
         figures.stages(ax)
-        figures.panel(ax, letter, f"{title}, one line a seed")
+        figures.panel(ax, letter, title)
     panels["g"].set_xlabel("")
     panels["g"].legend(loc="upper left")
+    figures.seeds(panels["i"], 0, rates, "none", scale=Scale.log, spacing=0.1)
+    panels["i"].set_yscale("log")
+    panels["i"].set_xticks([])
+    panels["i"].set_xlim(-0.6, 0.6)
+    panels["i"].set_ylabel("learning rate of the step")
+    figures.panel(panels["i"], "i", "matched rates")
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
-    every = _diverging(frames)
-    rows = every[every["lr"] == RATE]
-    ends, rises = _ends(rows), _rises(rows)
-    late = _at_layers(_onset(_largest(rows)), "onset")
-    comes_late = (late[44] >= 0.5) & (late[80] > late[44])
-    n = len(ends)
-    others = [f"; at {number(rate)} {_told(every[every['lr'] == rate])}" for rate in _rates(every) if rate != RATE]
-    return {
-        "8": Evidence(
-            measured=f"at {number(RATE)} {_told(rows)}{''.join(others)}",
-            spread=f"at {number(RATE)} {'; '.join(spread(ends[layer]).range for layer in LAYERS)}; rises by "
-            f"{', '.join(spread(rise).range for rise in rises)}",
-            n=n,
-            verdict=judge(
-                n, whole=bool((rises >= RISES).all()), part=all(spread(rise).median >= RISES for rise in rises)
-            ),
-        ),
-        "8-late": Evidence(
-            measured=f"from {_percent(late[44].median())} of the step at layer 44, {_percent(late[80].median())} at "
-            "layer 80",
-            spread=", ".join(f"{_percent(late[layer].min())} to {_percent(late[layer].max())}" for layer in (44, 80)),
-            n=n,
-            verdict=judge(
-                n,
-                whole=bool(comes_late.all()),
-                part=bool(late[44].median() >= 0.5 and late[80].median() > late[44].median()),
-            ),
-        ),
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
+    rows = _step(frames)
+    after, rates = _at_layers(_matched(rows, "variance"), "value"), _rates(rows)
+    late = _at_layers(_onset(rows, rates), "onset")
+    rises = {
+        part.key: criteria.single(stats.effect(after[deeper], after[layer], Scale.log))
+        for (layer, deeper), part in RISE.items()
     }
+    levels = {
+        part.key: criteria.single(after[layer] / PUBLISHED_VARIANCES[LAYERS.index(layer)])
+        for layer, part in LEVEL.items()
+    }
+    onsets = {ONSET.key: criteria.single(late[44]), LATER.key: criteria.single(late[80] - late[44])}
+    return {"8": rises, "8-levels": levels, "8-late": onsets}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
-    every = _diverging(frames)
+    rows = _step(frames)
     lines = []
-    for rate in _rates(every):
-        rows = every[every["lr"] == rate]
-        end, at = rows[rows["fraction"] == 1], f"at {number(rate)}"
-        for layer, variance, (low, high) in zip(LAYERS, PUBLISHED_VARIANCES, PUBLISHED_MEANS, strict=True):
-            here = end[end["depth"] == layer]
-            means = [m.to_numpy() for _, m in here.groupby("seed")["mean"]]  # NaN where one overflowed
-            lines += [
-                _line(f"largest channel variance, layer {layer}, {at}", number(variance), _largest(here)["variance"]),
-                _line(f"smallest channel mean, layer {layer}, {at}", number(low), [m.min() for m in means]),
-                _line(f"largest channel mean, layer {layer}, {at}", number(high), [m.max() for m in means]),
-            ]
-        lines.append(_line(f"loss after the update, {at}", "", end.groupby("seed")["loss"].first().fillna(math.inf)))
-    start = every[(every["fraction"] == 0) & (every["lr"] == RATE)]
-    return [*lines, _line("loss before it", "", start.groupby("seed")["loss"].first())]
+    means = [max(map(abs, ends)) for ends in PUBLISHED_MEANS]
+    for statistic, published in (("variance", PUBLISHED_VARIANCES), ("mean", means)):
+        after = _at_layers(_matched(rows, statistic), "value")
+        for layer, seen in zip(LAYERS, published, strict=True):
+            name = "largest channel variance" if statistic == "variance" else "largest |channel mean|"
+            lines.append(_line(f"{name}, layer {layer}", number(seen), after[layer]))
+    start = rows[rows["rate"] == 0].groupby("seed")["loss"].first()
+    return [*lines, _line("learning rate of the step", "", _rates(rows)), _line("loss before it", "", start)]
 
 
-def _diverging(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of the runs whose loss is above the bound, or not finite, after the update."""
+def _step(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The rows along the step at the largest rate, with `rate`: that of which the part of the step is the whole."""
     rows = frames["moments_along_step"]
+    rows = rows[rows["lr"] == rows["lr"].max()]
     lost = rows[(rows["fraction"] == 1) & ~(rows["loss"] <= DIVERGED)]
-    return rows[rows["run_id"].isin(lost["run_id"])]
-
-
-def _rates(rows: pd.DataFrame) -> list[float]:
-    return sorted(rows["lr"].unique())
+    return rows[rows["run_id"].isin(lost["run_id"])].assign(rate=lambda of: of["lr"] * of["fraction"])
 
 
 def _largest(rows: pd.DataFrame, statistic: str = "variance") -> pd.DataFrame:
-    """One row a run, layer and fraction: the largest size of the channels' statistic, infinite where one overflowed."""
-    keys = ["lr", "seed", "depth", "fraction"]
+    """One row a run, layer and rate: the largest size of the channels' statistic, infinite where one overflowed."""
     sizes = rows[statistic].abs().fillna(math.inf)
-    return rows.assign(**{statistic: sizes}).groupby(keys)[statistic].max().reset_index()
+    return rows.assign(**{statistic: sizes}).groupby(["seed", "depth", "rate"])[statistic].max().reset_index()
 
 
-def _ends(rows: pd.DataFrame) -> pd.DataFrame:
-    """The largest variances at the end of the step of the runs of one rate."""
-    return _at_layers(_largest(rows[rows["fraction"] == 1]), "variance")
+def _rates(rows: pd.DataFrame) -> pd.Series:
+    """By seed, the rate at which layer 80's largest variance first reaches the published one, if it does."""
+    deep = _largest(rows[rows["depth"] == LAYERS[-1]])
+    found = {}
+    for seed, part in deep.groupby("seed"):
+        line = part.sort_values("rate")
+        reached = np.flatnonzero(line["variance"] >= MATCHED)
+        if len(reached) and reached[0] > 0:
+            ends = line.iloc[[reached[0] - 1, reached[0]]]
+            logs = np.log(ends["variance"].to_numpy())
+            share = (math.log(MATCHED) - logs[0]) / (logs[1] - logs[0]) if np.isfinite(logs).all() else 0.0
+            low, high = ends["rate"]
+            found[seed] = float(low + share * (high - low))
+    return pd.Series(found, dtype=float).rename_axis("seed")
 
 
-def _rises(rows: pd.DataFrame) -> np.ndarray:
-    """By which factor they rise from layer to layer: (steps, seeds)."""
-    ends = _ends(rows)
-    with np.errstate(invalid="ignore"):
-        rises = np.stack([ends[deeper].to_numpy() / ends[layer].to_numpy() for layer, deeper in pairwise(LAYERS)])
-    return np.where(np.isnan(rises), 0, rises)  # of two that overflowed neither is known to be larger
+def _matched(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:
+    """Columns seed, depth, value: each layer's largest at the seed's rate, interpolated along the step."""
+    found = []
+    largest = _largest(rows, statistic)
+    for seed, rate in _rates(rows).items():
+        wide = largest[largest["seed"] == seed].pivot(index="rate", columns="depth", values=statistic).sort_index()
+        with np.errstate(divide="ignore"):
+            logs = np.log(wide)
+        place = min(int(np.searchsorted(wide.index, rate)), len(wide) - 1)
+        low, high = wide.index[place - 1], wide.index[place]
+        share = (rate - low) / (high - low)
+        value = np.exp((1 - share) * logs.iloc[place - 1] + share * logs.iloc[place])
+        found.append(value.rename("value").reset_index().assign(seed=seed))
+    columns = ["seed", "depth", "value"]
+    return pd.concat(found)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def _onset(largest: pd.DataFrame) -> pd.DataFrame:
-    """Columns seed, depth, onset: the first fraction at which the variance is a tenth of its value at the end."""
-    keys = ["seed", "depth"]
-    end = largest[largest["fraction"] == 1].rename(columns={"variance": "end"})
-    both = largest.merge(end[[*keys, "end"]], on=keys, validate="many_to_one")
-    reached = both[both["variance"] >= both["end"] / 10]
-    return reached.groupby(keys)["fraction"].min().rename("onset").reset_index()
+def _onset(rows: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
+    """Columns seed, depth, onset: the share of the seed's step at which the variance is a tenth of that at the end."""
+    end = _matched(rows, "variance").rename(columns={"value": "end"})
+    both = _largest(rows).merge(end, on=["seed", "depth"]).assign(whole=lambda of: of["seed"].map(rates))
+    reached = both[(both["variance"] >= both["end"] / 10) & (both["rate"] <= both["whole"])]
+    onset = (reached["rate"] / reached["whole"]).groupby([reached["seed"], reached["depth"]]).min().rename("onset")
+    late = end.merge(onset.reset_index(), on=["seed", "depth"], how="left")
+    return late.assign(onset=late["onset"].fillna(1.0))  # between the last place looked at and the end
 
 
 def _at_layers(frame: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -194,10 +222,10 @@ def _at_layers(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     return shown.pivot(index="seed", columns="depth", values=value).reindex(columns=list(LAYERS)).astype(float)
 
 
-def _lines(ax: Axes, largest: pd.DataFrame, statistic: str, label: str, colour: str) -> None:
+def _lines(ax: Axes, largest: pd.DataFrame, label: str, colour: str) -> None:
     for position, (_, line) in enumerate(largest.groupby("seed")):
-        finite = line[statistic].replace(math.inf, math.nan)
-        ax.plot(line["depth"], finite, color=colour, lw=1, alpha=0.9, label=None if position else label)
+        finite = line["value"].replace(math.inf, math.nan)
+        ax.plot(line["depth"], finite, color=colour, lw=1, alpha=0.6, label=None if position else label)
 
 
 def _heat_map(fig: Figure, ax: Axes, rows: pd.DataFrame, statistic: str) -> None:
@@ -217,17 +245,6 @@ def _heat_map(fig: Figure, ax: Axes, rows: pd.DataFrame, statistic: str) -> None
     ticks = sorted({low, 0, 1})
     bar.set_ticks(ticks, labels=[number(tick * limit, 2) for tick in ticks])
     bar.outline.set_visible(False)
-
-
-def _told(rows: pd.DataFrame) -> str:
-    """The medians of one rate's runs."""
-    ends = _ends(rows)
-    variances = ", ".join(number(spread(ends[layer]).median, 2) for layer in LAYERS)
-    return f"{variances} at layers 8, 44, 80 (rises by {', '.join(number(spread(r).median, 2) for r in _rises(rows))})"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _line(quantity: str, published: str, ours: Iterable[float]) -> Comparison:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
-from bnstudy.effects import Arms
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, DASH, MINUS, arms, over_seeds, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import ARMS, DASH, MINUS, arms
+from bnstudy.stats import Scale
 
 # The published layers 6, 18, 30, ... are first convolutions of a block, and the paper does not say which activation it
 # takes there. Figure and verdicts read the output of the block that contains layer L (weight layer L + 1). Its input
@@ -21,14 +23,38 @@ BLOCK_OUTPUT, BLOCK_INPUT = +1, -1
 LAYERS = (6, 18, 30, 42, 54, 66, 78, 90, 102)
 CLASSIFIER = 110
 
+RISE = Part("rise of ln std from layer 6 to 102 without BN", above=3)
+STRAIGHT = Part("share of the variance of ln std that a straight line in depth explains without BN", above=0.9,
+                scale=Scale.logit)  # fmt: skip
+SLOPE = Part("rise over that of mean-field theory without BN", above=0.9, below=1.1)
+EXTENT = Part("largest less smallest ln std of the nine layers with BN", below=1.5)
+BACK = {
+    layer: Part("difference of ln std from layer 6 with BN", above=-0.25, below=0.25, at=f"layer {layer}")
+    for layer in (42, 78)
+}
+OFF = {
+    (arm, layer): Part(f"ln std less the published one {'with' if arm == 'batch' else 'without'} BN", above=-margin,
+                       below=margin, at=f"layer {layer}")
+    for arm, margin in (("batch", 0.2), ("none", 0.5)) for layer in LAYERS
+}  # fmt: skip
+MEANS = {layer: Part("ln |mean| less the published one with BN", above=-0.3, below=0.3, at=f"layer {layer}") for layer
+         in LAYERS}  # fmt: skip
+READING = {
+    arm: Part(f"distance from ln std over that from ln variance {'with' if arm == 'batch' else 'without'} BN",
+              below=0.5)
+    for arm in ARMS
+}  # fmt: skip
+CALIBRATED = "Figure 5: the configuration was chosen by it"
+
 TITLE = "Channel moments by depth at initialisation"
 CAPTION = (
     "Natural logarithm of the standard deviation (a) and of the absolute mean (b) of every channel of the block "
-    "outputs (after the addition and ReLU), over batch and space, averaged over channels; line: median over seeds, "
-    "band: range. At layer L stands the output of the block that contains it. Round dots at layer 110: the "
-    "classifier's outputs, one a seed. Hollow diamonds with bars: read off the published figure. Vertical lines: "
-    "first layers of the second and third stage. (c) The published points of (a) against our medians, read as standard "
-    "deviations (filled) and as variances, whose logarithms are twice as large (hollow): on the line where they agree."
+    "outputs (after the addition and ReLU), over batch and space, averaged over channels; line: mean over seeds, "
+    "band: 95 % interval, thin lines: seeds. At layer L stands the output of the block that contains it. Round dots at "
+    "layer 110: the classifier's outputs, one a seed. Hollow diamonds with bars: read off the published figure. "
+    "Vertical lines: first layers of the second and third stage. Dashed: mean-field theory (infinitely wide, from our "
+    "layer 6 on). (c) The published points of (a) against our means, read as standard deviations (filled) and as "
+    "variances, whose logarithms are twice as large (hollow): on the line where they agree."
 )
 SWEEP = "init"
 NEEDS = {"activation_moments": "step == 0 and site == 'activation' and run_depth == 110"}
@@ -38,44 +64,59 @@ _PUBLISHED_SHAPE = f"ln std without BN from {MINUS}1.25 at layer 6 to 3.03 at la
 CLAIMS = (
     Claim(
         id="9",
+        origin="paper",
+        calibrated=CALIBRATED,
         where="Section 3.1, Figure 5",
         scale="init",
         says="Without BN the moments grow with depth already at initialisation; with BN they stay bounded and fall "
         "back at every stage.",
-        criterion="Of ln std averaged over channels, medians over seeds: without BN the rise from layer 6 to 102 is "
-        "at least 3 (a factor of 20); with BN the nine published layers lie within 1.5 of each other; and with BN "
-        "layers 42 and 78, first of their stages, are within 0.25 of layer 6. All three: reproduced. The first two: "
-        "partly.",
+        criterion=Criterion((RISE, EXTENT, *BACK.values()), partial=(RISE, EXTENT)),
         published=_PUBLISHED_SHAPE,
     ),
     Claim(
-        id="9-levels",
+        id="9-exponential",
         where="Section 3.1, Figure 5",
         scale="init",
-        says="The standard deviations have the published values: layer by layer with BN, within the seeds' range "
-        "without.",
-        criterion="With BN, median ln std at the nine layers is within 0.2 of the published point; without BN the "
-        "published point lies within our range over seeds widened by 0.5. Both at all nine: reproduced. With BN at "
-        "all nine: partly.",
+        says="Without BN the growth is exponential in depth, as fast as mean-field theory says.",
+        criterion=Criterion(
+            (STRAIGHT, SLOPE),
+            partial=1,
+            remark="Over the nine layers. Theory: infinitely wide layers with Xavier's weights and zero padding. Laid "
+            "down when the rise of five seeds was known.",
+        ),
+        published="4.28 from layer 6 to 102",
+    ),
+    Claim(
+        id="9-levels",
+        origin="paper",
+        calibrated=CALIBRATED,
+        where="Section 3.1, Figure 5",
+        scale="init",
+        says="The standard deviations have the published values, layer by layer, in both arms.",
+        criterion=Criterion(
+            tuple(OFF.values()), partial=tuple(part for (arm, _), part in OFF.items() if arm == "batch")
+        ),
         published="nine points an arm",
     ),
     Claim(
         id="9-means",
+        origin="paper",
         where="Section 3.1, Figure 5",
         scale="init",
         says="The absolute means have the published values with BN.",
-        criterion="Median ln |mean| is within 0.3 of the published point at all nine layers (reproduced), at five "
-        "or more (partly).",
+        criterion=Criterion(tuple(MEANS.values()), partial=5),
         published="ten points, as in the table; which statistic is meant is not stated",
     ),
     Claim(
         id="9-reading",
+        calibrated=CALIBRATED,
         where="Section 3.1, Figure 5",
         scale="init",
         says="The published magnitudes are standard deviations, not variances.",
-        criterion="Root mean square difference over the nine layers of the published points from our medians over "
-        "seeds: from ln std at most half of that from ln variance. In both arms: reproduced; in one: partly. (Laid "
-        "down after 9-levels was measured.)",
+        criterion=Criterion(
+            tuple(READING.values()), partial=1,
+            remark="Root mean square differences over the nine layers. Laid down after 9-levels was measured.",
+        ),
         published="the axis reads Log [magnitude]; the text speaks of means and variances (recalled)",
     ),
 )
@@ -91,9 +132,14 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for ax, (statistic, letter, label) in zip(depths, labels, strict=True):
         for arm, part in arms(logs).items():
             blocks = part[part["layer"] != CLASSIFIER]
-            figures.band(
-                ax, over_seeds(blocks, ["layer"], statistic), "layer", arm, label=f"{figures.LABELS[arm]}, ours"
-            )
+            for _, line in blocks.groupby("seed"):
+                ax.plot(line["layer"], line[statistic], color=figures.COLOURS[arm], lw=0.5, alpha=0.35)
+            rows = stats.over_seeds(blocks, ["layer"], statistic)
+            figures.band(ax, rows, "layer", arm, label=f"{figures.LABELS[arm]}, ours")
+            if (arm, statistic) == ("none", "std"):
+                theory = pd.Series(mean_field())
+                start = float(rows.loc[rows["layer"] == LAYERS[0], "mean"].sum())
+                ax.plot(theory.index, theory + start, color=figures.INK, lw=1, ls=figures.DASHED, label="mean-field")
             end = part[part["layer"] == CLASSIFIER]
             ax.plot(
                 end["layer"], end[statistic], "o", color=figures.COLOURS[arm], ms=3.2, mew=0, alpha=0.8, clip_on=False
@@ -114,54 +160,27 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         ax.legend(handles=[*ax.get_legend_handles_labels()[0], outputs], loc="upper left")
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     logs = _logs(frames["activation_moments"])
     ours = {arm: _at_layers(logs, arm, "std") for arm in ARMS}
     seen = {arm: _published(frames["published"], arm, "std")[list(LAYERS)] for arm in ARMS}
-    n = min(len(ours[arm]) for arm in ARMS)
-    rises = {arm: ours[arm][102] - ours[arm][6] for arm in ARMS}
-    rise = {arm: spread(rises[arm]) for arm in ARMS}
-    level = {arm: ours[arm].median() for arm in ARMS}
-    extent = float(level["batch"].max() - level["batch"].min())
-    back = float(max(abs(level["batch"][42] - level["batch"][6]), abs(level["batch"][78] - level["batch"][6])))
-    grows, bounded, resets = rise["none"].median >= 3, extent < 1.5, back < 0.25
-    shape = Evidence(
-        measured=f"rise of ln std {rise['none'].median:.2f} without BN; with BN all within {extent:.2f}, back to "
-        f"{back:.2f} of layer 6",
-        spread=f"rise {_two(rise['none'].low)} to {_two(rise['none'].high)} without BN, {_two(rise['batch'].low)} "
-        f"to {_two(rise['batch'].high)} with BN",
-        n=n,
-        verdict=judge(n, whole=grows and bounded and resets, part=grows and bounded),
-        arms=Arms("rise of ln std", tuple(rises["batch"].dropna()), tuple(rises["none"].dropna())),
-    )
-    off = (level["batch"] - seen["batch"]).abs()
-    inside = (ours["none"].min() - 0.5 <= seen["none"]) & (seen["none"] <= ours["none"].max() + 0.5)
-    levels = Evidence(
-        measured=f"with BN {int((off <= 0.2).sum())} of 9 within 0.2 ({_largest(off)}); without BN "
-        f"{int(inside.sum())} of 9 inside",
-        spread=f"without BN, layer 102: {_two(ours['none'][102].min())} to {_two(ours['none'][102].max())}",
-        n=n,
-        verdict=judge(n, whole=bool((off <= 0.2).all() and inside.all()), part=bool((off <= 0.2).all())),
-    )
-    means = _at_layers(logs, "batch", "mean")
-    apart = (means.median() - _published(frames["published"], "batch", "mean")[list(LAYERS)]).abs()
-    near = int((apart <= 0.3).sum())
-    of_means = Evidence(
-        measured=f"{near} of 9 within 0.3; {_largest(apart)}",
-        spread=f"range over seeds at a layer at most {(means.max() - means.min()).max():.2f}",
-        n=len(means),
-        verdict=judge(len(means), whole=near == 9, part=near >= 5),
-    )
-    std, variance = _distances(logs, frames["published"])
-    fits = [std[arm] <= variance[arm] / 2 for arm in ARMS]
-    reading = Evidence(
-        measured=f"from ln std {_two(std['batch'])} with BN, {_two(std['none'])} without; from ln variance "
-        f"{_two(variance['batch'])} and {_two(variance['none'])}",
-        spread=DASH,
-        n=n,
-        verdict=judge(n, whole=all(fits), part=any(fits)),
-    )
-    return {"9": shape, "9-levels": levels, "9-means": of_means, "9-reading": reading}
+    with_bn, without = ours["batch"], ours["none"]
+    rise = without[LAYERS[-1]] - without[LAYERS[0]]
+    depth = np.array(LAYERS, dtype=float)
+    explained = without.apply(lambda row: np.corrcoef(depth, row.to_numpy(dtype=float))[0, 1] ** 2, axis=1)
+    values = {
+        "9": {
+            RISE.key: rise,
+            EXTENT.key: with_bn.max(axis=1, skipna=False) - with_bn.min(axis=1, skipna=False),
+            **{part.key: with_bn[layer] - with_bn[LAYERS[0]] for layer, part in BACK.items()},
+        },
+        "9-exponential": {STRAIGHT.key: explained, SLOPE.key: rise / mean_field()[LAYERS[-1]]},
+        "9-levels": {part.key: ours[arm][layer] - seen[arm][layer] for (arm, layer), part in OFF.items()},
+    }
+    means = _at_layers(logs, "batch", "mean") - _published(frames["published"], "batch", "mean")[list(LAYERS)]
+    values["9-means"] = {part.key: means[layer] for layer, part in MEANS.items()}
+    values["9-reading"] = {part.key: _distances(ours[arm], seen[arm]) for arm, part in READING.items()}
+    return {name: {key: criteria.single(of) for key, of in each.items()} for name, each in values.items()}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -179,25 +198,48 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     return rows
 
 
-def _distances(logs: pd.DataFrame, published: pd.DataFrame) -> tuple[dict[str, float], dict[str, float]]:
-    """By arm, how far the published points are from our medians of ln std, and of ln variance: root mean squares."""
-    std, variance = {}, {}
-    for arm in ARMS:
-        ours, seen = _at_layers(logs, arm, "std").median(), _published(published, arm, "std")[list(LAYERS)]
-        std[arm] = float(((ours - seen) ** 2).mean() ** 0.5)
-        variance[arm] = float(((2 * ours - seen) ** 2).mean() ** 0.5)  # ln of a variance is twice ln of its root
-    return std, variance
+@cache
+def mean_field(num_units: int = 200_000) -> dict[int, float]:
+    """ln of the root mean square of the block outputs, less that at layer 6, by published layer, without BN.
+
+    Of infinitely wide layers: a unit is a sample from the distribution of the sum before a block's last ReLU. Xavier's
+    weights have variance 2 / (fan_in + fan_out), so that a convolution between equal widths passes on the second moment
+    of its input, c of it at an average position, as 3x3 kernels reach into the padding: c = ((3s - 2) / 3s)^2 for
+    images of side s. A ReLU between two convolutions halves it: a block adds a normal variable of variance c^2 m / 2 to
+    the sum x = relu(z), m being the second moment of x. Where a stage begins, fan_out is twice fan_in: convolution and
+    projection pass on 2/3, and the projection's output is normal itself.
+    """
+    draws = np.random.default_rng(0)
+    units = np.maximum(draws.normal(size=num_units), 0)
+    level = {}
+    for (first, last), side in zip(figures.STAGES, (32, 16, 8), strict=True):
+        c = ((3 * side - 2) / (3 * side)) ** 2
+        for layer in range(first, last + 1, 2):
+            second = float(np.mean(units**2))
+            begins = layer == first and first != figures.STAGES[0][0]
+            passed = 2 / 3 if begins else 1.0
+            below = draws.normal(size=num_units) * np.sqrt(passed * second) if begins else units
+            units = np.maximum(below + draws.normal(size=num_units) * np.sqrt(passed * c**2 * second / 2), 0)
+            level[layer] = 0.5 * float(np.log(np.mean(units**2)))
+    return {layer: value - level[LAYERS[0]] for layer, value in level.items() if layer >= LAYERS[0]}
+
+
+def _distances(ours: pd.DataFrame, seen: pd.Series) -> pd.Series:
+    """By seed: root mean square distance of the published points from ln std over that from ln variance."""
+    std = ((ours - seen) ** 2).mean(axis=1, skipna=False) ** 0.5
+    variance = ((2 * ours - seen) ** 2).mean(axis=1, skipna=False) ** 0.5  # ln of a variance: twice ln of its root
+    return std / variance
 
 
 def _readings(ax: Axes, logs: pd.DataFrame, published: pd.DataFrame) -> None:
     for arm in ARMS:
-        ours, seen = _at_layers(logs, arm, "std").median(), _published(published, arm, "std")[list(LAYERS)]
+        ours, seen = _at_layers(logs, arm, "std").mean(), _published(published, arm, "std")[list(LAYERS)]
         ax.plot(2 * ours, seen, "o", color=figures.COLOURS[arm], ms=4.2, mfc="white", mew=1.0)
         ax.plot(ours, seen, "o", color=figures.COLOURS[arm], ms=4.2, mew=0)
     ax.axline((0, 0), slope=1, color=figures.MUTED, lw=0.9, ls=figures.DASHED, label="where they agree")
     ax.plot([], [], "o", color=figures.MUTED, ms=4.2, mew=0, label="ours: standard deviation")
     ax.plot([], [], "o", color=figures.MUTED, ms=4.2, mfc="white", label="ours: variance")
-    ax.set_xlabel("ln of ours, median over seeds")
+    ax.set_xlabel("ln of ours, mean over seeds")
     ax.set_ylabel("published points of (a): ln of a magnitude")
     ax.legend(loc="lower right")
 
@@ -235,12 +277,6 @@ def _bars(seen: pd.DataFrame) -> np.ndarray:
     below, above = (seen["ln_value"] - seen["ln_low"]).to_numpy(), (seen["ln_high"] - seen["ln_value"]).to_numpy()
     below, above = np.where(np.isnan(below), above, below), np.where(np.isnan(above), below, above)
     return np.nan_to_num(np.stack([below, above]))
-
-
-def _largest(differences: pd.Series) -> str:
-    if differences.isna().all():
-        return "no run"
-    return f"largest difference {differences.max():.2f} at layer {differences.idxmax()}"
 
 
 def _two(value: float) -> str:

@@ -8,9 +8,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import effects, figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, DASH, Spread, arms, by_arm, number, over_seeds, paired
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import ARMS, arms, by_arm
+from bnstudy.stats import Scale
+
+BATCHES = Part("mean cosine between the largest mini-batches, median over layers, without BN less with BN", above=0.2)
+LOGITS = {
+    "none": Part("mean pairwise cosine of the examples' logit gradients without BN", above=0.3),
+    "batch": Part("mean pairwise cosine of the examples' logit gradients with BN", below=0.15),
+}
+LOGITS_MORE = Part("without BN less with BN", above=0)
+SINGLE = Part("mean cosine between single examples without BN, median over layers", above=0.2)
+POSITIVE = Part("share of the layers at which it is positive", above=0.95)
 
 TITLE = "Agreement of gradients between mini-batches and between examples at initialisation"
 CAPTION = (
@@ -18,7 +29,7 @@ CAPTION = (
     "which neither gradient is zero. (a) Between the largest mini-batches, by depth. (b) Median over all layers "
     "against the size of the sets; size 1 compares single examples, which under BN have no gradient of their own. (c) "
     "Between examples at the classifier's outputs, where both arms are defined: whole gradient, and with the terms of "
-    "the examples' own labels removed. Median over seeds (line, bar), range (band), one dot a seed."
+    "the examples' own labels removed. Mean over seeds (line, bar) and 95 % interval (band), one dot a seed."
 )
 SWEEP = "init"
 NEEDS = {
@@ -29,12 +40,11 @@ SIZE = (10.4, 4.0)
 CLAIMS = (
     Claim(
         id="gradient-correlation-1",
+        origin="paper",
         where="Section 3.1, beside Figure 6",
         scale="init",
         says="Without BN the gradient hardly depends on the input: those of different mini-batches point the same way.",
-        criterion="Median over layers of the mean cosine between mini-batches of the largest size: at least 0.2 "
-        "higher without BN (median over seeds, paired), and higher in every seed. Both: reproduced. Higher in the "
-        "median: partly.",
+        criterion=Criterion((BATCHES,), partial=(Part(BATCHES.of, above=0),), remark="Paired by seed."),
         published="no number; the text calls unnormalised gradients larger and input-independent",
     ),
     Claim(
@@ -42,9 +52,7 @@ CLAIMS = (
         where="Section 3.1, beside Figure 6",
         scale="init",
         says="Without BN the examples' gradients at the classifier's outputs agree, with BN hardly.",
-        criterion="Mean pairwise cosine of the logit gradients, medians over seeds: at least 0.3 without BN and at "
-        "most 0.15 with BN, and higher without BN in every pair of one seed. All three: reproduced. Higher in the "
-        "median: partly.",
+        criterion=Criterion((*LOGITS.values(), LOGITS_MORE), partial=(LOGITS_MORE,), remark="Paired by seed."),
         published="no number",
     ),
     Claim(
@@ -52,9 +60,12 @@ CLAIMS = (
         where="Section 3.1, beside Figure 6",
         scale="init",
         says="Without BN even the weight gradients of single examples agree, at every depth.",
-        criterion="Mean cosine between single examples without BN, over the pairs of which neither gradient is zero "
-        "(it is where the softmax is certain of the right class): positive at 0.95 of the layers (median over seeds), "
-        "and the median over layers is at least 0.2. Both: reproduced. Median at least 0.1: partly.",
+        criterion=Criterion(
+            (SINGLE, POSITIVE),
+            partial=(Part(SINGLE.of, above=0.1),),
+            remark="Over the pairs of which neither gradient is zero, as it is where the softmax is certain of the "
+            "right class.",
+        ),
         published="no number; with BN a single example has no gradient of its own",
     ),
 )
@@ -66,10 +77,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     size = _largest(correlation)
     for arm, part in arms(correlation).items():
         at = part[part["batch_size"] == size]
-        figures.band(left, over_seeds(at, ["depth"], "cosine_mean"), "depth", arm)
-        figures.band(
-            middle, over_seeds(_over_layers(part), ["batch_size"], "cosine"), "batch_size", arm, marker="o", ms=3.5
-        )
+        figures.band(left, stats.over_seeds(at, ["depth"], "cosine_mean"), "depth", arm)
+        rows = stats.over_seeds(_over_layers(part), ["batch_size"], "cosine")
+        figures.band(middle, rows, "batch_size", arm, marker="o", ms=3.5)
     left.set_ylabel("mean cosine")
     figures.stages(left)
     left.legend(loc="best")
@@ -87,7 +97,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for position, quantity in enumerate(("cosine", "cosine_without_label")):
         part = logits[logits["quantity"] == quantity]
         for arm, shift in zip(ARMS, (-0.18, 0.18), strict=True):
-            figures.seeds(right, position + shift, part[part["norm"] == arm]["value"], arm, spacing=0.045)
+            figures.seeds(right, position + shift, part[part["norm"] == arm]["value"], arm, spacing=0.045,
+                          scale=Scale.plain)  # fmt: skip
     right.set_xticks([0, 1], ["whole gradient", "labels' own\nterms removed"])
     right.set_xlim(-0.5, 1.5)
     right.set_ylabel("mean pairwise cosine")
@@ -105,50 +116,22 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         ax.axhline(0, color="#8A929C", lw=0.7, zorder=1)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     correlation, logits = frames["gradient_correlation"], frames["logit_gradient"]
-    size = _largest(correlation)
     medians = _over_layers(correlation)
-    largest = medians[medians["batch_size"] == size]
-    batches = paired(largest, "cosine")
-    gain = (batches["none"] - batches["batch"]).median()
-    between = {arm: by_arm(largest, "cosine")[arm] for arm in ARMS}
+    largest = medians[medians["batch_size"] == _largest(correlation)]
     examples = logits[logits["quantity"] == "cosine"]
-    pairs, at_logits = paired(examples, "value"), by_arm(examples, "value")
+    at_logits = {
+        part.key: criteria.single(examples[examples["norm"] == arm].set_index("seed")["value"])
+        for arm, part in LOGITS.items()
+    }
+    alone = medians[(medians["batch_size"] == 1) & (medians["norm"] == "none")].set_index("seed")["cosine"]
     single = correlation[(correlation["batch_size"] == 1) & (correlation["norm"] == "none")]
-    by_depth = single.groupby("depth")["cosine_mean"].median()
-    alone = by_arm(medians[medians["batch_size"] == 1], "cosine")["none"]
-    positive = float((by_depth > 0).mean()) if len(by_depth) else float("nan")
+    positive = (single["cosine_mean"] > 0).groupby(single["seed"]).mean()
     return {
-        "gradient-correlation-1": Evidence(
-            measured=f"{number(between['none'].median)} without BN, {number(between['batch'].median)} with BN "
-            f"(mini-batches of {size})",
-            spread=_both(between),
-            n=len(batches),
-            verdict=judge(
-                len(batches), whole=gain >= 0.2 and bool((batches["none"] > batches["batch"]).all()), part=gain > 0
-            ),
-            arms=effects.arms(largest, "cosine", "cosine"),
-        ),
-        "gradient-correlation-2": Evidence(
-            measured=f"{number(at_logits['none'].median)} without BN, {number(at_logits['batch'].median)} with BN",
-            spread=_both(at_logits),
-            n=len(pairs),
-            verdict=judge(
-                len(pairs),
-                whole=at_logits["none"].median >= 0.3
-                and at_logits["batch"].median <= 0.15
-                and bool((pairs["none"] > pairs["batch"]).all()),
-                part=at_logits["none"].median > at_logits["batch"].median,
-            ),
-            arms=effects.arms(examples, "value", "cosine"),
-        ),
-        "gradient-correlation-3": Evidence(
-            measured=f"median over layers {number(alone.median)}; positive at {100 * positive:.0f} % of the layers",
-            spread=f"{alone.range}; {_whole(single['num_pairs'])} pairs a layer",
-            n=alone.n,
-            verdict=judge(alone.n, whole=positive >= 0.95 and alone.median >= 0.2, part=alone.median >= 0.1),
-        ),
+        "gradient-correlation-1": {BATCHES.key: criteria.compared(largest, "cosine")},
+        "gradient-correlation-2": {**at_logits, LOGITS_MORE.key: criteria.compared(examples, "value")},
+        "gradient-correlation-3": {SINGLE.key: criteria.single(alone), POSITIVE.key: criteria.single(positive)},
     }
 
 
@@ -180,15 +163,3 @@ def _over_layers(correlation: pd.DataFrame) -> pd.DataFrame:
     """One row a run and size: the median over layers of the mean cosine."""
     grouped = correlation.groupby(["run_id", "norm", "seed", "batch_size"])["cosine_mean"].median()
     return grouped.rename("cosine").reset_index()
-
-
-def _whole(counts: pd.Series) -> str:
-    """Smallest and largest of some counts."""
-    if counts.empty:
-        return DASH
-    low, high = int(counts.min()), int(counts.max())
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _both(of: Mapping[str, Spread]) -> str:
-    return f"{of['none'].range} without BN, {of['batch'].range} with BN"

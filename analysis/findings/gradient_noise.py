@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import effects, figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, DASH, MINUS, Spread, arms, number, over_seeds, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import ARMS, DASH, MINUS, Spread, arms, spread
+from bnstudy.stats import Scale
 
 NETWORKS = {"resnet20": "ResNet-20", "mlp": "perceptron"}
 MOMENTS = {"before": "-", "after": (0, (4, 1.6))}  # training
@@ -26,36 +27,55 @@ LAW = f"C(N {MINUS} b)/(b(N {MINUS} 1))"  # equation 3 without replacement
 CAPTION = (
     "Gradients in all parameters at the same weights, of mini-batches drawn without replacement from N = 5,120 images, "
     "before training and after one epoch. (a, b) Mean squared distance from the gradient of all images, divided "
-    f"by that gradient's square; grey: equation 3, {LAW}, with C the mean over 1,024 single examples. Median (line) "
-    "and range over seeds (band). (c) Slopes on log axes over mini-batches of 4 to 128; one dot a seed, bar: median, "
-    f"grey: {MINUS}1 ± 0.1. With BN a single example has no gradient, the whole set's is the mean of mini-batches of "
-    "512, and the slope is of the variance around the mean over mini-batches of the same size. (d) How much of the "
-    "mean squared distance is due to that mean: how far it is from the gradient of mini-batches of 512 of the same "
-    "images; an estimate without bias, which chance can take below 0. A step is the learning rate times the gradient, "
-    "so that its noise has slope 2 in the rate: an identity, not measured."
+    f"by that gradient's square; grey: equation 3, {LAW}, with C the mean over 1,024 single examples. Geometric mean "
+    "(line) and 95 % interval (band). (c) Slopes on log axes over mini-batches of 4 to 128; one dot a seed, bar: mean "
+    f"with 95 % interval, grey: {MINUS}1 ± 0.1. With BN a single example has no gradient, the whole set's is the mean "
+    "of mini-batches of 512, and the slope is of the variance around the mean over mini-batches of the same size. (d, "
+    "e) How much of the mean squared distance is due to that mean: how far it is from the gradient of mini-batches of "
+    "512 of the same images; an estimate without bias, which chance can take below 0. A step is the learning rate "
+    "times the gradient, so that its noise has slope 2 in the rate: an identity, not measured."
 )
 SWEEP = "gradient_noise"
 NEEDS = {"gradient_noise": None}
 SIZE = (10.4, 7.0)
-FOUR = "for each of two networks, before and after training: all four reproduce, some do partly."
+LIMITS: dict[str, tuple[str, str, float | None, float | None, Scale, str]] = {  # claim: quantity, arm, bounds, scale
+    "5": ("slope of the noise in the mini-batch size, without BN", "none", -1.1, -0.9, Scale.plain, ""),
+    "5-constant": ("noise over equation 3, without BN", "none", 0.8, 1.25, Scale.log, ""),
+    "5-bn": ("slope of the variance in the mini-batch size, with BN", "batch", -1.1, -0.9, Scale.plain, ""),
+    "5-bias": ("squared bias at mini-batches of 128, with BN", "batch", None, 10.0, Scale.plain, "% of the deviation"),
+}
+
+
+def _parts(claim: str) -> dict[tuple[str, str], Part]:
+    """By network and moment."""
+    of, _, low, high, scale, unit = LIMITS[claim]
+    return {
+        (network, moment): Part(of, above=low, below=high, scale=scale, unit=unit, at=f"{label} {moment} training")
+        for network, label in NETWORKS.items() for moment in MOMENTS
+    }  # fmt: skip
+
+
 CLAIMS = (
     Claim(
         id="5",
+        origin="paper",
         where="Section 2.1, equation 3",
         scale="reduced",
         says="The noise of an SGD step grows with the square of the learning rate and falls with the mini-batch size.",
-        criterion="Slopes on log axes of the mean squared deviation of a step: 2.0 ± 0.1 in the rate, "
-        f"{MINUS}1.0 ± 0.1 in the mini-batch size (far below the whole set). The rate's is 2 by "
-        f"identity; that of the size without BN, median over seeds, {FOUR}",
+        calibrated="true by construction: both slopes are identities without BN, and this a check of the code",
+        criterion=Criterion(
+            tuple(_parts("5").values()), partial=1, remark="On log axes; that in the rate is 2 always."
+        ),
         published=f"slopes 2 and {MINUS}1 (a bound; equality without replacement up to (N {MINUS} b)/(N {MINUS} 1))",
     ),
     Claim(
         id="5-constant",
+        origin="paper",
         where="Section 2.1, equation 3",
         scale="reduced",
         says="The constant is how far the gradients of single examples are from their mean.",
-        criterion=f"Without BN, mean squared deviation over {LAW}, geometric mean over sizes, median over seeds "
-        f"between 0.8 and 1.25, {FOUR}",
+        calibrated="true by construction: an identity without BN, and this a check of the code",
+        criterion=Criterion(tuple(_parts("5-constant").values()), partial=1, remark="Geometric mean over the sizes."),
         published=f"C = E|grad l_i {MINUS} grad l|² (a bound)",
     ),
     Claim(
@@ -63,8 +83,7 @@ CLAIMS = (
         where="Section 2.1, equation 3, where it does not hold by itself",
         scale="reduced",
         says="With BN, where a single example has no gradient of its own, the noise falls with the size just so.",
-        criterion="With BN, slope of the variance of mini-batch gradients in the mini-batch size on log axes, median "
-        f"over seeds {MINUS}1.0 ± 0.1, {FOUR}",
+        criterion=Criterion(tuple(_parts("5-bn").values()), partial=1, remark="On log axes."),
         published="not told apart",
     ),
     Claim(
@@ -72,8 +91,7 @@ CLAIMS = (
         where="Section 2.1, equation 2, where it does not hold by itself",
         scale="reduced",
         says="With BN, too, the mean over mini-batches is nearly the large mini-batch's gradient.",
-        criterion="With BN, squared bias at mini-batches of 128, median over seeds at most 10 % of the mean squared "
-        f"deviation, {FOUR}",
+        criterion=Criterion(tuple(_parts("5-bias").values()), partial=1),
         published="zero mean (for networks without BN an identity)",
     ),
 )
@@ -81,14 +99,16 @@ CLAIMS = (
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     rows = _rows(frames)
-    panels = fig.subplot_mosaic([["a", "b"], ["c", "d"]])
+    panels = fig.subplot_mosaic([list("aabb"), list("ccde")])
     for letter, (network, label) in zip("ab", NETWORKS.items(), strict=True):
         _noise(panels[letter], rows[rows["network"] == network])
         figures.panel(panels[letter], letter, f"{label}: noise")
     _slopes(panels["c"], _fits(rows))
     figures.panel(panels["c"], "c", "slopes")
-    _bias(panels["d"], rows)
-    figures.panel(panels["d"], "d", "part of the noise that is bias")
+    for letter, (network, label) in zip("de", NETWORKS.items(), strict=True):
+        _bias(panels[letter], rows[rows["network"] == network])
+        figures.panel(panels[letter], letter, f"{label}: bias")
+    panels["d"].set_ylabel("bias² / mean squared deviation (%)")
     handles = [Line2D([], [], color=figures.COLOURS[arm], lw=1.6, label=figures.LABELS[arm]) for arm in ARMS]
     handles += [
         Line2D([], [], color=figures.MUTED, ls=dashes, lw=1.6, label=f"{moment} training")
@@ -98,18 +118,19 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     rows = _rows(frames)
-    fits = _fits(rows)
-    alone, coupled = fits[fits["norm"] == "none"], fits[fits["norm"] == "batch"]
-    at_papers_size = rows[(rows["norm"] == "batch") & (rows["batch_size"] == PAPERS_SIZE)]
-    slopes = tuple(effects.arms(_at(fits, setting), "slope", f"slope, {_told(setting)}") for setting in SETTINGS)
-    return {
-        "5": _judged(_of(alone, "slope"), low=-1.1, high=-0.9),
-        "5-constant": _judged(_of(alone, "over_law"), low=0.8, high=1.25),
-        "5-bn": replace(_judged(_of(coupled, "slope"), low=-1.1, high=-0.9), arms=slopes),
-        "5-bias": _judged(_of(at_papers_size, "bias_percent"), low=-math.inf, high=10.0, unit=" %"),
-    }
+    fits, biases = _fits(rows), rows[rows["batch_size"] == PAPERS_SIZE]
+    columns = {"5": (fits, "slope"), "5-constant": (fits, "over_law"), "5-bn": (fits, "slope"),
+               "5-bias": (biases, "bias_percent")}  # fmt: skip
+    found = {}
+    for claim, (table, column) in columns.items():
+        arm = table[table["norm"] == LIMITS[claim][1]]
+        found[claim] = {
+            part.key: criteria.single(_at(arm, setting).set_index("seed")[column])
+            for setting, part in _parts(claim).items()
+        }
+    return found
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -174,18 +195,6 @@ def _at(table: pd.DataFrame, setting: tuple[str, str]) -> pd.DataFrame:
     return table[(table["network"] == network) & (table["moment"] == moment)]
 
 
-def _judged(of: Mapping[tuple[str, str], Spread], *, low: float, high: float, unit: str = "") -> Evidence:
-    """Whether the medians of all settings, or of some, lie between `low` and `high`."""
-    inside = [low <= each.median <= high for each in of.values()]
-    n = min(each.n for each in of.values())
-    return Evidence(
-        measured="; ".join(f"{_told(setting)} {number(each.median)}{unit}" for setting, each in of.items()),
-        spread="; ".join(f"{each.range}{unit}" for each in of.values()),
-        n=n,
-        verdict=judge(n, whole=all(inside), part=any(inside)),
-    )
-
-
 def _told(setting: tuple[str, str]) -> str:
     network, moment = setting
     return f"{NETWORKS[network]} {moment}"
@@ -195,9 +204,11 @@ def _noise(ax: Axes, rows: pd.DataFrame) -> None:
     for moment, dashes in MOMENTS.items():
         part = rows[rows["moment"] == moment]
         for arm, of_arm in arms(part).items():
-            figures.band(ax, over_seeds(of_arm, ["batch_size"], "relative"), "batch_size", arm, label="", ls=dashes)
-        law = over_seeds(part.assign(law=part["law"] / part["gradient_squared"]), ["batch_size"], "law")
-        ax.plot(law["batch_size"], law["median"], color=figures.MUTED, lw=0.9, zorder=5)
+            rows_of = stats.over_seeds(of_arm, ["batch_size"], "relative", Scale.log)
+            figures.band(ax, rows_of, "batch_size", arm, label="", ls=dashes)
+        law = part.assign(law=part["law"] / part["gradient_squared"]).dropna(subset="law")
+        law = stats.over_seeds(law, ["batch_size"], "law", Scale.log)
+        ax.plot(law["batch_size"], law["mean"], color=figures.MUTED, lw=0.9, zorder=5)
     ax.set_yscale("log")
     _sizes(ax, rows)
     ax.set_ylabel("mean squared deviation\n/ square of the whole gradient")
@@ -209,7 +220,8 @@ def _slopes(ax: Axes, fits: pd.DataFrame) -> None:
     for position, (network, moment) in enumerate(SETTINGS):
         part = fits[(fits["network"] == network) & (fits["moment"] == moment)]
         for arm, shift in zip(ARMS, (-0.18, 0.18), strict=True):
-            figures.seeds(ax, position + shift, part.loc[part["norm"] == arm, "slope"], arm)
+            figures.seeds(ax, position + shift, part.loc[part["norm"] == arm, "slope"], arm,
+                          scale=Scale.plain)  # fmt: skip
     ax.set_xticks(range(len(SETTINGS)), [_told(setting).replace(" ", "\n") for setting in SETTINGS])
     ax.set_xlim(-0.5, len(SETTINGS) - 0.5)
     ax.set_ylabel("slope of ln noise in ln mini-batch size")
@@ -219,17 +231,11 @@ def _slopes(ax: Axes, fits: pd.DataFrame) -> None:
 def _bias(ax: Axes, rows: pd.DataFrame) -> None:
     ax.axhline(0, color=figures.MUTED, lw=0.9, zorder=1)
     rows = rows[rows["batch_size"] > 1]
-    for (network, moment), marker in zip(SETTINGS, "osD^", strict=True):
-        part = rows[(rows["network"] == network) & (rows["moment"] == moment)]
-        for arm, of_arm in arms(part).items():
-            lines = over_seeds(of_arm, ["batch_size"], "bias_percent")
-            figures.band(
-                ax, lines, "batch_size", arm, label="", ls=MOMENTS[moment], marker=marker, ms=3.6, lw=1.1, mew=0
-            )
-        ax.plot([], [], marker, color=figures.MUTED, ms=4, mew=0, label=_told((network, moment)))
+    for moment, dashes in MOMENTS.items():
+        for arm, part in arms(rows[rows["moment"] == moment]).items():
+            lines = stats.over_seeds(part, ["batch_size"], "bias_percent")
+            figures.band(ax, lines, "batch_size", arm, label="", ls=dashes, marker="o", ms=3, lw=1.1, mew=0)
     _sizes(ax, rows)
-    ax.set_ylabel("bias² / mean squared deviation (%)")
-    ax.legend(loc="upper right")
 
 
 def _sizes(ax: Axes, rows: pd.DataFrame) -> None:

@@ -10,9 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import effects, figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, Spread, arms, number, over_seeds, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import ARMS, Spread, arms, spread
+from bnstudy.stats import Scale
 
 INITS = {
     "kaiming_normal": ("Kaiming normal", "-"),
@@ -24,13 +26,22 @@ XAVIER = ("xavier_uniform", "xavier_normal")
 FIRST, LAST = 2, 108  # the first convolutions of the first and the last block
 DIVERGED = 1000  # the mini-batch loss at which the paper calls a run diverged
 
+EXPLODES = Part("first loss with Kaiming normal over the larger of both Xavier, without BN", above=1000,
+                scale=Scale.log)  # fmt: skip
+GROWS = Part("ln of the growth from layer 2 to 108 with Kaiming normal, without BN", above=math.log(1000))
+ORDER = (
+    Part("that growth less the larger of both Xavier's", above=0),
+    Part("the smaller of both Xavier's less that with torch's default", above=0),
+)
+APART = Part("largest first loss over the smallest of the four initialisers, with BN", below=2, scale=Scale.log)
+
 TITLE = "The untrained ResNet-110 under four initialisers"
 CAPTION = (
-    "On one mini-batch of 128 images. (a) Loss; one dot a seed, bar: median; grey: the loss of a guess among ten "
-    "classes, and the loss at which a run counts as diverged. (b, c) Standard deviation of what the first convolution "
-    "of each block puts out, before any BN, over mini-batch and space, in the channel where it is largest. Median "
-    "(line) and range over seeds (band). Variances of the weights: Xavier 2/(fan-in + fan-out), Kaiming 2/fan-in, "
-    "torch's default 1/(3 fan-in); the classifier's are torch's default in all."
+    "On one mini-batch of 128 images. (a) Loss; one dot a seed, bar: geometric mean; grey: the loss of a guess among "
+    "ten classes, and the loss at which a run counts as diverged. (b, c) Standard deviation of what the first "
+    "convolution of each block puts out, before any BN, over mini-batch and space, in the channel where it is largest. "
+    "Geometric mean (line) over seeds and 95 % interval (band). Variances of the weights: Xavier 2/(fan-in + fan-out), "
+    "Kaiming 2/fan-in, torch's default 1/(3 fan-in); the classifier's are torch's default in all."
 )
 SWEEP = "init_schemes"
 NEEDS = {"moments_along_step": "step == 0 and fraction == 0 and run_depth == 110"}
@@ -42,18 +53,20 @@ CLAIMS = (
         where=WHERE,
         scale="init",
         says="Without BN it depends on the initialiser whether the untrained network's loss explodes.",
-        criterion="Without BN, initial losses, medians over seeds: with Kaiming normal at least 1000 times that with "
-        "either Xavier reproduces, at least 10 times does partly.",
+        criterion=Criterion((EXPLODES,), partial=(Part(EXPLODES.of, above=10, scale=Scale.log),)),
         published="values not known",
     ),
     Claim(
         id="16-depth",
+        origin="paper",
         where=WHERE,
         scale="init",
         says="Keeping the variance from layer to layer is too weak a condition: over many layers it is not kept.",
-        criterion=f"Without BN, ln of the standard deviation at layer {LAST} over that at layer {FIRST}, with Kaiming "
-        "normal, made to keep it: at least ln 1000, median over seeds; and larger with Kaiming normal than with either "
-        "Xavier, and with these than with torch's default, in every seed. Both: reproduced, one: partly.",
+        criterion=Criterion(
+            (GROWS, *ORDER),
+            partial=1,
+            remark="Of the standard deviation of the most variable channel. Kaiming's law is made to keep it.",
+        ),
         published="values not known",
     ),
     Claim(
@@ -61,8 +74,7 @@ CLAIMS = (
         where=WHERE,
         scale="init",
         says="With BN the initialiser hardly matters to the untrained network's loss.",
-        criterion="With BN, initial losses, medians over seeds: largest over smallest of the four initialisers at most "
-        "2 reproduces, at most 10 does partly.",
+        criterion=Criterion((APART,), partial=(Part(APART.of, below=10, scale=Scale.log),)),
         published="values not known",
     ),
 )
@@ -79,7 +91,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         for init, (label, dashes) in INITS.items():
             part = blocks[(blocks["norm"] == arm) & (blocks["init"] == init)]
             if len(part):
-                figures.band(ax, over_seeds(part, ["depth"], "std"), "depth", arm, label=label, ls=dashes)
+                rows_of = stats.over_seeds(part, ["depth"], "std", Scale.log)
+                figures.band(ax, rows_of, "depth", arm, label=label, ls=dashes)
         if arm == "batch":
             figures.plain_log(ax)
         else:
@@ -91,45 +104,25 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     fig.legend(handles=handles, title="initialiser (b, c)", loc="outside lower right", ncols=4, handlelength=2.6)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = _runs(_rows(frames))
-    loss = {arm: _by_init(part, "loss") for arm, part in _each_arm(runs)}
-    growth = _by_init(runs[runs["norm"] == "none"], "growth")
-    kaiming = loss["none"]["kaiming_normal"].median
-    ratio = kaiming / max(loss["none"][init].median for init in XAVIER)
-    wide = runs[runs["norm"] == "none"].pivot(index="seed", columns="init", values="growth")
-    wide = wide.reindex(columns=list(INITS)).dropna()
-    xavier = wide[list(XAVIER)]
-    ordered = (wide["kaiming_normal"] > xavier.max(axis=1)) & (xavier.min(axis=1) > wide["torch_default"])
-    explodes = growth["kaiming_normal"].median >= math.log(1000)
-    with_bn = [each.median for each in loss["batch"].values()]
-    apart = max(with_bn) / min(with_bn)
-    n = {arm: min(each.n for each in loss[arm].values()) for arm in ARMS}
-    by_seed = runs.groupby(["norm", "seed"])["loss"].agg(["min", "max"]).reset_index()
-    by_seed["apart"] = by_seed["max"] / by_seed["min"]
-    return {
-        "16-loss": Evidence(
-            measured=f"{number(ratio)} times: {_list(loss['none'])}",
-            spread=_ranges(loss["none"]),
-            n=n["none"],
-            verdict=judge(n["none"], whole=ratio >= 1000, part=ratio >= 10),
-        ),
-        "16-depth": Evidence(
-            measured=f"ln of the growth: {_list(growth)}; in this order in {int(ordered.sum())} of {len(wide)} seeds",
-            spread=_ranges(growth),
-            n=len(wide),
-            verdict=judge(
-                len(wide), whole=explodes and bool(ordered.all()), part=explodes or bool(ordered.all() and len(wide))
-            ),
-        ),
-        "16-bn": Evidence(
-            measured=f"largest over smallest {number(apart)}: {_list(loss['batch'])}",
-            spread=_ranges(loss["batch"]),
-            n=n["batch"],
-            verdict=judge(n["batch"], whole=apart <= 2, part=apart <= 10),
-            arms=effects.arms(by_seed, "apart", "largest over smallest loss of a seed", ratio=True),
-        ),
+    loss, growth = (
+        {arm: part.pivot(index="seed", columns="init", values=column).reindex(columns=list(INITS))
+         for arm, part in _each_arm(runs)}
+        for column in ("loss", "growth")
+    )  # fmt: skip
+    without, with_bn, grown = loss["none"], loss["batch"], growth["none"]
+    xavier = grown[list(XAVIER)]
+    values = {
+        "16-loss": {EXPLODES.key: without["kaiming_normal"] / without[list(XAVIER)].max(axis=1, skipna=False)},
+        "16-depth": {
+            GROWS.key: grown["kaiming_normal"],
+            ORDER[0].key: grown["kaiming_normal"] - xavier.max(axis=1, skipna=False),
+            ORDER[1].key: xavier.min(axis=1, skipna=False) - grown["torch_default"],
+        },
+        "16-bn": {APART.key: with_bn.max(axis=1, skipna=False) / with_bn.min(axis=1, skipna=False)},
     }
+    return {claim: {key: criteria.single(of) for key, of in each.items()} for claim, each in values.items()}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -175,7 +168,8 @@ def _losses(ax: Axes, runs: pd.DataFrame) -> None:
     for arm, part in arms(runs).items():
         for position, init in enumerate(INITS):
             shift = -0.17 if arm == "batch" else 0.17
-            figures.seeds(ax, position + shift, part.loc[part["init"] == init, "loss"], arm, spacing=0.04)
+            figures.seeds(ax, position + shift, part.loc[part["init"] == init, "loss"], arm, spacing=0.04,
+                          scale=Scale.log)  # fmt: skip
         ax.plot([], [], "o", color=figures.COLOURS[arm], ms=4, mew=0, label=figures.LABELS[arm])
     ax.set_yscale("log")
     ax.set_xticks(range(len(INITS)), [label.replace(" ", "\n") for label, _ in INITS.values()])
@@ -183,11 +177,3 @@ def _losses(ax: Axes, runs: pd.DataFrame) -> None:
     ax.set_ylabel("mean cross-entropy")
     ax.grid(False, axis="x")
     ax.legend(loc="upper right")
-
-
-def _list(of: Mapping[str, Spread]) -> str:
-    return ", ".join(f"{number(each.median)} with {INITS[init][0]}" for init, each in of.items())
-
-
-def _ranges(of: Mapping[str, Spread]) -> str:
-    return "; ".join(each.range for each in of.values())

@@ -8,13 +8,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import effects, figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import arms, by_arm, number, over_seeds, paired
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import ARMS, arms, by_arm
+from bnstudy.stats import Scale
 
 SHARES = {0.0: "largest", 0.5: "middle", 0.9: "nine in ten above"}  # of the singular values by rank, from the largest
 DASHES = ("-", (0, (4, 1.6)), ":")
-MOST = 0.9  # of the blocks
+UNEVEN = Part("largest over middle singular value of a block, without BN over with BN", above=1, scale=Scale.log)
+SHARE = Part("share of the blocks at which it is larger without BN", above=0.9)
 
 TITLE = "Singular values of every residual block of the untrained network"
 CAPTION = (
@@ -22,7 +25,7 @@ CAPTION = (
     "its mini-batch of 128 held constant; the first also passes the stem. Of the singular values that ReLU leaves: (a) "
     "the largest, the middle one and the one that nine in ten exceed; (b) the largest over the middle one; (c) all, by "
     "rank, of a block in each stage. (d) Share of singular values that are zero, as ReLU shuts outputs. Estimated by "
-    "stochastic Lanczos quadrature. Medians over four images, then median (line) and range over seeds (band)."
+    "stochastic Lanczos quadrature. Medians over four images, then mean (line) over seeds and 95 % interval (band)."
 )
 SWEEP = "jacobian_blocks"
 NEEDS = {"jacobian_density": "step == 0"}
@@ -34,10 +37,11 @@ CLAIMS = (
         where="Section 4, beside Theorem 1",
         scale="init",
         says="Without BN single blocks, too, stretch some directions far more than others.",
-        criterion="Of each block, the largest singular value over the middle one of those that ReLU leaves, the median "
-        f"over four images: larger without BN, in the median over seeds, at {100 * MOST:.0f} % of the blocks or more, "
-        "and in the median over the blocks in every pair of one seed: reproduced. At more than half of the blocks: "
-        "partly.",
+        criterion=Criterion(
+            (UNEVEN, SHARE),
+            partial=(Part(SHARE.of, above=0.5),),
+            remark="Of those that ReLU leaves; the median over four images, and for the first over the blocks.",
+        ),
         published="argued from products of random matrices; not measured",
     ),
 )
@@ -48,16 +52,17 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     table = _over_examples(frames["jacobian_density"])
     for arm, part in arms(table).items():
         for (share, name), dashes in zip(SHARES.items(), DASHES, strict=True):
-            rows = over_seeds(part[_at(part, share)], ["layer"], "value")
+            rows = stats.over_seeds(part[_at(part, share)], ["layer"], "value")
             figures.band(panels["a"], rows, "layer", arm, label=f"{name}, {figures.LABELS[arm]}", ls=dashes)
-        zero = over_seeds(part[_at(part, 0)], ["layer"], "zero")
+        zero = stats.over_seeds(part[_at(part, 0)], ["layer"], "zero")
         figures.band(panels["d"], zero, "layer", arm)
         for start, dashes in zip(SHOWN, DASHES, strict=True):
-            rows = over_seeds(part[part["start"] == start], ["share"], "value").assign(share=lambda f: 100 * f["share"])
+            rows = stats.over_seeds(part[part["start"] == start], ["share"], "value")
+            rows = rows.assign(share=100 * rows["share"])
             label = f"layers {start + 1} and {start + 2}, {figures.LABELS[arm]}"
             figures.band(panels["c"], rows, "share", arm, label=label, ls=dashes)
     for arm, part in arms(_uneven(frames)).items():
-        figures.band(panels["b"], over_seeds(part, ["layer"], "uneven"), "layer", arm)
+        figures.band(panels["b"], stats.over_seeds(part, ["layer"], "uneven"), "layer", arm)
     _depth(panels["a"], "a", "single blocks: singular values", "singular value")
     figures.plain_log(panels["a"])
     _depth(panels["b"], "b", "single blocks: how uneven", "largest / middle singular value")
@@ -73,23 +78,16 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         ax.legend(loc="upper right", ncols=2 if ax is panels["a"] else 1)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     uneven = _uneven(frames)
-    of_blocks = uneven.groupby(["norm", "layer"])["uneven"].median().unstack("norm")
-    more = of_blocks["none"] > of_blocks["batch"] if {"none", "batch"} <= set(of_blocks) else pd.Series(dtype=bool)
     of_runs = uneven.groupby(["norm", "seed"])["uneven"].median().reset_index()
-    wide, of = paired(of_runs, "uneven"), by_arm(of_runs, "uneven")
-    always = bool((wide["none"] > wide["batch"]).all())
+    wide = uneven.pivot(index=["layer", "seed"], columns="norm", values="uneven").reindex(columns=list(ARMS)).dropna()
+    share = (wide["none"] > wide["batch"]).groupby("seed").mean()
     return {
-        "jacobians-3": Evidence(
-            measured=f"{number(of['none'].median)} without BN, {number(of['batch'].median)} with BN in the median over "
-            f"the blocks; larger without BN at {int(more.sum())} of {len(more)} blocks",
-            spread=f"{of['none'].range} without BN, {of['batch'].range} with BN",
-            n=len(wide),
-            verdict=judge(len(wide), whole=always and more.mean() >= MOST, part=more.mean() > 0.5),
-            arms=effects.arms(of_runs, "uneven", "largest over middle singular value of a block", ratio=True),
-        )
-    }
+        "jacobians-3": {
+            UNEVEN.key: criteria.compared(of_runs, "uneven", Scale.log), SHARE.key: criteria.single(share),
+        }
+    }  # fmt: skip
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:

@@ -9,23 +9,30 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import effects, figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import arms, by_arm, number, over_seeds, paired
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import arms, by_arm
+from bnstudy.stats import Scale
 
 STAGE_ENDS = tuple(last for _, last in figures.STAGES[:-1])  # layers 37 and 73
 STARTS = (0, *STAGE_ENDS)
+LOST = 1e-12  # of the largest singular value: nothing but rounding
 ROUNDING = 2.2e-16  # times the number of singular values and the largest: what float64 cannot tell from 0
-HIGHEST = 1e30  # stands for infinity where bands are drawn
+WORSE = Part("condition number from the image without BN over that with BN", above=1, scale=Scale.log)
+DEEPER = tuple(
+    Part("condition number over that of the shorter stretch, without BN", above=1, scale=Scale.log, at=at)
+    for at in ("the one from the image", "the one from behind layer 37")
+)
 
 TITLE = "Conditioning of the untrained network's Jacobians"
 CAPTION = (
     "Singular values of the Jacobian from a layer's activation to the 64 values that the classifier is given, for one "
     "image at a time; BN with the statistics of its mini-batch of 128 held constant. (a) Largest over smallest, by the "
-    "layer behind which the stretch begins (0: the image); infinite, and the band open above, where ReLU holds one of "
-    "the 64 at zero. (b) Largest and smallest. (c) From the image, divided by the largest, in order. (d) Of single "
-    "blocks of the third stage; those that ReLU sets to zero are not shown. "
-    "Medians over four images, then median (line) and range over seeds (band)."
+    "layer behind which the stretch begins (0: the image); infinite where ReLU holds one of the 64 at zero, which "
+    "a triangle at the top marks. (b) Largest and smallest. (c) From the image, divided by the largest, in order. (d) "
+    "Of single blocks of the third stage; those that ReLU sets to zero are not shown. "
+    "Medians over four images, then geometric mean over the seeds in which it is finite (line), 95 % interval (band)."
 )
 SWEEP = "jacobians"
 NEEDS = {"jacobian_singular_values": "step == 0"}
@@ -36,8 +43,11 @@ CLAIMS = (
         where="Section 4, beside Theorem 1",
         scale="init",
         says="Without BN the real network's Jacobian is worse conditioned.",
-        criterion="Condition number of the Jacobian from the image to the classifier's input, median over four images: "
-        "larger without BN in every pair of one seed reproduces, larger in the median over pairs does partly.",
+        criterion=Criterion(
+            (WORSE,),
+            remark="Of the Jacobian to the classifier's input, median over four images; a seed in which it is infinite "
+            "without BN has no place in the mean.",
+        ),
         published="argued from products of random matrices; not measured",
     ),
     Claim(
@@ -45,10 +55,12 @@ CLAIMS = (
         where="Section 4, beside Theorem 1",
         scale="init",
         says="Without BN the conditioning is the worse the more layers are passed.",
-        criterion="The same condition number without BN, by where the stretch begins: larger from the image than from "
-        "behind layer 37, and from there than from behind layer 73, in every seed in which it is finite. Both: "
-        "reproduced. Larger from the image than from behind layer 73 in each of these: partly. (That infinite values "
-        "are left out was added after a trial with one image, in which a seed had one.)",
+        criterion=Criterion(
+            DEEPER,
+            partial=1,
+            remark="By where the stretch begins: the image, behind layer 37, behind layer 73. Infinite values have no "
+            "place in the mean, which was added after a trial with one image.",
+        ),
         published="argued from products of random matrices; not measured",
     ),
 )
@@ -57,14 +69,18 @@ CLAIMS = (
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     table = frames["jacobian_singular_values"]
     panels = fig.subplot_mosaic([["a", "b"], ["c", "d"]])
-    ends, highest = _ends(table), 1.0
-    for arm, part in arms(ends).items():
-        conditions = over_seeds(part, ["start"], "condition")
-        figures.band(panels["a"], conditions.replace(np.inf, HIGHEST), "start", arm)
-        highest = max(highest, conditions["median"].replace(np.inf, 0).max())
+    ends = _ends(table)
+    finite = ends.replace(np.inf, np.nan)
+    for arm, part in arms(finite).items():
+        rows = stats.over_seeds(part.dropna(subset="condition"), ["start"], "condition", Scale.log)
+        figures.band(panels["a"], rows, "start", arm)
+        lost = ends[(ends["norm"] == arm) & np.isinf(ends["condition"])]
+        panels["a"].plot(lost["start"], [0.975] * len(lost), "^", color=figures.COLOURS[arm], ms=4, mew=0,
+                         transform=panels["a"].get_xaxis_transform())  # fmt: skip
         for column, dashes in (("largest", "-"), ("smallest", (0, (4, 1.6)))):
             label = f"{column}, {figures.LABELS[arm]}"
-            figures.band(panels["b"], over_seeds(part, ["start"], column), "start", arm, label=label, ls=dashes)
+            rows = stats.over_seeds(part[part[column] > 0], ["start"], column, Scale.log)
+            figures.band(panels["b"], rows, "start", arm, label=label, ls=dashes)
     for letter, title, label in (
         ("a", "to the classifier's input: condition number", "largest / smallest singular value"),
         ("b", "to the classifier's input: gain", "singular value"),
@@ -76,43 +92,25 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         ax.set_xticks([0, 18, *STAGE_ENDS, 90, 109])
         ax.set_xlabel("weight layer behind which the stretch begins")
         ax.set_ylabel(label)
-        ax.legend(loc="upper right" if letter == "a" else "lower left", ncols=1 if letter == "a" else 2)
+        ax.legend(loc="lower left", ncols=1 if letter == "a" else 2)
         figures.panel(ax, letter, title)
-    panels["a"].set_ylim(0.8, 6 * highest)
+    panels["a"].set_ylim(bottom=0.8)
+    figures.headroom(panels["a"], 0.12)
     panels["b"].set_ylim(bottom=1e-3)  # with room for the legend
     _spectrum(panels["c"], table)
     _blocks(panels["d"], table)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     ends = _ends(frames["jacobian_singular_values"])
-    whole = ends[ends["start"] == 0]
-    wide, of = paired(whole, "condition"), by_arm(whole, "condition")
-    n, higher = len(wide), int((wide["none"] > wide["batch"]).sum())
     alone = ends[ends["norm"] == "none"].pivot(index="seed", columns="start", values="condition")
-    alone = alone.reindex(columns=list(STARTS)).replace(np.inf, np.nan).dropna()
-    first, second, third = (alone[start] for start in STARTS)
-    medians = {start: by_arm(ends[ends["start"] == start], "condition")["none"] for start in STARTS}
-    return {
-        "jacobians-1": Evidence(
-            measured=f"{number(of['none'].median)} without BN, {number(of['batch'].median)} with BN; larger without BN "
-            f"in {higher} of {n} pairs",
-            spread=f"{of['none'].range} without BN, {of['batch'].range} with BN",
-            n=n,
-            verdict=judge(n, whole=higher == n, part=bool(n) and bool((wide["none"] - wide["batch"]).median() > 0)),
-            arms=effects.arms(whole, "condition", "condition number", ratio=True),
-        ),
-        "jacobians-2": Evidence(
-            measured=", ".join(f"{number(medians[start].median)} from {_begins(start)}" for start in STARTS),
-            spread=", ".join(medians[start].range for start in STARTS),
-            n=len(alone),
-            verdict=judge(
-                len(alone),
-                whole=bool((first > second).all() and (second > third).all()),
-                part=bool((first > third).all()),
-            ),
-        ),
+    alone = alone.reindex(columns=list(STARTS))
+    deeper = {
+        part.key: criteria.single(stats.effect(alone[start], alone[shorter], Scale.log))
+        for part, start, shorter in zip(DEEPER, STARTS, STARTS[1:], strict=False)
     }
+    whole = criteria.compared(ends[ends["start"] == 0], "condition", Scale.log)
+    return {"jacobians-1": {WORSE.key: whole}, "jacobians-2": deeper}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -129,7 +127,8 @@ def _spectrum(ax: Axes, table: pd.DataFrame) -> None:
     rows = table[(table["stretch"] == "to_features") & (table["start"] == 0)]
     rows = rows.assign(place=rows["index"] + 1, relative=rows["value"] / _largest(rows))
     for arm, part in arms(_over_examples(rows, ["place"], "relative")).items():
-        figures.band(ax, over_seeds(part, ["place"], "relative"), "place", arm)
+        resolved = part[part["relative"] > LOST]
+        figures.band(ax, stats.over_seeds(resolved, ["place"], "relative", Scale.log), "place", arm)
     ax.set_yscale("log")
     ax.set_ylim(1e-4, 1.5)
     ax.set_xlabel("singular value, by size")
@@ -146,7 +145,7 @@ def _blocks(ax: Axes, table: pd.DataFrame) -> None:
         by = _over_examples(rows[rows["start"] == start], ["share"], "value")
         for arm, part in arms(by).items():
             label = f"layers {start + 1} and {start + 2}, {figures.LABELS[arm]}"
-            figures.band(ax, over_seeds(part, ["share"], "value"), "share", arm, label=label, ls=dashes)
+            figures.band(ax, stats.over_seeds(part, ["share"], "value"), "share", arm, label=label, ls=dashes)
     ax.set_xlim(0, 100)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("place among the block's singular values, by size (%)")

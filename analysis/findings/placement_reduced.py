@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from bnstudy import findings
-from bnstudy.findings import Evidence
+from bnstudy.criteria import Sample
 
 PAPER = findings.load(Path(__file__).with_name("placement.py"))
 
@@ -22,11 +22,12 @@ SWEEP = "placement_reduced"
 NEEDS = PAPER.needs
 SIZE = PAPER.size
 CLAIMS = tuple(
-    replace(claim, id=f"{claim.id}-reduced", where=f"{claim.where}, at a laptop's scale", scale="reduced")
+    replace(claim, id=f"{claim.id}-reduced", where=f"{claim.where}, at a laptop's scale", scale="reduced", family="")
     for claim in PAPER.claims
 )
 plot, numbers = PAPER.plot, PAPER.numbers
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
-    return {f"{name}-reduced": evidence for name, evidence in PAPER.check(frames).items()}
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, Mapping[str, Sample]]:
+    assert PAPER.measure is not None
+    return {f"{name}-reduced": samples for name, samples in PAPER.measure(frames).items()}

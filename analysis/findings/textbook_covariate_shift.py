@@ -8,14 +8,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import effects, figures
-from bnstudy.effects import Arms
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, number, over_seeds, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import DASH, number, spread
+from bnstudy.stats import Scale
 
 ARMS = {
     "batch": (figures.COLOURS["batch"], "with BN"),
-    "noisy_batch": (figures.OTHER, "with BN and noise after it"),
+    "noisy_batch": (figures.NORMS["noisy_batch"], "with BN and noise after it"),
     "none": (figures.COLOURS["none"], "without BN"),
 }
 MARKS = {0.1: "o", 0.3: "s", 1.0: "D"}  # by learning rate
@@ -27,48 +28,70 @@ CAPTION = (
     "LeNet on Fashion-MNIST, plain SGD. (a) How far one update moves the distribution of a layer's inputs: "
     "Wasserstein distance over their standard deviation, mean over layers 2 to 5, on a fixed mini-batch; (b) the same "
     "since training began; (c) how much a layer's gradient changes when the layers before it make their update. "
-    "Learning rate 1, median over seeds (line) and range (band), after so many updates. (d) Each run: mean of (a) "
-    "over its looks in training against its training loss in the last epoch."
+    "Learning rate 1, geometric mean over seeds (line) and 95 % interval (band), after so many updates. (d) Each run: "
+    "mean of (a) over its looks in training against its training loss in the last epoch."
 )
 SWEEP = "textbook_covariate_shift"
 NEEDS = {"covariate_shift": None, "runs": "status in ('completed', 'diverged')"}
 SIZE = (10.4, 7.0)
 IOFFE = "Ioffe and Szegedy (2015); the textbook and two course pages"
 SANTURKAR = "Santurkar et al. (2018), section 2"
-RATES = "at every rate of the grid (reproduced), at more than half (partly)."
+RATES = (0.1, 0.3, 1.0)
+MOVE_LESS = {
+    rate: Part("drift without BN over that with BN", above=1, scale=Scale.log, at=f"rate {rate:g}") for rate in RATES
+}
+MOVE_MORE = {
+    rate: Part("drift with noise over that without BN", above=1, scale=Scale.log, at=f"rate {rate:g}")
+    for rate in RATES
+}
+UNHARMED = {
+    rate: Part("training accuracy with noise: distance to that without BN less that to BN's", above=0, unit="points",
+               at=f"rate {rate:g}")
+    for rate in RATES
+}  # fmt: skip
+CHANGES = {
+    rate: Part("relative change of the gradient with BN over that without", above=1, scale=Scale.log,
+               at=f"rate {rate:g}")
+    for rate in RATES
+}  # fmt: skip
+PREDICTS = {
+    arm: Part(f"rank correlation of drift and training loss over the runs of a seed{where}", above=bound)
+    for arm, where, bound in (("all", "", 0.5), *((a, f", {label}", 0) for a, (_, label) in ARMS.items()))
+}
 CLAIMS = (
     Claim(
         id="textbook-covariate-bn",
+        origin="course",
         where=IOFFE,
         scale="textbook",
         says="BN reduces internal covariate shift: layers' inputs move less while the layers before them learn.",
-        criterion="Mean over layers and looks of how far an update moves the inputs' distribution, median over "
-        "seeds: "
-        f"smaller with BN than without, {RATES}",
+        criterion=Criterion(tuple(MOVE_LESS.values()), partial=2, remark="Means over layers and looks."),
     ),
     Claim(
         id="textbook-covariate-noise",
+        origin="course",
         where=SANTURKAR,
         scale="textbook",
         says="Noise after BN that moves the inputs more than they do without BN hardly harms training.",
-        criterion="Noisy BN's drift is above that without BN, and its median training accuracy in the last epoch "
-        f"nearer to BN's than to that without BN, {RATES}",
+        criterion=Criterion((*MOVE_MORE.values(), *UNHARMED.values())),
     ),
     Claim(
         id="textbook-covariate-gradient",
+        origin="course",
         where=SANTURKAR,
         scale="textbook",
         says="By its effect on the gradient, BN does not reduce internal covariate shift.",
-        criterion="Relative change of a layer's gradient when the layers before it are updated, mean over layers "
-        f"and looks, median over seeds: not smaller with BN than without, {RATES}",
+        criterion=Criterion(tuple(CHANGES.values()), partial=2, remark="Means over layers and looks."),
     ),
     Claim(
         id="textbook-covariate-predicts",
+        origin="course",
         where=IOFFE,
         scale="textbook",
         says="The more layers' inputs move, the worse a network trains.",
-        criterion="Rank correlation (Spearman) of a run's mean drift with its training loss in the last epoch: at "
-        "least 0.5 over all runs and positive within each arm (reproduced), at least 0.5 over all runs (partly).",
+        criterion=Criterion(
+            tuple(PREDICTS.values()), partial=(PREDICTS["all"],), remark="Spearman's; of a run's mean drift."
+        ),
     ),
 )
 
@@ -96,55 +119,37 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     fig.legend(handles, labels, loc="outside lower center", ncols=len(ARMS))
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = _by_run(frames)
-    n = _seeds(frames["runs"])
-    rates = sorted(runs["lr"].unique())
-    medians = runs.groupby(["lr", "norm"])[["step_drift", "gradient_change", "accuracy"]].median()
-    drift, change, accuracy = (
-        {rate: {arm: float(medians[column].get((rate, arm), float("nan"))) for arm in ARMS} for rate in rates}
-        for column in ("step_drift", "gradient_change", "accuracy")
-    )
-    less = [at["batch"] < at["none"] for at in drift.values()]
-    more = [at["batch"] >= at["none"] for at in change.values()]
-    unharmed = [
-        drift[rate]["noisy_batch"] > drift[rate]["none"]
-        and abs(at["noisy_batch"] - at["batch"]) < abs(at["noisy_batch"] - at["none"])
-        for rate, at in accuracy.items()
-    ]
+    runs = runs[runs["epochs"] >= EPOCHS]
+
+    def of(rate: float, arm: str, column: str) -> pd.Series[float]:
+        return runs[(runs["lr"] == rate) & (runs["norm"] == arm)].set_index("seed")[column]
+
+    def ratio(rate: float, one: str, other: str, column: str) -> pd.Series[float]:
+        return stats.effect(of(rate, one, column), of(rate, other, column), Scale.log)
+
+    nearer = {}
+    for rate, part in UNHARMED.items():
+        noisy, bn, none = (100 * of(rate, arm, "accuracy") for arm in ("noisy_batch", "batch", "none"))
+        nearer[part.key] = stats.effect((noisy - none).abs(), (noisy - bn).abs())
     alive = runs.dropna(subset=["loss"])
-    whole = _rank_correlation(alive)
-    within = {arm: _rank_correlation(alive[alive["norm"] == arm]) for arm in ARMS}
-
-    def told(values: Mapping[float, Mapping[str, float]]) -> str:
-        return "; ".join(
-            f"at {number(rate)}: " + ", ".join(number(at[arm]) for arm in ARMS) for rate, at in values.items()
-        )
-
-    order = " (with BN, with noise, without)"
-
-    def apart(column: str, quantity: str) -> tuple[Arms, ...]:
-        at = {rate: runs[runs["lr"] == rate] for rate in rates}
-        return tuple(
-            effects.arms(part, column, f"{quantity} at {number(rate)}", ratio=True) for rate, part in at.items()
-        )
-
-    made = {}
-    for name, holds, text, compared in (
-        ("bn", less, told(drift) + order, apart("step_drift", "drift")),
-        ("noise", unharmed, f"accuracy {told(accuracy)}{order}", ()),
-        ("gradient", more, told(change) + order, apart("gradient_change", "relative change")),
-    ):
-        verdict = judge(n, whole=all(holds), part=2 * sum(holds) > len(holds))
-        measured = f"at {sum(holds)} of {len(holds)} rates"
-        made[f"textbook-covariate-{name}"] = Evidence(measured, text, n, verdict, compared)
-    made["textbook-covariate-predicts"] = Evidence(
-        f"rank correlation {number(whole)} over {len(alive)} runs",
-        ", ".join(f"{ARMS[arm][1]} {number(value)}" for arm, value in within.items()),
-        n,
-        judge(n, whole=whole >= 0.5 and all(value > 0 for value in within.values()), part=whole >= 0.5),
-    )
-    return made
+    parts = {"all": alive} | {arm: alive[alive["norm"] == arm] for arm in ARMS}
+    predicts = {
+        PREDICTS[name].key: pd.Series({s: _rank_correlation(rows) for s, rows in part.groupby("seed")}, dtype=float)
+        for name, part in parts.items()
+    }
+    values = {
+        "textbook-covariate-bn": {p.key: ratio(r, "none", "batch", "step_drift") for r, p in MOVE_LESS.items()},
+        "textbook-covariate-noise": {
+            **{p.key: ratio(r, "noisy_batch", "none", "step_drift") for r, p in MOVE_MORE.items()}, **nearer,
+        },
+        "textbook-covariate-gradient": {
+            p.key: ratio(r, "batch", "none", "gradient_change") for r, p in CHANGES.items()
+        },
+        "textbook-covariate-predicts": predicts,
+    }  # fmt: skip
+    return {claim: {key: criteria.single(each) for key, each in of_.items()} for claim, of_ in values.items()}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -176,18 +181,13 @@ def _rank_correlation(runs: pd.DataFrame) -> float:
     return float(runs["step_drift"].rank().corr(runs["loss"].rank()))
 
 
-def _seeds(runs: pd.DataFrame) -> int:
-    counts = runs[runs["epochs"] >= EPOCHS].groupby(["norm", "lr"])["seed"].nunique()
-    return int(counts.min()) if len(counts) == len(ARMS) * runs["lr"].nunique() else 0
-
-
 def _course(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     for arm, (colour, label) in ARMS.items():
         part = rows[(rows["norm"] == arm) & (rows["step"] > 0)]
         means = part.groupby(["seed", "step"])[column].mean().reset_index()  # over layers
-        values = over_seeds(means, ["step"], column)
+        values = stats.over_seeds(means, ["step"], column, Scale.log)
         ax.fill_between(values["step"], values["low"], values["high"], color=colour, alpha=0.18, lw=0)
-        ax.plot(values["step"], values["median"], color=colour, marker="o", ms=2.5, label=label)
+        ax.plot(values["step"], values["mean"], color=colour, marker="o", ms=2.5, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("updates made")

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import effects, figures
+from bnstudy import figures
 from bnstudy.findings import Claim, Comparison, Evidence, Verdict, judge
 from bnstudy.frames import ARMS, DASH, arms, number
 
@@ -29,6 +29,7 @@ WHERE = "Dive into Deep Learning, Batch Normalization: 'accelerates the converge
 CLAIMS = (
     Claim(
         id="textbook-faster-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="At a matched learning rate the network with BN needs fewer epochs.",
@@ -38,6 +39,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-faster-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Each at its own best learning rate, the network with BN needs fewer epochs.",
@@ -94,10 +96,6 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             + ", ".join(f"{number(min(low, key=lambda lr: low[lr][arm]))} {figures.LABELS[arm]}" for arm in ARMS),
             n,
             judge(n, whole=all(ahead), part=any(ahead) and not any(behind)) if every else Verdict.undecided,
-            arms=tuple(
-                effects.arms(_at_best(runs[t], medians[t]), "needed", f"epochs to {t} % at the best rates")
-                for t in TARGETS
-            ),
         ),
         "textbook-faster-3": Evidence(
             f"at {number(rate)}: {_both(low[rate])}" if reaches else f"without BN no rate gives {TARGETS[1]} %",
@@ -106,7 +104,6 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             judge(n, whole=low[rate]["batch"] >= low[rate]["none"] and ahead[1], part=False)
             if reaches
             else Verdict.undecided,
-            arms=effects.arms(runs[TARGETS[1]].query("lr == @rate"), "needed", f"epochs to {TARGETS[1]} %"),
         ),
     }
 
@@ -157,12 +154,6 @@ def _medians(runs: pd.DataFrame) -> Medians:
     wide = wide.reindex(columns=list(ARMS)).fillna(NEVER)
     rows = zip(wide.index.tolist(), wide.to_numpy().tolist(), strict=True)
     return {float(lr): dict(zip(ARMS, row, strict=True)) for lr, row in rows}
-
-
-def _at_best(runs: pd.DataFrame, medians: Medians) -> pd.DataFrame:
-    """Each arm's runs at the rate of its smallest median."""
-    best = {arm: min(medians, key=lambda lr: medians[lr][arm], default=math.nan) for arm in ARMS}
-    return runs[runs["lr"] == runs["norm"].map(best)]
 
 
 def _seeds(runs: pd.DataFrame) -> int:

@@ -34,6 +34,7 @@ SIZE = (9.6, 4.0)
 CLAIMS = (
     Claim(
         id="textbook-folding-1",
+        origin="course",
         where="Jacob et al. (2018), section 3.2",
         scale="textbook",
         says="In evaluation BN can be folded into the layer before it, and the network computes the same.",
@@ -42,6 +43,7 @@ CLAIMS = (
     ),
     Claim(
         id="textbook-folding-2",
+        origin="course",
         where=EXERCISE,
         scale="textbook",
         says="A bias before BN is superfluous: in training the network computes the same without it.",

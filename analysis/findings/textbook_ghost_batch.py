@@ -7,19 +7,25 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, accuracies, over_seeds, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import DASH, accuracies, spread
 
 WHOLE = 256
 EPOCHS = 10
+SMALLER = {
+    (32, WHOLE): Part("fall of training minus test accuracy from parts of 256 to 32", above=0, unit="points"),
+    (8, 32): Part("fall of it from parts of 32 to 8", above=0, unit="points"),
+}
+BETTER = Part("test accuracy with parts of 64 less with 256", above=0, unit="points")
 
 TITLE = "The noise of the statistics by itself: ghost batches"
 CAPTION = (
     "LeNet on the first 12,000 images of Fashion-MNIST, learning rate 1, ten epochs (preset quick: three), "
     "mini-batches of 256, whose statistics are taken over parts of so many images; 256 is BN. (a) Test accuracy after "
     "the last epoch. (b) Training accuracy in the last epoch, as it was seen while the weights changed and with the "
-    "noise, minus the test accuracy. Median (line) and range over seeds (band)."
+    "noise, minus the test accuracy. Mean (line) over seeds and 95 % interval (band)."
 )
 SWEEP = "textbook_ghost_batch"
 NEEDS = {"runs": "status in ('completed', 'diverged')"}
@@ -28,19 +34,19 @@ WHERE = "Dive into Deep Learning, Batch Normalization: the noise of mini-batches
 CLAIMS = (
     Claim(
         id="textbook-ghost-batch-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The noise of batch statistics regularises: with it, training is less ahead of the test.",
-        criterion="Median of training minus test accuracy at parts of 32 below that at 256 (partly), and that at 8 "
-        "below that at 32, too (reproduced).",
+        criterion=Criterion(tuple(SMALLER.values()), partial=(SMALLER[32, WHOLE],)),
     ),
     Claim(
         id="textbook-ghost-batch-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The right amount of it makes the test accuracy better.",
-        criterion="Parts of 64 against 256: worst seed's test accuracy above the best (reproduced); the median is "
-        "higher (partly).",
+        criterion=Criterion((BETTER,)),
     ),
 )
 
@@ -50,7 +56,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     sizes = sorted(runs["norm_size"].unique())
     for ax, value, title, letter in zip(fig.subplots(1, 2), ("test", "gap"), ("test accuracy", "training minus test"),
                                         "ab", strict=True):  # fmt: skip
-        figures.band(ax, over_seeds(runs, ["norm_size"], value), "norm_size", "batch", marker="o", ms=3)
+        figures.band(ax, stats.over_seeds(runs, ["norm_size"], value), "norm_size", "batch", marker="o", ms=3)
         ax.set_xscale("log")
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
         ax.minorticks_off()
@@ -59,27 +65,14 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.panel(ax, letter, title)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = accuracies(frames["runs"])
-    wanted = [8, 32, 64, WHOLE]
-    full = runs[runs["epochs"] >= EPOCHS].groupby("norm_size")["seed"].nunique()
-    n = int(full.reindex(wanted, fill_value=0).min())
-    gap = runs.groupby("norm_size")["gap"].median().reindex(wanted)
-    some, none = (spread(runs[runs["norm_size"] == size]["test"]) for size in (64, WHOLE))
-    return {
-        "textbook-ghost-batch-1": Evidence(
-            ", ".join(f"{value:.1f} points at {size}" for size, value in gap.items()),
-            "",
-            n,
-            judge(n, whole=gap[8] < gap[32] < gap[WHOLE], part=gap[32] < gap[WHOLE]),
-        ),
-        "textbook-ghost-batch-2": Evidence(
-            f"{some.median:.1f} % at 64, {none.median:.1f} % at {WHOLE}",
-            f"{some.range}; {none.range}",
-            n,
-            judge(n, whole=some.low > none.high, part=some.median > none.median),
-        ),
-    }
+    of = {size: part.set_index("seed") for size, part in runs[runs["epochs"] >= EPOCHS].groupby("norm_size")}
+    none = pd.DataFrame(columns=["gap", "test"], dtype=float)
+    gap, test = ({size: of.get(size, none)[side] for size in (8, 32, 64, WHOLE)} for side in ("gap", "test"))
+    falls = {part.key: criteria.single(stats.effect(gap[high], gap[low])) for (low, high), part in SMALLER.items()}
+    better = {BETTER.key: criteria.single(stats.effect(test[64], test[WHOLE]))}
+    return {"textbook-ghost-batch-1": falls, "textbook-ghost-batch-2": better}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:

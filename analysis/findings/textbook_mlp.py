@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import effects, figures
-from bnstudy.effects import Arms
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
 from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, DASH, Spread, number, over_seeds, spread
+from bnstudy.frames import ARMS, DASH, Spread, number, spread
+from bnstudy.stats import Scale
 
 ACTIVATIONS = {"sigmoid": ("sigmoid", "-"), "relu": ("ReLU", "--")}
 CELLS = tuple(itertools.product(ARMS, ACTIVATIONS))
@@ -25,13 +26,14 @@ EPOCHS = 10
 
 TITLE = "A perceptron with BN and without: weights, units and gradients along training"
 CAPTION = (
-    "784-256-10 on Fashion-MNIST, plain SGD, batches of 256. Median (line) and range over seeds (band). (a) "
+    "784-256-10 on Fashion-MNIST, plain SGD, batches of 256. Mean (line) over seeds and 95 % interval (band). (a) "
     "Wasserstein distance of the hidden layer's weights from their start, in standard deviations of the start. (b) "
-    "Quantiles of these weights with sigmoids: 25 to 75 % (thick), 1 to 99 % (thin), median over seeds. (c) Hidden "
+    "Quantiles of these weights with sigmoids: 25 to 75 % (thick), 1 to 99 % (thin), means over seeds. (c) Hidden "
     "units that pass on less than a tenth of the largest derivative, before training (thin) and after it (thick). (d) "
     "Norm of the gradient in the hidden layer's weights before training. (e) Test accuracy after training; diverged: "
-    "at chance. (a, b) Xavier's scale; (a to e) learning rate 0.1. (f) Runs that diverged (loss above 1000 or not "
-    "finite), of those made at each rate and scale of the initial weights."
+    "at chance. (a, b) Xavier's scale; (a to e) learning rate 0.1. (f) Runs at each rate and scale of the initial "
+    "weights, a square each: filled where it diverged (loss above 1000 or not finite); from above: with BN sigmoid, "
+    "ReLU, without BN sigmoid, ReLU."
 )
 SWEEP = "textbook_mlp"
 NEEDS = {
@@ -42,42 +44,69 @@ NEEDS = {
 }
 SIZE = (10.8, 7.2)
 WHERE = "a course page on BN in a perceptron"
-PAIR = "with sigmoids and with ReLU (reproduced), with one of them (partly)."
+MOMENTS = {"before": False, "after": True}  # training
+STABLE = {
+    act: Part("drift of the weights with BN over that without", below=1, scale=Scale.log, at=name)
+    for act, (name, _) in ACTIVATIONS.items()
+}
+CARELESS = {
+    act: Part("a seed's range of test accuracies over the scales without BN less with BN", above=0, unit="points",
+              at=name)
+    for act, (name, _) in ACTIVATIONS.items()
+}  # fmt: skip
+UNSATURATED = {
+    moment: Part("saturated units with BN over those without", below=0.5, scale=Scale.log, at=f"{moment} training")
+    for moment in MOMENTS
+}
+EVEN = {
+    act: Part("a seed's largest over smallest gradient norm with BN over that without", below=0.1, scale=Scale.log,
+              at=name)
+    for act, (name, _) in ACTIVATIONS.items()
+}  # fmt: skip
 CLAIMS = (
     Claim(
         id="textbook-mlp-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="With BN the distribution of a layer's weights is more stable over training.",
-        criterion="Hidden layer, Xavier's scale, learning rate 0.1: median Wasserstein distance of the weights from "
-        f"their start after training smaller with BN, {PAIR}",
+        criterion=Criterion(
+            tuple(STABLE.values()), partial=1, remark="Hidden layer, Xavier's scale, rate 0.1, Wasserstein."
+        ),
     ),
     Claim(
         id="textbook-mlp-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="With BN one can be less careful about initialisation.",
-        criterion="Learning rate 0.1, initial weights times 0.1, 1, 10: largest minus smallest median test accuracy "
-        f"(diverged: 10 %) smaller with BN, {PAIR}",
+        criterion=Criterion(
+            tuple(CARELESS.values()), partial=1, remark="Rate 0.1, weights times 0.1, 1, 10; diverged: 10 %."
+        ),
     ),
     Claim(
         id="textbook-mlp-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN keeps units from saturating.",
-        criterion="Sigmoids, initial weights times 10, learning rate 0.1: median share of saturated hidden units with "
-        "BN at most half of that without, before training and after it (reproduced), at one of the two (partly).",
+        criterion=Criterion(
+            tuple(UNSATURATED.values()), partial=1, remark="Sigmoids, initial weights times 10, rate 0.1."
+        ),
     ),
     Claim(
         id="textbook-mlp-4",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN keeps gradients from vanishing or exploding with the scale of the weights.",
-        criterion="Gradient norm in the hidden layer before training, medians at scales 0.1, 1, 10: largest over "
-        f"smallest with BN at most a tenth of that without, {PAIR}",
+        criterion=Criterion(
+            tuple(EVEN.values()), partial=1, remark="Hidden layer before training, weights times 0.1, 1, 10."
+        ),
     ),
     Claim(
         id="textbook-mlp-5",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN keeps training from ending in infinity.",
@@ -96,7 +125,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     axes[2].set_ylim(-2, 102)
     axes[2].legend(handles=[figures.entry("before training", lw=0.9), figures.entry("after it")], loc="upper left")
     axes[2].set_ylabel("hidden units x images (%)")
-    _by_scale(axes[3], frames["gradient_norms"].rename(columns={"gradient": "value"}))
+    _by_scale(axes[3], frames["gradient_norms"].rename(columns={"gradient": "value"}), Scale.log)
     axes[3].set_yscale("log")
     axes[3].set_ylabel("norm of the gradient")
     _by_scale(axes[4], _tested(frames["runs"]))
@@ -114,71 +143,36 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     fig.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=2.4)
 
 
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
+    full = frames["runs"]["epochs"].min() >= EPOCHS
+    moved = _latest(_wasserstein(frames["weights"]))
+    saturated = {m: _at(_saturated(frames, last=last), SCALES[-1]) for m, last in MOMENTS.items()}
+    saturated = saturated if full else {m: rows.iloc[:0] for m, rows in saturated.items()}
+    norms = frames["gradient_norms"].rename(columns={"gradient": "value"})
+    reach, uneven = _over_scales(_tested(frames["runs"]), np.subtract), _over_scales(norms, np.divide)
+
+    def parts(rows: pd.DataFrame, of: Mapping[str, Part], scale: Scale, arm: str) -> dict[str, Sample]:
+        rows = rows if full else rows.iloc[:0]
+        return {part.key: criteria.compared(_active(rows, act), "value", scale, of=arm) for act, part in of.items()}
+
+    return {
+        "textbook-mlp-1": parts(moved, STABLE, Scale.log, "batch"),
+        "textbook-mlp-2": parts(reach, CARELESS, Scale.plain, "none"),
+        "textbook-mlp-3": {
+            part.key: criteria.compared(_active(saturated[m], "sigmoid"), "value", Scale.log, of="batch")
+            for m, part in UNSATURATED.items()
+        },
+        "textbook-mlp-4": parts(uneven, EVEN, Scale.log, "batch"),
+    }
+
+
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     n = _seeds(frames["runs"])
-    moved = _latest(_wasserstein(frames["weights"]))
-    drift = _cells(moved)
-    less = [drift["batch", act].median < drift["none", act].median for act in ACTIVATIONS]
-    tested = _medians(_tested(frames["runs"]))
-    reach = {cell: max(by.values()) - min(by.values()) for cell, by in tested.items()}
-    steadier = [reach["batch", act] < reach["none", act] for act in ACTIVATIONS]
-    saturated = [_at(_saturated(frames, last=last), SCALES[-1]) for last in (False, True)]
-    moments = ("before training", "after it")
-    shares = [tuple(_cells(each)[arm, "sigmoid"] for arm in ARMS) for each in saturated]
-    freer = [with_bn.median <= without.median / 2 for with_bn, without in shares]
-    norms = frames["gradient_norms"].rename(columns={"gradient": "value"})
-    gradients = _medians(norms)
-    ratio = {cell: max(by.values()) / min(by.values()) for cell, by in gradients.items()}
-    even = [ratio["batch", act] <= ratio["none", act] / 10 for act in ACTIVATIONS]
     lost = {arm: frames["runs"].query("norm == @arm and outcome == 'diverged'") for arm in ARMS}
     num = {arm: len(lost[arm]) for arm in ARMS}
     onset = {arm: spread(lost[arm]["diverged_step"]) for arm in ARMS}
     made = frames["runs"]["norm"].value_counts()
-
-    def told(values: Mapping[tuple[str, str], float], unit: str = "") -> str:
-        return "; ".join(
-            f"{name} {number(values['batch', act])}{unit} with BN, {number(values['none', act])}{unit} without"
-            for act, (name, _) in ACTIVATIONS.items()
-        )
-
-    def ranges(values: Mapping[tuple[str, str], Spread]) -> str:
-        return "; ".join(f"{values['batch', act].range}, {values['none', act].range}" for act in ACTIVATIONS)
-
     return {
-        "textbook-mlp-1": Evidence(
-            told({cell: value.median for cell, value in drift.items()}),
-            ranges(drift),
-            n,
-            judge(n, whole=all(less), part=any(less)),
-            arms=_arms(moved, "distance"),
-        ),
-        "textbook-mlp-2": Evidence(
-            told(reach, " points"),
-            "; ".join(f"{_where(cell)} {', '.join(f'{v:.1f}' for v in by.values())} %" for cell, by in tested.items()),
-            n,
-            judge(n, whole=all(steadier), part=any(steadier)),
-            arms=_arms(_over_scales(_tested(frames["runs"]), np.subtract), "range of a seed's accuracies"),
-        ),
-        "textbook-mlp-3": Evidence(
-            "; ".join(
-                f"{with_bn.median:.0f} % with BN, {without.median:.0f} % without, {when}"
-                for (with_bn, without), when in zip(shares, moments, strict=True)
-            ),
-            "; ".join(f"{with_bn.range}, {without.range}" for with_bn, without in shares),
-            n,
-            judge(n, whole=all(freer), part=any(freer)),
-            arms=tuple(
-                effects.arms(_active(each, "sigmoid"), "value", f"saturated (%) {when}")
-                for each, when in zip(saturated, moments, strict=True)
-            ),
-        ),
-        "textbook-mlp-4": Evidence(
-            told(ratio, " times"),
-            "; ".join(f"{_where(cell)} " + ", ".join(map(number, by.values())) for cell, by in gradients.items()),
-            n,
-            judge(n, whole=all(even), part=any(even)),
-            arms=_arms(_over_scales(norms, np.divide), "a seed's largest over smallest norm", ratio=True),
-        ),
         "textbook-mlp-5": Evidence(
             ", ".join(f"{num[arm]} of {made.get(arm, 0)} {figures.LABELS[arm]}" for arm in ARMS),
             "; ".join(
@@ -244,24 +238,8 @@ def _over_scales(rows: pd.DataFrame, compare: np.ufunc) -> pd.DataFrame:
     return compare(ends["max"], ends["min"]).rename("value").reset_index()
 
 
-def _arms(rows: pd.DataFrame, quantity: str, *, ratio: bool = False) -> tuple[Arms, ...]:
-    """Of `value`, by activation."""
-    return tuple(
-        effects.arms(_active(rows, act), "value", f"{quantity}, {name}", ratio=ratio)
-        for act, (name, _) in ACTIVATIONS.items()
-    )
-
-
 def _cells(rows: pd.DataFrame) -> dict[tuple[str, str], Spread]:
     return {(arm, act): spread(_cell(rows, arm, act)["value"]) for arm, act in CELLS}
-
-
-def _medians(rows: pd.DataFrame) -> dict[tuple[str, str], dict[float, float]]:
-    """By arm and activation, then by scale."""
-    return {
-        (arm, act): {scale: float(_cell(_at(rows, scale), arm, act)["value"].median()) for scale in SCALES}
-        for arm, act in CELLS
-    }
 
 
 def _seeds(runs: pd.DataFrame) -> int:
@@ -280,7 +258,7 @@ def _drift(ax: Axes, weights: pd.DataFrame) -> None:
     per_epoch = rows["step"].max() / rows["epochs"].max()
     for arm, act in CELLS:
         part = _cell(rows, arm, act)
-        part = over_seeds(part.assign(epoch=part["step"] / per_epoch), ["epoch"], "value")
+        part = stats.over_seeds(part.assign(epoch=part["step"] / per_epoch), ["epoch"], "value")
         figures.band(ax, part, "epoch", arm, label="", ls=ACTIVATIONS[act][1])
     ax.set_xlabel("epoch")
     ax.set_ylabel("distance (initial standard deviations)")
@@ -292,7 +270,7 @@ def _ribbons(ax: Axes, weights: pd.DataFrame) -> None:
     per_epoch = rows["step"].max() / rows["epochs"].max()
     for arm in ARMS:
         part = _cell(rows, arm, "sigmoid").assign(epoch=lambda r: r["step"] / per_epoch)
-        wide = part.groupby(["epoch", "x"])["value"].median().unstack("x")
+        wide = part.groupby(["epoch", "x"])["value"].mean().unstack("x")
         for (low, high), width in RIBBONS.items():
             if low in wide:
                 ax.fill_between(wide.index, wide[low], wide[high], color=figures.COLOURS[arm], alpha=0.1, lw=0)
@@ -304,9 +282,9 @@ def _ribbons(ax: Axes, weights: pd.DataFrame) -> None:
     ax.legend(handles=entries, loc="upper center", ncols=2)
 
 
-def _by_scale(ax: Axes, rows: pd.DataFrame, **line: float) -> None:
+def _by_scale(ax: Axes, rows: pd.DataFrame, scale: Scale = Scale.plain, **line: float) -> None:
     for arm, act in CELLS:
-        part = over_seeds(_cell(rows, arm, act), ["init_scale"], "value")
+        part = stats.over_seeds(_cell(rows, arm, act), ["init_scale"], "value", scale)
         figures.band(ax, part, "init_scale", arm, label="", ls=ACTIVATIONS[act][1], **{"marker": "o", "ms": 3, **line})
     ax.set_xscale("log")
     ax.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
@@ -315,24 +293,17 @@ def _by_scale(ax: Axes, rows: pd.DataFrame, **line: float) -> None:
 
 
 def _diverged(ax: Axes, runs: pd.DataFrame) -> None:
-    """A cell a rate and scale; the four numbers stand as the legend's four lines do."""
+    """A cell a rate and scale, in it a row of squares an arm and activation, one a seed: filled where it diverged."""
     rates = sorted(runs["lr"].unique())
     for (x, rate), (y, scale) in itertools.product(enumerate(rates), enumerate(SCALES)):
         part = _at(runs[runs["lr"] == rate], scale)
-        for arm, act in CELLS:
-            found = _cell(part, arm, act)
-            lost = int((found["outcome"] == "diverged").sum())
-            at = (x + (0.2 if arm == "none" else -0.2), y + (0.17 if act == "relu" else -0.17))
-            weight = "bold" if lost else "normal"
-            ax.text(
-                *at,
-                f"{lost}/{len(found)}",
-                color=figures.COLOURS[arm],
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                weight=weight,
-            )
+        for row, (arm, act) in enumerate(CELLS):
+            lost = sorted(_cell(part, arm, act)["outcome"] == "diverged", reverse=True)
+            for place, diverged in enumerate(lost):
+                ax.plot(
+                    x - 0.3 + 0.6 * place / max(1, len(lost) - 1), y - 0.27 + 0.18 * row, "s", ms=4, mew=0.8,
+                    color=figures.COLOURS[arm], mfc=figures.COLOURS[arm] if diverged else "white",
+                )  # fmt: skip
     ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     ax.set_yticks(range(len(SCALES)), [f"{scale:g}" for scale in SCALES])
     ax.set_xlim(-0.5, len(rates) - 0.5)
@@ -344,11 +315,3 @@ def _diverged(ax: Axes, runs: pd.DataFrame) -> None:
     ax.tick_params(which="minor", length=0)
     ax.set_xlabel("learning rate")
     ax.set_ylabel("factor on the initial weights")
-    ax.annotate(
-        "above: sigmoid, below: ReLU",
-        (0.99, 1.02),
-        xycoords="axes fraction",
-        ha="right",
-        fontsize=7,
-        color=figures.MUTED,
-    )

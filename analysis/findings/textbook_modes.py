@@ -8,21 +8,33 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, Spread, over_seeds, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import DASH, Spread, spread
+from bnstudy.stats import Scale
 
 ORDERS = {"mixed": "-", "sorted": "--"}
 EPOCHS = 10
+LOST = {
+    size: Part("accuracy lost in training mode, mixed order", above=above, below=below, unit="points",
+               at=f"batches of {size}")
+    for size, above, below in ((2, 20, None), (8, 5, None), (256, None, 2))
+}  # fmt: skip
+MISREAD = Part("accuracy lost by sorting, in batches of 256", above=20, unit="points")
+AFTER = Part("accuracy lost by one forgetful pass over sorted images", above=5, unit="points")
+BETTER = Part("accuracy with accumulated statistics less with running ones", above=0, unit="points")
+EVENER = Part("distance from the seeds' mean with accumulated statistics over that with running ones", below=1,
+              scale=Scale.log)  # fmt: skip
 
 TITLE = "BN's two modes: what a forgotten eval() does"
 CAPTION = (
     "LeNet with BN (learning rate 1, ten epochs; preset quick: three), the 10,000 test images of Fashion-MNIST. (a) "
     "Left in training mode, where each batch is normalized by its own statistics, against the batch's size; test "
-    "images in mixed order and sorted by label; line: median over seeds, band: range. A batch of one is refused by the "
-    "norms of dense layers. (b) One dot a seed, bar: median: evaluation with the running statistics, with statistics "
-    "accumulated over 10,000 training images at the final weights, and with the running statistics after eval() was "
-    "forgotten for one pass over the test images (batches of 256) and then remembered."
+    "images in mixed order and sorted by label; line: mean over seeds, band: 95 % interval. A batch of one is refused "
+    "by the norms of dense layers. (b) One dot a seed, bar: mean with 95 % interval: evaluation with the running "
+    "statistics, with statistics accumulated over 10,000 training images at the final weights, and with the running "
+    "statistics after eval() was forgotten for one pass over the test images (batches of 256) and then remembered."
 )
 SWEEP = "textbook_evaluation"
 NEEDS = {"modes": "norm == 'batch'"}
@@ -31,36 +43,35 @@ WHERE = "Dive into Deep Learning, Batch Normalization, 7.5.7"
 CLAIMS = (
     Claim(
         id="textbook-modes-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Forgetting eval() costs accuracy, the more the smaller the batches.",
-        criterion="Mixed order, median over seeds of the accuracy below that in evaluation mode with accumulated "
-        "statistics: at least 20 points at batches of 2, at least 5 at 8, less than 2 at 256: all (reproduced), the "
-        "first (partly).",
+        criterion=Criterion(tuple(LOST.values()), partial=(LOST[2],), remark="Below accumulated statistics."),
     ),
     Claim(
         id="textbook-modes-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="In training mode an image's prediction depends on its neighbours: sorted test images are misread.",
-        criterion="Batches of 256, sorted by label: median accuracy at least 20 points below that in mixed order "
-        "(reproduced), at least 5 (partly).",
+        criterion=Criterion((MISREAD,), partial=(Part(MISREAD.of, above=5, unit="points"),)),
     ),
     Claim(
         id="textbook-modes-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="A forgotten eval() also changes the network: its running statistics are those of the test images then.",
-        criterion="After one forgetful pass over the sorted test images, in evaluation mode: median accuracy at least "
-        "5 points below that with accumulated statistics (reproduced), at least 1 (partly).",
+        criterion=Criterion((AFTER,), partial=(Part(AFTER.of, above=1, unit="points"),), remark="As above."),
     ),
     Claim(
         id="textbook-modes-4",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Statistics accumulated at the final weights evaluate better, and more evenly, than running ones.",
-        criterion="Median accuracy with accumulated statistics above that with running ones, and its range over seeds "
-        "at most half (reproduced); one of the two (partly).",
+        criterion=Criterion((BETTER, EVENER), partial=1),
         published="0.878 and 0.796 from one network, with running statistics",
     ),
 )
@@ -68,51 +79,34 @@ CLAIMS = (
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     rows = frames["modes"].assign(percent=100 * frames["modes"]["accuracy"])
-    left, right = fig.subplots(1, 2, sharey=True)
+    left, right = fig.subplots(1, 2)
     _training_mode(left, rows)
     figures.panel(left, "a", "left in training mode")
     _evaluations(right, rows)
     figures.panel(right, "b", "in evaluation mode")
     left.set_ylabel("test accuracy (%)")
     left.set_ylim(0, 100)
+    right.set_ylabel("test accuracy (%), axis cut")
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     rows = frames["modes"]
-    n = rows[rows["epochs"] >= EPOCHS]["seed"].nunique()
-    stored, accumulated = _of(rows, "eval"), _of(rows, "accumulated")
-    below = {size: accumulated.median - _of(rows, "train", "mixed", size).median for size in (2, 8, 256)}
-    steps = [below[2] >= 20, below[8] >= 5, below[256] < 2]
-    mixed, by_label = (_of(rows, "train", order, 256) for order in ORDERS)
-    after = _of(rows, "after", "sorted")
-    fall = accumulated.median - after.median
-    better = [accumulated.median > stored.median, accumulated.high - accumulated.low <= (stored.high - stored.low) / 2]
-    return {
-        "textbook-modes-1": Evidence(
-            ", ".join(f"{value:.1f} points at batches of {size}" for size, value in below.items()) + " lost",
-            "; ".join(f"{size}: {_of(rows, 'train', 'mixed', size).range} %" for size in below),
-            n,
-            judge(n, whole=all(steps), part=steps[0]),
-        ),
-        "textbook-modes-2": Evidence(
-            f"{by_label.median:.1f} % sorted, {mixed.median:.1f} % mixed",
-            f"{by_label.range}; {mixed.range}",
-            n,
-            judge(n, whole=mixed.median - by_label.median >= 20, part=mixed.median - by_label.median >= 5),
-        ),
-        "textbook-modes-3": Evidence(
-            f"{after.median:.1f} % after it, {accumulated.median:.1f} % before",
-            f"{after.range}; {accumulated.range}",
-            n,
-            judge(n, whole=fall >= 5, part=fall >= 1),
-        ),
-        "textbook-modes-4": Evidence(
-            f"{accumulated.median:.1f} % with accumulated statistics, {stored.median:.1f} % with running ones",
-            f"{accumulated.range}; {stored.range}",
-            n,
-            judge(n, whole=all(better), part=any(better)),
-        ),
+    rows = rows[rows["epochs"] >= EPOCHS]
+    stored, accumulated = _by_seed(rows, "eval"), _by_seed(rows, "accumulated")
+    mixed, by_label = (_by_seed(rows, "train", order, 256) for order in ORDERS)
+    lost = {
+        part.key: stats.effect(accumulated, _by_seed(rows, "train", "mixed", size)) for size, part in LOST.items()
     }
+    scatter = [(each - each.mean()).abs() for each in (accumulated, stored)]
+    values = {
+        "textbook-modes-1": lost,
+        "textbook-modes-2": {MISREAD.key: stats.effect(mixed, by_label)},
+        "textbook-modes-3": {AFTER.key: stats.effect(accumulated, _by_seed(rows, "after", "sorted"))},
+        "textbook-modes-4": {
+            BETTER.key: stats.effect(accumulated, stored), EVENER.key: stats.effect(*scatter, Scale.log),
+        },
+    }  # fmt: skip
+    return {claim: {key: criteria.single(of) for key, of in each.items()} for claim, each in values.items()}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -133,21 +127,23 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 def _of(rows: pd.DataFrame, mode: str, order: str = "mixed", size: int | None = None) -> Spread:
     """Accuracies in percent."""
+    return spread(_by_seed(rows, mode, order, size))
+
+
+def _by_seed(rows: pd.DataFrame, mode: str, order: str = "mixed", size: int | None = None) -> pd.Series[float]:
     part = rows[(rows["mode"] == mode) & (rows["order"] == order)]
     if size is not None:
         part = part[part["batch_size"] == size]
-    return spread(100 * part["accuracy"])
+    return 100 * part.set_index("seed")["accuracy"]
 
 
 def _training_mode(ax: Axes, rows: pd.DataFrame) -> None:
     train = rows[rows["mode"] == "train"]
     for order, line in ORDERS.items():
-        values = over_seeds(train[train["order"] == order].dropna(subset="percent"), ["batch_size"], "percent")
+        values = stats.over_seeds(train[train["order"] == order].dropna(subset="percent"), ["batch_size"], "percent")
         figures.band(ax, values, "batch_size", "batch", label=f"{order} order", ls=line, marker="o", ms=3)
-    reference = rows[rows["mode"] == "accumulated"]["percent"].median()
-    ax.axhline(reference, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
-    ax.annotate("evaluation, accumulated statistics", (0.99, reference), (0, 3), xycoords=ax.get_yaxis_transform(),
-                textcoords="offset points", ha="right", fontsize=7, color=figures.MUTED)  # fmt: skip
+    reference = rows[rows["mode"] == "accumulated"]["percent"].mean()
+    ax.axhline(reference, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), label="evaluation, accumulated statistics")
     sizes = sorted(train["batch_size"].unique())
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{size}" for size in sizes])
@@ -164,7 +160,8 @@ def _evaluations(ax: Axes, rows: pd.DataFrame) -> None:
         "after a forgetful\npass, sorted": ("after", "sorted"),
     }
     for index, (mode, order) in enumerate(ways.values()):
-        figures.seeds(ax, index, rows[(rows["mode"] == mode) & (rows["order"] == order)]["percent"], "batch")
+        figures.seeds(ax, index, rows[(rows["mode"] == mode) & (rows["order"] == order)]["percent"], "batch",
+                      scale=Scale.plain)  # fmt: skip
     ax.set_xticks(range(len(ways)), list(ways))
     ax.set_xlim(-0.5, len(ways) - 0.5)
     ax.grid(False, axis="x")

@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import effects, figures
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
 from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, Spread, over_seeds, spread
+from bnstudy.frames import DASH, spread
 
 # Where BN stands: its arm in the tables, colour and line.
 PLACES = {
@@ -22,13 +23,21 @@ PLACES = {
 HEADS = {True: "with the tutorial's last ReLU", False: "without it"}
 CAPPED = 0.05  # a class of ten that is never predicted costs ten points; half of that is the mark
 EPOCHS = 10
+BETTER = {
+    moment: Part("test accuracy with BN behind both less without", above=0, unit="points", at=f"the {moment} epoch")
+    for moment in ("first", "last")
+}
+WORSE = {
+    place: Part("training loss less that with both", above=0, at=f"BN {PLACES[place][0]}")
+    for place in ("norm2", "norm3")
+}
 
 TITLE = "A tutorial's network: BN behind two layers, one, or none"
 CAPTION = (
     "Convolutions of 10 and 20, dense layers of 50 and 10 on Fashion-MNIST, ReLU, learning rate 0.1, batches of 256. "
     "The tutorial's log-softmax is part of the loss; its ReLU on the classifier's outputs is kept in (a) and left out "
-    "in (b). Test accuracy after each epoch, median (line) and range over seeds (band). (c) Training loss in the last "
-    "epoch, one dot a run, filled: with the ReLU, hollow: without."
+    "in (b). Test accuracy after each epoch, mean (line) over seeds and 95 % interval (band). (c) Training loss in the "
+    "last epoch, one dot a run, filled: with the ReLU, hollow: without."
 )
 SWEEP = "textbook_tutorial"
 NEEDS = {"epochs": None}
@@ -37,19 +46,19 @@ WHERE = "a tutorial's network of two convolutions and two dense layers, BN behin
 CLAIMS = (
     Claim(
         id="textbook-partial-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN behind these two layers makes the network train faster and better.",
-        criterion="Without the last ReLU, BN at both places against none: median test accuracy after the first epoch "
-        "and after the last are both higher, the worst seed above the best (reproduced); the medians are so (partly).",
+        criterion=Criterion(tuple(BETTER.values()), partial=1, remark="Without the last ReLU."),
     ),
     Claim(
         id="textbook-partial-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Every layer's BN counts: with one of the two the network trains worse than with both.",
-        criterion="Without the last ReLU, median training loss in the last epoch: lower with both than with either "
-        "(reproduced), than with one of them (partly).",
+        criterion=Criterion(tuple(WORSE.values()), partial=1, remark="Without the last ReLU, last epoch."),
     ),
     Claim(
         id="textbook-partial-3",
@@ -75,38 +84,31 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     figures.panel(third, "c", "training loss in the last epoch")
 
 
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
+    rows = _plain(_named(frames["epochs"]))
+    rows = rows[rows["epochs"] >= EPOCHS]
+    moments = {"first": rows[rows["epoch"] == 1], "last": _last(rows)}
+
+    def at(moment: str, place: str, value: str) -> pd.Series:
+        return moments[moment][moments[moment]["place"] == place].set_index("seed")[value]
+
+    better = {m: stats.effect(at(m, "both", "test"), at(m, "none", "test")) for m in BETTER}
+    last = {place: at("last", place, "train_loss") for place in PLACES}
+    return {
+        "textbook-partial-1": {part.key: criteria.single(better[moment]) for moment, part in BETTER.items()},
+        "textbook-partial-2": {
+            part.key: criteria.single(stats.effect(last[place], last["both"])) for place, part in WORSE.items()
+        },
+    }
+
+
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     rows = _named(frames["epochs"])
-    last, first = _last(rows), rows[rows["epoch"] == 1]
+    last = _last(rows)
     n = _seeds(last) if last["epoch"].min() >= EPOCHS else 0
-    moments = ("after one epoch", "after the last")
-    tests = [{place: _of(each, place, "test") for place in ("both", "none")} for each in (first, last)]
-    clear = [each["both"].low > each["none"].high for each in tests]
-    higher = [each["both"].median > each["none"].median for each in tests]
-    losses = {place: _of(last, place, "train_loss") for place in PLACES}
-    better = [losses["both"].median < losses[place].median for place in ("norm2", "norm3")]
     gaps = _gaps(last)
     lost = gaps >= 100 * CAPPED
     return {
-        "textbook-partial-1": Evidence(
-            "; ".join(
-                f"{each['both'].median:.1f} % with both, {each['none'].median:.1f} % without, {when}"
-                for each, when in zip(tests, moments, strict=True)
-            ),
-            "; ".join(f"{each['both'].range}, {each['none'].range}" for each in tests),
-            n,
-            judge(n, whole=all(clear), part=all(higher)),
-            arms=tuple(
-                effects.arms(plain[plain["place"].isin(["both", "none"])], "test", f"test accuracy (%) {when}")
-                for plain, when in zip(map(_plain, (first, last)), moments, strict=True)
-            ),
-        ),
-        "textbook-partial-2": Evidence(
-            ", ".join(f"{losses[place].median:.3f} {PLACES[place][0]}" for place in PLACES),
-            "; ".join(losses[place].range for place in PLACES),
-            n,
-            judge(n, whole=all(better), part=any(better)),
-        ),
         "textbook-partial-3": Evidence(
             f"in {int(lost.sum())} of {len(lost)} pairs",
             f"{spread(gaps).range} points" if len(gaps) else "",
@@ -143,11 +145,6 @@ def _plain(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[~rows["rectified_outputs"].astype(bool)]
 
 
-def _of(rows: pd.DataFrame, place: str, value: str) -> Spread:
-    """Without the last ReLU."""
-    return spread(_plain(rows[rows["place"] == place])[value])
-
-
 def _gaps(last: pd.DataFrame) -> pd.Series[float]:
     """Points of training accuracy that the last ReLU costs, by place and seed."""
     wide = last.pivot(index=["place", "seed"], columns="rectified_outputs", values="train")
@@ -161,9 +158,9 @@ def _seeds(last: pd.DataFrame) -> int:
 
 def _curves(ax: Axes, rows: pd.DataFrame) -> None:
     for place, (where, colour, line) in PLACES.items():
-        part = over_seeds(rows[rows["place"] == place], ["epoch"], "test")
+        part = stats.over_seeds(rows[rows["place"] == place], ["epoch"], "test")
         ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.13, lw=0)
-        ax.plot(part["epoch"], part["median"], color=colour, ls=line, marker="o", ms=2.5, label=where)
+        ax.plot(part["epoch"], part["mean"], color=colour, ls=line, marker="o", ms=2.5, label=where)
     ax.set_xlabel("epoch")
 
 

@@ -8,20 +8,30 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, Spread, over_seeds, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import DASH, spread
+from bnstudy.stats import Scale
 
 CHAPTER = 0.1  # the chapter's weight of the new value
 PLACES = {"*": "BN behind all four layers", "norm1,norm2": "BN behind the convolutions alone"}
 LINES = {0.5: ":", 0.1: "-", 0.01: "--"}
 EPOCHS = 10
+AGAIN = Part("jumpiness with re-estimated statistics over that with running ones", below=1 / 3, scale=Scale.log)
+CONVS = Part("jumpiness with BN behind the convolutions alone over that with BN everywhere", below=1 / 3,
+             scale=Scale.log)  # fmt: skip
+LAG = {
+    weight: Part("jumpiness over that at the next larger weight of the new value", above=1, scale=Scale.log,
+                 at=f"weight {weight:g}")
+    for weight in (0.01, 0.1)
+}  # fmt: skip
 
 TITLE = "Why the test accuracy jumps"
 CAPTION = (
     "LeNet with BN on Fashion-MNIST, learning rate 1. (a, b) Test accuracy after each epoch with running statistics, "
     "by the weight of the new value in them; violet: with statistics re-estimated on 20 batches of 500 training images "
-    "(weight 0.1). Median (line) and range over seeds (band). (c) A run's jumpiness: the mean absolute change "
+    "(weight 0.1). Mean (line) over seeds and 95 % interval (band). (c) A run's jumpiness: the mean absolute change "
     "of its test accuracy from epoch to epoch, from the third on; one dot a run; filled: running, hollow: re-estimated."
 )
 SWEEP = "textbook_statistics"
@@ -31,27 +41,27 @@ WHERE = "Dive into Deep Learning, Batch Normalization; a report of its readers t
 CLAIMS = (
     Claim(
         id="textbook-statistics-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="The jumps are those of the running statistics: re-estimated at the same weights, there are none.",
-        criterion=f"BN everywhere, weight {CHAPTER}: median jumpiness with re-estimated statistics at most a third of "
-        "that with running ones (reproduced), at most two thirds (partly).",
+        criterion=Criterion((AGAIN,), partial=(Part(AGAIN.of, below=2 / 3, scale=Scale.log),), remark="Weight 0.1."),
     ),
     Claim(
         id="textbook-statistics-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Statistics that lag further behind worsen it.",
-        criterion="BN everywhere: median jumpiness falls from weight 0.01 over 0.1 to 0.5 (reproduced); that at 0.01 "
-        "alone is above that at 0.5 (partly).",
+        criterion=Criterion(tuple(LAG.values()), partial=1, remark="BN everywhere."),
     ),
     Claim(
         id="textbook-statistics-3",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="Without BN behind the dense layers the curve is steady.",
-        criterion=f"Weight {CHAPTER}: median jumpiness with BN behind the convolutions alone at most a third of that "
-        "with BN everywhere (reproduced), at most two thirds (partly).",
+        criterion=Criterion((CONVS,), partial=(Part(CONVS.of, below=2 / 3, scale=Scale.log),), remark="Weight 0.1."),
     ),
 )
 
@@ -69,24 +79,19 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     figures.panel(third, "c", "change from epoch to epoch")
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     rows = _percent(frames["modes"])
-    found = jumps(rows)
-    counts = rows[rows["epoch"] >= EPOCHS].groupby(["norm_where", "norm_momentum", "mode"])["seed"].nunique()
-    n = int(counts.min()) if len(counts) == 2 * len(PLACES) * len(LINES) else 0
-    by_weight = {weight: _of(found, "*", weight, "eval") for weight in LINES}
-    running, again = by_weight[CHAPTER], _of(found, "*", CHAPTER, "accumulated")
-    convs = _of(found, "norm1,norm2", CHAPTER, "eval")
-    medians = [by_weight[weight].median for weight in sorted(LINES)]
+    found = jumps(rows[rows["epochs"] >= EPOCHS])
+    running = {weight: _of(found, "*", weight, "eval") for weight in LINES}
+    lag = {
+        part.key: criteria.single(stats.effect(running[weight], running[larger], Scale.log))
+        for (weight, part), larger in zip(LAG.items(), (0.1, 0.5), strict=True)
+    }
+    again, convs = _of(found, "*", CHAPTER, "accumulated"), _of(found, "norm1,norm2", CHAPTER, "eval")
     return {
-        "textbook-statistics-1": _fewer(running, again, ("running", "re-estimated"), n),
-        "textbook-statistics-2": Evidence(
-            ", ".join(f"{by_weight[weight].median:.2f} at {weight}" for weight in sorted(LINES)) + " points an epoch",
-            "; ".join(by_weight[weight].range for weight in sorted(LINES)),
-            n,
-            judge(n, whole=medians[0] > medians[1] > medians[2], part=medians[0] > medians[2]),
-        ),
-        "textbook-statistics-3": _fewer(running, convs, ("with BN everywhere", "behind the convolutions"), n),
+        "textbook-statistics-1": {AGAIN.key: criteria.single(stats.effect(again, running[CHAPTER], Scale.log))},
+        "textbook-statistics-2": lag,
+        "textbook-statistics-3": {CONVS.key: criteria.single(stats.effect(convs, running[CHAPTER], Scale.log))},
     }
 
 
@@ -94,7 +99,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     found = jumps(_percent(frames["modes"]))
     return [
         Comparison(f"change an epoch (points), weight {weight}, {mode}, {where}", DASH, DASH,
-                   str(_of(found, where, weight, mode)), DASH)
+                   str(spread(_of(found, where, weight, mode))), DASH)
         for where in PLACES for weight in LINES for mode in ("eval", "accumulated")
     ]  # fmt: skip
 
@@ -107,33 +112,25 @@ def jumps(rows: pd.DataFrame) -> pd.DataFrame:
     return late.assign(jump=change).groupby(keys, observed=True, as_index=False)[["jump"]].mean()
 
 
-def _fewer(before: Spread, after: Spread, names: tuple[str, str], n: int) -> Evidence:
-    return Evidence(
-        f"{before.median:.2f} points an epoch {names[0]}, {after.median:.2f} {names[1]}",
-        f"{before.range}; {after.range}",
-        n,
-        judge(n, whole=3 * after.median <= before.median, part=3 * after.median <= 2 * before.median),
-    )
-
-
 def _percent(modes: pd.DataFrame) -> pd.DataFrame:
     """With `percent`, the accuracy, and `epoch`, the looks of a run being one an epoch."""
     epoch = modes.groupby(["run_id", "mode"], observed=True)["step"].rank().astype(int)
     return modes.assign(percent=100 * modes["accuracy"], epoch=epoch)
 
 
-def _of(found: pd.DataFrame, where: str, weight: float, mode: str) -> Spread:
+def _of(found: pd.DataFrame, where: str, weight: float, mode: str) -> pd.Series[float]:
+    """By seed."""
     at = (found["norm_where"] == where) & (found["norm_momentum"] == weight) & (found["mode"] == mode)
-    return spread(found[at]["jump"])
+    return found[at].set_index("seed")["jump"]
 
 
 def _curves(ax: Axes, rows: pd.DataFrame) -> None:
     kinds = [(weight, "eval", figures.COLOURS["batch"], line, f"{weight}") for weight, line in LINES.items()]
     kinds += [(CHAPTER, "accumulated", figures.OTHER, "-", "re-estimated")]
     for weight, mode, colour, line, label in kinds:
-        part = over_seeds(rows[(rows["norm_momentum"] == weight) & (rows["mode"] == mode)], ["epoch"], "percent")
+        part = stats.over_seeds(rows[(rows["norm_momentum"] == weight) & (rows["mode"] == mode)], ["epoch"], "percent")
         ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.12, lw=0)
-        ax.plot(part["epoch"], part["median"], color=colour, ls=line, marker="o", ms=2.5, label=label)
+        ax.plot(part["epoch"], part["mean"], color=colour, ls=line, marker="o", ms=2.5, label=label)
     ax.set_xlabel("epoch")
 
 

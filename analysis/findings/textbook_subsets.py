@@ -8,21 +8,27 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, MINUS, Interval, accuracies, interval, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Claim, Comparison
+from bnstudy.frames import DASH, accuracies, spread
+from bnstudy.stats import Scale
 
 SITES = ("norm1", "norm2", "norm3", "norm4")
 LAYERS = {"norm1": "conv1", "norm2": "conv2", "norm3": "dense1", "norm4": "dense2"}
-SIDES = ("train", "test")
 CELLS = 2 ** len(SITES)
+LEFT_OUT = {
+    site: Part("what BN behind the layer adds to the training accuracy where the other three have it", above=0,
+               unit="points", at=name)
+    for site, name in LAYERS.items()
+}  # fmt: skip
+BEST_ALONE = Part("share of the gain of all four that BN behind the best single layer gives", above=0.8)
 
 TITLE = "BN in every layer, or only in some"
 CAPTION = (
-    "LeNet on Fashion-MNIST, learning rate 1, three epochs. (a) Test accuracy with BN behind the layers that are "
-    "filled in below; one dot a run, bar: median; orange: none. (b) What BN behind a layer gives on average over all "
-    "subsets of the others, training accuracy in the last epoch (filled) and test accuracy (hollow), with 95 % "
-    "intervals over seeds (Student's t)."
+    "LeNet on Fashion-MNIST, learning rate 1, three epochs. (a) Training accuracy in the last epoch with BN behind the "
+    "layers that are filled in below; one dot a run, bar: mean with 95 % interval; orange: none. (b) What BN behind a "
+    "layer adds to it where the other three have it, with 95 % intervals over seeds."
 )
 SWEEP = "textbook_subsets"
 NEEDS = {"runs": "status in ('completed', 'diverged')"}
@@ -31,19 +37,23 @@ WHERE = "Dive into Deep Learning, Batch Normalization, exercise: is BN needed in
 CLAIMS = (
     Claim(
         id="textbook-subsets-1",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN is needed in every layer: each one's adds to the training accuracy.",
-        criterion="95 % interval of the main effect on training accuracy above 0: for all four layers (reproduced), "
-        "for at least one (partly).",
+        criterion=Criterion(tuple(LEFT_OUT.values()), partial=1, remark="All four less all but this one, by seed."),
     ),
     Claim(
         id="textbook-subsets-2",
+        origin="course",
         where=WHERE,
         scale="textbook",
         says="BN behind one layer alone gives most of the gain.",
-        criterion="Gain in median training accuracy over no BN: the best single layer's is at least 80 % of that of "
-        "all four (reproduced), at least half (partly).",
+        criterion=Criterion(
+            (BEST_ALONE,),
+            partial=(Part(BEST_ALONE.of, above=0.5),),
+            remark="Of the gain in training accuracy over no BN, seed by seed; the best layer is that of highest mean.",
+        ),
     ),
 )
 
@@ -52,11 +62,12 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     runs = _named(frames["runs"])
     cells, effects = fig.subplots(1, 2, width_ratios=(2.4, 1))
     order = sorted(runs["places"].unique(), key=lambda places: (len(places), places))
-    floor = runs["test"].min() - 2
+    floor = runs["train"].min() - 2
     for x, places in enumerate(order):
-        figures.seeds(cells, x, runs[runs["places"] == places]["test"], "batch" if places else "none")
+        figures.seeds(cells, x, runs[runs["places"] == places]["train"], "batch" if places else "none",
+                      scale=Scale.plain)  # fmt: skip
     low = max(floor, 0.0)
-    step = (runs["test"].max() - low) * 0.06
+    step = (runs["train"].max() - low) * 0.06
     for row, site in enumerate(SITES):
         y = low - (row + 0.5) * step
         for x, places in enumerate(order):
@@ -65,42 +76,38 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         cells.text(-0.6, y, LAYERS[site], ha="right", va="center", fontsize=7)
     cells.set_xticks([])
     cells.set_xlim(-2.4, len(order) - 0.3)
-    cells.set_ylabel("test accuracy (%)")
+    cells.set_ylabel("training accuracy (%)")
     cells.set_yticks([tick for tick in cells.get_yticks() if low + step <= tick <= 100])
-    cells.set_ylim(low - (len(SITES) + 0.3) * step, runs["test"].max() + step)
-    figures.panel(cells, "a", "test accuracy by subset")
-    figures.effects(effects, {LAYERS[site]: {side: _effect(runs, site, side) for side in SIDES} for site in SITES})
-    figures.panel(effects, "b", "main effects")
+    cells.set_ylim(low - (len(SITES) + 0.3) * step, runs["train"].max() + step)
+    figures.panel(cells, "a", "training accuracy by subset")
+    for row, site in enumerate(SITES):
+        of = stats.interval(_left_out(runs, site, "train"))
+        effects.plot([of.low, of.high], [row, row], color=figures.INK, lw=1.4)
+        effects.plot([of.mean], [row], "o", color=figures.INK, ms=5)
+    effects.axvline(0, color=figures.MUTED, lw=0.9)
+    effects.set_yticks(range(len(SITES)), list(LAYERS.values()))
+    effects.set_ylim(len(SITES) - 0.5, -0.5)
+    effects.set_xlabel("points of training accuracy")
+    figures.panel(effects, "b", "what one of four adds")
     handles = [
         *figures.arm_entries("o"),
         figures.entry("BN behind this layer (a)", "s", colour=figures.INK),
-        *figures.effect_entries("(b)"),
+        figures.entry("95 % interval (b)", colour=figures.INK, lw=1.4),
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = _named(frames["runs"])
-    n = int((runs.groupby("seed")["places"].nunique() == CELLS).sum())
-    effects = {site: _effect(runs, site, "train") for site in SITES}
-    above = [found.above_zero for found in effects.values()]
-    medians = runs.groupby("places")["train"].median()
-    gains = {site: medians.get((site,), float("nan")) - medians.get((), float("nan")) for site in SITES}
-    whole = medians.get(SITES, float("nan")) - medians.get((), float("nan"))
-    best = max(gains, key=lambda site: gains[site])
+    none = _of(runs, (), "train")
+    gains = {site: stats.effect(_of(runs, (site,), "train"), none) for site in SITES}
+    whole = stats.effect(_of(runs, SITES, "train"), none)
+    best = max(gains, key=lambda site: gains[site].mean())
     return {
-        "textbook-subsets-1": Evidence(
-            ", ".join(f"{LAYERS[site]} {found.mean:+.1f}" for site, found in effects.items()).replace("-", MINUS),
-            "; ".join(f"{found.low:.1f} to {found.high:.1f}" for found in effects.values()).replace("-", MINUS),
-            n,
-            judge(n, whole=all(above), part=any(above)),
-        ),
-        "textbook-subsets-2": Evidence(
-            f"{gains[best]:.1f} points behind {LAYERS[best]} alone, {whole:.1f} with all".replace("-", MINUS),
-            "; ".join(f"{LAYERS[site]} {gain:.1f}" for site, gain in gains.items()).replace("-", MINUS),
-            n,
-            judge(n, whole=whole > 0 and gains[best] >= 0.8 * whole, part=whole > 0 and gains[best] >= 0.5 * whole),
-        ),
+        "textbook-subsets-1": {
+            part.key: criteria.single(_left_out(runs, site, "train")) for site, part in LEFT_OUT.items()
+        },
+        "textbook-subsets-2": {BEST_ALONE.key: criteria.single(gains[best] / whole)},
     }
 
 
@@ -121,9 +128,12 @@ def _named(runs: pd.DataFrame) -> pd.DataFrame:
     return accuracies(runs).assign(places=places)
 
 
-def _effect(runs: pd.DataFrame, site: str, side: str) -> Interval:
-    """Mean accuracy with BN at the site minus that without, seed by seed, over seeds that have all subsets."""
-    whole = runs[runs.groupby("seed")["places"].transform("nunique") == CELLS]
-    there = whole["places"].map(lambda places: site in places).astype(bool)
-    means = [whole[chosen].groupby("seed")[side].mean() for chosen in (there, ~there)]
-    return interval(means[0] - means[1])
+def _of(runs: pd.DataFrame, places: tuple[str, ...], side: str) -> pd.Series[float]:
+    """Accuracies by seed with BN behind just these layers."""
+    return runs[[each == places for each in runs["places"]]].set_index("seed")[side]
+
+
+def _left_out(runs: pd.DataFrame, site: str, side: str) -> pd.Series[float]:
+    """Accuracy with BN behind all four layers less that with BN behind the others, seed by seed."""
+    others = tuple(each for each in SITES if each != site)
+    return stats.effect(_of(runs, SITES, side), _of(runs, others, side))

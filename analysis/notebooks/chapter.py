@@ -13,8 +13,9 @@
 # `batch_size` what a mini-batch is to BN and what else could stand in its place.
 #
 # The numbers are those of the tables in `results/tables`, made by `make textbook PRESET=full`: five networks an arm,
-# each from another seed. Nothing is trained here. Below each figure stand the claims, with the criterion that was
-# written down before the measurement; *not reproduced* is as much a result as *reproduced*.
+# each from another seed. Nothing is trained here. Below each figure stand the claims, each with its criterion, which
+# says so where it was laid down after a look, and with what the verdict is given; *not reproduced* is as much a
+# result as *reproduced*.
 
 # %%
 from bnstudy.notebook import show

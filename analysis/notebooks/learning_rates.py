@@ -6,8 +6,8 @@
 # BN should be no better than one without; and of two networks with BN the one with the larger rate should be better,
 # and overfit less.
 #
-# Every cell below draws a figure from the tables in this repository and judges its claims by criteria that were
-# written down before the measurement. Blue is with BN, orange without.
+# Every cell below draws a figure from the tables in this repository and judges its claims by criteria, which say
+# so where they were laid down after a look. Blue is with BN, orange without.
 
 # %%
 from bnstudy.notebook import show

@@ -18,11 +18,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from bnstudy import files
-from bnstudy.frames import Interval, Origin
+from bnstudy import files, stats
+from bnstudy.frames import Origin
+from bnstudy.stats import Interval, Scale
 
 COLOURS = {"batch": "#1F5C99", "none": "#D9661F"}  # blue and orange: distinct in every common colour blindness
 OTHER = "#7A4FA3"  # an arm that is neither
+NORMS = {  # of every norm, the same in every figure (after Tol's muted palette, none of it near the two arms)
+    "batch": "#1F5C99", "none": "#D9661F", "frozen": "#6699CC", "batch_scratch": "#882255", "batch_renorm": "#AA4499",
+    "group": "#117733", "layer": "#999933", "instance": "#44AA99", "whitening": "#332288",
+    "probability_integral": "#661100", "dropout": "#888888", "ghost_batch": "#1F5C99", "noisy_batch": "#7A4FA3",
+}  # fmt: skip
 TINTS = {"batch": "#BCD3EA", "none": "#F7D2B8"}  # the range over seeds, and bars
 LABELS = {"batch": "with BN", "none": "without BN"}
 PLACES: Mapping[str, tuple[str, str, Any]] = {  # where BN sits (`frames.placed`): label, colour, dashes
@@ -83,10 +89,12 @@ def panel(ax: Axes, letter: str, title: str) -> None:
 
 
 def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None = None, **line: Any) -> None:
-    """Median over seeds as a line, smallest to largest as a band (columns x, median, low, high)."""
+    """The centre over seeds as a line, with its band: columns x, low, high, and mean (its 95 % interval being the band,
+    see `stats.over_seeds`) or median (the smallest to the largest value being the band)."""
     rows = frame.sort_values(x)
+    centre = "mean" if "mean" in rows else "median"
     ax.fill_between(rows[x], rows["low"], rows["high"], color=COLOURS[arm], alpha=0.22, linewidth=0)
-    ax.plot(rows[x], rows["median"], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
+    ax.plot(rows[x], rows[centre], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
 
 
 def plain_log(ax: Axes, which: str = "y") -> None:
@@ -175,16 +183,35 @@ def effects(ax: Axes, found: Mapping[str, Mapping[str, Interval]]) -> None:
     ax.set_xlabel("points of accuracy")
 
 
-def seeds(ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05) -> None:
-    """One dot a seed, side by side around `x`, and a bar at their median."""
+def seeds(
+    ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05, scale: Scale | None = None, colour: str = ""
+) -> None:
+    """One dot a seed, side by side around `x`, and a bar: at their median, or with `scale` at their mean on that scale,
+    with its 95 % interval. Many seeds take no more room than eight. `colour`: instead of the arm's."""
     values = pd.Series(values, dtype=float).dropna().to_numpy()
     if len(values) == 0:
         return
+    colour = colour or COLOURS[arm]
+    spacing = min(spacing, 7 * spacing / max(1, len(values) - 1))
     offsets = [(i - (len(values) - 1) / 2) * spacing for i in range(len(values))]
-    ax.plot([x + o for o in offsets], values, "o", color=COLOURS[arm], ms=4, mew=0, alpha=0.85, zorder=4)
+    ax.plot([x + o for o in offsets], values, "o", color=colour, ms=4 if len(values) < 12 else 2.6, mew=0, alpha=0.85,
+            zorder=4)  # fmt: skip
     half = max(0.13, spacing * len(values) / 2)
-    median = float(pd.Series(values).median())
-    ax.plot([x - half, x + half], [median] * 2, color=COLOURS[arm], lw=2, solid_capstyle="butt", zorder=3)
+    if scale is None:
+        centre = float(np.median(values))
+    else:
+        of = stats.interval(values, scale)
+        centre = of.mean
+        if of.n > 1:
+            ax.fill_between([x - half, x + half], of.low, of.high, color=colour, alpha=0.25, lw=0, zorder=2)
+    ax.plot([x - half, x + half], [centre] * 2, color=colour, lw=2, solid_capstyle="butt", zorder=3)
+
+
+def estimate(ax: Axes, x: float, of: Interval, colour: str, *, filled: bool = True, ms: float = 5) -> None:
+    """A mean over seeds as a dot with its 95 % interval."""
+    if of.n > 1:
+        ax.plot([x, x], [of.low, of.high], color=colour, lw=1.3, zorder=6)
+    ax.plot([x], [of.mean], "o", color=colour, mfc=colour if filled else "white", ms=ms, mew=1.1, zorder=7)
 
 
 def stages(ax: Axes) -> None:

@@ -162,41 +162,6 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(float(np.median(array)), float(array.min()), float(array.max()), int(array.size))
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over n seeds with its 95 % confidence interval (Student's t); without one where n is 1."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def above_zero(self) -> bool:
-        return self.low > 0
-
-    @property
-    def below_zero(self) -> bool:
-        return self.high < 0
-
-
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them, the expansion around the normal one.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-def interval(values: Iterable[float]) -> Interval:
-    """Of the values that are defined, one a seed: mean +- t s / sqrt(n)."""
-    array = np.asarray(list(values), dtype=np.float64)
-    array = array[~np.isnan(array)]
-    n = len(array)
-    if n < 2:
-        return Interval(float(array[0]) if n else math.nan, math.nan, math.nan, n)
-    z, nu = 1.959964, n - 1
-    t = _T[nu - 1] if nu <= len(_T) else z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
-    mean, half = float(array.mean()), float(t * array.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
-
-
 def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
     """Columns `by`, median, low, high and n of `value` over the rows that share them; NaN values are left out."""
     grouped = frame.groupby(by, observed=True)[value]

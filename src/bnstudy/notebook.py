@@ -38,11 +38,14 @@ class Exhibit:
         if self.problem:
             return f"<p><b>{escape(self.title)}</b>: not run ({escape(self.problem)})</p>"
         image = base64.b64encode(self.png).decode("ascii")
-        head = "".join(f"<th>{name}</th>" for name in ("claim", "criterion", "measured", "spread", "n", "verdict"))
+        names = ("claim", "criterion", "measured", "95 % interval", "n", "verdict", "given")
+        head = "".join(f"<th>{name}</th>" for name in names)
         body = "".join(
             f"<tr><td><b>{escape(r.id)}</b> {escape(r.says)}</td><td>{escape(r.criterion)}</td>"
             f"<td>{escape(r.measured)}</td><td>{escape(r.spread)}</td><td>{r.n}</td><td><b>{escape(r.verdict)}</b>"
-            f"{'<br>' + escape(r.explanation) if r.explanation else ''}</td></tr>"
+            f"{'<br>' + escape(r.reason) if r.reason else ''}"
+            f"{'<br>' + escape(r.explanation) if r.explanation else ''}</td>"
+            f"<td>{escape('; '.join(part for part in (r.given, r.calibrated) if part))}</td></tr>"
             for r in self.rows
         )
         return (

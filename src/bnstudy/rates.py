@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import bracket, effects, figures
-from bnstudy.findings import Comparison, Evidence, judge
-from bnstudy.frames import ARMS, DASH, arms, number, over_seeds, spread
+from bnstudy import bracket, criteria, figures, stats
+from bnstudy.criteria import Criterion, Part, Sample
+from bnstudy.findings import Comparison
+from bnstudy.frames import ARMS, DASH, arms, number, spread
+from bnstudy.stats import Scale
 
 FACTOR = 1.25  # to which the searches of the sweeps narrow a bracket
 CHANCE = 10.0  # accuracy (%) of guessing among ten classes
@@ -36,46 +37,33 @@ def edges(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "low", "high", "islands", "told"])
 
 
-def apart(cells: pd.DataFrame) -> tuple[int, bool, float]:
-    """How many seeds both arms have; whether in each the bracket without BN lies wholly below that with BN; how many
-    times larger the median `low` with BN is than that without."""
-    wide = cells.pivot(index="seed", columns="norm", values=["low", "high"])
-    wide = wide.reindex(columns=pd.MultiIndex.from_product([["low", "high"], ARMS])).dropna()
-    with_bn, without = wide["low", "batch"], wide[["low", "high"]].xs("none", axis=1, level=1)
-    below = (with_bn > 0) & ((without["high"] <= with_bn) | (without["low"] == 0))
-    medians = with_bn.median(), without["low"].median()
-    ratio = medians[0] / medians[1] if medians[1] else math.inf if medians[0] else math.nan
-    return len(wide), bool(len(wide)) and bool(below.all()), float(ratio)
-
-
-def evidence(cells: pd.DataFrame, factor: float = 10) -> Evidence:
-    """Whether in every seed training ends earlier without BN, and by this `factor` (the whole criterion)."""
-    n, below, ratio = apart(cells)
-    brackets = [cells[cells["norm"] == arm] for arm in ARMS]
-    return Evidence(
-        measured=f"{told(brackets[0])} with BN, {told(brackets[1])} without",
-        spread=f"medians a factor of {number(ratio)} apart",
-        n=n,
-        verdict=judge(n, whole=below and ratio >= factor, part=below),
-        arms=effects.arms(cells, "low", "largest rate that trains", ratio=True),
+def wider(factor: float = 10) -> Criterion:
+    """That the largest rate that trains is larger with BN, by this factor; a part: by more than the search resolves."""
+    of = "largest rate that trains with BN over that without"
+    return Criterion(
+        (Part(of, above=factor, scale=Scale.log),),
+        partial=(Part(of, above=FACTOR, scale=Scale.log),),
+        remark=f"Lower ends of the brackets, seed by seed; a bracket's ends are at most a factor of {FACTOR} apart.",
     )
 
 
-def depth_evidence(cells: pd.DataFrame) -> Evidence:
-    """Whether the largest rate at which every seed trains falls from the shallowest network to the deepest (a part of
-    the criterion), and from none to the next rises by more than what the search resolves (the whole)."""
-    worst = cells.groupby("depth")["low"].min()
-    values = worst.to_numpy()
-    falls = len(values) > 1 and values[-1] * FACTOR < values[0]
-    rises = any(after > FACTOR * before for before, after in itertools.pairwise(values))
-    by_depth = cells.groupby("depth")["low"].agg(["min", "max"])
-    return Evidence(
-        measured=", ".join(number(value) if value else "none" for value in values)
-        + f" at depth {', '.join(str(depth) for depth in worst.index)}",
-        spread="single seeds " + ", ".join(f"{number(low)} to {number(high)}" for low, high in by_depth.to_numpy()),
-        n=seeds(cells),
-        verdict=judge(seeds(cells), whole=falls and not rises, part=falls),
-    )
+def limits(cells: pd.DataFrame) -> dict[str, Sample]:
+    """What `wider` asks for."""
+    part = wider().full[0]
+    return {part.key: criteria.compared(cells, "low", Scale.log, of="batch")}
+
+
+FALLS = Part("slope of the log of the largest rate that trains on the log of depth, without BN", below=0)
+
+
+def by_depth(cells: pd.DataFrame) -> dict[str, Sample]:
+    """What `FALLS` asks for: by seed that has every depth, over those at which some rate trains."""
+    cells = cells[cells.groupby("seed")["depth"].transform("nunique") == cells["depth"].nunique()]
+    slopes = {
+        seed: stats.slope(np.log(part["depth"]), np.log(part["low"]))
+        for seed, part in cells[cells["low"] > 0].groupby("seed")
+    }
+    return {FALLS.key: criteria.single(pd.Series(slopes, dtype=float))}
 
 
 def told(cells: pd.DataFrame) -> str:
@@ -94,7 +82,7 @@ def seeds(cells: pd.DataFrame) -> int:
 
 
 def accuracies(ax: Axes, runs: pd.DataFrame) -> None:
-    """Final test accuracy by rate, a mark a run by its outcome; line: on the grid, median of those that last.
+    """Final test accuracy by rate, a mark a run by its outcome; line: on the grid, mean of those that last.
 
     Those that diverged have none: their numbers stand below the axis.
     """
@@ -102,8 +90,8 @@ def accuracies(ax: Axes, runs: pd.DataFrame) -> None:
     for arm, part in arms(runs.assign(percent=100 * runs["final_test_accuracy"])).items():
         colour = figures.COLOURS[arm]
         alive = part[(part["outcome"] != "diverged") & part["lr"].isin(grid(part)["lr"])]
-        medians = over_seeds(alive, ["lr"], "percent")
-        ax.plot(medians["lr"], medians["median"], color=colour, lw=1.2)
+        means = stats.over_seeds(alive, ["lr"], "percent")
+        ax.plot(means["lr"], means["mean"], color=colour, lw=1.2)
         for outcome, marker, face in (("trained", "o", colour), ("stalled", "v", "white")):
             rows = part[part["outcome"] == outcome]
             ax.plot(rows["lr"], rows["percent"], marker, color=colour, mfc=face, ms=4, mew=1, ls="")
@@ -118,8 +106,8 @@ def gaps(ax: Axes, runs: pd.DataFrame) -> None:
     trained = runs[runs["outcome"] == "trained"]
     trained = trained.assign(gap=100 * (trained["final_train_accuracy"] - trained["final_test_accuracy"]))
     for arm, part in arms(trained).items():
-        medians = over_seeds(part[part["lr"].isin(grid(runs)["lr"])], ["lr"], "gap")
-        ax.plot(medians["lr"], medians["median"], color=figures.COLOURS[arm], lw=1.2)
+        means = stats.over_seeds(part[part["lr"].isin(grid(runs)["lr"])], ["lr"], "gap")
+        ax.plot(means["lr"], means["mean"], color=figures.COLOURS[arm], lw=1.2)
         ax.plot(part["lr"], part["gap"], "o", color=figures.COLOURS[arm], ms=4, mew=0, ls="")
     ax.set_ylabel("training minus test accuracy (points)")
     _axis(ax, runs)
@@ -130,9 +118,11 @@ def divergences(ax: Axes, runs: pd.DataFrame) -> None:
     for arm, part in arms(runs[runs["outcome"] == "diverged"]).items():
         ax.plot(part["lr"], part["diverged_step"] + 1, "x", color=figures.COLOURS[arm], ms=4.5, mew=1.3, ls="")
     if (runs["outcome"] == "diverged").any():
-        ax.set_yscale("log")
-    else:
-        ax.text(0.5, 0.5, "no run diverged", transform=ax.transAxes, ha="center", color=figures.MUTED)
+        figures.plain_log(ax)
+    quiet = [arm for arm, part in arms(runs).items() if not (part["outcome"] == "diverged").any()]
+    for place, arm in enumerate(quiet):
+        ax.text(0.02, 0.04 + 0.07 * place, f"{figures.LABELS[arm]}: no run diverged", transform=ax.transAxes,
+                fontsize=7.5, color=figures.COLOURS[arm])  # fmt: skip
     ax.set_ylabel("update that diverged (1: the first)")
     _axis(ax, runs)
 
@@ -176,24 +166,29 @@ def grid_figure(fig: Figure, runs: pd.DataFrame) -> None:
 
 
 def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
-    """Two panels: training accuracies by rate, and the bracket of each seed, both by depth."""
-    left, right = fig.subplots(1, 2)
+    """Training accuracies by rate, a panel a depth, and the bracket of each seed by depth."""
     depths = sorted(runs["depth"].unique())
-    left.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
-    for depth, shade in zip(depths, mpl.colormaps["Oranges"](np.linspace(0.4, 1, len(depths))), strict=True):
-        part = runs[runs["depth"] == depth]
+    rows = [depths[:3], depths[3:6]]
+    layout: Any = [[str(depth) for depth in row] + [" "] * (3 - len(row)) + ["ends"] * 3 for row in rows]
+    panels = fig.subplot_mosaic(layout, empty_sentinel=" ", sharex=False)
+    for place, depth in enumerate(depths):
+        ax, part = panels[str(depth)], runs[runs["depth"] == depth]
+        ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
         part = part.assign(percent=(100 * part["final_train_accuracy"]).where(part["outcome"] != "diverged", 0.0))
-        medians = over_seeds(grid(part), ["lr"], "percent")
-        left.plot(medians["lr"], medians["median"], color=shade, lw=1.3, label=f"{depth} layers")
-        left.plot(part["lr"], part["percent"], "o", color=shade, ms=2.6, mew=0)
-    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(depths))
-    left.set_ylabel("training accuracy (%), diverged: 0")
-    left.set_ylim(-2, 100)
-    _axis(left, runs)
-    figures.panel(left, "a", "training accuracy in the last epoch")
-    brackets(right, edges(runs, ["norm", "depth", "seed"]), "depth")
-    right.set_xlabel("weight layers")
-    figures.panel(right, "b", "where training ends, a bar a seed")
+        for arm, of in arms(part).items():
+            means = stats.over_seeds(grid(of), ["lr"], "percent")
+            ax.plot(means["lr"], means["mean"], color=figures.COLOURS[arm], lw=1.3)
+            ax.plot(of["lr"], of["percent"], "o", color=figures.COLOURS[arm], ms=3, mew=0, alpha=0.8)
+        ax.set_ylim(-2, 100)
+        _axis(ax, runs)
+        ax.minorticks_off()
+        if place % 3 == 0:
+            ax.set_ylabel("training accuracy (%)\ndiverged: 0")
+        figures.panel(ax, "abcdef"[place], f"{depth} layers")
+    ends = panels["ends"]
+    brackets(ends, edges(runs, ["norm", "depth", "seed"]), "depth")
+    ends.set_xlabel("weight layers")
+    figures.panel(ends, "abcdefg"[len(depths)], "where training ends, a bar a seed")
 
 
 def depth_numbers(runs: pd.DataFrame) -> list[Comparison]:
@@ -241,8 +236,9 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
                 ax.plot([x, x], [low, high], color=colour, lw=5, solid_capstyle="butt", zorder=3)
                 if islands:
                     ax.plot([x], [math.sqrt(low * high)], "o", color="white", ms=3, mew=0, zorder=4)
-        if median := part["low"].median():
-            ax.plot([position - 0.36, position + 0.36], [median, median], color=colour, lw=1)
+        of = stats.interval(part["low"], Scale.log)
+        if of.n:
+            ax.plot([position - 0.36, position + 0.36], [of.mean, of.mean], color=colour, lw=1)
     ax.set_xticks(range(len(order)), [figures.LABELS.get(str(value), str(value)) for value in order])
     ax.set_xlim(-0.5, len(order) - 0.5)
     figures.plain_log(ax)

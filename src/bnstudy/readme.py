@@ -9,17 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnstudy import files
+from bnstudy import files, findings
 from bnstudy.findings import Verdict
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 REDUCED = "\\*"  # Markdown's asterisk, as a mark
+PAPER, NO_TEST, COURSE, OWN = (findings.GROUPS[name] for name in ("paper", "calibrated", "course", "ours"))
 GROUPS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (  # a claim is of the first that it belongs to
-    (f"The paper's claims as they stand there ({REDUCED}: judged at a reduced scale)", lambda row: row["id"].isdigit()),
-    ("What they say in detail, and more of untrained networks", lambda row: row["scale"] in ("paper", "init")),
-    ("Trained at a laptop's scale, which decides nothing about the paper's", lambda row: row["scale"] == "reduced"),
-    ("What courses teach", lambda row: True),
-)
+    (f"{PAPER} as they stand there ({REDUCED}: judged at a reduced scale)",
+     lambda row: row["id"].isdigit() and row["origin"] == "paper" and not row["calibrated"]),
+    (NO_TEST, lambda row: bool(row["calibrated"])),
+    ("What the paper says in detail", lambda row: row["origin"] == "paper"),
+    (COURSE, lambda row: row["origin"] == "course"),
+    (OWN, lambda row: True),
+)  # fmt: skip
 
 
 def replace(name: str, text: str, readme: Path = README) -> None:
@@ -57,7 +60,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["verdict"] == Verdict.not_run:
             continue
         mark = REDUCED if row["id"].isdigit() and row["scale"] == "reduced" else ""
-        cells = (row["id"] + mark, row["says"], row["measured"], str(row["n"]), f"**{row['verdict']}**")
+        verdict = f"**{row['verdict']}**" + (f": {row['reason']}" if row["reason"] else "")
+        cells = (row["id"] + mark, row["says"], row["measured"], str(row["n"]), verdict)
         lines.append("| " + " | ".join(re.sub(r"([|<>])", r"\\\1", cell.replace("\n", " ")) for cell in cells) + " |")
     waiting = [row["id"] for row in rows if row["verdict"] == Verdict.not_run]
     if waiting:

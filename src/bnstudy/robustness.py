@@ -59,10 +59,9 @@ class Study:
 
     def claims(self, says: str, of: str, **claim: str) -> tuple[Claim, ...]:
         """A claim a variant: `says` with the variant's name for {}, `of` telling of which claims."""
-        criterion = f"{of}, those decided with the settings studied, judged again by their own criteria: all "
-        criterion += (
-            "have the verdict that they have there (reproduced), at least two thirds (partly). None: undecided."
-        )
+        criterion = f"{of}, judged again by their own criteria, those that are decided both here and with the settings "
+        criterion += "studied: all have the verdict that they have there (reproduced), at least two thirds (partly). "
+        criterion += "None: undecided."
         return tuple(
             Claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **claim)
             for variant, name in self.names.items()
@@ -101,28 +100,34 @@ class Study:
 def compared(judged: Judged, variant: str) -> Evidence:
     """How many of the verdicts that the base decides are as there: all, reproduced; ALIKE of them, partly."""
     base, here = judged[BASE], judged[variant]
-    changed = [name for name in base if here[name].verdict != base[name].verdict]
-    undecided = [name for name in base if here[name].verdict == base[name].verdict == Verdict.undecided]
-    decided = [name for name in base if base[name].verdict not in (Verdict.undecided, Verdict.not_run)]
+    opens = (Verdict.undecided, Verdict.not_run)
+    decided = [name for name in base if base[name].verdict not in opens and here[name].verdict not in opens]
+    changed = [name for name in decided if here[name].verdict != base[name].verdict]
+    undecided = [name for name in base if name not in decided]
     alike = [name for name in decided if name not in changed]
     n = min((side[name].n for side in (base, here) for name in decided), default=0)
     told = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
     if undecided:
-        told.append(f"undecided in both: {', '.join(undecided)}")
+        told.append(f"not decided in both: {', '.join(undecided)}")
     return Evidence(
         measured=f"{len(alike)} of {len(decided)} verdicts alike",
         spread="; ".join(told),
         n=n,
         verdict=judge(n, whole=len(alike) == len(decided), part=len(alike) >= ALIKE * len(decided)),
+        reason="" if decided else "no claim is decided in both",
     )
 
 
 def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
-    """One row a claim, one column a variant; framed where it was run and the verdict is not that of the base."""
+    """One row a claim, one column a variant; framed where it was run and the verdict is not that of the base.
+
+    Each cell tells the verdict and the first number that it is judged by.
+    """
     claims, order = list(judged[BASE]), list(CELLS)
     verdicts = pd.DataFrame({name: [of[claim].verdict for claim in claims] for name, of in judged.items()})
+    cells = pd.DataFrame({name: [_cell(of[claim]) for claim in claims] for name, of in judged.items()})
     seaborn.heatmap(
-        verdicts.map(order.index), annot=verdicts, fmt="", annot_kws={"fontsize": 7}, ax=ax, cbar=False, linewidths=2,
+        verdicts.map(order.index), annot=cells, fmt="", annot_kws={"fontsize": 7}, ax=ax, cbar=False, linewidths=2,
         vmin=0, vmax=len(order) - 1, cmap=ListedColormap(list(CELLS.values())),
     )  # fmt: skip
     base = verdicts[BASE]
@@ -141,6 +146,11 @@ def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
     ax.grid(False)
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def _cell(evidence: Evidence) -> str:
+    first = next(iter(evidence.estimates.values()), None)
+    return f"{evidence.verdict}: {frames.number(first.mean, 2)}" if first else str(evidence.verdict)
 
 
 def _rows(frame: pd.DataFrame, values: Mapping[str, Any], query: str | None) -> pd.DataFrame:

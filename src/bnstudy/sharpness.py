@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import figures
-from bnstudy.findings import Comparison, Evidence, Verdict, judge
-from bnstudy.frames import ARMS, DASH, Spread, arms, number, over_seeds, spread
+from bnstudy import criteria, figures, stats
+from bnstudy.criteria import Need, Part, Sample
+from bnstudy.findings import Comparison
+from bnstudy.frames import ARMS, Spread, arms, number, spread
+from bnstudy.stats import Scale
 
 
 def looks(table: pd.DataFrame) -> pd.DataFrame:
@@ -20,19 +23,22 @@ def looks(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(ended=table["step"] > 0, eigenvalue=table["eigenvalue"].where(table["converged"]))
 
 
-def figure(fig: Figure, rows: pd.DataFrame, *, limit: bool) -> None:
-    """Three panels: sharpness and loss after training by rate, and one by the other; `limit`: with the line 2/rate."""
-    ends = rows[rows["ended"]]
+def figure(fig: Figure, rows: pd.DataFrame, *, momentum: float) -> None:
+    """Three panels: sharpness and loss after training by rate, and one by the other.
+
+    With the line 2 (1 + momentum) / rate, above which heavy-ball descent on a quadratic loss diverges.
+    """
+    ended = rows[rows["ended"]]
     rates = sorted(rows["lr"].unique())
     left, middle, right = fig.subplots(1, 3, width_ratios=(1.15, 1, 1))
     for ax, column, title, label, letter in (
         (left, "eigenvalue", "sharpness after training", "largest eigenvalue of the Hessian", "a"),
         (middle, "loss", "loss after training", "mean cross-entropy", "b"),
     ):
-        for arm, part in arms(ends).items():
+        for arm, part in arms(ended).items():
             side = 1.06 if arm == "none" else 1 / 1.06  # arms side by side at each rate
-            medians = over_seeds(part[part["outcome"] == "trained"], ["lr"], column)
-            ax.plot(medians["lr"] * side, medians["median"], color=figures.COLOURS[arm], lw=1.4)
+            means = stats.over_seeds(part[part["outcome"] == "trained"], ["lr"], column, Scale.log)
+            ax.plot(means["lr"] * side, means["mean"], color=figures.COLOURS[arm], lw=1.4)
             _marks(ax, part["lr"] * side, part, column, arm)
         ax.set_xscale("log")
         ax.minorticks_off()
@@ -43,12 +49,12 @@ def figure(fig: Figure, rows: pd.DataFrame, *, limit: bool) -> None:
         ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
         figures.panel(ax, letter, title)
     for arm, part in arms(rows[~rows["ended"]]).items():
-        left.axhline(part["eigenvalue"].median(), color=figures.COLOURS[arm], lw=1, ls=(0, (2, 2)), zorder=1)
-    if limit:
-        height = left.get_ylim()
-        left.plot(rates, [2 / rate for rate in rates], color=figures.MUTED, lw=0.9, zorder=1)
-        left.set_ylim(height)
-    for arm, part in arms(ends).items():
+        start = stats.interval(part["eigenvalue"], Scale.log).mean
+        left.axhline(start, color=figures.COLOURS[arm], lw=1, ls=(0, (2, 2)), zorder=1)
+    height = left.get_ylim()
+    left.plot(rates, [2 * (1 + momentum) / rate for rate in rates], color=figures.MUTED, lw=0.9, zorder=1)
+    left.set_ylim(height)
+    for arm, part in arms(ended).items():
         _marks(right, part["loss"], part, "eigenvalue", arm)
     figures.plain_log(right, "x")
     figures.plain_log(right, "y")
@@ -57,28 +63,41 @@ def figure(fig: Figure, rows: pd.DataFrame, *, limit: bool) -> None:
     figures.panel(right, "c", "sharpness and loss")
     handles = [Line2D([], [], color=figures.COLOURS[arm], marker="o", ms=4, label=figures.LABELS[arm]) for arm in ARMS]
     handles += [Line2D([], [], color=figures.MUTED, lw=1, ls=(0, (2, 2)), label="before training")]
-    handles += [Line2D([], [], color=figures.MUTED, lw=0.9, label="2/rate")] if limit else []
+    line = f"{number(2 * (1 + momentum))}/rate"
+    handles += [Line2D([], [], color=figures.MUTED, lw=0.9, label=line)]
     handles += [Line2D([], [], ls="", marker="o", ms=4.4, mec=figures.MUTED, mfc="none", label="stalled")]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-def evidence(rows: pd.DataFrame, num_rates: int = 2) -> Evidence:
-    """Of one arm: whether sharpness falls from each rate at which every seed trains to the next; a part: it is smaller
-    at the largest than at the smallest. Undecided where there are fewer than `num_rates` of them."""
-    seeds = rows.loc[~rows["ended"]].groupby("lr")["seed"].nunique()  # every run looks before it trains
-    ends = rows[rows["ended"] & (rows["outcome"] == "trained")]
-    of = {rate: ends.loc[ends["lr"] == rate, "eigenvalue"] for rate in seeds.index}
-    at = {rate: spread(values) for rate, values in of.items() if len(values) == seeds[rate]}
-    n = min((each.n for each in at.values()), default=0)
-    medians = [at[lr].median for lr in sorted(at)]
-    falls = all(b < a for a, b in itertools.pairwise(medians))
-    verdict = judge(n, whole=falls, part=bool(medians) and medians[-1] < medians[0])
-    return Evidence(
-        measured=", ".join(f"{number(at[lr].median)} at {number(lr)}" for lr in sorted(at)) or "no rate trains",
-        spread=", ".join(at[lr].range for lr in sorted(at)) or DASH,
-        n=n,
-        verdict=verdict if len(at) >= num_rates else Verdict.undecided,
+TRAINED = Need("number of the seed's runs at these rates that did not train", "not every seed trains at these rates",
+               below=1)  # fmt: skip
+
+
+def steps(rates: Sequence[float]) -> tuple[Part, ...]:
+    """That sharpness falls from each rate to the next."""
+    return tuple(
+        Part("sharpness over that at the next smaller rate", below=1, scale=Scale.log, at=f"rate {high:g}")
+        for _, high in itertools.pairwise(rates)
     )
+
+
+def ends(rates: Sequence[float]) -> Part:
+    """That it is smaller at the largest rate than at the smallest."""
+    return Part(f"sharpness at {rates[-1]:g} over that at {rates[0]:g}", below=1, scale=Scale.log)
+
+
+def measure(rows: pd.DataFrame, rates: Sequence[float]) -> dict[str, Sample]:
+    """What `steps`, `ends` and `TRAINED` ask for, of one arm; a run that did not train has no sharpness after it."""
+    trained = rows[rows["ended"] & (rows["outcome"] == "trained")]
+    at = {rate: trained[trained["lr"] == rate].set_index("seed")["eigenvalue"] for rate in rates}
+    found = {
+        part.key: criteria.single(stats.effect(at[high], at[low], Scale.log))
+        for part, (low, high) in zip(steps(rates), itertools.pairwise(rates), strict=True)
+    }
+    begun = rows[~rows["ended"] & rows["lr"].isin(rates)].groupby("seed")["lr"].nunique()  # every run looks then
+    lost = begun - pd.concat(list(at.values())).groupby(level=0).size().reindex(begun.index, fill_value=0)
+    found[TRAINED.of] = criteria.single(lost)
+    return found | {ends(rates).key: criteria.single(stats.effect(at[rates[-1]], at[rates[0]], Scale.log))}
 
 
 def numbers(rows: pd.DataFrame) -> list[Comparison]:

@@ -112,8 +112,7 @@ def build(
         page = into / "report.html"
         files.write_text(page, _page(workspace, paths.figures(into), sections, rows, failures))
         made.append(page)
-    tally = ", ".join(f"{count} {verdict}" for verdict, count in findings.tallied(rows).items())
-    progress(f"{len(rows)} claims: {tally} ({time.perf_counter() - begun:.0f} s in all)")
+    progress(f"{findings.counted(rows)} ({time.perf_counter() - begun:.0f} s in all)")
     if failures:
         raise ReportError(failures, made)
     return made
@@ -138,7 +137,7 @@ def _section(
         data, origin = seen(finding, workspace, analysis)
         rows = judged(finding, data, origin)
         comparisons = tuple(finding.numbers(data))
-        setting, counts = _setting(data, images=finding.images), _counts(data)
+        setting, counts = _setting(data, images=finding.images), _counts(data, images=finding.images)
         written = figures.save(draw(finding, data, origin), folder, finding.name, finding.title, origin)
     except frames.MissingTable as missing:
         return _without_figure(finding, folder, str(missing), crashed=False), []
@@ -165,13 +164,14 @@ def seen(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, p
 def judged(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> tuple[Row, ...]:
     """A row for each claim of the finding."""
     evidence = finding.evidence(data)
-    told = {"data": origin.data_label, "commit": origin.commit_label, "finding": finding.name}
+    given = f"{_setting(data, images=finding.images)}; {_counts(data, images=finding.images)}"
+    told = {"data": origin.data_label, "commit": origin.commit_label, "finding": finding.name, "given": given}
     return tuple(findings.row(claim, evidence[claim.id], **told) for claim in finding.claims)
 
 
 def draw(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> Figure:
     """The finding's figure under its header, to be made within `figures.style`."""
-    header = f"{_setting(data, images=finding.images)}, {_counts(data)}"
+    header = f"{_setting(data, images=finding.images)}, {_counts(data, images=finding.images)}"
     fig = figures.new(finding.size, finding.title, header, stand_in=origin.stand_in)
     finding.plot(fig, data)
     return fig
@@ -196,8 +196,8 @@ def _setting(data: Mapping[str, pd.DataFrame], *, images: bool) -> str:
     return f"{_in_prose(networks)}{f' on {_in_prose(data_names)}' if images else ''}{budget}"
 
 
-def _counts(data: Mapping[str, pd.DataFrame]) -> str:
-    """On how many seeds and runs."""
+def _counts(data: Mapping[str, pd.DataFrame], *, images: bool = True) -> str:
+    """On how many seeds and runs; what is not shown images has no arms."""
     frame = _first(data)
     if not set(frame["norm"].unique()) <= set(frames.ARMS):
         counted = frame.groupby("norm", observed=True)["seed"].nunique()
@@ -206,7 +206,7 @@ def _counts(data: Mapping[str, pd.DataFrame]) -> str:
     by_arm = frames.arms(frame.assign(norm=frame["norm"].astype(str).mask(nowhere, "none")))
     seeds = {figures.LABELS[arm]: part["seed"].nunique() for arm, part in by_arm.items()}
     if len(seeds) == 1:
-        each = "".join(f"{count} seeds, all {arm}" for arm, count in seeds.items())
+        each = "".join(f"{count} seeds{f', all {arm}' if images else ''}" for arm, count in seeds.items())
     elif len(set(seeds.values())) == 1:
         each = f"{min(seeds.values())} seeds an arm"
     else:
@@ -231,7 +231,10 @@ def _in_prose(names: Iterable[str]) -> str:
     ordered = sorted(
         names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
     )
-    return ", ".join(spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in ordered)
+    told = [spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in ordered]
+    if len(told) > 3 and all(name.startswith("ResNet-") for name in told):
+        return f"{told[0]} to {told[-1].removeprefix('ResNet')}"
+    return ", ".join(told)
 
 
 def _told(section: Section, number: int, total: int, elapsed_sec: float) -> str:
@@ -260,12 +263,14 @@ def _page(workspace: Path, drawn: Path, sections: list[Section], rows: list[Row]
     return environment.get_template("page.html.jinja").render(
         unloaded={name: why for name, why in failures.items() if name not in {s.finding.name for s in sections}},
         sections=[(s, _svg(drawn, s)) for s in _by_first_claim(sections, ordered) if s.crashed or not s.problem],
-        num_claims=len(ordered),
+        how_judged=findings.HOW_JUDGED,
         rows=[row for row in ordered if row not in waiting],
         misses=[row for row in ordered if row.explanation],
         disputes=[row for row in ordered if row.disputed],
         waiting=waiting,
-        tally=findings.tallied(ordered),
+        groups={
+            findings.GROUPS[name]: findings.tallied(of) for name, of in findings.grouped(ordered).items()
+        },
         sweeps=sweeps,
         stand_in=any(s.origin.stand_in for s in sections if s.origin),
         num_runs=sum(s["num_done"] for s in sweeps),

@@ -1,0 +1,123 @@
+"""Criteria as data: the sentence has the bounds that judge, each verdict comes out, and none for want of evidence."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bnstudy import criteria, findings
+from bnstudy.criteria import Criterion, Need, Outcome, Part, Sample
+from bnstudy.findings import Claim, Verdict
+from bnstudy.stats import Scale
+
+RATIO = Part("ratio", above=30, scale=Scale.log)
+SHARE = Part("share", below=0.5, scale=Scale.logit)
+
+
+def around(centre: float, spread: float, n: int = 5) -> Sample:
+    return criteria.single(pd.Series(centre + spread * np.linspace(-1, 1, n), index=range(n)))
+
+
+def claim(criterion: Criterion, name: str = "1", family: str = "f") -> Claim:
+    return Claim(id=name, where="w", says="s", criterion=criterion, scale="init", family=family)
+
+
+def verdict(criterion: Criterion, **samples: Sample) -> tuple[Verdict, str]:
+    found = findings.judged([claim(criterion)], {"1": samples})["1"]
+    return found.verdict, found.reason
+
+
+def test_the_sentence_has_every_bound_and_every_rule():
+    rule = Criterion(
+        (RATIO, Part("slope", above=-1.1, below=-0.9)), partial=1, needs=(Need("fit", "nothing fits", above=99),),
+        remark="laid down after a pilot",
+    )  # fmt: skip
+    text = str(rule)
+    bounds = ("Ratio: above 30", "slope: between \u22121.1 and \u22120.9", "fit above 99")
+    for wanted in (*bounds, "nothing fits", "pilot"):
+        assert wanted in text
+    moved = Criterion((Part("ratio", above=31, scale=Scale.log),))
+    assert "above 31" in str(moved) and "30" not in str(moved)
+
+
+def test_clearly_above_clearly_below_and_neither():
+    rule = Criterion((RATIO,))
+    assert verdict(rule, ratio=around(100, 5)) == (Verdict.reproduced, "")
+    assert verdict(rule, ratio=around(10, 1)) == (Verdict.not_reproduced, "")
+    found, reason = verdict(rule, ratio=around(35, 30))
+    assert found is Verdict.undecided and "ratio" in reason and "5 seeds" in reason
+
+
+def test_equivalence_is_not_the_absence_of_a_difference():
+    rule = Criterion((Part("difference", above=-2, below=2),))
+    assert verdict(rule, difference=around(0.1, 0.5))[0] is Verdict.reproduced
+    assert verdict(rule, difference=around(0.1, 9))[0] is Verdict.undecided
+    assert verdict(rule, difference=around(5, 0.5))[0] is Verdict.not_reproduced
+
+
+@pytest.mark.parametrize(
+    ("ratio", "share", "expected"),
+    [(100, 0.2, Verdict.reproduced), (100, 0.9, Verdict.partly), (10, 0.9, Verdict.not_reproduced)],
+)
+def test_one_of_two_parts_is_partly(ratio: float, share: float, expected: Verdict):
+    samples = {"ratio": around(ratio, 1), "share": around(share, 0.02)}
+    assert verdict(Criterion((RATIO, SHARE), partial=1), **samples)[0] is expected
+
+
+def test_other_parts_can_make_it_partly():
+    rule = Criterion((RATIO,), partial=(Part("ratio", above=3, scale=Scale.log),))
+    assert verdict(rule, ratio=around(10, 1))[0] is Verdict.partly
+    assert verdict(rule, ratio=around(2, 0.1))[0] is Verdict.not_reproduced
+
+
+def test_few_seeds_and_unmet_preconditions_decide_nothing():
+    assert verdict(Criterion((RATIO,)), ratio=around(100, 1, n=2)) == (Verdict.undecided, "fewer than 3 seeds")
+    rule = Criterion((RATIO,), needs=(Need("loss", "the control never learned", below=2.2),))
+    assert verdict(rule, ratio=around(100, 1), loss=around(2.0, 0.1))[0] is Verdict.reproduced
+    unmet = (Verdict.undecided, "the control never learned")
+    assert verdict(rule, ratio=around(100, 1), loss=around(2.15, 0.1)) == unmet
+    assert verdict(rule, ratio=around(100, 1), loss=criteria.single(pd.Series(dtype=float))) == unmet
+
+
+def test_claims_of_one_family_are_corrected_for_their_number():
+    values = pd.Series([1.0, 0.2, 1.5, 0.9, 0.1])  # p = 0.04
+    rule = Criterion((Part("gain", above=0),))
+    alone = findings.judged([claim(rule)], {"1": {"gain": Sample(values)}})["1"]
+    assert alone.verdict is Verdict.reproduced
+    many = [claim(rule, str(i)) for i in range(3)]
+    three = findings.judged(many, {c.id: {"gain": Sample(values)} for c in many})
+    assert {e.verdict for e in three.values()} == {Verdict.undecided} and "Holm" in three["0"].reason
+    apart = [claim(rule, str(i), family=str(i)) for i in range(3)]
+    assert {e.verdict for e in findings.judged(apart, {c.id: {"gain": Sample(values)} for c in apart}).values()} == {
+        Verdict.reproduced
+    }
+
+
+def test_arms_are_compared_by_seed_and_told_by_themselves():
+    frame = pd.DataFrame({"norm": ["batch"] * 3 + ["none"] * 3, "seed": [0, 1, 2] * 2,
+                          "value": [1.0, 2.0, 4.0, 10.0, 20.0, 40.0]})  # fmt: skip
+    sample = criteria.compared(frame, "value", Scale.log)
+    assert sample.values.to_list() == pytest.approx([10.0] * 3)
+    found = findings.judged([claim(Criterion((Part("ratio", above=9, scale=Scale.log),)))], {"1": {"ratio": sample}})
+    assert found["1"].verdict is Verdict.reproduced and found["1"].effect.startswith("ratio: 2 [")
+    assert found["1"].shown["ratio"] == pytest.approx((2, 20))
+
+
+def test_slips_in_a_criterion_are_named():
+    with pytest.raises(ValueError, match="slope: give above, below"):
+        Part("slope")
+    with pytest.raises(ValueError, match=r"slope: above = 2 is not less than below = 1"):
+        Part("slope", above=2, below=1)
+    with pytest.raises(ValueError, match="ratio: averaged on log and on plain"):
+        Criterion((RATIO,), partial=(Part("ratio", above=3),))
+    with pytest.raises(ValueError, match="no values were measured for 'ratio'"):
+        Criterion((RATIO,)).judge({"share": around(0.5, 0.1)})
+    with pytest.raises(ValueError, match="claim 2 was measured and has no criterion"):
+        findings.judged([claim(Criterion((RATIO,)))], {"2": {}})
+
+
+def test_what_is_not_defined_is_open():
+    assert RATIO.outcome(pd.Series([math.nan] * 5)) is Outcome.open

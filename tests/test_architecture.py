@@ -22,11 +22,12 @@ SOURCE = ROOT / "src" / "bnstudy"
 # Low to high. A module imports its own package and lower layers, never its neighbours.
 LAYERS: tuple[set[str], ...] = (
     {"__init__", "paths", "files", "plugins", "provenance", "devices", "budget"},
-    {"config", "frames"},
+    {"config", "frames", "outcomes"},
     {"identity", "effects", "slips"},
     {"findings"},
     {"store", "lease", "figures", "bracket", "readme"},
-    {"reduction", "index", "data", "norms", "optim", "report", "rates", "curves", "sharpness", "robustness"},
+    {"reduction", "index", "data", "norms", "optim", "report"},
+    {"rates", "stability", "curves", "sharpness", "robustness"},
     {"models"},
     {"snapshot"},
     {"probes"},
@@ -48,7 +49,7 @@ LAYERS: tuple[set[str], ...] = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANALYSIS = (
     *("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report", "notebook"),
-    *("bracket", "rates", "curves", "sharpness", "robustness"),
+    *("bracket", "outcomes", "rates", "stability", "curves", "sharpness", "robustness"),
 )
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
 COMPOSING = {"compose", "launchers", "slips"}

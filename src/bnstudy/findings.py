@@ -20,11 +20,13 @@ from bnstudy.frames import MINUS
 
 MIN_SEEDS = 3  # fewer than this in either arm and no verdict is given
 SCALES = (
-    "init",
-    "paper",
-    "reduced",
-    "textbook",
-)  # untrained; as the paper trains; with less; as a textbook does
+    "init",  # untrained
+    "paper",  # as the paper trains
+    "reduced",  # with less
+    "textbook",  # as a textbook does
+    "true depth, one epoch",  # the paper's network on all of its data: what a learning rate does at first
+    "true depth, ten epochs",
+)
 DASH = "\u2013"  # where there is no value
 OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet
 NOTES = "notes.toml"  # beside the findings: why a claim was missed, and who disagrees

@@ -62,7 +62,9 @@ def test_brackets_in_words() -> None:
     [
         (["ttddd", "ttddd", "ttddd"], Verdict.reproduced),
         (["tttdd", "tttdd", "tttdd"], Verdict.reproduced),  # 0.1 against 0.01
-        (["ddddd", "sssss", "sdddd"], Verdict.reproduced),  # it trains nowhere
+        (["sssss"] * 3, Verdict.undecided),  # it trains nowhere: nothing is known of where that would end
+        (["ttddd", "ttddd", "ddddd"], Verdict.undecided),  # in one seed
+        (["ttddd", "ttddd", "sdddd"], Verdict.undecided),
         (["tttdd", "ttttd", "tttdd"], Verdict.not_reproduced),  # in one seed no earlier
         (["ttttt", "ttttt", "ttttt"], Verdict.not_reproduced),
         (["ttddd", "ttddd"], Verdict.undecided),
@@ -70,6 +72,20 @@ def test_brackets_in_words() -> None:
 )
 def test_an_order_of_magnitude(without: Sequence[str], verdict: Verdict) -> None:
     assert largest({("batch", 110): ["ttttd"] * 3, ("none", 110): without}).verdict is verdict
+
+
+def test_with_bn_a_seed_that_trains_nowhere_decides_nothing_either() -> None:
+    assert largest({("batch", 110): ["ttttd", "ttttd", "sssss"], ("none", 110): ["ttddd"] * 3}).verdict is (
+        Verdict.undecided
+    )
+
+
+def test_seeds_without_a_rate_that_trains_are_said_and_are_no_numbers() -> None:
+    told = largest({("batch", 110): ["ttttd"] * 3, ("none", 110): ["ttddd", "sssss", "ddddd"]})
+    assert told.measured == "0.1 with BN, 0.001; no rate trains in 2 of 3 cells without" and told.n == 1
+    nowhere = rates.edges(runs({("none", 110): ["sssss", "ddddd"]})["runs"], ["norm", "seed"])
+    assert rates.told(nowhere) == "no rate trains in 2 of 2 cells"
+    assert nowhere["low"].isna().all() and nowhere["high"].tolist() == [math.inf, GRID[0]]
 
 
 def test_less_than_an_order_of_magnitude_is_a_part() -> None:
@@ -117,7 +133,8 @@ def test_what_the_search_adds_is_no_part_of_the_grid() -> None:
         ({}, Verdict.reproduced),
         ({("none", 32): ["tdddd", "ttttd", "ttttd"]}, Verdict.partly),  # then it rises from 32 to 110
         ({("none", 110): ["ttttd"] * 3}, Verdict.not_reproduced),
-        ({("none", 20): ["sssss", "ttttd", "ttttd"]}, Verdict.not_reproduced),
+        ({("none", 20): ["sssss", "ttttd", "ttttd"]}, Verdict.undecided),
+        ({("none", 110): ["ddddd"] * 3}, Verdict.undecided),
         ({("none", 110): ["tdddd"] * 2}, Verdict.undecided),
     ],
 )
@@ -139,6 +156,8 @@ def test_a_region_with_a_hole_is_no_interval() -> None:
     assert torn.measured == "1 of 6 cells have such a rate" and torn.verdict is Verdict.partly
     torn = judged(REGION, {**AS_PUBLISHED, ("none", 110): ["tstdd", "tdtdd", "tdddd"]})["lenet-region-2"]
     assert torn.verdict is Verdict.not_reproduced
+    nowhere = judged(REGION, {**AS_PUBLISHED, ("none", 110): ["sssss", "ttddd", "tdddd"]})
+    assert {e.verdict for e in nowhere.values()} == {Verdict.undecided}  # an empty cell is no interval
 
 
 @pytest.mark.parametrize(

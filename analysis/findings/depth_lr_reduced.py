@@ -29,7 +29,7 @@ CLAIMS = (
         says="Shallower networks without BN bear larger learning rates.",
         criterion="Largest rate at which every seed trains does not rise from any depth to the next (within the "
         "search's factor of 1.25), and is smaller at the deepest than at the shallowest by more than that factor "
-        "(reproduced); only the last (partly).",
+        "(reproduced); only the last (partly). Undecided where in a seed no rate trains.",
         published="values not known",
     ),
 )

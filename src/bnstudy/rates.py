@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bnstudy import bracket, effects, figures
-from bnstudy.findings import Comparison, Evidence, judge
+from bnstudy.findings import Comparison, Evidence, Verdict, judge
 from bnstudy.frames import ARMS, DASH, arms, number, over_seeds, spread
 
 FACTOR = 1.25  # to which the searches of the sweeps narrow a bracket
@@ -25,66 +25,83 @@ OUTCOMES = ("trained", "stalled", "diverged")
 def edges(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """One row a cell, the runs that share the columns `by`: its bracket of the largest learning rate that trains.
 
-    `low`: the largest rate up to which every tried one trains, 0 where none does; `high`: the next, which does not,
-    infinite where `low` is the largest tried. `islands`: how many rates above `high` train. `told`: the same in words.
+    `low`: the largest rate up to which every tried one trains; NaN where there is none, which decides nothing about the
+    cell. `high`: the next, which does not train, infinite where none is known. `islands`: how many rates above `high`
+    train. `told`: the same in words.
     """
     rows = []
     for key, cell in runs[runs["outcome"].notna()].groupby(list(by)):
         found = bracket.of(dict(zip(cell["lr"], cell["outcome"], strict=True)))
-        low, high = found.low or 0.0, math.inf if found.high is None else found.high
+        low = math.nan if found.low is None else found.low
+        high = math.inf if found.high is None else found.high
         rows.append((*key, low, high, len(found.islands), str(found)))
     return pd.DataFrame(rows, columns=[*by, "low", "high", "islands", "told"])
 
 
 def apart(cells: pd.DataFrame) -> tuple[int, bool, float]:
-    """How many seeds both arms have; whether in each the bracket without BN lies wholly below that with BN; how many
-    times larger the median `low` with BN is than that without."""
+    """How many seeds have a rate that trains in both arms; whether in each of them the bracket without BN lies wholly
+    below that with BN; how many times larger the median `low` with BN is than that without."""
     wide = cells.pivot(index="seed", columns="norm", values=["low", "high"])
     wide = wide.reindex(columns=pd.MultiIndex.from_product([["low", "high"], ARMS])).dropna()
-    with_bn, without = wide["low", "batch"], wide[["low", "high"]].xs("none", axis=1, level=1)
-    below = (with_bn > 0) & ((without["high"] <= with_bn) | (without["low"] == 0))
-    medians = with_bn.median(), without["low"].median()
-    ratio = medians[0] / medians[1] if medians[1] else math.inf if medians[0] else math.nan
+    below = wide["high", "none"] <= wide["low", "batch"]
+    ratio = wide["low", "batch"].median() / wide["low", "none"].median()
     return len(wide), bool(len(wide)) and bool(below.all()), float(ratio)
 
 
+def empty(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of which no rate is known up to which training works."""
+    return cells[cells["low"].isna()]
+
+
 def evidence(cells: pd.DataFrame, factor: float = 10) -> Evidence:
-    """Whether in every seed training ends earlier without BN, and by this `factor` (the whole criterion)."""
+    """Whether in every seed training ends earlier without BN, and by this `factor` (the whole criterion).
+
+    Undecided where a cell has no rate that trains: it may be too small a grid, or a network that cannot learn at all.
+    """
     n, below, ratio = apart(cells)
     brackets = [cells[cells["norm"] == arm] for arm in ARMS]
     return Evidence(
         measured=f"{told(brackets[0])} with BN, {told(brackets[1])} without",
         spread=f"medians a factor of {number(ratio)} apart",
         n=n,
-        verdict=judge(n, whole=below and ratio >= factor, part=below),
+        verdict=Verdict.undecided if len(empty(cells)) else judge(n, whole=below and ratio >= factor, part=below),
         arms=effects.arms(cells, "low", "largest rate that trains", ratio=True),
     )
 
 
 def depth_evidence(cells: pd.DataFrame) -> Evidence:
     """Whether the largest rate at which every seed trains falls from the shallowest network to the deepest (a part of
-    the criterion), and from none to the next rises by more than what the search resolves (the whole)."""
+    the criterion), and from none to the next rises by more than what the search resolves (the whole). Undecided where
+    a network has no rate that trains."""
     worst = cells.groupby("depth")["low"].min()
     values = worst.to_numpy()
     falls = len(values) > 1 and values[-1] * FACTOR < values[0]
     rises = any(after > FACTOR * before for before, after in itertools.pairwise(values))
     by_depth = cells.groupby("depth")["low"].agg(["min", "max"])
     return Evidence(
-        measured=", ".join(number(value) if value else "none" for value in values)
-        + f" at depth {', '.join(str(depth) for depth in worst.index)}",
+        measured=", ".join(number(value) for value in values)
+        + f" at depth {', '.join(str(depth) for depth in worst.index)}"
+        + _none(cells),
         spread="single seeds " + ", ".join(f"{number(low)} to {number(high)}" for low, high in by_depth.to_numpy()),
         n=seeds(cells),
-        verdict=judge(seeds(cells), whole=falls and not rises, part=falls),
+        verdict=Verdict.undecided if len(empty(cells)) else judge(seeds(cells), whole=falls and not rises, part=falls),
     )
 
 
 def told(cells: pd.DataFrame) -> str:
-    """The largest rates that train over some cells: median and range of `low`, and which brackets are open or torn."""
+    """The largest rates that train over some cells: median and range of `low`; which brackets are open, torn, empty."""
     low = spread(cells["low"])
-    words = [f"{number(low.median)} [{low.range}]" if low.low != low.high else number(low.median)]
-    words += [f"{count} at or above" for count in [int(cells["high"].eq(math.inf).sum())] if count]
+    words = [str(low)] if low.n else []
+    open_ended = int((cells["high"].eq(math.inf) & cells["low"].notna()).sum())
+    words += [f"{open_ended} at or above"] if open_ended else []
     words += [f"{count} not monotone" for count in [int(cells["islands"].gt(0).sum())] if count]
-    return "; ".join(words) if low.n else DASH
+    return ("; ".join(words) + _none(cells)).removeprefix("; ") or DASH
+
+
+def _none(cells: pd.DataFrame) -> str:
+    """How many cells have no rate that trains, as the end of a sentence."""
+    count = len(empty(cells))
+    return f"; no rate trains in {count} of {len(cells)} cells" if count else ""
 
 
 def seeds(cells: pd.DataFrame) -> int:
@@ -226,7 +243,8 @@ def _accuracy(runs: pd.DataFrame) -> str:
 def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.11) -> None:
     """A bar a seed from the largest rate that trains to the next, which does not; an arrow where none is known.
 
-    Side by side for each value of `column`. With a white dot: rates above the bar train again. No bar: no rate trains.
+    Side by side for each value of `column`. With a white dot: rates above the bar train again. No bar: no rate is known
+    to train.
     """
     order = [arm for arm in ARMS if arm in set(cells[column])] if column == "norm" else sorted(cells[column].unique())
     for position, value in enumerate(order):
@@ -235,13 +253,15 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
         ends = zip(part["low"], part["high"], part["islands"], strict=True)
         for place, (low, high, islands) in enumerate(ends):
             x = position + (place - (len(part) - 1) / 2) * spacing
-            if low and math.isinf(high):
+            if math.isnan(low):
+                continue
+            if math.isinf(high):
                 ax.plot([x], [low], "^", color=colour, ms=6, mew=0)
-            elif low:
+            else:
                 ax.plot([x, x], [low, high], color=colour, lw=5, solid_capstyle="butt", zorder=3)
                 if islands:
                     ax.plot([x], [math.sqrt(low * high)], "o", color="white", ms=3, mew=0, zorder=4)
-        if median := part["low"].median():
+        if not math.isnan(median := part["low"].median()):
             ax.plot([position - 0.36, position + 0.36], [median, median], color=colour, lw=1)
     ax.set_xticks(range(len(order)), [figures.LABELS.get(str(value), str(value)) for value in order])
     ax.set_xlim(-0.5, len(order) - 0.5)

@@ -16,6 +16,7 @@ INITS = ("xavier_uniform", "xavier_normal", "kaiming_normal", "torch_default", "
 PRECISIONS = ("fp32", "tf32", "bf16")
 ENGINES = ("auto", "plain", "stacked", "parallel")
 TRACKING_MODES = ("offline", "online", "off")
+OUTCOME_BY = ("accuracy", "losses")
 DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?")
 
 
@@ -96,6 +97,7 @@ class Sweep:
     tables: list[str] | None = None  # null: every table
     rows: dict[str, str] = field(default_factory=dict)  # table -> which of its rows are kept, as pandas queries
     search: Search = field(default_factory=Search)
+    outcome_by: str = "accuracy"  # accuracy: trained, stalled, diverged; losses: learns, at chance, diverged (outcomes)
     suites: dict[str, int] = field(default_factory=dict)  # suite it belongs to -> its place there
     minutes: dict[str, float] = field(default_factory=dict)  # preset -> about how long all of it takes on two CPU cores
 
@@ -180,6 +182,7 @@ def validate(config: Config) -> None:
     for name, plan in config.probes.items():
         _check_probe(name, plan)
     _check_runtime(config.runtime)
+    _one_of("sweep.outcome_by", config.sweep.outcome_by, OUTCOME_BY)
     _check_kept(config.sweep)
     _check_search(config)
     _one_of("tracking.mode", config.tracking.mode, TRACKING_MODES)

@@ -9,6 +9,7 @@ one of the same cell learns, too large where only smaller ones do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -36,8 +37,8 @@ def of_losses(losses: Sequence[float] | np.ndarray) -> str:
 
 
 def last_loss(losses: Sequence[float] | np.ndarray) -> float:
-    """Mean of the last 50 losses, of all where they are fewer."""
-    return float(np.mean(np.asarray(losses, dtype=np.float64)[-NUM_LAST:]))
+    """Mean of the last 50 losses, of all where they are fewer; NaN of none."""
+    return float(np.mean(np.asarray(losses, dtype=np.float64)[-NUM_LAST:])) if len(losses) else math.nan
 
 
 def in_cell(outcomes: Mapping[float, str]) -> dict[float, str]:

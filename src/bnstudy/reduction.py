@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bnstudy import files, plugins
+from bnstudy import files, outcomes, plugins
 from bnstudy.store import ARROW, State, Store
 
 RUNS = "runs"  # the name of the table with one row a run
@@ -79,14 +79,16 @@ def reduce(
     tables: Sequence[str] | None = None,
     rows: Mapping[str, str] | None = None,
     expected: Mapping[str, Mapping[str, Any]] | None = None,
+    outcome_by: str = "accuracy",
 ) -> Reduction:
     """Writes `runs.parquet` and one file a table into `folder`; files of tables that are no longer there are removed.
 
     `expected` maps run ids to nested configurations, so that runs which do not exist still have their row, with their
     status. Only completed and diverged runs give rows to the other tables, of which `rows` (table -> pandas query) may
-    keep a part. The bytes depend on the runs alone: rows are sorted by run id, then step, and keep the order of their
-    probe. Raises ValueError if two runs disagree on a table's columns or a query does not fit them, and StoreError if a
-    run's table is damaged.
+    keep a part. `outcome_by` (see `outcome`) says what the runs' column `outcome` is judged by; by losses, `last_loss`
+    stands beside it. The bytes depend on the runs alone: rows are sorted by run id, then step, and keep the order of
+    their probe. Raises ValueError if two runs disagree on a table's columns or a query does not fit them, and
+    StoreError if a run's table is damaged.
     """
     expected, queries = expected or {}, rows or {}
     every = sorted({*run_ids, *expected})
@@ -98,6 +100,10 @@ def reduce(
     names = sorted({name for run_id in done for name in manifests[run_id]["tables"]} if tables is None else set(tables))
 
     runs = [_run_row(run_id, states[run_id], manifests.get(run_id), expected.get(run_id, {})) for run_id in every]
+    if outcome_by == "losses":
+        for row in runs:
+            if row.get("outcome") is not None:
+                row["outcome"], row["last_loss"] = _by_losses(store, row["run_id"], manifests[row["run_id"]])
     counts = {RUNS: len(runs)}
     _write(_runs_table(runs), folder / f"{RUNS}.parquet")
     without: dict[str, list[str]] = {}
@@ -115,6 +121,21 @@ def reduce(
             path.unlink()
     tally = {str(state): sum(s == state for s in states.values()) for state in State if state in states.values()}
     return Reduction(folder=folder, rows=counts, without=without, states=tally)
+
+
+def outcome(store: Store, run_id: str, manifest: Mapping[str, Any], by: str) -> str | None:
+    """What became of a done run: by "accuracy" as its manifest has it, by "losses" as `outcomes` says.
+
+    None for a run without an update. Raises StoreError if the losses are asked for and its table `steps` is damaged.
+    """
+    by_accuracy: str | None = manifest["outcome"]
+    return by_accuracy if by == "accuracy" or by_accuracy is None else _by_losses(store, run_id, manifest)[0]
+
+
+def _by_losses(store: Store, run_id: str, manifest: Mapping[str, Any]) -> tuple[str, float]:
+    steps = store.rows(run_id, manifest, "steps")
+    losses = steps["loss"].to_numpy()[np.argsort(steps["step"].to_numpy(), kind="stable")]
+    return outcomes.of_losses(losses), outcomes.last_loss(losses)
 
 
 def config_columns(config: Mapping[str, Any]) -> dict[str, Any]:

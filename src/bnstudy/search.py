@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bnstudy import bracket
+from bnstudy import bracket, reduction
 from bnstudy.config import Config, from_dict, to_dict
 from bnstudy.identity import canonical, network
 from bnstudy.jobs import Job
@@ -54,7 +54,8 @@ def reach(grid: Sequence[Job], store: Store) -> Reach:
         at_least, at_most = at_least + least, at_most + most
         ended = {value: outcome for value, outcome in tried.items() if outcome is not None}
         if len(ended) == len(tried):
-            found.append((f"{_name(cell[0].config)}, largest {axis} that trains", bracket.of(ended)))
+            works = "learns" if grid[0].config.sweep.outcome_by == "losses" else "trains"
+            found.append((f"{_name(cell[0].config)}, largest {axis} that {works}", bracket.of(ended)))
     return Reach(tuple(asked), at_least, at_most, tuple(found))
 
 
@@ -71,7 +72,8 @@ class _Cell:
             self.jobs[value] = _with(next(iter(self.jobs.values())), self.axis, value)
         run_id = self.jobs[value].run_id
         done = self.store.state(run_id, verify=False).done
-        return self.store.manifest(run_id)["outcome"] if done else None
+        by = self.jobs[value].config.sweep.outcome_by
+        return reduction.outcome(self.store, run_id, self.store.manifest(run_id), by) if done else None
 
 
 def _name(config: Config) -> str:

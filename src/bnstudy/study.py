@@ -211,7 +211,10 @@ def reduce(name: str, workspace: Path, configs: Sequence[Config], wanted: Sequen
     folder = paths.tables(workspace, name)
     expected = {job.run_id: to_dict(job.config, identity_only=True) for job in wanted}
     kept = configs[0].sweep
-    reduction.reduce(Store(results), list(expected), folder, tables=kept.tables, rows=kept.rows, expected=expected)
+    reduction.reduce(
+        Store(results), list(expected), folder,
+        tables=kept.tables, rows=kept.rows, expected=expected, outcome_by=kept.outcome_by,
+    )  # fmt: skip
     return folder
 
 
@@ -277,8 +280,9 @@ def _workspace(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]
     So trying other values never touches the tables that a preset's figures are drawn from. Says so where it is custom.
     """
 
-    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search]:
-        return {canonical(config, {}) for config in configs}, configs[0].sweep.tables, configs[0].sweep.search
+    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search, str]:
+        told = configs[0].sweep
+        return {canonical(config, {}) for config in configs}, told.tables, told.search, told.outcome_by
 
     if all(kept(configs) == kept(compose.expand(name, preset, [])) for name, configs in sweeps.items()):
         return paths.workspace(results, preset)

@@ -22,7 +22,7 @@ SOURCE = ROOT / "src" / "bnstudy"
 # Low to high. A module imports its own package and lower layers, never its neighbours.
 LAYERS: tuple[set[str], ...] = (
     {"__init__", "paths", "files", "plugins", "provenance", "devices", "budget"},
-    {"config", "frames", "outcomes"},
+    {"config", "frames", "outcomes", "stats"},
     {"identity", "effects", "slips"},
     {"findings"},
     {"store", "lease", "figures", "bracket", "readme"},
@@ -49,7 +49,7 @@ LAYERS: tuple[set[str], ...] = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANALYSIS = (
     *("paths", "files", "effects", "findings", "frames", "reduction", "figures", "report", "notebook"),
-    *("bracket", "outcomes", "rates", "stability", "curves", "sharpness", "robustness"),
+    *("bracket", "outcomes", "stats", "rates", "stability", "curves", "sharpness", "robustness"),
 )
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
 COMPOSING = {"compose", "launchers", "slips"}

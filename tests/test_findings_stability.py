@@ -14,6 +14,7 @@ from bnstudy import figures, findings, frames, outcomes
 from bnstudy.findings import Evidence, Verdict
 
 GRID = findings.load(synthetic.FINDINGS / "stability_grid.py")
+DEPTH = findings.load(synthetic.FINDINGS / "stability_depth.py")
 TEN = findings.load(synthetic.FINDINGS / "stability_ten_epochs.py")
 RATES = (3e-5, 1e-4, 3e-4, 0.001, 0.003, 0.1, 1.0)
 Words = Mapping[str, Sequence[str]]  # arm -> a word a seed, a letter a rate
@@ -114,6 +115,31 @@ def test_every_run_has_its_line_and_those_that_diverged_their_cross() -> None:
     assert told == ["with BN: 5 learn", "without BN: 5 diverge"]
 
 
+Limits = Mapping[tuple[str, int], Sequence[float]]  # arm, depth -> the limit of each seed
+LIMITS: Limits = {
+    ("batch", 8): [0.9, 1.0, 1.1], ("batch", 20): [0.8, 0.9, 1.0], ("batch", 56): [0.7, 0.8, 0.7],
+    ("batch", 110): [0.6, 0.7, 0.6],
+    ("none", 8): [0.3, 0.32, 0.28], ("none", 20): [0.06, 0.07, 0.05], ("none", 56): [0.004, 0.005, 0.004],
+    ("none", 110): [5e-4, 6e-4, 5e-4],
+}  # fmt: skip
+
+
+def searched(changed: Limits | None = None) -> dict[str, pd.DataFrame]:
+    """Runs at the decades and around each limit. Up to it a run learns (without BN at 110 layers it stays finite),
+    above it a run diverges, or with BN stays at chance."""
+    runs, eigenvalues = [], []
+    for (arm, depth), limits in {**LIMITS, **(changed or {})}.items():
+        for seed, limit in enumerate(limits, 1):
+            cell = {"norm": arm, "depth": depth, "seed": seed}
+            for lr in sorted({*(10.0**i for i in range(-6, 2)), limit, 1.2 * limit}):
+                alive = "learns" if (arm, depth) != ("none", 110) and lr > 1e-5 else "at chance"
+                beyond = "at chance" if arm == "batch" else "diverged"
+                outcome = alive if lr <= limit else beyond
+                runs.append({**cell, "run_id": f"{arm}{depth}{seed}{lr}", "lr": lr, "outcome": outcome})
+            eigenvalues.append({**cell, "run_id": f"h{arm}{depth}{seed}", "eigenvalue": 2 / limit, "converged": True})
+    return {"runs": pd.DataFrame(runs), "stability_curvature/hessian_top_eigenvalue": pd.DataFrame(eigenvalues)}
+
+
 @pytest.mark.parametrize(
     ("finding", "data"),
     [
@@ -121,6 +147,8 @@ def test_every_run_has_its_line_and_those_that_diverged_their_cross() -> None:
         (GRID, made({"batch": ["l"]}, (0.1,))),
         (TEN, made({"none": ["ccl"], "batch": ["lll"]}, RATES[:3])),
         (TEN, made({"none": ["d"], "batch": ["l"]}, (1e-4,))),
+        (DEPTH, searched()),
+        (DEPTH, searched({key: [] for key in LIMITS if key != ("none", 8)})),
     ],
 )
 def test_it_draws_and_tells_the_numbers(finding: findings.Finding, data: Mapping[str, pd.DataFrame]) -> None:
@@ -130,3 +158,63 @@ def test_it_draws_and_tells_the_numbers(finding: findings.Finding, data: Mapping
     lines = finding.numbers(data)
     assert lines and all(frames.DASH in (line.ours_batch, line.ours_none) or line.ours_none for line in lines)
     finding.evidence(data)
+
+
+def by_depth(changed: Limits | None = None) -> tuple[Verdict, Verdict]:
+    evidence = DEPTH.evidence(searched(changed))
+    return evidence["4-largest-epoch"].verdict, evidence["15-epoch"].verdict
+
+
+def test_limits_as_expected_are_reproduced() -> None:
+    evidence = DEPTH.evidence(searched())
+    largest, falls = evidence["4-largest-epoch"], evidence["15-epoch"]
+    assert (largest.verdict, falls.verdict) == (Verdict.reproduced, Verdict.reproduced)
+    assert largest.n == falls.n == 3
+    expected = (0.6 / 5e-4 * 0.7 / 6e-4 * 0.6 / 5e-4) ** (1 / 3)
+    assert float(largest.measured.split()[0]) == pytest.approx(expected, rel=5e-3)
+    assert "none learns in 3, which stay finite without" in largest.measured
+    assert falls.spread.endswith("; 0 of 24 cells not monotone")
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdicts"),
+    [
+        ({("none", 110): [0.015, 0.016, 0.014]}, ("reproduced", "reproduced")),  # 42 times, the interval above 30
+        ({("none", 110): [0.03, 0.033, 0.03]}, ("partly", "reproduced")),  # 20 times
+        ({("none", 110): [0.03, 0.01, 0.03]}, ("undecided", "undecided")),  # 20 to 70 times: too few seeds
+        ({("none", 110): [3.0, 3.5, 3.1]}, ("not reproduced", None)),
+        ({("batch", 8): [300.0, 270.0, 330.0]}, ("reproduced", "partly")),  # with BN it falls as steeply
+        ({("none", d): [0.001 * d] * 3 for d in (8, 20, 56, 110)}, (None, "not reproduced")),
+        ({("none", 56): [0.004, 0.005]}, ("reproduced", "undecided")),
+        ({("batch", 110): [0.6, 0.7]}, ("undecided", "undecided")),
+    ],
+)
+def test_other_limits(changed: Limits, verdicts: tuple[str | None, str | None]) -> None:
+    for found, verdict in zip(by_depth(changed), verdicts, strict=True):
+        assert verdict is None or found == verdict
+
+
+def test_a_cell_without_a_limit_leaves_it_undecided() -> None:
+    data = searched()
+    runs = data["runs"]
+    lost = (runs["norm"] == "none") & (runs["depth"] == 110) & (runs["seed"] == 2)
+    for outcome in ("diverged", "at chance"):  # nowhere finite; finite at every rate that was tried
+        changed = {**data, "runs": runs.assign(outcome=runs["outcome"].mask(lost, outcome))}
+        assert {e.verdict for e in DEPTH.evidence(changed).values()} == {Verdict.undecided}
+
+
+def test_cells_that_are_not_monotone_are_said() -> None:
+    data = searched()
+    runs = data["runs"]
+    again = (runs["norm"] == "batch") & (runs["depth"] == 8) & (runs["seed"] == 1) & (runs["lr"] == 10)
+    evidence = DEPTH.evidence({**data, "runs": runs.assign(outcome=runs["outcome"].mask(again, "learns"))})
+    assert evidence["15-epoch"].spread.endswith("; 1 of 24 cells not monotone")
+
+
+def test_every_seed_has_its_bar() -> None:
+    fig = figures.new(DEPTH.size, "t", "s", stand_in=False)
+    DEPTH.plot(fig, searched())
+    fig.draw_without_rendering()
+    assert sum(line.get_linewidth() == 4 for line in fig.axes[0].lines) == 24
+    pale = [line for line in fig.axes[0].lines if line.get_color() == figures.TINTS["none"]]
+    assert len(pale) == 3

@@ -136,9 +136,9 @@ class Row:
 class Finding:
     """One file of `analysis/findings`: a figure and the claims judged from the very frames it shows.
 
-    `needs` maps a table of the sweep `sweep` to a query on it; with `published` the curve of that name joins them under
-    the key "published". `images`: whether those of a data set play a part. `plot(fig, frames)` draws, `check(frames)`
-    gives Evidence for every claim, `numbers(frames)` the comparison with the paper.
+    `needs` maps a table of the sweep `sweep`, or "other_sweep/table", to a query on it; with `published` the curve of
+    that name joins them under the key "published". `images`: whether those of a data set play a part. `plot(fig,
+    frames)` draws, `check(frames)` gives Evidence for every claim, `numbers(frames)` the comparison with the paper.
     """
 
     name: str

@@ -27,15 +27,16 @@ def edges(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     `low`: the largest rate up to which every tried one trains; NaN where there is none, which decides nothing about the
     cell. `high`: the next, which does not train, infinite where none is known. `islands`: how many rates above `high`
-    train. `told`: the same in words.
+    train. `finite`: none learns, and the bracket is that of the rates which stay finite (outcomes by losses). `told`:
+    the same in words.
     """
     rows = []
     for key, cell in runs[runs["outcome"].notna()].groupby(list(by)):
         found = bracket.of(dict(zip(cell["lr"], cell["outcome"], strict=True)))
         low = math.nan if found.low is None else found.low
         high = math.inf if found.high is None else found.high
-        rows.append((*key, low, high, len(found.islands), str(found)))
-    return pd.DataFrame(rows, columns=[*by, "low", "high", "islands", "told"])
+        rows.append((*key, low, high, len(found.islands), found.finite, str(found)))
+    return pd.DataFrame(rows, columns=[*by, "low", "high", "islands", "finite", "told"])
 
 
 def apart(cells: pd.DataFrame) -> tuple[int, bool, float]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import outcomes, stability
+from bnstudy import figures, outcomes, stability
 from bnstudy.findings import Claim, Comparison, Evidence, Verdict
 from bnstudy.frames import ARMS, number
 
@@ -19,15 +18,16 @@ SEEDS = 5
 
 TITLE = "ResNet-110 during its first epoch, at the paper's learning rates"
 CAPTION = (
-    "All of CIFAR-10, 391 updates on mini-batches of 128 at a constant rate, five seeds, fp32. Loss of each mini-batch "
-    "by update, a line a seed, both axes logarithmic; dashed: ln 10, the loss of guessing, and 1000, which ends a run. "
-    "Cross: the loss that ended it, at the top where it is beyond the panel or not finite. In each panel: how many "
-    "seeds of each arm learn (mean of the last 50 losses below 2.25), stay at chance or diverge; at chance a rate is "
-    "too small where a larger one of the same arm and seed learns, too large where only smaller ones do."
+    "All of CIFAR-10, 391 updates on mini-batches of 128 at a constant rate, five seeds, fp32. Above: the loss of each "
+    "mini-batch, a line a seed, both axes logarithmic; cross: the loss that ended a run, above 1000 or not finite (at "
+    "the top). Below: means of ten successive losses of the runs that did not diverge; dashed: ln 10, the loss of "
+    "guessing. In each panel: how many seeds learn (mean of the last 50 losses below 2.25), stay at chance or diverge; "
+    "at chance a rate is too small where a larger one of the same arm and seed learns, too large where only smaller "
+    "ones do."
 )
 SWEEP = "stability_grid"
 NEEDS = {"steps": "depth == 110 and epochs == 1"}
-SIZE = (11.0, 5.6)
+SIZE = (13.4, 5.4)
 CLAIMS = (
     Claim(
         id="4-epoch",
@@ -46,17 +46,17 @@ CLAIMS = (
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     steps, runs = frames["steps"], stability.runs(frames["steps"])
     rates = sorted(runs["lr"].unique())
-    num_columns = 4 if len(rates) > 3 else len(rates)
-    axes = fig.subplots(-(-len(rates) // num_columns), num_columns, sharex=True, sharey=True, squeeze=False)
-    for ax, rate, letter in zip(axes.flat, rates, "abcdefghijkl", strict=False):
-        _panel(ax, letter, rate, steps, runs)
-    for ax in axes.flat[len(rates) :]:
-        ax.set_axis_off()
-    for ax in axes[:, 0]:
-        ax.set_ylabel("loss of the mini-batch")
-    for ax in axes[-1]:
-        ax.set_xlabel("update (1: the first)")
-    fig.legend(handles=stability.legend(), loc="outside lower center", ncols=4)
+    axes = fig.subplots(2, len(rates), sharex=True, sharey="row", squeeze=False)
+    for (above, below), rate, letter in zip(axes.T, rates, "abcdefghijkl", strict=False):
+        part = steps[steps["run_lr"] == rate]
+        stability.losses(above, part)
+        stability.courses(below, part)
+        figures.panel(above, letter, f"rate {number(rate)}")
+        stability.told(above, [stability.tally(runs, arm, rate) for arm in ARMS])
+        below.set_xlabel("update (1: the first)")
+    axes[0, 0].set_ylabel("loss of the mini-batch")
+    axes[1, 0].set_ylabel("mean of ten losses")
+    fig.legend(handles=stability.legend(), loc="outside lower center", ncols=5)
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -91,9 +91,3 @@ def _verdict(n: int, without: bool, with_bn: bool) -> Verdict:
         return Verdict.reproduced
     return Verdict.partly if without or with_bn else Verdict.not_reproduced
 
-
-def _panel(ax: Axes, letter: str, rate: float, steps: pd.DataFrame, runs: pd.DataFrame) -> None:
-    """Every seed of both arms at one rate."""
-    stability.losses(ax, steps[steps["run_lr"] == rate])
-    lines = [stability.tally(runs, arm, rate) for arm in ARMS]
-    stability.heading(ax, letter, f"rate {number(rate)}", lines)

@@ -102,14 +102,26 @@ def losses(ax: Axes, steps: pd.DataFrame) -> None:
     ax.set_ylim(1, top)
 
 
-def heading(ax: Axes, letter: str, title: str, lines: list[str]) -> None:
-    """A panel's letter and title, and in it, in the colours of the arms, a line for each."""
-    figures.panel(ax, letter, title)
+def courses(ax: Axes, steps: pd.DataFrame) -> None:
+    """Means of ten successive losses around that of guessing, a line a run, of those that did not diverge."""
+    for arm in ARMS:
+        for _, run in steps[steps["norm"] == arm].groupby("run_id", observed=True):
+            run = run.sort_values("step")
+            if outcomes.of_losses(run["loss"].to_numpy()) != outcomes.DIVERGED:
+                tens = run.head(len(run) // 10 * 10).groupby(run["step"] // 10)[["step", "loss"]].mean()
+                ax.plot(tens["step"] + 1, tens["loss"], color=figures.COLOURS[arm], lw=0.8, alpha=0.8)
+    ax.axhline(GUESS, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    ax.set_xscale("log")
+    ax.set_ylim(1.7, 2.7)
+
+
+def told(ax: Axes, lines: list[str]) -> None:
+    """A line of text for each arm in its colour, below the level that ends a run."""
     for row, (arm, line) in enumerate(zip(ARMS, lines, strict=True)):
         if line:
             ax.text(
-                0.97, 0.80 - 0.09 * row, f"{figures.LABELS[arm]}: {line}", transform=ax.transAxes, fontsize=7,
-                color=figures.COLOURS[arm], ha="right", va="top",
+                0.97, 0.70 - 0.10 * row, line, transform=ax.transAxes, fontsize=7.5, color=figures.COLOURS[arm],
+                ha="right", va="top",
             )  # fmt: skip
 
 

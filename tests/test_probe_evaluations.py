@@ -34,6 +34,10 @@ class Feed:
         part = slice(index * size, (index + 1) * size)
         return self.images[part], self.labels[part]
 
+    def split_batches(self, split, size):
+        part = slice(400) if split == "train" else slice(400, None)
+        yield from zip(self.images[part].split(size), self.labels[part].split(size), strict=True)
+
     def test_batches(self, size, alter=None):
         for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
             yield images if alter is None else alter(images), labels
@@ -156,3 +160,20 @@ def test_a_score_is_that_of_the_whole_set():
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, CLASSES))
     whole, parts = (score(network, Feed().test_batches(size)) for size in (512, 100))
     assert whole.accuracy == parts.accuracy and whole.loss == pytest.approx(parts.loss)
+
+
+def test_splits_are_what_a_plain_loop_gives_and_none_where_nothing_is_held_out(network, monkeypatch):
+    feed = Feed()
+    evaluating = copy.deepcopy(network).eval()
+    rows = {row["split"]: row for row in probes.run("splits", {}, look(network))}
+    for split, part in (("train", slice(400)), ("held_out", slice(400, None))):
+        expected = accuracy(evaluating, feed.images[part], feed.labels[part])
+        assert rows[split]["accuracy"] == pytest.approx(expected)
+        with torch.no_grad():
+            loss = functional.cross_entropy(evaluating(feed.images[part]), feed.labels[part])
+        assert rows[split]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert rows[split]["num_examples"] == len(feed.labels[part])
+    monkeypatch.setattr(Feed, "split_batches", lambda self, split, size: iter(
+        zip(self.images.split(size), self.labels.split(size), strict=True) if split == "train" else ()
+    ))  # fmt: skip
+    assert [row["split"] for row in probes.run("splits", {}, look(network))] == ["train"]

@@ -30,6 +30,7 @@ class Data:
     augment: bool = True  # pad 4, random crop, horizontal flip
     num_train: int | None = None  # the first so many training images; null: all
     num_test: int | None = None  # the first so many test images; null: all
+    balanced: bool = False  # the num_train training images are the first of each class, of every class as many
 
 
 @dataclass(kw_only=True, slots=True)
@@ -199,6 +200,8 @@ def _check_data(data: Data) -> None:
         _at_least("data.num_train", data.num_train, data.batch_size, "at least one mini-batch (data.batch_size)")
     if data.num_test is not None:
         _at_least("data.num_test", data.num_test, 1)
+    if data.balanced and data.num_train is None:
+        raise ValueError("data.balanced = True: give data.num_train, how many images of all classes together")
 
 
 def _check_optim(optim: Optim) -> None:

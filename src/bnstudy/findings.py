@@ -26,6 +26,8 @@ SCALES = (
     "textbook",  # as a textbook does
     "true depth, one epoch",  # the paper's network on all of its data: what a learning rate does at first
     "true depth, ten epochs",
+    "fitted, 5,000 images",  # until the training images are fitted
+    "ResNet-20, 15 epochs",  # a small network on all images
 )
 DASH = "\u2013"  # where there is no value
 OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet

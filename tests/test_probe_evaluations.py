@@ -177,3 +177,11 @@ def test_splits_are_what_a_plain_loop_gives_and_none_where_nothing_is_held_out(n
         zip(self.images.split(size), self.labels.split(size), strict=True) if split == "train" else ()
     ))  # fmt: skip
     assert [row["split"] for row in probes.run("splits", {}, look(network))] == ["train"]
+
+
+def test_held_out_images_are_counted_in_whole_batches_up_to_a_number(network, monkeypatch):
+    monkeypatch.setattr("bnstudy.probes.splits.BATCH", 20)
+    rows = {row["split"]: row for row in probes.run("splits", {"num_held_out": 50}, look(network))}
+    assert (rows["train"]["num_examples"], rows["held_out"]["num_examples"]) == (400, 60)
+    with pytest.raises(ValueError, match="num_held_out = 0"):
+        probes.run("splits", {"num_held_out": 0}, look(network))

@@ -7,6 +7,7 @@ out: a learning rate can be chosen by them, so that the test set is looked at on
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,14 +21,20 @@ COLUMNS = {"split": "string", "num_examples": "int64", "loss": "float64", "accur
 BATCH = 500
 
 
-def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """A row a split: "train" and, where there are such images, "held_out". Loss: mean cross-entropy."""
+def probe(snapshot: Snapshot, *, num_held_out: int = 5000) -> Iterator[dict[str, Any]]:
+    """A row a split: "train" and, where there are such images, "held_out", at least the first `num_held_out` of them in
+    batches of 500. Loss: mean cross-entropy. Raises ValueError for a number below 1."""
+    if num_held_out < 1:
+        raise ValueError(f"splits: num_held_out = {num_held_out}: give 1 or more")
     network = snapshot.network().eval()
     with torch.random.fork_rng([]):  # what a norm draws
         for split in ("train", "held_out"):
             sizes: list[int] = []
             if next(snapshot.split_batches(split, 1), None) is not None:
-                found = score(network, _counting(snapshot.split_batches(split, BATCH), sizes))
+                batches = snapshot.split_batches(split, BATCH)
+                if split == "held_out":
+                    batches = itertools.islice(batches, -(-num_held_out // BATCH))
+                found = score(network, _counting(batches, sizes))
                 yield {"split": split, "num_examples": sum(sizes), **found._asdict()}
 
 

@@ -72,6 +72,10 @@ class Feed:
             raise ValueError("beyond the set")
         return self.images[index * size : (index + 1) * size], self.labels[index * size : (index + 1) * size]
 
+    def split_batches(self, split, size):
+        part = slice(self.num_train // 2) if split == "train" else slice(self.num_train // 2, None)
+        yield from zip(self.images[part].split(size), self.labels[part].split(size), strict=True)
+
     def test_batches(self, size, alter=None):
         for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
             yield images if alter is None else alter(images), labels

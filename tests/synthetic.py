@@ -106,7 +106,7 @@ def frames_of(name: str, workspace: Path | None = None) -> tuple[findings.Findin
     """A finding of the repository with the frames it asks for."""
     finding = findings.load(FINDINGS / f"{name}.py")
     source = shared() if workspace is None else workspace
-    data = {table: frames.load(source, finding.sweep, table, query) for table, query in finding.needs.items()}
+    data = frames.needed(source, finding.sweep, finding.needs)
     if finding.published is not None:
         data["published"] = frames.published(FINDINGS.parent / "paper_curves", finding.published)
     return finding, data

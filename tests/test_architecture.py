@@ -22,11 +22,12 @@ SOURCE = ROOT / "src" / "bnstudy"
 # Low to high. A module imports its own package and lower layers, never its neighbours.
 LAYERS: tuple[set[str], ...] = (
     {"__init__", "paths", "files", "plugins", "devices", "budget", "position"},
-    {"config", "frames", "stats", "provenance"},
+    {"config", "frames", "outcomes", "stats", "provenance"},
     {"identity", "criteria", "slips"},
     {"findings"},
     {"store", "lease", "figures", "bracket", "readme"},
-    {"reduction", "index", "data", "norms", "optim", "report", "rates", "curves", "sharpness", "robustness"},
+    {"reduction", "index", "data", "norms", "optim", "report"},
+    {"rates", "stability", "curves", "sharpness", "robustness"},
     {"models"},
     {"snapshot"},
     {"probes"},
@@ -49,7 +50,7 @@ LAYERS: tuple[set[str], ...] = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANALYSIS = (
     *("paths", "files", "stats", "criteria", "findings", "frames", "reduction", "figures", "report", "notebook"),
-    *("bracket", "rates", "curves", "sharpness", "robustness"),
+    *("bracket", "outcomes", "rates", "stability", "curves", "sharpness", "robustness"),
 )
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
 COMPOSING = {"compose", "launchers", "slips"}

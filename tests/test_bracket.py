@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from bnstudy import bracket
 from bnstudy.bracket import DIVERGED, STALLED, TRAINED, Bracket
+from bnstudy.outcomes import CHANCE, LEARNS, PARTIAL
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-LETTERS = {"t": TRAINED, "s": STALLED, "d": DIVERGED}
+LETTERS = {"t": TRAINED, "s": STALLED, "d": DIVERGED, "l": LEARNS, "c": CHANCE, "p": PARTIAL}
 edges = st.floats(-5, 1).map(lambda exponent: 10**exponent)
 factors = st.floats(1.05, 3)
 islands = st.lists(st.sampled_from(GRID), max_size=3)
@@ -35,6 +36,15 @@ def outcomes(letters: str) -> dict[float, str]:
         ("stttdtdtd", Bracket(3e-3, 1e-2, (3e-2, 0.3))),
         ("sdttttttt", Bracket(None, 3e-4, GRID[2:])),  # diverging is not what too small a rate does
         ("", Bracket(None, None)),
+        ("cclllcccc", Bracket(1e-2, 3e-2)),  # by losses: too small, learns, too large and never diverges
+        ("cclllcddd", Bracket(1e-2, 3e-2)),
+        ("cclclcddd", Bracket(1e-3, 3e-3, (1e-2,))),
+        ("llllddddd", Bracket(3e-3, 1e-2)),
+        ("ccccddddd", Bracket(3e-3, 1e-2, finite=True)),  # nothing learns: where it ceases to be finite
+        ("ccccccccc", Bracket(1.0, None, finite=True)),
+        ("ccdcddddd", Bracket(3e-4, 1e-3, (3e-3,), finite=True)),
+        ("cdlllcccc", Bracket(None, 3e-4, GRID[2:5])),
+        ("pcllldddd", Bracket(1e-2, 3e-2)),  # too few losses: not known to learn
     ],
 )
 def test_outcomes_give_their_bracket(letters: str, expected: Bracket) -> None:
@@ -81,6 +91,38 @@ def test_rates_too_small_to_train_do_not_matter(edge: float, small: float, facto
     assert with_small.keys() == bracket.search(GRID, factor, oracle(edge)).keys()
 
 
+def by_losses(small: float, learns: float, finite: float) -> Callable[[float], str]:
+    """At chance below `small` and from `learns` to `finite`, from where it diverges."""
+
+    def outcome(rate: float) -> str:
+        if rate > max(finite, learns):
+            return DIVERGED
+        return LEARNS if small <= rate <= learns else CHANCE
+
+    return outcome
+
+
+@given(edges, edges, edges, factors, st.integers(0, 30))
+def test_by_losses_the_edge_of_learning_is_found_or_that_of_being_finite(
+    small: float, learns: float, finite: float, factor: float, cut: int
+) -> None:
+    truth = by_losses(small, learns, finite)
+    whole = bracket.search(GRID, factor, truth)
+    found = bracket.of({rate: str(outcome) for rate, outcome in whole.items()})
+    edge = max(finite, learns) if found.finite else learns
+    assert found.finite == (LEARNS not in whole.values() and CHANCE in whole.values())
+    assert found.low is None or found.low <= edge
+    assert found.high is None or found.high > edge
+    assert found.low is None or found.high is None or found.high / found.low <= factor
+    assert (found.low is None) == (truth(GRID[0]) == DIVERGED)
+    known = dict(list(whole.items())[:cut])  # and any cut goes on to the same end
+    while None in (tried := bracket.search(GRID, factor, known.get)).values():
+        at_least, at_most = bracket.still(tried, factor)
+        assert at_least <= len(whole) - len(tried) <= at_most
+        known |= {rate: truth(rate) for rate, outcome in tried.items() if outcome is None}
+    assert tried == whole
+
+
 @given(edges, factors, islands, st.integers(0, 30))
 def test_a_search_that_was_cut_goes_on_to_the_same_end(edge: float, factor: float, also: list[float], cut: int) -> None:
     truth = oracle(edge, also=also)
@@ -107,6 +149,7 @@ def test_what_is_tried_has_three_digits(edge: float, factor: float) -> None:
 
 def test_words() -> None:
     told = [Bracket(0.1, 0.125), Bracket(0.1, 0.125, (1.0, 3.0)), Bracket(1.0, None), Bracket(None, 0.1)]
-    assert [str(each) for each in told] == [
-        "0.1 to 0.125", "0.1 to 0.125 (again at 1, 3)", "at or above 1", "none of those tried"
+    assert [str(each) for each in (*told, Bracket(0.1, 0.125, finite=True))] == [
+        "0.1 to 0.125", "0.1 to 0.125 (again at 1, 3)", "at or above 1", "none of those tried",
+        "0.1 to 0.125; none learns, finite",
     ]  # fmt: skip

@@ -62,7 +62,7 @@ def test_equivalence_is_not_the_absence_of_a_difference():
     ("ratio", "share", "expected"),
     [(100, 0.2, Verdict.reproduced), (100, 0.9, Verdict.partly), (10, 0.9, Verdict.not_reproduced)],
 )
-def test_one_of_two_parts_is_partly(ratio: float, share: float, expected: Verdict):
+def test_one_of_two_parts_is_partly(ratio: float, share: float, expected: Verdict) -> None:
     samples = {"ratio": around(ratio, 1), "share": around(share, 0.02)}
     assert verdict(Criterion((RATIO, SHARE), partial=1), **samples)[0] is expected
 

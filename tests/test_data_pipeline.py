@@ -362,3 +362,45 @@ def test_devices_see_the_same(augment: bool) -> None:
         assert there.is_cuda and torch.equal(labels, labels_there.cpu())
         torch.testing.assert_close(there.cpu(), images, rtol=0, atol=1e-6)
     assert torch.equal(host.probe_batch(8)[1], device.probe_batch(8)[1].cpu())
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_what_is_trained_on_and_what_is_held_out_make_the_training_set(balanced: bool) -> None:
+    arrays = make_arrays(50)
+    feed = make_feed(arrays, num_train=14, balanced=balanced, normalise="unit")
+    seen = {split: list(feed.split_batches(split, 4)) for split in ("train", "held_out")}
+    images, labels = (
+        torch.cat([batch[i] for split in ("train", "held_out") for batch in seen[split]]) for i in range(2)
+    )
+    assert sum(len(batch[1]) for batch in seen["train"]) == 14 and len(labels) == 50
+    whole = torch.from_numpy(np.array(arrays.train_images)).permute(0, 3, 1, 2) / 255
+    order = [int(np.flatnonzero([torch.allclose(image, other) for other in whole])[0]) for image in images]
+    assert sorted(order) == list(range(50))
+    torch.testing.assert_close(labels, torch.from_numpy(np.array(arrays.train_labels))[order])
+    assert order == sorted(order[:14]) + sorted(order[14:])  # each in the order of the data
+
+
+def test_nothing_is_held_out_where_all_is_trained_on() -> None:
+    assert list(make_feed().split_batches("held_out", 8)) == []
+    with pytest.raises(ValueError, match="split = 'test', size = 8: give one of train, held_out"):
+        next(make_feed().split_batches("test", 8))
+
+
+def test_balanced_images_are_the_first_of_each_class() -> None:
+    arrays = make_arrays(50)
+    skewed = np.array([0] * 20 + [1, 2, 3, 4, 5, 6] * 5, dtype=np.int64)
+    arrays = replace(arrays, train_labels=skewed)
+    feed = make_feed(arrays, num_train=14, balanced=True, normalise="unit", augment=False)
+    labels = torch.cat([labels for _, labels in feed.split_batches("train", 5)])
+    assert labels.tolist() == [0, 0, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6]
+    epoch = torch.cat([feed.batch(step)[1] for step in range(feed.steps_per_epoch)])
+    assert torch.bincount(epoch).tolist() == [2] * 7
+    plain = make_feed(arrays, num_train=14, normalise="unit", augment=False)
+    assert torch.cat([plain.batch(step)[1] for step in range(2)]).tolist() == [0] * 14
+
+
+@pytest.mark.parametrize("num_train", [15, 42])
+def test_images_that_cannot_be_balanced_are_refused(num_train: int) -> None:
+    skewed = np.array([0] * 20 + [1, 2, 3, 4, 5, 6] * 5, dtype=np.int64)
+    with pytest.raises(ValueError, match=rf"data\.num_train = {num_train} with data\.balanced.* at most 35"):
+        make_feed(replace(make_arrays(50), train_labels=skewed), num_train=num_train, balanced=True)

@@ -53,7 +53,7 @@ def shown(fig: Figure) -> Iterator[float]:
         for drawn in ax.collections:
             if isinstance(drawn, PolyCollection | PathCollection):
                 for path in drawn.get_paths():
-                    yield from path.vertices.ravel()
+                    yield from np.asarray(path.vertices, dtype=float).ravel()
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

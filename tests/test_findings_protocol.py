@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from bnstudy import compose, findings, plugins, probes, train
+from bnstudy import compose, findings, frames, plugins, probes, train
 from bnstudy.config import to_dict
 from bnstudy.findings import Claim, Evidence, Note, Verdict
 from bnstudy.reduction import config_columns
@@ -89,9 +89,12 @@ def test_every_claim_of_the_paper_stands_exactly_once() -> None:
 def test_what_a_finding_asks_of_a_table_is_there(path: Path) -> None:
     """The names in its queries are columns of the probe's table, of the loop's, or of the runs."""
     made = findings.load(path)
-    config = compose.expand(made.sweep, "quick")[0]
-    of_runs = {"run_id", "status", "outcome", *config_columns(to_dict(config))}
-    for table, query in made.needs.items():
+    for name, query in made.needs.items():
+        sweep, table = frames.source(made.sweep, name)
+        config = compose.expand(sweep, "quick")[0]
+        kept = config.sweep.tables
+        assert table == "runs" or kept is None or table in kept, f"{sweep} does not keep {table}"
+        of_runs = {"run_id", "status", "outcome", *config_columns(to_dict(config))}
         columns = probes.columns(table) if table in plugins.names("probes") else LOOP.get(table, {})
         names = {node.id for node in ast.walk(ast.parse(query or "0")) if isinstance(node, ast.Name)}
         plain = {name.removeprefix("run_") for name in names}

@@ -124,6 +124,8 @@ def test_a_region_with_a_hole_is_no_interval() -> None:
     assert torn.measured == "1 of 6 cells have such a rate" and torn.verdict is Verdict.partly
     torn = judged(REGION, {**AS_PUBLISHED, ("none", 110): ["tstdd", "tdtdd", "tdddd"]})["lenet-region-2"]
     assert torn.verdict is Verdict.not_reproduced
+    nowhere = judged(REGION, {**AS_PUBLISHED, ("none", 110): ["sssss", "ttddd", "tdddd"]})
+    assert {e.verdict for e in nowhere.values()} == {Verdict.undecided}  # an empty cell is no interval
 
 
 @pytest.mark.parametrize(

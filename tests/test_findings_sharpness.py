@@ -97,7 +97,8 @@ def test_the_table_tells_what_became_of_each_rate() -> None:
 def test_every_run_that_ended_has_its_mark() -> None:
     fig = figures.new(SHARPNESS.size, "t", "s", stand_in=False)
     grid = {0.01: 40.0, 0.1: 20.0, 1.0: 5.0}
-    lost = {0.01: 40.0, 0.1: ["trained", "stalled", "diverged", "trained", "trained"]}
+    lost: dict[float, float | Sequence[str]] = {0.01: 40.0}
+    lost[0.1] = ["trained", "stalled", "diverged", "trained", "trained"]
     SHARPNESS.plot(fig, frame(grid, lost))
     for ax in fig.axes:
         drawn = [line for line in ax.lines if str(line.get_marker()) == "o"]

@@ -37,6 +37,10 @@ class Feed:
         part = slice(index * size, (index + 1) * size)
         return self.images[part], self.labels[part]
 
+    def split_batches(self, split, size):
+        part = slice(400) if split == "train" else slice(400, None)
+        yield from zip(self.images[part].split(size), self.labels[part].split(size), strict=True)
+
     def test_batches(self, size, alter=None):
         for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
             yield images if alter is None else alter(images), labels
@@ -228,3 +232,26 @@ def test_accumulated_is_not_defined_without_a_mini_batch_of_training_images(netw
     seen = observe(network, *feed.probe_batch(64), reads=set(), feed=feed)
     rows = {row["mode"]: row for row in probes.run("modes", {"batch_sizes": [64]}, seen)}
     assert math.isnan(rows["accumulated"]["loss"]) and math.isfinite(rows["eval"]["loss"])
+def test_splits_are_what_a_plain_loop_gives_and_none_where_nothing_is_held_out(network, monkeypatch):
+    feed = Feed()
+    evaluating = copy.deepcopy(network).eval()
+    rows = {row["split"]: row for row in probes.run("splits", {}, look(network))}
+    for split, part in (("train", slice(400)), ("held_out", slice(400, None))):
+        expected = accuracy(evaluating, feed.images[part], feed.labels[part])
+        assert rows[split]["accuracy"] == pytest.approx(expected)
+        with torch.no_grad():
+            loss = functional.cross_entropy(evaluating(feed.images[part]), feed.labels[part])
+        assert rows[split]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert rows[split]["num_examples"] == len(feed.labels[part])
+    monkeypatch.setattr(Feed, "split_batches", lambda self, split, size: iter(
+        zip(self.images.split(size), self.labels.split(size), strict=True) if split == "train" else ()
+    ))  # fmt: skip
+    assert [row["split"] for row in probes.run("splits", {}, look(network))] == ["train"]
+
+
+def test_held_out_images_are_counted_in_whole_batches_up_to_a_number(network, monkeypatch):
+    monkeypatch.setattr("bnstudy.probes.splits.BATCH", 20)
+    rows = {row["split"]: row for row in probes.run("splits", {"num_held_out": 50}, look(network))}
+    assert (rows["train"]["num_examples"], rows["held_out"]["num_examples"]) == (400, 60)
+    with pytest.raises(ValueError, match="num_held_out = 0"):
+        probes.run("splits", {"num_held_out": 0}, look(network))

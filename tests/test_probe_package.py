@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gradient_noise": {"sizes": [2, 4], "num_divided": [1, 1], "large_size": 8, "num_large": 2},
     "gradient_tails": {"num_bootstrap": 5},
     "hessian_top_eigenvalue": {"max_iterations": 3},
+    "relative_sharpness": {"max_iterations": 3},
     "jacobian_singular_values": {"starts": [0], "num_examples": 1, "num_values": 5},
     "jacobian_density": {"num_examples": 1, "num_steps": 4, "num_shares": 3},
     "jacobian_coupling": {"sizes": [4], "whole_sizes": [], "num_values": 3},

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import synthetic
 
-from bnstudy import search
-from bnstudy.config import Config, Optim, Search, Sweep, Train, validate
+from bnstudy import reduction, search, train
+from bnstudy.config import Config, Optim, Search, Sweep, Train, resolved, validate
 from bnstudy.data.sources import Source
 from bnstudy.jobs import Job
-from bnstudy.store import State
+from bnstudy.store import State, Store
 
 SOURCE = Source("fashion_mnist", "arrays", Path("nowhere"), "0" * 64, 100, 10, (1, 28, 28), 10)
 EDGES = {("batch", 0): 7.0, ("batch", 1): 2.0, ("none", 0): 0.05, ("none", 1): 50.0}  # norm, seed -> edge
@@ -90,6 +94,49 @@ def test_any_order_of_making_ends_with_the_same_runs() -> None:
 def test_what_is_looked_for_is_no_part_of_a_run() -> None:
     searched, plain = grid(LR), grid(Search())
     assert [job.run_id for job in searched] == [job.run_id for job in plain]
+    judged = [Job(replace(job.config, sweep=Sweep(outcome_by="losses")), SOURCE) for job in plain]
+    assert [job.run_id for job in judged] == [job.run_id for job in plain]
+
+
+def test_by_losses_the_search_and_the_tables_judge_alike(tmp_path: Path) -> None:
+    """Accuracies never reach 30 %; with BN runs learn up to 1.8, without they are at chance and diverge above it."""
+    store = Store(tmp_path)
+    by_losses = Sweep(search=LR, outcome_by="losses")
+    wanted = [Job(replace(job.config, sweep=by_losses), SOURCE) for job in grid(LR) if job.config.seed == 0]
+
+    def make(job: Job) -> None:
+        lr, batch = job.config.optim.lr, job.config.norm["name"] == "batch"
+        losses = [2.3] * 60 + ([math.inf] if lr > 1.8 and not batch else [2.0 if batch and lr <= 1.8 else 2.3] * 60)
+        writer = store.writer(job.run_id)
+        nothing = [0.0] * len(losses)
+        rows = {"accuracy": nothing, "lr": nothing, "gradient_norm": nothing}
+        writer.add("steps", train.STEPS, {"step": list(range(len(losses))), "loss": losses, **rows})
+        ended = "diverged" if math.isinf(losses[-1]) else "stalled"
+        writer.finish(synthetic.manifest(resolved(job.config), outcome=ended, num_steps=len(losses)))
+
+    while pending := [job for job in search.reach(wanted, store).jobs if not store.state(job.run_id).done]:
+        for job in pending:
+            make(job)
+    reached = search.reach(wanted, store)
+    assert [f"{name}: {found}" for name, found in reached.found] == [
+        "lenet-batch-s0, largest optim.lr that learns: 1.78 to 2.37",
+        "lenet-none-s0, largest optim.lr that learns: 1.78 to 2.37; none learns, finite",
+    ]
+    reduction.reduce(store, [job.run_id for job in reached.jobs], tmp_path / "tables", tables=[], outcome_by="losses")
+    runs = pd.read_parquet(tmp_path / "tables" / "runs.parquet").set_index("run_id")
+    assert set(runs["outcome"]) == {"learns", "at chance", "diverged"} and "last_loss" in runs
+    for job in reached.jobs:
+        assert runs["outcome"][job.run_id] == reduction.outcome(
+            store, job.run_id, store.manifest(job.run_id), "losses"
+        )
+    reduction.reduce(store, [job.run_id for job in reached.jobs], tmp_path / "tables", tables=[])
+    runs = pd.read_parquet(tmp_path / "tables" / "runs.parquet")
+    assert set(runs["outcome"]) == {"stalled", "diverged"} and "last_loss" not in runs
+
+
+def test_an_unknown_way_to_judge_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sweep\.outcome_by = 'loss': choose one of accuracy, losses"):
+        validate(Config(sweep=Sweep(outcome_by="loss")))
 
 
 @pytest.mark.parametrize(

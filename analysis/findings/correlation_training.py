@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -101,7 +102,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for arm, part in arms(own).items():
         for step, fill in ((0, "white"), (LAST, figures.COLOURS[arm])):
             here = part[part["step"] == step]
-            style = {"marker": "o", "ms": 4.2, "mfc": fill, "mew": 1.0, "lw": 1.2 if step else 0.7}
+            style: dict[str, Any] = {"marker": "o", "ms": 4.2, "mfc": fill, "mew": 1.0, "lw": 1.2 if step else 0.7}
             by_size = stats.over_seeds(_over_layers(here), ["batch_size"], "cosine")
             figures.band(third, by_size, "batch_size", arm, label="", **style)
             depths = stats.over_seeds(here[here["batch_size"] == LARGEST], ["depth"], "cosine_mean")

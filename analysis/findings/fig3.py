@@ -237,8 +237,9 @@ def _ranges(ax: Axes, ours: pd.DataFrame, published: pd.DataFrame, losses: pd.Da
             ax.plot(place[at], part["usable"][at], marker, color=colour, ms=4, mew=0, alpha=0.85, zorder=4)
         for row in stats.over_seeds(part, ["mini_batch"], "usable", Scale.log).itertuples():
             x = float(str(row.mini_batch)) + side
-            ax.fill_between([x - 0.15, x + 0.15], row.low, row.high, color=colour, alpha=0.25, lw=0)
-            ax.plot([x - 0.15, x + 0.15], [row.mean] * 2, color=colour, lw=2, solid_capstyle="butt")
+            low, high, mean = (float(str(value)) for value in (row.low, row.high, row.mean))
+            ax.fill_between([x - 0.15, x + 0.15], low, high, color=colour, alpha=0.25, lw=0)
+            ax.plot([x - 0.15, x + 0.15], [mean] * 2, color=colour, lw=2, solid_capstyle="butt")
     for arm, part in arms(published).items():
         for bound, marker in markers.items():
             rows = part[part["bound"] == bound]

@@ -196,7 +196,7 @@ def _matched(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:
     for seed, rate in _rates(rows).items():
         wide = largest[largest["seed"] == seed].pivot(index="rate", columns="depth", values=statistic).sort_index()
         with np.errstate(divide="ignore"):
-            logs = np.log(wide)
+            logs = pd.DataFrame(np.log(wide))
         place = min(int(np.searchsorted(wide.index, rate)), len(wide) - 1)
         low, high = wide.index[place - 1], wide.index[place]
         share = (rate - low) / (high - low)

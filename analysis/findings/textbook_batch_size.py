@@ -114,7 +114,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
 
 def _highest(test: pd.DataFrame) -> float:
     """The size of highest mean accuracy."""
-    return float(test.mean().idxmax()) if len(test) else math.nan
+    return float(str(test.mean().idxmax())) if len(test) else math.nan
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:

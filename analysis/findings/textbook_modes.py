@@ -97,13 +97,13 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     lost = {
         part.key: stats.effect(accumulated, _by_seed(rows, "train", "mixed", size)) for size, part in LOST.items()
     }
-    scatter = [(each - each.mean()).abs() for each in (accumulated, stored)]
+    even, uneven = ((each - each.mean()).abs() for each in (accumulated, stored))
     values = {
         "textbook-modes-1": lost,
         "textbook-modes-2": {MISREAD.key: stats.effect(mixed, by_label)},
         "textbook-modes-3": {AFTER.key: stats.effect(accumulated, _by_seed(rows, "after", "sorted"))},
         "textbook-modes-4": {
-            BETTER.key: stats.effect(accumulated, stored), EVENER.key: stats.effect(*scatter, Scale.log),
+            BETTER.key: stats.effect(accumulated, stored), EVENER.key: stats.effect(even, uneven, Scale.log),
         },
     }  # fmt: skip
     return {claim: {key: criteria.single(of) for key, of in each.items()} for claim, each in values.items()}

@@ -100,7 +100,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
         )
         for norm, part in HELPS.items()
     }
-    values = {
+    values: dict[str, dict[str, pd.Series]] = {
         "textbook-normalisers-1": {FROZEN.key: stats.effect(train["batch"], train["frozen"])},
         "textbook-normalisers-2": {
             DROPOUT.key: stats.effect(test["batch"], test["dropout"]),

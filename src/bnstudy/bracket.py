@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from bnstudy import outcomes
 from bnstudy.frames import number
 
-TRAINED, STALLED, DIVERGED = "trained", "stalled", "diverged"  # outcomes of a run that ended
+TRAINED, STALLED, DIVERGED = "trained", "stalled", outcomes.DIVERGED  # of a run that ended, by its training accuracy
+WORKS = (TRAINED, outcomes.LEARNS)
+ENDS = ((TRAINED, STALLED, DIVERGED), (outcomes.LEARNS, outcomes.CHANCE, DIVERGED))  # by accuracy, by losses
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,13 @@ class Bracket:
 
     `low` is None where no rate trains below the first that fails, `high` where the largest rate tried trains. A rate
     above `high` that trains is one of the `islands`: what trains is then no interval, and the bracket is its lower end.
+    `finite`: no rate learns, and the bracket is that of the rates which stay finite; learning cannot end above it.
     """
 
     low: float | None
     high: float | None
     islands: tuple[float, ...] = ()
+    finite: bool = False
 
     def middle(self, factor: float) -> float | None:
         """The rate that halves the bracket geometrically, to three digits; None where high / low <= `factor`."""
@@ -37,21 +42,33 @@ class Bracket:
             told = f"at or above {number(self.low)}"
         else:
             told = f"{number(self.low)} to {number(self.high)}"
-        return f"{told} (again at {', '.join(map(number, self.islands))})" if self.islands else told
+        told = f"{told} (again at {', '.join(map(number, self.islands))})" if self.islands else told
+        return f"{told}; none learns, finite" if self.finite else told
 
 
-def of(outcomes: Mapping[float, str]) -> Bracket:
-    """The bracket that the outcomes by rate give. A rate that stalls below all others that do not is too small."""
-    rates = sorted(outcomes)
-    while rates and outcomes[rates[0]] == STALLED:
+def of(ended: Mapping[float, str]) -> Bracket:
+    """The bracket that the outcomes by rate give, by training accuracy or by losses (see `outcomes`).
+
+    A rate that stalls, or stays at chance, below all others that do not is too small. By losses, where no rate learns,
+    the bracket is that of the rates at which training stays finite.
+    """
+    rates = sorted(ended)
+    finite = by_losses(ended) and outcomes.LEARNS not in ended.values()
+    while rates and not finite and ended[rates[0]] not in (*WORKS, DIVERGED):
         rates.pop(0)
-    works = [outcomes[rate] == TRAINED for rate in rates]
+    works = [ended[rate] != DIVERGED if finite else ended[rate] in WORKS for rate in rates]
     edge = works.index(False) if False in works else len(works)
     return Bracket(
         low=rates[edge - 1] if edge else None,
         high=rates[edge] if edge < len(rates) else None,
         islands=tuple(rate for rate, does in zip(rates[edge:], works[edge:], strict=True) if does),
+        finite=finite,
     )
+
+
+def by_losses(ended: Mapping[float, str]) -> bool:
+    """Whether these outcomes are judged by losses; those of a cell in which every run diverged may be either."""
+    return any(outcome not in ENDS[0] for outcome in ended.values())
 
 
 def search(grid: Iterable[float], factor: float, outcome: Callable[[float], str | None]) -> dict[float, str | None]:
@@ -75,7 +92,8 @@ def still(tried: Mapping[float, str | None], factor: float) -> tuple[int, int]:
     ended = {rate: found for rate, found in tried.items() if found is not None}
     unknown = tried.keys() - ended.keys()
     if len(unknown) == 1:
-        possible = [of(ended | dict.fromkeys(unknown, found)) for found in (TRAINED, DIVERGED)]
+        ends = ENDS[1] if by_losses(ended) else ENDS[0]
+        possible = [of(ended | dict.fromkeys(unknown, end)) for end in ends]
         counts = [_halvings(bracket, factor) for bracket in possible]
     elif unknown:  # of the grid; none of its rates may train, or all
         counts = [(0, _halvings(Bracket(*gap), factor)[1]) for gap in itertools.pairwise(rates)]

@@ -16,6 +16,7 @@ INITS = ("xavier_uniform", "xavier_normal", "kaiming_normal", "torch_default", "
 PRECISIONS = ("fp32", "tf32", "bf16")
 ENGINES = ("auto", "plain", "stacked", "parallel")
 TRACKING_MODES = ("offline", "online", "off")
+OUTCOME_BY = ("accuracy", "losses")
 DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?")
 
 
@@ -29,6 +30,7 @@ class Data:
     augment: bool = True  # pad 4, random crop, horizontal flip
     num_train: int | None = None  # the first so many training images; null: all
     num_test: int | None = None  # the first so many test images; null: all
+    balanced: bool = False  # the num_train training images are the first of each class, of every class as many
 
 
 @dataclass(kw_only=True, slots=True)
@@ -96,6 +98,7 @@ class Sweep:
     tables: list[str] | None = None  # null: every table
     rows: dict[str, str] = field(default_factory=dict)  # table -> which of its rows are kept, as pandas queries
     search: Search = field(default_factory=Search)
+    outcome_by: str = "accuracy"  # accuracy: trained, stalled, diverged; losses: learns, at chance, diverged (outcomes)
     suites: dict[str, int] = field(default_factory=dict)  # suite it belongs to -> its place there
     minutes: dict[str, float] = field(default_factory=dict)  # preset -> about how long all of it takes on two CPU cores
 
@@ -210,6 +213,7 @@ def validate(config: Config) -> None:
     for name, plan in config.probes.items():
         _check_probe(name, plan)
     _check_runtime(config.runtime)
+    _one_of("sweep.outcome_by", config.sweep.outcome_by, OUTCOME_BY)
     _check_kept(config.sweep, config.train)
     _check_search(config)
     _one_of("tracking.mode", config.tracking.mode, TRACKING_MODES)
@@ -226,6 +230,8 @@ def _check_data(data: Data) -> None:
         _at_least("data.num_train", data.num_train, data.batch_size, "at least one mini-batch (data.batch_size)")
     if data.num_test is not None:
         _at_least("data.num_test", data.num_test, 1)
+    if data.balanced and data.num_train is None:
+        raise ValueError("data.balanced = True: give data.num_train, how many images of all classes together")
 
 
 def _check_optim(optim: Optim) -> None:

@@ -22,6 +22,7 @@ def make_feed(job: Job, device: torch.device) -> Feed:
         normalise=data.normalise,
         num_train=data.num_train,
         num_test=data.num_test,
+        balanced=data.balanced,
         input_size=models.input_size(job.config.model["name"]),
         device=device,
     )

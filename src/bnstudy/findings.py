@@ -21,11 +21,15 @@ from bnstudy.stats import ALPHA, Interval
 
 ORIGINS = ("paper", "course", "ours")  # whose claim it is: the paper's, that of the course pages, an own question
 SCALES = (
-    "init",
-    "paper",
-    "reduced",
-    "textbook",
-)  # untrained; as the paper trains; with less; as a textbook does
+    "init",  # untrained
+    "paper",  # as the paper trains
+    "reduced",  # with less
+    "textbook",  # as a textbook does
+    "true depth, one epoch",  # the paper's network on all of its data: what a learning rate does at first
+    "true depth, ten epochs",
+    "fitted, 5,000 images",  # until the training images are fitted
+    "ResNet-20, 15 epochs",  # a small network on all images
+)
 DASH = "\u2013"  # where there is no value
 FEW = f"fewer than {MIN_SEEDS} seeds"
 OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet
@@ -162,10 +166,11 @@ class Row:
 class Finding:
     """One file of `analysis/findings`: a figure and the claims judged from the very frames it shows.
 
-    `needs` maps a table of the sweep `sweep` to a query on it; with `published` the curve of that name joins them under
-    the key "published". `images`: whether those of a data set play a part. `plot(fig, frames)` draws, `numbers(frames)`
-    gives the comparison with the paper. `measure(frames)` gives, for every claim whose criterion is data, the values it
-    is judged by, and is called by `plot`, too; `check(frames)` gives Evidence for every other claim.
+    `needs` maps a table of the sweep `sweep`, or "other_sweep/table", to a query on it; with `published` the curve of
+    that name joins them under the key "published". `images`: whether those of a data set play a part.
+    `plot(fig, frames)` draws, `numbers(frames)` gives the comparison with the paper. `measure(frames)` gives, for every
+    claim whose criterion is data, the values it is judged by, and is called by `plot`, too; `check(frames)` gives
+    Evidence for every other claim.
     """
 
     name: str

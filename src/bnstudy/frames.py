@@ -107,6 +107,17 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
     return frame.reset_index(drop=True)
 
 
+def needed(workspace: Path, sweep: str, needs: Mapping[str, str | None]) -> dict[str, pd.DataFrame]:
+    """The tables that a finding needs, each by `load`: of `sweep`, or of another sweep as "that_sweep/table"."""
+    return {name: load(workspace, *source(sweep, name), query) for name, query in needs.items()}
+
+
+def source(sweep: str, name: str) -> tuple[str, str]:
+    """Of which sweep a needed table is, and what it is called there."""
+    other, _, table = name.rpartition("/")
+    return other or sweep, table
+
+
 def process_sec(run_rows: pd.DataFrame) -> pd.Series[float]:
     """Seconds of one process that each run took: its share of them where several trained side by side.
 

@@ -46,6 +46,8 @@ def _check_data(config: Config, source: Source) -> None:
     num_train = available if data.num_train is None else data.num_train
     if num_train > available:
         raise ValueError(f"data.num_train = {num_train}: give 1 to {available}, which {source.name} has")
+    if data.balanced and num_train % source.num_classes:
+        raise ValueError(f"data.num_train = {num_train} with data.balanced: give a multiple of {source.num_classes}")
     if data.num_test is not None and data.num_test > source.num_test:
         raise ValueError(f"data.num_test = {data.num_test}: give 1 to {source.num_test}, which {source.name} has")
     sizes = {"data.batch_size": data.batch_size}

@@ -26,15 +26,18 @@ OUTCOMES = ("trained", "stalled", "diverged")
 def edges(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """One row a cell, the runs that share the columns `by`: its bracket of the largest learning rate that trains.
 
-    `low`: the largest rate up to which every tried one trains, 0 where none does; `high`: the next, which does not,
-    infinite where `low` is the largest tried. `islands`: how many rates above `high` train. `told`: the same in words.
+    `low`: the largest rate up to which every tried one trains; NaN where there is none, which decides nothing about the
+    cell. `high`: the next, which does not train, infinite where none is known. `islands`: how many rates above `high`
+    train. `finite`: none learns, and the bracket is that of the rates which stay finite (outcomes by losses). `told`:
+    the same in words.
     """
     rows = []
     for key, cell in runs[runs["outcome"].notna()].groupby(list(by)):
         found = bracket.of(dict(zip(cell["lr"], cell["outcome"], strict=True)))
-        low, high = found.low or 0.0, math.inf if found.high is None else found.high
-        rows.append((*key, low, high, len(found.islands), str(found)))
-    return pd.DataFrame(rows, columns=[*by, "low", "high", "islands", "told"])
+        low = math.nan if found.low is None else found.low
+        high = math.inf if found.high is None else found.high
+        rows.append((*key, low, high, len(found.islands), found.finite, str(found)))
+    return pd.DataFrame(rows, columns=[*by, "low", "high", "islands", "finite", "told"])
 
 
 def wider(factor: float = 10) -> Criterion:
@@ -66,13 +69,25 @@ def by_depth(cells: pd.DataFrame) -> dict[str, Sample]:
     return {FALLS.key: criteria.single(pd.Series(slopes, dtype=float))}
 
 
+def empty(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of which no rate is known up to which training works."""
+    return cells[cells["low"].isna()]
+
+
 def told(cells: pd.DataFrame) -> str:
-    """The largest rates that train over some cells: median and range of `low`, and which brackets are open or torn."""
+    """The largest rates that train over some cells: median and range of `low`; which brackets are open, torn, empty."""
     low = spread(cells["low"])
-    words = [f"{number(low.median)} [{low.range}]" if low.low != low.high else number(low.median)]
-    words += [f"{count} at or above" for count in [int(cells["high"].eq(math.inf).sum())] if count]
+    words = [str(low)] if low.n else []
+    open_ended = int((cells["high"].eq(math.inf) & cells["low"].notna()).sum())
+    words += [f"{open_ended} at or above"] if open_ended else []
     words += [f"{count} not monotone" for count in [int(cells["islands"].gt(0).sum())] if count]
-    return "; ".join(words) if low.n else DASH
+    return ("; ".join(words) + _none(cells)).removeprefix("; ") or DASH
+
+
+def _none(cells: pd.DataFrame) -> str:
+    """How many cells have no rate that trains, as the end of a sentence."""
+    count = len(empty(cells))
+    return f"; no rate trains in {count} of {len(cells)} cells" if count else ""
 
 
 def seeds(cells: pd.DataFrame) -> int:
@@ -221,7 +236,8 @@ def _accuracy(runs: pd.DataFrame) -> str:
 def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.11) -> None:
     """A bar a seed from the largest rate that trains to the next, which does not; an arrow where none is known.
 
-    Side by side for each value of `column`. With a white dot: rates above the bar train again. No bar: no rate trains.
+    Side by side for each value of `column`. With a white dot: rates above the bar train again. No bar: no rate is known
+    to train.
     """
     order = [arm for arm in ARMS if arm in set(cells[column])] if column == "norm" else sorted(cells[column].unique())
     for position, value in enumerate(order):
@@ -230,9 +246,11 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
         ends = zip(part["low"], part["high"], part["islands"], strict=True)
         for place, (low, high, islands) in enumerate(ends):
             x = position + (place - (len(part) - 1) / 2) * spacing
-            if low and math.isinf(high):
+            if math.isnan(low):
+                continue
+            if math.isinf(high):
                 ax.plot([x], [low], "^", color=colour, ms=6, mew=0)
-            elif low:
+            else:
                 ax.plot([x, x], [low, high], color=colour, lw=5, solid_capstyle="butt", zorder=3)
                 if islands:
                     ax.plot([x], [math.sqrt(low * high)], "o", color="white", ms=3, mew=0, zorder=4)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bnstudy import files, plugins
+from bnstudy import files, outcomes, plugins
 from bnstudy.status import look_key
 from bnstudy.store import ARROW, State, Store, looks_of
 
@@ -85,6 +85,7 @@ def reduce(
     tables: Sequence[str] | None = None,
     rows: Mapping[str, str] | None = None,
     expected: Mapping[str, Mapping[str, Any]] | None = None,
+    outcome_by: str = "accuracy",
     looks: Mapping[str, Mapping[str, str]] | None = None,
     published: Mapping[str, pa.Table] | None = None,
 ) -> Reduction:
@@ -95,9 +96,10 @@ def reduce(
 
     `expected` maps run ids to nested configurations, so that runs which do not exist still have their row, with their
     status. Only completed and diverged runs give rows to the other tables, of which `rows` (table -> pandas query) may
-    keep a part. The bytes depend on the runs alone: rows are sorted by run id, then step, and keep the order of their
-    probe. Raises ValueError if two runs disagree on a table's columns or a query does not fit them, and StoreError if a
-    run's table is damaged.
+    keep a part. `outcome_by` (see `outcome`) says what the runs' column `outcome` is judged by; by losses, `last_loss`
+    stands beside it. The bytes depend on the runs alone: rows are sorted by run id, then step, and keep the order of
+    their probe. Raises ValueError if two runs disagree on a table's columns or a query does not fit them, and
+    StoreError if a run's table is damaged.
     """
     expected, queries = expected or {}, rows or {}
     every = sorted({*run_ids, *expected})
@@ -114,6 +116,10 @@ def reduce(
         _run_row(run_id, states[run_id], manifests.get(run_id), expected.get(run_id, {}), asked[run_id])
         for run_id in every
     ]
+    if outcome_by == "losses":
+        for row in runs:
+            if row.get("outcome") is not None:
+                row["outcome"], row["last_loss"] = _by_losses(store, row["run_id"], manifests[row["run_id"]])
     published = dict(published or {})
     runs += published.pop(RUNS).to_pylist() if RUNS in published else []
     names = sorted({*names, *published}) if tables is None else names
@@ -145,6 +151,21 @@ def overview(store: Store) -> pd.DataFrame:
     rows = [_run_row(run_id, state, manifests.get(run_id), {}, None) for run_id, state in states.items()]
     frame: pd.DataFrame = runs_table(rows).to_pandas()
     return frame
+
+
+def outcome(store: Store, run_id: str, manifest: Mapping[str, Any], by: str) -> str | None:
+    """What became of a done run: by "accuracy" as its manifest has it, by "losses" as `outcomes` says.
+
+    None for a run without an update. Raises StoreError if the losses are asked for and its table `steps` is damaged.
+    """
+    by_accuracy: str | None = manifest["outcome"]
+    return by_accuracy if by == "accuracy" or by_accuracy is None else _by_losses(store, run_id, manifest)[0]
+
+
+def _by_losses(store: Store, run_id: str, manifest: Mapping[str, Any]) -> tuple[str, float]:
+    steps = store.rows(run_id, manifest, "steps")
+    losses = steps["loss"].to_numpy()[np.argsort(steps["step"].to_numpy(), kind="stable")]
+    return outcomes.of_losses(losses), outcomes.last_loss(losses)
 
 
 def config_columns(config: Mapping[str, Any]) -> dict[str, Any]:

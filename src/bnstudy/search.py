@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bnstudy import bracket, status
+from bnstudy import bracket, reduction, status
 from bnstudy.config import Config, from_dict, to_dict
 from bnstudy.identity import canonical, network
 from bnstudy.jobs import Job
@@ -56,7 +56,8 @@ def reach(grid: Sequence[Job], store: Store, published: Published = NOTHING) -> 
         at_least, at_most = at_least + least, at_most + most
         ended = {value: outcome for value, outcome in tried.items() if outcome is not None}
         if len(ended) == len(tried):
-            found.append((f"{_name(cell[0].config)}, largest {axis} that trains", bracket.of(ended)))
+            works = "learns" if grid[0].config.sweep.outcome_by == "losses" else "trains"
+            found.append((f"{_name(cell[0].config)}, largest {axis} that {works}", bracket.of(ended)))
     return Reach(tuple(asked), at_least, at_most, tuple(found))
 
 
@@ -72,11 +73,12 @@ class _Cell:
     def outcome(self, value: float) -> str | None:
         if value not in self.jobs:
             self.jobs[value] = _with(next(iter(self.jobs.values())), self.axis, value)
-        now = status.of(self.jobs[value], self.store, verify=False)
+        job = self.jobs[value]
+        now = status.of(job, self.store, verify=False)
         if now.state.done and not now.changed:
-            outcome: str | None = self.store.manifest(self.jobs[value].run_id)["outcome"]
-            return outcome
-        return self.published.outcome(self.jobs[value])
+            manifest = self.store.manifest(job.run_id)
+            return reduction.outcome(self.store, job.run_id, manifest, job.config.sweep.outcome_by)
+        return self.published.outcome(job)
 
 
 def _name(config: Config) -> str:

@@ -45,6 +45,9 @@ class Batches(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The test set in its order, its images in [0, 1] altered before they are normalized."""
 
+    def split_batches(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images of the training set, those that are trained on ("train") or that are not ("held_out")."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Snapshot:
@@ -183,6 +186,11 @@ class Snapshot:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The test set, `size` images at a time; `alter` is given images (N, C, H, W) with values in [0, 1]."""
         for images_NCHW, labels_N in self._further().test_batches(size, alter):
+            yield self._as_observed(images_NCHW, labels_N)
+
+    def split_batches(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training set as it is, `size` images at a time: what is trained on ("train") or is not ("held_out")."""
+        for images_NCHW, labels_N in self._further().split_batches(split, size):
             yield self._as_observed(images_NCHW, labels_N)
 
     def couples_examples(self) -> bool:

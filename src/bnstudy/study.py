@@ -300,6 +300,7 @@ def _reduce(
         tables=kept.tables,
         rows=kept.rows,
         expected=expected,
+        outcome_by=kept.outcome_by,
         looks={job.run_id: status.tables(job.config, store, job.run_id) for job in wanted},
         published=published,
     )
@@ -439,9 +440,10 @@ def workspace_of(name: str, preset: str, overrides: Sequence[str], results: Path
 def _is_preset(name: str, preset: str, configs: Sequence[Config]) -> bool:
     """Whether these are the preset's runs, of which the same is kept."""
 
-    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search]:
+    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search, str]:
         asked = {f"{canonical(config, {})} {sorted(status.plan_keys(config))}" for config in configs}
-        return asked, configs[0].sweep.tables, configs[0].sweep.search
+        sweep = configs[0].sweep
+        return asked, sweep.tables, sweep.search, sweep.outcome_by
 
     return kept(configs) == kept(compose.expand(name, preset, []))
 

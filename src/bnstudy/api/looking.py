@@ -146,6 +146,13 @@ class _Given:
         part = slice(index * size, (index + 1) * size)
         return images[part], labels[part]
 
+    def split_batches(self, split: str, size: int) -> Iterator[Pair]:
+        """There is no telling what was trained on: refused."""
+        raise ValueError(
+            f"{self.name} looks at the images that were trained on and at those held out, which only a run knows: "
+            "open it with bnstudy.run(ID) and use its probe"
+        )
+
     def test_batches(self, size: int, alter: Callable[[Tensor], Tensor] | None = None) -> Iterator[Pair]:
         """The test images in their order."""
         images, labels = self._of("test", "evaluates")

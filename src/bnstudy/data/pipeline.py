@@ -24,6 +24,7 @@ from bnstudy.data.sources import Array, Arrays
 
 MARGIN = 4  # pixels of zeros around an image that crops reach into (He et al. 2016, section 4.2)
 _TRAINING, _PROBES = 0, 1  # streams of randomness
+SPLITS = ("train", "held_out")  # of the training set
 
 Batch = tuple[Tensor, Tensor]
 Alteration = Callable[[Tensor], Tensor]  # of images (N, C, H, W) with values in [0, 1]
@@ -46,11 +47,13 @@ class Feed:
         normalise: str,
         num_train: int | None = None,
         num_test: int | None = None,
+        balanced: bool = False,
         input_size: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`num_train`, `num_test`: the first so many images (None: all). `normalise`: "channel" subtracts each
+        """`num_train`, `num_test`: the first so many images (None: all); with `balanced` the first num_train / classes
+        training images of each class, in the order of the data. `normalise`: "channel" subtracts each
         channel's mean over the training images among these and divides by its standard deviation, "unit" divides by
         255. Images smaller than `input_size` are centred in raw zeros; so are, before a crop, all with `augment`.
 
@@ -64,7 +67,9 @@ class Feed:
             raise ValueError(f"data.batch_size = {batch_size}: give 1 to {num_train}, the number of training images")
         if num_test is not None and not 1 <= num_test <= (available := len(arrays.test_images)):
             raise ValueError(f"data.num_test = {num_test}: give 1 to {available}, which {arrays.source.name} has")
-        train_images, train_labels = arrays.train_images[:num_train], arrays.train_labels[:num_train]
+        chosen = _balanced(arrays, num_train) if balanced else slice(num_train)
+        train_images, train_labels = arrays.train_images[chosen], arrays.train_labels[chosen]
+        self._arrays, self._chosen, self._input_size = arrays, chosen, input_size
         self.num_train, self.num_classes = num_train, arrays.source.num_classes
         self.steps_per_epoch = -(-num_train // batch_size)
         self._batch_size, self._seed, self._augment = batch_size, seed, augment
@@ -106,6 +111,26 @@ class Feed:
         starts = self._test.starts(torch.arange(len(labels), device=labels.device))
         for part in (slice(i, i + size) for i in range(0, len(labels), size)):
             yield self._normalised(self._test.windows(starts[part]), alter), labels[part]
+
+    def split_batches(self, split: str, size: int) -> Iterator[Batch]:
+        """Images as they are, in the order of the data, `size` at a time: those of the training set that are trained on
+        ("train") or those that are not ("held_out"), none where all are trained on."""
+        if split not in SPLITS or size < 1:
+            raise ValueError(f"split = {split!r}, size = {size}: give one of {', '.join(SPLITS)}, and 1 or more")
+        if split == "held_out" and self.num_train == len(self._arrays.train_images):
+            return
+        images, labels = (self._train, self._train_labels) if split == "train" else self._held_out
+        starts = images.starts(torch.arange(len(labels), device=labels.device))
+        for part in (slice(i, i + size) for i in range(0, len(labels), size)):
+            yield self._normalised(images.windows(starts[part])), labels[part]
+
+    @functools.cached_property
+    def _held_out(self) -> tuple[_Images, Tensor]:
+        left = np.ones(len(self._arrays.train_images), dtype=bool)
+        left[self._chosen] = False
+        device = self._train_labels.device
+        labels = torch.from_numpy(np.array(self._arrays.train_labels[left])).to(device)
+        return _Images.on(device, self._arrays.train_images[left], self._input_size, 0), labels
 
     def probe_batch(self, size: int, index: int = 0) -> Batch:
         """The `index`-th of disjoint mini-batches of training images as they are, the same throughout a run.
@@ -193,6 +218,20 @@ class _Images:
         row = width + 2 * self.margin
         plane = (height + 2 * self.margin) * row
         return channels * plane, plane, row, 1
+
+
+def _balanced(arrays: Arrays, num_train: int) -> Array:
+    """Which images: the first of each class, of every class as many, in the order of the data."""
+    num_classes = arrays.source.num_classes
+    each, left = divmod(num_train, num_classes)
+    classes = [np.flatnonzero(arrays.train_labels == label)[:each] for label in range(num_classes)]
+    fewest = int(np.bincount(arrays.train_labels, minlength=num_classes).min())
+    if left or each > fewest:
+        raise ValueError(
+            f"data.num_train = {num_train} with data.balanced: give a multiple of the {num_classes} classes, at most "
+            f"{fewest * num_classes}, as {arrays.source.name} has {fewest} images of the rarest"
+        )
+    return np.sort(np.concatenate(classes))
 
 
 def _generator(seed: int, stream: int, epoch: int) -> torch.Generator:

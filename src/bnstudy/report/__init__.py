@@ -150,9 +150,7 @@ def _section(
 
 def seen(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, pd.DataFrame], frames.Origin]:
     """The frames that a finding draws and judges, and where they come from. Raises MissingTable."""
-    data: dict[str, pd.DataFrame] = {
-        table: frames.load(workspace, finding.sweep, table, query) for table, query in finding.needs.items()
-    }
+    data = frames.needed(workspace, finding.sweep, finding.needs)
     origin = frames.origin(data.values())
     if not finding.images:
         origin = replace(origin, data=(), stand_in=False)

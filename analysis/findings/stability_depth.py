@@ -1,0 +1,230 @@
+"""Up to which learning rate networks of other depths learn (Bjorck et al. 2018, section 3 and appendix H)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnstudy import figures, rates, stats
+from bnstudy.criteria import MIN_SEEDS
+from bnstudy.findings import Claim, Comparison, Evidence, Verdict
+from bnstudy.frames import ARMS, DASH, number
+from bnstudy.stats import Interval, Scale
+
+DEPTHS = (8, 20, 56, 110)
+DEEPEST = 110
+TIMES = 30  # by which the limit is to be larger with BN, at least
+SHARE = 1 / 3  # of the slope without BN, that with BN at most
+CURVATURE = "stability_curvature/hessian_top_eigenvalue"
+
+TITLE = "The largest learning rate a network bears in its first epoch, by depth"
+CAPTION = (
+    "CIFAR ResNets on all of CIFAR-10, one epoch on mini-batches of 128 at a constant rate, fp32. (a) Limit of each "
+    "seed: a bar from the largest rate that learns (mean of the last 50 losses below 2.25) to the next, which does "
+    "not; pale where no rate learns, from the largest that stays finite to the next, which diverges; triangle: the "
+    "largest that was tried is below it; white dot: rates above the bar learn again. Dashed: 2 over the largest "
+    "eigenvalue of the Hessian of the untrained network (training mode, 64 images; median over seeds), the limit of "
+    "gradient descent on a quadratic loss. (b) The limit with BN over that without, a dot a seed, with the mean and "
+    "its 95 % interval; dashed: 30."
+)
+SWEEP = "stability_depth"
+ONE_EPOCH = "epochs == 1 and depth in (8, 20, 56, 110)"
+NEEDS = {
+    "runs": f"status in ('completed', 'diverged') and {ONE_EPOCH}",
+    CURVATURE: "depth in (8, 20, 56, 110)",
+}
+SIZE = (9.8, 4.6)
+LIMIT = (
+    "Limit: the largest rate up to which a network learns in one epoch on all of CIFAR-10 (mean of the last 50 losses "
+    "below 2.25) or, where no rate learns, stays finite, by decades from 1e-6 to 10 and bisection to a factor of 1.25. "
+)
+UNDECIDED = (
+    "Undecided below three seeds, where a cell (depth, arm, seed) has no limit or one above the largest rate tried{}, "
+    "or where the interval holds the bound."
+)
+CLAIMS = (
+    Claim(
+        id="4-largest-epoch",
+        where="Section 3, text",
+        scale="true depth, one epoch",
+        says="The largest learning rate that trains is an order of magnitude larger with BN.",
+        criterion=f"{LIMIT}At depth 110 the limit with BN over that of the same seed without, 95 % interval of the "
+        "mean on the log scale: its lower end at least 30 (reproduced), above 1 (partly). "
+        + UNDECIDED.format(" without BN"),
+        published="0.1 against 0.0001 are the rates used",
+    ),
+    Claim(
+        id="15-epoch",
+        where="Appendix H",
+        scale="true depth, one epoch",
+        says="Shallower networks without BN bear larger learning rates.",
+        criterion=f"{LIMIT}Slope of log limit on log depth over depths 8, 20, 56 and 110, one a seed, 95 % intervals: "
+        "without BN below 0 (partly), and a third of it minus the slope with BN at most 0: with BN it falls at most a "
+        "third as steeply (both: reproduced). " + UNDECIDED.format(""),
+        published="values not known",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    cells = _cells(frames)
+    left, right = fig.subplots(1, 2, width_ratios=(1.5, 1))
+    _limits(left, cells, frames[CURVATURE])
+    figures.panel(left, "a", "limits, and 2 over the curvature at the start")
+    _ratios(right, cells)
+    figures.panel(right, "b", "how many times larger with BN")
+    handles = [
+        *figures.arm_entries(lw=5),
+        figures.entry("none learns: finite", lw=5, colour=figures.TINTS["none"]),
+        figures.entry("2 / curvature", ls=figures.DASHED, lw=1.1),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=4)
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    cells = _cells(frames)
+    return {"4-largest-epoch": _largest(cells), "15-epoch": _by_depth(cells)}
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    cells, curvature = _cells(frames), _curvature(frames[CURVATURE])
+    lines = []
+    for depth in sorted(cells["depth"].unique()):
+        both = [cells[(cells["depth"] == depth) & (cells["norm"] == arm)] for arm in ARMS]
+        lines.append(Comparison(f"limit, {depth} layers", DASH, DASH, *(_told(part) for part in both)))
+        at = [curvature[(curvature["depth"] == depth) & (curvature["norm"] == arm)]["limit"].median() for arm in ARMS]
+        lines.append(Comparison(f"2 / curvature, {depth} layers", DASH, DASH, *map(number, at)))
+    return lines
+
+
+def _cells(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    return rates.edges(frames["runs"], ["norm", "depth", "seed"])
+
+
+def _ratio(cells: pd.DataFrame, depth: int) -> pd.Series:
+    """By seed: the limit with BN over that without."""
+    at = cells[cells["depth"] == depth].set_index("seed")
+    with_bn, without = (at.loc[at["norm"] == arm, "low"] for arm in ARMS)
+    return stats.effect(with_bn, without, Scale.log).dropna()
+
+
+def _slopes(cells: pd.DataFrame, arm: str) -> pd.Series:
+    """By seed: the slope of log limit on log depth, of the seeds that have all depths."""
+    wide = cells[cells["norm"] == arm].pivot(index="seed", columns="depth", values="low").reindex(columns=list(DEPTHS))
+    slopes = {seed: stats.slope(np.log(DEPTHS), np.log(row.to_numpy(dtype=float))) for seed, row in wide.iterrows()}
+    return pd.Series(slopes, dtype=float).dropna()
+
+
+def _largest(cells: pd.DataFrame) -> Evidence:
+    deepest = cells[cells["depth"] == DEEPEST]
+    ratio = stats.interval(_ratio(cells, DEEPEST), Scale.log)
+    open_ended = deepest[np.isinf(deepest["high"]) & (deepest["norm"] == "none")]
+    enough = ratio.n >= MIN_SEEDS and not len(rates.empty(deepest)) and not len(open_ended)
+    verdict = Verdict.undecided
+    if enough and ratio.low >= TIMES:
+        verdict = Verdict.reproduced
+    elif enough and ratio.low > 1:
+        verdict = Verdict.partly if ratio.high < TIMES else Verdict.undecided
+    elif enough and ratio.high < 1:
+        verdict = Verdict.not_reproduced
+    told = {arm: _told(deepest[deepest["norm"] == arm]) for arm in ARMS}
+    return Evidence(
+        measured=f"{number(ratio.mean)} times; {told['batch']} with BN, {told['none']} without",
+        spread=f"95 % interval {_ends(ratio)}",
+        n=ratio.n,
+        verdict=verdict,
+    )
+
+
+def _by_depth(cells: pd.DataFrame) -> Evidence:
+    with_bn, without = (_slopes(cells, arm) for arm in ARMS)
+    alone = stats.interval(without)
+    beside = stats.interval(stats.effect(with_bn, SHARE * without))
+    enough = min(alone.n, beside.n) >= MIN_SEEDS and not len(rates.empty(cells)) and not np.isinf(cells["high"]).any()
+    verdict = Verdict.undecided
+    if enough and alone.below_zero:
+        verdict = Verdict.partly if beside.below_zero else Verdict.reproduced if beside.low >= 0 else Verdict.undecided
+    elif enough and alone.above_zero:
+        verdict = Verdict.not_reproduced
+    torn = int((cells["islands"] > 0).sum())
+    return Evidence(
+        measured=f"slope {number(alone.mean)} without BN, {number(stats.interval(with_bn).mean)} with",
+        spread=f"95 % intervals: without {_ends(alone)}, with minus a third of it {_ends(beside)}; "
+        f"{torn} of {len(cells)} cells not monotone",
+        n=min(alone.n, beside.n),
+        verdict=verdict,
+    )
+
+
+def _told(cells: pd.DataFrame) -> str:
+    finite = int(cells["finite"].sum())
+    return rates.told(cells) + (f"; none learns in {finite}, which stay finite" if finite else "")
+
+
+def _ends(interval: Interval) -> str:
+    return f"[{number(interval.low)}, {number(interval.high)}]"
+
+
+def _curvature(table: pd.DataFrame) -> pd.DataFrame:
+    """With `limit`, 2 over the eigenvalue; NaN where it did not converge."""
+    return table.assign(limit=2 / table["eigenvalue"].where(table["converged"]))
+
+
+def _limits(ax: Axes, cells: pd.DataFrame, table: pd.DataFrame) -> None:
+    """A bar a seed and arm, side by side at each depth, and the median of 2 over the curvature."""
+    depths = sorted(cells["depth"].unique())
+    curvature = _curvature(table)
+    for arm, side in zip(ARMS, (-0.18, 0.18), strict=True):
+        part = cells[cells["norm"] == arm]
+        for (depth, seed), cell in part.groupby(["depth", "seed"]):
+            seeds = sorted(part.loc[part["depth"] == depth, "seed"])
+            x = depths.index(depth) + side + (seeds.index(seed) - (len(seeds) - 1) / 2) * 0.06
+            _bar(ax, x, arm, cell.iloc[0])
+        medians = curvature[curvature["norm"] == arm].groupby("depth")["limit"].median()
+        medians = medians[medians.index.isin(depths)]
+        places = [depths.index(depth) for depth in medians.index]
+        ax.plot(places, medians, color=figures.COLOURS[arm], lw=1.1, ls=figures.DASHED, marker="D", ms=3, mew=0)
+    figures.plain_log(ax)
+    ax.set_xticks(range(len(depths)), [str(depth) for depth in depths])
+    ax.set_xlim(-0.5, len(depths) - 0.5)
+    ax.grid(False, axis="x")
+    ax.set_xlabel("weight layers")
+    ax.set_ylabel("learning rate")
+
+
+def _bar(ax: Axes, x: float, arm: str, cell: pd.Series) -> None:
+    if math.isnan(cell["low"]):
+        return
+    colour = (figures.TINTS if cell["finite"] else figures.COLOURS)[arm]
+    if math.isinf(cell["high"]):
+        ax.plot([x], [cell["low"]], "^", color=colour, ms=5, mew=0)
+        return
+    # A bracket of a factor of 1.25 is thinner than its line: caps keep it visible.
+    ax.plot([x, x], [cell["low"], cell["high"]], color=colour, lw=4, solid_capstyle="projecting", zorder=3)
+    if cell["islands"]:
+        ax.plot([x], [math.sqrt(cell["low"] * cell["high"])], "o", color="white", ms=2.5, mew=0, zorder=4)
+
+
+def _ratios(ax: Axes, cells: pd.DataFrame) -> None:
+    depths = sorted(cells["depth"].unique())
+    ax.axhline(TIMES, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    ax.axhline(1, color=figures.MUTED, lw=0.9, zorder=1)
+    for place, depth in enumerate(depths):
+        ratio = _ratio(cells, depth)
+        of = stats.interval(ratio, Scale.log)
+        ax.plot([place - 0.12] * len(ratio), ratio, "o", color=figures.INK, ms=3.5, mew=0, alpha=0.6)
+        if of.n:
+            ax.plot([place + 0.1], [of.mean], "o", color=figures.INK, mfc="white", ms=4.5, mew=1.1, zorder=4)
+        if of.n > 1:
+            ax.plot([place + 0.1] * 2, [of.low, of.high], color=figures.INK, lw=1.2, zorder=3)
+    figures.plain_log(ax)
+    ax.set_xticks(range(len(depths)), [str(depth) for depth in depths])
+    ax.set_xlim(-0.5, len(depths) - 0.5)
+    ax.grid(False, axis="x")
+    ax.set_xlabel("weight layers")
+    ax.set_ylabel("limit with BN over limit without")

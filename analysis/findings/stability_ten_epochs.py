@@ -1,0 +1,84 @@
+"""Whether the paper's network learns without BN at the rates that leave it finite (Bjorck et al. 2018, Figure 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnstudy import figures, outcomes, stability
+from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.frames import ARMS, CHANCE, number, over_seeds
+
+USED = 1e-4  # the paper's rate without BN
+DASHES = {3e-5: ":", 1e-4: "-", 3e-4: "--"}
+
+TITLE = "ResNet-110 at the rates that leave it finite without BN: ten epochs"
+CAPTION = (
+    "All of CIFAR-10, 3,910 updates on mini-batches of 128 at a constant rate, three seeds, fp32: without BN at three "
+    "rates, with BN at 0.0001, the equal rates of the paper's Figure 1. (a) Loss, mean over each epoch's mini-batches; "
+    "dashed: ln 10, the loss of guessing. (b) Accuracy on the test images. Lines: medians over the seeds, bands: their "
+    "range; a run that diverged ends there."
+)
+SWEEP = "stability_ten_epochs"
+NEEDS = {"steps": "depth == 110 and epochs == 10", "epochs": "depth == 110 and epochs == 10"}
+SIZE = (9.6, 4.2)
+CLAIMS = (
+    Claim(
+        id="4-ten-epochs",
+        where="Section 2, Figure 1",
+        scale="true depth, ten epochs",
+        says="Without BN the network trains at a learning rate of 0.0001.",
+        criterion="ResNet-110 without BN, all of CIFAR-10, ten epochs at 0.0001, three seeds: every seed learns (mean "
+        "of the last 50 mini-batch losses below 2.25): reproduced; some do: partly.",
+        published="at 10 % of its 2400 epochs it has 72 % on the test images, with BN 76 %",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    left, right = fig.subplots(1, 2)
+    epochs = frames["epochs"]
+    shown = epochs.assign(loss=epochs["train_loss"], percent=100 * epochs["test_accuracy"])
+    for ax, column in ((left, "loss"), (right, "percent")):
+        _courses(ax, shown, column)
+        ax.set_xlabel("epoch")
+        ax.set_xlim(left=0.8)
+    left.axhline(stability.GUESS, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    left.set_ylabel("training loss")
+    right.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    right.set_ylabel("test accuracy (%)")
+    figures.panel(left, "a", "training loss")
+    figures.panel(right, "b", "test accuracy")
+    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+
+
+def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+    runs = stability.runs(frames["steps"])
+    learn = stability.count(runs, "none", USED, outcomes.LEARNS)
+    epochs = frames["epochs"].sort_values("epoch")
+    used = epochs[(epochs["norm"] == "none") & (epochs["run_lr"] == USED)]
+    told = [f"{100 * value:.1f}" for value in used.groupby("seed")["test_accuracy"].last()]
+    return {
+        "4-ten-epochs": Evidence(
+            measured=f"{learn} learn at {number(USED)}; " + stability.last_losses(runs, "none", USED),
+            spread=f"test accuracies {', '.join(told)} %" if told else "",
+            n=learn.of,
+            verdict=judge(learn.of, whole=learn.all, part=not learn.none),
+        )
+    }
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    return stability.numbers(stability.runs(frames["steps"]))
+
+
+def _courses(ax: Axes, epochs: pd.DataFrame, column: str) -> None:
+    """Median and range over seeds by epoch, of each arm at each of its rates."""
+    for arm in ARMS:
+        for rate, part in epochs[epochs["norm"] == arm].groupby("run_lr"):
+            label = f"{figures.LABELS[arm]}, {number(float(str(rate)))}"
+            dashes = DASHES.get(float(str(rate)), "-")
+            figures.band(ax, over_seeds(part, ["epoch"], column), "epoch", arm, label=label, ls=dashes)

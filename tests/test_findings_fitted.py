@@ -1,0 +1,110 @@
+"""Figure 1 where networks fit: what is compared, when nothing is, and that one rule serves every claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from bnstudy import figures, findings
+from bnstudy.findings import Evidence, Verdict
+
+FITTED = findings.load(synthetic.FINDINGS / "fitted.py")
+ARMS = (("batch", 0.1), ("batch", 0.01), ("batch", 0.003), ("none", 0.01), ("none", 0.003))
+Values = Mapping[tuple[str, float], float]
+TEST: Values = dict(zip(ARMS, (62.0, 56.0, 53.0, 56.3, 53.2), strict=True))
+SHARP: Values = dict(zip(ARMS, (2.0, 20.0, 60.0, 30.0, 90.0), strict=True))
+
+
+def made(
+    test: Values | None = None, train: Values | None = None, sharp: Values | None = None,
+    relative: Values | None = None, seeds: int = 5, noise: float = 0.3,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Tables of every arm; seeds share a shift of their own, and each run has noise beside it."""
+    draw = np.random.default_rng(0)
+    shifts = draw.normal(0, 8, seeds)  # pairs take it out
+    tables: dict[str, list[dict[str, object]]] = {name: [] for name in FITTED.needs}
+    for norm, lr in ARMS:
+        for seed in range(seeds):
+            run = {"run_id": f"{norm}{lr}{seed}", "norm": norm, "seed": seed}
+            end = ({**TEST, **(test or {})}[norm, lr] + shifts[seed] + draw.normal(0, noise)) / 100
+            clean = {**dict.fromkeys(ARMS, 99.9), **(train or {})}[norm, lr] / 100
+            tables["runs"].append({**run, "lr": lr, "final_test_accuracy": end})
+            tables["splits"].append({**run, "split": "train", "accuracy": clean})
+            for epoch in range(1, 7):
+                tables["epochs"].append({**run, "run_lr": lr, "epoch": epoch, "epochs": 6,
+                                         "train_accuracy": clean * epoch / 6,
+                                         "test_accuracy": end * epoch / 6 if epoch % 2 == 0 else math.nan})  # fmt: skip
+            for name, values in (("hessian_top_eigenvalue", sharp), ("relative_sharpness", relative)):
+                value = {**SHARP, **(values or {})}[norm, lr] * math.exp(draw.normal(0, 0.1))
+                tables[name].append({**run, "eigenvalue": value, "converged": True})
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+
+
+def verdicts(data: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    return {name.removesuffix("-fitted"): str(e.verdict) for name, e in FITTED.evidence(data).items()}
+
+
+def evidence(name: str, data: Mapping[str, pd.DataFrame]) -> Evidence:
+    return FITTED.evidence(data)[f"{name}-fitted"]
+
+
+def test_as_the_paper_has_it() -> None:
+    assert verdicts(made()) == dict.fromkeys(("1", "2", "3", "17"), "reproduced")
+    assert {e.n for e in FITTED.evidence(made()).values()} == {5}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "verdict"),
+    [
+        ("1", {"test": {("none", 0.01): 60.0}}, Verdict.partly),  # four points apart at one of the rates
+        ("1", {"test": {("none", 0.01): 60.0, ("none", 0.003): 58.0}}, Verdict.not_reproduced),
+        ("1", {"train": {("none", 0.003): 98.9}}, Verdict.reproduced),  # judged at the rate at which both fit
+        ("1", {"train": {("none", 0.003): 98.9, ("none", 0.01): 70.0}}, Verdict.undecided),
+        ("1", {"noise": 4.0}, Verdict.undecided),  # a noisy difference of 0 is not known to be within 2
+        ("2", {"test": {("batch", 0.01): 52.0}}, Verdict.partly),
+        ("2", {"test": {("batch", 0.1): 50.0}}, Verdict.not_reproduced),
+        ("2", {"train": {("batch", 0.003): 98.9}}, Verdict.undecided),
+        ("2", {"train": {("none", 0.003): 20.0}}, Verdict.reproduced),  # no arm of this comparison
+        ("2", {"seeds": 4}, Verdict.undecided),
+        ("3", {"test": {("batch", 0.01): 62.0}}, Verdict.partly),  # one step is none, over both the gap falls
+        ("17", {"relative": {("batch", 0.01): 200.0}}, Verdict.partly),  # without scale it rises first
+        ("17", {"relative": {("batch", 0.003): 1.0}}, Verdict.not_reproduced),
+    ],
+)
+def test_other_outcomes(name: str, changed: dict[str, object], verdict: Verdict) -> None:
+    assert evidence(name, made(**changed)).verdict is verdict  # type: ignore[arg-type]
+
+
+def test_what_is_not_fitted_is_said() -> None:
+    told = evidence("1", made(train={("none", 0.003): 98.9})).measured
+    assert told.endswith("left out, as not fitted: without BN at 0.003 (98.9 %)")
+    assert evidence("2", made(train={("batch", 0.1): 42.0})).measured.endswith("not fitted: with BN at 0.1 (42 %)")
+
+
+def test_a_run_that_diverged_does_not_fit() -> None:
+    data = made()
+    lost = data["splits"]["run_id"] == "none0.013"
+    evidence_ = evidence("1", {**data, "splits": data["splits"][~lost]})
+    assert "not fitted: without BN at 0.01" in evidence_.measured
+
+
+def test_differences_are_paired() -> None:
+    """Seeds some eight points apart, arms of a seed 0.1: seen in pairs alone."""
+    assert verdicts(made(test={("none", 0.01): 56.1, ("none", 0.003): 53.1}, noise=0.1))["1"] == "reproduced"
+    shuffled = made(noise=0.1)
+    rows = shuffled["runs"]
+    rows.loc[rows["norm"] == "none", "seed"] = 4 - rows.loc[rows["norm"] == "none", "seed"]
+    assert verdicts(shuffled)["1"] != "reproduced"
+
+
+@pytest.mark.parametrize("data", [made(), made(seeds=1)])
+def test_it_draws_and_tells_the_numbers(data: Mapping[str, pd.DataFrame]) -> None:
+    fig = figures.new(FITTED.size, "t", "s", stand_in=False)
+    FITTED.plot(fig, data)
+    fig.draw_without_rendering()
+    assert len(FITTED.numbers(data)) == 5 * 3

@@ -1,0 +1,221 @@
+"""What the paper's network bears at its own depth: how losses become verdicts, and that every run is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from bnstudy import figures, findings, frames, outcomes
+from bnstudy.findings import Evidence, Verdict
+
+GRID = findings.load(synthetic.FINDINGS / "stability_grid.py")
+DEPTH = findings.load(synthetic.FINDINGS / "stability_depth.py")
+TEN = findings.load(synthetic.FINDINGS / "stability_ten_epochs.py")
+RATES = (3e-5, 1e-4, 3e-4, 0.001, 0.003, 0.1, 1.0)
+Words = Mapping[str, Sequence[str]]  # arm -> a word a seed, a letter a rate
+AS_PUBLISHED: Words = {"batch": ["clllllc"] * 5, "none": ["cccdddd"] * 5}
+
+
+def course(letter: str, num: int = 60) -> list[float]:
+    """Losses of a run that learns, stays at chance, diverges, or has too few of them."""
+    if letter == "d":
+        return [5.0, 104.0, math.inf]
+    if letter == "p":
+        return [2.3] * 10
+    return [4.0, *np.linspace(2.3, {"l": 2.0, "c": 2.3}[letter], num - 1).tolist()]
+
+
+def made(words: Words, rates: Sequence[float] = RATES) -> dict[str, pd.DataFrame]:
+    steps = [
+        {"run_id": f"{arm}{seed}{rate}", "norm": arm, "seed": seed, "run_lr": rate, "step": step, "loss": loss}
+        for arm, seeds in words.items()
+        for seed, word in enumerate(seeds, 1)
+        for rate, letter in zip(rates, word, strict=True)
+        for step, loss in enumerate(course(letter))
+    ]
+    epochs = [
+        {"run_id": f"{arm}{seed}{rate}", "norm": arm, "seed": seed, "run_lr": rate, "epoch": epoch,
+         "train_loss": course(letter)[-1], "test_accuracy": 0.1 + 0.01 * epoch * (letter == "l")}
+        for arm, seeds in words.items()
+        for seed, word in enumerate(seeds, 1)
+        for rate, letter in zip(rates, word, strict=True) if letter != "d"
+        for epoch in range(1, 11)
+    ]  # fmt: skip
+    return {"steps": pd.DataFrame(steps), "epochs": pd.DataFrame(epochs)}
+
+
+def judged(changed: Words | None = None) -> Evidence:
+    return GRID.evidence(made({**AS_PUBLISHED, **(changed or {})}))["4-epoch"]
+
+
+def test_as_the_paper_has_it() -> None:
+    evidence = judged()
+    assert (evidence.verdict, evidence.n) == (Verdict.reproduced, 5)
+    assert evidence.measured.endswith("with BN 0 of 30 diverge at the paper's rates, 5 of 5 learn at 0.1")
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({"batch": ["cllllld"] * 5}, Verdict.reproduced),  # 1 is none of the paper's rates
+        ({"none": ["ccccddd"] * 5}, Verdict.reproduced),  # nothing is said of 0.001
+        ({"none": ["lllllll", *["cccdddd"] * 4]}, Verdict.partly),  # one seed bears them
+        ({"none": ["cccdddc", *["cccdddd"] * 4]}, Verdict.partly),
+        ({"batch": ["clllldd", *["clllllc"] * 4]}, Verdict.partly),  # 0.1 diverges in one
+        ({"batch": ["cllllcc", *["clllllc"] * 4]}, Verdict.partly),  # 0.1 stays at chance in one
+        ({"batch": ["dcccccc"] * 5, "none": ["lllllll"] * 5}, Verdict.not_reproduced),
+        ({"batch": ["clllllc"] * 4, "none": ["cccdddd"] * 5}, Verdict.undecided),  # four seeds
+        ({"batch": ["clllllc"] * 4 + ["clplllc"]}, Verdict.undecided),  # one of the runs is not whole
+        ({"none": []}, Verdict.undecided),
+    ],
+)
+def test_other_outcomes(changed: Words, verdict: Verdict) -> None:
+    assert judged(changed).verdict is verdict
+
+
+def test_seeds_that_are_not_there_yet_leave_it_undecided() -> None:
+    data = made(AS_PUBLISHED)
+    steps = data["steps"]
+    for lacking in (steps["run_lr"] != 0.1, (steps["run_lr"] != 0.003) | (steps["norm"] != "none")):
+        evidence = GRID.evidence({"steps": steps[lacking]})["4-epoch"]
+        assert (evidence.verdict, evidence.n) == (Verdict.undecided, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "verdict"),
+    [
+        (["cll", "cll", "cll"], Verdict.reproduced),
+        (["cll", "ccl", "cll"], Verdict.partly),
+        (["ccl", "ccl", "ccl"], Verdict.not_reproduced),  # another rate learns, that of the paper does not
+        (["cdd"] * 3, Verdict.not_reproduced),
+        (["cll", "cll"], Verdict.undecided),
+    ],
+)
+def test_ten_epochs_at_the_papers_rate(words: Sequence[str], verdict: Verdict) -> None:
+    data = made({"none": words, "batch": ["lll"] * len(words)}, RATES[:3])
+    assert TEN.evidence(data)["4-ten-epochs"].verdict is verdict
+
+
+def test_every_run_has_its_line_and_those_that_diverged_their_cross() -> None:
+    fig = figures.new(GRID.size, "t", "s", stand_in=False)
+    data = made(AS_PUBLISHED)
+    GRID.plot(fig, data)
+    fig.draw_without_rendering()
+    above, below = fig.axes[:7], fig.axes[7:]
+    courses = [[line for ax in row for line in ax.lines if np.size(line.get_xdata()) > 2] for row in (above, below)]
+    assert len(courses[0]) == data["steps"]["run_id"].nunique() == 70
+    assert len(courses[1]) == 50  # those that did not diverge
+    crosses = [line for ax in above for line in ax.lines if line.get_marker() == "x"]
+    assert len(crosses) == 20
+    assert {np.asarray(line.get_ydata()).item() for line in crosses} == {10 * outcomes.DIVERGENCE_LOSS}
+    assert [text.get_text() for text in above[5].texts] == ["5 learn", "5 diverge"]
+
+
+Limits = Mapping[tuple[str, int], Sequence[float]]  # arm, depth -> the limit of each seed
+LIMITS: Limits = {
+    ("batch", 8): [0.9, 1.0, 1.1], ("batch", 20): [0.8, 0.9, 1.0], ("batch", 56): [0.7, 0.8, 0.7],
+    ("batch", 110): [0.6, 0.7, 0.6],
+    ("none", 8): [0.3, 0.32, 0.28], ("none", 20): [0.06, 0.07, 0.05], ("none", 56): [0.004, 0.005, 0.004],
+    ("none", 110): [5e-4, 6e-4, 5e-4],
+}  # fmt: skip
+
+
+def searched(changed: Limits | None = None) -> dict[str, pd.DataFrame]:
+    """Runs at the decades and around each limit. Up to it a run learns (without BN at 110 layers it stays finite),
+    above it a run diverges, or with BN stays at chance."""
+    runs, eigenvalues = [], []
+    for (arm, depth), limits in {**LIMITS, **(changed or {})}.items():
+        for seed, limit in enumerate(limits, 1):
+            cell = {"norm": arm, "depth": depth, "seed": seed}
+            for lr in sorted({*(10.0**i for i in range(-6, 2)), limit, 1.2 * limit}):
+                alive = "learns" if (arm, depth) != ("none", 110) and lr > 1e-5 else "at chance"
+                beyond = "at chance" if arm == "batch" else "diverged"
+                outcome = alive if lr <= limit else beyond
+                runs.append({**cell, "run_id": f"{arm}{depth}{seed}{lr}", "lr": lr, "outcome": outcome})
+            eigenvalues.append({**cell, "run_id": f"h{arm}{depth}{seed}", "eigenvalue": 2 / limit, "converged": True})
+    return {"runs": pd.DataFrame(runs), "stability_curvature/hessian_top_eigenvalue": pd.DataFrame(eigenvalues)}
+
+
+@pytest.mark.parametrize(
+    ("finding", "data"),
+    [
+        (GRID, made(AS_PUBLISHED)),
+        (GRID, made({"batch": ["l"]}, (0.1,))),
+        (TEN, made({"none": ["ccl"], "batch": ["lll"]}, RATES[:3])),
+        (TEN, made({"none": ["d"], "batch": ["l"]}, (1e-4,))),
+        (DEPTH, searched()),
+        (DEPTH, searched({key: [] for key in LIMITS if key != ("none", 8)})),
+    ],
+)
+def test_it_draws_and_tells_the_numbers(finding: findings.Finding, data: Mapping[str, pd.DataFrame]) -> None:
+    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    finding.plot(fig, data)
+    fig.draw_without_rendering()
+    lines = finding.numbers(data)
+    assert lines and all(frames.DASH in (line.ours_batch, line.ours_none) or line.ours_none for line in lines)
+    finding.evidence(data)
+
+
+def by_depth(changed: Limits | None = None) -> tuple[Verdict, Verdict]:
+    evidence = DEPTH.evidence(searched(changed))
+    return evidence["4-largest-epoch"].verdict, evidence["15-epoch"].verdict
+
+
+def test_limits_as_expected_are_reproduced() -> None:
+    evidence = DEPTH.evidence(searched())
+    largest, falls = evidence["4-largest-epoch"], evidence["15-epoch"]
+    assert (largest.verdict, falls.verdict) == (Verdict.reproduced, Verdict.reproduced)
+    assert largest.n == falls.n == 3
+    expected = (0.6 / 5e-4 * 0.7 / 6e-4 * 0.6 / 5e-4) ** (1 / 3)
+    assert float(largest.measured.split()[0]) == pytest.approx(expected, rel=5e-3)
+    assert "none learns in 3, which stay finite without" in largest.measured
+    assert falls.spread.endswith("; 0 of 24 cells not monotone")
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdicts"),
+    [
+        ({("none", 110): [0.015, 0.016, 0.014]}, ("reproduced", "reproduced")),  # 42 times, the interval above 30
+        ({("none", 110): [0.03, 0.033, 0.03]}, ("partly", "reproduced")),  # 20 times
+        ({("none", 110): [0.03, 0.01, 0.03]}, ("undecided", "undecided")),  # 20 to 70 times: too few seeds
+        ({("none", 110): [3.0, 3.5, 3.1]}, ("not reproduced", None)),
+        ({("batch", 8): [300.0, 270.0, 330.0]}, ("reproduced", "partly")),  # with BN it falls as steeply
+        ({("none", d): [0.001 * d] * 3 for d in (8, 20, 56, 110)}, (None, "not reproduced")),
+        ({("none", 56): [0.004, 0.005]}, ("reproduced", "undecided")),
+        ({("batch", 110): [0.6, 0.7]}, ("undecided", "undecided")),
+    ],
+)
+def test_other_limits(changed: Limits, verdicts: tuple[str | None, str | None]) -> None:
+    for found, verdict in zip(by_depth(changed), verdicts, strict=True):
+        assert verdict is None or found == verdict
+
+
+def test_a_cell_without_a_limit_leaves_it_undecided() -> None:
+    data = searched()
+    runs = data["runs"]
+    lost = (runs["norm"] == "none") & (runs["depth"] == 110) & (runs["seed"] == 2)
+    for outcome in ("diverged", "at chance"):  # nowhere finite; finite at every rate that was tried
+        changed = {**data, "runs": runs.assign(outcome=runs["outcome"].mask(lost, outcome))}
+        assert {e.verdict for e in DEPTH.evidence(changed).values()} == {Verdict.undecided}
+
+
+def test_cells_that_are_not_monotone_are_said() -> None:
+    data = searched()
+    runs = data["runs"]
+    again = (runs["norm"] == "batch") & (runs["depth"] == 8) & (runs["seed"] == 1) & (runs["lr"] == 10)
+    evidence = DEPTH.evidence({**data, "runs": runs.assign(outcome=runs["outcome"].mask(again, "learns"))})
+    assert evidence["15-epoch"].spread.endswith("; 1 of 24 cells not monotone")
+
+
+def test_every_seed_has_its_bar() -> None:
+    fig = figures.new(DEPTH.size, "t", "s", stand_in=False)
+    DEPTH.plot(fig, searched())
+    fig.draw_without_rendering()
+    assert sum(line.get_linewidth() == 4 for line in fig.axes[0].lines) == 24
+    pale = [line for line in fig.axes[0].lines if line.get_color() == figures.TINTS["none"]]
+    assert len(pale) == 3

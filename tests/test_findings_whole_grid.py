@@ -1,0 +1,108 @@
+"""The grid on all of CIFAR-10: rates chosen on held-out images, shares of a gain, and what decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from bnstudy import figures, findings
+from bnstudy.findings import Evidence, Verdict
+
+GRID = findings.load(synthetic.FINDINGS / "whole_grid.py")
+RATES = (1e-4, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+Curves = Mapping[str, tuple[float | None, ...]]  # place -> test accuracy at each rate; None: it diverges
+AS_PUBLISHED: Curves = {
+    "*": (40, 60, 74, 81, 85, 87, 84, 60),
+    "before_pooling": (35, 58, 76, 81, 84.5, 80, 40, None),
+    "none": (32, 55, 75, 79, 70, None, None, None),
+}
+
+
+def made(changed: Curves | None = None, *, seeds: int = 3, held_out: Curves | None = None) -> dict[str, pd.DataFrame]:
+    """`held_out`: accuracies on held-out images where they are others than on the test images."""
+    draw = np.random.default_rng(0)
+    runs, splits = [], []
+    curves = {**AS_PUBLISHED, **(changed or {})}
+    for place, accuracies in curves.items():
+        for seed in range(seeds):
+            for index, (lr, accuracy) in enumerate(zip(RATES, accuracies, strict=True)):
+                run_id, lost = f"{place}{seed}{lr}", accuracy is None
+                end = 0.0 if accuracy is None else (accuracy + draw.normal(0, 0.1)) / 100
+                outcome = "diverged" if lost else "trained" if end >= 0.3 else "stalled"
+                runs.append({"run_id": run_id, "norm": "none" if place == "none" else "batch", "norm_where": place,
+                             "seed": seed, "lr": lr, "outcome": outcome,
+                             "final_test_accuracy": np.nan if lost else end,
+                             "final_train_accuracy": np.nan if lost else end})  # fmt: skip
+                if not lost:
+                    left = (held_out or {}).get(place, curves[place])[index]
+                    splits.append({"run_id": run_id, "split": "train", "accuracy": min(1.0, end + 0.05)})
+                    splits.append({"run_id": run_id, "split": "held_out", "accuracy": (left or 10) / 100})
+    frame = pd.DataFrame(runs)
+    frame.loc[frame["norm"] == "none", "norm_where"] = "*"
+    return {"runs": frame, "splits": pd.DataFrame(splits)}
+
+
+def judged(changed: Curves | None = None, **options: object) -> dict[str, Evidence]:
+    return GRID.evidence(made(changed, **options))  # type: ignore[arg-type]
+
+
+def test_as_the_paper_has_it() -> None:
+    found = judged()
+    assert {name: str(e.verdict) for name, e in found.items()} == {
+        "2-best-grid": "reproduced", "4-grid": "reproduced", "10-grid": "reproduced"
+    }  # fmt: skip
+    assert {e.n for e in found.values()} == {3}
+    share = (84.5 - 79) / (87 - 79)
+    assert float(found["10-grid"].measured.split()[1].rstrip(";")) == pytest.approx(share, abs=0.03)
+    assert "trains with BN and diverges without at 0.1, 0.3, 1" in found["4-grid"].measured
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "options", "verdict"),
+    [
+        ("2-best-grid", {"none": (32, 55, 75, 79, 70, 50, None, None)}, {}, Verdict.partly),  # it trains at 0.1
+        ("2-best-grid", {"*": (40, 60, 74, 87, 85, 84, 84, 60)}, {}, Verdict.undecided),  # the same rate is best
+        ("2-best-grid", {"*": (40, 60, 74, 81, 85, 87, 88, 89)}, {}, Verdict.undecided),  # best at the grid's end
+        ("2-best-grid", {}, {"seeds": 2}, Verdict.undecided),
+        ("2-best-grid", {"none": (10, 10, 10, 10.5, 10, None, None, None)}, {}, Verdict.undecided),  # never trains
+        ("4-grid", {"none": (32, 55, 75, 79, 70, 10, 10, 10)}, {}, Verdict.partly),  # dead, and finite
+        ("4-grid", {"none": (32, 55, 75, 79, 70, 50, 50, 50)}, {}, Verdict.not_reproduced),
+        ("4-grid", {"none": (10, 10, 10, 10, 10, None, None, None)}, {}, Verdict.undecided),
+        ("4-grid", {}, {"seeds": 2}, Verdict.undecided),
+        ("10-grid", {"before_pooling": (35, 58, 76, 81, 86.5, 80, 40, None)}, {}, Verdict.partly),  # 0.94
+        ("10-grid", {"before_pooling": (35, 58, 76, 81, 95, 80, 40, None)}, {}, Verdict.not_reproduced),  # 2
+        ("10-grid", {"before_pooling": (35, 58, 76, 81, 83, 80, 40, None)}, {}, Verdict.partly),  # 0.5: at the bound
+        ("10-grid", {"none": (32, 55, 75, 87, 70, None, None, None)}, {}, Verdict.undecided),  # nothing is gained
+    ],
+)
+def test_other_outcomes(name: str, changed: Curves, options: dict[str, object], verdict: Verdict) -> None:
+    assert judged(changed, **options)[name].verdict is verdict
+
+
+def test_rates_are_chosen_on_held_out_images_and_not_on_the_test_set() -> None:
+    told = judged(held_out={"*": (40, 60, 74, 81, 90, 87, 84, 60)})["2-best-grid"].measured
+    assert "rates chosen: everywhere 0.03, before the pooling 0.03, nowhere 0.01" in told
+
+
+def test_a_seed_that_diverged_counts_as_guessing_where_a_rate_is_chosen() -> None:
+    data = made()
+    lost = (data["runs"]["norm_where"] == "*") & (data["runs"]["lr"] == 0.1) & (data["runs"]["seed"] == 1)
+    lost &= data["runs"]["norm"] == "batch"
+    data["runs"]["outcome"] = data["runs"]["outcome"].mask(lost, "diverged")
+    data["splits"] = data["splits"][~data["splits"]["run_id"].isin(data["runs"].loc[lost, "run_id"])]
+    assert "everywhere 0.03" in GRID.evidence(data)["2-best-grid"].measured
+
+
+@pytest.mark.parametrize("data", [made(), made(seeds=1), made({"none": (None,) * 8})])
+def test_it_draws_and_tells_the_numbers(data: Mapping[str, pd.DataFrame]) -> None:
+    fig = figures.new(GRID.size, "t", "s", stand_in=False)
+    GRID.plot(fig, data)
+    fig.draw_without_rendering()
+    assert len(GRID.numbers(data)) == len(RATES) * 3
+    GRID.evidence(data)
+    crosses = sum(np.size(line.get_xdata()) for line in fig.axes[0].lines if line.get_marker() == "x")
+    assert crosses == (data["runs"]["outcome"] == "diverged").sum()

@@ -242,7 +242,7 @@ def test_a_damaged_run_is_named_and_made_again(tmp_path, root, damage, here, cap
     assert Store(tmp_path).state(first) == State.damaged
     assert not study.make("a sweep", jobs(configs), tmp_path, 1)
     printed = capsys.readouterr().out
-    assert f"{first}: its files are not what was written; it is made again" in printed
+    assert f"{first}: its files are not what was written; it is trained again" in printed
     assert second not in printed and "2 runs, 1 done, 1 to make" in printed
     assert written(tmp_path, [first, second]) == wanted
 
@@ -270,9 +270,12 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(tmp_path, root, 
     configs = configs(root)
     wanted = undisturbed(configs, tmp_path / "whole")
     stop = runner.Stop()
-    stop.requested = True
+
+    def ask(done, total):
+        stop.requested = done >= 2  # once there are rows to be damaged
+
     with pytest.raises(runner.Interrupted):
-        make(configs, tmp_path / "cut", stop=stop)
+        make(configs, tmp_path / "cut", stop=stop, report=ask)
     kept = names(configs)
     damage(tmp_path / "cut")
     ended = make(configs, tmp_path / "cut")

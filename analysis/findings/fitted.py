@@ -51,6 +51,7 @@ _RULE = (
 def _claim(number: str, says: str, criterion: str, published: str) -> Claim:
     return Claim(
         id=f"{number}-fitted",
+        origin="paper",
         where="Section 2.1, Figure 1" if number != "17" else "Section 2.1, text",
         scale="fitted, 5,000 images",
         says=says,

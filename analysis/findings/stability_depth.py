@@ -50,6 +50,7 @@ UNDECIDED = (
 CLAIMS = (
     Claim(
         id="4-largest-epoch",
+        origin="paper",
         where="Section 3, text",
         scale="true depth, one epoch",
         says="The largest learning rate that trains is an order of magnitude larger with BN.",
@@ -60,6 +61,7 @@ CLAIMS = (
     ),
     Claim(
         id="15-epoch",
+        origin="paper",
         where="Appendix H",
         scale="true depth, one epoch",
         says="Shallower networks without BN bear larger learning rates.",

@@ -31,6 +31,7 @@ SIZE = (13.4, 5.4)
 CLAIMS = (
     Claim(
         id="4-epoch",
+        origin="paper",
         where="Section 3, text",
         scale="true depth, one epoch",
         says="Without BN larger learning rates cannot be used: training diverges.",

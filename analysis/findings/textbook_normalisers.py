@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,7 +101,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
         )
         for norm, part in HELPS.items()
     }
-    values: dict[str, dict[str, pd.Series]] = {
+    values: dict[str, dict[str, Any]] = {
         "textbook-normalisers-1": {FROZEN.key: stats.effect(train["batch"], train["frozen"])},
         "textbook-normalisers-2": {
             DROPOUT.key: stats.effect(test["batch"], test["dropout"]),

@@ -42,6 +42,7 @@ _UNDECIDED = (
 CLAIMS = (
     Claim(
         id="2-best-grid",
+        origin="paper",
         where="Section 2.1",
         scale="ResNet-20, 15 epochs",
         says="The gain of BN comes with larger learning rates: its best is one that does not train without BN.",
@@ -51,6 +52,7 @@ CLAIMS = (
     ),
     Claim(
         id="4-grid",
+        origin="paper",
         where="Section 3, text",
         scale="ResNet-20, 15 epochs",
         says="Without BN larger learning rates cannot be used: training diverges.",
@@ -61,6 +63,7 @@ CLAIMS = (
     ),
     Claim(
         id="10-grid",
+        origin="paper",
         where="Section 3.1, appendix E",
         scale="ResNet-20, 15 epochs",
         says="One BN layer at the very end gives about two thirds of BN's gain.",

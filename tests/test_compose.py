@@ -39,7 +39,7 @@ def test_every_sweep_opens_with_what_it_is_for(sweep):
 
 
 def test_the_sizes_that_the_study_promises():
-    assert (len(compose.expand("init", "quick")), len(compose.expand("init", "full"))) == (10, 10)
+    assert (len(compose.expand("init", "quick")), len(compose.expand("init", "full"))) == (10, 60)
     grid = compose.expand("lenet_lr_grid", "quick")
     assert len(grid) == 8 * 2 * 3 and {config.train.epochs for config in grid} == {2}
     assert len({config.optim.lr for config in grid}) == 8 and {config.seed for config in grid} == {0, 1, 2}

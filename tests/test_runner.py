@@ -512,11 +512,11 @@ def test_a_group_whose_last_manifest_raises_keeps_the_others(tmp_path, root, mon
     wanted = undisturbed(configs, tmp_path / "whole")
     finish, calls = Writer.finish, []
 
-    def stumble(self, manifest):
+    def stumble(self, manifest, weights=None):
         calls.append(self.run_id)
         if len(calls) == 3:
             raise RuntimeError("a table cannot be joined")
-        finish(self, manifest)
+        finish(self, manifest, weights)
 
     monkeypatch.setattr(Writer, "finish", stumble)
     ended = make(configs, tmp_path / "cut")

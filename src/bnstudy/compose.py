@@ -370,9 +370,9 @@ def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
     changed = copy.deepcopy(composed) if mixes else composed
     for text, override in parsed.items():
         key, value = override.key_or_group, override.value()
+        if _on_a_probe(text):
+            _with_probe(changed, key.split(".")[1])
         try:
-            if _on_a_probe(text):
-                _with_probe(changed, key.split(".")[1])
             OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
         except slips.REFUSED as error:
             raise ComposeError(

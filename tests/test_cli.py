@@ -8,10 +8,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_runs import launch_here, names, quadrants, torch_as_it_was
 
-from bnstudy import cli, compose, construct, files, frames, launch, paths, report, runner, study
+from bnstudy import cli, compose, construct, files, frames, launch, paths, report, runner, status, study
 from bnstudy.data import sources, stand_in
 from bnstudy.sinks.console import Progress
 from bnstudy.store import State, Store
@@ -398,7 +399,8 @@ def test_status_counts_every_sweep(data_root, tmp_path, capsys, monkeypatch):
     configs = compose.expand("init", "quick", [f"runtime.data_root='{data_root}'"])
     one, other, third = names(configs)[:3]
     store = Store(tmp_path)
-    store.writer(one).finish({"status": "completed"})
+    looks = {table: look.record for table, look in status.looks(configs[0]).items()}
+    store.writer(one).finish({"status": "completed", "looks": looks})
     store.writer(other)
     store.writer(third).finish({"status": "failed"})
     assert main("status", "--data-root", data_root, "--results", tmp_path) == 0
@@ -415,7 +417,7 @@ def test_status_counts_every_sweep(data_root, tmp_path, capsys, monkeypatch):
 def test_publishing_what_is_not_finished_is_refused(data_root, tmp_path, capsys):
     assert main("publish", "init", "--data-root", data_root, "--results", tmp_path) == cli.EXIT_USAGE
     error = capsys.readouterr().err
-    assert "init is not finished (10 absent)" in error and "make sweep-init PRESET=full" in error
+    assert "init is not finished (60 absent)" in error and "make sweep-init PRESET=full" in error
     assert not (tmp_path / "tables").exists()
 
 
@@ -442,7 +444,7 @@ def test_publishing_copies_a_finished_sweep(data_root, tmp_path, capsys, small):
     assert study.sweep("lenet_lr_grid", "quick", overrides, tmp_path, 1) == 0
     published = paths.tables(paths.workspace(tmp_path, None), "lenet_lr_grid")
     published.mkdir(parents=True)
-    (published / "old.parquet").write_text("of an earlier release")
+    pd.DataFrame({"run_id": ["a"]}).to_parquet(published / "old.parquet")  # of an earlier release
     with pytest.raises(ValueError, match="what is published is the preset quick as it is, without overrides"):
         study.publish("lenet_lr_grid", "quick", [*overrides, "norm=batch"], tmp_path)
     assert study.publish("lenet_lr_grid", "quick", overrides, tmp_path) == 0

@@ -30,11 +30,15 @@ class Krylov:
     beside: float
 
 
+class Asymmetric(ValueError):
+    """Products that are not those of a symmetric matrix."""
+
+
 def iterate(times: Product, start_N: Tensor) -> Iterator[Krylov]:
     """One after each product of the symmetric matrix and a vector, of float64, with full orthogonalization.
 
-    It ends where the space cannot grow, or with NaN after a product that is not finite. Raises ValueError where the
-    products are not those of a symmetric matrix: of derivatives, some are then missing.
+    It ends where the space cannot grow, or with NaN after a product that is not finite. Raises Asymmetric where the
+    products are not those of a symmetric matrix: of derivatives, some are then missing, or all is rounding.
     """
     basis: list[Tensor] = []
     diagonal: list[float] = []
@@ -52,7 +56,7 @@ def iterate(times: Product, start_N: Tensor) -> Iterator[Krylov]:
         expected_K = torch.zeros(len(basis), dtype=torch.float64, device=product_N.device)
         expected_K[-1], expected_K[-2:-1] = diagonal[-1], beside[-1] if beside else 0.0
         if (basis_KN @ product_N - expected_K).abs().max() > ASYMMETRY * product_N.norm():
-            raise ValueError(
+            raise Asymmetric(
                 "the products with vectors are not those of a symmetric matrix: an operation of the network has "
                 "derivatives that cannot be differentiated again; leave this probe out"
             )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bnstudy.probes._lanczos import Product, iterate
+from bnstudy.probes._lanczos import Asymmetric, Product, iterate
 from bnstudy.probes._twice import check_twice
 from bnstudy.snapshot import Snapshot
 
@@ -25,6 +25,8 @@ COLUMNS = {
     "eigenvalue": "float64", "residual": "float64", "num_iterations": "int32", "converged": "bool",
     "num_examples": "int32", "num_parameters": "int64", "loss": "float64",
 }  # fmt: skip
+
+TRIED = 8  # products that show whether derivatives are missing
 
 
 def probe(snapshot: Snapshot, *, tolerance: float = 1e-3, max_iterations: int = 100) -> Iterator[dict[str, Any]]:
@@ -46,9 +48,8 @@ def probe(snapshot: Snapshot, *, tolerance: float = 1e-3, max_iterations: int = 
     network = snapshot.network().requires_grad_()
     start_W = torch.cat([p.detach().flatten().double() for p in network.parameters()])
     start_W = torch.randn(len(start_W), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(start_W)
-    with torch.enable_grad(), torch.random.fork_rng([start_W.device] if start_W.is_cuda else []):
-        times = hessian_product(network, snapshot.images_NCHW, snapshot.labels_N)
-        eigenvalue, residual, num_iterations = largest_eigenvalue(times, start_W, tolerance, max_iterations)
+    found = top_eigenvalue(snapshot, network, start_W, tolerance, max_iterations)
+    eigenvalue, residual, num_iterations = found
     yield {
         "eigenvalue": eigenvalue, "residual": residual, "num_iterations": num_iterations,
         "converged": residual <= tolerance * abs(eigenvalue), "num_examples": len(snapshot.labels_N),
@@ -89,6 +90,41 @@ def hessian_product(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -
         return torch.cat([each.flatten().double() for each in whole])
 
     return times
+
+
+def top_eigenvalue(
+    snapshot: Snapshot,
+    network: nn.Module,
+    start_W: Tensor,
+    tolerance: float,
+    max_iterations: int,
+    scale_W: Tensor | None = None,
+) -> tuple[float, float, int]:
+    """`largest_eigenvalue` of the network's Hessian H, or of D H D with the diagonal D.
+
+    NaN where its products are nothing but rounding, as in a network that has diverged or is dead: that is so if they
+    are those of a symmetric matrix at other weights. Raises ValueError if not: derivatives are missing.
+    """
+    images_NCHW, labels_N = snapshot.images_NCHW, snapshot.labels_N
+    with torch.enable_grad(), torch.random.fork_rng([start_W.device] if start_W.is_cuda else []):
+        plain = hessian_product(network, images_NCHW, labels_N)
+        times = plain if scale_W is None else lambda v: scale_W * plain(scale_W * v)
+        try:
+            return largest_eigenvalue(times, start_W, tolerance, max_iterations)
+        except Asymmetric:
+            sound = _drawn_afresh(network).double()
+            largest_eigenvalue(hessian_product(sound, images_NCHW.double(), labels_N), start_W, tolerance, TRIED)
+            return math.nan, math.nan, 0
+
+
+def _drawn_afresh(network: nn.Module) -> nn.Module:
+    """The network with weights at which its layers pass on what they are given."""
+    source = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            weights = torch.randn(p.shape, generator=source) * p[0].numel() ** -0.5 if p.dim() > 1 else None
+            p.copy_(torch.ones(p.shape) if weights is None else weights)
+    return network
 
 
 def largest_eigenvalue(

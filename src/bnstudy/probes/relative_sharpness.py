@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bnstudy.probes.hessian_top_eigenvalue import hessian_product, largest_eigenvalue
+from bnstudy.probes.hessian_top_eigenvalue import top_eigenvalue
 from bnstudy.snapshot import Snapshot
 
 READS: set[str] = set()
@@ -34,13 +33,8 @@ def probe(snapshot: Snapshot, *, tolerance: float = 1e-2, max_iterations: int = 
     network = snapshot.network().requires_grad_()
     norms_W = torch.cat([p.detach().double().norm().expand(p.numel()) for p in network.parameters()])
     start_W = torch.randn(len(norms_W), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(norms_W)
-    with torch.enable_grad(), torch.random.fork_rng([start_W.device] if start_W.is_cuda else []):
-        plain = hessian_product(network, snapshot.images_NCHW, snapshot.labels_N)
-
-        def times(vector_W: Tensor) -> Tensor:
-            return norms_W * plain(norms_W * vector_W)
-
-        eigenvalue, residual, num_iterations = largest_eigenvalue(times, start_W, tolerance, max_iterations)
+    found = top_eigenvalue(snapshot, network, start_W, tolerance, max_iterations, norms_W)
+    eigenvalue, residual, num_iterations = found
     yield {
         "eigenvalue": eigenvalue, "residual": residual, "num_iterations": num_iterations,
         "converged": residual <= tolerance * abs(eigenvalue), "num_examples": len(snapshot.labels_N),

@@ -68,9 +68,10 @@ test-slurm: $(READY) ## sweeps through a real Slurm, started on this machine (ro
 	$(BIN)/python -m pytest -rA --color=no tests/check_slurm.py $(ARGS)
 
 .PHONY: lint
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy, and which room of src/bnstudy may import which
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache
 
 sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|slurm] [BUDGET_MIN=n] [AGAIN=1: also what is published] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(launcher) $(seed) $(ARGS)

@@ -25,7 +25,7 @@ def main(
     """
     from benchmarks import limits, measure, record, render
     from benchmarks import rows as known
-    from bnstudy import launch
+    from bnstudy.sweep import launch
 
     machine = record.machine(launch.cores())
     on_gpu = machine["gpu"] is not None

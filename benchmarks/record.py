@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Measured, ratio
-from bnstudy import files, paths, provenance
+from bnstudy.store import files, paths, provenance
 
 SCHEMA = 1
 Record = dict[str, Any]

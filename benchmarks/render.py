@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Report
-from bnstudy import readme
-from bnstudy.frames import DASH
+from bnstudy.analysis import readme
+from bnstudy.analysis.frames import DASH
 
 DIGITS = 3  # that are shown of a measurement
 

@@ -22,18 +22,21 @@ import torch
 from benchmarks import textbook
 from benchmarks.measure import Prepared, seconds
 from benchmarks.textbook import Images, Loop, Recipe
-from bnstudy import compose, construct, engine, launch, paths, runner
-from bnstudy.config import Config
+from bnstudy.config import compose
+from bnstudy.config.schema import Config
 from bnstudy.data import sources
 from bnstudy.data.pipeline import Feed
-from bnstudy.engine.base import Engine
-from bnstudy.jobs import jobs
-from bnstudy.observer import Observer, Rows
-from bnstudy.plan import plan
-from bnstudy.position import Mark
-from bnstudy.status import looks
-from bnstudy.store import Store
-from bnstudy.train import EVALUATION_BATCH, Training
+from bnstudy.store import paths
+from bnstudy.store.jobs import jobs
+from bnstudy.store.runs import Store
+from bnstudy.store.status import looks
+from bnstudy.sweep import launch
+from bnstudy.sweep.plan import plan
+from bnstudy.training import construct, engine, runner
+from bnstudy.training.engine.base import Engine
+from bnstudy.training.observer import Observer, Rows
+from bnstudy.training.position import Mark
+from bnstudy.training.train import EVALUATION_BATCH, Training
 
 FOREVER = 10**6  # epochs: the measurement ends before the run does
 Overrides = tuple[str, ...]

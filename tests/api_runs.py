@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnstudy import paths, runner
-from bnstudy.store import Store
+from bnstudy.store import paths
+from bnstudy.store.runs import Store
+from bnstudy.training import runner
 
 WEIGHTS = "test-weights.pt"
 

@@ -20,8 +20,8 @@ import slurm_here
 from small_runs import quadrants, written
 from waiting import found, wait_for
 
-from bnstudy import paths
-from bnstudy.store import State, Store
+from bnstudy.store import paths
+from bnstudy.store.runs import State, Store
 
 WAIT_SEC = 300
 STEPS = 16000  # some seconds of training, more on a busy machine: long enough to be stopped on the way

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bnstudy import paths
-from bnstudy.config import Config, resolved
-from bnstudy.store import Store, sealed
+from bnstudy.config.schema import Config, resolved
+from bnstudy.store import paths
+from bnstudy.store.runs import Store, sealed
 
 SWEEP = "lenet_lr_grid"
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)

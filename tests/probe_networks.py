@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bnstudy import probes
-from bnstudy.snapshot import READABLE, observe
+from bnstudy.probes.snapshot import READABLE, observe
 
 
 @dataclass(frozen=True)

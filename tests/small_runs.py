@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnstudy import construct, engine, launch, paths, preflight, runner, status
-from bnstudy.config import Config, from_dict, to_dict
-from bnstudy.engine.base import Engine
-from bnstudy.jobs import Group, Job, jobs
-from bnstudy.observer import Observer, Rows
-from bnstudy.plan import plan
-from bnstudy.status import looks
-from bnstudy.store import Store
-from bnstudy.train import Training
+from bnstudy.config.schema import Config, from_dict, to_dict
+from bnstudy.store import paths, status
+from bnstudy.store.jobs import Group, Job, jobs
+from bnstudy.store.runs import Store
+from bnstudy.store.status import looks
+from bnstudy.sweep import launch
+from bnstudy.sweep.plan import plan
+from bnstudy.training import construct, engine, preflight, runner
+from bnstudy.training.engine.base import Engine
+from bnstudy.training.observer import Observer, Rows
+from bnstudy.training.train import Training
 
 SIDE, CLASSES, TRAIN, TEST = 8, 4, 100, 40
 

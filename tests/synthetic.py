@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bnstudy import findings, frames, paths, reduction
-from bnstudy.store import Store
+from bnstudy.analysis import findings, frames
+from bnstudy.store import paths, reduction
+from bnstudy.store.runs import Store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FINDINGS = REPOSITORY / "analysis" / "findings"

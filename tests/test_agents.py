@@ -13,9 +13,11 @@ import yaml
 from small_runs import quadrants
 from wandb_stub import Backend
 
-from bnstudy import agents, cli, compose
-from bnstudy.identity import canonical
-from bnstudy.store import State, Store
+from bnstudy import cli
+from bnstudy.config import compose
+from bnstudy.config.identity import canonical
+from bnstudy.store.runs import State, Store
+from bnstudy.tracking import agents
 
 TINY = ["model=mlp", "model.hidden='16'", "data.name=quadrants", "data.batch_size=25", "data.augment=false"]
 QUICK = ("lenet_lr_grid", "gradient_noise", "textbook_ghost_batch")  # axes of values, of files and of dictionaries

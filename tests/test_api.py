@@ -18,7 +18,7 @@ from api_runs import keep_weights
 from small_runs import torch_as_it_was
 
 import bnstudy
-from bnstudy import notebook
+from bnstudy.analysis import notebook
 
 ROOT = synthetic.REPOSITORY
 SOURCE = ROOT / "src" / "bnstudy"

@@ -15,8 +15,9 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 import bnstudy
-from bnstudy import models, norms, plugins, probes
-from bnstudy.snapshot import READABLE, observe
+from bnstudy import models, norms, probes
+from bnstudy.config import plugins
+from bnstudy.probes.snapshot import READABLE, observe
 
 PROBES = plugins.names("probes")
 SMALL = {  # options with which a probe is quick on a network of a few channels

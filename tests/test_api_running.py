@@ -17,10 +17,11 @@ from api_runs import keep_weights
 from torch.nn import functional
 
 import bnstudy
-from bnstudy import compose, engine, launch, runner, study, train
-from bnstudy import config as schema
 from bnstudy.api import _places
-from bnstudy.store import Store
+from bnstudy.config import compose, schema
+from bnstudy.store.runs import Store
+from bnstudy.sweep import launch, study
+from bnstudy.training import engine, runner, train
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ import small_runs
 import synthetic
 
 import bnstudy
-from bnstudy import frames, reduction
-from bnstudy.config import resolved
-from bnstudy.store import Store
+from bnstudy.analysis import frames
+from bnstudy.config.schema import resolved
+from bnstudy.store import reduction
+from bnstudy.store.runs import Store
 
 PUBLISHED = synthetic.REPOSITORY / "results"
 

@@ -16,8 +16,9 @@ import yaml
 import benchmarks as bench
 from benchmarks import measure, rows, textbook
 from benchmarks.rows import LENET, RESNET, ROWS, Row, Setting
-from bnstudy import compose, construct, engine
-from bnstudy.jobs import jobs
+from bnstudy.config import compose
+from bnstudy.store.jobs import jobs
+from bnstudy.training import construct, engine
 
 ARMS = {"batch": ("norm=batch",), "none": ("norm=none",)}
 BY_NAME = {row.name: row for row in ROWS}

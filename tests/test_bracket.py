@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstudy import bracket
-from bnstudy.bracket import DIVERGED, STALLED, TRAINED, Bracket
-from bnstudy.outcomes import CHANCE, LEARNS, PARTIAL
+from bnstudy.analysis import bracket
+from bnstudy.analysis.bracket import DIVERGED, STALLED, TRAINED, Bracket
+from bnstudy.store.outcomes import CHANCE, LEARNS, PARTIAL
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 LETTERS = {"t": TRAINED, "s": STALLED, "d": DIVERGED, "l": LEARNS, "c": CHANCE, "p": PARTIAL}

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bnstudy import budget
+from bnstudy.sweep import budget
 
 
 def test_the_time_is_over_when_it_is_over():

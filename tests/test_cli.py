@@ -12,10 +12,15 @@ import pandas as pd
 import pytest
 from small_runs import launch_here, names, quadrants, torch_as_it_was
 
-from bnstudy import cli, compose, construct, files, frames, launch, paths, report, runner, status, study
+from bnstudy import cli
+from bnstudy.analysis import frames, report
+from bnstudy.config import compose
 from bnstudy.data import sources, stand_in
-from bnstudy.sinks.console import Progress
-from bnstudy.store import State, Store
+from bnstudy.store import files, paths, status
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import launch, study
+from bnstudy.tracking.sinks.console import Progress
+from bnstudy.training import construct, runner
 
 TINY = ["model=mlp", "model.hidden='16'", "data.name=quadrants", "data.batch_size=25", "data.augment=false"]
 TINY += ["train.steps=3", "probes=none", "tracking.mode=off", "runtime.device=cpu"]

@@ -11,12 +11,16 @@ import pytest
 import torch
 from small_runs import config, launch_here, make, names, pending, quadrants, torch_as_it_was, written
 
-from bnstudy import checkpoint, devices, launch, models, norms, plugins, reduction, runner, study
-from bnstudy.config import Config
-from bnstudy.engine.kernels import build, norm_relu, pooled_conv, winograd
-from bnstudy.jobs import Group, jobs
-from bnstudy.plan import plan, side_by_side
-from bnstudy.store import Store
+from bnstudy import models, norms
+from bnstudy.config import plugins
+from bnstudy.config.schema import Config
+from bnstudy.store import checkpoint, devices, reduction
+from bnstudy.store.jobs import Group, jobs
+from bnstudy.store.runs import Store
+from bnstudy.sweep import launch, study
+from bnstudy.sweep.plan import plan, side_by_side
+from bnstudy.training import runner
+from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
 
 RATES = (0.01, 0.1, 0.5, 1e30, 1.0, 3.0)  # one of them diverges
 TIME = {"wall_sec", "probe_share", "num_runs"}  # columns of `runs` that tell time, or who trained beside

@@ -10,10 +10,10 @@ from dataclasses import fields
 import pytest
 from hydra import compose as hydra_compose
 
-from bnstudy import compose, plugins
-from bnstudy.compose import CONF, LAUNCHERS, SWEEPS, ComposeError
-from bnstudy.config import Config, ProbePlan, from_dict, to_dict
-from bnstudy.identity import run_id
+from bnstudy.config import compose, plugins
+from bnstudy.config.compose import CONF, LAUNCHERS, SWEEPS, ComposeError
+from bnstudy.config.identity import run_id
+from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 
 DATA = {"name": "any", "source": "arrays", "sha256": "0" * 64}
 PRESETS = ("quick", "full")

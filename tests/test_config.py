@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstudy.config import Config, from_dict, to_dict
+from bnstudy.config.schema import Config, from_dict, to_dict
 
 NO_DEVICES = ("tpu", "cudax", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:1 ", "cuda0", "Cuda", "cpu:0", "")
 

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from bnstudy.sinks.console import Progress, duration
+from bnstudy.tracking.sinks.console import Progress, duration
 
 
 class Clock:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bnstudy import criteria, findings
-from bnstudy.criteria import Criterion, Need, Outcome, Part, Sample
-from bnstudy.findings import Claim, Verdict
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, findings
+from bnstudy.analysis.criteria import Criterion, Need, Outcome, Part, Sample
+from bnstudy.analysis.findings import Claim, Verdict
+from bnstudy.analysis.stats import Scale
 
 RATIO = Part("ratio", above=30, scale=Scale.log)
 SHARE = Part("share", below=0.5, scale=Scale.logit)

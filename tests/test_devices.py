@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from bnstudy import devices, launch
+from bnstudy.store import devices
+from bnstudy.sweep import launch
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from contextlib import contextmanager, suppress
 import pytest
 from small_runs import config, launch_here, make, names, pending, quadrants, torch_as_it_was, written
 
-from bnstudy import checkpoint, files, index, launch, lease, paths, runner, study
-from bnstudy.jobs import jobs
-from bnstudy.sinks import wandb
-from bnstudy.store import State, Store
+from bnstudy.store import checkpoint, files, index, lease, paths
+from bnstudy.store.jobs import jobs
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import launch, study
+from bnstudy.tracking.sinks import wandb
+from bnstudy.training import runner
 
 LOOKS = {"probes": {"weights": {"at": [0], "every_steps": 2, "at_end": True}}, "runtime__checkpoint_every_sec": 0.0}
 

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bnstudy import engine, models, norms, plugins
-from bnstudy.config import Config, Optim, Runtime
-from bnstudy.engine.lockstep import Lockstep
-from bnstudy.engine.stacked import stack, unstack
+from bnstudy import models, norms
+from bnstudy.config import plugins
+from bnstudy.config.schema import Config, Optim, Runtime
+from bnstudy.training import engine
+from bnstudy.training.engine.lockstep import Lockstep
+from bnstudy.training.engine.stacked import stack, unstack
 
 SIDES = {"lenet": (1, 28), "mlp": (1, 12), "resnet": (3, 12)}  # channels, pixels
 SHORT: dict[str, dict[str, object]] = {"lenet": {}, "mlp": {"hidden": "32-16"}, "resnet": {"depth": 20}}

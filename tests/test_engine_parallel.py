@@ -7,12 +7,13 @@ import torch
 from small_runs import config, make, quadrants, torch_as_it_was, written
 from test_engine import batch, bits, network
 
-from bnstudy import devices, engine
-from bnstudy.config import Config, Optim, Runtime
-from bnstudy.engine.base import StepResult
-from bnstudy.engine.captured import WARM_UP, Captured
-from bnstudy.engine.lockstep import Lockstep
-from bnstudy.engine.parallel import Parallel
+from bnstudy.config.schema import Config, Optim, Runtime
+from bnstudy.store import devices
+from bnstudy.training import engine
+from bnstudy.training.engine.base import StepResult
+from bnstudy.training.engine.captured import WARM_UP, Captured
+from bnstudy.training.engine.lockstep import Lockstep
+from bnstudy.training.engine.parallel import Parallel
 
 CPU = torch.device("cpu")
 OPTIM = Optim(momentum=0.9, weight_decay=1e-4)

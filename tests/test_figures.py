@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from bnstudy import figures
-from bnstudy.frames import Origin
+from bnstudy.analysis import figures
+from bnstudy.analysis.frames import Origin
 
 STYLE = synthetic.FINDINGS.parent / "bnstudy.mplstyle"
 BLUE, ORANGE = figures.COLOURS["batch"], figures.COLOURS["none"]

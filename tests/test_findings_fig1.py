@@ -12,9 +12,10 @@ import pytest
 import synthetic
 from matplotlib.figure import Figure
 
-from bnstudy import compose, curves, findings, frames, report
-from bnstudy.findings import Evidence, Finding, Verdict
-from bnstudy.identity import run_id
+from bnstudy.analysis import curves, findings, frames, report
+from bnstudy.analysis.findings import Evidence, Finding, Verdict
+from bnstudy.config import compose
+from bnstudy.config.identity import run_id
 
 QUICK, PAPER, MATCHED = (
     findings.load(synthetic.FINDINGS / f"{name}.py") for name in ("fig1_quick", "fig1_paper", "fig1_matched")

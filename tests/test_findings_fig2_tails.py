@@ -11,8 +11,8 @@ import pytest
 import scipy.stats
 import synthetic
 
-from bnstudy import figures, findings, frames
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings, frames
+from bnstudy.analysis.findings import Evidence, Verdict
 
 TAILS = findings.load(synthetic.FINDINGS / "fig2_tails.py")
 LAYERS = (18, 55, 90)

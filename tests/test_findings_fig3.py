@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings, frames
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings, frames
+from bnstudy.analysis.findings import Evidence, Verdict
 
 FIG3 = findings.load(synthetic.FINDINGS / "fig3.py")
 PUBLISHED = frames.published(synthetic.FINDINGS.parent / "paper_curves", "fig3")

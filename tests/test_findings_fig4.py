@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Verdict
 
 FIG4 = findings.load(synthetic.FINDINGS / "fig4.py")
 DEPTHS = (1, 8, 30, 44, 60, 80, 110)

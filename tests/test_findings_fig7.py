@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Verdict
 
 FIG7 = findings.load(synthetic.FINDINGS / "fig7.py")
 DEPTHS = (18, 45, 90, 107)

@@ -13,8 +13,8 @@ import pytest
 import synthetic
 from matplotlib.text import Text
 
-from bnstudy import figures, findings, frames, report
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings, frames, report
+from bnstudy.analysis.findings import Evidence, Verdict
 
 PATH = synthetic.FINDINGS / "fig8.py"
 FIG8 = findings.load(PATH)

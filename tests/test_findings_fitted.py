@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Verdict
 
 FITTED = findings.load(synthetic.FINDINGS / "fitted.py")
 ARMS = (("batch", 0.1), ("batch", 0.01), ("batch", 0.003), ("none", 0.01), ("none", 0.003))

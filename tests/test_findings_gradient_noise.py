@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Verdict
 
 NOISE = findings.load(synthetic.FINDINGS / "gradient_noise.py")
 SIZES = (1, 4, 8, 16, 32, 64, 128)

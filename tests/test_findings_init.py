@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Verdict
-from bnstudy.frames import Origin
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Verdict
+from bnstudy.analysis.frames import Origin
 
 NAMES = ("fig2", "fig5", "fig6", "table1", "gradient_correlation")
 Frames = dict[str, pd.DataFrame]

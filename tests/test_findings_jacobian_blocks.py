@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings, frames
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings, frames
+from bnstudy.analysis.findings import Evidence, Verdict
 
 BLOCKS = findings.load(synthetic.FINDINGS / "jacobian_blocks.py")
 COUPLING = findings.load(synthetic.FINDINGS / "jacobian_coupling.py")

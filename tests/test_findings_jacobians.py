@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Verdict
 
 JACOBIANS = findings.load(synthetic.FINDINGS / "jacobians.py")
 STARTS = (0, 3, 37, 39, 73, 107, 109)

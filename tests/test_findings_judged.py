@@ -12,9 +12,9 @@ import synthetic
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from bnstudy import figures, findings, frames, report
-from bnstudy.criteria import Criterion
-from bnstudy.findings import Evidence, Finding
+from bnstudy.analysis import figures, findings, frames, report
+from bnstudy.analysis.criteria import Criterion
+from bnstudy.analysis.findings import Evidence, Finding
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = findings.discover(synthetic.FINDINGS)

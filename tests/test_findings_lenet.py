@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures
+from bnstudy.analysis.findings import Evidence, Verdict
 
 LENET = synthetic.frames_of("lenet_lr")[0]
 Accuracies = Mapping[float, Sequence[float | None]]  # rate -> test accuracy a seed; None: diverged; below 0.3: stalled

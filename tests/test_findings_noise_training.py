@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Verdict
 
 FINDING = findings.load(synthetic.FINDINGS / "noise_training.py")
 RATES = (0.001, 0.01, 0.1)

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import compose, figures, findings
-from bnstudy.config import to_dict
-from bnstudy.findings import Verdict
-from bnstudy.frames import placed
-from bnstudy.reduction import config_columns
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Verdict
+from bnstudy.analysis.frames import placed
+from bnstudy.config import compose
+from bnstudy.config.schema import to_dict
+from bnstudy.store.reduction import config_columns
 
 PLACEMENT, REDUCED, INIT = (
     findings.load(synthetic.FINDINGS / f"{name}.py") for name in ("placement", "placement_reduced", "placement_init")

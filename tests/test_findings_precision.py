@@ -9,8 +9,8 @@ import pytest
 import synthetic
 from matplotlib.figure import Figure
 
-from bnstudy import findings
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import findings
+from bnstudy.analysis.findings import Evidence, Verdict
 
 PRECISION = findings.load(synthetic.FINDINGS / "precision.py")
 Accuracies = Mapping[float, Sequence[float | None]]  # rate -> test accuracy a seed; None: diverged

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from bnstudy import compose, findings, frames, plugins, probes, train
-from bnstudy.config import to_dict
-from bnstudy.findings import Claim, Evidence, Note, Verdict
-from bnstudy.reduction import config_columns
+from bnstudy import probes
+from bnstudy.analysis import findings, frames
+from bnstudy.analysis.findings import Claim, Evidence, Note, Verdict
+from bnstudy.config import compose, plugins
+from bnstudy.config.schema import to_dict
+from bnstudy.store.reduction import config_columns
+from bnstudy.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOP = {"epochs": train.EPOCHS, "steps": train.STEPS}

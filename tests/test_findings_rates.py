@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings, rates
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings, rates
+from bnstudy.analysis.findings import Evidence, Verdict
 
 GRID = (1e-4, 1e-3, 0.01, 0.1, 1.0)
 GRIDS = tuple(findings.load(synthetic.FINDINGS / f"{name}.py") for name in ("lr_grid", "lr_grid_reduced"))

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import compose, figures, findings, frames
-from bnstudy.config import to_dict
-from bnstudy.findings import Evidence, Finding, Verdict
-from bnstudy.reduction import config_columns
-from bnstudy.robustness import BASE, Study, compared, draw
+from bnstudy.analysis import figures, findings, frames
+from bnstudy.analysis.findings import Evidence, Finding, Verdict
+from bnstudy.analysis.robustness import BASE, Study, compared, draw
+from bnstudy.config import compose
+from bnstudy.config.schema import to_dict
+from bnstudy.store.reduction import config_columns
 
 NAMES = ("sensitivity", "sensitivity_training")
 OF_SWEEP = {"sensitivity": "init", "sensitivity_training": "lenet_lr_grid"}

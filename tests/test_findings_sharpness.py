@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Verdict
 
 SHARPNESS = findings.load(synthetic.FINDINGS / "sharpness.py")
 AT_PAPER_SCALE = {"17": "sharpness_paper", "17-matched": "sharpness_matched"}

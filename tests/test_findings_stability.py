@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings, frames, outcomes
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings, frames
+from bnstudy.analysis.findings import Evidence, Verdict
+from bnstudy.store import outcomes
 
 GRID = findings.load(synthetic.FINDINGS / "stability_grid.py")
 DEPTH = findings.load(synthetic.FINDINGS / "stability_depth.py")

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Verdict
 
 FINDING = findings.load(synthetic.FINDINGS / "table1_parameters.py")
 LAYERS = (18, 54, 90, 100)

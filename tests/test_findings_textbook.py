@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Finding, Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Finding, Verdict
 
 SEEDS = range(5)
 Frames = dict[str, pd.DataFrame]

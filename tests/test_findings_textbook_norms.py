@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Verdict
 
 SEEDS = range(3)
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings
-from bnstudy.findings import Evidence, Verdict
+from bnstudy.analysis import figures, findings
+from bnstudy.analysis.findings import Evidence, Verdict
 
 GRID = findings.load(synthetic.FINDINGS / "whole_grid.py")
 RATES = (1e-4, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

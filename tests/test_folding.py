@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from bnstudy import models, norms, plugins, probes
+from bnstudy import models, norms, probes
+from bnstudy.config import plugins
 from bnstudy.models.folding import fold_bn, normed, unbiased
-from bnstudy.snapshot import observe
+from bnstudy.probes.snapshot import observe
 
 BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
 

@@ -12,7 +12,7 @@ import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstudy import frames
+from bnstudy.analysis import frames
 
 
 def test_rows_carry_their_run_and_a_table_s_own_column_keeps_its_name() -> None:

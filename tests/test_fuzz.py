@@ -14,13 +14,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small_runs import config, make, names, pending, quadrants, torch_as_it_was
 
-from bnstudy import checkpoint, compose, frames, identity, paths, plugins, reduction, runner
-from bnstudy.config import Config, ProbePlan, from_dict, to_dict
+from bnstudy.analysis import frames
+from bnstudy.analysis.frames import MissingTable
+from bnstudy.config import compose, identity, plugins
+from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 from bnstudy.data import sources
 from bnstudy.data.sources import DataError
-from bnstudy.frames import MissingTable
-from bnstudy.lease import Holder
-from bnstudy.store import State, Store, StoreError
+from bnstudy.store import checkpoint, paths, reduction
+from bnstudy.store.lease import Holder
+from bnstudy.store.runs import State, Store, StoreError
+from bnstudy.training import runner
 
 # The same examples every time: what is found by chance would redden other people's changes. It is pinned as an example.
 settings.register_profile("pinned", derandomize=True, deadline=None)

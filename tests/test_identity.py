@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstudy import compose, identity, plugins
-from bnstudy import config as schema
-from bnstudy.config import Config, Data, Optim, ProbePlan, Runtime, Sweep, Tracking, Train
-from bnstudy.identity import canonical, run_id
+from bnstudy.config import compose, identity, plugins, schema
+from bnstudy.config.identity import canonical, run_id
+from bnstudy.config.schema import Config, Data, Optim, ProbePlan, Runtime, Sweep, Tracking, Train
 
 DATA = {"name": "cifar10", "source": "arrays", "sha256": "0" * 64}
 

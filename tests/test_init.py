@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bnstudy import config, models, norms
+from bnstudy import models, norms
+from bnstudy.config import schema as config
 from bnstudy.models import init
 
 SHAPE = (3, 32, 32)

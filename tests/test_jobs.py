@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnstudy import files, paths, plugins
-from bnstudy.config import Config, Optim, Runtime, Train
+from bnstudy.config import plugins
+from bnstudy.config.schema import Config, Optim, Runtime, Train
 from bnstudy.data import sources
 from bnstudy.data.sources import Source
-from bnstudy.jobs import Group, Job, jobs, under_way
-from bnstudy.plan import MAX_STACK, plan, side_by_side
+from bnstudy.store import files, paths
+from bnstudy.store.jobs import Group, Job, jobs, under_way
+from bnstudy.sweep.plan import MAX_STACK, plan, side_by_side
 
 SOURCE = Source("fashion_mnist", "arrays", Path("nowhere"), "0" * 64, 100, 10, (1, 28, 28), 10)
 

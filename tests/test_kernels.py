@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bnstudy import engine, models, norms, plugins
-from bnstudy.config import Config, Runtime
-from bnstudy.engine.fuse import Fused
-from bnstudy.engine.kernels import build, norm_relu, pooled_conv, winograd
-from bnstudy.engine.kernels.norm_relu import NormReLU
-from bnstudy.engine.kernels.pooled_conv import PooledConv
-from bnstudy.engine.kernels.winograd import WinogradConv
+from bnstudy import models, norms
+from bnstudy.config import plugins
+from bnstudy.config.schema import Config, Runtime
+from bnstudy.training import engine
+from bnstudy.training.engine.fuse import Fused
+from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
+from bnstudy.training.engine.kernels.norm_relu import NormReLU
+from bnstudy.training.engine.kernels.pooled_conv import PooledConv
+from bnstudy.training.engine.kernels.winograd import WinogradConv
 
 compiled = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
 

@@ -18,10 +18,12 @@ import pandas as pd
 import pytest
 from small_runs import config, launch_here, names, quadrants, torch_as_it_was, written
 
-from bnstudy import checkpoint, launch, lease, paths, reduction, report, study
-from bnstudy.config import resolved
-from bnstudy.jobs import jobs
-from bnstudy.store import Store, Writer
+from bnstudy.analysis import report
+from bnstudy.config.schema import resolved
+from bnstudy.store import checkpoint, lease, paths, reduction
+from bnstudy.store.jobs import jobs
+from bnstudy.store.runs import Store, Writer
+from bnstudy.sweep import launch, study
 
 FORK = multiprocessing.get_context("fork")  # real processes, that need not import torch
 PHASES = ("training", "checkpointing", "writing tables", "reducing", "drawing")

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from small_runs import config, job, quadrants
 
-from bnstudy import launch, lease, paths
-from bnstudy.jobs import Group, under_way
-from bnstudy.store import State, Store
+from bnstudy.store import lease, paths
+from bnstudy.store.jobs import Group, under_way
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import launch
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 from small_runs import config, job, launch_here, make, names, quadrants, torch_as_it_was, written
 
-from bnstudy import cli, compose, devices, launch, launchers, lease, paths, sharing, slurm, task
-from bnstudy.config import to_dict
-from bnstudy.jobs import Group, jobs
-from bnstudy.launchers import LOCAL, Launcher
-from bnstudy.store import State, Store
+from bnstudy import cli
+from bnstudy.config import compose
+from bnstudy.config.schema import to_dict
+from bnstudy.store import devices, lease, paths
+from bnstudy.store.jobs import Group, jobs
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import launch, launchers, sharing, slurm, task
+from bnstudy.sweep.launchers import LOCAL, Launcher
 
 SLURM = Launcher("slurm")
 TOO_WIDE = {"name": "mlp", "hidden": "1000000000000"}  # for any memory: what a run of it raises is not seen before

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from bnstudy import lease, paths
-from bnstudy.lease import Holder, Taken, Watch, claimed, held, look
+from bnstudy.store import lease, paths
+from bnstudy.store.lease import Holder, Taken, Watch, claimed, held, look
 
 FORK = multiprocessing.get_context("fork")
 

@@ -10,10 +10,11 @@ import time
 import pytest
 from small_runs import config, job, make, names, quadrants, torch_as_it_was, written
 
-from bnstudy import probes, runner
-from bnstudy.jobs import Group, under_way
-from bnstudy.store import State, Store
-from bnstudy.train import Training
+from bnstudy import probes
+from bnstudy.store.jobs import Group, under_way
+from bnstudy.store.runs import State, Store
+from bnstudy.training import runner
+from bnstudy.training.train import Training
 
 PROBES = {"gradient_norms": {"at": [0, 3, 9], "at_end": True, "at_divergence": True}, "weights": {"at": [3]}}
 

@@ -10,10 +10,11 @@ import many_runs
 import pandas as pd
 import pytest
 
-from bnstudy import index, lease, pace, paths, reduction
-from bnstudy.config import from_dict
-from bnstudy.roster import Wanted
-from bnstudy.store import State, Store
+from bnstudy.config.schema import from_dict
+from bnstudy.store import index, lease, paths, reduction
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import pace
+from bnstudy.sweep.roster import Wanted
 
 REDUCE = """
 import sys

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from bnstudy import models, norms
-from bnstudy.engine.stacked import stack
 from bnstudy.models.lenet import _squash
+from bnstudy.training.engine.stacked import stack
 
 CIFAR, FASHION = (3, 32, 32), (1, 28, 28)
 ACT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"sigmoid": torch.sigmoid, "relu": torch.relu}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from small_runs import config, make, names, pending, quadrants, torch_as_it_was, written
 
-from bnstudy import runner
-from bnstudy.store import Store
+from bnstudy.store.runs import Store
+from bnstudy.training import runner
 
 
 @pytest.fixture(scope="module")

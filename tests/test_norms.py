@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bnstudy import models, norms, plugins
+from bnstudy import models, norms
+from bnstudy.config import plugins
 
 BATCH_NORMS = ("batch", "batch_scratch")
 SHAPES = [(8, 5, 6, 7), (2, 3, 4, 4), (2, 4, 1, 1), (9, 5)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from bnstudy import findings, notebook, report
+from bnstudy.analysis import findings, notebook, report
 
 SCRIPTS = sorted(path for path in notebook.NOTEBOOKS.glob("*.py") if path.stem != "python")  # see test_api
 
@@ -20,7 +20,7 @@ def shown(path: Path) -> list[str]:
     names = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
-            assert node.module == "bnstudy.notebook" and [alias.name for alias in node.names] == ["show"]
+            assert node.module == "bnstudy.analysis.notebook" and [alias.name for alias in node.names] == ["show"]
             continue
         assert isinstance(node, ast.Expr) and isinstance(node.value, ast.Call), ast.unparse(node)
         call = node.value

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnstudy.config import Optim
-from bnstudy.optim import SGD, lr_at
+from bnstudy.config.schema import Optim
+from bnstudy.training.optim import SGD, lr_at
 
 SHAPES = ((4, 3, 5, 5), (4,), (2, 7))  # of one run; stacked along the first dimension
 

@@ -7,8 +7,8 @@ import math
 import pandas as pd
 import pytest
 
-from bnstudy import outcomes
-from bnstudy.outcomes import CHANCE, DIVERGED, LEARNS, PARTIAL, TOO_LARGE, TOO_SMALL
+from bnstudy.store import outcomes
+from bnstudy.store.outcomes import CHANCE, DIVERGED, LEARNS, PARTIAL, TOO_LARGE, TOO_SMALL
 
 LONG = outcomes.NUM_LAST
 

@@ -10,9 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_runs import config, job, make, names, quadrants, torch_as_it_was
 
-from bnstudy import cli, compose, paths, preflight, reduction
-from bnstudy.compose import ComposeError
-from bnstudy.store import Store
+from bnstudy import cli
+from bnstudy.config import compose
+from bnstudy.config.compose import ComposeError
+from bnstudy.store import paths, reduction
+from bnstudy.store.runs import Store
+from bnstudy.training import preflight
 
 GRID = "lenet_lr_grid"
 

@@ -11,8 +11,13 @@ from pathlib import Path
 import pytest
 from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was
 
-from bnstudy import agents, cli, compose, files, frames, launch, paths, provenance, reduction, report
-from bnstudy.store import Store
+from bnstudy import cli
+from bnstudy.analysis import frames, report
+from bnstudy.config import compose
+from bnstudy.store import files, paths, provenance, reduction
+from bnstudy.store.runs import Store
+from bnstudy.sweep import launch
+from bnstudy.tracking import agents
 
 ROOT = Path(__file__).resolve().parents[1]
 # A character of each kind that Hydra, OmegaConf, make, a shell, a URL or a pattern would read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnstudy import plugins
+from bnstudy.config import plugins
 
 
 @pytest.fixture

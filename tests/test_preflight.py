@@ -6,7 +6,9 @@ import pytest
 import torch
 from small_runs import config, job, quadrants, torch_as_it_was
 
-from bnstudy import models, plugins, preflight
+from bnstudy import models
+from bnstudy.config import plugins
+from bnstudy.training import preflight
 
 
 @pytest.fixture(autouse=True)

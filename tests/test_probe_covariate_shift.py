@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from bnstudy import models, norms, probes
 from bnstudy.probes.covariate_shift import READS, drift
-from bnstudy.snapshot import observe
+from bnstudy.probes.snapshot import observe
 
 
 def test_drift_is_scipys_distance_in_units_of_the_spread():

@@ -16,7 +16,7 @@ from bnstudy import models, norms, probes
 from bnstudy.norms._statistics import reestimated
 from bnstudy.probes._evaluation import score
 from bnstudy.probes.shifted_inputs import SHIFTS
-from bnstudy.snapshot import observe
+from bnstudy.probes.snapshot import observe
 
 CLASSES = 10
 

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from bnstudy import models, norms, plugins, probes
+from bnstudy import models, norms, probes
+from bnstudy.config import plugins
 from bnstudy.probes import _lanczos
 from bnstudy.probes import hessian_top_eigenvalue as hessian
 

@@ -13,7 +13,8 @@ from probe_networks import ResidualNetwork, features_of, look, make_feed, make_n
 from torch import nn
 from torch.func import functional_call
 
-from bnstudy import models, norms, plugins, probes
+from bnstudy import models, norms, probes
+from bnstudy.config import plugins
 from bnstudy.probes import jacobian_singular_values as jsv
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bnstudy import probes
 from bnstudy.probes.logit_gradient import mean_pairwise_cosine
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 
 def rows_of(logits, labels):

@@ -12,9 +12,10 @@ import torch
 from probe_networks import Layer, look, make_feed, make_network
 from torch.nn import functional
 
-from bnstudy import compose, probes
-from bnstudy.config import Optim
-from bnstudy.engine.lockstep import Lockstep
+from bnstudy import probes
+from bnstudy.config import compose
+from bnstudy.config.schema import Optim
+from bnstudy.training.engine.lockstep import Lockstep
 
 NAME = "moments_along_step"
 

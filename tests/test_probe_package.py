@@ -12,9 +12,10 @@ import torch
 from probe_networks import look, make_feed, make_network
 from torch.nn import functional
 
-from bnstudy import models, norms, plugins, probes
-from bnstudy.config import ProbePlan
-from bnstudy.snapshot import READABLE
+from bnstudy import models, norms, probes
+from bnstudy.config import plugins
+from bnstudy.config.schema import ProbePlan
+from bnstudy.probes.snapshot import READABLE
 
 NAMES = plugins.names("probes")
 SMALL: dict[str, dict[str, Any]] = {

@@ -15,11 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import config, quadrants
 
-from bnstudy import compose, files, frames, paths, publishing, readme, reduction, report, search, study, suite
-from bnstudy.config import Config, Search, Sweep, resolved
-from bnstudy.jobs import Job, jobs
-from bnstudy.status import looks
-from bnstudy.store import Store
+from bnstudy.analysis import frames, readme, report
+from bnstudy.config import compose
+from bnstudy.config.schema import Config, Search, Sweep, resolved
+from bnstudy.store import files, paths, publishing, reduction
+from bnstudy.store.jobs import Job, jobs
+from bnstudy.store.runs import Store
+from bnstudy.store.status import looks
+from bnstudy.sweep import search, study, suite
 
 NAME = "grown"
 COLUMNS = {"step": "int64", "value": "float64", "name": "string"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bnstudy import readme
+from bnstudy.analysis import readme
 
 ROOT = readme.README.parent
 MARKED = "before <!-- x -->\n<!-- claims:begin -->\nold\n<!-- claims:end -->\nafter\n"

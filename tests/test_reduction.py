@@ -10,8 +10,9 @@ import pytest
 import small_runs
 import synthetic
 
-from bnstudy import frames, paths, reduction
-from bnstudy.store import State, Store, StoreError
+from bnstudy.analysis import frames
+from bnstudy.store import paths, reduction
+from bnstudy.store.runs import State, Store, StoreError
 
 COLUMNS = {"step": "int64", "value": "float64", "name": "string"}
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import figures, findings, report
+from bnstudy.analysis import figures, findings, report
 
 TINY = '''"""A small finding."""
 from bnstudy.findings import Claim, Comparison, Evidence, judge

@@ -32,13 +32,17 @@ from small_runs import (
 )
 from waiting import found, modified, wait_for
 
-from bnstudy import checkpoint, compose, engine, launch, lease, models, paths, probes, runner, study
+from bnstudy import models, probes
+from bnstudy.config import compose
 from bnstudy.data import sources
 from bnstudy.data.sources import DataError
-from bnstudy.engine.lockstep import Lockstep
-from bnstudy.engine.parallel import Parallel
-from bnstudy.jobs import Group, jobs, under_way
-from bnstudy.store import State, Store, Writer
+from bnstudy.store import checkpoint, lease, paths
+from bnstudy.store.jobs import Group, jobs, under_way
+from bnstudy.store.runs import State, Store, Writer
+from bnstudy.sweep import launch, study
+from bnstudy.training import engine, runner
+from bnstudy.training.engine.lockstep import Lockstep
+from bnstudy.training.engine.parallel import Parallel
 
 LOOKS = {"at": [0], "every_steps": 2, "at_end": True, "at_divergence": True}
 PROBES = {"weights": LOOKS, "logit_gradient": LOOKS | {"on": "train_batch"}}

@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy import reduction, search, train
-from bnstudy.config import Config, Optim, Search, Sweep, Train, resolved, validate
+from bnstudy.config.schema import Config, Optim, Search, Sweep, Train, resolved, validate
 from bnstudy.data.sources import Source
-from bnstudy.jobs import Job
-from bnstudy.store import State, Store
+from bnstudy.store import reduction
+from bnstudy.store.jobs import Job
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import search
+from bnstudy.training import train
 
 SOURCE = Source("fashion_mnist", "arrays", Path("nowhere"), "0" * 64, 100, 10, (1, 28, 28), 10)
 EDGES = {("batch", 0): 7.0, ("batch", 1): 2.0, ("none", 0): 0.05, ("none", 1): 50.0}  # norm, seed -> edge

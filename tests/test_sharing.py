@@ -14,10 +14,12 @@ import pytest
 from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
 from waiting import found, wait_for
 
-from bnstudy import checkpoint, compose, launch, lease, paths, sharing, study
-from bnstudy.jobs import Group, Seen, jobs
-from bnstudy.sinks.console import Progress
-from bnstudy.store import State, Store, Writer
+from bnstudy.config import compose
+from bnstudy.store import checkpoint, lease, paths
+from bnstudy.store.jobs import Group, Seen, jobs
+from bnstudy.store.runs import State, Store, Writer
+from bnstudy.sweep import launch, sharing, study
+from bnstudy.tracking.sinks.console import Progress
 
 FORK = multiprocessing.get_context("fork")  # torch is imported already
 PLAIN = {"runtime__engine": "plain", "train__steps": 20, "runtime__checkpoint_every_sec": 0.0}

@@ -10,11 +10,16 @@ import pytest
 import yaml
 from small_runs import config, job, launch_here, names, quadrants, torch_as_it_was, written
 
-from bnstudy import budget, cli, compose, devices, launch, pace, paths, report, runner, study
-from bnstudy.index import Entry
-from bnstudy.jobs import Group
-from bnstudy.roster import Wanted
-from bnstudy.store import State, Store
+from bnstudy import cli
+from bnstudy.analysis import report
+from bnstudy.config import compose
+from bnstudy.store import devices, paths
+from bnstudy.store.index import Entry
+from bnstudy.store.jobs import Group
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import budget, launch, pace, study
+from bnstudy.sweep.roster import Wanted
+from bnstudy.training import runner
 
 SWEEP: dict[str, Any] = {
     "defaults": ["config", {"override model": "mlp"}, {"override probes": "none"}, "_self_"],

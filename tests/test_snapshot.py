@@ -13,9 +13,10 @@ from probe_networks import look, make_feed, make_network
 from torch import nn
 from torch.nn import functional
 
-from bnstudy import models, norms, plugins
+from bnstudy import models, norms
+from bnstudy.config import plugins
 from bnstudy.models.layers import Layer, memory_format
-from bnstudy.snapshot import PER_LAYER, READABLE, full_precision, observe
+from bnstudy.probes.snapshot import PER_LAYER, READABLE, full_precision, observe
 
 
 def real_network(name, norm, **options):

@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from bnstudy import stats
-from bnstudy.stats import Scale
+from bnstudy.analysis import stats
+from bnstudy.analysis.stats import Scale
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8).filter(lambda v: np.std(v) > 1e-6)
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from small_runs import config, job, make, quadrants, torch_as_it_was, written
 
-from bnstudy import construct, identity, paths, plugins, runner, status, weights
-from bnstudy.config import ProbePlan, from_dict, to_dict
-from bnstudy.store import Store, StoreError, sealed
-from bnstudy.train import Training
+from bnstudy.config import identity, plugins
+from bnstudy.config.schema import ProbePlan, from_dict, to_dict
+from bnstudy.store import paths, status, weights
+from bnstudy.store.runs import Store, StoreError, sealed
+from bnstudy.training import construct, runner
+from bnstudy.training.train import Training
 
 START = {"weights": {"at": [0]}}
 ENDS = {"weights": {"at": [0], "at_end": True, "at_divergence": True}}

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from bnstudy import paths
-from bnstudy.store import State, Store, StoreError
+from bnstudy.store import paths
+from bnstudy.store.runs import State, Store, StoreError
 
 COLUMNS = {"step": "int64", "loss": "float64", "name": "string"}
 MANIFEST = {"status": "completed", "outcome": "trained"}

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bnstudy import budget, compose, report, study, suite
-from bnstudy.store import State, Store
+from bnstudy.analysis import report
+from bnstudy.config import compose
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import budget, study, suite
 
 
 def test_members_are_the_sweeps_of_that_name() -> None:

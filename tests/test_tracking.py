@@ -19,10 +19,11 @@ import pytest
 from PIL import Image
 from wandb_stub import KEY, Backend
 
-from bnstudy import sinks, tracking
-from bnstudy.config import Config, Sweep, Tracking
-from bnstudy.sinks import wandb as mirror
-from bnstudy.sinks.wandb import Wandb
+from bnstudy.config.schema import Config, Sweep, Tracking
+from bnstudy.tracking import sinks
+from bnstudy.tracking import sync as tracking
+from bnstudy.tracking.sinks import wandb as mirror
+from bnstudy.tracking.sinks.wandb import Wandb
 
 # A run as training reports it: the probe's rows for step 2 come before the losses of steps 0 and 1.
 STEPS = {step: {"steps/loss": 2.5 / (1 + step), "steps/lr": 0.1} for step in range(4)}

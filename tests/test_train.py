@@ -8,10 +8,10 @@ import pytest
 import torch
 from small_runs import TRAIN, collect, config, job, make, names, quadrants, torch_as_it_was, training
 
-from bnstudy.config import total_steps
-from bnstudy.position import Mark
-from bnstudy.store import Store
-from bnstudy.train import Training
+from bnstudy.config.schema import total_steps
+from bnstudy.store.runs import Store
+from bnstudy.training.position import Mark
+from bnstudy.training.train import Training
 
 LOOKS = {"at": [0], "every_steps": 2, "at_end": True, "at_divergence": True}
 PROBES = {"weights": LOOKS, "activation_moments": LOOKS, "logit_gradient": LOOKS | {"on": "train_batch"}}

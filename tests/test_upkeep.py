@@ -8,14 +8,16 @@ import shutil
 import pytest
 from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
 
-from bnstudy import compose, index, launch, lease, pace, paths, roster, upkeep
-from bnstudy.config import resolved
+from bnstudy.config import compose
+from bnstudy.config.schema import resolved
 from bnstudy.data.sources import DataError
-from bnstudy.index import Entry
-from bnstudy.jobs import jobs, under_way
-from bnstudy.lease import Holder
-from bnstudy.roster import Wanted
-from bnstudy.store import State, Store
+from bnstudy.store import index, lease, paths
+from bnstudy.store.index import Entry
+from bnstudy.store.jobs import jobs, under_way
+from bnstudy.store.lease import Holder
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import launch, pace, roster, upkeep
+from bnstudy.sweep.roster import Wanted
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import rates
-from bnstudy.criteria import Criterion, Sample
-from bnstudy.findings import Claim, Comparison
+from bnstudy.analysis import rates
+from bnstudy.analysis.criteria import Criterion, Sample
+from bnstudy.analysis.findings import Claim, Comparison
 
 TITLE = "The largest learning rate that trains without BN, by depth"
 CAPTION = (

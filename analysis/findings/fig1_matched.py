@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import curves
-from bnstudy.criteria import Criterion, Sample
-from bnstudy.findings import Claim, Comparison
+from bnstudy.analysis import curves
+from bnstudy.analysis.criteria import Criterion, Sample
+from bnstudy.analysis.findings import Claim, Comparison
 
 TITLE = "ResNet-110 for 165 epochs at every rate: accuracy along training"
 CAPTION = (

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import ARMS, arms, by_arm, spread
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import ARMS, arms, by_arm, spread
+from bnstudy.analysis.stats import Scale
 
 LAYER = 55  # the paper's, counted from the stem
 HILL_FRACTION = 0.05  # the share of the largest |gradient| that the summary over layers rests on

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bnstudy import findings
-from bnstudy.criteria import Sample
+from bnstudy.analysis import findings
+from bnstudy.analysis.criteria import Sample
 
 STANDARDISED = findings.load(Path(__file__).with_name("fig3.py"))
 

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import ARMS, DASH, MINUS, arms
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import ARMS, DASH, MINUS, arms
+from bnstudy.analysis.stats import Scale
 
 # The published layers 6, 18, 30, ... are first convolutions of a block, and the paper does not say which activation it
 # takes there. Figure and verdicts read the output of the block that contains layer L (weight layer L + 1). Its input

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import ARMS, by_arm
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import ARMS, by_arm
+from bnstudy.analysis.stats import Scale
 
 ONE_COLUMN = Part("top-column share of the positive mass without BN", above=0.75)
 SPREAD_OUT = Part("top-column share of the positive mass with BN", below=0.6)

@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import ARMS, arms, by_arm
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import ARMS, arms, by_arm
+from bnstudy.analysis.stats import Scale
 
 LAYER = 45  # the paper's, counted from the stem
 NO_STRUCTURE = 0.94  # rank-1 share where all kernel entries are independent and normal, see the probe

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, number, spread
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.frames import DASH, number, spread
+from bnstudy.analysis.stats import Scale
 
 SHOWN = (1, 3, 5)  # matrices multiplied, in the paper's panels
 FIRST_BIN = {1: 262, 3: 2150, 5: 3830}  # read off the published figure: counts of 10,000 values in the first of 50 bins

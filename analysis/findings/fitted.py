@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures, stats
-from bnstudy.findings import Claim, Comparison, Evidence, Verdict
-from bnstudy.frames import ARMS, DASH, number, spread
-from bnstudy.stats import ALPHA, Interval, Scale
+from bnstudy.analysis import figures, stats
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict
+from bnstudy.analysis.frames import ARMS, DASH, number, spread
+from bnstudy.analysis.stats import ALPHA, Interval, Scale
 
 Arm = tuple[str, float]  # norm, learning rate
 RATES = (0.003, 0.01, 0.1)  # with BN, rising

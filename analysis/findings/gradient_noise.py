@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import ARMS, DASH, MINUS, Spread, arms, spread
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import ARMS, DASH, MINUS, Spread, arms, spread
+from bnstudy.analysis.stats import Scale
 
 NETWORKS = {"resnet20": "ResNet-20", "mlp": "perceptron"}
 MOMENTS = {"before": "-", "after": (0, (4, 1.6))}  # training

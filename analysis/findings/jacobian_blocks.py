@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import ARMS, arms, by_arm
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import ARMS, arms, by_arm
+from bnstudy.analysis.stats import Scale
 
 SHARES = {0.0: "largest", 0.5: "middle", 0.9: "nine in ten above"}  # of the singular values by rank, from the largest
 DASHES = ("-", (0, (4, 1.6)), ":")

@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import arms, by_arm
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import arms, by_arm
+from bnstudy.analysis.stats import Scale
 
 STAGE_ENDS = tuple(last for _, last in figures.STAGES[:-1])  # layers 37 and 73
 STARTS = (0, *STAGE_ENDS)

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, rates, stats
-from bnstudy.criteria import Criterion, Need, Part, Sample
-from bnstudy.findings import Claim, Comparison, Evidence, Verdict, judge
-from bnstudy.frames import ARMS, DASH, arms, number, spread
+from bnstudy.analysis import criteria, figures, rates, stats
+from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judge
+from bnstudy.analysis.frames import ARMS, DASH, arms, number, spread
 
 CHANCE = 0.1  # ten classes
 BEST = Part("test accuracy with BN less without, each at its best rate", above=0, unit="points")

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import figures, rates
-from bnstudy.criteria import Sample
-from bnstudy.findings import Claim, Comparison, Evidence, Verdict, judge
-from bnstudy.frames import ARMS
+from bnstudy.analysis import figures, rates
+from bnstudy.analysis.criteria import Sample
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judge
+from bnstudy.analysis.frames import ARMS
 
 EXERCISE = "Dive into Deep Learning, batch normalization, exercises"
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import rates
-from bnstudy.criteria import Sample
-from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis import rates
+from bnstudy.analysis.criteria import Sample
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
 
 TITLE = "ResNet-110: the learning rates it bears with and without BN"
 CAPTION = (

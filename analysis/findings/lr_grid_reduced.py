@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, rates
-from bnstudy.criteria import Criterion, Need, Part, Sample
-from bnstudy.findings import Claim, Comparison, Evidence, Verdict, judge
-from bnstudy.frames import ARMS, CHANCE, number
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, rates
+from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judge
+from bnstudy.analysis.frames import ARMS, CHANCE, number
+from bnstudy.analysis.stats import Scale
 
 TITLE = "ResNet-20 on 128 images: the learning rates it bears with and without BN"
 CAPTION = (

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Need, Part, Sample
-from bnstudy.figures import PLACES
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import DASH, Spread, number, placed, spread
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
+from bnstudy.analysis.figures import PLACES
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import DASH, Spread, number, placed, spread
+from bnstudy.analysis.stats import Scale
 
 CHANCE = 10  # per cent, of ten classes
 STAGES = ("stage1.*", "stage2.*", "stage3.*")

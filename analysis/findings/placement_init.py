@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.figures import PLACES
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import DASH, placed, spread
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.figures import PLACES
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import DASH, placed, spread
+from bnstudy.analysis.stats import Scale
 
 END = ("before_pooling", "after_classifier")
 STAGES = ("stage1.*", "stage2.*", "stage3.*")

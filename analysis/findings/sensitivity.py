@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnstudy import findings
-from bnstudy.robustness import Study
+from bnstudy.analysis import findings
+from bnstudy.analysis.robustness import Study
 
 FOLDER = Path(__file__).parent
 JUDGED = ("fig2", "fig5", "fig6", "fig7", "gradient_correlation", "table1")  # those of the sweep init

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnstudy import findings
-from bnstudy.robustness import Study
+from bnstudy.analysis import findings
+from bnstudy.analysis.robustness import Study
 
 FOLDER = Path(__file__).parent
 STUDY = Study(

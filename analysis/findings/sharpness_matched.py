@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import sharpness
-from bnstudy.criteria import Criterion, Sample
-from bnstudy.findings import Claim, Comparison
+from bnstudy.analysis import sharpness
+from bnstudy.analysis.criteria import Criterion, Sample
+from bnstudy.analysis.findings import Claim, Comparison
 
 TITLE = "ResNet-110: sharpness of the loss after 165 epochs against the learning rate"
 CAPTION = (

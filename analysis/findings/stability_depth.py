@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures, rates, stats
-from bnstudy.criteria import MIN_SEEDS
-from bnstudy.findings import Claim, Comparison, Evidence, Verdict
-from bnstudy.frames import ARMS, DASH, number
-from bnstudy.stats import Interval, Scale
+from bnstudy.analysis import figures, rates, stats
+from bnstudy.analysis.criteria import MIN_SEEDS
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict
+from bnstudy.analysis.frames import ARMS, DASH, number
+from bnstudy.analysis.stats import Interval, Scale
 
 DEPTHS = (8, 20, 56, 110)
 DEEPEST = 110

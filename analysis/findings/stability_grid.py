@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import figures, outcomes, stability
-from bnstudy.findings import Claim, Comparison, Evidence, Verdict
-from bnstudy.frames import ARMS, number
+from bnstudy.analysis import figures, stability
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict
+from bnstudy.analysis.frames import ARMS, number
+from bnstudy.store import outcomes
 
 PAPER_GRID = (3e-5, 1e-4, 3e-4, 0.001, 0.003, 0.1)
 DIVERGE = (0.003, 0.1, 1.0)  # rates at which the network without BN is to diverge

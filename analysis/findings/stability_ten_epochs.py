@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures, outcomes, stability
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, CHANCE, number, over_seeds
+from bnstudy.analysis import figures, stability
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.frames import ARMS, CHANCE, number, over_seeds
+from bnstudy.store import outcomes
 
 USED = 1e-4  # the paper's rate without BN
 DASHES = {3e-5: ":", 1e-4: "-", 3e-4: "--"}

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import ARMS, arms, by_arm
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import ARMS, arms, by_arm
+from bnstudy.analysis.stats import Scale
 
 LAYERS = (18, 54, 90)  # those of Table 1
 AGREE, APART = 4.0, 10.0  # a/b without BN; how many times larger it is with BN

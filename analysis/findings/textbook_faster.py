@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures
-from bnstudy.findings import Claim, Comparison, Evidence, Verdict, judge
-from bnstudy.frames import ARMS, DASH, arms, number
+from bnstudy.analysis import figures
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judge
+from bnstudy.analysis.frames import ARMS, DASH, arms, number
 
 TARGETS = (85, 70)  # percent of the test images: the textbook's level, and one that networks without BN reach, too
 NEVER = math.inf

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import figures
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, number, spread
+from bnstudy.analysis import figures
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.frames import DASH, number, spread
 
 EXERCISE = "Dive into Deep Learning, Batch Normalization, exercises"
 LIMIT = 1e-5

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Need, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import DASH, Spread, spread
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import DASH, Spread, spread
+from bnstudy.analysis.stats import Scale
 
 LAYERS = {"batch_scratch": "written out", "batch": "torch's"}
 LOOK = {  # colour, line, marker's face

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import ARMS, DASH, Spread, number, spread
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.frames import ARMS, DASH, Spread, number, spread
+from bnstudy.analysis.stats import Scale
 
 ACTIVATIONS = {"sigmoid": ("sigmoid", "-"), "relu": ("ReLU", "--")}
 CELLS = tuple(itertools.product(ARMS, ACTIVATIONS))

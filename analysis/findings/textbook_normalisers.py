@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Need, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import DASH, Spread, accuracies, spread
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import DASH, Spread, accuracies, spread
 
 # As the table calls them, and as the figure does, from the network without to the exercises' transforms.
 ARMS = {

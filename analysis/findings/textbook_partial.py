@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison, Evidence, judge
-from bnstudy.frames import DASH, spread
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.frames import DASH, spread
 
 # Where BN stands: its arm in the tables, colour and line.
 PLACES = {

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import DASH, spread
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import DASH, spread
+from bnstudy.analysis.stats import Scale
 
 CHAPTER = 0.1  # the chapter's weight of the new value
 PLACES = {"*": "BN behind all four layers", "norm1,norm2": "BN behind the convolutions alone"}

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy import criteria, figures, stats
-from bnstudy.criteria import Criterion, Part, Sample
-from bnstudy.findings import Claim, Comparison
-from bnstudy.frames import DASH, accuracies, spread
-from bnstudy.stats import Scale
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import DASH, accuracies, spread
+from bnstudy.analysis.stats import Scale
 
 SITES = ("norm1", "norm2", "norm3", "norm4")
 LAYERS = {"norm1": "conv1", "norm2": "conv2", "norm3": "dense1", "norm4": "dense2"}

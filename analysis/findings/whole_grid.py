@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy import figures, stats
-from bnstudy.criteria import MIN_SEEDS
-from bnstudy.findings import Claim, Comparison, Evidence, Verdict
-from bnstudy.frames import CHANCE, DASH, number, placed, spread
-from bnstudy.stats import ALPHA, Interval
+from bnstudy.analysis import figures, stats
+from bnstudy.analysis.criteria import MIN_SEEDS
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict
+from bnstudy.analysis.frames import CHANCE, DASH, number, placed, spread
+from bnstudy.analysis.stats import ALPHA, Interval
 
 PLACES = ("*", "before_pooling", "none")  # where BN sits
 DEAD = 12.0  # percent of the training images, below which a run that stalled tells nothing apart

@@ -6,7 +6,7 @@
 # look at something else than the mini-batch do as well?
 
 # %%
-from bnstudy.notebook import show
+from bnstudy.analysis.notebook import show
 
 # %% [markdown]
 # ## Is there a best size?

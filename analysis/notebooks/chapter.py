@@ -18,7 +18,7 @@
 # result as *reproduced*.
 
 # %%
-from bnstudy.notebook import show
+from bnstudy.analysis.notebook import show
 
 # %% [markdown]
 # ## The chapter's own numbers

@@ -6,7 +6,7 @@
 # update that diverges and asks where in the network the numbers explode.
 
 # %%
-from bnstudy.notebook import show
+from bnstudy.analysis.notebook import show
 
 # %% [markdown]
 # ## How far can one step?

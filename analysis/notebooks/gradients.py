@@ -6,7 +6,7 @@
 # weights back to the classifier.
 
 # %%
-from bnstudy.notebook import show
+from bnstudy.analysis.notebook import show
 
 # %% [markdown]
 # ## Large and heavy-tailed

@@ -6,7 +6,7 @@
 # unequal the singular values, though the variance is kept on average.
 
 # %%
-from bnstudy.notebook import show
+from bnstudy.analysis.notebook import show
 
 # %% [markdown]
 # ## Products of random matrices

@@ -10,7 +10,7 @@
 # so where they were laid down after a look. Blue is with BN, orange without.
 
 # %%
-from bnstudy.notebook import show
+from bnstudy.analysis.notebook import show
 
 # %% [markdown]
 # ## Four arms, at a laptop's scale

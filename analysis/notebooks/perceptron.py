@@ -7,7 +7,7 @@
 # this comes from less *internal covariate shift*. A perceptron is small enough to give each of these words a number.
 
 # %%
-from bnstudy.notebook import show
+from bnstudy.analysis.notebook import show
 
 # %% [markdown]
 # ## Weights, units, gradients

@@ -7,7 +7,7 @@
 # the code do, the ReLU on the classifier's outputs?
 
 # %%
-from bnstudy.notebook import show
+from bnstudy.analysis.notebook import show
 
 # %% [markdown]
 # ## Both, either, none

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bnstudy.api.looking import layers, probe
     from bnstudy.api.running import Run, configure, fit, run
     from bnstudy.api.tables import claims, runs, sweeps, table
-    from bnstudy.config import Config
+    from bnstudy.config.schema import Config
     from bnstudy.models.layers import Layer
 
 __version__ = "0.1.0"

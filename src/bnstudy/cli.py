@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnstudy import paths
+from bnstudy.store import paths
 
 PRESETS = ("quick", "full")
 DRAWN = (*PRESETS, paths.CUSTOM)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; read when it is first imported
     for polite in (signal.SIGINT, signal.SIGTERM):  # both save; SIGINT too where a script's `&` or nohup has it ignored
         signal.signal(polite, signal.default_int_handler)
-    from bnstudy import budget
+    from bnstudy.sweep import budget
 
     try:
         with budget.minutes(getattr(known, "budget_min", None)):
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         text = "train runs that are published, too (default: they count as done)"
         sub.add_argument("--again", action="store_true", help=text)
 
-    keys = "conf/ has what can be chosen, src/bnstudy/config.py every key with its default"
+    keys = "conf/ has what can be chosen, src/bnstudy/config/schema.py every key with its default"
     text = "make one run, as in: bnstudy run model=lenet data=fashion_mnist recipe=lenet norm=batch optim.lr=0.1"
     run = command("run", _run, text, overrides=f"what the run is: {keys}")
     text = "make a run of this sweep: the overrides are one value of each of its axes"
@@ -215,19 +215,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from bnstudy import compose, study
+    from bnstudy.config import compose
+    from bnstudy.sweep import study
 
     overrides = _with_places(arguments)
     if arguments.sweep is None:
         return study.single(compose.one(overrides), arguments.results)
-    from bnstudy import agents
+    from bnstudy.tracking import agents
 
     config = compose.point(arguments.sweep, arguments.preset, agents.chosen(overrides))
     return study.single(config, arguments.results)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from bnstudy import launchers, study
+    from bnstudy.sweep import launchers, study
 
     launcher, overrides = launchers.chosen(arguments.launcher, _with_places(arguments), wait=arguments.wait)
     at = arguments.results, arguments.jobs, launcher
@@ -235,38 +236,38 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    from bnstudy import study
+    from bnstudy.sweep import study
 
     return study.reproduce(arguments.preset, _with_places(arguments), arguments.results, arguments.jobs)
 
 
 def _suite(arguments: argparse.Namespace) -> int:
-    from bnstudy import suite
+    from bnstudy.sweep import suite
 
     overrides, at = _with_places(arguments), (arguments.results, arguments.jobs)
     return suite.run(arguments.name, arguments.preset, overrides, *at, again=arguments.again)
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from bnstudy import upkeep
+    from bnstudy.sweep import upkeep
 
     return upkeep.status(arguments.preset, _with_places(arguments), arguments.results)
 
 
 def _retry(arguments: argparse.Namespace) -> int:
-    from bnstudy import upkeep
+    from bnstudy.sweep import upkeep
 
     return upkeep.retry(arguments.sweep, _with_places(arguments), arguments.results, arguments.jobs)
 
 
 def _clean_run(arguments: argparse.Namespace) -> int:
-    from bnstudy import upkeep
+    from bnstudy.sweep import upkeep
 
     return upkeep.forget(arguments.run_id, arguments.results)
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from bnstudy import report
+    from bnstudy.analysis import report
 
     workspace = paths.workspace(arguments.results, arguments.preset)
     into = workspace if arguments.preset else paths.redrawn(arguments.results)  # the committed ones stay as they are
@@ -274,13 +275,13 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _notebooks(arguments: argparse.Namespace) -> int:
-    from bnstudy import notebook
+    from bnstudy.analysis import notebook
 
     return notebook.make(arguments.names, arguments.results)
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from bnstudy import study
+    from bnstudy.sweep import study
 
     overrides, replace = _with_places(arguments), arguments.replace
     return study.publish(arguments.name, arguments.preset, overrides, arguments.results, replace=replace)
@@ -297,45 +298,45 @@ def _data(arguments: argparse.Namespace) -> int:
 
 
 def _dashboard(arguments: argparse.Namespace) -> int:
-    from bnstudy import tracking
+    from bnstudy.tracking import sync as tracking
 
     return tracking.dashboard(arguments.results)
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from bnstudy import tracking
+    from bnstudy.tracking import sync as tracking
 
     return tracking.sync(arguments.results)
 
 
 def _wandb_sweep(arguments: argparse.Namespace) -> int:
-    from bnstudy import agents
+    from bnstudy.tracking import agents
 
     places = arguments.results, arguments.data_root
     return agents.register(arguments.name, arguments.preset, arguments.overrides, *places)
 
 
 def _wandb_agent(arguments: argparse.Namespace) -> int:
-    from bnstudy import agents
+    from bnstudy.tracking import agents
 
     return agents.work(arguments.id, arguments.results)
 
 
 def _wandb_workspace(arguments: argparse.Namespace) -> int:
-    from bnstudy import workspace
+    from bnstudy.tracking import workspace
 
     return workspace.save(arguments.project, arguments.results)
 
 
 def _weights(arguments: argparse.Namespace) -> int:
-    from bnstudy import weights
+    from bnstudy.store import weights
 
     return weights.export(arguments.run_id, arguments.to, arguments.results)
 
 
 def _with_places(arguments: argparse.Namespace) -> list[str]:
     """The user's overrides, after the folders given as options, quoted for Hydra's grammar."""
-    from bnstudy.compose import quoted
+    from bnstudy.config.compose import quoted
 
     return [
         *(["runtime.accept_code=true"] if getattr(arguments, "accept_code", False) else []),

@@ -13,12 +13,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from bnstudy import plugins, probes
+from bnstudy import probes
 from bnstudy.api import _places
-from bnstudy.config import from_dict
+from bnstudy.config import plugins
+from bnstudy.config.schema import from_dict
 from bnstudy.models.layers import Layer
-from bnstudy.snapshot import Batches, observe, weight_name
-from bnstudy.store import ARROW, by_column
+from bnstudy.probes.snapshot import Batches, observe, weight_name
+from bnstudy.store.runs import ARROW, by_column
 
 Pair = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
 State = Mapping[str, Tensor]

@@ -11,9 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnstudy import paths
 from bnstudy.api import _places
-from bnstudy.config import Config, from_dict
+from bnstudy.config.schema import Config, from_dict
+from bnstudy.store import paths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ def configure(*overrides: str, sweep: str | None = None, preset: str = "full") -
 
     Raises ValueError naming key, value and remedy for an override that does not fit.
     """
-    from bnstudy import compose
+    from bnstudy.config import compose
 
     if strangers := [value for value in overrides if not isinstance(value, str)]:
         raise ValueError(f"{strangers[0]!r}: give texts KEY=VALUE, as in configure('model=lenet', 'optim.lr=0.1')")
@@ -69,11 +69,12 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     that are not there, a GPU that is not; OSError where the disk is at fault or another process trains the run; and
     RuntimeError where training itself raised, with its message.
     """
-    from bnstudy import launch, status
-    from bnstudy.jobs import jobs
-    from bnstudy.plan import plan
-    from bnstudy.sinks.console import Progress
-    from bnstudy.store import State, Store
+    from bnstudy.store import status
+    from bnstudy.store.jobs import jobs
+    from bnstudy.store.runs import State, Store
+    from bnstudy.sweep import launch
+    from bnstudy.sweep.plan import plan
+    from bnstudy.tracking.sinks.console import Progress
 
     folder = _places.results(config.runtime.results if results is None else results)
     config = replace(config, runtime=replace(config.runtime, results=str(folder)))
@@ -89,7 +90,8 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
         print(f"{name}: {now.reason}", file=sys.stderr)
     (group,) = plan([job], {name}, folder, workers=1)
 
-    from bnstudy import checkpoint, engine, preflight, runner  # and with them torch
+    from bnstudy.store import checkpoint
+    from bnstudy.training import engine, preflight, runner  # and with them torch
 
     threads = config.runtime.threads or launch.cores()
     live = True if "ipykernel" in sys.modules else None  # a notebook's output is no terminal, but a line can move there
@@ -136,7 +138,7 @@ def run(run_id: str, results: Folder | None = None, *, data_root: Folder | None 
 
     Raises ValueError for a run that is not there, has not ended, failed, or whose files are damaged.
     """
-    from bnstudy.store import State, Store
+    from bnstudy.store.runs import State, Store
 
     folder = _places.results(results)
     store = Store(folder)
@@ -168,15 +170,15 @@ class Run:
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
         """All that is recorded of the run: configuration, data, code, machine, checksums. Raises ValueError."""
-        from bnstudy.store import Store
+        from bnstudy.store.runs import Store
 
         return Store(self.results).manifest(self.id)
 
     @property
     def config(self) -> Config:
         """What was trained. How and where (`runtime`, `tracking`) is not recorded and has its defaults."""
-        from bnstudy.status import Look
-        from bnstudy.store import looks_of
+        from bnstudy.store.runs import looks_of
+        from bnstudy.store.status import Look
 
         config = from_dict({**self.manifest["config"], "probes": {}})
         runtime = replace(config.runtime, data_root=str(self.data_root), results=str(self.results))
@@ -212,7 +214,7 @@ class Run:
 
         Raises ValueError for a table that it has not, or whose file is damaged.
         """
-        from bnstudy.store import Store
+        from bnstudy.store.runs import Store
 
         if name not in self.tables:
             raise _places.unknown(f"table of {self.id}", name, self.tables)
@@ -225,9 +227,9 @@ class Run:
         the weights at which that was seen. Raises ValueError where the weights were not kept, or the network's code
         has changed so that they no longer fit.
         """
-        from bnstudy import engine
-        from bnstudy.config import validate
-        from bnstudy.store import Store
+        from bnstudy.config.schema import validate
+        from bnstudy.store.runs import Store
+        from bnstudy.training import engine
 
         config = replace(self.config, runtime=replace(self.config.runtime, device=device))
         validate(config)
@@ -296,7 +298,7 @@ class Run:
     def _untrained(self) -> nn.Module:
         """The network before its first update, as the seed has it."""
         from bnstudy import models, norms
-        from bnstudy.config import model_options, norm_options
+        from bnstudy.config.schema import model_options, norm_options
         from bnstudy.data.sources import KNOWN
 
         config = self.config
@@ -332,8 +334,8 @@ class Run:
         """The run's images on the device, and how many of the split are asked for."""
         import torch
 
-        from bnstudy.construct import make_feed
-        from bnstudy.jobs import Job
+        from bnstudy.store.jobs import Job
+        from bnstudy.training.construct import make_feed
 
         if split not in SPLITS:
             raise _places.unknown("split", split, SPLITS)

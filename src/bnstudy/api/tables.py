@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from bnstudy import frames, paths, reduction
+from bnstudy.analysis import frames
 from bnstudy.api import _places
-from bnstudy.store import Store
+from bnstudy.store import paths, reduction
+from bnstudy.store.runs import Store
 
 PRESETS = ("quick", "full", paths.CUSTOM)
 Folder = str | PathLike[str]
@@ -64,7 +65,7 @@ def sweeps() -> pd.DataFrame:
     two CPU cores (NaN: not measured); `suites`; `published_runs`, the number of runs behind the published tables (0:
     not published), and `published_tables`, their names.
     """
-    from bnstudy import compose  # loads Hydra
+    from bnstudy.config import compose  # loads Hydra
 
     workspace = paths.workspace(_places.results(), None)
     rows = []

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnstudy import plugins
+from bnstudy.config import plugins
 from bnstudy.models import init as initialisers
 from bnstudy.norms import Factory
 

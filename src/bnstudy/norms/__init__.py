@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from bnstudy import plugins
+from bnstudy.config import plugins
 
 
 class Factory:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnstudy import plugins
-from bnstudy.snapshot import READABLE, Snapshot, full_precision
+from bnstudy.config import plugins
+from bnstudy.probes.snapshot import READABLE, Snapshot, full_precision
 
 if TYPE_CHECKING:
-    from bnstudy.config import ProbePlan
+    from bnstudy.config.schema import ProbePlan
     from bnstudy.models.layers import Layer
 
 INTEGERS = {name: np.iinfo(name) for name in ("int16", "int32", "int64")}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS = {"preactivations", "activations"}
 COLUMNS = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.probes.conv_gradient_sums import absolute_summands
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS = {"inputs", "output_gradients", "gradients"}
 COLUMNS = {

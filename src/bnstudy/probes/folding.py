@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bnstudy.models.folding import fold_bn, normed, unbiased
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS = {"gradients"}
 COLUMNS = {"depth": "int16", "layer": "string", "gradient": "float64", "weight": "float64"}

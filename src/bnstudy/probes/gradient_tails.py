@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS = {"gradients"}
 COLUMNS = {

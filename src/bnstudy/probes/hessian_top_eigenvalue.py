@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from bnstudy.probes._lanczos import Asymmetric, Product, iterate
 from bnstudy.probes._twice import check_twice
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {

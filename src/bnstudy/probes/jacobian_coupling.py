@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bnstudy.probes.jacobian_singular_values import frozen, jacobians, kept, passed, singular_values
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {

@@ -18,7 +18,7 @@ from torch import Tensor
 from bnstudy.probes._lanczos import Krylov, Product, iterate
 from bnstudy.probes._twice import check_twice
 from bnstudy.probes.jacobian_singular_values import frozen, passed, possible_starts
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {

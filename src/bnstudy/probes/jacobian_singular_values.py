@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.norms._statistics import frozen as held_network
-from bnstudy.snapshot import Snapshot, after_activation
+from bnstudy.probes.snapshot import Snapshot, after_activation
 
 if TYPE_CHECKING:
     from bnstudy.models.layers import Layer

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS = {"logits"}
 COLUMNS = {"quantity": "string", "example": "int16", "label": "int16", "column": "int16", "value": "float64"}

@@ -10,7 +10,7 @@ import torch
 
 from bnstudy.norms._statistics import keeping
 from bnstudy.probes._evaluation import Batch, Score, even, score, score_reestimated
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {"mode": "string", "order": "string", "batch_size": "int32", "loss": "float64", "accuracy": "float64"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bnstudy.probes.activation_moments import moments
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS = {"gradients"}
 COLUMNS = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {"site": "string", "quantity": "string", "channel": "int16", "value": "float64"}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bnstudy.probes.hessian_top_eigenvalue import top_eigenvalue
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {

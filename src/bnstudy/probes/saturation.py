@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS = {"activations"}
 COLUMNS = {"depth": "int16", "layer": "string", "activation": "string", "saturated": "float64", "dead": "float64"}

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from bnstudy.norms._statistics import keeping
 from bnstudy.probes._evaluation import even, score, score_reestimated
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {"inputs": "string", "statistics": "string", "loss": "float64", "accuracy": "float64"}

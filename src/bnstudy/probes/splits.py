@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bnstudy.probes._evaluation import Batch, score
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {"split": "string", "num_examples": "int64", "loss": "float64", "accuracy": "float64"}

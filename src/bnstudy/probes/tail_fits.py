@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import erfcx, log_ndtr
 
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS = {"gradients"}
 COLUMNS = {

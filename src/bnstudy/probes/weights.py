@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bnstudy.snapshot import Snapshot
+from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
 COLUMNS = {"depth": "int16", "layer": "string", "quantity": "string", "x": "float64", "value": "float64"}

@@ -1,0 +1,1 @@
+"""From tables to verdicts: frames, statistics, claims, figures, report."""

@@ -1,0 +1,242 @@
+"""Criteria as data: what a claim asks of the measured values, the sentence that says so, and how it is judged.
+
+A criterion is a conjunction of parts. A part says where the mean over seeds of one quantity lies, of which there is one
+value a seed: above a bound or below one (its 95 % interval is), or between two (equivalence: two one-sided tests at
+5 %). The sentence is made from the same numbers as the verdict, so that the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import pandas as pd
+
+from bnstudy.analysis import stats
+from bnstudy.analysis.frames import ARMS, number
+from bnstudy.analysis.stats import ALPHA, Interval, Scale
+
+MIN_SEEDS = 3  # fewer than this and nothing is decided
+LABELS = {"batch": "with BN", "none": "without"}
+_MEANS = {Scale.plain: "", Scale.log: " (geometric mean)", Scale.logit: " (averaged as a logit)"}
+
+
+class Outcome(StrEnum):
+    """What the values say of a part: that it holds, that it does not, or neither."""
+
+    holds = "holds"
+    fails = "fails"
+    open = "open"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The values that one part is judged by, one a seed, and those of the two arms they compare, if they do."""
+
+    values: pd.Series
+    arms: Mapping[str, pd.Series] = field(default_factory=dict)
+    arms_scale: Scale = Scale.plain
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where the mean over seeds of the quantity `of` lies, the mean being taken on `scale`; `at` tells parts apart that
+    ask the same of one quantity in several places ("layer 18").
+
+    Raises ValueError for a part without a bound, or with bounds that leave nothing between them.
+    """
+
+    of: str
+    above: float | None = None
+    below: float | None = None
+    scale: Scale = Scale.plain
+    unit: str = ""
+    at: str = ""
+
+    def __post_init__(self) -> None:
+        if self.above is None and self.below is None:
+            raise ValueError(f"criterion on {self.of}: give above, below, or both")
+        if self.above is not None and self.below is not None and self.above >= self.below:
+            raise ValueError(f"criterion on {self.of}: above = {self.above} is not less than below = {self.below}")
+
+    @property
+    def key(self) -> str:
+        """What its sample is called."""
+        return f"{self.of}, {self.at}" if self.at else self.of
+
+    @property
+    def asks(self) -> str:
+        """The quantity and its bound."""
+        unit = f" {self.unit}" if self.unit else ""
+        if self.above is None or self.below is None:
+            bound = f"above {number(self.above)}" if self.above is not None else f"below {number(self.below or 0.0)}"
+        else:
+            bound = f"between {number(self.above)} and {number(self.below)}"
+        return f"{self.of}: {bound}{unit}{_MEANS[self.scale]}"
+
+    def p(self, values: pd.Series) -> float:
+        """Below 0.05 where the part holds."""
+        if self.above is None:
+            return stats.below(values, self.below or 0.0, self.scale)
+        if self.below is None:
+            return stats.above(values, self.above, self.scale)
+        return stats.equivalent(values, self.above, self.below, self.scale)
+
+    def outcome(self, values: pd.Series) -> Outcome:
+        if self.p(values) < ALPHA:
+            return Outcome.holds
+        wrong = [stats.below(values, self.above, self.scale)] if self.above is not None else []
+        wrong += [stats.above(values, self.below, self.scale)] if self.below is not None else []
+        return Outcome.fails if min(wrong) < ALPHA else Outcome.open
+
+
+@dataclass(frozen=True)
+class Need:
+    """A precondition: every seed's value of the quantity `of` lies within the bounds; otherwise nothing can be decided.
+
+    `reason` says what is the matter where it does not, for the verdict `undecided`.
+    """
+
+    of: str
+    reason: str
+    above: float | None = None
+    below: float | None = None
+
+    def __str__(self) -> str:
+        bounds = [f"above {number(self.above)}"] if self.above is not None else []
+        bounds += [f"below {number(self.below)}"] if self.below is not None else []
+        return f"{self.of} {' and '.join(bounds)}"
+
+    def met(self, values: pd.Series) -> bool:
+        known = values.dropna()
+        low = self.above is None or bool((known > self.above).all())
+        return bool(len(known)) and low and (self.below is None or bool((known < self.below).all()))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the values say of a criterion: of the full one with its p value, and whether the partial one holds."""
+
+    full: Outcome
+    partial: bool
+    p: float
+    n: int
+    unmet: str = ""  # why nothing can be decided
+    undecided: str = ""  # which parts are open
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Parts that reproduce a claim together; `partial`: how many of them do so partly, or other parts that do.
+
+    `needs` are preconditions; `remark` is added to the sentence: what a reader must know of how the bounds were laid
+    down. Raises ValueError where two parts on one quantity average it on different scales.
+    """
+
+    full: tuple[Part, ...]
+    partial: int | tuple[Part, ...] = 0
+    needs: tuple[Need, ...] = ()
+    remark: str = ""
+
+    def __post_init__(self) -> None:
+        scales: dict[str, Scale] = {}
+        for part in self.parts:
+            if scales.setdefault(part.key, part.scale) is not part.scale:
+                raise ValueError(f"criterion on {part.key}: averaged on {scales[part.key]} and on {part.scale}")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.full + (self.partial if isinstance(self.partial, tuple) else ())
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What it asks for: one sample each."""
+        return tuple(dict.fromkeys([part.key for part in self.parts] + [need.of for need in self.needs]))
+
+    def __str__(self) -> str:
+        together = {1: "", 2: ". Both"}.get(len(self.full), ". All")
+        text = f"{_parts(self.full)}{together}: reproduced."
+        if isinstance(self.partial, tuple):
+            text += f" {_capital(_parts(self.partial))}: partly."
+        elif self.partial == 1:
+            text += " One of them: partly."
+        elif self.partial:
+            text += f" {self.partial} of them: partly."
+        for need in self.needs:
+            text += f" Undecided ({need.reason}) unless in every seed {need}."
+        return _capital(text) + (f" ({self.remark})" if self.remark else "")
+
+    def judge(self, samples: Mapping[str, Sample]) -> Judgement:
+        """Raises ValueError unless there is a sample for each quantity."""
+        if lacking := [of for of in self.quantities if of not in samples]:
+            raise ValueError(f"no values were measured for {', '.join(map(repr, lacking))}; there are {list(samples)}")
+        found = [part.outcome(samples[part.key].values) for part in self.full]
+        p = max(part.p(samples[part.key].values) for part in self.full)  # a conjunction: the weakest part decides
+        n = min(int(samples[part.key].values.notna().sum()) for part in self.full)  # infinite ones are seeds, too
+        if isinstance(self.partial, tuple):
+            lesser = [part.outcome(samples[part.key].values) for part in self.partial]
+            partial = bool(lesser) and _all(lesser) is Outcome.holds
+        else:
+            partial = 0 < self.partial <= found.count(Outcome.holds)
+        unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values)]
+        open_parts = [part.key for part, outcome in zip(self.full, found, strict=True) if outcome is Outcome.open]
+        return Judgement(_all(found), partial, p, n, "; ".join(unmet), " and of ".join(open_parts))
+
+    def interval(self, part: Part, samples: Mapping[str, Sample]) -> Interval:
+        return stats.interval(samples[part.key].values, part.scale)
+
+    def estimates(self, samples: Mapping[str, Sample]) -> dict[str, Interval]:
+        """The mean of each quantity with its interval, on the scale of the part that judges it."""
+        return {part.key: self.interval(part, samples) for part in self.parts}
+
+
+def single(values: pd.Series) -> Sample:
+    """Values by seed that compare nothing."""
+    return Sample(values.astype(float))
+
+
+def compared(frame: pd.DataFrame, value: str, scale: Scale = Scale.plain, *, of: str = "none") -> Sample:
+    """The arm `of` against the other, from a frame with one row a seed and arm: see `stats.effect`."""
+    arms = {arm: rows.set_index("seed")[value].astype(float) for arm, rows in frame.groupby("norm", observed=True)}
+    both = {arm: arms.get(arm, pd.Series(dtype=float)) for arm in ARMS}
+    other = next(arm for arm in ARMS if arm != of)
+    return Sample(stats.effect(both[of], both[other], scale), both, scale)
+
+
+def told(interval: Interval) -> str:
+    """A mean with its interval, as text."""
+    if math.isnan(interval.low):
+        return number(interval.mean)
+    return f"{number(interval.mean)} [{number(interval.low)}, {number(interval.high)}]"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _parts(parts: tuple[Part, ...]) -> str:
+    """Those that ask the same in several places once."""
+    places: dict[str, list[str]] = {}
+    for part in parts:
+        places.setdefault(part.asks, []).append(part.at)
+    return "; ".join(f"{asks}{_at(where)}" for asks, where in places.items())
+
+
+def _at(places: list[str]) -> str:
+    """ "at layers 18, 54 and 90" of "layer 18", "layer 54", "layer 90"."""
+    named = [place for place in places if place]
+    if len(named) < 2:
+        return f", at {named[0]}" if named else ""
+    kinds, last = zip(*(place.rpartition(" ")[::2] for place in named), strict=True)
+    if len(set(kinds)) == 1 and kinds[0] and all(end[0].isdigit() for end in last):
+        plural = "" if " " in kinds[0] else "es" if kinds[0].endswith("ch") else "s"
+        return f", at {kinds[0]}{plural} {', '.join(last[:-1])} and {last[-1]}"
+    return f", for each of {', '.join(named[:-1])} and {named[-1]}"
+
+
+def _all(outcomes: list[Outcome]) -> Outcome:
+    if Outcome.fails in outcomes:
+        return Outcome.fails
+    return Outcome.open if Outcome.open in outcomes else Outcome.holds

@@ -1,0 +1,260 @@
+"""How figures look: one colour an arm everywhere, n in the header, the stand-in mark, files that repeat to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from bnstudy.analysis import stats
+from bnstudy.analysis.frames import Origin
+from bnstudy.analysis.stats import Interval, Scale
+from bnstudy.store import files
+
+COLOURS = {"batch": "#1F5C99", "none": "#D9661F"}  # blue and orange: distinct in every common colour blindness
+OTHER = "#7A4FA3"  # an arm that is neither
+NORMS = {  # of every norm, the same in every figure (after Tol's muted palette, none of it near the two arms)
+    "batch": "#1F5C99", "none": "#D9661F", "frozen": "#6699CC", "batch_scratch": "#882255", "batch_renorm": "#AA4499",
+    "group": "#117733", "layer": "#999933", "instance": "#44AA99", "whitening": "#332288",
+    "probability_integral": "#661100", "dropout": "#888888", "ghost_batch": "#1F5C99", "noisy_batch": "#7A4FA3",
+}  # fmt: skip
+TINTS = {"batch": "#BCD3EA", "none": "#F7D2B8"}  # the range over seeds, and bars
+LABELS = {"batch": "with BN", "none": "without BN"}
+PLACES: Mapping[str, tuple[str, str, Any]] = {  # where BN sits (`frames.placed`): label, colour, dashes
+    "*": ("everywhere", COLOURS["batch"], "-"),
+    "before_pooling": ("before the pooling", "#6A3D9A", (0, (5, 1.6))),
+    "after_classifier": ("after the classifier", "#B0568F", (0, (1.2, 1.2))),
+    "stage1.*": ("in stage 1", "#A3A34A", (0, (6, 1.6, 1.2, 1.6))),
+    "stage2.*": ("in stage 2", "#5E8F73", (0, (6, 1.6, 1.2, 1.6))),
+    "stage3.*": ("in stage 3", "#12665A", (0, (6, 1.6, 1.2, 1.6))),
+    "none": ("nowhere", COLOURS["none"], "-"),
+}
+DASHED: Any = (0, (3, 2))  # a level to compare with
+INK, MUTED, FAINT, ALARM = "#1B1F24", "#5B6470", "#D5D9DF", "#B3261E"
+SIGNED_MAP = "PRGn"  # heat maps around zero: neither end is the colour of an arm
+STAND_IN_MARK = "STAND-IN DATA"
+STAGES = ((2, 37), (38, 73), (74, 109))  # ResNet-110: weight layers of its stages of 16, 32 and 64 channels
+
+HEADER_IN = 0.56  # height of title and subtitle
+_DPI = 200
+_DECIMALS = 6  # of positions, as fractions of the figure
+
+
+@contextmanager
+def style(mplstyle: Path) -> Iterator[None]:
+    """The project's look. Identifiers in SVG files are salted with a constant, so that they repeat.
+
+    Raises ValueError if the style file is missing.
+    """
+    if not mplstyle.exists():
+        raise ValueError(f"{mplstyle} is missing: the style file belongs to the repository")
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.style.use(mplstyle)
+        mpl.rcParams["svg.hashsalt"] = "bnstudy"
+        yield
+
+
+def new(size: tuple[float, float], title: str, subtitle: str, *, stand_in: bool) -> Figure:
+    """An empty figure of `size` inches under a header; a stand-in is marked in the header and across the panels."""
+    width, height = size
+    fig = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(fig)
+    engine: Any = fig.get_layout_engine()
+    engine.set(rect=(0, 0, 1, 1 - HEADER_IN / height), w_pad=0.05, h_pad=0.06, wspace=0.03, hspace=0.04)
+    top = 1 - 0.06 / height
+    fig.text(0.06 / width, top, title, fontsize=11.5, fontweight="bold", va="top", color=INK)
+    fig.text(0.06 / width, top - 0.23 / height, subtitle, fontsize=8.5, va="top", color=MUTED)
+    if stand_in:
+        alarm: dict[str, Any] = {"s": STAND_IN_MARK, "color": ALARM, "fontweight": "bold"}
+        fig.text(1 - 0.08 / width, top, fontsize=11.5, ha="right", va="top", **alarm)
+        fig.text(0.5, 0.45, fontsize=44, ha="center", va="center", alpha=0.1, rotation=18, **alarm)
+    return fig
+
+
+def panel(ax: Axes, letter: str, title: str) -> None:
+    """A panel's letter and what it shows, flush left."""
+    ax.set_title(f"$\\mathbf{{{letter}}}$  {title}", loc="left")
+
+
+def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None = None, **line: Any) -> None:
+    """The centre over seeds as a line, with its band: columns x, low, high, and mean (its 95 % interval being the band,
+    see `stats.over_seeds`) or median (the smallest to the largest value being the band)."""
+    rows = frame.sort_values(x)
+    centre = "mean" if "mean" in rows else "median"
+    ax.fill_between(rows[x], rows["low"], rows["high"], color=COLOURS[arm], alpha=0.22, linewidth=0)
+    ax.plot(rows[x], rows[centre], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
+
+
+def plain_log(ax: Axes, which: str = "y") -> None:
+    """A logarithmic axis ("x" or "y") over few decades: ticks at 1, 3, 10, 30, ..., written out."""
+    ax.set(**{f"{which}scale": "log"})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_formatter(lambda value, position: f"{value:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def diamonds(ax: Axes, x: Any, y: Any, arm: str, *, label: str | None = None, errors: Any = None) -> None:
+    """Published values: hollow diamonds in the arm's colour, with the paper's error bars where it has them."""
+    ax.errorbar(
+        x, y, yerr=errors, fmt="D", color=COLOURS[arm], ms=4.6, mfc="white", mec=COLOURS[arm], mew=1.2,
+        ecolor=COLOURS[arm], elinewidth=0.9, capsize=2, zorder=5, label=label,
+    )  # fmt: skip
+
+
+def diamond_entry(ax: Axes, label: str) -> None:
+    """A legend entry for the hollow diamonds of both arms."""
+    ax.plot([], [], "D", color=MUTED, ms=4.6, mfc="white", mew=1.2, label=label)
+
+
+def entry(label: str, marker: str = "", *, filled: bool = True, colour: str = MUTED, **line: Any) -> Line2D:
+    """A legend entry for what a mark ("o", "D", ...) or a kind of line means, by default in the grey of no arm.
+
+    `line`: how the line is drawn; a mark has none unless it is given.
+    """
+    look: dict[str, Any] = {"ls": "" if marker else "-", "ms": 4.2, "mew": 1.1, **line}
+    return Line2D([], [], color=colour, marker=marker, mfc=colour if filled else "white", label=label, **look)
+
+
+def arm_entries(marker: str = "", **line: Any) -> list[Line2D]:
+    """A legend entry for each arm."""
+    return [entry(LABELS[arm], marker, colour=COLOURS[arm], **line) for arm in LABELS]
+
+
+def headroom(ax: Axes, share: float) -> None:
+    """Raises the y axis until this share of the panel is free above what it showed: room for a legend."""
+    scale = ax.yaxis.get_transform()
+    low, high = scale.transform(np.array(ax.get_ylim()))
+    ax.set_ylim(top=float(scale.inverted().transform(low + (high - low) / (1 - share))))
+
+
+def diverged(ax: Axes, lost: pd.DataFrame, x: str = "lr") -> None:
+    """How many runs diverged at each `x`: a row of numbers an arm, in a strip below the 0 of a linear y axis.
+
+    They have no accuracy at which a mark could stand. `lost`: a row a run, columns norm and `x`. To be called when
+    everything else is drawn.
+    """
+    ax.set_ylim(bottom=0)
+    if lost.empty:
+        return
+    top = ax.get_ylim()[1]
+    ticks = [tick for tick in ax.get_yticks() if 0 <= tick <= top]
+    row = 0.06 * top
+    for arm, y in (("batch", -0.6 * row), ("none", -1.6 * row)):
+        counts = lost.loc[lost["norm"] == arm, x].value_counts(sort=False)
+        for place, count in zip(counts.index.to_numpy(), counts.to_numpy(), strict=True):
+            ax.text(place, y, str(count), color=COLOURS[arm], fontsize=7, ha="center", va="center")
+    ax.axhline(0, color=MUTED, lw=0.7, zorder=1)
+    ax.set_yticks([-1.1 * row, *ticks], ["diverged", *(f"{tick:g}" for tick in ticks)])
+    ax.set_ylim(-2.2 * row, top)
+
+
+def effect_entries(where: str) -> list[Line2D]:
+    """What the marks of `effects` are; `where`: the panel."""
+    return [
+        entry(f"training accuracy {where}", "o", colour=INK, ls="-", lw=1.2),
+        entry(f"test accuracy {where}", "o", filled=False, colour=INK, ls="-", lw=1.2),
+    ]
+
+
+def effects(ax: Axes, found: Mapping[str, Mapping[str, Interval]]) -> None:
+    """Means with intervals, an effect a row: found[effect]["train"] (filled) and found[effect]["test"] (hollow)."""
+    for row, of in enumerate(found.values()):
+        for side, shift, face in (("train", -0.13, INK), ("test", 0.13, "white")):
+            y = row + shift
+            if of[side].n > 1:
+                ax.plot([of[side].low, of[side].high], [y, y], color=INK, lw=1.2)
+            ax.plot([of[side].mean], [y], "o", color=INK, mfc=face, ms=4.5, mew=1.1)
+    ax.axvline(0, color=MUTED, lw=0.9)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.set_xlabel("points of accuracy")
+
+
+def seeds(
+    ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05, scale: Scale | None = None, colour: str = ""
+) -> None:
+    """One dot a seed, side by side around `x`, and a bar: at their median, or with `scale` at their mean on that scale,
+    with its 95 % interval. Many seeds take no more room than eight. `colour`: instead of the arm's."""
+    values = pd.Series(values, dtype=float).dropna().to_numpy()
+    if len(values) == 0:
+        return
+    colour = colour or COLOURS[arm]
+    spacing = min(spacing, 7 * spacing / max(1, len(values) - 1))
+    offsets = [(i - (len(values) - 1) / 2) * spacing for i in range(len(values))]
+    ax.plot([x + o for o in offsets], values, "o", color=colour, ms=4 if len(values) < 12 else 2.6, mew=0, alpha=0.85,
+            zorder=4)  # fmt: skip
+    half = max(0.13, spacing * len(values) / 2)
+    if scale is None:
+        centre = float(np.median(values))
+    else:
+        of = stats.interval(values, scale)
+        centre = of.mean
+        if of.n > 1:
+            ax.fill_between([x - half, x + half], of.low, of.high, color=colour, alpha=0.25, lw=0, zorder=2)
+    ax.plot([x - half, x + half], [centre] * 2, color=colour, lw=2, solid_capstyle="butt", zorder=3)
+
+
+def estimate(ax: Axes, x: float, of: Interval, colour: str, *, filled: bool = True, ms: float = 5) -> None:
+    """A mean over seeds as a dot with its 95 % interval."""
+    if of.n > 1:
+        ax.plot([x, x], [of.low, of.high], color=colour, lw=1.3, zorder=6)
+    ax.plot([x], [of.mean], "o", color=colour, mfc=colour if filled else "white", ms=ms, mew=1.1, zorder=7)
+
+
+def stages(ax: Axes) -> None:
+    """Where the stages of ResNet-110 begin; x is the weight layer: 1 the stem, 110 the classifier."""
+    for first, _ in STAGES[1:]:
+        ax.axvline(first - 0.5, color=FAINT, lw=0.8, zorder=0)
+    ax.set_xlim(0, 112)
+    ax.set_xticks([1, 18, 37, 54, 73, 90, 110])
+    ax.set_xlabel("weight layer")
+    ax.grid(False, axis="x")
+
+
+def save(fig: Figure, folder: Path, name: str, title: str, origin: Origin) -> list[Path]:
+    """`name.svg` and `name.png`, each with commits, data and number of runs in its metadata, and no date."""
+    told = f"{origin.num_runs} runs; commit {origin.commit_label or 'unknown'}; data {origin.data_label or 'none'}"
+    _settle(fig)
+    written = []
+    for kind, metadata in (
+        ("svg", {"Title": title, "Description": told, "Creator": "bnstudy", "Date": None}),
+        ("png", {"Title": title, "Description": told, "Software": "bnstudy"}),
+    ):
+        path = folder / f"{name}.{kind}"
+        with files.replacing(path) as part:
+            fig.savefig(part, format=kind, metadata=metadata, dpi=_DPI)
+        written.append(path)
+    return written
+
+
+def _settle(fig: Figure) -> None:
+    """Lays out for good: laying out costs as much as drawing, and both files then agree.
+
+    The layout's solver adds in the order in which its variables lie in memory, so the last bits of its positions differ
+    from process to process, and with them the identifiers in the SVG. They are rounded off, to 0.00001 inches.
+    """
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")
+    for part in fig.subfigs:
+        part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), _DECIMALS))
+    for ax in fig.axes:
+        ax.set_position(Bbox(np.round(ax.get_position(original=True).get_points(), _DECIMALS)))
+
+
+def names(name: str) -> tuple[str, str]:
+    """The files that `save` writes."""
+    return f"{name}.svg", f"{name}.png"

@@ -1,0 +1,507 @@
+"""What a claim, its evidence and its verdict are, which findings there are, and how the claims are written down."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bnstudy.analysis import criteria, stats
+from bnstudy.analysis.criteria import MIN_SEEDS, Criterion, Outcome, Sample
+from bnstudy.analysis.frames import MINUS, number
+from bnstudy.analysis.stats import ALPHA, Interval
+from bnstudy.store import files
+
+ORIGINS = ("paper", "course", "ours")  # whose claim it is: the paper's, that of the course pages, an own question
+SCALES = (
+    "init",  # untrained
+    "paper",  # as the paper trains
+    "reduced",  # with less
+    "textbook",  # as a textbook does
+    "true depth, one epoch",  # the paper's network on all of its data: what a learning rate does at first
+    "true depth, ten epochs",
+    "fitted, 5,000 images",  # until the training images are fitted
+    "ResNet-20, 15 epochs",  # a small network on all images
+)
+DASH = "\u2013"  # where there is no value
+FEW = f"fewer than {MIN_SEEDS} seeds"
+OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet
+NOTES = "notes.toml"  # beside the findings: why a claim was missed, and who disagrees
+GROUPS = {  # whose claims are counted together; a claim is of the first that it belongs to
+    "calibrated": "No test: the set-up was chosen by these numbers, or it is true by construction",
+    "paper": "The paper's claims",
+    "course": "What courses teach",
+    "ours": "Own questions, where a refutation is no miss of the paper's",
+}
+PROTOCOL = ("TITLE", "CAPTION", "SWEEP", "NEEDS", "CLAIMS", "SIZE", "plot", "numbers")
+
+
+class Verdict(StrEnum):
+    reproduced = "reproduced"
+    partly = "partly"
+    not_reproduced = "not reproduced"
+    undecided = "undecided"  # too few runs, or none that could tell
+    not_run = "not run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What is claimed, whose claim it is, and the rule by which it is judged.
+
+    `criterion`: a `Criterion`, or a sentence where none of its kind fits; `published` the paper's own numbers, as text;
+    `origin` whose claim it is (this study's own, unless it says so); `calibrated`: why to meet the criterion is no test
+    of the paper, as where the configuration was chosen by the very numbers, or where the claim is an identity; `family`
+    the claims that are corrected together for their number, by default those of its finding; `to_run`, for claims that
+    nothing measures yet, what would. Raises ValueError for an unknown scale or origin, or an empty text.
+    """
+
+    id: str
+    where: str
+    says: str
+    criterion: Criterion | str
+    scale: str
+    origin: str = "ours"
+    calibrated: str = ""
+    family: str = ""
+    published: str = ""
+    to_run: str = ""
+
+    def __post_init__(self) -> None:
+        for key, known in (("scale", SCALES), ("origin", ORIGINS)):
+            if getattr(self, key) not in known:
+                raise ValueError(f"claim {self.id}: {key} = {getattr(self, key)!r}: choose one of {', '.join(known)}")
+        for key in ("id", "where", "says", "criterion"):
+            if not str(getattr(self, key)).strip():
+                raise ValueError(f"claim {self.id!r}: {key} is empty: a claim needs it")
+
+    @property
+    def written(self) -> dict[str, str]:
+        """Its texts by name, as they are written down."""
+        return {field.name: str(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured, as text with its spread, over how many runs of the smaller arm, and the verdict.
+
+    `reason` says of an undecided claim why it is. `effect` tells of the two arms by themselves. `estimates` are the
+    numbers that were judged, by what they are, and `shown` the means of the arms they compare: what a figure must show.
+    """
+
+    measured: str
+    spread: str
+    n: int
+    verdict: Verdict
+    reason: str = ""
+    effect: str = ""
+    estimates: Mapping[str, Interval] = field(default_factory=dict)
+    shown: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What a reader of a verdict should know: of a miss the best explanation and what would test it; what disputes it.
+
+    An entry of `notes.toml` under the claim's id. The explanation is shown while the claim is not reproduced in full.
+    """
+
+    explanation: str = ""
+    test: str = ""
+    disputed: str = ""  # where other claims or papers disagree
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of the table beside a figure: the paper's numbers and ours, with and without batch normalization."""
+
+    quantity: str
+    paper_batch: str
+    paper_none: str
+    ours_batch: str
+    ours_none: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim as it is written down."""
+
+    id: str
+    where: str
+    says: str
+    criterion: str
+    scale: str
+    measured: str
+    spread: str
+    n: int
+    verdict: str
+    data: str
+    commit: str
+    published: str = ""
+    to_run: str = ""
+    finding: str = ""
+    origin: str = "ours"
+    calibrated: str = ""
+    family: str = ""
+    reason: str = ""
+    given: str = ""  # what the verdict is conditional on
+    effect: str = ""
+    explanation: str = ""
+    test: str = ""
+    disputed: str = ""
+
+    @property
+    def missed(self) -> bool:
+        """Whether it was measured and not reproduced in full."""
+        return self.verdict in (Verdict.partly, Verdict.not_reproduced)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One file of `analysis/findings`: a figure and the claims judged from the very frames it shows.
+
+    `needs` maps a table of the sweep `sweep`, or "other_sweep/table", to a query on it; with `published` the curve of
+    that name joins them under the key "published". `images`: whether those of a data set play a part.
+    `plot(fig, frames)` draws, `numbers(frames)` gives the comparison with the paper. `measure(frames)` gives, for every
+    claim whose criterion is data, the values it is judged by, and is called by `plot`, too; `check(frames)` gives
+    Evidence for every other claim.
+    """
+
+    name: str
+    title: str
+    caption: str
+    sweep: str
+    needs: Mapping[str, str | None]
+    published: str | None
+    size: tuple[float, float]  # inches
+    claims: tuple[Claim, ...]
+    plot: Callable[[Any, Mapping[str, Any]], None]
+    numbers: Callable[[Mapping[str, Any]], Sequence[Comparison]]
+    measure: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Sample]]] | None = None
+    check: Callable[[Mapping[str, Any]], Mapping[str, Evidence]] | None = None
+    images: bool = True
+
+    def evidence(self, frames: Mapping[str, Any]) -> dict[str, Evidence]:
+        """Raises ValueError unless `measure` and `check` together answer exactly the finding's claims."""
+        found = judged(self.claims, self.measure(frames)) if self.measure is not None else {}
+        found |= dict(self.check(frames)) if self.check is not None else {}
+        asked = {claim.id for claim in self.claims}
+        if set(found) != asked:
+            raise ValueError(f"{self.name}: check answers {sorted(found)}, the claims are {sorted(asked)}")
+        return found
+
+
+def discover(folder: Path) -> list[Path]:
+    """Every finding's file: each `*.py` of the folder that does not begin with `_`, by name."""
+    if not folder.is_dir():
+        raise ValueError(f"findings folder {folder} is not there: give the repository's analysis/findings")
+    return [path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")]
+
+
+def load(path: Path) -> Finding:
+    """The finding in a file. Raises ValueError if it lacks a part, and whatever executing it raises."""
+    return _finding(_module(path))
+
+
+def check_ids(found: Iterable[Finding], waiting: Iterable[Claim]) -> None:
+    """Raises ValueError for a claim that stands twice, in two findings or in one and in `open.toml`."""
+    owners: dict[str, str] = {}
+    for owner, claim in [(f.name, c) for f in found for c in f.claims] + [(OPEN_CLAIMS, c) for c in waiting]:
+        if claim.id in owners:
+            raise ValueError(f"claim {claim.id} is in {owners[claim.id]} and in {owner}: each stands once, remove one")
+        owners[claim.id] = owner
+
+
+def open_claims(folder: Path) -> tuple[Claim, ...]:
+    """The claims of `open.toml`. Raises ValueError for one that does not say what would run it."""
+    path = folder / OPEN_CLAIMS
+    if not path.exists():
+        return ()
+    claims = tuple(Claim(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["claim"])
+    for claim in claims:
+        if not claim.to_run:
+            raise ValueError(f"{path.name}: claim {claim.id} does not say what would run it (to_run)")
+    return claims
+
+
+def notes(folder: Path) -> dict[str, Note]:
+    """The notes of `notes.toml`, by claim. Raises ValueError for a key that a note does not have."""
+    path = folder / NOTES
+    if not path.exists():
+        return {}
+    known = {field.name for field in fields(Note)}
+    found = tomllib.loads(path.read_text(encoding="utf-8"))
+    for claim, entry in found.items():
+        if unknown := sorted(set(entry) - known):
+            raise ValueError(f"{NOTES}: claim {claim} has {', '.join(unknown)}; a note has {', '.join(sorted(known))}")
+    return {claim: Note(**entry) for claim, entry in found.items()}
+
+
+def noted(rows: Iterable[Row], known: Mapping[str, Note]) -> list[Row]:
+    """Rows with their notes; of one that is no miss, or not measured, only what disputes it.
+
+    Raises ValueError for a note on a claim that is none of them.
+    """
+    rows = list(rows)
+    if strangers := sorted(set(known) - {r.id for r in rows}):
+        raise ValueError(f"{NOTES}: there is no claim {', '.join(strangers)}")
+    found = []
+    for r in rows:
+        note = known.get(r.id, Note())
+        shown = note if r.missed else Note()
+        found.append(replace(r, disputed=note.disputed, explanation=shown.explanation, test=shown.test))
+    return found
+
+
+def judge(n: int, *, whole: bool, part: bool) -> Verdict:
+    """The rule all findings share: too few seeds, no verdict; the whole criterion: reproduced; a part of it: partly."""
+    if n < MIN_SEEDS:
+        return Verdict.undecided
+    if whole:
+        return Verdict.reproduced
+    return Verdict.partly if part else Verdict.not_reproduced
+
+
+def judged(claims: Iterable[Claim], measured: Mapping[str, Mapping[str, Sample]]) -> dict[str, Evidence]:
+    """Evidence for each of the claims that were measured, by its criterion, Holm's correction within each family.
+
+    Too few seeds, an unmet precondition, or an interval that holds the bound: undecided, with that reason. Raises
+    ValueError where a quantity was not measured, or where a claim that was has no criterion of this kind.
+    """
+    known = {claim.id: claim for claim in claims}
+    rules: dict[str, Criterion] = {}
+    for name in measured:
+        rule = known[name].criterion if name in known else ""
+        if not isinstance(rule, Criterion):
+            raise ValueError(f"claim {name} was measured and has no criterion that judges it: give it a Criterion")
+        rules[name] = rule
+    found = {name: rule.judge(measured[name]) for name, rule in rules.items()}
+    corrected: dict[str, float] = {}
+    tested = {name: of for name, of in found.items() if not of.unmet and of.n >= MIN_SEEDS}
+    for family in {known[name].family for name in tested}:
+        corrected |= stats.holm({name: of.p for name, of in tested.items() if known[name].family == family})
+    return {name: _evidence(rules[name], measured[name], found[name], corrected.get(name, 1.0)) for name in measured}
+
+
+def _evidence(
+    rule: Criterion, samples: Mapping[str, Sample], found: criteria.Judgement, corrected_p: float
+) -> Evidence:
+    verdict, reason = _verdict(found, corrected_p)
+    estimates = rule.estimates(samples)
+    scales = {of: samples[of].arms_scale for of in estimates}
+    arms = {
+        of: {arm: stats.interval(values, scales[of]) for arm, values in samples[of].arms.items()} for of in estimates
+    }
+    left_out = sum(interval.left_out for interval in estimates.values())
+    parts = {part.key: part for part in rule.parts}
+    means, ends, effect = (dict[str, list[str]]() for _ in range(3))
+    for key, part in parts.items():
+        of, at = estimates[key], f" ({part.at})" if part.at else ""
+        means.setdefault(part.of, []).append(f"{number(of.mean)}{f' {part.unit}' if part.unit else ''}{at}")
+        ends.setdefault(part.of, []).append(f"[{number(of.low)}, {number(of.high)}]")
+        if arms[key] and all(interval.n for interval in arms[key].values()):
+            both = ", ".join(f"{criteria.told(each)} {criteria.LABELS[arm]}" for arm, each in arms[key].items())
+            effect.setdefault(part.of, []).append(both + at)
+    return Evidence(
+        measured="; ".join(f"{of} {', '.join(each)}" for of, each in means.items()),
+        spread="; ".join(", ".join(each) for each in ends.values())
+        + (f"; without a place on the scale and left out: {left_out}" if left_out else ""),
+        n=found.n,
+        verdict=verdict,
+        reason=reason,
+        effect=". ".join(f"{of}: {'; '.join(each)}" for of, each in effect.items()),
+        estimates=estimates,
+        shown={of: tuple(interval.mean for interval in each.values()) for of, each in arms.items()},
+    )
+
+
+def _verdict(found: criteria.Judgement, corrected_p: float) -> tuple[Verdict, str]:
+    if found.n < MIN_SEEDS:
+        return Verdict.undecided, FEW
+    if found.unmet:
+        return Verdict.undecided, found.unmet
+    if found.full is Outcome.holds and corrected_p < ALPHA:
+        return Verdict.reproduced, ""
+    if found.full is Outcome.holds:
+        return Verdict.undecided, f"p = {number(corrected_p)} after Holm's correction: {found.n} seeds are too few"
+    if found.partial:
+        return Verdict.partly, ""
+    if found.full is Outcome.fails:
+        return Verdict.not_reproduced, ""
+    return Verdict.undecided, f"the interval of {found.undecided} holds the bound: {found.n} seeds are too few"
+
+
+def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: str = "", given: str = "") -> Row:
+    """A claim that was judged."""
+    return Row(
+        **claim.written,
+        measured=_signed(evidence.measured),
+        spread=_signed(evidence.spread),
+        n=evidence.n,
+        verdict=str(evidence.verdict),
+        data=data,
+        commit=commit,
+        finding=finding,
+        reason=evidence.reason or (FEW if evidence.verdict is Verdict.undecided and evidence.n < MIN_SEEDS else ""),
+        given=given,
+        effect=evidence.effect,
+    )
+
+
+def _signed(text: str) -> str:
+    """With a minus sign for every hyphen that stands for one."""
+    return re.sub(r"(?<!\w)-(?=\d)", MINUS, text)
+
+
+def row_not_run(claim: Claim, why: str, *, finding: str = "") -> Row:
+    """A claim that was not judged, and why, or what would judge it."""
+    told = claim.written | {"to_run": why}
+    return Row(**told, measured="", spread="", n=0, verdict=str(Verdict.not_run), data="", commit="", finding=finding)
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """By number first (2 before 10), then by name."""
+
+    def key(r: Row) -> tuple[int, str]:
+        number = re.match(r"\d+", r.id)
+        return (int(number.group()) if number else sys.maxsize, r.id)
+
+    return sorted(rows, key=key)
+
+
+def write(rows: Iterable[Row], workspace: Path) -> list[Path]:
+    """`claims.json` and `claims.md` in the workspace, in the order of the claims."""
+    ordered = in_order(rows)
+    as_json, as_markdown = workspace / "claims.json", workspace / "claims.md"
+    files.write_text(as_json, json.dumps([asdict(r) for r in ordered], indent=1, ensure_ascii=False) + "\n")
+    files.write_text(as_markdown, markdown(ordered))
+    return [as_markdown, as_json]
+
+
+HOW_JUDGED = (
+    "A criterion names quantities of which there is one value a seed; the two arms of a seed share initial weights and "
+    "data order and are compared in pairs. Above or below a bound: the 95 % interval of the mean over seeds (Student's "
+    "t) is; between two: two one-sided tests at 5 %. The claims of a finding are corrected for their number (Holm). "
+    "Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its reason."
+)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The claims as one table, headed by a warning where any was measured on a stand-in."""
+    head = ["id", "where", "claim", "criterion", "scale", "measured", "95 % interval", "n", "verdict", "given", "data"]
+    head.append("commit")
+    lines = ["# Claims", ""]
+    if any(r.data.startswith("stand-in") for r in rows):
+        lines += ["**stand-in data**: rows so marked were measured on made images and say nothing about the paper.", ""]
+    lines += [HOW_JUDGED, ""]
+    for name, of in grouped(rows).items():
+        tally = ", ".join(f"{count} {verdict}" for verdict, count in tallied(of).items())
+        lines += [f"## {GROUPS[name]}", "", f"{len(of)} claims: {tally}.", "", _line(head)]
+        lines += [_line(["---"] * len(head)), *map(_row_line, of), ""]
+    del lines[-1]
+    lines += _apart(rows) + _misses(rows) + _disputes(rows)
+    return "\n".join(lines) + "\n"
+
+
+def _row_line(r: Row) -> str:
+    why = r.to_run if r.finding else f"would run it: {r.to_run}"
+    measured = f"*{why}*" if r.verdict == Verdict.not_run else r.measured
+    verdict = f"**{r.verdict}**{f' ({r.reason})' if r.reason else ''}"
+    given = "; ".join(part for part in (r.given, r.calibrated) if part)
+    cells = [r.id, r.where, r.says, r.criterion, r.scale, measured, r.spread or DASH, str(r.n) if r.n else DASH]
+    return _line([*cells, verdict, given or DASH, r.data or DASH, r.commit or DASH])
+
+
+def _apart(rows: Sequence[Row]) -> list[str]:
+    told = [f"- **{r.id}**: {_plain(r.effect)}" for r in rows if r.effect]
+    head = (
+        "Means over seeds of each arm by itself, with 95 % intervals; geometric where the arms are compared by their "
+        "ratio. Verdicts go by the comparison seed by seed, whose interval stands above."
+    )
+    return ["", "## The two arms", "", head, "", *told] if told else []
+
+
+def _misses(rows: Sequence[Row]) -> list[str]:
+    told = [
+        f"- **{r.id}**, {r.verdict}: {_plain(r.explanation)} *What would test it:* {_plain(r.test)}"
+        for r in rows
+        if r.explanation
+    ]
+    head = "The best explanation of each so far, and what would test it."
+    return ["", "## Misses", "", head, "", *told] if told else []
+
+
+def _disputes(rows: Sequence[Row]) -> list[str]:
+    told = [f"- **{r.id}**: {_plain(r.disputed)}" for r in rows if r.disputed]
+    return ["", "## Where others disagree", "", *told] if told else []
+
+
+def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by what they are claims of (see GROUPS), the paper's first; groups nobody is of are left out."""
+    found: dict[str, list[Row]] = {name: [] for name in ("paper", "calibrated", "course", "ours")}
+    for r in rows:
+        found["calibrated" if r.calibrated else r.origin].append(r)
+    return {name: of for name, of in found.items() if of}
+
+
+def counted(rows: Iterable[Row]) -> str:
+    """How many claims have each verdict, group by group, in words: there is no one number over all."""
+    tallies = {name: tallied(of) for name, of in grouped(rows).items()}
+    told = {name: ", ".join(f"{count} {verdict}" for verdict, count in each.items()) for name, each in tallies.items()}
+    return "; ".join(f"{name}: {each}" for name, each in told.items())
+
+
+def tallied(rows: Iterable[Row]) -> dict[str, int]:
+    """How many claims have each verdict, in the order of `Verdict`; verdicts nobody has are left out."""
+    given = [r.verdict for r in rows]
+    return {str(verdict): given.count(verdict) for verdict in Verdict if verdict in given}
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _plain(text: str) -> str:
+    """What would break a table (bars, line ends) or be read as markup is escaped."""
+    return re.sub(r"([|<>])", r"\\\1", text.replace("\n", " "))
+
+
+def _module(path: Path) -> ModuleType:
+    """The file, executed anew."""
+    spec = importlib.util.spec_from_file_location(f"bnstudy_finding_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _finding(module: ModuleType) -> Finding:
+    name = Path(str(module.__file__)).stem
+    lacking = [part for part in PROTOCOL if not hasattr(module, part)]
+    if not (hasattr(module, "measure") or hasattr(module, "check")):
+        lacking.append("measure or check")
+    if lacking:
+        raise ValueError(f"findings/{name}.py lacks {', '.join(lacking)}; a finding has {', '.join(PROTOCOL)}")
+    return Finding(
+        name=name,
+        title=module.TITLE,
+        caption=module.CAPTION,
+        sweep=module.SWEEP,
+        needs=dict(module.NEEDS),
+        published=getattr(module, "PUBLISHED", None),
+        size=module.SIZE,
+        claims=tuple(replace(claim, family=claim.family or name) for claim in module.CLAIMS),
+        plot=module.plot,
+        numbers=module.numbers,
+        measure=getattr(module, "measure", None),
+        check=getattr(module, "check", None),
+        images=getattr(module, "IMAGES", True),
+    )

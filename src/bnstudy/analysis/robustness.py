@@ -1,0 +1,160 @@
+"""Claims judged again under variants of an experiment, by their findings' own criteria: which verdicts hold?"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from bnstudy.analysis import figures, frames
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Finding, Verdict, judge
+
+BASE = "as studied"
+ALIKE = 2 / 3  # the share of claims with an unchanged verdict that is still "partly"
+LABELS_IN = 4.3  # inches to the left, for what the claims say
+CELLS = {  # verdict -> colour of the cell
+    Verdict.reproduced: "#3F7F5F",
+    Verdict.partly: "#B9D8B4",
+    Verdict.not_reproduced: "#C9B3D6",
+    Verdict.undecided: figures.FAINT,
+    Verdict.not_run: "white",
+}
+
+Judged = Mapping[str, Mapping[str, Evidence]]  # variant -> claim -> evidence
+
+
+@dataclass(frozen=True)
+class Study:
+    """Findings judged again: what of a finding's protocol follows from which findings, and in which variants.
+
+    `base` are the columns of a run at the values that these findings are made for; `variants` what each changes of
+    them, by what it is called; `names` how a variant is called in the id of its claim; `curves` the folder of the
+    published curves.
+    """
+
+    findings: Sequence[Finding]
+    base: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]]
+    names: Mapping[str, str]
+    curves: Path
+
+    @property
+    def tables(self) -> dict[str, str | None]:
+        """What the findings need together: whole tables, of which each takes its own rows."""
+        return dict.fromkeys(table for finding in self.findings for table in finding.needs)
+
+    @property
+    def says(self) -> dict[str, str]:
+        """What each claim that is judged says, in the findings' order."""
+        return {claim.id: claim.says for finding in self.findings for claim in finding.claims}
+
+    def claims(self, says: str, of: str, **claim: str) -> tuple[Claim, ...]:
+        """A claim a variant: `says` with the variant's name for {}, `of` telling of which claims."""
+        criterion = f"{of}, judged again by their own criteria, those that are decided both here and with the settings "
+        criterion += "studied: all have the verdict that they have there (reproduced), at least two thirds (partly). "
+        criterion += "None: undecided."
+        return tuple(
+            Claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **claim)
+            for variant, name in self.names.items()
+        )
+
+    def plot(self, fig: Figure, tables: Mapping[str, pd.DataFrame]) -> None:
+        draw(fig.subplots(), self.judged(tables), self.says)
+
+    def check(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+        judged = self.judged(tables)
+        return {f"sensitivity-{name}": compared(judged, variant) for variant, name in self.names.items()}
+
+    def numbers(self, tables: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+        """None: the figure is the table."""
+        return []
+
+    def judged(self, tables: Mapping[str, pd.DataFrame]) -> Judged:
+        """Every claim in every variant, the base first; not run where a finding has no rows."""
+        return {
+            name: self._judged(tables, {**self.base, **change}) for name, change in {BASE: {}, **self.variants}.items()
+        }
+
+    def _judged(self, tables: Mapping[str, pd.DataFrame], values: Mapping[str, Any]) -> dict[str, Evidence]:
+        found: dict[str, Evidence] = {}
+        for finding in self.findings:
+            data = {table: _rows(tables[table], values, query) for table, query in finding.needs.items()}
+            if any(frame.empty for frame in data.values()):
+                found |= {claim.id: Evidence("", "", 0, Verdict.not_run) for claim in finding.claims}
+                continue
+            if finding.published is not None:
+                data["published"] = frames.published(self.curves, finding.published)
+            found |= finding.evidence(data)
+        return found
+
+
+def compared(judged: Judged, variant: str) -> Evidence:
+    """How many of the verdicts that the base decides are as there: all, reproduced; ALIKE of them, partly."""
+    base, here = judged[BASE], judged[variant]
+    opens = (Verdict.undecided, Verdict.not_run)
+    decided = [name for name in base if base[name].verdict not in opens and here[name].verdict not in opens]
+    changed = [name for name in decided if here[name].verdict != base[name].verdict]
+    undecided = [name for name in base if name not in decided]
+    alike = [name for name in decided if name not in changed]
+    n = min((side[name].n for side in (base, here) for name in decided), default=0)
+    told = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
+    if undecided:
+        told.append(f"not decided in both: {', '.join(undecided)}")
+    return Evidence(
+        measured=f"{len(alike)} of {len(decided)} verdicts alike",
+        spread="; ".join(told),
+        n=n,
+        verdict=judge(n, whole=len(alike) == len(decided), part=len(alike) >= ALIKE * len(decided)),
+        reason="" if decided else "no claim is decided in both",
+    )
+
+
+def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
+    """One row a claim, one column a variant; framed where it was run and the verdict is not that of the base.
+
+    Each cell tells the verdict and the first number that it is judged by.
+    """
+    claims, order = list(judged[BASE]), list(CELLS)
+    verdicts = pd.DataFrame({name: [of[claim].verdict for claim in claims] for name, of in judged.items()})
+    cells = pd.DataFrame({name: [_cell(of[claim]) for claim in claims] for name, of in judged.items()})
+    seaborn.heatmap(
+        verdicts.map(order.index), annot=cells, fmt="", annot_kws={"fontsize": 7}, ax=ax, cbar=False, linewidths=2,
+        vmin=0, vmax=len(order) - 1, cmap=ListedColormap(list(CELLS.values())),
+    )  # fmt: skip
+    base = verdicts[BASE]
+    for x, name in enumerate(verdicts):
+        for y in verdicts.index[(verdicts[name] != base) & (verdicts[name] != Verdict.not_run)]:
+            ax.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, fill=False, edgecolor=figures.INK, lw=1.4))
+    label_width = len(judged) * LABELS_IN / (ax.get_figure().get_figwidth() - LABELS_IN)  # type: ignore[union-attr]
+    for y, name in enumerate(claims):
+        label = "\n".join(textwrap.wrap(f"{name}: {says[name]}", 66, max_lines=2))
+        ax.text(-label_width, y + 0.5, label, fontsize=7.5, va="center", label="claim")
+    ax.set_xlim(-label_width, len(judged))
+    ax.set_xticks([x + 0.5 for x in range(len(judged))], [textwrap.fill(name, 18) for name in judged])
+    ax.xaxis.tick_top()
+    ax.set_yticks([])
+    ax.tick_params(length=0, labelsize=7.5)
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _cell(evidence: Evidence) -> str:
+    first = next(iter(evidence.estimates.values()), None)
+    return f"{evidence.verdict}: {frames.number(first.mean, 2)}" if first else str(evidence.verdict)
+
+
+def _rows(frame: pd.DataFrame, values: Mapping[str, Any], query: str | None) -> pd.DataFrame:
+    """Those of the runs that have these values, and of these a finding's."""
+    for column, value in values.items():
+        frame = frame[frame[f"run_{column}" if f"run_{column}" in frame else column] == value]
+    return frame if query is None else frame.query(query)

@@ -1,0 +1,145 @@
+"""What a network bears: outcomes of runs at rates of a grid, counted over seeds, and how their losses are drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from bnstudy.analysis import figures
+from bnstudy.analysis.findings import Comparison
+from bnstudy.analysis.frames import ARMS, DASH, number, spread
+from bnstudy.store import outcomes
+
+GUESS = math.log(10)  # loss of guessing among ten classes
+SHORT = {  # outcomes as a figure's heading has them
+    outcomes.LEARNS: "learn",
+    outcomes.TOO_SMALL: "too small",
+    outcomes.TOO_LARGE: "too large",
+    outcomes.CHANCE: "at chance",
+    outcomes.DIVERGED: "diverge",
+    outcomes.PARTIAL: "partial data",
+}
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of the runs whose outcome is known have the one asked for."""
+
+    num: int
+    of: int
+
+    @property
+    def all(self) -> bool:
+        return self.num == self.of
+
+    @property
+    def none(self) -> bool:
+        return self.num == 0
+
+    def __str__(self) -> str:
+        return f"{self.num} of {self.of}"
+
+
+def runs(steps: pd.DataFrame) -> pd.DataFrame:
+    """One row a run with its outcome, over the cells of an arm and a seed (see `outcomes.by_run`)."""
+    return outcomes.by_run(steps, ["norm", "seed"])
+
+
+def count(runs: pd.DataFrame, arm: str, rate: float, outcome: str) -> Count:
+    """Of the runs of an arm at a rate, those with an outcome; partial data are not among them."""
+    found = _at(runs, arm, rate)["outcome"]
+    return Count(int((found == outcome).sum()), int((found != outcomes.PARTIAL).sum()))
+
+
+def tally(runs: pd.DataFrame, arm: str, rate: float) -> str:
+    """Every outcome at a rate with its number of seeds: "5 learn", "3 diverge, 2 too large"."""
+    found = _at(runs, arm, rate)["outcome"]
+    return ", ".join(f"{num} {short}" for name, short in SHORT.items() if (num := int((found == name).sum())))
+
+
+def last_losses(runs: pd.DataFrame, arm: str, rate: float) -> str:
+    """The mean losses at the end of the runs that did not diverge, over seeds."""
+    told = f"{figures.LABELS[arm]} at {number(rate)}"
+    return f"mean of the last {outcomes.NUM_LAST} losses {told}: {_ends(runs, arm, rate)}"
+
+
+def numbers(runs: pd.DataFrame) -> list[Comparison]:
+    """A line a rate: outcomes, and the mean losses at the end."""
+    lines = []
+    for rate in sorted(runs["lr"].unique()):
+        cells = []
+        for arm in ARMS:
+            words = [tally(runs, arm, rate)]
+            if (ends := _ends(runs, arm, rate)) != DASH:
+                words.append(f"loss {ends}")
+            cells.append("; ".join(filter(None, words)) or DASH)
+        lines.append(Comparison(f"seeds at {number(float(rate))}", DASH, DASH, cells[0], cells[1]))
+    return lines
+
+
+def losses(ax: Axes, steps: pd.DataFrame) -> None:
+    """The loss of every mini-batch, a line a run, on logarithmic axes; a cross ends the run that diverged.
+
+    Losses beyond the panel, and those that are not finite, stand at its top, at ten times what ends a run.
+    """
+    top = 10 * outcomes.DIVERGENCE_LOSS
+    for arm in ARMS:
+        for _, run in steps[steps["norm"] == arm].groupby("run_id", observed=True):
+            run = run.sort_values("step")
+            y = np.nan_to_num(run["loss"].to_numpy(), nan=top, posinf=top).clip(max=top)
+            x = run["step"].to_numpy() + 1
+            ax.plot(x, y, color=figures.COLOURS[arm], lw=0.6, alpha=0.75)
+            if outcomes.of_losses(run["loss"].to_numpy()) == outcomes.DIVERGED:
+                ax.plot(x[-1:], y[-1:], "x", color=figures.COLOURS[arm], ms=5, mew=1.4, zorder=4, clip_on=False)
+    ax.axhline(GUESS, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    ax.axhline(outcomes.DIVERGENCE_LOSS, color=figures.ALARM, lw=0.7, ls=figures.DASHED, zorder=1)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(1, top)
+
+
+def courses(ax: Axes, steps: pd.DataFrame) -> None:
+    """Means of ten successive losses around that of guessing, a line a run, of those that did not diverge."""
+    for arm in ARMS:
+        for _, run in steps[steps["norm"] == arm].groupby("run_id", observed=True):
+            run = run.sort_values("step")
+            if outcomes.of_losses(run["loss"].to_numpy()) != outcomes.DIVERGED:
+                tens = run.head(len(run) // 10 * 10).groupby(run["step"] // 10)[["step", "loss"]].mean()
+                ax.plot(tens["step"] + 1, tens["loss"], color=figures.COLOURS[arm], lw=0.8, alpha=0.8)
+    ax.axhline(GUESS, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    ax.set_xscale("log")
+    ax.set_ylim(1.7, 2.7)
+
+
+def told(ax: Axes, lines: list[str]) -> None:
+    """A line of text for each arm in its colour, below the level that ends a run."""
+    for row, (arm, line) in enumerate(zip(ARMS, lines, strict=True)):
+        if line:
+            ax.text(
+                0.97, 0.70 - 0.10 * row, line, transform=ax.transAxes, fontsize=7.5, color=figures.COLOURS[arm],
+                ha="right", va="top",
+            )  # fmt: skip
+
+
+def legend() -> list[Line2D]:
+    """Entries for the arms, the end of a run that diverged, and the two levels."""
+    return [
+        *figures.arm_entries(lw=1.2),
+        figures.entry("diverged", "x"),
+        figures.entry("guessing", ls=figures.DASHED, lw=0.9),
+        figures.entry("ends a run", ls=figures.DASHED, lw=0.9, colour=figures.ALARM),
+    ]
+
+
+def _at(runs: pd.DataFrame, arm: str, rate: float) -> pd.DataFrame:
+    return runs[(runs["norm"] == arm) & np.isclose(runs["lr"], rate, rtol=1e-9, atol=0)]
+
+
+def _ends(runs: pd.DataFrame, arm: str, rate: float) -> str:
+    alive = _at(runs, arm, rate)
+    return str(spread(alive.loc[~alive["outcome"].isin([outcomes.DIVERGED, outcomes.PARTIAL]), "last_loss"]))

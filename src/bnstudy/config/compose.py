@@ -1,0 +1,441 @@
+"""Hydra: from YAML files and overrides to checked configurations. Past this module there is no DictConfig."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bnstudy.config import plugins, slips
+from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
+
+ROOT = Path(__file__).resolve().parents[3]
+CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
+LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
+VERSION = "1.3"
+MAX_VALUES = 10_000  # of an axis
+MAX_RUNS = 1_000_000  # of a sweep: ten times what `make soak` tries
+COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("model", "models", {}),
+    ("norm", "norms", {"where": "*"}),
+)  # group, kind of component, further options
+COMPONENT_OF = {group: kind for group, kind, _ in COMPONENTS}
+
+
+class ComposeError(ValueError):
+    """An override or a file does not fit; the message names it, the value and the remedy."""
+
+
+class ConfOnSearchPath(SearchPathPlugin):
+    """Lets a sweep's file find what it composes. In code, not as an override: a path would be read by a grammar."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("bnstudy", f"file://{CONF}")
+
+
+def register() -> None:
+    """Makes the schema and every component known to Hydra: `norm=NAME`, `model=NAME` need no YAML file."""
+    Plugins.instance().register(ConfOnSearchPath)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group, kind, extra in COMPONENTS:
+        for name in plugins.names(kind):
+            store.store(group=group, name=name, node={"name": name, **extra, **plugins.defaults(kind, name)})
+
+
+def to_config(composed: DictConfig) -> Config:
+    """A checked Config from what Hydra composed. Raises ValueError naming key, value and remedy."""
+    values: Any = OmegaConf.to_container(composed, resolve=True)
+    return from_dict(values)
+
+
+def one(overrides: Sequence[str]) -> Config:
+    """The single run that the overrides describe. Raises ComposeError for overrides that do not fit, or for a sweep."""
+    register()
+    for override in (parsed := _parsed(overrides)):
+        if override.is_sweep_override():
+            raise ComposeError(
+                f"{override.input_line}: one run takes one value; several make a sweep, as in `sweep NAME "
+                f"{override.input_line}`; a list has brackets, [0.5,0.75]; text with commas is quoted twice: "
+                f"""\"{override.key_or_group}='a,b'\""""
+            )
+    points: dict[str, list[str]] = {}
+    for override in parsed:
+        _place(points, override)
+    given = [text for texts in points.values() for text in texts]
+    with _hydra(CONF):
+        composed = _compose("config", [text for text in given if not _on_a_probe(text)])
+        return _with_values(composed, [text for text in given if _on_a_probe(text)])
+
+
+def sweeps() -> list[str]:
+    """The names of all sweeps."""
+    return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+
+
+def said() -> dict[str, dict[str, Any]]:
+    """What every sweep's file says of the sweep itself (its block `sweep`), without composing anything."""
+    found = {}
+    for name in sweeps():
+        try:
+            content = yaml.safe_load(_file(name).read_text(encoding="utf-8"))
+            found[name] = dict(content["sweep"])
+        except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or slips.first_words(error)}") from None
+    return found
+
+
+def describe(sweep: str) -> str:
+    """The comment that opens a sweep's file: why it exists and what it costs."""
+    lines = itertools.takewhile(
+        lambda line: line.startswith("#"), _file(sweep).read_text(encoding="utf-8").splitlines()
+    )
+    return "\n".join(line.lstrip("# ").rstrip() for line in lines)
+
+
+def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> list[Config]:
+    """Every run of a sweep: the product of its axes, as the preset and then the overrides change them.
+
+    An override of an axis replaces the axis; any other applies to every run. Raises ValueError for an unknown sweep or
+    preset, ComposeError where Hydra refuses.
+    """
+    whole, points = _sweep(sweep, preset, overrides)
+    # Hydra takes a tenth of a second to compose; values that vary are set afterwards, just as Hydra would set them, and
+    # every run has its own for the same keys.
+    values = {key for key, texts in points.items() if len(texts) > 1 and _is_value(whole, key)}
+    values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
+    values |= {key for key in points if any(_below(key, other) for other in values)}
+    composed = functools.cache(lambda chosen: _compose(sweep, chosen))
+    with _hydra(SWEEPS):
+        configs = [
+            _with_values(
+                composed(tuple(text for key, text in point.items() if key not in values)),
+                [text for key, text in point.items() if key in values],
+            )
+            for point in _product(points)
+        ]
+    _check_choices(sweep, configs, points, _parsed(overrides))
+    return configs
+
+
+def point(sweep: str, preset: str, overrides: Sequence[str]) -> Config:
+    """The one run of a sweep that the overrides leave of its grid. Raises ComposeError where they leave several."""
+    configs = expand(sweep, preset, overrides)
+    if len(configs) == 1:
+        return configs[0]
+    several = axes(sweep, preset, overrides)
+    raise ComposeError(
+        f"one run of the sweep {sweep} has one value of each of its axes; give {', '.join(several)}, as in "
+        f"{next(iter(several.values()))[0]}"
+    )
+
+
+def axes(sweep: str, preset: str, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The axes of a sweep's grid, each with the overrides that are its points, as in norm: [norm=batch, norm=none]."""
+    return {key: texts for key, texts in _sweep(sweep, preset, overrides)[1].items() if len(texts) > 1}
+
+
+def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, list[str]]]:
+    """A sweep's file as composed, and by key the overrides to go through, of which there is one where it is no axis."""
+    _file(sweep)
+    register()
+    try:
+        with _hydra(SWEEPS):
+            whole = compose(sweep, return_hydra_config=True)
+        presets = whole.sweep.presets
+    except (*slips.REFUSED, yaml.YAMLError) as error:
+        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or slips.first_words(error)}") from None
+    if preset not in presets:
+        raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
+    points: dict[str, list[str]] = {}
+    params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
+    for override in _parsed([*params, *presets[preset], *overrides]):
+        _place(points, override)
+    if (num_runs := math.prod(len(texts) for texts in points.values())) > MAX_RUNS:
+        raise ComposeError(f"sweep {sweep}: {num_runs} runs are more than {MAX_RUNS}; give its axes fewer values")
+    return whole, points
+
+
+def _place(points: MutableMapping[str, list[str]], override: Override) -> None:
+    """Adds what an override stands for, and takes away what was given before that it replaces.
+
+    That is the same key; every key that its mappings set (`optim={lr: 0.1},{lr: 1}` replaces `optim.lr`); what was said
+    of a probe that it drops, or of the probes where it chooses others. Raises ComposeError where it would replace a
+    part only: the name of what a group chose, or something with some of its values.
+    """
+    key, texts = override.get_key_element().lstrip("~"), _points(override)
+    values = [_read(text).value() for text in texts]
+    whole = override.is_delete() or key == "probes"
+    for group in (*COMPONENT_OF, *(key for key in points if len(points[key]) > 1)):
+        if any(f"{group}.name" in _leaves(key, value) for value in values):
+            raise ComposeError(f"{override.input_line}: choose {group}=NAME, with which its options come")
+    for earlier in list(points):
+        covered = {earlier in _leaves(key, value) or (whole and _below(earlier, key)) for value in values}
+        if len(covered) > 1:
+            raise ComposeError(f"{override.input_line}: some of its values set {earlier}, some do not; set it in each")
+        if earlier != key and covered == {True}:
+            del points[earlier]
+    if any(_below(other, key) or _below(key, other) for other in points):
+        points.pop(key, None)  # what sets a part of the other comes after it; else the axes keep their order
+    points[key] = texts
+
+
+def _leaves(key: str, value: Any) -> list[str]:
+    """The keys that a value sets: its own, or, as a mapping, those of its parts."""
+    if isinstance(value, dict) and not key.endswith(".options"):
+        return [leaf for name, part in value.items() for leaf in _leaves(f"{key}.{name}", part)]
+    return [key]
+
+
+def _below(key: str, above: str) -> bool:
+    return key.startswith(f"{above}.")
+
+
+def _check_choices(
+    sweep: str, configs: Sequence[Config], points: Mapping[str, Sequence[str]], overrides: Sequence[Override]
+) -> None:
+    """Raises ComposeError where a run of the sweep is not what a group that the user chose says that it is.
+
+    The sweep's axes, its presets and its file come after the groups: they would win in silence.
+    """
+    groups = _groups()
+    given = {
+        leaf
+        for each in overrides
+        for text in _points(each)
+        for leaf in _leaves(each.key_or_group, _read(text).value())
+    }
+    chosen = sorted(given & groups.keys() & points.keys())
+    if not any(_said_by(CONF / group, str(_read(text).value())) for group in chosen for text in points[group]):
+        return
+    for config, point in zip(configs, _product(points), strict=True):
+        values = to_dict(config)
+        said = {group: _said_by(CONF / group, str(_read(point[group]).value())) for group in chosen}
+        for group in chosen:
+            others = {leaf for other in chosen if other != group for leaf in said[other]}
+            for leaf, value in said[group].items():
+                if leaf in given | others or any(_below(leaf, key) for key in given):
+                    continue
+                if leaf not in groups:
+                    found = _at(values, leaf)
+                elif leaf in point:
+                    found = _read(point[leaf]).value()
+                else:
+                    known = leaf in COMPONENT_OF and value in plugins.names(COMPONENT_OF[leaf])
+                    found = values[leaf]["name"] if known else value
+                if found != value:
+                    raise ComposeError(
+                        f"{point[group]} sets {leaf}={value}, but the sweep {sweep} sets {leaf}={found}: "
+                        f"say which, as in {point[group]} {leaf}={value}"
+                    )
+
+
+@functools.cache
+def _said_by(group: Path, name: str) -> dict[str, Any]:
+    """What a file of a group sets, by key, and which other groups' files it chooses. Nothing for one without a file."""
+    path = group / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    content: Any = OmegaConf.to_container(OmegaConf.create(text)) or {}
+    said: dict[str, Any] = {}
+    for part in content.pop("defaults", []):
+        if isinstance(part, dict):
+            said |= {key.removeprefix("override ").lstrip("/"): value for key, value in part.items()}
+    if "@package _global_" not in text:
+        content = {group.name: content}
+    return said | {key: value for key, value in _flat(content).items() if "${" not in str(value)}
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return found
+
+
+def _at(values: Any, key: str) -> Any:
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
+
+
+def _product(points: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    return [dict(zip(points, texts, strict=True)) for texts in itertools.product(*points.values())]
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra reads them, a mapping's keys one by one: `optim={lr: 0.1}` is `optim.lr=0.1`.
+
+    A `+` before a key changes nothing: what may be added may be set.
+    """
+    return [part for text in overrides for part in _parts(_read(text.lstrip("+")))]
+
+
+def _parts(override: Override) -> list[Override]:
+    key, value = override.key_or_group, override._value  # the value with its quotes
+    if not isinstance(value, dict) or not value or key.endswith(".options"):
+        return [override]
+    texts = [f"{key}.{name}={Override._get_value_element_as_str(part)}" for name, part in value.items()]
+    return [part for text in texts for part in _parts(_read(text))]
+
+
+@functools.lru_cache(maxsize=1000)  # a grid's runs have their values from a few texts
+def _read(text: str) -> Override:
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+    except HydraException:
+        if "=" not in text:
+            raise ComposeError(f"{text!r}: give KEY=VALUE, as in optim.lr=0.1, without spaces around the =") from None
+        raise ComposeError(
+            f"{text!r}: the value cannot be read; a list is written [0.5,0.75], "
+            f"""and text with brackets, quotes or spaces is quoted twice: "{text.partition("=")[0]}='...'\""""
+        ) from None
+    if not override.key_or_group or override.package is not None:
+        raise ComposeError(f"{text!r}: give KEY=VALUE, as in optim.lr=0.1")
+    key, _, below = override.key_or_group.partition(".")
+    needed = key in {field.name for field in dataclasses.fields(Config)}
+    if override.is_delete() and needed and not (key == "probes" and below):
+        raise ComposeError(
+            f"{text}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
+        )
+    if not override.is_delete() and key in (groups := _groups()) and not below and override.value() is None:
+        none = slips.choices("", groups[key]) if needed else f"~{key} chooses none"
+        raise ComposeError(f"{text}: null is no choice; {none}")
+    if override.key_or_group.replace("/", ".").split(".")[0] == "hydra":
+        raise ComposeError(
+            f"{text}: Hydra only composes here and launches nothing; --jobs says how many runs are made at a time"
+        )
+    return override
+
+
+def _points(override: Override) -> list[str]:
+    """The overrides that this one stands for: itself, or, where it sweeps, one a value."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    key = override.get_key_element()
+    try:
+        texts = [f"{key}={value}" for value in itertools.islice(override.sweep_string_iterator(), MAX_VALUES + 1)]
+    except (HydraException, ValueError):
+        raise ComposeError(f"{override.input_line}: list the values, separated by commas") from None
+    if not 0 < len(texts) <= MAX_VALUES:
+        found = "no value" if not texts else f"more than {MAX_VALUES} values"
+        raise ComposeError(f"{override.input_line}: that is {found}; give some, as in {key}=1,2 or {key}=range(3)")
+    return texts
+
+
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose(name, overrides=list(overrides))
+    except slips.REFUSED as error:
+        given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
+        raise ComposeError(_wrong(name, given) or slips.first_words(error)) from None
+
+
+def _is_value(composed: DictConfig, key: str) -> bool:
+    """Whether the key holds a value, and names neither a group nor a part of the configuration."""
+    found = OmegaConf.select(composed, key)
+    return found is not None and not OmegaConf.is_config(found)
+
+
+def _on_a_probe(text: str) -> bool:
+    """Whether an override sets something of one probe. Hydra's schema lets nobody add a probe, so we set these."""
+    return text.startswith("probes.")
+
+
+def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
+    """`composed` with these values, which stay in it; but a mapping, which would be mixed with the next, is set on a
+    copy."""
+    parsed = {text: _read(text) for text in overrides}
+    mixes = any(isinstance(override.value(), dict) for override in parsed.values())
+    changed = copy.deepcopy(composed) if mixes else composed
+    for text, override in parsed.items():
+        key, value = override.key_or_group, override.value()
+        if _on_a_probe(text):
+            _with_probe(changed, key.split(".")[1])
+        try:
+            OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
+        except slips.REFUSED as error:
+            raise ComposeError(
+                slips.of_values(changed, {key: value}, _groups()) or f"{text}: {slips.first_words(error)}"
+            ) from None
+    try:
+        return to_config(changed)
+    except OmegaConfBaseException as error:
+        raise ComposeError(slips.first_words(error)) from None
+
+
+def _with_probe(composed: DictConfig, name: str) -> None:
+    """Adds the probe to those of the run, as a plan that never looks, if it is not among them."""
+    if name not in plugins.names("probes"):
+        raise ComposeError(f"probes.{name}: there is no such probe; {slips.choices(name, plugins.names('probes'))}")
+    if name not in composed.probes:
+        OmegaConf.update(composed, f"probes.{name}", OmegaConf.structured(ProbePlan), force_add=True)
+
+
+def _hydra(folder: Path) -> Any:
+    return initialize_config_dir(config_dir=str(folder), version_base=VERSION)
+
+
+def quoted(path: Path) -> str:
+    """A path as a value in Hydra's grammar, whatever characters it has; OmegaConf reads `${` in it as text, too."""
+    text = str(path) if str(path) != "???" else "./???"  # which OmegaConf takes for no value
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _file(sweep: str) -> Path:
+    path = SWEEPS / f"{sweep}.yaml"
+    if sweep not in sweeps():
+        raise ValueError(f"there is no sweep {sweep!r}; {slips.choices(sweep, sweeps())}")
+    return path
+
+
+def _fault(sweep: str) -> str | None:
+    """What is wrong with a sweep's file, or None."""
+    try:
+        file = yaml.safe_load(_file(sweep).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        return f"line {error.problem_mark.line + 1 if error.problem_mark else '?'}: {error.problem}"
+    if not isinstance(file, dict) or "config" not in (defaults := file.pop("defaults", None) or []):
+        return "it begins with: defaults: [config, _self_]"
+    given = {
+        key.removeprefix("override "): value
+        for part in defaults
+        if isinstance(part, dict)
+        for key, value in part.items()
+    }
+    with _hydra(CONF):
+        return _wrong("config", given | {key: value for key, value in file.items() if key != "hydra"})
+
+
+def _wrong(name: str, given: Mapping[str, Any]) -> str | None:
+    return slips.of_overrides(given, _groups(), lambda chosen: compose(name, overrides=list(chosen)))
+
+
+def _groups() -> dict[str, list[str]]:
+    """What each group of the configuration can be set to."""
+    folders = [folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != LAUNCHERS]
+    found = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
+    for group, kind, _ in COMPONENTS:
+        found.setdefault(group, set()).update(plugins.names(kind))
+    return {group: sorted(found[group]) for group in sorted(found)}

@@ -1,0 +1,111 @@
+"""What is wrong with an override or a file, in the user's words.
+
+Looked for only where Hydra refused, whose messages tell of its own workings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bnstudy.config.schema import from_dict
+
+REFUSED = (HydraException, OmegaConfBaseException, ValueError, OverflowError)  # what composing raises for bad input
+
+Groups = Mapping[str, Sequence[str]]  # what each group of the configuration can be set to
+
+
+def of_overrides(
+    given: Mapping[str, Any], groups: Groups, composed: Callable[[Sequence[str]], DictConfig]
+) -> str | None:
+    """What is wrong with the first of these values by key that does not fit; None where all of them do.
+
+    `groups` has what each group can be set to; `composed` composes the configuration that some overrides describe.
+    """
+    given = {key: value for key, value in given.items() if value is not None or key not in groups}  # null: of none
+    chosen = {key: value for key, value in given.items() if key in groups and not isinstance(value, dict)}
+    for key, value in chosen.items():
+        if value not in groups[key]:
+            return f"{key} = {value!r}: there is no such choice; {choices(value, groups[key])}"
+    try:
+        chosen_alone = composed([f"{key}={value}" for key, value in chosen.items()])
+    except REFUSED:
+        return None
+    rest = {key: value for key, value in given.items() if key not in chosen and "${" not in str(value)}
+    return of_values(chosen_alone, rest, groups)
+
+
+def of_values(composed: DictConfig, given: Mapping[str, Any], groups: Groups) -> str | None:
+    """Why a composed configuration cannot have these values at their keys (or not drop a `~key`), or None."""
+    try:
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException:
+        return None
+    for key, value in given.items():
+        if (complaint := _put(values, key, value, groups)) is not None:
+            return complaint
+    try:
+        from_dict(values)  # all together: a value may fit only beside another one
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def choices(given: object, known: Iterable[str]) -> str:
+    """What there is, the nearest first."""
+    known = list(known)
+    near = difflib.get_close_matches(str(given), known, 1)
+    return f"{f'did you mean {near[0]}? ' if near else ''}there are: {', '.join(known)}"
+
+
+def first_words(error: Exception) -> str:
+    """The file, the key and the line of a message that says what is wrong, without what follows of types and paths."""
+    text = str(error).strip() or type(error).__name__
+    file = re.match(r"In '([\w/]+)': \w+ raised while composing config:\s*", text)
+    key = re.search(r"\n\s*full_key: (\S+)", text)
+    line = text[file.end() if file else 0 :].splitlines()[0]
+    known = [f"{file[1]}.yaml"] if file else []
+    return ": ".join([*known, *([key[1]] if key and key[1] not in line else []), line])
+
+
+def _put(values: dict[str, Any], key: str, value: Any, groups: Groups) -> str | None:
+    """Sets the value, a mapping part by part; or says why there is no such place."""
+    *path, leaf = key.lstrip("~").split(".")
+    inner, above = values, ""
+    for name in [*path, leaf]:
+        if not isinstance(inner, dict) or name not in inner:
+            return _no_such_key(key, values, inner, above, groups)
+        holder, inner, above = inner, inner[name], f"{above}.{name}".lstrip(".")
+    if key.startswith("~"):
+        return f"{key}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
+    if isinstance(value, dict) and isinstance(inner, dict) and inner and key != "probes":
+        put = (_put(values, f"{key}.{name}", part, groups) for name, part in value.items())
+        return next(filter(None, put), None)
+    holder[leaf] = value
+    return None
+
+
+def _no_such_key(key: str, values: Mapping[str, Any], inner: Any, above: str, groups: Groups) -> str:
+    every = [*_keys(values), *(group for group in groups if group not in values)]
+    last = key.rpartition(".")[2]
+    near = difflib.get_close_matches(key, every, 1, 0.75) or [known for known in every if known.endswith(f".{last}")]
+    hint = f"did you mean {near[0]}? " if near else ""
+    if not isinstance(inner, Mapping):
+        return f"{key}: there is no such key; {hint}{above} is a single value"
+    if not above:
+        return f"{key}: there is no such key; {hint}there are: {', '.join(name for name in every if '.' not in name)}"
+    named = f" ({inner['name']})" if isinstance(inner.get("name"), str) else ""
+    return f"{key}: there is no such key; {hint}{above}{named} has: {', '.join(inner)}"
+
+
+def _keys(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        yield f"{above}{name}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{above}{name}.")

@@ -1,0 +1,1 @@
+"""Everything on the disk: runs, tables, checkpoints, weights, locks, and where they lie."""

@@ -1,0 +1,84 @@
+"""One run that is asked for, and the groups in which runs train and are saved."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bnstudy.config.identity import run_id
+from bnstudy.config.schema import Config, total_steps
+from bnstudy.data import sources
+from bnstudy.data.sources import Source
+from bnstudy.store import lease, paths
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to make: its configuration and the bytes it sees."""
+
+    config: Config
+    source: Source
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.config, self.source.identity)
+
+    @property
+    def num_steps(self) -> int:
+        """The run's budget in updates; the last mini-batch of an epoch may be a smaller one."""
+        data = self.config.data
+        return total_steps(self.config, -(-(data.num_train or self.source.num_train) // data.batch_size))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that train in lockstep; one job for itself is a group of one."""
+
+    jobs: tuple[Job, ...]
+
+    @property
+    def id(self) -> str:
+        """Named after its members, so that an interrupted group is found again."""
+        return hashlib.sha256("\n".join(job.run_id for job in self.jobs).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a launcher saw of runs before it hands them out: how they had ended, and claims of dead processes."""
+
+    endings: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)  # see Store.ending
+    expired: Mapping[str, lease.Pulse] = field(default_factory=dict)  # see lease.Watch
+
+
+def jobs(configs: Iterable[Config]) -> list[Job]:
+    """Configurations with the data they will see, in their order, each identity once. Raises DataError."""
+    found: dict[str, Source] = {}
+    made: dict[str, Job] = {}
+    for config in configs:
+        name, runtime = config.data.name, config.runtime
+        if name not in found:
+            found[name] = sources.locate(
+                name, Path(runtime.data_root), allow_stand_in=runtime.stand_in, download=runtime.download
+            )
+        job = Job(config, found[name])
+        made.setdefault(job.run_id, job)
+    return list(made.values())
+
+
+def under_way(results: Path) -> dict[str, list[str]]:
+    """The members of every group that has a checkpoint, by the group's id."""
+    files = sorted(paths.groups(results).glob(f"*/{paths.MEMBERS}"))
+    return {file.parent.name: file.read_text(encoding="utf-8", errors="replace").split() for file in files}
+
+
+def let_go(results: Path, run_ids: set[str], keep: Group | None = None) -> None:
+    """Drops the checkpoints of groups, but for `keep`, that hold one of these runs; says whose work goes with it."""
+    for group_id, members in under_way(results).items():
+        if (keep is None or group_id != keep.id) and run_ids.intersection(members):
+            shutil.rmtree(paths.groups(results) / group_id, ignore_errors=True)
+            if left := [member for member in members if member not in run_ids]:
+                names = ", ".join(left)
+                print(f"{names}: to start again, as what was under way beside them is gone", flush=True)

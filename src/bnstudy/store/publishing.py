@@ -1,0 +1,184 @@
+"""A sweep's published tables as a source of runs: which are done, what they say, and how new seeds join them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bnstudy.config.schema import resolved, resolved_plan
+from bnstudy.store import files, paths, reduction, status
+from bnstudy.store.jobs import Job
+from bnstudy.store.reduction import RUNS
+from bnstudy.store.runs import State
+from bnstudy.store.status import look_key
+
+# What differs between two trainings of one run that end in the same bits.
+CIRCUMSTANCES = {"commit", "commits", "dirty", "device", "threads", "num_runs", "wall_sec", "probe_share", "data_title"}
+CIRCUMSTANCES |= {"code", "looks"}
+TIMES = ("throughput",)  # tables that tell time
+
+
+@dataclass(frozen=True)
+class Published:
+    """Rows of the table `runs` by run id, and the other tables, as they are published; empty where none are."""
+
+    runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+
+    def done(self, job: Job) -> bool:
+        """Whether the run that the job asks for is published, with every table that its sweep publishes of it.
+
+        Raises ValueError where the run of this name was published with another configuration or other data.
+        """
+        row = self.runs.get(run_key(job))
+        if row is None or not _ended(row):
+            return False
+        _check_identity(job, row)
+        kept = job.config.sweep.tables
+        if status.changed_code(job.config, json.loads(row.get("code") or "{}")):
+            return False
+        looked = [name for name in job.config.probes if kept is None or name in kept]
+        if (looks := row.get("looks")) is not None:  # tables published by earlier releases do not say
+            plans = {look_key(name, resolved_plan(name, job.config.probes[name])) for name in looked}
+            return plans <= set(json.loads(looks))
+        return row["status"] == State.diverged or all(row["run_id"] in self._with_rows(name) for name in looked)
+
+    def ids(self, jobs: Iterable[Job]) -> set[str]:
+        """The run ids of those of the jobs that are published."""
+        return {job.run_id for job in jobs if self.done(job)}
+
+    def outcome(self, job: Job) -> str | None:
+        """What became of the run; None where it is not published, or makes no update."""
+        outcome: str | None = self.runs[run_key(job)]["outcome"] if self.done(job) else None
+        return outcome
+
+    def rows(self, run_ids: Collection[str]) -> dict[str, pa.Table]:
+        """The tables, `runs` among them, with the rows of these runs alone."""
+        runs = [row for run_id, row in self.runs.items() if run_id in run_ids]
+        tables = reduction.chosen(self.tables, run_ids)
+        return tables | ({RUNS: reduction.runs_table(runs)} if runs else {})
+
+    def _with_rows(self, table: str) -> set[str]:
+        return reduction.run_ids_of(self.tables[table]) if table in self.tables else set()
+
+
+NOTHING = Published()
+
+
+def names(results: Path, sweep: str) -> set[str]:
+    """The run ids that the sweep's table `runs` has as done; for who counts and does not compose."""
+    return {run_id for run_id, row in load(results, sweep).runs.items() if _ended(row)}
+
+
+def run_key(job: Job) -> str:
+    """The name under which a job's run is published."""
+    return job.run_id
+
+
+def load(results: Path, sweep: str) -> Published:
+    """What is published of the sweep. Raises ValueError where a table cannot be read."""
+    folder, tables = paths.tables(paths.workspace(results, None), sweep), dict[str, pa.Table]()
+    for path in files.current(folder):
+        if path.suffix == ".parquet":
+            try:
+                tables[path.stem] = pq.read_table(path, page_checksum_verification=True).replace_schema_metadata(None)
+            except (OSError, ValueError, pa.ArrowException) as error:
+                why = f"{path} cannot be read ({type(error).__name__})"
+                raise ValueError(f"{why}: git restores it; without it, remove the folder {folder}") from None
+    runs = {row["run_id"]: row for row in tables.pop(RUNS).to_pylist()} if RUNS in tables else {}
+    return Published(runs, tables) if runs else Published()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of a sweep's runs are to be published, and from where."""
+
+    earlier: frozenset[str]  # as they are published already
+    new: frozenset[str]  # from their raw runs
+    seeds: tuple[int, ...]  # that are in, whole
+    missing: Mapping[int, int]  # seed -> how many of its runs are neither done nor published
+
+
+def choose(wanted: Sequence[Job], done: Collection[str], published: Published, *, replace: bool) -> Choice:
+    """The published runs that the sweep asks for, and of its raw runs those of the seeds that are whole.
+
+    With `replace` a raw run takes the place of the published one. Raises ValueError where something is published that
+    the sweep does not ask for, unless `replace` drops that.
+    """
+    known, asked = published.ids(wanted), {run_key(job) for job in wanted}
+    if (strangers := sorted(published.runs.keys() - asked)) and not replace:
+        raise ValueError(
+            f"{len(strangers)} published runs, {strangers[0]} among them, are not asked for by this preset of the "
+            "sweep: they would be mixed with others; REPLACE=1 (--replace) drops them"
+        )
+    missing: dict[int, int] = {job.config.seed: 0 for job in wanted}
+    for job in wanted:
+        missing[job.config.seed] += job.run_id not in known and job.run_id not in done
+    whole = {job.run_id for job in wanted if not missing[job.config.seed]}
+    new = {run_id for run_id in whole if run_id in done and (replace or run_id not in known)}
+    seeds = tuple(sorted(seed for seed, count in missing.items() if not count))
+    return Choice(frozenset(known - new), frozenset(new), seeds, {s: n for s, n in sorted(missing.items()) if n})
+
+
+def differences(ours: Mapping[str, pa.Table], published: Published, run_ids: Iterable[str]) -> dict[str, str]:
+    """Of these runs those whose published rows are not those of the raw run, each with what differs first.
+
+    `ours` are tables of the raw runs, reduced. Circumstances (commit, machine, time) do not count, nor does a table or
+    a column that only one side has: a later version may have added it.
+    """
+    found = dict[str, str]()
+    rows = {row["run_id"]: row for row in ours[RUNS].to_pylist()}
+    for run_id in sorted(run_ids):
+        mine, theirs = rows[run_id], published.runs[run_id]
+        columns = [name for name in theirs if name in mine and name not in CIRCUMSTANCES]
+        if other := [name for name in columns if not _equal(mine[name], theirs[name])]:
+            found[run_id] = f"{other[0]}: {theirs[other[0]]} published, {mine[other[0]]} now"
+    for name in sorted((ours.keys() & published.tables.keys()) - {RUNS, *TIMES}):
+        mine, theirs = (reduction.by_run(tables[name]) for tables in (ours, published.tables))
+        for run_id in sorted(set(run_ids) - found.keys()):
+            left, right = mine.get(run_id), theirs.get(run_id)
+            if left is None or right is None:
+                if left is not right:
+                    found[run_id] = f"rows of {name} {'now' if right is None else 'published'} alone"
+            elif left.num_rows != right.num_rows:
+                found[run_id] = f"{name}: {right.num_rows} rows published, {left.num_rows} now"
+            elif other := [c for c in right.column_names if c in left.column_names and not _same(left[c], right[c])]:
+                found[run_id] = f"values of {name}.{other[0]}"
+    return found
+
+
+def _ended(row: Mapping[str, Any]) -> bool:
+    return row["status"] in (State.completed, State.diverged)
+
+
+def _check_identity(job: Job, row: Mapping[str, Any]) -> None:
+    asked = reduction.config_columns(resolved(job.config))
+    for key, value in (asked | {"data_sha256": job.source.sha256}).items():
+        known = row.get(key) is not None  # an option that was introduced since has no value there
+        if known and not _equal(_plain(value, row[key]), row[key]):
+            raise ValueError(
+                f"the published run {row['run_id']} has another configuration than the run of this name: {key} = "
+                f"{row[key]} published, {value} asked for; AGAIN=1 (--again) trains it"
+            )
+
+
+def _plain(value: Any, like: Any) -> Any:
+    """A value as its column holds it: options of several kinds are text there."""
+    return str(value) if isinstance(like, str) and value is not None and not isinstance(value, str) else value
+
+
+def _equal(one: Any, other: Any) -> bool:
+    both_nan = isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
+    return bool(one == other) or both_nan
+
+
+def _same(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
+    """Value by value; NaN is itself, and a type that was promoted since is no difference."""
+    return all(_equal(a, b) for a, b in zip(one.to_pylist(), other.to_pylist(), strict=True))

@@ -1,0 +1,173 @@
+"""How a run on the disk compares with the run that is asked for: done as asked, or what it still lacks.
+
+A run is done as asked if it trained what is asked for (identity), with the code that its components have now, and if
+every probe of the configuration has looked as planned. What looked is no part of what was trained, so a finished run
+that lacks a look is completed: without training where the look is at the start or at the end, else by training again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bnstudy.config import identity, plugins
+from bnstudy.config.schema import Config, ProbePlan, resolved_plan
+from bnstudy.store.jobs import Job
+from bnstudy.store.runs import State, Store, StoreError, looks_of
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a run, and for one that has ended what it lacks to be the one asked for."""
+
+    state: State
+    lacking: tuple[str, ...] = ()  # probes that have not looked as planned
+    changed: tuple[str, ...] = ()  # files of its components that say something else now
+
+    @property
+    def done(self) -> bool:
+        return self.state.done and not self.lacking and not self.changed
+
+    @property
+    def reason(self) -> str:
+        """Why a run that has ended is not done."""
+        if self.changed:
+            files = ", ".join(self.changed)
+            return f"{files} changed since it was trained: it is trained anew (--accept-code keeps what there is)"
+        return f"it has no {', '.join(self.lacking)} as asked for: added" if self.lacking else ""
+
+
+def of(job: Job, store: Store, *, verify: bool = True) -> Status:
+    """Compares the run on the disk with the job. With `verify` the checksums of its files are compared, too.
+
+    Raises StoreError where the run of this name was trained with another configuration.
+    """
+    state = store.state(job.run_id, verify=verify)
+    if not state.done:
+        return Status(state)
+    manifest = store.manifest(job.run_id)
+    _check_configuration(job, manifest)
+    return Status(state, lacking(job.config, manifest), changed_code(job.config, manifest.get("code") or {}))
+
+
+def lacking(config: Config, manifest: Manifest) -> tuple[str, ...]:
+    """The probes of the configuration that have not looked at the run as they are planned to."""
+    return tuple(name for name, plan in config.probes.items() if table_of(config, manifest, name, plan) is None)
+
+
+def table_of(config: Config, manifest: Manifest, probe: str, plan: ProbePlan) -> str | None:
+    """The name of the run's table that holds this look, with the probe's code as it is now; None where none does.
+
+    A look that found nothing (at the end of a run that diverged before) has a name and no table.
+    """
+    for table, look in looks_of(manifest).items():
+        same_code = look["code"] is None or config.runtime.accept_code or look["code"] == _probe_code(probe)
+        if look["probe"] == probe and same_code and _same_plan(probe, look["plan"], plan):
+            return table
+    return None
+
+
+def tables(config: Config, store: Store, run_id: str) -> dict[str, str]:
+    """By probe of the configuration, the name of the table of a finished run that holds its look."""
+    if not store.state(run_id, verify=False).done:
+        return {}
+    manifest = store.manifest(run_id)
+    found = {name: table_of(config, manifest, name, plan) for name, plan in config.probes.items()}
+    return {name: table for name, table in found.items() if table is not None}
+
+
+def code(config: Config) -> dict[str, str]:
+    """Checksums of the files that say what the run's network, norm and initial weights are, by their names."""
+    found = {
+        f"{kind}/{getattr(config, key)['name']}.py": plugins.checksum(kind, getattr(config, key)["name"])
+        for key, kind in identity.COMPONENTS
+    }
+    return found | {"models/init.py": plugins.source_checksum(Path(plugins.__file__).parents[1] / "models" / "init.py")}
+
+
+def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
+    """The files that say something else than they said `then`; none where that is accepted or was not recorded."""
+    if config.runtime.accept_code:
+        return ()
+    now = code(config)
+    return tuple(file for file, checksum in then.items() if file in now and checksum != now[file])
+
+
+@dataclass(frozen=True)
+class Look:
+    """One probe and when it looks: what a table of a run holds."""
+
+    probe: str
+    plan: ProbePlan
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As a manifest holds it: with every default, and with the checksum of the probe's code."""
+        return {"probe": self.probe, "plan": resolved_plan(self.probe, self.plan), "code": _probe_code(self.probe)}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Look:
+        """The look that a manifest, or a checkpoint, has recorded."""
+        known = asdict(ProbePlan())
+        return cls(record["probe"], ProbePlan(**{k: v for k, v in record["plan"].items() if k in known}))
+
+
+def looks(config: Config, manifests: Iterable[Manifest] = ()) -> dict[str, Look]:
+    """By table, the looks of the configuration together with those that these runs have already.
+
+    A probe's table has its name; where it looks in a second way, that table is named after the plan, too.
+    """
+    found: dict[str, Look] = {}
+    for manifest in manifests:
+        for record in looks_of(manifest).values():
+            if record["probe"] in plugins.names("probes"):
+                _add(found, Look.of(record))
+    for name, plan in config.probes.items():
+        _add(found, Look(name, plan))
+    return found
+
+
+def table_name(look: Look, taken: Iterable[str]) -> str:
+    """The probe's name; where that is taken by another plan, with eight digits that tell this one."""
+    if look.probe not in set(taken):
+        return look.probe
+    return look_key(look.probe, resolved_plan(look.probe, look.plan))
+
+
+def _add(found: dict[str, Look], look: Look) -> None:
+    same_probe = [each for each in found.values() if each.probe == look.probe]
+    if not any(_same_plan(look.probe, asdict(each.plan), look.plan) for each in same_probe):
+        found[table_name(look, found)] = look
+
+
+def look_key(probe: str, plan: Mapping[str, Any]) -> str:
+    """The probe and eight digits of its plan, each option that the plan does not name at its reference."""
+    options = identity.reference()["probes"].get(probe, {}) | plan.get("options", {})
+    return f"{probe}@{identity.digest(identity.reference()['plan'] | dict(plan) | {'options': options})}"
+
+
+def plan_keys(config: Config) -> tuple[str, ...]:
+    """The key of every look that the configuration plans."""
+    return tuple(look_key(name, resolved_plan(name, plan)) for name, plan in config.probes.items())
+
+
+def _same_plan(probe: str, then: Mapping[str, Any], plan: ProbePlan) -> bool:
+    """Whether a look was planned so; an option that was not known then had its reference."""
+    return look_key(probe, then) == look_key(probe, resolved_plan(probe, plan))
+
+
+def _probe_code(probe: str) -> str:
+    return plugins.checksum("probes", probe)
+
+
+def _check_configuration(job: Job, manifest: Manifest) -> None:
+    if different := identity.differences(manifest["config"], job.config):
+        keys = "; ".join(map(str, different))
+        raise StoreError(
+            f"{job.run_id} is the name of another run ({keys}): the reference of a default was edited; "
+            "restore src/bnstudy/config/reference.json and list the new default under its `changed`"
+        )

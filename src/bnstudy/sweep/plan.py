@@ -1,0 +1,93 @@
+"""Which of a sweep's pending runs train side by side: the groups that are handed to processes or to a cluster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bnstudy.config import plugins
+from bnstudy.config.identity import canonical
+from bnstudy.config.schema import Config, resolved_plan
+from bnstudy.store import devices
+from bnstudy.store.jobs import Group, Job, under_way
+
+MAX_STACK = 10  # runs side by side: more share nothing that ten do not
+
+
+def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) -> list[Group]:
+    """Groups that make every pending job once.
+
+    Groups that were interrupted go on as they were. The others are put side by side where they differ in the learning
+    rate alone and `side_by_side` says so; where there are fewer groups than workers the largest are halved, unless
+    runtime.engine=stacked. How runs are grouped is a matter of speed: but for that engine a run's bits are those it has
+    alone. Raises ValueError where runtime.engine asks for what cannot be.
+    """
+    _check_stacked(jobs)
+    by_id = {job.run_id: job for job in jobs}
+    left = dict.fromkeys(job.run_id for job in jobs if job.run_id in pending)
+    groups = []
+    # The largest first: where a kill came while one was taken apart, it is there whole beside the first of its parts.
+    for members in sorted(under_way(results).values(), key=len, reverse=True):
+        untaken = all(member in left or member not in pending for member in members)
+        if untaken and all(member in by_id for member in members) and any(member in left for member in members):
+            groups.append(Group(tuple(by_id[member] for member in members)))
+            for member in members:
+                left.pop(member, None)
+    alike: dict[str, list[Job]] = {}
+    for job in (by_id[member] for member in left):
+        alike.setdefault(_alike(job) if side_by_side(job.config) else job.run_id, []).append(job)
+    parts = [group[i : i + MAX_STACK] for group in alike.values() for i in range(0, len(group), MAX_STACK)]
+    while halvable := [i for i, part in enumerate(parts) if len(part) > 1 and not _asked_for(part[0])]:
+        if len(parts) >= workers:
+            break
+        largest = max(halvable, key=lambda i: len(parts[i]))
+        half = (len(parts[largest]) + 1) // 2
+        parts[largest : largest + 1] = [parts[largest][:half], parts[largest][half:]]
+    return groups + [Group(tuple(part)) for part in parts]
+
+
+def side_by_side(config: Config) -> bool:
+    """Whether runs of this configuration train in lockstep: small networks, all networks on a GPU, or on request.
+
+    What draws random numbers in training (`DRAWS = True` in the norm's or the network's file) never does: the draws
+    would depend on its neighbours'. Raises ValueError where runtime.engine asks for it all the same.
+    """
+    model, norm, runtime = config.model["name"], config.norm["name"], config.runtime
+    able = plugins.stackable(model, norm)
+    if runtime.engine == "stacked" and not able:
+        raise ValueError(f"runtime.engine = 'stacked': {model} with norm {norm} cannot be; use auto or parallel")
+    if plugins.flag("norms", norm, "DRAWS") or plugins.flag("models", model, "DRAWS"):
+        if runtime.engine in ("stacked", "parallel"):
+            raise ValueError(
+                f"runtime.engine = {runtime.engine!r}: {model} with norm {norm} draws random numbers, "
+                f"which would depend on the runs beside it; use auto"
+            )
+        return False
+    return runtime.engine == "parallel" or (runtime.engine != "plain" and (able or devices.on_gpu(runtime.device)))
+
+
+def _check_stacked(jobs: Sequence[Job]) -> None:
+    """Raises ValueError where runtime.engine=stacked asks for a run that cannot lie beside another, or has no other.
+
+    That is asked of all jobs and not of the pending ones: the last that is left of a stack may be made alone.
+    """
+    asked = [job for job in jobs if _asked_for(job) and side_by_side(job.config)]
+    alike = Counter(_alike(job) for job in asked)
+    for job in asked:
+        if alike[_alike(job)] == 1:
+            raise ValueError(
+                f"runtime.engine = 'stacked': no other run differs from {job.run_id} in optim.lr alone; use auto"
+            )
+
+
+def _asked_for(job: Job) -> bool:
+    return job.config.runtime.engine == "stacked"
+
+
+def _alike(job: Job) -> str:
+    """What runs in one group share: everything but the learning rate, and what looks at them."""
+    config = replace(job.config, optim=replace(job.config.optim, lr=0.0))
+    plans = {name: resolved_plan(name, plan) for name, plan in config.probes.items()}
+    return f"{canonical(config, job.source.identity)} {plans}"

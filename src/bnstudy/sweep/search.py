@@ -1,0 +1,104 @@
+"""Which runs a sweep with a search asks for: its grid, and by cell the values that narrow down where training ends.
+
+A cell is the runs that differ in the searched value alone. What it asks for follows from the runs that are done and
+from nothing else: a search goes on where it was by asking the store again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bnstudy.analysis import bracket
+from bnstudy.config.identity import canonical, network
+from bnstudy.config.schema import Config, from_dict, to_dict
+from bnstudy.store import reduction, status
+from bnstudy.store.jobs import Job
+from bnstudy.store.publishing import NOTHING, Published
+from bnstudy.store.runs import Store
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a sweep is: the jobs it asks for so far, and how many more it still will, at least and at most."""
+
+    jobs: tuple[Job, ...]
+    at_least: int = 0
+    at_most: int = 0
+    found: tuple[tuple[str, bracket.Bracket], ...] = ()  # what was looked for, in the cells that are done
+
+    @property
+    def more(self) -> str:
+        """What is to be said of the jobs that are not known yet; nothing where all are."""
+        if not self.at_most:
+            return ""
+        return f"{self.at_most}" if self.at_least == self.at_most else f"{self.at_least} to {self.at_most}"
+
+
+def reach(grid: Sequence[Job], store: Store, published: Published = NOTHING) -> Reach:
+    """The jobs that the outcomes in the store, and those published, call for; the grid alone where its sweep searches
+    nothing."""
+    search = grid[0].config.sweep.search
+    axis, factor = search.axis, search.factor
+    if axis is None:
+        return Reach(tuple(grid))
+    lowest = min(value_at(job.config, axis) for job in grid)
+    cells: dict[str, list[Job]] = {}
+    for job in grid:
+        alike = _with(job, axis, lowest)
+        cells.setdefault(canonical(alike.config, alike.source.identity), []).append(job)
+    asked, at_least, at_most, found = list(grid), 0, 0, []
+    for cell in cells.values():
+        made = _Cell({value_at(job.config, axis): job for job in cell}, axis, store, published)
+        tried = bracket.search(tuple(made.jobs), factor, made.outcome)
+        asked += list(made.jobs.values())[len(cell) :]
+        least, most = bracket.still(tried, factor)
+        at_least, at_most = at_least + least, at_most + most
+        ended = {value: outcome for value, outcome in tried.items() if outcome is not None}
+        if len(ended) == len(tried):
+            works = "learns" if grid[0].config.sweep.outcome_by == "losses" else "trains"
+            found.append((f"{_name(cell[0].config)}, largest {axis} that {works}", bracket.of(ended)))
+    return Reach(tuple(asked), at_least, at_most, tuple(found))
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """The jobs by searched value; one that is asked for and is not among them is made."""
+
+    jobs: dict[float, Job]
+    axis: str
+    store: Store
+    published: Published
+
+    def outcome(self, value: float) -> str | None:
+        if value not in self.jobs:
+            self.jobs[value] = _with(next(iter(self.jobs.values())), self.axis, value)
+        job = self.jobs[value]
+        now = status.of(job, self.store, verify=False)
+        if now.state.done and not now.changed:
+            manifest = self.store.manifest(job.run_id)
+            return reduction.outcome(self.store, job.run_id, manifest, job.config.sweep.outcome_by)
+        return self.published.outcome(job)
+
+
+def _name(config: Config) -> str:
+    return f"{network(config)}-{config.norm['name']}-s{config.seed}"
+
+
+def value_at(config: Config, axis: str) -> float:
+    """The number that a run has at a key, such as optim.lr."""
+    values: Any = to_dict(config)
+    for key in axis.split("."):
+        values = values[key]
+    return float(values)
+
+
+def _with(job: Job, axis: str, value: float) -> Job:
+    values = to_dict(job.config)
+    *path, leaf = axis.split(".")
+    inner = values
+    for key in path:
+        inner = inner[key]
+    inner[leaf] = value
+    return replace(job, config=from_dict(values))

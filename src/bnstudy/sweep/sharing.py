@@ -1,0 +1,94 @@
+"""Several launchers on the same runs share the work: what others make is left to them, waited for, and told as made."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnstudy.store import lease
+from bnstudy.store.jobs import Group, Job, Seen
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import launch
+from bnstudy.sweep.launch import ELSEWHERE, Ended
+from bnstudy.sweep.plan import plan
+from bnstudy.tracking.sinks.console import Progress
+
+POLL_SEC = 0.5  # between looks at what others make
+
+
+def make(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Progress) -> list[Ended]:
+    """How each pending run ended, here or elsewhere; returns once every one has.
+
+    A run whose process dies is taken up by whichever launcher looks next; by none is it tried twice.
+    """
+    store, watch = Store(results), lease.Watch(results)
+    endings = {run_id: store.ending(run_id) for run_id in pending}
+    # Of workers and not of what is left to run: a sweep that goes on rounds as it did before.
+    threads = wanted[0].config.runtime.threads or max(1, launch.cores() // workers)
+    left, ended, fallen = set(pending), list[Ended](), dict[str, str]()
+    while True:
+        holders = {run_id: holder for run_id in sorted(left) if (holder := watch.holder(run_id)) is not None}
+        for run_id in sorted(left - holders.keys()):  # who lets go of a run has ended it, or leaves it to us
+            told = _ended(store, run_id, endings[run_id])
+            if told is None and run_id in fallen:
+                told = run_id, str(State.partial), fallen[run_id]
+            if told is not None:
+                ended.append(told)
+                left.discard(run_id)
+        if not left:
+            progress.update(len(ended))
+            return ended
+        ours = left - fallen.keys()
+        groups = plan(wanted, ours, results, workers) if ours - holders.keys() else []
+        free = [group for group in groups if not any(job.run_id in holders for job in group.jobs)]
+        if not free:
+            others = ", ".join(sorted({str(holder) for holder in holders.values()}))
+            progress.update(len(ended), f"{len(holders)} are being made by {others}")
+            time.sleep(POLL_SEC)
+            continue
+        seen = Seen(endings, watch.expired())
+        for run_id, state, note in _launch(free, results, workers, threads, progress, len(ended), seen):
+            if state == State.partial:
+                fallen[run_id] = note
+            elif state != ELSEWHERE:
+                ended.append((run_id, state, note))
+                left.discard(run_id)
+
+
+def _launch(
+    groups: Sequence[Group],
+    results: Path,
+    workers: int,
+    threads: int,
+    progress: Progress,
+    before: int,
+    seen: Seen,
+) -> list[Ended]:
+    workers = min(workers, len(groups))
+    share = [math.nan for _ in groups]  # NaN: not begun in this process
+    over = set[int]()
+
+    def show(group: int, done: int, total: int, ended: list[Ended]) -> None:
+        if ended and not any(state == ELSEWHERE for _, state, _ in ended):
+            over.add(group)
+        now = 1.0 if group in over else done / max(total, 1)
+        if math.isnan(share[group]) and not ended:
+            progress.resumed(now * len(groups[group].jobs))
+        share[group] = now
+        made = sum(s * len(g.jobs) for s, g in zip(share, groups, strict=True) if not math.isnan(s))
+        whole = before + sum(len(groups[index].jobs) for index in over)
+        progress.update(before + made, f"{workers} processes of {threads} threads", whole=whole)
+
+    return launch.launch(groups, results, workers=workers, threads=threads, report=show, seen=seen)
+
+
+def _ended(store: Store, run_id: str, before: tuple[int, int] | None) -> Ended | None:
+    """How others ended the run since we began; None where they did not."""
+    if (ending := store.ending(run_id)) is None or ending == before:
+        return None
+    state = store.state(run_id, verify=False)
+    if state == State.failed:
+        return run_id, str(state), f"{store.manifest(run_id)['error']} ({lease.MADE})"
+    return (run_id, str(state), lease.MADE) if state.done else None

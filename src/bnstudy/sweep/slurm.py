@@ -1,0 +1,197 @@
+"""A sweep's runs as jobs of a Slurm cluster: submitted, unless they are queued already, and waited for.
+
+Whether a job still is, Slurm's queue says, which is there without accounting; what became of its runs, the store says:
+to Slurm a job whose run failed has completed. What was submitted is written down, so that a later command finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bnstudy.store import files, lease, paths
+from bnstudy.store.jobs import Job
+from bnstudy.store.runs import State, Store
+from bnstudy.sweep import budget, launchers, task
+from bnstudy.sweep.launch import Ended
+from bnstudy.sweep.launchers import Launcher
+from bnstudy.sweep.plan import plan
+from bnstudy.tracking.sinks.console import Progress
+
+ARRAY = 1000  # jobs submitted at once; a cluster takes arrays of 1001 unless it says otherwise (MaxArraySize)
+POLL_SEC = 5.0  # between looks at the queue
+ASK_SEC = 60.0  # for one answer of it
+LOOKS = 6  # a job is gone when so many in a row have not shown it: one that is requeued may be out of sight for some
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that was given to Slurm."""
+
+    id: str  # 123, or 123_4 in an array
+    run_ids: tuple[str, ...]
+    log: str
+
+
+def make(
+    title: str, wanted: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
+) -> list[Ended]:
+    """How each pending run ended, or, where that is not waited for, nothing.
+
+    Raises ValueError where Slurm refuses, or is not there. On Ctrl-C, or a spent budget, the jobs stay in the queue.
+    """
+    if shutil.which("sbatch") is None:
+        raise ValueError(f"LAUNCHER={launcher.name}: there is no sbatch here; use it where the cluster's commands are")
+    for pattern in ("%", "\\", "${"):
+        if pattern in str(results.resolve()):
+            raise ValueError(f"--results {results}: Slurm reads {pattern} in paths as a pattern; name another folder")
+    store = Store(results)
+    endings = {run_id: store.ending(run_id) for run_id in pending}
+    jobs = [job for job in _earlier(results) if pending.intersection(job.run_ids)]
+    queued = {run_id for job in jobs for run_id in job.run_ids}
+    if queued:
+        print(f"{title}: {len(queued & pending)} runs are in the queue already, as {_ids(jobs)}")
+    if pending - queued:
+        new = _submit(title, wanted, pending - queued, results, launcher, at_a_time)
+        print(f"{title}: {len(new)} jobs are submitted, as {_ids(new)}; their logs are in {paths.cluster(results)}")
+        jobs += new
+    if not launcher.wait:
+        print(f"the same command waits for them and makes the tables; scancel {_ids(jobs)} ends them")
+        return []
+    try:
+        return _wait(title, jobs, pending, endings, results)
+    except (KeyboardInterrupt, budget.Spent):
+        print(f"\n{title}: the jobs go on; the same command waits for them again, scancel {_ids(jobs)} ends them")
+        raise
+
+
+def _submit(
+    title: str, wanted: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
+) -> list[Submitted]:
+    groups = plan(wanted, pending, results, at_a_time or 1)
+    found = []
+    for first in range(0, len(groups), ARRAY):
+        part = groups[first : first + ARRAY]
+        with _handing_jobs_out() as refused:
+            try:
+                jobs = launchers.start(launcher, part, results, title=f"bnstudy-{title}", at_a_time=at_a_time)
+            except refused as error:
+                raise ValueError(f"Slurm refused the jobs: {_said(str(error))}") from None
+        told = [
+            Submitted(job.job_id, tuple(each.run_id for each in group.jobs), str(job.paths.stdout))
+            for job, group in zip(jobs, part, strict=True)
+        ]
+        record = paths.cluster(results) / f"{told[0].id.partition('_')[0]}.json"
+        files.write_text(record, json.dumps([asdict(job) for job in told]))
+        found += told
+    return found
+
+
+@contextmanager
+def _handing_jobs_out() -> Iterator[type[Exception]]:
+    """Within, submitit's jobs give themselves as their results; yields what it raises where Slurm refuses.
+
+    The plugin waits for results at once and one by one; without accounting it would wait for a killed job's for ever.
+    """
+    from submitit import Job as Theirs
+    from submitit.core.utils import FailedJobError
+
+    job: Any = Theirs
+    results, job.results = job.results, lambda this: [this]
+    try:
+        yield FailedJobError
+    finally:
+        job.results = results
+
+
+def _wait(
+    title: str,
+    jobs: Sequence[Submitted],
+    pending: Collection[str],
+    endings: dict[str, tuple[int, int] | None],
+    results: Path,
+) -> list[Ended]:
+    store, watch = Store(results), lease.Watch(results)
+    job_of = {run_id: job for job in jobs for run_id in job.run_ids}
+    unseen: Counter[str] = Counter()
+    left, ended = sorted(pending), list[Ended]()
+    with Progress(title, len(left), "runs ended") as progress:
+        while True:
+            if (queue := _queue()) is not None:
+                for job in jobs:
+                    unseen[job.id] = 0 if job.id in queue else unseen[job.id] + 1
+            for run_id in list(left):
+                told, job = launchers.ended(store, run_id, endings[run_id]), job_of[run_id]
+                if told is None and unseen[job.id] >= LOOKS and watch.holder(run_id) is None:
+                    note = f"job {job.id} ended first ({_last_words(Path(job.log))}); its log: {job.log}"
+                    told = run_id, str(State.partial), note
+                if told is not None:
+                    left.remove(run_id)
+                    ended.append(told)
+            progress.update(len(ended), _shown(jobs, queue))
+            if not left:
+                counts = Counter(state for _, state, _ in ended)
+                progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+                return ended
+            time.sleep(POLL_SEC)
+
+
+def _shown(jobs: Sequence[Submitted], queue: dict[str, str] | None) -> str:
+    if queue is None:
+        return "Slurm's queue does not answer"
+    states = Counter(queue[job.id].lower() for job in jobs if job.id in queue)
+    return f"jobs: {', '.join(f'{count} {state}' for state, count in sorted(states.items())) or 'none left'}"
+
+
+def _earlier(results: Path) -> list[Submitted]:
+    """What was submitted before and is still in the queue; records of what is not are removed."""
+    records = sorted(paths.cluster(results).glob("*.json"))
+    queue = _queue() if records else {}
+    if queue is None:
+        raise ValueError("Slurm's queue does not answer (squeue): jobs may be in it already; try again later")
+    found = []
+    for record in records:
+        jobs = [Submitted(job["id"], tuple(job["run_ids"]), job["log"]) for job in json.loads(record.read_text())]
+        if queued := [job for job in jobs if job.id in queue]:
+            found += queued
+        else:
+            record.unlink(missing_ok=True)
+    return found
+
+
+def _queue() -> dict[str, str] | None:
+    """The state of each of the user's jobs that is not over, by id; None where the queue gives no answer."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SEC, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(line.split(maxsplit=1) for line in told.splitlines() if " " in line.strip())
+
+
+def _ids(jobs: Iterable[Submitted]) -> str:
+    return " ".join(sorted({job.id.partition("_")[0] for job in jobs}, key=int))
+
+
+def _said(error: str) -> str:
+    """Slurm's own sentence in what submitit raises around it."""
+    lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in error.splitlines() if "sbatch:" in line]
+    return " ".join(lines) or error.strip().splitlines()[-1]
+
+
+def _last_words(log: Path) -> str:
+    """What a job said of itself, or else the last line in its log."""
+    try:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "it left no log"
+    own = [line.removeprefix(task.SAID) for line in lines if line.startswith(task.SAID)]
+    return (own or lines or ["it said nothing"])[-1]

@@ -1,0 +1,1 @@
+"""The W&B mirror, and what is shown on the console."""

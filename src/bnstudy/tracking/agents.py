@@ -1,0 +1,114 @@
+"""A sweep's twin at W&B: its grid, made from the very sweep, from which agents anywhere take one run after another."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bnstudy.config import compose
+from bnstudy.config.identity import canonical
+from bnstudy.store import files, paths
+from bnstudy.tracking import sync as tracking
+from bnstudy.tracking.sinks.wandb import confine, obstacle
+
+REGISTER_SEC = 60.0
+AXIS = "axis."  # before an axis in a parameter's name, which W&B puts among the run's own keys: norm is one of those
+WHOLE = "job"  # the one parameter of a grid whose axes W&B would go through in vain
+
+
+def definition(sweep: str, preset: str, overrides: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
+    """What W&B is told of the sweep: a parameter an axis, and the command (with `options`) that makes one run of it.
+
+    Where several points of the grid are one and the same run, there is one parameter whose values are the runs. Raises
+    as `compose.expand`, by which every point is checked.
+    """
+    configs = compose.expand(sweep, preset, overrides)
+    axes = compose.axes(sweep, preset, overrides)
+    runs = dict(zip((canonical(config, {}) for config in configs), itertools.product(*axes.values()), strict=True))
+    parameters = {
+        f"{AXIS}{key}": {"values": [_typed(text.partition("=")[2]) for text in texts]} for key, texts in axes.items()
+    }
+    if len(runs) < len(configs) or not parameters:
+        parameters = {WHOLE: {"values": [shlex.join(texts) for texts in runs.values()]}}
+    given = [text for text in overrides if text.partition("=")[0].lstrip("+~") not in axes]
+    words = ["-m", "bnstudy", "run", "--sweep", sweep, "--preset", preset, *options, *given, "tracking.mode=online"]
+    return {
+        "project": configs[0].tracking.project,
+        "name": f"{sweep} ({preset})",
+        "description": compose.describe(sweep),
+        "method": "grid",
+        "parameters": parameters,
+        "program": "bnstudy",
+        "command": ["${env}", "${interpreter}", *words, "${args_no_hyphens}"],
+    }
+
+
+def chosen(overrides: Sequence[str]) -> list[str]:
+    """The overrides of one run, what agents add to them taken apart."""
+    whole = f"{WHOLE}="
+    parts = (shlex.split(text.removeprefix(whole)) if text.startswith(whole) else [text] for text in overrides)
+    return [text.removeprefix(AXIS) for part in parts for text in part]
+
+
+def register(sweep: str, preset: str, overrides: Sequence[str], results: Path, data_root: Path) -> int:
+    """Registers the twin and says how agents are started; exit status 1, and a plain sentence, on trouble."""
+    twin = definition(sweep, preset, overrides, [f"--results={results}", f"--data-root={data_root}"])
+    confine(results)
+    file = paths.wandb(results) / "sweeps" / f"{sweep}-{preset}.yaml"
+    files.write_text(file, yaml.safe_dump(twin, sort_keys=False))
+    if (reason := obstacle()) is not None:
+        print(f"wandb-sweep: {reason}. What would be registered is in {file}", file=sys.stderr)
+        return 1
+    command = [*tracking.WANDB, "sweep", str(file.resolve())]
+    try:
+        done = subprocess.run(
+            command, cwd=results, env={**os.environ, "WANDB_SILENT": "false"}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=REGISTER_SEC,
+        )  # fmt: skip
+        said = done.stderr
+    except subprocess.TimeoutExpired:
+        said = f"W&B did not answer within {REGISTER_SEC:.0f} s"
+    if (found := re.search(r"wandb agent (\S+)", said)) is None:
+        print(f"wandb-sweep: {' '.join(said.split())[-300:]}", file=sys.stderr)
+        return 1
+    count = math.prod(len(each["values"]) for each in twin["parameters"].values())
+    print(
+        f"{sweep} ({preset}): {count} runs for agents; start as many as you like, on any machine with this repository:"
+    )
+    print(f"make wandb-agent SWEEP={found[1]}")
+    print(f"when they are done, the tables: make sweep-{sweep} PRESET={preset}")
+    return 0
+
+
+def work(sweep: str, results: Path) -> int:
+    """One agent: makes runs of a registered sweep, one at a time, until none is left; W&B's exit status."""
+    confine(results)
+    if (reason := obstacle()) is not None:
+        print(f"wandb-agent: {reason}", file=sys.stderr)
+        return 1
+    interpreter = Path(sys.executable).parent  # agents know it as `python`
+    environment = {
+        "PATH": f"{interpreter}{os.pathsep}{os.environ.get('PATH', '')}",
+        "WANDB_DIR": str(results.resolve()),
+    }
+    return subprocess.call([*tracking.WANDB, "agent", sweep], env=os.environ | environment)
+
+
+def _typed(text: str) -> Any:
+    """A value as a number, where written out again that is the same text; else the text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float) and str(value) == text else text

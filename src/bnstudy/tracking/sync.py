@@ -1,0 +1,106 @@
+"""The W&B side of the command line: the dashboard on offline runs, their upload, and the figures as one run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnstudy.store import paths
+from bnstudy.tracking.sinks.wandb import Wandb, confine, obstacle
+
+WANDB = (sys.executable, "-P", "-m", "wandb")  # its own command
+BATCH = 20  # offline runs handed to one `wandb sync`
+SYNC_SEC = 60.0  # allowed for each of them; without a network `wandb sync` would wait for ever
+
+
+def offline_runs(results: Path) -> list[Path]:
+    """Folders of runs recorded offline, oldest first, uploaded or not."""
+    return sorted(path for path in paths.wandb(results).glob("offline-run-*") if any(path.glob("*.wandb")))
+
+
+def dashboard(results: Path) -> int:
+    """Opens the terminal dashboard on every W&B run on this disk; returns an exit code."""
+    folder = paths.wandb(results)
+    if not any(folder.glob("*run-*/*.wandb")):
+        return _refuse(f"dashboard: there are no W&B runs in {folder}; `make reproduce` or any sweep records some")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return _refuse("dashboard: it needs a terminal; run `make dashboard` in one")
+    confine(results)
+    return subprocess.call([*WANDB, "leet", "run", str(folder)])
+
+
+def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
+    """Uploads the offline runs that have not been yet; returns an exit code: 1, and a plain sentence, on trouble.
+
+    Nothing to upload is no trouble.
+    """
+    recorded = offline_runs(results)
+    waiting = [path for path in recorded if not any(path.glob("*.synced"))]
+    if not waiting:
+        folder = paths.wandb(results)
+        why = f"every offline run in {folder} has been uploaded" if recorded else f"there are none in {folder}"
+        print(f"sync: no offline runs to upload; {why}")
+        return 0
+    confine(results)
+    if (reason := obstacle()) is not None:
+        return _refuse(f"sync: {reason}. {len(waiting)} offline runs wait in {paths.wandb(results)}")
+    for first in range(0, len(waiting), BATCH):
+        batch = waiting[first : first + BATCH]
+        print(f"sync: {first} of {len(waiting)} runs uploaded", flush=True)
+        trouble = _upload(batch, results, seconds_per_run * len(batch))
+        if trouble is not None:
+            return _refuse(f"sync: {trouble}. Run `make sync` again for the runs that are left")
+    print(f"sync: {len(waiting)} of {len(waiting)} runs uploaded")
+    return 0
+
+
+def log_figures(workspace: Path, results: Path, *, mode: str = "offline", project: str = "bnstudy") -> int:
+    """Sends a workspace's figures (PNG) as images, one W&B run a workspace in place of its last; returns how many.
+
+    Does nothing, and returns 0, where the mode is off or there are no figures.
+    """
+    pictures = {f"figures/{path.stem}": path for path in sorted(paths.figures(workspace).glob("*.png"))}
+    if mode == "off" or not pictures:
+        return 0
+    run_id = f"figures-{workspace.name}"
+    for earlier in paths.wandb(results).glob(f"offline-run-*-{run_id}"):
+        shutil.rmtree(earlier, ignore_errors=True)
+    run = Wandb(
+        results, mode=mode, project=project, run_id=run_id, group=workspace.name, tags=["figures"],
+        config={"workspace": workspace.name}, job_type="figures",
+    )  # fmt: skip
+    run.images(pictures)
+    run.finish("completed", {"num_figures": len(pictures)})
+    return len(pictures)
+
+
+def _upload(runs: Sequence[Path], results: Path, seconds: float) -> str | None:
+    """None, or what went wrong. A run counts as uploaded when W&B has left its mark."""
+    command = [*WANDB, "sync", "--yes", *(str(run.resolve()) for run in runs)]
+    environment = {**os.environ, "WANDB_SILENT": "false"}  # its errors are wanted: it exits 0 when refused
+    try:  # W&B keeps a log of each upload in the folder `wandb` of where it runs
+        done = subprocess.run(
+            command,
+            cwd=results,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return f"W&B did not take the runs within {seconds:.0f} s"
+    left = [run.name for run in runs if not any(run.glob("*.synced"))]
+    if done.returncode == 0 and not left:
+        return None
+    said = [line.removeprefix("wandb: ").strip() for line in done.stderr.splitlines() if "error" in line.lower()]
+    return f"W&B refused {left[0] if left else 'a run'} ({said[0] if said else f'exit code {done.returncode}'})"
+
+
+def _refuse(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 1

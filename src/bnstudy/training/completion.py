@@ -1,0 +1,72 @@
+"""Adds looks to a finished run without training it: at its start from the seed, at its end from the kept weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from torch import nn
+
+from bnstudy import probes
+from bnstudy.data.pipeline import Feed
+from bnstudy.store.jobs import Job
+from bnstudy.store.runs import Store, as_table, looks_of
+from bnstudy.store.status import Look, lacking, looks
+from bnstudy.training import engine
+from bnstudy.training.construct import build_network, make_feed
+from bnstudy.training.observer import Observer, Rows
+
+
+def complete(job: Job, store: Store) -> tuple[str, ...]:
+    """Adds what the finished run lacks and can be seen without training; returns the probes that looked.
+
+    Raises what a probe raises, with the run as it was, and StoreError where the kept weights are damaged.
+    """
+    manifest = store.manifest(job.run_id)
+    wanted = looks(job.config, [manifest])
+    names = set(lacking(job.config, manifest))
+    had = looks_of(manifest)
+    missing = {table: look for table, look in wanted.items() if look.probe in names and had.get(table) != look.record}
+    if not missing:
+        return ()
+    device = engine.device(job.config)
+    feed = make_feed(job, device)
+    end = int(manifest["num_steps"])
+    seen = {table: look for table, look in missing.items() if _only_ends(look, manifest, end, feed)}
+    if not seen:
+        return ()
+    initial = build_network(job.config, feed)
+    observer = Observer(seen, job.config, feed, [{k: v.clone() for k, v in initial.state_dict().items()}])
+    tables: dict[str, list[Rows]] = {}
+    for step, last in sorted({(0, end == 0), (end, True)}):
+        network = _at(step, end, copy.deepcopy(initial), job, store).to(device)
+        due = observer.due(step, last=last and manifest["status"] == "completed")
+        if last and manifest["status"] == "diverged":
+            due |= {table: look for table, look in seen.items() if look.plan.at_divergence}
+        for rows in observer.look(0, network, step, due):
+            tables.setdefault(rows.table, []).append(rows)
+    joined = {name: _joined(parts) for name, parts in tables.items()}
+    store.extend(job.run_id, joined, {table: look.record for table, look in seen.items()})
+    return tuple(look.probe for look in seen.values())
+
+
+def _at(step: int, end: int, network: nn.Module, job: Job, store: Store) -> nn.Module:
+    """The network, given with its initial weights, after `step` updates: none, or all."""
+    if 0 < step == end:
+        network.load_state_dict(store.weights(job.run_id))
+    return network
+
+
+def _only_ends(look: Look, manifest: Mapping[str, Any], end: int, feed: Feed) -> bool:
+    """Whether the look sees nothing but the start and, where its weights were kept, the end."""
+    plan, steps = look.plan, feed.steps_per_epoch
+    if any(probes.due(plan, step, steps, False) for step in range(1, end)):
+        return False
+    at_end = plan.at_end or plan.at_divergence or probes.due(plan, end, steps, False)
+    return end == 0 or not at_end or bool(manifest.get("weights"))
+
+
+def _joined(parts: Sequence[Rows]) -> pa.Table:
+    return pa.concat_tables([as_table(rows.columns, rows.values) for rows in parts]).combine_chunks()

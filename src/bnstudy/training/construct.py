@@ -1,0 +1,43 @@
+"""Builds what a run consists of from its configuration: the network with its initial weights, and its mini-batches."""
+
+from __future__ import annotations
+
+import torch
+
+from bnstudy import models, norms
+from bnstudy.config.schema import Config, model_options, norm_options
+from bnstudy.data import sources
+from bnstudy.data.pipeline import Feed
+from bnstudy.store.jobs import Job
+
+
+def make_feed(job: Job, device: torch.device) -> Feed:
+    """The job's batches on its device."""
+    data = job.config.data
+    return Feed(
+        sources.load(job.source),
+        batch_size=data.batch_size,
+        seed=job.config.seed,
+        augment=data.augment,
+        normalise=data.normalise,
+        num_train=data.num_train,
+        num_test=data.num_test,
+        balanced=data.balanced,
+        input_size=models.input_size(job.config.model["name"]),
+        device=device,
+    )
+
+
+def build_network(config: Config, feed: Feed) -> torch.nn.Module:
+    """The configured network with its initial weights, on the CPU."""
+    norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
+    return models.build(
+        config.model["name"],
+        model_options(config),
+        norm,
+        config.init,
+        feed.shape,
+        feed.num_classes,
+        config.seed,
+        init_scale=config.init_scale,
+    )

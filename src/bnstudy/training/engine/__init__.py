@@ -1,0 +1,134 @@
+"""Engines advance R runs that share their batches: which one, on which device, with which settings is decided here."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnstudy.config.schema import Config
+from bnstudy.training.engine.base import Engine
+from bnstudy.training.engine.captured import Captured
+from bnstudy.training.engine.kernels import build, pooled_conv
+from bnstudy.training.engine.lockstep import Lockstep
+from bnstudy.training.engine.parallel import Parallel
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+GLIBC = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 128 << 10}  # its defaults
+
+
+def device(config: Config) -> torch.device:
+    """The device asked for; auto is the GPU where there is one. Raises ValueError where it is not there."""
+    asked = config.runtime.device
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"runtime.device = {asked!r}: torch sees no GPU here; use runtime.device=cpu")
+    return torch.device(asked)
+
+
+def prepare_host(threads: int) -> None:
+    """Settings of the process: threads, deterministic kernels, and an allocator that keeps the memory it has.
+
+    What was computed before is forgotten (see `facts`).
+
+    glibc returns large blocks to the system as soon as they are freed, so that every activation of every step costs
+    page faults; told to keep them it does not.
+    """
+    build.forget()
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports all of the compiler
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    _set_allocator({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20})
+
+
+@contextmanager
+def host_as_it_was() -> Iterator[None]:
+    """What is set of the process within is set back afterwards: threads, determinism, TF32, torch's random state.
+
+    The allocator, whose settings cannot be read, is given glibc's defaults, and what it has kept goes to the system.
+    """
+    backends: Any = torch.backends
+    utilities: Any = torch.utils.deterministic
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    fill = utilities.fill_uninitialized_memory
+    tf32 = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        utilities.fill_uninitialized_memory = fill
+        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = tf32
+        _set_allocator(GLIBC)
+
+
+def _set_allocator(settings: Mapping[int, int]) -> None:
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    for parameter, value in settings.items():
+        libc.mallopt(parameter, value)
+    if settings is GLIBC:
+        libc.malloc_trim(0)
+
+
+def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.device) -> Engine:
+    """An engine for runs that differ in the learning rate alone.
+
+    Several stay networks of their own, so that a run's bits are those it has alone, unless the engine is to be stacked:
+    one network whose sums, and with them every run's last digits, depend on how many runs it has. On a GPU updates are
+    recorded, unless the engine is to be plain. Networks without a wide convolution have kernels that take torch's plain
+    layout, which without these suits only a single one; others compute with the channels innermost.
+    """
+    common = configs[0]
+    asked = common.runtime.engine
+    _set_precision(common.precision, on)
+    narrow = all(map(pooled_conv.narrow, networks[0].modules()))
+    stacked = len(networks) > 1 and asked == "stacked"
+    parts = [networks] if stacked else [[network] for network in networks]
+    engines: list[Engine] = [
+        Lockstep(
+            part,
+            common.optim,
+            divergence_loss=common.train.divergence_loss,
+            device=on,
+            channels_last=not narrow or (stacked and build.compiler() is None),
+            fuse=on.type == "cpu",
+            half=torch.bfloat16 if common.precision == "bf16" else None,
+            flat=on.type == "cuda",
+        )
+        for part in parts
+    ]
+    engine = engines[0] if len(engines) == 1 else Parallel(engines, on)
+    return Captured(engine, on) if on.type == "cuda" and asked != "plain" else engine
+
+
+def _set_precision(precision: str, on: torch.device) -> None:
+    """float32 means float32, also where a GPU by itself would take TF32. Raises ValueError where there is no TF32."""
+    if precision == "tf32" and on.type != "cuda":
+        raise ValueError("precision = 'tf32': the CPU has no such unit; use fp32, or bf16")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def facts(config: Config, num_runs: int, on: torch.device) -> dict[str, Any]:
+    """What a manifest records of how the numbers were computed, asked for once they were.
+
+    `kernels`: whether kernels of ours computed, and torch in place of none; `kernels_used` names them, `kernels_missed`
+    those that could not be had (no compiler, one that fails, or a cache from which nothing can be executed).
+    """
+    together = "stacked" if config.runtime.engine == "stacked" else "parallel"
+    return {
+        "engine": together if num_runs > 1 else "plain",
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "kernels": bool(build.used) and not build.missed,
+        "kernels_used": sorted(build.used),
+        "kernels_missed": sorted(build.missed),
+    }

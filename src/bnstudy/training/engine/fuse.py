@@ -1,0 +1,147 @@
+"""Decides which of a network's operations the kernels compute together; the network's file need not know of it.
+
+The forward pass is traced (torch.fx), once for training and once for evaluation, and in it
+    convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
+    norm, addition, ReLU, or two of them (kernels.norm_relu);
+    a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd).
+Parameters and statistics stay those of the network. One that cannot be traced computes as its file says.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+
+from bnstudy.training.engine.kernels.norm_relu import NormReLU
+from bnstudy.training.engine.kernels.pooled_conv import PooledConv
+from bnstudy.training.engine.kernels.winograd import WinogradConv
+
+Forward = Callable[[Tensor], Tensor]
+
+
+class _Tracer(fx.Tracer):
+    """Looks into what consists of modules, and takes what does not as it is: a norm's file may do anything."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return not any(True for _ in module.children())
+
+
+class Fused:
+    """A network's forward pass with the kernels in their places."""
+
+    def __init__(self, network: nn.Module, num_runs: int) -> None:
+        self._network = network
+        was_training = network.training
+        self._training, self._evaluation = (_fused(network.train(mode), num_runs) for mode in (True, False))
+        network.train(was_training)
+
+    def __call__(self, images_NCHW: Tensor) -> Tensor:
+        forward = self._training if self._network.training else self._evaluation
+        return forward(images_NCHW)
+
+
+def _fused(network: nn.Module, num_runs: int) -> Forward:
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(network)
+    except (
+        Exception
+    ):  # the forward pass asks for values: whatever that provokes, the network itself can still be called
+        return network
+    made = fx.GraphModule(network, graph)
+    modules = dict(made.named_modules())
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            module = modules[node.target]
+            if type(module) is nn.Identity:
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
+    for node in list(graph.nodes):
+        if found := _pooled_conv(node, modules, num_runs) or _norm_relu(node, modules):
+            _replace(made, *found)
+    graph.eliminate_dead_code()
+    for node in list(graph.nodes):  # of the convolutions that are left
+        if found := _winograd(node, modules):
+            _replace(made, *found)
+    graph.eliminate_dead_code()
+    made.recompile()
+    return made
+
+
+Found = tuple[nn.Module, tuple[fx.Node, ...], fx.Node]  # what takes its place, what it is called with, the last of it
+
+
+def _replace(made: fx.GraphModule, module: nn.Module, inputs: tuple[fx.Node, ...], last: fx.Node) -> None:
+    name = f"fused_{last.name}"
+    made.add_submodule(name, module)
+    with made.graph.inserting_before(last):
+        last.replace_all_uses_with(made.graph.call_module(name, inputs))
+    made.graph.erase_node(last)
+
+
+def _pooled_conv(pool: fx.Node, modules: dict[str, nn.Module], num_runs: int) -> Found | None:
+    before = _input(pool, nn.MaxPool2d, modules)
+    if before is None:
+        return None
+    normed = _is(before, nn.BatchNorm2d, modules)
+    norm, conv = (modules[str(before.target)], before.args[0]) if normed else (None, before)
+    if not isinstance(conv, fx.Node) or not _is(conv, nn.Conv2d, modules) or not _once(before, conv):
+        return None
+    layer = modules[str(conv.target)]
+    if not PooledConv.applies(layer, norm, modules[str(pool.target)], num_runs):
+        return None
+    assert isinstance(layer, nn.Conv2d) and (norm is None or isinstance(norm, nn.BatchNorm2d))
+    (entering,) = conv.args
+    assert isinstance(entering, fx.Node)
+    return PooledConv(layer, norm, num_runs), (entering,), pool
+
+
+def _norm_relu(relu: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
+    before = _input(relu, nn.ReLU, modules)
+    if before is None or not _once(before):
+        return None
+    if before.op == "call_function" and before.target in (operator.add, torch.add) and not before.kwargs:
+        terms = [term for term in before.args if isinstance(term, fx.Node)]
+        if len(terms) != 2:
+            return None
+    elif _is(before, nn.BatchNorm2d, modules):
+        terms = [before]
+    else:
+        return None
+    normed = next((term for term in terms if _is(term, nn.BatchNorm2d, modules) and _once(term)), None)
+    norm = None if normed is None else modules[str(normed.target)]
+    if not NormReLU.applies(norm):
+        return None
+    assert norm is None or isinstance(norm, nn.BatchNorm2d)
+    first = terms[0] if normed is None else normed.args[0]
+    assert isinstance(first, fx.Node)
+    others = terms[1:] if normed is None else [term for term in terms if term is not normed]
+    return NormReLU(norm), (first, *others), relu
+
+
+def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
+    entering = _input(conv, nn.Conv2d, modules)
+    if entering is None or not WinogradConv.applies(layer := modules[str(conv.target)]):
+        return None
+    assert isinstance(layer, nn.Conv2d)
+    user = next(iter(conv.users))
+    relu = _once(conv) and _input(user, nn.ReLU, modules) is conv
+    return WinogradConv(layer, relu), (entering,), user if relu else conv
+
+
+def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> fx.Node | None:
+    """What the module at `node`, if it is of this kind, is called with."""
+    found = node.args[0] if _is(node, kind, modules) and len(node.args) == 1 and not node.kwargs else None
+    return found if isinstance(found, fx.Node) else None
+
+
+def _is(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> bool:
+    return node.op == "call_module" and type(modules.get(str(node.target))) is kind
+
+
+def _once(*nodes: fx.Node) -> bool:
+    """Whether nobody else uses their results."""
+    return all(len(node.users) == 1 for node in nodes)

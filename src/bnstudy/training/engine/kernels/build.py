@@ -1,0 +1,201 @@
+"""Compiles the kernels, each for one shape, when a network first needs them, and what they share.
+
+Where there is no C compiler, or BNSTUDY_KERNELS=0, there are none. Compiled ones are kept in the user's cache folder,
+each with a checksum of it at its end: a file that is not whole would not be refused by the loader, but kill the process
+when it is called. Whatever is the matter with the folder or the compiler, torch computes, and a line says so, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bnstudy.store import files
+
+SWITCH = "BNSTUDY_KERNELS"
+used: set[str] = set()  # the kernels that computed something since `forget`
+missed: set[str] = set()  # those that torch computed in place of, as they could not be had
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+TRIED = (("-march=native", "-fopenmp"), ("-march=native",), ())  # some compilers lack one or the other
+TIMEOUT_SEC = 120
+DIGEST = 64  # bytes of a checksum
+_hung = set[str]()  # compilers that did not end: each shape would wait for them anew
+
+
+@functools.cache
+def compiler() -> str | None:
+    """The C compiler's path; None where there is none, or it is not to be used."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    names = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+@functools.cache
+def lanes() -> int:
+    """Numbers in a vector of the kernels: 16 where the processor has AVX-512, with 32 registers of 16 floats, else 8.
+
+    Sums that do not fit the registers go to memory and back: with 16 lanes on 16 registers of 8 floats the kernels
+    were up to eighteen times slower than torch, with 8 they are twice as fast.
+    """
+    return 16 if " avx512f " in _machine() else 8
+
+
+def library(name: str, **macros_of: str | int) -> ctypes.CDLL | None:
+    """`name`.c compiled with these macros; None where that cannot be."""
+    if compiler() is None:
+        return None
+    source, shared = (Path(__file__).with_name(each) for each in (f"{name}.c", "lanes.h"))
+    macros = [f"-D{key}={value}" for key, value in {"LANES": lanes(), **macros_of}.items()]
+    texts = [each.read_text(encoding="utf-8") for each in (source, shared)]
+    content = "\0".join([*texts, *FLAGS, str(TRIED), *macros, _machine()])
+    file = f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
+    try:
+        target = _cache() / file
+        if not _whole(target) and not _compile(source, macros, target):
+            return None
+        return ctypes.CDLL(str(target))
+    except (OSError, RuntimeError) as error:  # no home; a folder that cannot be read, or that allows no execution
+        _say(f"the kernels' cache cannot be used ({error}); torch computes instead")
+        return None
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file is there and ends with the checksum of what is before."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return len(content) > DIGEST and content[-DIGEST:] == hashlib.sha256(content[:-DIGEST]).hexdigest().encode()
+
+
+def _compile(source: Path, macros: list[str], target: Path) -> bool:
+    """Whether it worked; if not, a line says so, since only the speed tells otherwise."""
+    path = compiler()
+    assert path is not None
+    if path in _hung:
+        return False
+    reason = ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            made, log = Path(scratch) / target.name, Path(scratch) / "log"
+            for more in TRIED:
+                code, reason = _run([path, *FLAGS, *more, *macros, str(source), "-o", str(made)], log)
+                if code == 0:
+                    content = made.read_bytes()
+                    with files.replacing(target) as part:  # others compile the same at the same time
+                        part.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+                    return True
+    except subprocess.TimeoutExpired as error:
+        _hung.add(path)
+        reason = str(error)
+    except OSError as error:
+        reason = str(error)
+    _say(f"{source.name} could not be compiled ({path}: {reason}); torch computes instead")
+    return False
+
+
+def _run(command: list[str], log: Path) -> tuple[int, str]:
+    """Exit status and last line. Raises TimeoutExpired once the compiler and all that it started are killed."""
+    with log.open("w+b") as said:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+        )
+        try:
+            code = process.wait(TIMEOUT_SEC)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        said.seek(0)
+        return code, said.read().decode(errors="replace").strip().rpartition("\n")[2]
+
+
+@functools.cache
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _cache() -> Path:
+    """The user's cache folder. Raises RuntimeError where the user has no home."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"  # as the specification has it
+    return root / "bnstudy" / "kernels"
+
+
+@functools.cache
+def _machine() -> str:
+    """What -march=native depends on: a cache may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    found = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return "\n".join([platform.machine(), platform.processor(), str(compiler()), *found])
+
+
+def pointers(*arrays: Tensor | None) -> list[ctypes.c_void_p]:
+    """Addresses for C; None is NULL. The arrays must outlive the call."""
+    return [ctypes.c_void_p(None if array is None else array.data_ptr()) for array in arrays]
+
+
+def note(name: str, library: object) -> None:
+    """Takes down that the kernel `name` computes, or, where there is no library of it, that torch does."""
+    (missed if library is None else used).add(name)
+
+
+def forget() -> None:
+    """Nothing has been computed yet: another run begins."""
+    used.clear()
+    missed.clear()
+
+
+def check_once() -> None:
+    """In a kernel's backward pass: raises RuntimeError where that is itself to be differentiated, as no kernel is."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the kernels compute first derivatives alone; take a network as its file defines it")
+
+
+def long(number: int) -> ctypes.c_long:
+    return ctypes.c_long(number)
+
+
+def tracks(norm: nn.Module) -> bool:
+    """Whether this is torch's BN as it usually is: with gamma and beta, and running statistics at a fixed rate."""
+    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
+
+
+@torch.no_grad()
+def track(norm: nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, count: int) -> None:
+    """Moves the running statistics on, as torch does: the running variance is the unbiased one of `count` values."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    norm.running_mean.lerp_(mean_C.to(norm.running_mean.dtype), norm.momentum)
+    norm.running_var.lerp_((variance_C * (count / (count - 1))).to(norm.running_var.dtype), norm.momentum)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+
+
+def norm_backward(
+    grad_beta: Tensor, grad_gamma: Tensor, apart: Tensor, rstd: Tensor, scale: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """a, b, d of dx = a g + b (x - o) + d, by channel, through a norm over `count` values (Ioffe and Szegedy, 2015).
+
+    `apart` is how far their mean lies from o.
+    """
+    b = -scale * rstd * grad_gamma / count
+    return scale, b, -scale * grad_beta / count - b * apart

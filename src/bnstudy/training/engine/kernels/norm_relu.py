@@ -1,0 +1,149 @@
+"""Batch normalization, an addition and ReLU as one, forward and backward, for wide images in the layout channels_last.
+
+y = max(0, s x + t + r) with s = gamma / sqrt(v + eps), t = beta - s m (Ioffe and Szegedy, 2015), m and v the mean and
+variance of x over batch and space, r what a shortcut adds. With g = dy where y > 0, x^ = (x - m) / sqrt(v + eps) and M
+rows
+    dx = s (g - sum(g) / M - x^ sum(g x^) / M),   dgamma = sum(g x^),   dbeta = sum(g),   dr = g.
+torch reads and writes memory once for each operation, and this is all that they cost. Wherever x enters it is x - o,
+with o the mean as x's type has it: scaled by itself, x far from 0 would cancel against t.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnstudy.training.engine.kernels import build
+from bnstudy.training.engine.kernels.build import pointers
+
+LANES, MAX_CHANNELS = 16, 128
+TYPES: dict[torch.dtype, dict[str, str | int]] = {
+    torch.float32: {"REAL": "float"},
+    torch.bfloat16: {"REAL": "float", "BF16": 1},
+    torch.float64: {"REAL": "double"},
+}
+
+
+class NormReLU(nn.Module):
+    """Takes the place of a norm (torch's BN, or None), an addition (if called with `added`) and ReLU."""
+
+    def __init__(self, norm: nn.BatchNorm2d | None) -> None:
+        super().__init__()
+        self.norm = norm
+
+    @staticmethod
+    def applies(norm: nn.Module | None) -> bool:
+        return norm is None or build.tracks(norm)
+
+    def forward(self, x_NCHW: Tensor, added: Tensor | None = None) -> Tensor:
+        norm = self.norm
+        library = _library_for(x_NCHW, added)
+        alone = norm is not None and norm.training and x_NCHW.numel() == x_NCHW.shape[1]  # which torch refuses
+        if library is None or alone:
+            y_NCHW = x_NCHW if norm is None else norm(x_NCHW)
+            return torch.relu(y_NCHW if added is None else y_NCHW + added)
+        if norm is None:
+            found: Tensor = _Plain.apply(x_NCHW, added, library)
+        elif norm.training:
+            found, mean_C, variance_C = _Normed.apply(x_NCHW, added, norm.weight, norm.bias, norm.eps, library)
+            build.track(norm, mean_C, variance_C, x_NCHW.numel() // x_NCHW.shape[1])
+        else:
+            assert norm.running_mean is not None and norm.running_var is not None
+            scale_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            found = _forward(library, x_NCHW, added, norm.running_mean, scale_C, norm.bias)
+        return found
+
+
+class _Plain(torch.autograd.Function):
+    """max(0, x + added)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, added: Tensor | None, library: Any) -> Tensor:
+        channels = x.shape[1]
+        real = _real(x)
+        zeros = torch.zeros(channels, dtype=real)
+        y = _forward(library, x, added, zeros, torch.ones(channels, dtype=real), zeros)
+        ctx.save_for_backward(y)
+        ctx.library, ctx.both = library, added is not None
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
+        (y,) = ctx.saved_tensors
+        grad = gradients[0].contiguous(memory_format=torch.channels_last)
+        passed = torch.empty_like(y)
+        ctx.library.backward(*pointers(grad, y, None, None, None, None, None, None, passed), *_sizes(y))
+        return passed, passed if ctx.both else None, None
+
+
+class _Normed(torch.autograd.Function):
+    """In training: also returns mean and biased variance (float64), without gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, added: Tensor | None, gamma: Tensor, beta: Tensor, eps: float, library: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = (torch.empty(x.shape[1], dtype=torch.float64) for _ in range(2))
+        library.moments(*pointers(x, mean, variance), *_sizes(x))
+        rstd = torch.rsqrt(variance + eps)
+        scale = gamma * rstd
+        centre = mean.to(_real(x))
+        y = _forward(library, x, added, centre, scale, beta - scale * (mean - centre))
+        ctx.save_for_backward(x, y, mean, rstd, scale)
+        ctx.library, ctx.both, ctx.real = library, added is not None, gamma.dtype
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        build.check_once()
+        x, y, mean, rstd, scale = ctx.saved_tensors
+        grad = gradients[0].contiguous(memory_format=torch.channels_last)
+        grad_beta, product = torch.empty_like(mean), torch.empty_like(mean)
+        centre = mean.to(_real(x))
+        ctx.library.sums(*pointers(grad, y, x, centre, grad_beta, product), *_sizes(x))
+        grad_gamma = (product - (mean - centre) * grad_beta) * rstd
+        slopes = build.norm_backward(grad_beta, grad_gamma, mean - centre, rstd, scale, x.numel() // x.shape[1])
+        a, b, d = (slope.to(_real(x)) for slope in slopes)
+        grad_x = torch.empty_like(x)
+        grad_added = torch.empty_like(y) if ctx.both else None
+        ctx.library.backward(*pointers(grad, y, x, centre, a, b, d, grad_x, grad_added), *_sizes(x))
+        return grad_x, grad_added, grad_gamma.to(ctx.real), grad_beta.to(ctx.real), None, None
+
+
+def _forward(
+    library: Any, x: Tensor, added: Tensor | None, centre: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    y, o, a, b = torch.empty_like(x), *(values.to(_real(x)) for values in (centre, scale, shift))
+    library.forward(*pointers(x, added, o, a, b, y), *_sizes(x))
+    return y
+
+
+def _real(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _sizes(x: Tensor) -> tuple[Any, int]:
+    return build.long(x.numel() // x.shape[1]), torch.get_num_threads()
+
+
+def _library_for(x: Tensor, added: Tensor | None) -> Any:
+    """None where torch has to do it: another layout or type, channels that fill no vectors, or no compiler."""
+    channels = x.shape[1] if x.dim() == 4 else 0
+    fits = x.device.type == "cpu" and x.dtype in TYPES and 0 < channels <= MAX_CHANNELS and channels % LANES == 0
+    if not fits or not x.is_contiguous(memory_format=torch.channels_last):
+        return None
+    if added is not None and (added.dtype != x.dtype or added.stride() != x.stride()):
+        return None
+    library = _library(x.dtype, channels)
+    build.note("norm_relu", library)
+    return library
+
+
+@functools.cache
+def _library(dtype: torch.dtype, channels: int) -> Any:
+    return build.library("norm_relu", **TYPES[dtype], C=channels)

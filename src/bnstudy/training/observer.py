@@ -1,0 +1,76 @@
+"""Which probes look when and at which mini-batch, and the rows they bring back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from bnstudy import probes
+from bnstudy.config.schema import Config
+from bnstudy.data.pipeline import Feed
+from bnstudy.probes.snapshot import observe
+from bnstudy.store.runs import by_column
+from bnstudy.store.status import Look
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one run for one table, by column; `step` is where training stood."""
+
+    run: int
+    table: str
+    step: int
+    columns: Mapping[str, str]
+    values: Mapping[str, Sequence[Any]]
+
+
+class Observer:
+    """The looks at runs that share them and their batches, by table. `initial`: each run's weights at step 0."""
+
+    def __init__(
+        self, looks: Mapping[str, Look], config: Config, feed: Feed, initial: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        self._looks, self._batch_size, self._feed, self._initial = looks, config.data.batch_size, feed, initial
+        self._seed = config.seed
+
+    def due(self, step: int, *, last: bool) -> dict[str, Look]:
+        """What looks at `step`, the end of training or not."""
+        return {
+            table: look
+            for table, look in self._looks.items()
+            if probes.due(look.plan, step, self._feed.steps_per_epoch, last)
+        }
+
+    def due_at_divergence(self, step: int) -> dict[str, Look]:
+        """What looks at a run that diverged at `step`, and has not looked at these very weights already."""
+        before = self.due(step, last=False)
+        return {table: look for table, look in self._looks.items() if look.plan.at_divergence and table not in before}
+
+    def look(self, run: int, network: nn.Module, step: int, looks: Mapping[str, Look]) -> Iterator[Rows]:
+        """The planned looks at the network's weights; those at the same mini-batch share one pass."""
+        views = {self._view(look) for look in looks.values()}
+        for on, size in sorted(views):
+            tables = [table for table, look in looks.items() if self._view(look) == (on, size)]
+            images_NCHW, labels_N = self._feed.batch(step) if on == "train_batch" else self._feed.probe_batch(size)
+            seen = observe(
+                network,
+                images_NCHW,
+                labels_N,
+                step=step,
+                epoch=step // self._feed.steps_per_epoch,
+                reads=probes.reads([looks[table].probe for table in tables]),
+                feed=self._feed,
+                initial=self._initial[run],
+                seed=self._seed,
+            )
+            for table in tables:
+                probe, options = looks[table].probe, looks[table].plan.options
+                columns = {"step": "int64", **probes.columns(probe)}
+                found = ({"step": step, **row} for row in probes.run(probe, options, seen))
+                yield Rows(run, table, step, columns, by_column(found, columns))
+
+    def _view(self, look: Look) -> tuple[str, int]:
+        return look.plan.on, look.plan.batch_size or self._batch_size

@@ -1,0 +1,112 @@
+"""Which configurations make no run here, found out before any run is made: what components, data and machine refuse.
+
+Whether a value is of its type and in its range `config` decides, of which nothing here is repeated; a component's file
+decides about its own options, and is asked by building it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from bnstudy import models, norms, probes
+from bnstudy.config.schema import Config, model_options, norm_options
+from bnstudy.data.sources import Source
+from bnstudy.models.layers import Layer
+from bnstudy.store.jobs import Job
+from bnstudy.training import engine
+
+
+def check(jobs: Iterable[Job]) -> None:
+    """Raises ValueError naming key, value and remedy. No image is read, no weight drawn and no file written."""
+    seen = set()
+    for job in jobs:
+        alike = replace(job.config, seed=0, optim=replace(job.config.optim, lr=0.0))  # of which there may be hundreds
+        if (key := repr((alike, job.source))) not in seen:
+            seen.add(key)
+            _check_device(job.config)
+            _check_data(job.config, job.source)
+            _check_components(job.config, job.source)
+
+
+def _check_device(config: Config) -> None:
+    asked = config.runtime.device
+    number, num_gpus = int(asked.partition(":")[2] or 0), torch.cuda.device_count()
+    if 0 < num_gpus <= number:
+        raise ValueError(
+            f"runtime.device = {asked!r}: torch sees {num_gpus} GPU(s) here; give cuda:0 to cuda:{num_gpus - 1}"
+        )
+    engine.make([config], [nn.Linear(1, 1)], engine.device(config))  # refuses what it can, with a network of one weight
+
+
+def _check_data(config: Config, source: Source) -> None:
+    data, available = config.data, source.num_train
+    num_train = available if data.num_train is None else data.num_train
+    if num_train > available:
+        raise ValueError(f"data.num_train = {num_train}: give 1 to {available}, which {source.name} has")
+    if data.balanced and num_train % source.num_classes:
+        raise ValueError(f"data.num_train = {num_train} with data.balanced: give a multiple of {source.num_classes}")
+    if data.num_test is not None and data.num_test > source.num_test:
+        raise ValueError(f"data.num_test = {data.num_test}: give 1 to {source.num_test}, which {source.name} has")
+    sizes = {"data.batch_size": data.batch_size}
+    sizes |= {f"probes.{name}.batch_size": p.batch_size for name, p in config.probes.items() if p.batch_size}
+    for key, size in sizes.items():
+        if size > num_train:
+            raise ValueError(f"{key} = {size}: give 1 to {num_train}, the number of training images")
+
+
+def _check_components(config: Config, source: Source) -> None:
+    try:
+        network = _outline(config, source)
+        layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
+        for name, plan in config.probes.items():
+            probes.check(name, plan.options, layers)
+        _check_batches(config, source, network)
+    except ValueError:
+        raise
+    except Exception:  # no value's fault but a component's, which the run itself will tell of, with the traceback
+        return
+
+
+def _check_batches(config: Config, source: Source, network: nn.Module) -> None:
+    """Whether the norms take every mini-batch that trains or is looked at, by a pass in which nothing is computed.
+
+    The last mini-batch of an epoch holds what is left. A norm may be content with two images and not with 256: ghost
+    batches cut it into parts, of which the last may be of one.
+    """
+    size, num_train = config.data.batch_size, config.data.num_train or source.num_train
+    left, per_epoch = num_train % size, num_train // size
+    steps = config.train.epochs * -(-num_train // size) if config.train.steps is None else config.train.steps
+    asked = {}
+    if steps > 0:
+        asked[size] = f"data.batch_size = {size}"
+    if steps > per_epoch and left:
+        images = "one image" if left == 1 else f"{left} images"
+        asked[left] = f"data.num_train = {num_train} in mini-batches of {size} leaves {images} for the last"
+    for name, plan in config.probes.items():
+        looks = plan.at or plan.every_steps or plan.every_epochs or plan.at_end or plan.at_divergence
+        if looks and plan.on == "probe_batch":
+            asked.setdefault(plan.batch_size or size, f"probes.{name}.batch_size = {plan.batch_size or size}")
+    for examples, said in asked.items():
+        try:
+            network.train()(torch.zeros(examples, *_shape(config, source), device="meta"))
+        except ValueError as error:
+            norm = config.norm["name"]
+            options = "".join(f", norm.{key} = {value}" for key, value in norm_options(config).items() if key == "size")
+            raise ValueError(f"{said}{options}: {norm} needs two or more in each ({error})") from None
+
+
+def _outline(config: Config, source: Source) -> nn.Module:
+    norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
+    shape = _shape(config, source)
+    return models.outline(config.model["name"], model_options(config), norm, shape, source.num_classes)
+
+
+def _shape(config: Config, source: Source) -> tuple[int, int, int]:
+    """Of an image as the network gets it."""
+    channels, *sides = source.shape
+    height, width = (max(side, models.input_size(config.model["name"]) or 0) for side in sides)
+    return channels, height, width

@@ -1,0 +1,554 @@
+"""Makes one group of runs: builds what it needs, resumes where it was, keeps its rows, ends with a manifest a run."""
+
+from __future__ import annotations
+
+import gc
+import math
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from bnstudy.config.schema import resolved, resolved_plan
+from bnstudy.store import checkpoint, failures, files, lease, provenance, status
+from bnstudy.store.jobs import Group, Job, Seen, let_go
+from bnstudy.store.runs import State, Store, StoreError, Writer
+from bnstudy.store.status import Look
+from bnstudy.tracking import sinks
+from bnstudy.tracking.sinks import Sink
+from bnstudy.training import completion, engine
+from bnstudy.training.construct import build_network, make_feed
+from bnstudy.training.engine.stacked import unstack
+from bnstudy.training.observer import Observer, Rows
+from bnstudy.training.position import Position
+from bnstudy.training.train import Training
+
+SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
+PATIENCE_SEC = 5.0  # before a request that is not honoured yet is answered in words
+STALLED_BELOW = 0.3  # final train accuracy of a run that finished and did not train
+Report = Callable[[int, int], None]  # steps done, steps in all
+
+
+class Interrupted(BaseException):
+    """Stopped on request, after a checkpoint."""
+
+
+class Refused(ValueError):
+    """What is asked for makes no run: bad input. The message names key, value and remedy."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended."""
+
+    run_id: str
+    state: State
+    note: str = ""
+
+
+class Left(BaseException):
+    """A look was left on request: what it looked at is as it was, and can be saved."""
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: honoured at once, or, while something can be saved, at the next mark or within a look."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._deferring = self._leavable = False
+        self._within: str | None = None  # what is going on, in words
+
+    @contextmanager
+    def leavable(self, what: str) -> Iterator[str | None]:
+        """Within, a request raises Left, also one that waits already; if that takes long, a line says so of `what`."""
+        self._leavable, self._within = self._deferring, what
+        try:
+            if self._leavable and self.requested:
+                raise Left
+            yield what
+        finally:
+            self._leavable, self._within = False, None
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Within, a request that is not honoured for PATIENCE_SEC is answered with what it waits for.
+
+        Python runs no handler while an operation of torch goes on, which may take minutes; the bytes that it writes for
+        each signal come at once.
+        """
+        reading, writing = socket.socketpair()
+        writing.setblocking(False)
+
+        def watch() -> None:
+            with reading:
+                while reading.recv(1):
+                    time.sleep(PATIENCE_SEC)
+                    if self._within is not None:
+                        print(f"\nstopping as soon as {self._within} can be left", file=sys.stderr, flush=True)
+
+        with writing:
+            before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+            watching = threading.Thread(target=watch, daemon=True)
+            watching.start()
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(before)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Installs the handlers (in the main thread; elsewhere signals are the caller's business)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with self._speaking():
+                yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self, worthwhile: bool = True) -> Iterator[None]:
+        """Within, a request waits for the next mark, unless there is nothing `worthwhile` to save."""
+        self._deferring = worthwhile
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self._deferring or (self.requested and number == signal.SIGINT):
+            raise KeyboardInterrupt
+        again, self.requested = self.requested, True  # a second Ctrl-C does not wait
+        if self._leavable and not again:
+            raise Left
+
+
+def run(
+    group: Group, results: Path, *, threads: int, report: Report, stop: Stop, seen: Seen | None = None
+) -> list[Ended]:
+    """Makes the group's runs. An exception marks them failed, or, in a group of several, has each made for itself.
+
+    They are this process's to make meanwhile; those that other processes ended, since they were `seen`, are left alone.
+    Whatever is raised or marked, what a checkpoint holds stays: once the cause is gone the runs go on from there.
+    Raises Refused (bad input; nothing was written), Interrupted (after a checkpoint), KeyboardInterrupt (where there
+    was nothing to save), or OSError (the disk's fault and not a run's; lease.Taken: another process makes one of them).
+    """
+    seen = seen or Seen()
+    with lease.claimed(results, [job.run_id for job in group.jobs], seen.expired) as claim:
+        work = _Work(threads, report, stop, claim)
+        ended = _train_what_is_left(group, results, seen, work)
+        # A run that was resumed looks as it was begun to; whatever else is asked for by now is added here.
+        again = Group(tuple(job for job in group.jobs if _lacks(job, results)))
+        if again.jobs and not any(one.state == State.failed for one in ended):
+            ended = [one for one in ended if one.run_id not in {job.run_id for job in again.jobs}]
+            ended += _train_what_is_left(again, results, Seen(), work)
+        return ended
+
+
+def _train_what_is_left(group: Group, results: Path, seen: Seen, work: _Work) -> list[Ended]:
+    ended = _looked_at(group, results, work.threads)
+    ended += _ended_elsewhere(group, results, seen, {one.run_id for one in ended})
+    left = tuple(job for job in group.jobs if job.run_id not in {one.run_id for one in ended})
+    if left and checkpoint.exists(results, group):  # it goes on whole
+        left, ended = group.jobs, []
+    if left:
+        ended += _attempt(Group(left), results, work)
+    elif all(one.state.done for one in ended):
+        checkpoint.forget(results, group)
+    return ended
+
+
+def _lacks(job: Job, results: Path) -> bool:
+    return bool(status.of(job, Store(results), verify=False).lacking)
+
+
+def _looked_at(group: Group, results: Path, threads: int) -> list[Ended]:
+    """The finished runs of the group that lacked only looks which need no training, after these were taken."""
+    store, ended = Store(results), []
+    for job in group.jobs:
+        before = status.of(job, store)
+        if not before.lacking or before.changed:
+            continue
+        engine.prepare_host(threads)
+        try:
+            looked = completion.complete(job, store)
+        except (OSError, StoreError):
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}; the run stays as it was"
+            ended.append(Ended(job.run_id, State.failed, text))
+            continue
+        if looked:
+            print(f"{job.run_id}: {', '.join(looked)} looked at it without training it again", flush=True)
+        if status.of(job, store).done:
+            ended.append(Ended(job.run_id, before.state, "trained before"))
+    return ended
+
+
+def _ended_elsewhere(group: Group, results: Path, seen: Seen, known: set[str]) -> list[Ended]:
+    """The group's other runs that are done, or that failed in other hands than ours after they were seen."""
+    store, ended = Store(results), []
+    for job in group.jobs:
+        if job.run_id in known:
+            continue
+        now = status.of(job, store)
+        failed_since = now.state == State.failed and job.run_id in seen.endings
+        if now.done or (failed_since and store.ending(job.run_id) != seen.endings[job.run_id]):
+            error = store.manifest(job.run_id)["error"]
+            ended.append(Ended(job.run_id, now.state, f"{error} ({lease.MADE})" if error else lease.MADE))
+    return ended
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How a group is made: on so many threads, telling whom, until asked to stop, while the claim holds."""
+
+    threads: int
+    report: Report
+    stop: Stop
+    claim: lease.Claim
+
+
+def _attempt(group: Group, results: Path, work: _Work) -> list[Ended]:
+    try:
+        return _run(group, results, work)
+    except (OSError, Refused):
+        raise
+    except Exception as error:
+        if (fault := files.fault_of_the_disk(error)) is not None:
+            raise fault from None
+        if len(group.jobs) == 1:
+            return [_fail(group.jobs[0], group, results, error)]
+        names = ", ".join(job.run_id for job in group.jobs)
+        print(f"{names}: {type(error).__name__}: {error}; each goes on by itself", flush=True)
+    # Past the handler, where the exception no longer keeps alive the memory that may have been too little.
+    return _run_apart(group, results, work)
+
+
+def _run(group: Group, results: Path, work: _Work) -> list[Ended]:
+    saved = checkpoint.load(results, group)
+    if saved and (changed := status.changed_code(group.jobs[0].config, saved["code"])):
+        checkpoint.of_no_use(group, f"{', '.join(changed)} changed since")
+        checkpoint.forget(results, group)
+        saved = None
+    try:
+        made = _Making(group, results, saved["threads"] if saved else work.threads, _looks(group, results, saved))
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    work.claim.check()
+    let_go(results, {job.run_id for job in group.jobs}, keep=group)  # what is there of them is written anew
+    if saved is None or not made.resume(saved):
+        made.begin()
+    del saved  # its tensors have been copied
+    with made.mirrored() as mirrors, work.stop.deferred(made.training.total_steps > 0):
+        made.make(mirrors, work)
+    work.claim.check()
+    return made.end(mirrors)
+
+
+def _looks(group: Group, results: Path, saved: dict[str, Any] | None) -> dict[str, Look]:
+    """What looks at the runs while they train: as they were begun; else what is asked for and what they had before."""
+    if saved is not None:
+        return {table: Look.of(record) for table, record in saved["looks"].items()}
+    store = Store(results)
+    ended = [store.manifest(job.run_id) for job in group.jobs if store.state(job.run_id).done]
+    return status.looks(group.jobs[0].config, ended)
+
+
+def _run_apart(group: Group, results: Path, work: _Work) -> list[Ended]:
+    """Makes the runs of a group that raised one by one, each from where the group's checkpoint has it.
+
+    What raised may be one run's fault (a probe stumbles over its weights): then it is one run that fails. Or it was too
+    much for the memory, of which a run alone needs a part. Nothing that was saved is lost; it is the group that is
+    given up, and with runtime.engine=stacked the runs are rounded from here on as runs alone are (the manifest's
+    `groups` say so). Where not even one of them can be built, the cause lies elsewhere: the group stays as it is, to go
+    on whole, and its runs are marked failed.
+    """
+    found = {job.run_id: status.of(job, Store(results)) for job in group.jobs}
+    done = [Ended(run_id, now.state) for run_id, now in found.items() if now.done]  # by a manifest written before
+    left = [job for job in group.jobs if not found[job.run_id].done]
+    gc.collect()  # what raised left its networks behind
+    try:
+        for job in left[:1]:
+            _Making(Group((job,)), results, work.threads, {})
+        work.claim.check()
+        _take_apart(group, left, results)
+    except OSError:
+        raise
+    except Exception as error:
+        if (fault := files.fault_of_the_disk(error)) is not None:
+            raise fault from None
+        return done + [_fail(job, group, results, error) for job in left]
+    alone = (_attempt(Group((job,)), results, work) for job in left)
+    return done + [ended for each in alone for ended in each]
+
+
+def _take_apart(group: Group, left: Sequence[Job], results: Path) -> None:
+    """Makes of a group's checkpoint, if it has one, one for each of the runs that are `left`."""
+    saved, num_runs = checkpoint.load(results, group), len(group.jobs)
+    for run, job in enumerate(group.jobs):
+        if saved is None or job not in left:
+            continue
+        part = {
+            "engine": {name: unstack(values, run, num_runs).clone() for name, values in saved["engine"].items()},
+            "position": {k: [v[run]] if isinstance(v, list) else v for k, v in saved["position"].items()},
+            "writers": [saved["writers"][run]],
+        }
+        checkpoint.save(results, Group((job,)), saved | part)
+    checkpoint.forget(results, group)
+
+
+class _Making:
+    """A group of runs in the making: its network, its data, its tables, and the time they took."""
+
+    def __init__(self, group: Group, results: Path, threads: int, looks: dict[str, Look]) -> None:
+        self._began = time.perf_counter()
+        self._group, self._results, self._threads, self._looks = group, results, threads, looks
+        configs = [job.config for job in group.jobs]
+        self._config = configs[0]
+        engine.prepare_host(threads)
+        torch.manual_seed(self._config.seed)
+        self._device = engine.device(self._config)
+        feed = make_feed(group.jobs[0], self._device)
+        networks = [build_network(config, feed) for config in configs]
+        initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+        self._engine = engine.make(configs, networks, self._device)
+        self._store, self._writers = Store(results), list[Writer]()
+        self._before_sec = 0.0
+        self._commits = [provenance.code()["commit"]]
+        how = engine.facts(self._config, len(configs), self._device)["engine"]
+        self._groups = [{"id": group.id, "num_runs": len(configs), "engine": how, "from_step": 0}]
+        self._earlier: list[dict[str, Any]] = []  # facts of processes that made a part of the runs before
+        self.training = Training(configs, self._engine, feed, Observer(looks, self._config, feed, initial))
+        self._before = {job.run_id: _ended_with(job, self._store) for job in group.jobs}
+        self._lacked = {job.run_id for job in group.jobs if _lacks(job, results)}
+
+    def begin(self) -> None:
+        """From the start. A run that has ended, trained again for a look, stays until its new files replace it."""
+        self._writers = [self._store.writer(job.run_id) for job in self._group.jobs]
+        for job, writer in zip(self._group.jobs, self._writers, strict=True):
+            writer.restart() if self._before[job.run_id] is None else writer.again()
+
+    def resume(self, saved: dict[str, Any]) -> bool:
+        """Goes on from a checkpoint, to the bit; False, with a sentence and nothing changed, where it is of no use.
+
+        Of no use is one of other code, whose state is another, and one whose rows are damaged. Whatever else is raised
+        is not the checkpoint's fault.
+        """
+        try:
+            position = Position(**saved["position"])
+            if _layout(saved["engine"]) != _layout(self._engine.state()):
+                raise ValueError("its weights are those of another network")
+            writers = [self._store.writer(job.run_id) for job in self._group.jobs]
+            for writer, state in zip(writers, saved["writers"], strict=True):
+                writer.restore(state)
+        except (TypeError, ValueError) as error:
+            checkpoint.of_no_use(self._group, str(error))
+            checkpoint.forget(self._results, self._group)
+            return False
+        self._engine.load(saved["engine"])
+        self.training.position, self._writers = position, writers
+        self._before_sec = saved["wall_sec"]
+        self._commits = list(dict.fromkeys([*saved["commits"], *self._commits]))
+        now = self._groups[0] | {"from_step": position.step}
+        as_before = all(saved["groups"][-1][key] == now[key] for key in ("id", "engine"))
+        self._groups = saved["groups"] + ([] if as_before else [now])
+        self._earlier = saved["facts"]
+        torch.set_rng_state(saved["rng"])
+        for job in self._group.jobs:
+            self._store.retract_failure(job.run_id)
+        return True
+
+    @contextmanager
+    def mirrored(self) -> Iterator[list[Sink]]:
+        """The runs' mirrors; where the making stops short they are closed with the reason."""
+        mirrors = [sinks.make(job.config, job.run_id, self._results, _facts(job)) for job in self._group.jobs]
+        try:
+            yield mirrors
+        except BaseException as error:
+            for mirror in mirrors:
+                mirror.finish("failed" if isinstance(error, Exception) else "interrupted", {})
+            raise
+
+    def make(self, mirrors: Sequence[Sink], work: _Work) -> None:
+        """Trains to the end of the budget, saving now and then. Raises Interrupted once asked to stop, after a save."""
+        try:
+            self._train(mirrors, work)
+        except Left:  # the look is repeated when the runs go on
+            self._save()
+            raise Interrupted from None
+
+    def _train(self, mirrors: Sequence[Sink], work: _Work) -> None:
+        last_save = time.monotonic()
+
+        def mark_due() -> bool:
+            return work.stop.requested or time.monotonic() - last_save >= self._config.runtime.checkpoint_every_sec
+
+        for event in self.training.rows(mark_due, work.stop.leavable):
+            if isinstance(event, Rows):
+                self._writers[event.run].add(event.table, event.columns, event.values)
+                _mirror(mirrors[event.run], event)
+                continue
+            work.report(event.step, self.training.total_steps)
+            work.claim.check()
+            if mark_due():
+                self._save()
+                last_save = time.monotonic()
+            if work.stop.requested:
+                raise Interrupted
+        if self.training.total_steps:  # from here on a kill finds the group trained to its end
+            self._save()
+
+    def end(self, mirrors: Sequence[Sink]) -> list[Ended]:
+        """Writes the runs' final tables and manifests; only then is the checkpoint dropped."""
+        *earlier, last = self._facts()
+        facts = {
+            **provenance.code(),
+            "commits": self._commits,
+            **last,
+            "earlier": earlier,  # how parts were made that were made otherwise
+            "num_runs": len(self._group.jobs),
+            "group": self._group.id,
+            "groups": self._groups,  # several: taken apart, or resumed with another engine
+        }
+        ended = []
+        for index, job in enumerate(self._group.jobs):
+            manifest = _manifest(job, self.training, index, facts, self._wall_sec())
+            manifest["looks"] = {table: look.record for table, look in self._looks.items()}
+            self._writers[index].finish(manifest, self._weights(job, index))
+            self._compare(job)
+            told = {name: manifest[name] for name in ("outcome", "diverged_step", "num_steps")}
+            mirrors[index].finish(manifest["status"], manifest["final"] | told)
+            ended.append(Ended(job.run_id, State(manifest["status"])))
+        checkpoint.forget(self._results, self._group)
+        for writer in self._writers:
+            writer.clean()
+        return ended
+
+    def _weights(self, job: Job, run: int) -> bytes | None:
+        """The run's last parameters and running statistics, as a file of safetensors."""
+        if not job.config.runtime.keep_weights:
+            return None
+        state = self._engine.network(run).state_dict()
+        return save({name: value.cpu().contiguous() for name, value in state.items()}, {"run": job.run_id})
+
+    def _compare(self, job: Job) -> None:
+        """Says whether a run that was trained again ended in the same bits."""
+        before = self._before[job.run_id]
+        if before is None or job.run_id not in self._lacked:
+            return
+        after = _ended_with(job, self._store) or {}
+        differ = [name for name in before if before[name] != after.get(name)]
+        how = f"in other bits than before ({', '.join(differ)}): all its tables are of this training" if differ else (
+            "in the same bits as before"
+        )  # fmt: skip
+        print(f"{job.run_id}: trained again for what had not been looked at, it ended {how}", flush=True)
+
+    def _save(self) -> None:
+        state = {
+            "engine": self._engine.state(),
+            "position": asdict(self.training.position),
+            "writers": [writer.flush() for writer in self._writers],
+            "rng": torch.get_rng_state(),
+            "threads": self._threads,
+            "wall_sec": self._wall_sec(),
+            "commits": self._commits,
+            "looks": {table: look.record for table, look in self._looks.items()},
+            "code": status.code(self._config),
+            "groups": self._groups,
+            "facts": self._facts(),
+        }
+        checkpoint.save(self._results, self._group, state)
+
+    def _facts(self) -> list[dict[str, Any]]:
+        """On what and how the runs were made so far, this process last, each way once."""
+        computed = engine.facts(self._config, len(self._group.jobs), self._device)
+        ours = {**provenance.machine(), "threads": self._threads, **computed}
+        return [*(each for each in self._earlier if each != ours), ours]
+
+    def _wall_sec(self) -> float:
+        return self._before_sec + time.perf_counter() - self._began
+
+
+def _ended_with(job: Job, store: Store) -> dict[str, str] | None:
+    """Checksums of what the run's training ended in, to be compared after it is trained again; None: start afresh."""
+    now = status.of(job, store)
+    if not now.state.done or now.changed:
+        return None
+    manifest = store.manifest(job.run_id)
+    found = {name: manifest["tables"][name]["sha256"] for name in ("steps", "epochs") if name in manifest["tables"]}
+    return found | ({"weights": manifest["weights"]["sha256"]} if manifest.get("weights") else {})
+
+
+def _layout(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (values.shape, values.dtype) for name, values in state.items()}
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """What identifies the run, for its W&B mirror: the configuration and the bytes it sees."""
+    plans = {name: resolved_plan(name, plan) for name, plan in job.config.probes.items()}
+    return resolved(job.config) | {"probes": plans, "data_source": job.source.record}
+
+
+def _mirror(sink: Sink, rows: Rows) -> None:
+    columns = [name for name in rows.columns if name != "step"]
+    found = [dict(zip(columns, values, strict=True)) for values in zip(*(rows.values[c] for c in columns), strict=True)]
+    if rows.table in SCALARS:
+        steps = rows.values.get("step", [rows.step] * len(found))
+        for step, values in zip(steps, found, strict=True):
+            sink.scalars(step, {f"{rows.table}/{name}": value for name, value in values.items()})
+    else:
+        sink.table(rows.table.partition("@")[0], rows.step, found)
+
+
+def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wall_sec: float) -> dict[str, Any]:
+    position = training.position
+    diverged_step = position.diverged_step[run]
+    final = position.final[run]
+    if diverged_step is not None:
+        outcome = "diverged"
+    elif training.total_steps == 0:
+        outcome = None
+    else:
+        outcome = "stalled" if final["train_accuracy"] < STALLED_BELOW else "trained"
+    busy_sec = position.train_sec + position.probe_sec
+    return {
+        "status": "completed" if diverged_step is None else "diverged",
+        "outcome": outcome,
+        "diverged_step": diverged_step,
+        "error": None,
+        "config": resolved(job.config),
+        "code": status.code(job.config),
+        "sweep": job.config.sweep.name,
+        "data": job.source.record,
+        "provenance": facts,
+        "num_steps": position.step if diverged_step is None else diverged_step,
+        "final": {name: value if math.isfinite(value) else None for name, value in final.items()},
+        "wall_sec": wall_sec,
+        "probe_share": position.probe_sec / busy_sec if busy_sec else None,
+    }
+
+
+def _fail(job: Job, group: Group, results: Path, error: Exception) -> Ended:
+    """Records a run that raised, and leaves its checkpoint and segments: when it is made again it goes on from them."""
+    text = f"{type(error).__name__}: {error}"
+    if Store(results).state(job.run_id).done:  # it was trained again, for a look
+        return Ended(job.run_id, State.failed, f"{text}; the run stays as it was")
+    failures.record(job, results, text, "".join(traceback.format_exception(error)))
+    kept = "; what was saved is kept" if checkpoint.exists(results, group) else ""
+    return Ended(job.run_id, State.failed, f"{text}{kept}")

@@ -10,7 +10,7 @@ from bnstudy.config import plugins
 @pytest.fixture
 def made_up(tmp_path, monkeypatch):
     """Writes a norm of this text into a folder that stands for the package."""
-    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "plugins.py"))
+    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "config" / "plugins.py"))
     (tmp_path / "norms").mkdir()
     plugins.defaults.cache_clear()
 

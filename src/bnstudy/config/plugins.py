@@ -20,7 +20,7 @@ from typing import Any
 
 FUNCTION = {"norms": "build", "models": "build", "probes": "probe"}
 # Modules of these packages that serve the components and are none themselves.
-SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": set()}
+SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": {"snapshot"}}
 
 
 def names(kind: str) -> list[str]:

@@ -44,7 +44,7 @@ class Training:
         self._configs, self._engine, self._feed, self._observer = configs, engine, feed, observer
         self._runs = range(engine.num_runs)
         self._pending: list[tuple[int, int, StepResult]] = []  # step, images, what it saw
-        self.position.diverged_step = [None for _ in self._runs]
+        self.position.diverged_step, self.position.looks = [None for _ in self._runs], [None for _ in self._runs]
         self.position.final = [dict(NOT_REACHED) for _ in self._runs]
         self.position.looks = [None for _ in self._runs]
         self._leavable: Leavable = nullcontext
@@ -61,7 +61,6 @@ class Training:
         goes on from it with the same look.
         """
         position, self._leavable = self.position, leavable
-        position.looks = position.looks or [None for _ in self._runs]  # a checkpoint of older code has none
         if position.step == 0:
             self._ask_for_looks(self._due())
         yield from self._look()

@@ -141,7 +141,7 @@ def test_a_group_that_is_taken_apart_says_so(tmp_path, root, monkeypatch, capsys
     monkeypatch.setattr(runner, "_run", stumble)
     assert [one.state for one in make(configs, tmp_path)] == [State.completed] * 2
     told = capsys.readouterr().out
-    assert "RuntimeError: too much for the memory" in told and "one by one" in told
+    assert "RuntimeError: too much for the memory" in told and "by itself" in told
 
 
 def test_a_read_only_results_folder_is_told_of_and_can_be_read(tmp_path, root, capsys):

@@ -23,6 +23,8 @@ IN_WORDS = {
     "14", "4", "4-reduced", "lenet-lr-1", "lenet-region-2", "precision-2", "precision-3", "textbook-faster-1",
     "textbook-faster-2", "textbook-faster-3", "textbook-folding-1", "textbook-folding-2", "textbook-mlp-5",
     "textbook-partial-3",
+    "4-epoch", "4-ten-epochs", "4-largest-epoch", "15-epoch", "1-fitted", "2-fitted", "3-fitted", "17-fitted",
+    "2-best-grid", "4-grid", "10-grid",
 }  # fmt: skip
 # What a figure shows in another form than the number judged: why.
 OTHERWISE = {

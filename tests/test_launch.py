@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from small_runs import config, job, quadrants
 
+from bnstudy.config.schema import resolved
 from bnstudy.store import lease, paths
 from bnstudy.store.jobs import Group, under_way
 from bnstudy.store.runs import State, Store
@@ -133,7 +134,7 @@ def test_on_ctrl_c_workers_save_and_end(tmp_path, root):
 def test_of_a_group_that_stopped_short_what_is_done_is_told_as_done(tmp_path, root):
     group = Group(tuple(job(config(root, optim__lr=lr)) for lr in (0.1, 0.2, 0.3)))
     done, failed, absent = (one.run_id for one in group.jobs)
-    Store(tmp_path).writer(done).finish({"status": "diverged"})
+    Store(tmp_path).writer(done).finish({"status": "diverged", "config": resolved(group.jobs[0].config)})
     Store(tmp_path).writer(failed).finish({"status": "failed"})
     told = [(done, "diverged", ""), (failed, "partial", "a full disk"), (absent, "partial", "a full disk")]
     assert launch._as_it_stands(group, tmp_path, "a full disk") == told

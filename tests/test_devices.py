@@ -67,7 +67,7 @@ def test_control_groups_limit_cores(monkeypatch, tmp_path, groups, files, cores)
 
 
 def test_cores_are_those_from_before_a_library_bound_the_thread():
-    code = "from bnstudy import devices; before = devices.cores(); import torch; print(before, devices.cores())"
+    code = "from bnstudy.store import devices; before = devices.cores(); import torch; print(before, devices.cores())"
     told = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "OMP_PROC_BIND": "true"}, capture_output=True, text=True
     )

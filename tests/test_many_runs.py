@@ -20,8 +20,8 @@ REDUCE = """
 import sys
 from pathlib import Path
 import many_runs
-from bnstudy import paths, reduction
-from bnstudy.store import Store
+from bnstudy.store import paths, reduction
+from bnstudy.store.runs import Store
 results, count = Path(sys.argv[1]), int(sys.argv[2])
 folder = paths.tables(results / "of", many_runs.SWEEP)
 reduction.reduce(Store(results), many_runs.run_ids(count), folder, tables=["epochs"])

@@ -55,7 +55,8 @@ def test_the_project_trains_and_reads_its_tables_in_a_folder_of_any_name(tmp_pat
     project = copied(tmp_path / "josé's (a,b) [c] {d} $e ${f} x=y #1% & ~")
     quadrants(project / "data")
     script = f"""
-from bnstudy import cli, compose
+from bnstudy import cli
+from bnstudy.config import compose
 assert str(compose.CONF).startswith({str(project)!r})
 for sweep in compose.sweeps():
     assert compose.expand(sweep, "quick", ["seed=0"]), sweep

@@ -319,7 +319,7 @@ def test_wherever_publishing_crashes_one_whole_set_is_read_and_the_next_complete
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from bnstudy import files
+from bnstudy.store import files
 folder, at, count = Path(sys.argv[1]), int(sys.argv[2]), 0
 def dying(act):
     def die(*arguments, **options):

@@ -72,7 +72,9 @@ SMALL = ["data.num_train=64", "data.num_test=64", "data.batch_size=32", "trackin
 # The commands in one process, which imports torch once; sweeps in it, too.
 FOLLOW = """
 import json, sys
-from bnstudy import cli, compose, launch
+from bnstudy import cli
+from bnstudy.config import compose
+from bnstudy.sweep import launch
 from small_runs import launch_here
 launch.launch = launch_here
 for preset in ("quick", "full"):

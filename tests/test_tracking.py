@@ -242,7 +242,7 @@ def test_sync_says_what_the_server_said(recorded: Path) -> None:
 
 def test_sync_gives_up_on_a_server_that_does_not_answer(recorded: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom bnstudy import tracking\n"
+        "import sys\nfrom pathlib import Path\nfrom bnstudy.tracking import sync as tracking\n"
         "sys.exit(tracking.sync(Path(sys.argv[1]), seconds_per_run=3))"
     )
     with Backend(stall=True) as backend:

@@ -36,7 +36,7 @@ _HOMES = {
     "api.looking": ("layers", "probe"),
     "api.running": ("Run", "configure", "fit", "run"),
     "api.tables": ("claims", "runs", "sweeps", "table"),
-    "config": ("Config",),
+    "config.schema": ("Config",),
     "models.layers": ("Layer",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -69,7 +69,8 @@ def test_a_notebook_runs_on_the_published_tables(path, monkeypatch):
 def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "one.py").write_text(
-        '# %% [markdown]\n# # A *title*\n\n# %%\nfrom bnstudy.analysis.notebook import show\n\n# %%\nshow("fig6")\n', "utf-8"
+        '# %% [markdown]\n# # A *title*\n\n# %%\nfrom bnstudy.analysis.notebook import show\n\n# %%\nshow("fig6")\n',
+        "utf-8",
     )
     monkeypatch.setattr(notebook, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setenv(notebook.RESULTS, "")

@@ -31,7 +31,7 @@ SWEEP = "a_sweep"
 PROVENANCE = ["wall_sec", "probe_share"]  # of the table of runs: these tell how long it took
 STYLE = Path(__file__).resolve().parents[1] / "analysis" / "bnstudy.mplstyle"
 FINDING = f'''"""The loss of every run."""
-from bnstudy.findings import Claim, Evidence, judge
+from bnstudy.analysis.findings import Claim, Evidence, judge
 
 TITLE, CAPTION, SWEEP, SIZE = "Loss", "caption", "{SWEEP}", (4, 3)
 NEEDS = {{"steps": None}}

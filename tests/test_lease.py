@@ -166,7 +166,7 @@ def test_what_is_not_a_claim_is_somebodys_until_it_has_stood_still(tmp_path):
 CONTEND = """
 import os, random, sys, time
 from pathlib import Path
-from bnstudy import lease
+from bnstudy.store import lease
 results, seed = Path(sys.argv[1]), int(sys.argv[2])
 random.seed(seed)
 lease.BEAT_SEC = 0.001

@@ -18,7 +18,7 @@ import synthetic
 from bnstudy.analysis import figures, findings, report
 
 TINY = '''"""A small finding."""
-from bnstudy.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
 
 TITLE, CAPTION, SWEEP, SIZE = "A <b>title</b> & more", "caption", "lenet_lr_grid", (4, 3)
 NEEDS = {"runs": "model == 'lenet'"}

@@ -30,16 +30,18 @@ class Known:
 
     def __init__(self) -> None:
         self.ended: dict[str, str] = {}
+        self.configs: dict[str, dict[str, Any]] = {}
 
     def make(self, job: Job) -> None:
         edge = EDGES[job.config.norm["name"], job.config.seed]
         self.ended[job.run_id] = "trained" if job.config.optim.lr <= edge else "diverged"
+        self.configs[job.run_id] = resolved(job.config)
 
     def state(self, run_id: str, *, verify: bool = True) -> State:
         return State.completed if run_id in self.ended else State.absent
 
     def manifest(self, run_id: str) -> dict[str, Any]:
-        return {"outcome": self.ended[run_id]}
+        return {"outcome": self.ended[run_id], "config": self.configs[run_id]}
 
 
 def grid(wanted: Search) -> list[Job]:

@@ -18,7 +18,7 @@ from bnstudy.api import _places
 from bnstudy.config import plugins
 from bnstudy.config.schema import from_dict
 from bnstudy.models.layers import Layer
-from bnstudy.probes.snapshot import Batches, observe, weight_name
+from bnstudy.probes.snapshot import Batches, drawing, observe, weight_name
 from bnstudy.store.runs import ARROW, by_column
 
 Pair = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
@@ -118,11 +118,14 @@ def look(
 
     What layers draw follows from `seed` and `step`, as in a run.
     """
-    moment = {"step": step, "seed": seed}
     reads = probes.reads([name])
-    shown = observe(module, images_NCHW, labels_N, reads=reads, feed=feed, initial=initial, layers=layers, **moment)
+    with drawing(seed, step, images_NCHW.device):
+        shown = observe(
+            module, images_NCHW, labels_N, step=step, reads=reads, feed=feed, initial=initial, layers=layers
+        )
     columns = probes.columns(name)
-    rows = by_column(probes.run(name, options, shown), columns)
+    with drawing(seed, step, images_NCHW.device):
+        rows = by_column(probes.run(name, options, shown), columns)
     typed = {column: pa.array(rows[column], type=ARROW[kind], from_pandas=False) for column, kind in columns.items()}
     frame: pd.DataFrame = pa.table(typed).to_pandas()
     return frame

@@ -2,7 +2,7 @@
 
 Shapes: N examples, K classes, O outputs and I inputs of a layer, C channels. A layer's tensors are kept by its depth.
 The copy is in training mode and computes in float32 or better, whatever precision training has chosen; every pass
-starts from the same weights, running statistics and random state, which depends on the run's seed and the step alone.
+starts from the same weights, running statistics and random state, which `drawing` makes one of the run's seed and step.
 What a diverged network computes is kept as it is: NaN and infinity are data.
 """
 
@@ -68,7 +68,6 @@ class Snapshot:
     _kept: Mapping[str, Mapping[Any, Tensor]]
     _feed: Batches | None
     _initial: Mapping[str, Tensor] | None
-    _seed: int
     _in_place: bool = False  # whether the network writes over what hooks have seen, which is then kept as a copy
 
     @property
@@ -170,7 +169,7 @@ class Snapshot:
         """Gradients of the mean loss on other examples, at the same weights, by depth: OIHW or OI."""
         names = {layer.depth: weight_name(layer) for layer in self.layers}
         parameters = dict(self._parameters) | {n: self._parameters[n].detach().requires_grad_() for n in names.values()}
-        with torch.enable_grad(), _untouched(images_NCHW, self._seed):
+        with torch.enable_grad(), _untouched(images_NCHW):
             loss = _loss(_logits(self._replica, parameters, images_NCHW), labels_N)
             gradients = torch.autograd.grad(loss, [parameters[n] for n in names.values()])
         return dict(zip(names, gradients, strict=True))
@@ -209,7 +208,7 @@ class Snapshot:
             for name, p in self._parameters.items()
         }
         images = draw(self.images_NCHW, torch.Size((3, *self.images_NCHW.shape[1:])), 1.0)
-        with torch.no_grad(), _untouched(images, self._seed):
+        with torch.no_grad(), _untouched(images):
             first, again = (_logits(self._replica, parameters, images[pair])[0] for pair in ([0, 1], [0, 2]))
         return not torch.equal(first, again)
 
@@ -238,13 +237,12 @@ def observe(
     reads: Collection[str],
     feed: Batches | None = None,
     initial: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
     layers: tuple[Layer, ...] | None = None,
 ) -> Snapshot:
     """Looks at the network on one mini-batch and keeps what `reads` names, of READABLE.
 
     `layers` are the network's own (`network.layers`) unless given; `initial` is its state dictionary from before
-    training; what layers draw (dropout) follows from `seed` and `step`. Raises ValueError for an unknown read.
+    training. Raises ValueError for an unknown read.
     """
     # Convolutions are a quarter faster with the channels innermost; nothing else depends on the layout.
     layout = memory_format(network)
@@ -258,8 +256,7 @@ def observe(
         layers = network.layers  # type: ignore[assignment]
     assert layers is not None
     unseen = Snapshot(
-        step, epoch, layers, images_NCHW, labels_N, float("nan"), replica, parameters, {}, feed, initial,
-        seed * SEED_STRIDE + step,
+        step, epoch, layers, images_NCHW, labels_N, float("nan"), replica, parameters, {}, feed, initial
     )  # fmt: skip
     return _look(unseen, parameters, reads)
 
@@ -314,7 +311,7 @@ def _look(like: Snapshot, parameters: Mapping[str, Tensor], reads: Collection[st
             keep("activations", layer.depth, output)
         return output.clone() if like._in_place else None
 
-    with ExitStack() as hooks, torch.set_grad_enabled(weighed), _untouched(like.images_NCHW, like._seed):
+    with ExitStack() as hooks, torch.set_grad_enabled(weighed), _untouched(like.images_NCHW):
         for layer in like.layers:
             module = like._replica.get_submodule(layer.name)
             hooks.callback(module.register_forward_hook(partial(keep_ends, layer)).remove)
@@ -390,11 +387,20 @@ def _loss(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
 
 
 @contextmanager
-def _untouched(images_NCHW: Tensor, seed: int) -> Iterator[None]:
-    """What happens inside is in full precision, draws from its own random state and leaves that outside alone."""
+def _untouched(images_NCHW: Tensor) -> Iterator[None]:
+    """What happens inside is in full precision and moves no random state."""
     devices = [images_NCHW.device] if images_NCHW.is_cuda else []
     with torch.random.fork_rng(devices), full_precision():
-        torch.default_generator.manual_seed(seed % 2**63)
-        if images_NCHW.is_cuda:
-            torch.cuda.manual_seed(seed % 2**63)
+        yield
+
+
+@contextmanager
+def drawing(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """What is drawn inside (by dropout, by noise) follows from a run's seed and a step alone; outside nothing moves."""
+    state = (seed * SEED_STRIDE + step) % 2**63
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(state)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(state)
         yield

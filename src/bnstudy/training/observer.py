@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bnstudy import probes
 from bnstudy.config.schema import Config
 from bnstudy.data.pipeline import Feed
-from bnstudy.probes.snapshot import observe
+from bnstudy.probes.snapshot import drawing, observe
 from bnstudy.store.runs import by_column
 from bnstudy.store.status import Look
 
@@ -55,22 +55,23 @@ class Observer:
         for on, size in sorted(views):
             tables = [table for table, look in looks.items() if self._view(look) == (on, size)]
             images_NCHW, labels_N = self._feed.batch(step) if on == "train_batch" else self._feed.probe_batch(size)
-            seen = observe(
-                network,
-                images_NCHW,
-                labels_N,
-                step=step,
-                epoch=step // self._feed.steps_per_epoch,
-                reads=probes.reads([looks[table].probe for table in tables]),
-                feed=self._feed,
-                initial=self._initial[run],
-                seed=self._seed,
-            )
+            with drawing(self._seed, step, images_NCHW.device):
+                seen = observe(
+                    network,
+                    images_NCHW,
+                    labels_N,
+                    step=step,
+                    epoch=step // self._feed.steps_per_epoch,
+                    reads=probes.reads([looks[table].probe for table in tables]),
+                    feed=self._feed,
+                    initial=self._initial[run],
+                )
             for table in tables:
                 probe, options = looks[table].probe, looks[table].plan.options
                 columns = {"step": "int64", **probes.columns(probe)}
-                found = ({"step": step, **row} for row in probes.run(probe, options, seen))
-                yield Rows(run, table, step, columns, by_column(found, columns))
+                with drawing(self._seed, step, images_NCHW.device):  # whichever probes look beside it
+                    rows = probes.run(probe, options, seen)
+                yield Rows(run, table, step, columns, by_column(({"step": step, **row} for row in rows), columns))
 
     def _view(self, look: Look) -> tuple[str, int]:
         return look.plan.on, look.plan.batch_size or self._batch_size

@@ -15,6 +15,7 @@ from small_runs import config, launch_here, make, names, quadrants, torch_as_it_
 from waiting import found, wait_for
 
 from bnstudy.config import compose
+from bnstudy.config.schema import resolved
 from bnstudy.store import checkpoint, lease, paths
 from bnstudy.store.jobs import Group, Seen, jobs
 from bnstudy.store.runs import State, Store, Writer
@@ -136,7 +137,8 @@ def test_a_run_that_failed_elsewhere_is_told_and_not_tried_again(tmp_path, root,
 
     def others_first(groups, results, **options):
         store.writer(ids[1]).finish({"status": "failed", "error": "the disk is bad"})
-        store.writer(ids[2]).finish({"status": "diverged", "error": None})
+        ended = {"status": "diverged", "error": None, "config": resolved(configs[2])}
+        store.writer(ids[2]).finish(ended)
         return launch_here(groups, results, **options)
 
     monkeypatch.setattr(launch, "launch", others_first)

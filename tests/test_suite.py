@@ -8,7 +8,9 @@ import pytest
 
 from bnstudy.analysis import report
 from bnstudy.config import compose
-from bnstudy.store.runs import State, Store
+from bnstudy.store import status
+from bnstudy.store.runs import State
+from bnstudy.store.status import Status
 from bnstudy.sweep import budget, study, suite
 
 
@@ -23,16 +25,16 @@ def test_members_are_the_sweeps_of_that_name() -> None:
 def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suite, "estimate", lambda *values: "")
+    monkeypatch.setattr(suite, "estimate", lambda *values, **_: "")
     _, second, *others = suite.members("paper_init")
 
-    def sweep(name: str, *values: object) -> int:
+    def sweep(name: str, *values: object, **_: object) -> int:
         if name == second:
             raise budget.Spent(f"{name}: 3 of 8 runs done")
         return 0
 
     monkeypatch.setattr(study, "sweep", sweep)
-    monkeypatch.setattr(study, "left", lambda names, *values: f"\nleft: {', '.join(names)}")
+    monkeypatch.setattr(study, "left", lambda names, *values, **_: f"\nleft: {', '.join(names)}")
     with pytest.raises(budget.Spent, match=f"{second}: 3 of 8 runs done\nleft: {', '.join(others)}$"):
         suite.run("paper_init", "full", [], tmp_path, None)
 
@@ -45,8 +47,8 @@ def test_the_report_is_of_the_runs_that_were_asked_for(
 ) -> None:
     seen = list[Path]()
     monkeypatch.setattr(suite, "members", lambda name: ["textbook_lenet", "textbook_mlp"])
-    monkeypatch.setattr(suite, "estimate", lambda *values: "")
-    monkeypatch.setattr(study, "sweep", lambda *values: 0)
+    monkeypatch.setattr(suite, "estimate", lambda *values, **_: "")
+    monkeypatch.setattr(study, "sweep", lambda *values, **_: 0)
 
     def draw(workspace: Path, **options: object) -> int:
         seen.append(workspace)
@@ -61,14 +63,13 @@ def test_the_estimate_counts_what_is_still_to_make(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = [f"runtime.data_root='{data_root}'"]
-    names = ["textbook_lenet", "textbook_confounds"]
+    names = ["textbook_lenet", "textbook_mlp"]  # of which no run is the other's, too
     minutes = [compose.expand(name, "full")[0].sweep.minutes["full"] for name in names]
     whole = suite.estimate("textbook", names, "full", overrides, tmp_path)
     assert whole.splitlines()[0].startswith(f"textbook (full): 2 sweeps, about {sum(minutes):.0f} minutes")
     assert "textbook_lenet                     10 runs,   10 to make" in whole
-    monkeypatch.setattr(
-        Store, "state", lambda self, run_id, verify=True: State.completed if "batch_scratch" in run_id else State.absent
-    )
+    done, absent = Status(State.completed), Status(State.absent)
+    monkeypatch.setattr(status, "of", lambda job, store, verify=True: done if "batch_scratch" in job.run_id else absent)
     left = suite.estimate("textbook", names, "full", overrides, tmp_path)
     assert f"10 runs,    5 to make {minutes[0] / 2:.1f} min".split() == left.splitlines()[1].split()[1:]
 

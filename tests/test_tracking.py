@@ -50,7 +50,7 @@ CONFIG = {"model": {"name": "resnet", "depth": 110}, "optim": {"lr": 0.1}}
 CHILD = """
 import json, sys
 from pathlib import Path
-from bnstudy.sinks.wandb import Wandb
+from bnstudy.tracking.sinks.wandb import Wandb
 results, mode, content = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 run = Wandb(results, mode=mode, project="p", run_id="run-1", group="init", tags=["resnet110"], config=content["config"])
 run.table("activation_moments", 2, content["moments"])

@@ -20,7 +20,7 @@ from bnstudy.store.status import plan_keys
 
 PACKAGE = Path(__file__).parents[1]
 # Of the package: the schema, names, options' defaults.
-DECIDING = ("config/*", "store/jobs.py", "norms/*.py", "models/*.py", "probes/*.py")
+DECIDING = ("config/*.py", "config/reference.json", "store/jobs.py", "norms/*.py", "models/*.py", "probes/*.py")
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,12 @@ def test_what_is_seen_is_what_a_plain_pass_computes(in_place):
         assert norms_found[path] == pytest.approx(gradient.norm().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_of_what_only_a_run_knows_is_refused():
+    with pytest.raises(ValueError, match=r"splits .* which only a run knows: open it with bnstudy\.run"):
+        bnstudy.probe(own(), *batch(), "splits")
+
+
+@pytest.mark.parametrize("name", [name for name in PROBES if name != "splits"])
 def test_every_probe_sees_the_same_of_a_network_in_place_as_of_its_twin_and_leaves_no_trace(name):
     network, twin, (images, labels) = own(True), own(False), batch()
     network.layers[0].eval()

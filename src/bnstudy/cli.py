@@ -7,8 +7,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bnstudy.store import paths
 
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status: 0 done (diverged and refuted are results), 1 something failed, 2 bad input, 130 Ctrl-C."""
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
-    if rest and not getattr(known, "takes_overrides", False):
+    if rest and not COMMANDS[known.command].overrides:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     for word in rest:
         if word.startswith("-"):
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         with budget.minutes(getattr(known, "budget_min", None)):
-            code = known.act(known)
+            code = COMMANDS[known.command].act(known)
         sys.exit(code)
     except budget.Spent as spent:
         print(f"bnstudy: the time is spent, what was done is kept; the same command goes on. {spent}".rstrip())
@@ -54,306 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from bnstudy import __version__
+
     parser = argparse.ArgumentParser(
         prog="bnstudy",
         description="The experiments of 'Understanding Batch Normalization' (Bjorck et al., 2018). See README.md.",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"bnstudy {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    a_sweep = {"metavar": "SWEEP", "help": f"one of {', '.join(_sweeps())}"}
-    a_suite = {"metavar": "SUITE", "help": "as sweeps/*.yaml name it: paper_init, paper_train, textbook"}
-
-    def command(
-        name: str, act: object, text: str, *, of: Mapping[str, str] | None = None, overrides: str = ""
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(act=act, takes_overrides=bool(overrides))
-        if of:
-            sub.add_argument("name", metavar=of["metavar"], help=of["help"])
-        if overrides:
-            sub.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=overrides)
-        return sub
-
-    def places(sub: argparse.ArgumentParser, *, results: bool = True, data: bool = False) -> None:
-        folders = {"--results": ("where everything made goes", Path("results"))} if results else {}
-        if data:
-            folders["--data-root"] = ("where the images are", Path(os.environ.get("BNSTUDY_DATA_ROOT", "data")))
-        for option, (text, default) in folders.items():
-            text = f"{text} (default: %(default)s)"
-            sub.add_argument(option, type=_folder, default=str(default), metavar="FOLDER", help=text)
-
-    def preset(
-        sub: argparse.ArgumentParser, default: str | None, known: Sequence[str] = PRESETS, otherwise: str = ""
-    ) -> None:
-        text = f"default: {default or otherwise}"
-        sub.add_argument("--preset", choices=known, default=default, help=text)
-
-    def parallel(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--jobs", type=_positive, default=None, metavar="N", help="processes at a time (default: one a core)"
-        )
-
-    def accept_code(sub: argparse.ArgumentParser) -> None:
-        text = "count runs as done though a file of their norm, network, initialiser or probe has changed since"
-        sub.add_argument("--accept-code", action="store_true", help=text)
-
-    def budget_min(sub: argparse.ArgumentParser) -> None:
-        text = "stop after so many minutes, with everything saved; the same command goes on (default: never)"
-        sub.add_argument("--budget-min", type=_minutes, default=None, metavar="N", help=text)
-
-    def again(sub: argparse.ArgumentParser) -> None:
-        text = "train runs that are published, too (default: they count as done)"
-        sub.add_argument("--again", action="store_true", help=text)
-
-    keys = "conf/ has what can be chosen, src/bnstudy/config/schema.py every key with its default"
-    text = "make one run, as in: bnstudy run model=lenet data=fashion_mnist recipe=lenet norm=batch optim.lr=0.1"
-    run = command("run", _run, text, overrides=f"what the run is: {keys}")
-    text = "make a run of this sweep: the overrides are one value of each of its axes"
-    run.add_argument("--sweep", choices=_sweeps(), default=None, metavar="SWEEP", help=text)
-    preset(run, "full")
-    places(run, data=True)
-    accept_code(run)
-
-    text = "make every run of a sweep that is not done, then the sweep's tables"
-    values = f"what to change, several values make an axis, as in optim.lr=0.1,1; {keys}"
-    sweep = command("sweep", _sweep, text, of=a_sweep, overrides=values)
-    preset(sweep, "full")
-    places(sweep, data=True)
-    accept_code(sweep)
-    parallel(sweep)
-    budget_min(sweep)
-    again(sweep)
-    text = "who makes the runs (default: processes of this command); launcher.KEY=VALUE sets what is in conf/launcher"
-    named = ", ".join(_launchers())
-    sweep.add_argument("--launcher", type=_launcher, default="local", metavar="NAME", help=f"{text}: {named}")
-    text = "only give the jobs to the cluster; the same command without it waits for them and makes the tables"
-    sweep.add_argument("--no-wait", dest="wait", action="store_false", help=text)
-
-    text = "data, sweeps, tables, figures, claims and report in one go"
-    reproduce = command("reproduce", _reproduce, text, overrides=values)
-    preset(reproduce, "quick")
-    places(reproduce, data=True)
-    accept_code(reproduce)
-    parallel(reproduce)
-
-    text = "every sweep of a suite, one after another, the estimate first, then their report"
-    suite = command("suite", _suite, text, of=a_suite, overrides=values)
-    preset(suite, "quick")
-    places(suite, data=True)
-    accept_code(suite)
-    parallel(suite)
-    budget_min(suite)
-    again(suite)
-
-    status = command("status", _status, "every sweep: completed, diverged, failed, running, pending; time left")
-    preset(status, None, otherwise="both")
-    places(status, data=True)
-
-    text = "make the runs that failed once more, of every sweep or of one"
-    retry = command("retry", _retry, text, overrides="runtime.* and tracking.* only")
-    retry.add_argument("--sweep", default=None, metavar=a_sweep["metavar"], help=a_sweep["help"])
-    places(retry, data=True)
-    parallel(retry)
-
-    text = "forget one run: its tables, its manifest, what was saved of it; refused while a process is making it"
-    clean_run = command("clean-run", _clean_run, text)
-    clean_run.add_argument("run_id", metavar="ID", help="the run's name, whole")
-    places(clean_run)
-
-    text = "write a finished run's last weights to a file: .safetensors, or .pt for torch.load"
-    kept = command("weights", _weights, text)
-    kept.add_argument("run_id", metavar="ID", help="the run's name, whole")
-    kept.add_argument("--to", type=Path, required=True, metavar="FILE", help="a new file ending in .safetensors or .pt")
-    places(kept)
-
-    for name, text in (
-        ("figures", "draw the figures and judge the claims from tables: the committed ones, or a preset's"),
-        ("report", "the same as figures, and a page that shows them all: report.html"),
-    ):
-        drawn = command(name, _report, text)
-        preset(drawn, None, DRAWN, otherwise="the committed tables, drawn into results/redrawn")
-        drawn.add_argument(
-            "--strict", action="store_true", help="refuse a figure whose runs were made by several commits"
-        )
-        places(drawn)
-
-    text = "run the notebooks of analysis/notebooks on the committed tables; each as .ipynb and .html"
-    notebooks = command("notebooks", _notebooks, text)
-    notebooks.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
-    places(notebooks)
-
-    text = "add a sweep's whole seeds to the committed tables and draw those anew; refuses stand-in data"
-    publish = command("publish", _publish, text, of=a_sweep)
-    preset(publish, "full")
-    text = "take the raw run where it differs from what is published, and drop what the preset does not ask for"
-    publish.add_argument("--replace", action="store_true", help=text)
-    places(publish, data=True)
-
-    data = command("data", _data, "get the data sets, or say why they cannot be had")
-    places(data, results=False, data=True)
-
-    for name, act, text in (
-        ("dashboard", _dashboard, "terminal dashboard on the offline W&B runs"),
-        ("sync", _sync, "upload the offline W&B runs"),
-    ):
-        places(command(name, act, text))
-
-    text = "register a sweep's grid at W&B, for agents to make its runs"
-    twin = command("wandb-sweep", _wandb_sweep, text, of=a_sweep, overrides=values)
-    preset(twin, "full")
-    places(twin, data=True)
-
-    agent = command("wandb-agent", _wandb_agent, "make runs of a sweep registered at W&B, one after another")
-    agent.add_argument("id", metavar="ENTITY/PROJECT/SWEEP", help="as wandb-sweep says")
-    places(agent)
-
-    shared = command("wandb-workspace", _wandb_workspace, "save the study's dashboard to a W&B project")
-    shared.add_argument("--project", default="bnstudy", help="default: %(default)s")
-    places(shared)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
+        for argument, rest in command.options:
+            sub.add_argument(argument, **rest)
+        if command.overrides:
+            sub.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=command.overrides)
     return parser
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from bnstudy.config import compose
-    from bnstudy.sweep import study
-
-    overrides = _with_places(arguments)
-    if arguments.sweep is None:
-        return study.single(compose.one(overrides), arguments.results)
-    from bnstudy.tracking import agents
-
-    config = compose.point(arguments.sweep, arguments.preset, agents.chosen(overrides))
-    return study.single(config, arguments.results)
-
-
-def _sweep(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import launchers, study
-
-    launcher, overrides = launchers.chosen(arguments.launcher, _with_places(arguments), wait=arguments.wait)
-    at = arguments.results, arguments.jobs, launcher
-    return study.sweep(arguments.name, arguments.preset, overrides, *at, again=arguments.again)
-
-
-def _reproduce(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import study
-
-    return study.reproduce(arguments.preset, _with_places(arguments), arguments.results, arguments.jobs)
-
-
-def _suite(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import suite
-
-    overrides, at = _with_places(arguments), (arguments.results, arguments.jobs)
-    return suite.run(arguments.name, arguments.preset, overrides, *at, again=arguments.again)
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import upkeep
-
-    return upkeep.status(arguments.preset, _with_places(arguments), arguments.results)
-
-
-def _retry(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import upkeep
-
-    return upkeep.retry(arguments.sweep, _with_places(arguments), arguments.results, arguments.jobs)
-
-
-def _clean_run(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import upkeep
-
-    return upkeep.forget(arguments.run_id, arguments.results)
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from bnstudy.analysis import report
-
-    workspace = paths.workspace(arguments.results, arguments.preset)
-    into = workspace if arguments.preset else paths.redrawn(arguments.results)  # the committed ones stay as they are
-    return report.make(workspace, into=into, html=arguments.command == "report", strict=arguments.strict)
-
-
-def _notebooks(arguments: argparse.Namespace) -> int:
-    from bnstudy.analysis import notebook
-
-    return notebook.make(arguments.names, arguments.results)
-
-
-def _publish(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import study
-
-    overrides, replace = _with_places(arguments), arguments.replace
-    return study.publish(arguments.name, arguments.preset, overrides, arguments.results, replace=replace)
-
-
-def _data(arguments: argparse.Namespace) -> int:
-    from bnstudy.data import sources
-
-    for name in sources.NAMES:
-        found = sources.locate(name, arguments.data_root)
-        print(f"{name}: {found.num_train} + {found.num_test} images, {found.kind}, sha256 {found.sha256[:12]}")
-        print(f"  {found.title or name} from {found.folder}")
-    return 0
-
-
-def _dashboard(arguments: argparse.Namespace) -> int:
-    from bnstudy.tracking import sync as tracking
-
-    return tracking.dashboard(arguments.results)
-
-
-def _sync(arguments: argparse.Namespace) -> int:
-    from bnstudy.tracking import sync as tracking
-
-    return tracking.sync(arguments.results)
-
-
-def _wandb_sweep(arguments: argparse.Namespace) -> int:
-    from bnstudy.tracking import agents
-
-    places = arguments.results, arguments.data_root
-    return agents.register(arguments.name, arguments.preset, arguments.overrides, *places)
-
-
-def _wandb_agent(arguments: argparse.Namespace) -> int:
-    from bnstudy.tracking import agents
-
-    return agents.work(arguments.id, arguments.results)
-
-
-def _wandb_workspace(arguments: argparse.Namespace) -> int:
-    from bnstudy.tracking import workspace
-
-    return workspace.save(arguments.project, arguments.results)
-
-
-def _weights(arguments: argparse.Namespace) -> int:
-    from bnstudy.store import weights
-
-    return weights.export(arguments.run_id, arguments.to, arguments.results)
-
-
-def _with_places(arguments: argparse.Namespace) -> list[str]:
-    """The user's overrides, after the folders given as options, quoted for Hydra's grammar."""
-    from bnstudy.config.compose import quoted
-
-    return [
-        *(["runtime.accept_code=true"] if getattr(arguments, "accept_code", False) else []),
-        f"runtime.data_root={quoted(arguments.data_root)}",
-        f"runtime.results={quoted(arguments.results)}",
-        *arguments.overrides,
-    ]
-
-
-def _say_what_is_given_twice(overrides: Sequence[str]) -> None:
-    """Of several values for one key the last counts, as in a shell's options; which those are is said."""
-    last: dict[str, str] = {}
-    for text in overrides:
-        key = text.lstrip("+~").partition("=")[0]
-        if key in last and last[key] != text and "=" in text:
-            print(f"bnstudy: {last[key]} does not count: {text} follows it", file=sys.stderr)
-        last[key] = text
 
 
 def _sweeps() -> list[str]:
@@ -401,7 +118,340 @@ def _minutes(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
 
 
-def _version() -> str:
-    from bnstudy import __version__
+Act = Callable[[argparse.Namespace], int]
+Option = tuple[str, dict[str, Any]]  # an argument's name, and what argparse is given of it
 
-    return f"bnstudy {__version__}"
+
+@dataclass(frozen=True)
+class Command:
+    act: Act
+    help: str
+    options: tuple[Option, ...]
+    overrides: str  # what KEY=VALUE arguments mean here; empty where the command takes none
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(help: str, *options: Option, overrides: str = "") -> Callable[[Act], Act]:
+    """Make a function of the parsed arguments a command: `_clean_run` becomes `bnstudy clean-run`."""
+
+    def register(act: Act) -> Act:
+        COMMANDS[act.__name__.strip("_").replace("_", "-")] = Command(act, help, options, overrides)
+        return act
+
+    return register
+
+
+def option(name: str, help: str, **rest: Any) -> Option:
+    return name, {"help": help, **rest}
+
+
+def _preset(default: str | None, *, choices: Sequence[str] = PRESETS, otherwise: str = "") -> Option:
+    return option("--preset", f"default: {default or otherwise}", choices=choices, default=default)
+
+
+CONFIGURED = "conf/ has what can be chosen, src/bnstudy/config/schema.py every key with its default"
+ONE_RUN = f"what the run is: {CONFIGURED}"
+SEVERAL_RUNS = f"what to change, several values make an axis, as in optim.lr=0.1,1; {CONFIGURED}"
+SWEEP_NAMES = f"one of {', '.join(_sweeps())}"
+SWEEP = option("name", SWEEP_NAMES, metavar="SWEEP")
+SUITE = option("name", "as sweeps/*.yaml name it: paper_init, paper_train, textbook", metavar="SUITE")
+RUN_ID = option("run_id", "the run's name, whole", metavar="ID")
+RESULTS = option(
+    "--results", "folder of all results (default: %(default)s)", type=_folder, default="results", metavar="FOLDER"
+)
+DATA = option(
+    "--data-root",
+    "where the images are (default: %(default)s)",
+    type=_folder,
+    default=os.environ.get("BNSTUDY_DATA_ROOT", "data"),
+    metavar="FOLDER",
+)
+JOBS = option("--jobs", "processes at a time (default: one a core)", type=_positive, metavar="N")
+ACCEPT_CODE = option(
+    "--accept-code",
+    "count runs as done though a file of their norm, network, initialiser or probe has changed since",
+    action="store_true",
+)
+BUDGET = option(
+    "--budget-min",
+    "stop after so many minutes, with everything saved; the same command resumes (default: never)",
+    type=_minutes,
+    metavar="N",
+)
+AGAIN = option("--again", "train runs that are published, too (default: they count as done)", action="store_true")
+PLACES = RESULTS, DATA
+TRAINED_AT = *PLACES, ACCEPT_CODE
+STRICT = option("--strict", "refuse a figure whose runs were trained by several commits", action="store_true")
+
+
+@command(
+    "train one run, as in: bnstudy run model=lenet data=fashion_mnist recipe=lenet norm=batch optim.lr=0.1",
+    option(
+        "--sweep",
+        "train a run of this sweep: the overrides are one value of each of its axes",
+        choices=_sweeps(),
+        metavar="SWEEP",
+    ),
+    _preset("full"),
+    *TRAINED_AT,
+    overrides=ONE_RUN,
+)
+def _run(arguments: argparse.Namespace) -> int:
+    from bnstudy.config import compose
+    from bnstudy.sweep import study
+
+    overrides = _with_places(arguments)
+    if arguments.sweep is None:
+        return study.single(compose.one(overrides), arguments.results)
+    from bnstudy.tracking import agents
+
+    config = compose.point(arguments.sweep, arguments.preset, agents.chosen(overrides))
+    return study.single(config, arguments.results)
+
+
+@command(
+    "train every run of a sweep that is not done, then write the sweep's tables",
+    SWEEP,
+    _preset("full"),
+    *TRAINED_AT,
+    JOBS,
+    BUDGET,
+    AGAIN,
+    option(
+        "--launcher",
+        "where runs train (default: in processes of this command); launcher.KEY=VALUE sets what is in conf/launcher: "
+        + ", ".join(_launchers()),
+        type=_launcher,
+        default="local",
+        metavar="NAME",
+    ),
+    option(
+        "--no-wait",
+        "only submit the jobs to the cluster; the same command without it waits for them and writes the tables",
+        dest="wait",
+        action="store_false",
+    ),
+    overrides=SEVERAL_RUNS,
+)
+def _sweep(arguments: argparse.Namespace) -> int:
+    from bnstudy.sweep import launchers, study
+
+    launcher, overrides = launchers.chosen(arguments.launcher, _with_places(arguments), wait=arguments.wait)
+    at = arguments.results, arguments.jobs, launcher
+    return study.sweep(arguments.name, arguments.preset, overrides, *at, again=arguments.again)
+
+
+@command(
+    "data, sweeps, tables, figures, claims and report in one go",
+    _preset("quick"),
+    *TRAINED_AT,
+    JOBS,
+    overrides=SEVERAL_RUNS,
+)
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from bnstudy.sweep import study
+
+    return study.reproduce(arguments.preset, _with_places(arguments), arguments.results, arguments.jobs)
+
+
+@command(
+    "every sweep of a suite, one after another, the estimate first, then their report",
+    SUITE,
+    _preset("quick"),
+    *TRAINED_AT,
+    JOBS,
+    BUDGET,
+    AGAIN,
+    overrides=SEVERAL_RUNS,
+)
+def _suite(arguments: argparse.Namespace) -> int:
+    from bnstudy.sweep import suite
+
+    overrides, at = _with_places(arguments), (arguments.results, arguments.jobs)
+    return suite.run(arguments.name, arguments.preset, overrides, *at, again=arguments.again)
+
+
+@command(
+    "every sweep: completed, diverged, failed, running, pending; time left", _preset(None, otherwise="both"), *PLACES
+)
+def _status(arguments: argparse.Namespace) -> int:
+    from bnstudy.sweep import upkeep
+
+    return upkeep.status(arguments.preset, _with_places(arguments), arguments.results)
+
+
+@command(
+    "train the runs that failed once more, of every sweep or of one",
+    option("--sweep", SWEEP_NAMES, metavar="SWEEP"),
+    *PLACES,
+    JOBS,
+    overrides="runtime.* and tracking.* only",
+)
+def _retry(arguments: argparse.Namespace) -> int:
+    from bnstudy.sweep import upkeep
+
+    return upkeep.retry(arguments.sweep, _with_places(arguments), arguments.results, arguments.jobs)
+
+
+@command("remove one run: its tables, its manifest, its checkpoint; refused while a process trains it", RUN_ID, RESULTS)
+def _clean_run(arguments: argparse.Namespace) -> int:
+    from bnstudy.sweep import upkeep
+
+    return upkeep.forget(arguments.run_id, arguments.results)
+
+
+REDRAWN = "the committed tables, drawn into results/redrawn"
+
+
+@command(
+    "draw the figures and judge the claims from tables: the committed ones, or a preset's",
+    _preset(None, choices=DRAWN, otherwise=REDRAWN),
+    STRICT,
+    RESULTS,
+)
+def _figures(arguments: argparse.Namespace) -> int:
+    return _draw(arguments, html=False)
+
+
+@command(
+    "the same as figures, and a page that shows them all: report.html",
+    _preset(None, choices=DRAWN, otherwise=REDRAWN),
+    STRICT,
+    RESULTS,
+)
+def _report(arguments: argparse.Namespace) -> int:
+    return _draw(arguments, html=True)
+
+
+def _draw(arguments: argparse.Namespace, *, html: bool) -> int:
+    from bnstudy.analysis import report
+
+    workspace = paths.workspace(arguments.results, arguments.preset)
+    into = workspace if arguments.preset else paths.redrawn(arguments.results)  # the committed ones stay as they are
+    return report.make(workspace, into=into, html=html, strict=arguments.strict)
+
+
+@command(
+    "run the notebooks of analysis/notebooks on the committed tables; each as .ipynb and .html",
+    option("names", "which (default: all)", nargs="*", metavar="NAME"),
+    RESULTS,
+)
+def _notebooks(arguments: argparse.Namespace) -> int:
+    from bnstudy.analysis import notebook
+
+    return notebook.make(arguments.names, arguments.results)
+
+
+@command(
+    "add a sweep's whole seeds to the committed tables and draw those anew; refuses stand-in data",
+    SWEEP,
+    _preset("full"),
+    option(
+        "--replace",
+        "take the raw run where it differs from what is published, and drop what the preset does not ask for",
+        action="store_true",
+    ),
+    *PLACES,
+)
+def _publish(arguments: argparse.Namespace) -> int:
+    from bnstudy.sweep import study
+
+    overrides, replace = _with_places(arguments), arguments.replace
+    return study.publish(arguments.name, arguments.preset, overrides, arguments.results, replace=replace)
+
+
+@command("get the data sets, or say why they cannot be had", DATA)
+def _data(arguments: argparse.Namespace) -> int:
+    from bnstudy.data import sources
+
+    for name in sources.NAMES:
+        found = sources.locate(name, arguments.data_root)
+        print(f"{name}: {found.num_train} + {found.num_test} images, {found.kind}, sha256 {found.sha256[:12]}")
+        print(f"  {found.title or name} from {found.folder}")
+    return 0
+
+
+@command("terminal dashboard on the offline W&B runs", RESULTS)
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from bnstudy.tracking import sync as tracking
+
+    return tracking.dashboard(arguments.results)
+
+
+@command("upload the offline W&B runs", RESULTS)
+def _sync(arguments: argparse.Namespace) -> int:
+    from bnstudy.tracking import sync as tracking
+
+    return tracking.sync(arguments.results)
+
+
+@command(
+    "register a sweep's grid at W&B, for agents to train its runs",
+    SWEEP,
+    _preset("full"),
+    *PLACES,
+    overrides=SEVERAL_RUNS,
+)
+def _wandb_sweep(arguments: argparse.Namespace) -> int:
+    from bnstudy.tracking import agents
+
+    places = arguments.results, arguments.data_root
+    return agents.register(arguments.name, arguments.preset, arguments.overrides, *places)
+
+
+@command(
+    "train runs of a sweep registered at W&B, one after another",
+    option("id", "as wandb-sweep says", metavar="ENTITY/PROJECT/SWEEP"),
+    RESULTS,
+)
+def _wandb_agent(arguments: argparse.Namespace) -> int:
+    from bnstudy.tracking import agents
+
+    return agents.work(arguments.id, arguments.results)
+
+
+@command(
+    "save the study's dashboard to a W&B project",
+    option("--project", "default: %(default)s", default="bnstudy"),
+    RESULTS,
+)
+def _wandb_workspace(arguments: argparse.Namespace) -> int:
+    from bnstudy.tracking import workspace
+
+    return workspace.save(arguments.project, arguments.results)
+
+
+@command(
+    "write a finished run's last weights to a file: .safetensors, or .pt for torch.load",
+    RUN_ID,
+    option("--to", "a new file ending in .safetensors or .pt", type=Path, required=True, metavar="FILE"),
+    RESULTS,
+)
+def _weights(arguments: argparse.Namespace) -> int:
+    from bnstudy.store import weights
+
+    return weights.export(arguments.run_id, arguments.to, arguments.results)
+
+
+def _with_places(arguments: argparse.Namespace) -> list[str]:
+    """The user's overrides, after the folders given as options, quoted for Hydra's grammar."""
+    from bnstudy.config.compose import quoted
+
+    return [
+        *(["runtime.accept_code=true"] if getattr(arguments, "accept_code", False) else []),
+        f"runtime.data_root={quoted(arguments.data_root)}",
+        f"runtime.results={quoted(arguments.results)}",
+        *arguments.overrides,
+    ]
+
+
+def _say_what_is_given_twice(overrides: Sequence[str]) -> None:
+    """Of several values for one key the last counts, as in a shell's options; which those are is said."""
+    last: dict[str, str] = {}
+    for text in overrides:
+        key = text.lstrip("+~").partition("=")[0]
+        if key in last and last[key] != text and "=" in text:
+            print(f"bnstudy: {last[key]} does not count: {text} follows it", file=sys.stderr)
+        last[key] = text

@@ -126,7 +126,7 @@ def launch_here(groups: Sequence[Group], results: Path, **options: Any) -> list[
     preflight.check(job for group in groups for job in group.jobs)
     ended = []
     for index, group in enumerate(groups):
-        told = launch._make(group, options.get("seen"), results, 1, lambda done, total: None, runner.Stop())
+        told = launch._make(group, options.get("endings"), results, 1, lambda done, total: None, runner.Stop())
         ended += told
         options["report"](index, 0, 0, told)
     return ended

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 from small_runs import config, launch_here, make, names, pending, quadrants, torch_as_it_was, written
 
-from bnstudy.store import checkpoint, files, index, lease, paths
+from bnstudy.store import checkpoint, files, index, locks, paths
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import launch, study
@@ -77,7 +77,7 @@ def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(tmp_path, ro
         told = capsys.readouterr()
         assert "No space left on device" in told.err and "what was saved is kept" in told.err
         assert "2 runs, 1 done, 1 to make" in told.out and "Traceback" not in told.err
-        assert not list(disk.rglob("*.part")) and lease.held(disk) == {}
+        assert not list(disk.rglob("*.part")) and locks.holders(disk) == {}
         (disk / "filler").unlink()
         assert not study.make("a sweep", jobs(configs), disk, 1)
         assert written(disk, names(configs)) == wanted

@@ -21,7 +21,6 @@ from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 from bnstudy.data import sources
 from bnstudy.data.sources import DataError
 from bnstudy.store import checkpoint, paths, reduction
-from bnstudy.store.lease import Holder
 from bnstudy.store.runs import State, Store, StoreError
 from bnstudy.training import runner
 
@@ -243,9 +242,3 @@ def test_any_override_is_a_run_or_a_sentence(key, text):
         assert str(error).strip() and "Traceback" not in str(error)
     else:
         assert isinstance(made, Config)
-
-
-@given(name=st.text(max_size=60) | st.builds("~".join, st.lists(st.text(max_size=5), min_size=5, max_size=5)))
-def test_any_name_of_a_claims_file_is_a_holder_or_nobody(name):
-    holder = Holder.named(name)
-    assert holder is None or ((holder.name == name or "~0" in name) and isinstance(holder.dead, bool))

@@ -20,7 +20,7 @@ from small_runs import config, launch_here, names, quadrants, torch_as_it_was, w
 
 from bnstudy.analysis import report
 from bnstudy.config.schema import resolved
-from bnstudy.store import checkpoint, lease, paths, reduction
+from bnstudy.store import checkpoint, locks, paths, reduction
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import Store, Writer
 from bnstudy.sweep import launch, study
@@ -152,6 +152,6 @@ def test_killed_at_any_moment_and_begun_again(tmp_path, root, num_kills, record_
         last.join(60)
         assert last.exitcode == 0, seed
     assert made(configs, results) == wanted, seed
-    assert lease.held(results) == {}
+    assert locks.holders(results) == {}
     told = ", ".join(f"{count} {name}" for name, count in kills.items())
     record_property("told", f"{num_kills} kills: {told}; {wholes + 1} sweeps ended, each with the same bytes")

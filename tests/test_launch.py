@@ -14,7 +14,7 @@ import pytest
 from small_runs import config, job, quadrants
 
 from bnstudy.config.schema import resolved
-from bnstudy.store import lease, paths
+from bnstudy.store import locks, paths
 from bnstudy.store.jobs import Group, under_way
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import launch
@@ -79,7 +79,7 @@ def test_a_worker_that_hangs_is_killed_and_marked_and_the_rest_goes_on(tmp_path,
     assert told == [(hung, "failed", f"{error}; what was saved is kept"), (good, "completed", "")]
     store = Store(tmp_path)
     assert store.state(hung) == State.failed and store.manifest(hung)["error"] == error
-    assert list(under_way(tmp_path).values()) == [[hung]] and lease.held(tmp_path) == {}
+    assert list(under_way(tmp_path).values()) == [[hung]] and locks.holders(tmp_path) == {}
 
 
 def test_patience_is_the_shortest_of_the_group(root):

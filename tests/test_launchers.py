@@ -16,7 +16,7 @@ from small_runs import config, job, launch_here, make, names, quadrants, torch_a
 from bnstudy import cli
 from bnstudy.config import compose
 from bnstudy.config.schema import to_dict
-from bnstudy.store import devices, lease, paths
+from bnstudy.store import devices, locks, paths
 from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import launch, launchers, sharing, slurm, task
@@ -298,11 +298,11 @@ def test_a_run_that_another_process_makes_is_waited_for(tmp_path, cluster, wante
     (cluster / "queue").write_text("7_0 RUNNING\n7_1 RUNNING\n")
     looks = []
 
-    def holder(self, run_id):
+    def holder(results, run_id):
         looks.append(run_id)
-        return lease.UNKNOWN if len(looks) < 20 else None
+        return locks.UNKNOWN if len(looks) < 20 else None
 
-    monkeypatch.setattr(lease.Watch, "holder", holder)
+    monkeypatch.setattr(locks, "holder", holder)
     earlier = slurm._earlier(results)
     (cluster / "queue").write_text("")
     monkeypatch.setattr(slurm, "_earlier", lambda results: earlier)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from bnstudy.config.schema import from_dict
-from bnstudy.store import index, lease, paths, reduction
+from bnstudy.store import index, locks, paths, reduction
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import pace
 from bnstudy.sweep.roster import Wanted
@@ -34,7 +34,7 @@ def look(results, count):
     names = many_runs.run_ids(count)
     entries = index.entries(results, names)
     runs = [Wanted(name, 235 * many_runs.NUM_EPOCHS, "lenet") for name in names]
-    return pace.how_far(runs, entries, pace.measured(runs, entries, results), lease.held(results))
+    return pace.how_far(runs, entries, pace.measured(runs, entries, results), locks.holders(results))
 
 
 def test_made_runs_are_read_as_real_ones(tmp_path, monkeypatch):

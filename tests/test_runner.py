@@ -36,7 +36,7 @@ from bnstudy import models, probes
 from bnstudy.config import compose
 from bnstudy.data import sources
 from bnstudy.data.sources import DataError
-from bnstudy.store import checkpoint, lease, paths
+from bnstudy.store import checkpoint, locks, paths
 from bnstudy.store.jobs import Group, jobs, under_way
 from bnstudy.store.runs import State, Store, Writer
 from bnstudy.sweep import launch, study
@@ -344,7 +344,7 @@ def test_data_that_vanish_are_told_of_in_words_and_nothing_is_written(tmp_path, 
     shutil.rmtree(copied)
     with pytest.raises(runner.Refused, match=r"train_images\.npy cannot be read"):
         runner.run(Group((one,)), tmp_path / "cut", threads=1, report=lambda done, total: None, stop=runner.Stop())
-    assert not [path for path in (tmp_path / "cut").rglob("*") if path != paths.leases(tmp_path / "cut")]
+    assert not [path for path in (tmp_path / "cut").rglob("*") if path != paths.locks(tmp_path / "cut")]
 
 
 def half_made(configs, results, step=5):
@@ -533,8 +533,8 @@ def test_two_processes_never_make_the_same_run(tmp_path, root):
     configs = alone(root)
     before = half_made(configs, tmp_path)
     with (
-        lease.claimed(tmp_path, names(configs)),
-        pytest.raises(lease.Taken, match=rf"another process is making this run \(process {os.getpid()} on "),
+        locks.hold(tmp_path, names(configs)),
+        pytest.raises(locks.Locked, match=rf"another process trains this run \(process {os.getpid()} on "),
     ):
         make(configs, tmp_path)
     assert saved_bytes(tmp_path) == before

@@ -16,8 +16,8 @@ from waiting import found, wait_for
 
 from bnstudy.config import compose
 from bnstudy.config.schema import resolved
-from bnstudy.store import checkpoint, lease, paths
-from bnstudy.store.jobs import Group, Seen, jobs
+from bnstudy.store import checkpoint, locks, paths
+from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import State, Store, Writer
 from bnstudy.sweep import launch, sharing, study
 from bnstudy.tracking.sinks.console import Progress
@@ -82,7 +82,7 @@ def test_runs_under_way_side_by_side_are_not_counted_as_ended(tmp_path, root, mo
 
     monkeypatch.setattr(launch, "launch", launched)
     progress = Progress("sweep", 5, "runs ended")
-    sharing._launch(groups, tmp_path, 2, 1, progress, 1, Seen())
+    sharing._launch(groups, tmp_path, 2, 1, progress, 1, {})
     assert shown == [(2.8, 1), (4.0, 1), (4.2, 3)]
 
 
@@ -106,7 +106,7 @@ def test_two_launchers_share_a_sweep_and_both_tell_of_all_of_it(tmp_path, root):
         assert int(counts[1]) + int(counts[2]) == 8
     assert sum(made) == 8
     assert written(results, names(configs)) == written(tmp_path / "alone", names(configs))
-    assert lease.held(results) == {}
+    assert locks.holders(results) == {}
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -144,7 +144,7 @@ def test_a_run_that_failed_elsewhere_is_told_and_not_tried_again(tmp_path, root,
     monkeypatch.setattr(launch, "launch", others_first)
     assert study.make("a sweep", jobs(configs), tmp_path, 1)
     told = capsys.readouterr()
-    assert f"{ids[1]}: failed: the disk is bad (made by another process)" in told.err
+    assert f"{ids[1]}: failed: the disk is bad (trained by another process)" in told.err
     assert "1 of these were made here, 2 by other processes" in told.out
     assert [store.state(run_id) for run_id in ids] == [State.completed, State.failed, State.diverged]
 
@@ -195,4 +195,4 @@ def test_two_real_launchers_of_the_command_line(tmp_path, data_root, killed):
     if not killed:
         assert [int(c[1]) + int(c[2]) if c else 0 for c in counted] == [6, 6], told
         assert sum(int(c[1]) if c else 0 for c in counted) == 6, told
-    assert "6 completed" in told[1][1] and lease.held(results) == {}
+    assert "6 completed" in told[1][1] and locks.holders(results) == {}

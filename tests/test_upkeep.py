@@ -11,10 +11,10 @@ from small_runs import config, launch_here, make, names, quadrants, torch_as_it_
 from bnstudy.config import compose
 from bnstudy.config.schema import resolved
 from bnstudy.data.sources import DataError
-from bnstudy.store import index, lease, paths
+from bnstudy.store import index, locks, paths
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import jobs, under_way
-from bnstudy.store.lease import Holder
+from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import launch, pace, roster, upkeep
 from bnstudy.sweep.roster import Wanted
@@ -172,7 +172,7 @@ def test_how_far_and_how_long_still(tmp_path):
     def how_far(runs, entries, holders):
         return pace.how_far(runs, entries, pace.measured(runs, entries, tmp_path), holders)
 
-    here = Holder("h", "m", 1, "0", "t")
+    here = Holder("h", 1)
     runs = [Wanted(name, work, "one") for name, work in zip("abcdefg", (1, 3, 2, 2, 2, 5, 1), strict=True)]
     entries = dict.fromkeys("abcdefg", Entry(State.absent)) | {
         "a": Entry(State.completed, 30.0),
@@ -184,7 +184,7 @@ def test_how_far_and_how_long_still(tmp_path):
     told = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 interrupted, 2 pending; "
     assert how_far(runs, entries, {}) == told + "about 6 min 0 s left for one process"
     told = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 running, 1 interrupted, 1 pending; "
-    two = {"e": here, "f": Holder("h", "m", 2, "0", "t")}
+    two = {"e": here, "f": Holder("h", 2)}
     assert how_far(runs, entries, two) == told + "about 3 min 0 s left for 2 processes"
     nothing_done = {name: Entry(State.absent) for name in "abcdefg"}
     assert how_far(runs, nothing_done, {}) == "   7 runs: 7 pending"
@@ -246,7 +246,7 @@ def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp
     for slip, hint in ((ids[0][:-3], f"did you mean {ids[0]}"), ("", "2 runs are in"), ("../runs", "2 runs are in")):
         with pytest.raises(ValueError, match=f"there is no run '{slip}'; {hint}"):
             upkeep.forget(slip, tmp_path)
-    with lease.claimed(tmp_path, ids[:1]), pytest.raises(lease.Taken, match="another process is making this run"):
+    with locks.hold(tmp_path, ids[:1]), pytest.raises(locks.Locked, match="another process trains this run"):
         upkeep.forget(ids[0], tmp_path)
     assert states(tmp_path, *ids) == before == [State.completed] * 2
     assert upkeep.forget(ids[0], tmp_path) == 0

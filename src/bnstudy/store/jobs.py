@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from bnstudy.config.identity import run_id
 from bnstudy.config.schema import Config, total_steps
 from bnstudy.data import sources
 from bnstudy.data.sources import Source
-from bnstudy.store import lease, paths
+from bnstudy.store import paths
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,6 @@ class Group:
     def id(self) -> str:
         """Named after its members, so that an interrupted group is found again."""
         return hashlib.sha256("\n".join(job.run_id for job in self.jobs).encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a launcher saw of runs before it hands them out: how they had ended, and claims of dead processes."""
-
-    endings: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)  # see Store.ending
-    expired: Mapping[str, lease.Pulse] = field(default_factory=dict)  # see lease.Watch
 
 
 def jobs(configs: Iterable[Config]) -> list[Job]:

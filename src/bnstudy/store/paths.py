@@ -27,13 +27,13 @@ def groups(results: Path) -> Path:
     return results / "groups"
 
 
-def leases(results: Path) -> Path:
-    """Claims of the processes that make runs, one folder a claim, for as long as it is held."""
-    return results / "leases"
+def locks(results: Path) -> Path:
+    """Locks of the processes that train runs, one file a run, for as long as it is held."""
+    return results / "locks"
 
 
-def lease(results: Path, run_id: str) -> Path:
-    return leases(results) / run_id
+def lock(results: Path, run_id: str) -> Path:
+    return locks(results) / run_id
 
 
 def index(results: Path) -> Path:

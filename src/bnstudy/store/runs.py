@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SCHEMA = 3
 SCHEMAS = (1, 2, SCHEMA)  # schema 1 had no checksum; before schema 3 the probes stood in the configuration
 Columns = Mapping[str, str]  # column -> arrow type name
+Ending = tuple[int, int]  # inode and time of a manifest: tells one ending of a run from a later one
 ARROW = {
     "int16": pa.int16(),
     "int32": pa.int32(),
@@ -154,7 +155,7 @@ class Store:
         """Begins a run, or goes on with it after `Writer.restore`."""
         return Writer(paths.run(self.results, run_id), run_id)
 
-    def ending(self, run_id: str) -> tuple[int, int] | None:
+    def ending(self, run_id: str) -> Ending | None:
         """What tells one ending of a run from a later one; None where it has none."""
         try:
             seen = (paths.run(self.results, run_id) / paths.MANIFEST).stat()

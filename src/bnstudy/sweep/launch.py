@@ -16,9 +16,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bnstudy.store import devices, failures, lease, status
-from bnstudy.store.jobs import Group, Seen
-from bnstudy.store.runs import State, Store
+from bnstudy.store import devices, failures, locks, status
+from bnstudy.store.jobs import Group
+from bnstudy.store.runs import Ending, State, Store
 
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
 CHECK, MAKE = "check", "make"  # what a worker is told to do with what comes
@@ -58,7 +58,7 @@ def launch(
     workers: int,
     threads: int,
     report: Callable[[int, int, int, list[Ended]], None],
-    seen: Seen | None = None,
+    endings: Mapping[str, Ending | None] | None = None,
 ) -> list[Ended]:
     """Makes every group, `workers` at a time with `threads` CPU threads each; how each run ended, in order of ending.
 
@@ -91,7 +91,7 @@ def launch(
                     worker.group, group = todo.pop()
                     worker.heard = time.monotonic()
                     with contextlib.suppress(OSError):  # it died already, as its pipe is about to tell
-                        worker.pipe.send((MAKE, (group, seen)))
+                        worker.pipe.send((MAKE, (group, endings)))
             for worker in [w for w in pool if w.group is None]:
                 _stop(worker)
                 pool.remove(worker)
@@ -197,7 +197,7 @@ def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
     error = f"no progress for {minutes:g} minutes (runtime.hang_minutes): its process was killed"
     left = [job for job in group.jobs if not status.of(job, Store(results), verify=False).state.done]
     try:
-        with lease.claimed(results, [job.run_id for job in left]):
+        with locks.hold(results, [job.run_id for job in left]):
             for job in left:
                 failures.record(job, results, error)
     except OSError as trouble:  # another launcher was faster to take over, or the disk is at fault
@@ -270,8 +270,8 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
                         tell("checked")
                     else:
                         report = functools.partial(tell, "progress")
-                        group, seen = content
-                        tell("ended", _make(group, seen, results, threads, report, stop))
+                        group, endings = content
+                        tell("ended", _make(group, endings, results, threads, report, stop))
                 except ValueError as error:
                     tell("refused", str(error))
                 if stop.requested:
@@ -281,14 +281,19 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
 
 
 def _make(
-    group: Group, seen: Seen | None, results: Path, threads: int, report: Callable[[int, int], None], stop: Any
+    group: Group,
+    endings: Mapping[str, Ending | None] | None,
+    results: Path,
+    threads: int,
+    report: Callable[[int, int], None],
+    stop: Any,
 ) -> list[Ended]:
     from bnstudy.training import runner
 
     try:
-        ended = runner.run(group, results, threads=threads, report=report, stop=stop, seen=seen)
-    except lease.Taken as taken:
-        return [(job.run_id, ELSEWHERE, str(taken.strerror)) for job in group.jobs]
+        ended = runner.run(group, results, threads=threads, report=report, stop=stop, endings=endings)
+    except locks.Locked as locked:
+        return [(job.run_id, ELSEWHERE, str(locked.strerror)) for job in group.jobs]
     except OSError as error:
         return _as_it_stands(group, results, f"{error}; what was saved is kept")
     return [(e.run_id, str(e.state), e.note) for e in ended]

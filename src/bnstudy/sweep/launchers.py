@@ -21,7 +21,7 @@ from bnstudy.config import compose, slips
 from bnstudy.config.compose import ComposeError
 from bnstudy.store import paths
 from bnstudy.store.jobs import Group
-from bnstudy.store.runs import State, Store
+from bnstudy.store.runs import Ending, State, Store
 from bnstudy.sweep import launch, task
 from bnstudy.sweep.launch import Ended
 
@@ -61,7 +61,7 @@ def check(launcher: Launcher, results: Path) -> None:
             )
 
 
-def ended(store: Store, run_id: str, before: tuple[int, int] | None) -> Ended | None:
+def ended(store: Store, run_id: str, before: Ending | None) -> Ended | None:
     """How a run ended that was pending, with what was then its ending (see Store.ending); None where it has not."""
     state = store.state(run_id, verify=False)
     if store.ending(run_id) == before:  # as it was when it was pending: absent, failed, or lacking a look

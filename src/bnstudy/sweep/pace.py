@@ -15,7 +15,7 @@ from pathlib import Path
 from bnstudy.store import paths
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import under_way
-from bnstudy.store.lease import Holder
+from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State
 from bnstudy.sweep.roster import Wanted
 from bnstudy.tracking.sinks.console import duration
@@ -69,7 +69,7 @@ def how_far(
             counts[entry.state] += 1
             continue
         if holder is not None:
-            at_work.add((holder.machine, holder.pid))
+            at_work.add(holder)
         if holder is None and run.run_id in published:
             counts["published"] += 1
             continue

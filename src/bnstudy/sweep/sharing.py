@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnstudy.store import lease
-from bnstudy.store.jobs import Group, Job, Seen
-from bnstudy.store.runs import State, Store
+from bnstudy.store import locks
+from bnstudy.store.jobs import Group, Job
+from bnstudy.store.runs import Ending, State, Store
 from bnstudy.sweep import launch
 from bnstudy.sweep.launch import ELSEWHERE, Ended
 from bnstudy.sweep.plan import plan
@@ -23,13 +23,13 @@ def make(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, 
 
     A run whose process dies is taken up by whichever launcher looks next; by none is it tried twice.
     """
-    store, watch = Store(results), lease.Watch(results)
+    store = Store(results)
     endings = {run_id: store.ending(run_id) for run_id in pending}
     # Of workers and not of what is left to run: a sweep that goes on rounds as it did before.
     threads = wanted[0].config.runtime.threads or max(1, launch.cores() // workers)
     left, ended, fallen = set(pending), list[Ended](), dict[str, str]()
     while True:
-        holders = {run_id: holder for run_id in sorted(left) if (holder := watch.holder(run_id)) is not None}
+        holders = {run_id: holder for run_id in sorted(left) if (holder := locks.holder(results, run_id)) is not None}
         for run_id in sorted(left - holders.keys()):  # who lets go of a run has ended it, or leaves it to us
             told = _ended(store, run_id, endings[run_id])
             if told is None and run_id in fallen:
@@ -45,11 +45,10 @@ def make(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, 
         free = [group for group in groups if not any(job.run_id in holders for job in group.jobs)]
         if not free:
             others = ", ".join(sorted({str(holder) for holder in holders.values()}))
-            progress.update(len(ended), f"{len(holders)} are being made by {others}")
+            progress.update(len(ended), f"{len(holders)} are trained by {others}")
             time.sleep(POLL_SEC)
             continue
-        seen = Seen(endings, watch.expired())
-        for run_id, state, note in _launch(free, results, workers, threads, progress, len(ended), seen):
+        for run_id, state, note in _launch(free, results, workers, threads, progress, len(ended), endings):
             if state == State.partial:
                 fallen[run_id] = note
             elif state != ELSEWHERE:
@@ -64,7 +63,7 @@ def _launch(
     threads: int,
     progress: Progress,
     before: int,
-    seen: Seen,
+    endings: Mapping[str, Ending | None],
 ) -> list[Ended]:
     workers = min(workers, len(groups))
     share = [math.nan for _ in groups]  # NaN: not begun in this process
@@ -81,14 +80,14 @@ def _launch(
         whole = before + sum(len(groups[index].jobs) for index in over)
         progress.update(before + made, f"{workers} processes of {threads} threads", whole=whole)
 
-    return launch.launch(groups, results, workers=workers, threads=threads, report=show, seen=seen)
+    return launch.launch(groups, results, workers=workers, threads=threads, report=show, endings=endings)
 
 
-def _ended(store: Store, run_id: str, before: tuple[int, int] | None) -> Ended | None:
+def _ended(store: Store, run_id: str, before: Ending | None) -> Ended | None:
     """How others ended the run since we began; None where they did not."""
     if (ending := store.ending(run_id)) is None or ending == before:
         return None
     state = store.state(run_id, verify=False)
     if state == State.failed:
-        return run_id, str(state), f"{store.manifest(run_id)['error']} ({lease.MADE})"
-    return (run_id, str(state), lease.MADE) if state.done else None
+        return run_id, str(state), f"{store.manifest(run_id)['error']} ({locks.ELSEWHERE})"
+    return (run_id, str(state), locks.ELSEWHERE) if state.done else None

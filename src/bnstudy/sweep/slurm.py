@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bnstudy.store import files, lease, paths
+from bnstudy.store import files, locks, paths
 from bnstudy.store.jobs import Job
-from bnstudy.store.runs import State, Store
+from bnstudy.store.runs import Ending, State, Store
 from bnstudy.sweep import budget, launchers, task
 from bnstudy.sweep.launch import Ended
 from bnstudy.sweep.launchers import Launcher
@@ -116,10 +116,10 @@ def _wait(
     title: str,
     jobs: Sequence[Submitted],
     pending: Collection[str],
-    endings: dict[str, tuple[int, int] | None],
+    endings: dict[str, Ending | None],
     results: Path,
 ) -> list[Ended]:
-    store, watch = Store(results), lease.Watch(results)
+    store = Store(results)
     job_of = {run_id: job for job in jobs for run_id in job.run_ids}
     unseen: Counter[str] = Counter()
     left, ended = sorted(pending), list[Ended]()
@@ -130,7 +130,7 @@ def _wait(
                     unseen[job.id] = 0 if job.id in queue else unseen[job.id] + 1
             for run_id in list(left):
                 told, job = launchers.ended(store, run_id, endings[run_id]), job_of[run_id]
-                if told is None and unseen[job.id] >= LOOKS and watch.holder(run_id) is None:
+                if told is None and unseen[job.id] >= LOOKS and locks.holder(results, run_id) is None:
                     note = f"job {job.id} ended first ({_last_words(Path(job.log))}); its log: {job.log}"
                     told = run_id, str(State.partial), note
                 if told is not None:

@@ -17,7 +17,7 @@ from bnstudy.analysis import readme
 from bnstudy.config import compose
 from bnstudy.config.identity import canonical, changed_defaults, with_former_defaults
 from bnstudy.config.schema import Config, Search, resolved
-from bnstudy.store import devices, files, index, lease, paths, publishing, reduction, status
+from bnstudy.store import devices, files, index, locks, paths, publishing, reduction, status
 from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import State, Store
@@ -232,7 +232,7 @@ def make(
     except budget.Spent:
         made = sum(status.of(job, store).done or job.run_id in known for job in wanted)
         raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done") from None
-    if elsewhere := sum(lease.MADE in note for _, _, note in ended):
+    if elsewhere := sum(locks.ELSEWHERE in note for _, _, note in ended):
         print(f"{title}: {len(ended) - elsewhere} of these were made here, {elsewhere} by other processes")
     bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
     for run_id, how, note in bad:
@@ -322,7 +322,7 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, 
     Runs that are published already keep their rows, also where their raw runs are gone; `replace` takes the raw run
     instead where there is one. Raises ValueError for stand-in data, where no seed is whole, for overrides that make
     other runs than the preset, where the preset does not ask for what is published, and where a raw run is not what was
-    published of it; lease.Taken where another process publishes the sweep.
+    published of it; locks.Locked where another process publishes the sweep.
     """
     from bnstudy.analysis import report
 
@@ -330,7 +330,7 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, 
     workspace = _workspace(results, preset, {name: configs})
     if workspace.name == paths.CUSTOM:
         raise ValueError(f"{name}: what is published is the preset {preset} as it is, without overrides")
-    with lease.claimed(results, [f"publish-{name}"]):
+    with locks.hold(results, [f"publish-{name}"]):
         told = _publish(name, preset, configs, workspace, results, replace=replace)
     print(told)
     code = report.make(paths.workspace(results, None), html=True)

@@ -13,7 +13,7 @@ from typing import Any
 from bnstudy.config import compose
 from bnstudy.config.schema import Config, Sweep, from_dict
 from bnstudy.data import sources
-from bnstudy.store import index, lease, paths, publishing
+from bnstudy.store import index, locks, paths, publishing
 from bnstudy.store.jobs import jobs, let_go, under_way
 from bnstudy.store.runs import State, Store, looks_of
 from bnstudy.store.status import Look
@@ -41,7 +41,7 @@ def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
         progress.update(len(searching))
     every = [run for _, _, runs in lines if isinstance(runs, list) for run in runs]
     entries = index.entries(results, {run.run_id for run in every})
-    speed, holders = pace.measured(every, entries, results), lease.held(results)
+    speed, holders = pace.measured(every, entries, results), locks.holders(results)
     for name, each, runs in lines:
         then = "; its search follows" if searching[name] and not isinstance(runs, str) else ""
         known = publishing.names(results, name)
@@ -105,7 +105,7 @@ def _again(manifest: Mapping[str, Any], how: Config) -> Config | str:
 def forget(run_id: str, results: Path) -> int:
     """Removes one run: its tables, its manifest, what was saved of it. Raises ValueError if there is none of that name.
 
-    Raises lease.Taken where a process is making it.
+    Raises locks.Locked where a process trains it.
     """
     there = Store(results).run_ids()
     if run_id not in there:
@@ -114,7 +114,7 @@ def forget(run_id: str, results: Path) -> int:
         )
         hint = f"did you mean {' or '.join(near)}?" if near else f"{len(there)} runs are in {paths.runs(results)}"
         raise ValueError(f"there is no run {run_id!r}; {hint}")
-    with lease.claimed(results, [run_id]):
+    with locks.hold(results, [run_id]):
         let_go(results, {run_id})
         shutil.rmtree(paths.run(results, run_id))
     print(f"{run_id} is forgotten; tables that were made with it keep its rows until its sweep is run again")

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bnstudy.config.schema import resolved, resolved_plan
-from bnstudy.store import checkpoint, failures, files, lease, provenance, status
-from bnstudy.store.jobs import Group, Job, Seen, let_go
-from bnstudy.store.runs import State, Store, StoreError, Writer
+from bnstudy.store import checkpoint, failures, files, locks, provenance, status
+from bnstudy.store.jobs import Group, Job, let_go
+from bnstudy.store.runs import Ending, State, Store, StoreError, Writer
 from bnstudy.store.status import Look
 from bnstudy.tracking import sinks
 from bnstudy.tracking.sinks import Sink
@@ -139,30 +139,37 @@ class Stop:
 
 
 def run(
-    group: Group, results: Path, *, threads: int, report: Report, stop: Stop, seen: Seen | None = None
+    group: Group,
+    results: Path,
+    *,
+    threads: int,
+    report: Report,
+    stop: Stop,
+    endings: Mapping[str, Ending | None] | None = None,
 ) -> list[Ended]:
     """Makes the group's runs. An exception marks them failed, or, in a group of several, has each made for itself.
 
-    They are this process's to make meanwhile; those that other processes ended, since they were `seen`, are left alone.
+    This process holds them meanwhile; those that other processes ended since they had these `endings` are left alone.
     Whatever is raised or marked, what a checkpoint holds stays: once the cause is gone the runs go on from there.
     Raises Refused (bad input; nothing was written), Interrupted (after a checkpoint), KeyboardInterrupt (where there
-    was nothing to save), or OSError (the disk's fault and not a run's; lease.Taken: another process makes one of them).
+    was nothing to save), or OSError (the disk's fault and not a run's; locks.Locked: another process trains one).
     """
-    seen = seen or Seen()
-    with lease.claimed(results, [job.run_id for job in group.jobs], seen.expired) as claim:
-        work = _Work(threads, report, stop, claim)
-        ended = _train_what_is_left(group, results, seen, work)
+    with locks.hold(results, [job.run_id for job in group.jobs]) as held:
+        work = _Work(threads, report, stop, held)
+        ended = _train_what_is_left(group, results, endings or {}, work)
         # A run that was resumed looks as it was begun to; whatever else is asked for by now is added here.
         again = Group(tuple(job for job in group.jobs if _lacks(job, results)))
         if again.jobs and not any(one.state == State.failed for one in ended):
             ended = [one for one in ended if one.run_id not in {job.run_id for job in again.jobs}]
-            ended += _train_what_is_left(again, results, Seen(), work)
+            ended += _train_what_is_left(again, results, {}, work)
         return ended
 
 
-def _train_what_is_left(group: Group, results: Path, seen: Seen, work: _Work) -> list[Ended]:
+def _train_what_is_left(
+    group: Group, results: Path, endings: Mapping[str, Ending | None], work: _Work
+) -> list[Ended]:
     ended = _looked_at(group, results, work.threads)
-    ended += _ended_elsewhere(group, results, seen, {one.run_id for one in ended})
+    ended += _ended_elsewhere(group, results, endings, {one.run_id for one in ended})
     left = tuple(job for job in group.jobs if job.run_id not in {one.run_id for one in ended})
     if left and checkpoint.exists(results, group):  # it goes on whole
         left, ended = group.jobs, []
@@ -200,28 +207,30 @@ def _looked_at(group: Group, results: Path, threads: int) -> list[Ended]:
     return ended
 
 
-def _ended_elsewhere(group: Group, results: Path, seen: Seen, known: set[str]) -> list[Ended]:
-    """The group's other runs that are done, or that failed in other hands than ours after they were seen."""
+def _ended_elsewhere(
+    group: Group, results: Path, endings: Mapping[str, Ending | None], known: set[str]
+) -> list[Ended]:
+    """The group's other runs that are done, or that failed in another process since they had these endings."""
     store, ended = Store(results), []
     for job in group.jobs:
         if job.run_id in known:
             continue
         now = status.of(job, store)
-        failed_since = now.state == State.failed and job.run_id in seen.endings
-        if now.done or (failed_since and store.ending(job.run_id) != seen.endings[job.run_id]):
+        failed_since = now.state == State.failed and job.run_id in endings
+        if now.done or (failed_since and store.ending(job.run_id) != endings[job.run_id]):
             error = store.manifest(job.run_id)["error"]
-            ended.append(Ended(job.run_id, now.state, f"{error} ({lease.MADE})" if error else lease.MADE))
+            ended.append(Ended(job.run_id, now.state, f"{error} ({locks.ELSEWHERE})" if error else locks.ELSEWHERE))
     return ended
 
 
 @dataclass(frozen=True)
 class _Work:
-    """How a group is made: on so many threads, telling whom, until asked to stop, while the claim holds."""
+    """How a group is trained: on so many threads, reporting to whom, until asked to stop, while its runs are held."""
 
     threads: int
     report: Report
     stop: Stop
-    claim: lease.Claim
+    held: locks.Held
 
 
 def _attempt(group: Group, results: Path, work: _Work) -> list[Ended]:
@@ -250,14 +259,14 @@ def _run(group: Group, results: Path, work: _Work) -> list[Ended]:
         made = _Making(group, results, saved["threads"] if saved else work.threads, _looks(group, results, saved))
     except ValueError as error:
         raise Refused(str(error)) from error
-    work.claim.check()
+    work.held.check()
     let_go(results, {job.run_id for job in group.jobs}, keep=group)  # what is there of them is written anew
     if saved is None or not made.resume(saved):
         made.begin()
     del saved  # its tensors have been copied
     with made.mirrored() as mirrors, work.stop.deferred(made.training.total_steps > 0):
         made.make(mirrors, work)
-    work.claim.check()
+    work.held.check()
     return made.end(mirrors)
 
 
@@ -286,7 +295,7 @@ def _run_apart(group: Group, results: Path, work: _Work) -> list[Ended]:
     try:
         for job in left[:1]:
             _Making(Group((job,)), results, work.threads, {})
-        work.claim.check()
+        work.held.check()
         _take_apart(group, left, results)
     except OSError:
         raise
@@ -405,7 +414,7 @@ class _Making:
                 _mirror(mirrors[event.run], event)
                 continue
             work.report(event.step, self.training.total_steps)
-            work.claim.check()
+            work.held.check()
             if mark_due():
                 self._save()
                 last_save = time.monotonic()

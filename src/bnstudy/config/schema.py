@@ -1,4 +1,7 @@
-"""What a run is: the schema of its configuration, with defaults and checks. Plain Python: no Hydra, no torch."""
+"""What a run is: the schema of its configuration, with defaults and checks. Plain Python: no Hydra, no torch.
+
+What one value may be stands at its key; what depends on several of them is checked in `_check_together`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Strict, TypeAdapter, ValidationError
 
 from bnstudy.config import plugins
 
@@ -17,80 +22,165 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 ENGINES = ("auto", "plain", "stacked", "parallel")
 TRACKING_MODES = ("offline", "online", "off")
 OUTCOME_BY = ("accuracy", "losses")
-DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?")
+INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest that a table's columns hold
+FLOAT32 = (1.1754944e-38, 3.4e38)  # the smallest number that has all its digits, and about the largest
+MAX_THREADS = 4096
+
+
+def _must(fit: Callable[[Any], bool], remedy: str) -> AfterValidator:
+    """A check of one value; `from_dict` puts its key and the value before the remedy."""
+
+    def check(value: Any) -> Any:
+        if not fit(value):
+            raise ValueError(remedy)
+        return value
+
+    return AfterValidator(check)
+
+
+def _one_of(*allowed: str) -> AfterValidator:
+    return _must(lambda value: value in allowed, f"choose one of {', '.join(allowed)}")
+
+
+def _between(low: int, high: int = INT64) -> AfterValidator:
+    def check(value: int) -> int:
+        if not low <= value <= high:
+            raise ValueError(f"give {low} or more" if high == INT64 and value < low else f"give {low} to {high}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _fits_float32(value: float) -> bool:
+    return value == 0 or FLOAT32[0] <= value <= FLOAT32[1]
+
+
+# Numbers are taken as they are: text is no number, 1.0 is no whole number, true is not 1.
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Switch = Annotated[bool, Strict()]
+Index = Annotated[Whole, _between(0)]
+Count = Annotated[Whole, _between(1)]
+Finite = Annotated[Number, _must(lambda value: 0 <= value < math.inf, "give a finite number of 0.0 or more")]
+Float32 = Annotated[  # there, what is larger is infinite and what is smaller is 0
+    Finite, _must(_fits_float32, f"training computes in float32; give 0, or {FLOAT32[0]} to {FLOAT32[1]}")
+]
+Momentum = Annotated[  # from 1 - 2**-24 on float32 has 1
+    Float32, _must(lambda value: value <= 1 - 2**-24, "a velocity decays only below 1; the study uses 0.9")
+]
+Milestones = Annotated[
+    list[Number],
+    _must(
+        lambda values: all(0 < each < 1 for each in values) and sorted(values) == values,
+        "give rising fractions of training between 0 and 1, as [0.5, 0.75]",
+    ),
+]
+WarmUp = Annotated[
+    Number, _must(lambda value: 0 <= value < 1, "give a fraction of training from 0, no warm-up, to below 1")
+]
+LossBound = Annotated[Number, _must(lambda value: value > 0, "give a positive loss; the paper uses 1e3")]
+Minutes = Annotated[Number, _must(lambda value: value > 0, "give minutes above 0; .inf waits for ever")]
+Factor = Annotated[
+    Number, _must(lambda value: 1.05 <= value < math.inf, "give 1.05 or more; what is tried has three digits")
+]
+Project = Annotated[str, _must(bool, "W&B needs a project's name; the default is bnstudy")]
+FolderName = Annotated[
+    str,
+    _must(
+        lambda name: re.fullmatch(r"(?!\.)[^/\\\0]{1,60}", name) is not None,
+        "give the name of a folder under the data root, such as cifar10",
+    ),
+]
+Device = Annotated[
+    str,
+    _must(
+        lambda name: re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?", name) is not None,
+        "give auto, cpu, cuda or cuda:N, with N from 0",
+    ),
+]
+
+
+class _Section:
+    """A part of the configuration, in which only its own keys may be set."""
+
+    __slots__ = ()
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 @dataclass(kw_only=True, slots=True)
-class Data:
+class Data(_Section):
     """The images and how they reach the network."""
 
-    name: str = "cifar10"  # cifar10, fashion_mnist, or a folder of arrays under the data root
-    batch_size: int = 128
-    normalise: str = "channel"  # channel: mean 0 and standard deviation 1 per channel; unit: [0, 1]
-    augment: bool = True  # pad 4, random crop, horizontal flip
-    num_train: int | None = None  # the first so many training images; null: all
-    num_test: int | None = None  # the first so many test images; null: all
-    balanced: bool = False  # the num_train training images are the first of each class, of every class as many
+    name: FolderName = "cifar10"  # cifar10, fashion_mnist, or a folder of arrays under the data root
+    batch_size: Count = 128
+    # channel: mean 0 and standard deviation 1 per channel; unit: [0, 1]
+    normalise: Annotated[str, _one_of("channel", "unit")] = "channel"
+    augment: Switch = True  # pad 4, random crop, horizontal flip
+    num_train: Count | None = None  # the first so many training images; null: all
+    num_test: Count | None = None  # the first so many test images; null: all
+    balanced: Switch = False  # the num_train training images are the first of each class, of every class as many
 
 
 @dataclass(kw_only=True, slots=True)
-class Optim:
+class Optim(_Section):
     """SGD and its schedule: the learning rate is multiplied by `decay` at each fraction of training in `milestones`.
 
     Over the fraction `warmup` of training it first rises in equal steps to `lr`.
     """
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
-    decay: float = 0.1
-    warmup: float = 0.0
+    lr: Float32 = 0.1
+    momentum: Momentum = 0.9
+    weight_decay: Float32 = 1e-4
+    milestones: Milestones = field(default_factory=lambda: [0.5, 0.75])
+    decay: Float32 = 0.1
+    warmup: WarmUp = 0.0
 
 
 @dataclass(kw_only=True, slots=True)
-class Train:
+class Train(_Section):
     """The budget, and when a run counts as diverged."""
 
-    epochs: int = 165
-    steps: int | None = None  # a budget in steps; where given it takes the place of `epochs`
-    evaluate_every_epochs: int = 1
-    divergence_loss: float = 1e3  # a mini-batch loss above this, or not finite, ends the run (Bjorck et al., section 3)
+    epochs: Annotated[Whole, _between(0, INT32)] = 165
+    steps: Index | None = None  # a budget in steps; where given it takes the place of `epochs`
+    evaluate_every_epochs: Count = 1
+    # A mini-batch loss above this, or not finite, ends the run (Bjorck et al., section 3).
+    divergence_loss: LossBound = 1e3
 
 
 @dataclass(kw_only=True, slots=True)
-class ProbePlan:
+class ProbePlan(_Section):
     """When one probe looks, and at which mini-batch. Steps count updates already made: step 0 is initialisation."""
 
-    at: list[int] = field(default_factory=list)
-    every_steps: int | None = None
-    every_epochs: int | None = None
-    at_end: bool = False
-    at_divergence: bool = False
-    on: str = "probe_batch"  # probe_batch: fixed, not augmented; train_batch: the very mini-batch about to be used
-    batch_size: int | None = None  # of the probe batch; null: data.batch_size
+    at: list[Index] = field(default_factory=list)
+    every_steps: Count | None = None
+    every_epochs: Count | None = None
+    at_end: Switch = False
+    at_divergence: Switch = False
+    # probe_batch: fixed, not augmented; train_batch: the very mini-batch about to be used
+    on: Annotated[str, _one_of("probe_batch", "train_batch")] = "probe_batch"
+    batch_size: Count | None = None  # of the probe batch; null: data.batch_size
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, slots=True)
-class Tracking:
+class Tracking(_Section):
     """The W&B mirror."""
 
-    mode: str = "offline"
-    project: str = "bnstudy"
+    mode: Annotated[str, _one_of(*TRACKING_MODES)] = "offline"
+    project: Project = "bnstudy"
     tags: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, slots=True)
-class Search:
+class Search(_Section):
     """The value of `axis` up to which runs train: looked for beyond the grid, until it is known to within `factor`."""
 
     axis: str | None = None  # null: the grid is all there is
-    factor: float = 1.25
+    factor: Factor = 1.25
 
 
 @dataclass(kw_only=True, slots=True)
-class Sweep:
+class Sweep(_Section):
     """The sweep a job belongs to: its name, what its presets change, what its reduction keeps, its search."""
 
     name: str | None = None
@@ -98,54 +188,64 @@ class Sweep:
     tables: list[str] | None = None  # null: every table
     rows: dict[str, str] = field(default_factory=dict)  # table -> which of its rows are kept, as pandas queries
     search: Search = field(default_factory=Search)
-    outcome_by: str = "accuracy"  # accuracy: trained, stalled, diverged; losses: learns, at chance, diverged (outcomes)
-    suites: dict[str, int] = field(default_factory=dict)  # suite it belongs to -> its place there
-    minutes: dict[str, float] = field(default_factory=dict)  # preset -> about how long all of it takes on two CPU cores
+    # accuracy: trained, stalled, diverged; losses: learns, at chance, diverged (see store/outcomes.py)
+    outcome_by: Annotated[str, _one_of(*OUTCOME_BY)] = "accuracy"
+    suites: dict[str, Whole] = field(default_factory=dict)  # suite it belongs to -> its place there
+    minutes: dict[str, Number] = field(default_factory=dict)  # preset -> about how long it takes on two CPU cores
 
 
 @dataclass(kw_only=True, slots=True)
-class Runtime:
+class Runtime(_Section):
     """Where and how a run is executed; nothing here is part of its identity."""
 
-    device: str = "auto"  # auto: the GPU where there is one; cpu, cuda, cuda:N
-    threads: int | None = None  # CPU threads of this job; null: the cores shared out among the jobs
-    engine: str = "auto"  # auto: what suits the device; plain: every run alone, launch by launch; parallel: runs that
-    # differ in the learning rate side by side, each its own network, with the bits it has alone; stacked: the same runs
-    # as one network, or refused: their last digits depend on how many they are
+    device: Device = "auto"  # auto: the GPU where there is one; cpu, cuda, cuda:N
+    # CPU threads of this job; null: the cores shared out among the jobs
+    threads: Annotated[Whole, _between(1, MAX_THREADS)] | None = None
+    # auto: what suits the device; plain: every run alone, launch by launch; parallel: runs that differ in the learning
+    # rate side by side, each its own network, with the bits it has alone; stacked: the same runs as one network, or
+    # refused: their last digits depend on how many they are
+    engine: Annotated[str, _one_of(*ENGINES)] = "auto"
     data_root: str = "data"
     results: str = "results"
-    download: bool = True
-    stand_in: bool = False  # whether made images may take the place of a data set that cannot be had
-    keep_weights: bool = True  # whether a finished run keeps its last weights (ResNet-110: 7 MB)
-    accept_code: bool = False  # whether a run counts as done though a component's file has changed since
-    checkpoint_every_sec: float = 30.0
-    hang_minutes: float = 60.0  # a sweep's process that makes no progress for so long is killed, its runs fail
+    download: Switch = True
+    stand_in: Switch = False  # whether made images may take the place of a data set that cannot be had
+    keep_weights: Switch = True  # whether a finished run keeps its last weights (ResNet-110: 7 MB)
+    accept_code: Switch = False  # whether a run counts as done though a component's file has changed since
+    checkpoint_every_sec: Finite = 30.0
+    # A sweep's process that makes no progress for so long is killed, its runs fail.
+    hang_minutes: Minutes = 60.0
 
 
 @dataclass(kw_only=True, slots=True)
-class Config:
+class Config(_Section):
     """One run. `model` and `norm` name a component and its options (see `plugins`)."""
 
     model: dict[str, Any] = field(default_factory=lambda: {"name": "resnet"})
     norm: dict[str, Any] = field(default_factory=lambda: {"name": "batch"})
-    init: str = "xavier_uniform"
-    init_scale: float = 1.0  # what the initial weights of convolutions and dense layers are multiplied by
+    init: Annotated[str, _one_of(*INITS)] = "xavier_uniform"
+    init_scale: Float32 = 1.0  # what the initial weights of convolutions and dense layers are multiplied by
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     probes: dict[str, ProbePlan] = field(default_factory=dict)
-    precision: str = "fp32"
-    seed: int = 0
+    precision: Annotated[str, _one_of(*PRECISIONS)] = "fp32"
+    seed: Index = 0
     runtime: Runtime = field(default_factory=Runtime)
     tracking: Tracking = field(default_factory=Tracking)
     sweep: Sweep = field(default_factory=Sweep)
 
 
 NOT_TRAINING = ("probes", "runtime", "tracking", "sweep")  # what looks, how, where and why; the rest is what is trained
-INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest that a table's columns hold
-FLOAT32 = (1.1754944e-38, 3.4e38)  # the smallest number that has all its digits, and about the largest
-MAX_THREADS = 4096
 TRAINED = {"steps", "epochs", "throughput"}  # tables that a run without an update does not have
+TYPES = {  # pydantic's name of an error: what to give
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+}
+NAMED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def model_options(config: Config) -> dict[str, Any]:
@@ -177,12 +277,44 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """A checked Config from nested dictionaries, as a manifest holds them. Raises ValueError naming the key."""
-    config: Config = _build(Config, values, "")
+    """A checked Config from nested dictionaries, as a manifest holds them.
+
+    Raises ValueError naming the key, the value and the remedy.
+    """
+    try:
+        config = _schema().validate_python(values)
+    except ValidationError as errors:
+        raise ValueError(_message(errors.errors(include_url=False)[0])) from None
     for kind, component in (("models", config.model), ("norms", config.norm)):
         _write_out(kind, component)
-    validate(config)
+    _check_together(config)
     return config
+
+
+@functools.cache
+def _schema() -> TypeAdapter[Config]:
+    return TypeAdapter(Config)
+
+
+def _message(error: Any) -> str:
+    """One of pydantic's errors as a sentence with key, value and remedy."""
+    path = [name for name in error["loc"] if isinstance(name, str)]  # places in a list are left out
+    key, kind = ".".join(path), error["type"]
+    if kind == "unexpected_keyword_argument":
+        return f"{key}: there is no such key; there are: {_keys(path[:-1])}"
+    if kind == "value_error":
+        remedy = str(error["ctx"]["error"])
+    elif kind == "dataclass_type":
+        sgd = "SGD is the only optimiser; " if key == "optim" else ""
+        remedy = f"{sgd}give a mapping of {_keys(path)}"
+    else:
+        remedy = f"give {TYPES.get(kind, error['msg'])}"
+    return f"{key} = {_short(error['input'])}: {remedy}"
+
+
+def _keys(path: list[str]) -> str:
+    section = ProbePlan() if path[:1] == ["probes"] else functools.reduce(getattr, path, Config())
+    return ", ".join(each.name for each in dataclasses.fields(section))
 
 
 def _write_out(kind: str, component: dict[str, Any]) -> None:
@@ -200,92 +332,30 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def validate(config: Config) -> None:
-    """Checks every value. Raises ValueError naming the key, the value and the remedy."""
+    """Raise ValueError naming the key, the value and the remedy where `from_dict` would not take the values."""
+    from_dict(to_dict(config))
+
+
+def _check_together(config: Config) -> None:
+    """What depends on several values, or on the components that there are."""
     _check_component("model", "models", config.model, extra={})
     _check_component("norm", "norms", config.norm, extra={"where": "*"})
-    _one_of("init", config.init, INITS)
-    _float32("init_scale", config.init_scale)
-    _one_of("precision", config.precision, PRECISIONS)
-    _at_least("seed", config.seed, 0)  # up to what a table of the runs holds
-    _check_data(config.data)
-    _check_optim(config.optim)
-    _check_train(config.train)
-    for name, plan in config.probes.items():
-        _check_probe(name, plan)
-    _check_runtime(config.runtime)
-    _one_of("sweep.outcome_by", config.sweep.outcome_by, OUTCOME_BY)
-    _check_kept(config.sweep, config.train)
-    _check_search(config)
-    _one_of("tracking.mode", config.tracking.mode, TRACKING_MODES)
-    if not config.tracking.project:
-        raise ValueError("tracking.project = '': W&B needs a project's name; the default is bnstudy")
-
-
-def _check_data(data: Data) -> None:
-    if not data.name or any(c in data.name for c in "/\\\0") or data.name.startswith(".") or len(data.name) > 60:
-        raise ValueError(f"data.name = {data.name!r}: give the name of a folder under the data root, such as cifar10")
-    _at_least("data.batch_size", data.batch_size, 1)
-    _one_of("data.normalise", data.normalise, ("channel", "unit"))
-    if data.num_train is not None:
-        _at_least("data.num_train", data.num_train, data.batch_size, "at least one mini-batch (data.batch_size)")
-    if data.num_test is not None:
-        _at_least("data.num_test", data.num_test, 1)
+    data, optim = config.data, config.optim
+    if data.num_train is not None and data.num_train < data.batch_size:
+        raise ValueError(f"data.num_train = {data.num_train}: give at least one mini-batch (data.batch_size)")
     if data.balanced and data.num_train is None:
         raise ValueError("data.balanced = True: give data.num_train, how many images of all classes together")
-
-
-def _check_optim(optim: Optim) -> None:
-    _float32("optim.lr", optim.lr)
-    _float32("optim.momentum", optim.momentum)
-    if optim.momentum > 1 - 2**-24:  # from where float32 has 1
-        raise ValueError(f"optim.momentum = {optim.momentum}: a velocity decays only below 1; the study uses 0.9")
-    _float32("optim.weight_decay", optim.weight_decay)
-    _float32("optim.decay", optim.decay)
     lr = optim.lr
     for _ in optim.milestones:
         lr *= optim.decay
-        if lr and not FLOAT32[0] <= lr <= FLOAT32[1]:
+        if not _fits_float32(lr):
             raise ValueError(f"optim.decay = {optim.decay}: at a milestone optim.lr becomes {lr}, which is no float32")
-    if not 0 <= optim.warmup < 1:
-        raise ValueError(f"optim.warmup = {optim.warmup}: give a fraction of training from 0, no warm-up, to below 1")
-    if any(not 0 < m < 1 for m in optim.milestones) or sorted(optim.milestones) != optim.milestones:
-        raise ValueError(
-            f"optim.milestones = {optim.milestones}: give rising fractions of training between 0 and 1, as [0.5, 0.75]"
-        )
-
-
-def _check_train(train: Train) -> None:
-    _between("train.epochs", train.epochs, 0, INT32)
-    if train.steps is not None:
-        _at_least("train.steps", train.steps, 0)
-    _at_least("train.evaluate_every_epochs", train.evaluate_every_epochs, 1)
-    if not train.divergence_loss > 0:
-        raise ValueError(f"train.divergence_loss = {train.divergence_loss}: give a positive loss; the paper uses 1e3")
-
-
-def _check_probe(name: str, plan: ProbePlan) -> None:
-    key = f"probes.{name}"
-    if name not in plugins.names("probes"):
-        raise ValueError(f"{key}: there is no such probe; there are {', '.join(plugins.names('probes'))}")
-    for step in plan.at:
-        _at_least(f"{key}.at", step, 0)
-    for every in ("every_steps", "every_epochs", "batch_size"):
-        value = getattr(plan, every)
-        if value is not None:
-            _at_least(f"{key}.{every}", value, 1)
-    _one_of(f"{key}.on", plan.on, ("probe_batch", "train_batch"))
-    _check_options(f"{key}.options", plan.options, plugins.defaults("probes", name))
-
-
-def _check_runtime(runtime: Runtime) -> None:
-    _one_of("runtime.engine", runtime.engine, ENGINES)
-    if runtime.threads is not None:
-        _between("runtime.threads", runtime.threads, 1, MAX_THREADS)
-    if not DEVICE.fullmatch(runtime.device):
-        raise ValueError(f"runtime.device = {runtime.device!r}: give auto, cpu, cuda or cuda:N, with N from 0")
-    _finite("runtime.checkpoint_every_sec", runtime.checkpoint_every_sec, low=0.0)
-    if not runtime.hang_minutes > 0:
-        raise ValueError(f"runtime.hang_minutes = {runtime.hang_minutes}: give minutes above 0; .inf waits for ever")
+    for name, plan in config.probes.items():
+        if name not in plugins.names("probes"):
+            raise ValueError(f"probes.{name}: there is no such probe; there are {', '.join(plugins.names('probes'))}")
+        _check_options(f"probes.{name}.options", plan.options, plugins.defaults("probes", name))
+    _check_kept(config.sweep, config.train)
+    _check_search(config)
 
 
 def _check_kept(sweep: Sweep, train: Train) -> None:
@@ -307,14 +377,13 @@ def _check_search(config: Config) -> None:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, float) or value <= 0:
         raise ValueError(f"sweep.search.axis = {search.axis!r}: give a key whose value is a number above 0: optim.lr")
-    if not 1.05 <= search.factor < math.inf:
-        raise ValueError(f"sweep.search.factor = {search.factor}: give 1.05 or more; what is tried has three digits")
 
 
 def _check_component(key: str, kind: str, values: dict[str, Any], *, extra: dict[str, Any]) -> None:
     if "name" not in values:
         raise ValueError(f"{key}.name is missing; there are {', '.join(plugins.names(kind))}")
-    _one_of(f"{key}.name", values["name"], tuple(plugins.names(kind)))
+    if values["name"] not in plugins.names(kind):
+        raise ValueError(f"{key}.name = {values['name']!r}: choose one of {', '.join(plugins.names(kind))}")
     _check_options(key, _without(values, "name"), plugins.defaults(kind, values["name"]) | extra)
 
 
@@ -347,29 +416,6 @@ def _alike(values: Collection[Any], defaults: Collection[Any]) -> bool:
     return not kinds or kinds.issuperset(map(type, values))
 
 
-def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} = {value!r}: choose one of {', '.join(allowed)}")
-
-
-def _at_least(key: str, value: int, low: int, why: str | None = None) -> None:
-    if value < low:
-        raise ValueError(f"{key} = {value}: give {why or f'{low} or more'}")
-    _between(key, value, low, INT64)
-
-
-def _between(key: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{key} = {_short(value)}: give {low} to {high}")
-
-
-def _float32(key: str, value: float) -> None:
-    """A factor of float32 numbers: there, what is larger is infinite and what is smaller is 0."""
-    _finite(key, value, low=0.0)
-    if value and not FLOAT32[0] <= value <= FLOAT32[1]:
-        raise ValueError(f"{key} = {value}: training computes in float32; give 0, or {FLOAT32[0]} to {FLOAT32[1]}")
-
-
 def _short(value: object) -> str:
     """A value as a message shows it: all of it, or its beginning."""
     try:
@@ -379,47 +425,5 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:40]}... ({len(text)} characters)"
 
 
-def _finite(key: str, value: float, *, low: float) -> None:
-    if not math.isfinite(value) or value < low:
-        raise ValueError(f"{key} = {value}: give a finite number of {low} or more")
-
-
 def _without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in keys}
-
-
-_hints = functools.cache(get_type_hints)
-NAMED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def _build(kind: Any, value: Any, key: str) -> Any:
-    """`value` as the annotated type `kind`: dataclasses from dictionaries, numbers by lossless conversion only."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, dict):
-            known = ", ".join(f.name for f in dataclasses.fields(kind))
-            raise ValueError(f"{key.rstrip('.')} = {_short(value)}: give a mapping of {known}")
-        hints = _hints(kind)
-        for name in value:
-            if name not in hints:
-                raise ValueError(f"{key}{name}: there is no such key; there are: {', '.join(hints)}")
-        return kind(**{name: _build(hints[name], v, f"{key}{name}.") for name, v in value.items()})
-    label = key.rstrip(".")
-    arguments = get_args(kind)
-    if type(None) in arguments:
-        return None if value is None else _build(next(a for a in arguments if a is not type(None)), value, key)
-    if get_origin(kind) is list:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{label} = {value!r}: give a list")
-        return [_build(arguments[0], v, key) for v in value]
-    if get_origin(kind) is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{label} = {value!r}: give a mapping")
-        return {str(k): v if arguments[1] is Any else _build(arguments[1], v, f"{key}{k}.") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise ValueError(f"{label} = {_short(value)}: give a number that is not as large") from None
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{label} = {value!r}: give {NAMED[kind]}")
-    return value

@@ -1,7 +1,8 @@
 """`make bench`: which rows are measured, and where their numbers go.
 
-Every row is measured against a textbook loop, in turns within one run, so that its ratio holds on a machine that is
-slow or busy, too. What is slow to import is imported in `main`: the textbook's own processes must not pay for it.
+Every row is measured against a tutorial's loop and a careful user's, in turns within one run, so that its ratios hold
+on a machine that is slow or busy, too. What is slow to import is imported in `main`: the baselines' own processes must
+not pay for it.
 """
 
 from __future__ import annotations
@@ -40,10 +41,9 @@ def main(
             print(f"[{number}/{len(chosen)}] {row.name}: {row.what}", flush=True)
             with tempfile.TemporaryDirectory(prefix="bnstudy-bench-") as scratch:
                 setting = known.setting(data_root.absolute(), Path(scratch), launch.cores(), on_gpu)
-                ours = partial(row.ours, setting)
-                textbook = partial(row.textbook, setting) if row.textbook else None
+                sides = {name: partial(side, setting) for name, side in row.sides.items()}
                 try:
-                    measured = measure.interleaved(ours, textbook, row.repeats, report=render.progress(row.unit))
+                    measured = measure.interleaved(sides, row.repeats, report=render.progress(row.unit))
                 except measure.MeasurementError:
                     print(f"  failed\n{traceback.format_exc()}", file=sys.stderr)
                     failed = True

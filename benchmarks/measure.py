@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -37,18 +37,17 @@ Prepare = Callable[[], Prepared]
 
 
 class Report(Protocol):
-    """Called after each turn with what was measured."""
+    """Called after each turn with what each side measured, by name; ours comes first."""
 
-    def __call__(self, repeat: int, repeats: int, ours: float, textbook: float | None) -> None: ...
+    def __call__(self, repeat: int, repeats: int, turn: Mapping[str, float]) -> None: ...
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Both sides' measurements in the order they were made; `textbook` is empty where there is nothing to compare."""
+    """A side's measurements in the order they were made, and how it was set up."""
 
-    ours: tuple[float, ...]
-    textbook: tuple[float, ...]
-    facts: dict[str, dict[str, Any]]
+    values: tuple[float, ...]
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,8 @@ class Ratio:
     high: float
 
 
-OURS_ALONE = ("THP_MEM_ALLOC_ENABLE",)  # settings of our own process that a textbook loop does not make
+OURS = "ours"  # the side that the others are compared with
+OURS_ALONE = ("THP_MEM_ALLOC_ENABLE",)  # settings of our own process that a baseline does not make
 
 
 def seconds(act: Callable[[], object], clock: Clock = time.perf_counter) -> float:
@@ -70,32 +70,30 @@ def seconds(act: Callable[[], object], clock: Clock = time.perf_counter) -> floa
     return clock() - began
 
 
-def ratio(ours: Sequence[float], textbook: Sequence[float], more_is_better: bool) -> Ratio:
+def ratio(ours: Sequence[float], theirs: Sequence[float], more_is_better: bool) -> Ratio:
     """How many times better `ours` is; above 1 it is better. Raises ValueError where the turns do not pair up."""
-    if not ours or len(ours) != len(textbook):
-        raise ValueError(f"{len(ours)} measurements against {len(textbook)}: a ratio needs pairs")
+    if not ours or len(ours) != len(theirs):
+        raise ValueError(f"{len(ours)} measurements against {len(theirs)}: a ratio needs pairs")
 
     def better(a: float, b: float) -> float:
         return a / b if more_is_better else b / a
 
-    pairs = [better(a, b) for a, b in zip(ours, textbook, strict=True)]
-    return Ratio(better(median(ours), median(textbook)), min(pairs), max(pairs))
+    pairs = [better(a, b) for a, b in zip(ours, theirs, strict=True)]
+    return Ratio(better(median(ours), median(theirs)), min(pairs), max(pairs))
 
 
-def interleaved(ours: Prepare, textbook: Prepare | None, repeats: int, *, report: Report) -> Measured:
-    """Measures A B A B ..., `repeats` times each. Raises MeasurementError with the text of what went wrong."""
+def interleaved(sides: Mapping[str, Prepare], repeats: int, *, report: Report) -> dict[str, Measured]:
+    """Measure A B C A B C ..., `repeats` times each. Raises MeasurementError with the text of what went wrong."""
     with ExitStack() as stack:
-        side_a = stack.enter_context(Side(ours))
-        side_b = stack.enter_context(Side(textbook, without=OURS_ALONE)) if textbook else None
-        seen_a: list[float] = []
-        seen_b: list[float] = []
+        running = {
+            name: stack.enter_context(Side(prepare, without=() if name == OURS else OURS_ALONE))
+            for name, prepare in sides.items()
+        }
+        turns: list[dict[str, float]] = []
         for repeat in range(1, repeats + 1):
-            seen_a.append(side_a.measure())
-            if side_b:
-                seen_b.append(side_b.measure())
-            report(repeat, repeats, seen_a[-1], seen_b[-1] if side_b else None)
-        facts = {"ours": side_a.facts} | ({"textbook": side_b.facts} if side_b else {})
-        return Measured(tuple(seen_a), tuple(seen_b), facts)
+            turns.append({name: side.measure() for name, side in running.items()})
+            report(repeat, repeats, turns[-1])
+        return {name: Measured(tuple(turn[name] for turn in turns), side.facts) for name, side in running.items()}
 
 
 class Side:

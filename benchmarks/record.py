@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -11,10 +12,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import Measured, ratio
+from benchmarks.measure import OURS, Measured, ratio
 from bnstudy.store import files, paths, provenance
 
-SCHEMA = 1
+SCHEMA = 2
 Record = dict[str, Any]
 
 
@@ -48,22 +49,21 @@ def begin(path: Path, machine: dict[str, Any], data: dict[str, str]) -> None:
     _write(path, before or {"schema": SCHEMA, **facts, "limits": None, "rows": {}})
 
 
-def row(what: str, unit: str, more_is_better: bool, note: str, measured: Measured) -> dict[str, Any]:
-    """What the file holds of a row: every measurement, what follows from them, and the code they were made with."""
-    versus = ratio(measured.ours, measured.textbook, more_is_better) if measured.textbook else None
-    return {
-        "what": what,
-        "unit": unit,
-        "more_is_better": more_is_better,
-        "note": note,
-        "ours": list(measured.ours),
-        "textbook": list(measured.textbook),
-        "ours_median": median(measured.ours),
-        "textbook_median": median(measured.textbook) if measured.textbook else None,
-        "ratio": asdict(versus) if versus else None,
-        "facts": measured.facts,
-        **provenance.code(),
+def row(what: str, unit: str, more_is_better: bool, note: str, measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """What the file holds of a row: every side's measurements, how often better ours is, and the code behind them."""
+    ours = measured[OURS]
+    sides = {
+        name: {
+            "values": list(side.values),
+            "median": median(side.values),
+            "ratio": None if name == OURS else asdict(ratio(ours.values, side.values, more_is_better)),
+            "facts": side.facts,
+        }
+        for name, side in measured.items()
     }
+    return {"what": what, "unit": unit, "more_is_better": more_is_better, "note": note, "sides": sides} | (
+        provenance.code()
+    )
 
 
 def keep(path: Path, *, row: tuple[str, dict[str, Any]] | None = None, limits: dict[str, float] | None = None) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Report
+from benchmarks.measure import OURS, Report
 from bnstudy.analysis import readme
 from bnstudy.analysis.frames import DASH
 
+NAMES = {OURS: "bnstudy", "textbook": "tutorial loop", "careful": "careful loop"}
 DIGITS = 3  # that are shown of a measurement
 
 
@@ -25,34 +26,41 @@ def number(value: float) -> str:
 
 def result(row: dict[str, Any]) -> str:
     """A row in a line."""
-    ours = f"{number(row['ours_median'])} {row['unit']}"
-    if row["ratio"] is None:
-        return ours
-    return f"{ours} against {number(row['textbook_median'])}: {_ratio(row)}"
+    ours, others = _sides(row)
+    against = "; ".join(
+        f"{ratio_and_range(side['ratio'])} times {NAMES[name]} ({number(side['median'])})"
+        for name, side in others.items()
+    )
+    return f"{number(ours['median'])} {row['unit']}" + (f": {against}" if against else "")
 
 
 def progress(unit: str) -> Report:
-    """Prints each turn."""
+    """Print each turn."""
 
-    def report(repeat: int, repeats: int, ours: float, textbook: float | None) -> None:
-        against = "" if textbook is None else f" against {number(textbook)}"
-        print(f"  {repeat} of {repeats}: {number(ours)}{against} {unit}", flush=True)
+    def report(repeat: int, repeats: int, turn: Mapping[str, float]) -> None:
+        shown = ", ".join(f"{NAMES[name]} {number(value)}" for name, value in turn.items())
+        print(f"  {repeat} of {repeats}: {shown} {unit}", flush=True)
 
     return report
 
 
 def table(record: dict[str, Any]) -> str:
     """One machine's rows, its name and what they were measured with."""
-    lines = [
-        "| what | unit | bnstudy | textbook loop | times better (range) |",
-        "|---|---|---|---|---|",
-    ]
+    rows = record["rows"].values()
+    baselines = [name for name in NAMES if name != OURS and any(name in row["sides"] for row in rows)]
+    head = ["what", "unit", NAMES[OURS]]
+    for name in baselines:
+        head += [NAMES[name], f"times better than the {NAMES[name]} (range)"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     notes: dict[str, int] = {}
-    for row in record["rows"].values():
+    for row in rows:
+        ours, others = _sides(row)
         mark = f" [{notes.setdefault(row['note'], len(notes) + 1)}]" if row["note"] else ""
-        textbook = DASH if row["textbook_median"] is None else number(row["textbook_median"])
-        ratio = DASH if row["ratio"] is None else _ratio(row)
-        lines.append(f"| {row['what']}{mark} | {row['unit']} | {number(row['ours_median'])} | {textbook} | {ratio} |")
+        cells = [row["what"] + mark, row["unit"], number(ours["median"])]
+        for name in baselines:
+            side = others.get(name)
+            cells += [number(side["median"]), ratio_and_range(side["ratio"])] if side else [DASH, DASH]
+        lines.append(f"| {' | '.join(cells)} |")
     if notes:
         lines += ["", *(f"[{mark}] {note}  " for note, mark in notes.items())]
     lines += ["", _made_with(record)]
@@ -66,21 +74,26 @@ def write(records: Sequence[dict[str, Any]], path: Path = readme.README) -> None
     readme.replace("bench", "\n\n".join(table(record) for record in records) or "Not measured yet.", path)
 
 
-def _ratio(row: dict[str, Any]) -> str:
-    ratio = row["ratio"]
+def ratio_and_range(ratio: dict[str, float]) -> str:
     return f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _sides(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Ours, and the others by name."""
+    return row["sides"][OURS], {name: side for name, side in row["sides"].items() if name != OURS}
 
 
 def _made_with(record: dict[str, Any]) -> str:
     machine = record["machine"]
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
     commits = Counter(f"{r['commit'][:7]}{' with changes' if r['dirty'] else ''}" for r in record["rows"].values())
-    workers = {f["num_workers"] for r in record["rows"].values() if (f := r["facts"].get("textbook")) and f}
+    loops = [side["facts"] for row in record["rows"].values() if (side := row["sides"].get("textbook"))]
+    workers = {facts["num_workers"] for facts in loops if "num_workers" in facts}
     stand_in = [name for name, kind in record["data"].items() if kind == "stand-in"]
     return (
         f"{gpu}{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch "
         f"{machine['versions']['torch']}; commit {', '.join(commits) or 'unknown'}. Medians of turns taken one after "
-        f"the other; in brackets the range of the single turns' ratios. The textbook loop's DataLoader had "
+        f"the other; in brackets the range of the single turns' ratios. The tutorial loop's DataLoader had "
         f"{' or '.join(map(str, sorted(workers))) or 'no'} workers, whichever was faster"
         f"{'; stand-in data: ' + ', '.join(stand_in) if stand_in else ''}."
     )

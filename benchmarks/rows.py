@@ -1,7 +1,7 @@
-"""The rows of the bench: for each what this project does, and what the textbook's loop does for the same.
+"""The rows of the bench: for each what this project does, and what a tutorial's and a careful user's loop do for it.
 
 A side is a function of the setting; it is called in a process of its own, prepares, warms up, and returns the
-measurement. What is ours is called as the commands call it; the textbook side sees the same images.
+measurement. What is ours is called as the commands call it; the baselines see the same images.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import textbook
-from benchmarks.measure import Prepared, seconds
+from benchmarks import careful, textbook
+from benchmarks.measure import OURS, Prepared, seconds
 from benchmarks.textbook import Images, Loop, Recipe
 from bnstudy.config import compose
 from bnstudy.config.schema import Config
@@ -42,6 +42,7 @@ FOREVER = 10**6  # epochs: the measurement ends before the run does
 Overrides = tuple[str, ...]
 LENET = ("model=lenet", "data=fashion_mnist", "recipe=lenet")
 RESNET = ("model=resnet110", "data=cifar10", "recipe=resnet")
+RESNET20 = ("model=resnet20", *RESNET[1:])
 WITH_BN = ("norm=batch",)
 # Without BN nothing is learned at BN's rates, it only overflows; the work of an update does not depend on the rate.
 WITHOUT_BN = ("norm=none", "optim.lr=1e-9", "train.divergence_loss=1e30")
@@ -68,7 +69,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `textbook` None: there is nothing to compare with."""
+    """One line of the table. `textbook`, `careful` None: there is no such baseline for it."""
 
     name: str
     what: str
@@ -79,6 +80,13 @@ class Row:
     note: str = ""
     repeats: int = 3
     on_gpu_only: bool = False  # left out elsewhere, unless named
+    careful: Callable[[Setting], Prepared] | None = None
+
+    @property
+    def sides(self) -> dict[str, Callable[[Setting], Prepared]]:
+        """What is measured, in this order."""
+        sides = {OURS: self.ours, "textbook": self.textbook, "careful": self.careful}
+        return {name: side for name, side in sides.items() if side is not None}
 
 
 def choose(names: Sequence[str] | None, on_gpu: bool) -> list[Row]:
@@ -143,6 +151,17 @@ def train_updates_textbook(overrides: Overrides, setting: Setting) -> Prepared:
     return Prepared(lambda: num_images / seconds(lambda: loop.updates(setting.updates)), facts)
 
 
+def train_epoch_careful(overrides: Overrides, setting: Setting) -> Prepared:
+    loop, facts = _careful_loop(setting, _config(setting, overrides))
+    return Prepared(lambda: len(loop.train_NCHW) / seconds(lambda: (loop.epoch(), loop.evaluate())), facts)
+
+
+def train_updates_careful(overrides: Overrides, setting: Setting) -> Prepared:
+    loop, facts = _careful_loop(setting, _config(setting, overrides))
+    num_images = setting.updates * setting.batch_size
+    return Prepared(lambda: num_images / seconds(lambda: loop.updates(setting.updates)), facts)
+
+
 # -- a learning-rate grid
 
 
@@ -173,6 +192,21 @@ def grid_textbook(setting: Setting) -> Prepared:
 
     def run(arm: Config) -> None:
         loop = _loop(setting, arm, images, facts["num_workers"])
+        for _ in range(setting.grid_epochs):
+            loop.epoch()
+            loop.evaluate()
+
+    return Prepared(lambda: 3600 * len(arms) / seconds(lambda: list(map(run, arms))), facts)
+
+
+def grid_careful(setting: Setting) -> Prepared:
+    """The same two runs by the careful loop."""
+    arms = _arms(setting)
+    _, facts = _careful_loop(setting, arms[0])
+    images = _images(setting, arms[0])
+
+    def run(arm: Config) -> None:
+        loop = _careful(setting, arm, images, facts["channels_last"])
         for _ in range(setting.grid_epochs):
             loop.epoch()
             loop.evaluate()
@@ -231,6 +265,12 @@ def evaluate_textbook(overrides: Overrides, setting: Setting) -> Prepared:
     loop, facts = _fastest_loop(setting, _config(setting, overrides), Loop.evaluate)
     num_test = _num_images(loop.test_loader)
     return Prepared(lambda: num_test / seconds(loop.evaluate), facts)
+
+
+def evaluate_careful(overrides: Overrides, setting: Setting) -> Prepared:
+    loop, facts = _careful_loop(setting, _config(setting, overrides))
+    loop.evaluate()
+    return Prepared(lambda: len(loop.test_NCHW) / seconds(loop.evaluate), facts)
 
 
 # -- start-up and memory
@@ -298,13 +338,21 @@ def memory(overrides: Overrides, setting: Setting) -> Prepared:
 
 def memory_textbook(overrides: Overrides, setting: Setting) -> Prepared:
     """The same of the textbook's script, without DataLoader workers, whose memory is not counted."""
-    command = _script(_config(setting, overrides), setting.updates)
+    return _memory_of("benchmarks.textbook", overrides, setting, {"num_workers": 0})
+
+
+def memory_careful(overrides: Overrides, setting: Setting) -> Prepared:
+    return _memory_of("benchmarks.careful", overrides, setting, {"channels_last": True})
+
+
+def _memory_of(module: str, overrides: Overrides, setting: Setting, facts: dict[str, Any]) -> Prepared:
+    command = _script(_config(setting, overrides), setting.updates, module)
 
     def run() -> float:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return float(done.stdout.split()[-1])
 
-    return Prepared(run, {"num_workers": 0})
+    return Prepared(run, facts)
 
 
 # -- what the sides are made of
@@ -340,7 +388,8 @@ def _epochs(training: Training) -> Callable[[], None]:
 
 def _config(setting: Setting, overrides: Overrides, *more: str) -> Config:
     """A run without probes and mirror, unless told otherwise."""
-    size = (f"model.depth={setting.depth}", f"data.batch_size={setting.batch_size}") if RESNET[0] in overrides else ()
+    size = [f"data.batch_size={setting.batch_size}"] if RESNET[1] in overrides else []
+    size += [f"model.depth={setting.depth}"] if RESNET[0] in overrides else []
     made = compose.one([*overrides, *size, "probes=none", "tracking.mode=off", *more])
     where = replace(made.runtime, data_root=str(setting.data_root), stand_in=setting.stand_in, download=False)
     return replace(made, runtime=where)
@@ -376,6 +425,29 @@ def _loop(setting: Setting, config: Config, images: tuple[Images, Images], num_w
     return Loop(_recipe(config), *images, num_workers=num_workers, device=engine.device(config))
 
 
+def _careful_loop(setting: Setting, config: Config) -> tuple[careful.Loop, dict[str, Any]]:
+    """The careful loop in the memory format that is faster here, warmed up."""
+    images = _images(setting, config)
+    number = setting.trial_batches if config.model["name"] == "lenet" else 1
+    loop = textbook.fastest(
+        lambda channels_last: _careful(setting, config, images, bool(channels_last)),
+        (True, False),
+        lambda loop: loop.updates(number),
+    )
+    return loop, {"channels_last": loop.format == torch.channels_last, "bf16": loop.bf16}
+
+
+def _careful(setting: Setting, config: Config, images: tuple[Images, Images], channels_last: bool) -> careful.Loop:
+    torch.set_num_threads(setting.threads)
+    return careful.Loop(
+        _recipe(config),
+        *images,
+        channels_last=channels_last,
+        bf16=config.precision == "bf16",
+        device=engine.device(config),
+    )
+
+
 def _recipe(config: Config) -> Recipe:
     return Recipe(
         network=config.model["name"],
@@ -390,11 +462,11 @@ def _recipe(config: Config) -> Recipe:
     )
 
 
-def _script(config: Config, updates: int) -> list[str]:
-    """The command of the textbook's script."""
+def _script(config: Config, updates: int, module: str = "benchmarks.textbook") -> list[str]:
+    """The command of a baseline's script."""
     (job,) = jobs([config])
     recipe = json.dumps(asdict(_recipe(config)))
-    return [sys.executable, "-m", "benchmarks.textbook", str(job.source.folder), recipe, str(updates)]
+    return [sys.executable, "-m", module, str(job.source.folder), recipe, str(updates)]
 
 
 def _num_images(loader: Any) -> int:
@@ -403,12 +475,15 @@ def _num_images(loader: Any) -> int:
 
 # -- the table
 
-_SEEN = "Fashion-MNIST, batches of 256, all images; the textbook loop reads them with torchvision's transforms."
-_UPDATES = "CIFAR-10, batches of 128, crops and flips; a few updates at a time, evaluation aside."
-_AT_ONCE = "As above, 8 learning rates in one process; the textbook loop has the device to itself, for one run."
+_SEEN = "Fashion-MNIST, batches of 256, all images; the tutorial loop reads them with torchvision's transforms."
+_UPDATES = (
+    "CIFAR-10, batches of 128, crops and flips; a few updates at a time, evaluation aside. In rows of bf16 the careful "
+    "loop has bf16, too, the tutorial loop fp32."
+)
+_AT_ONCE = "As above, 8 learning rates in one process; the other loops have the device to themselves, for one run."
 _GRID = (
     "10 learning rates with BN and without, two epochs each on Fashion-MNIST; the start of our worker processes "
-    "is counted. Of the textbook's runs, which follow one another and take equally long, one of each arm is timed."
+    "is counted. Of the other loops' runs, which follow one another and take equally long, one of each arm is timed."
 )
 _PROBES = (
     "LeNet with BN on Fashion-MNIST, extrapolated: the looks at start and end as measured, ten times a measured epoch."
@@ -417,7 +492,7 @@ _FIRST_STEP = (
     "LeNet with BN, from the command to the first update; ours with its defaults, that is the checks of the data, the "
     "probes at step 0 and W&B's offline mirror."
 )
-_MEMORY = "ResNet-110 with BN at batch 128; the textbook loop without DataLoader workers, whose memory is not counted."
+_MEMORY = "ResNet-110 with BN at batch 128; the tutorial loop without DataLoader workers, whose memory is not counted."
 
 ROWS = (
     Row(
@@ -427,6 +502,7 @@ ROWS = (
         partial(train_epoch, LENET + WITH_BN),
         partial(train_epoch_textbook, LENET + WITH_BN),
         note=_SEEN,
+        careful=partial(train_epoch_careful, LENET + WITH_BN),
     ),
     Row(
         "lenet",
@@ -435,8 +511,9 @@ ROWS = (
         partial(train_epoch, (*LENET, "norm=none")),
         partial(train_epoch_textbook, (*LENET, "norm=none")),
         note=_SEEN,
+        careful=partial(train_epoch_careful, (*LENET, "norm=none")),
     ),
-    Row("lenet_grid", "LeNet, grid of 20 runs", "runs/h", grid, grid_textbook, note=_GRID),
+    Row("lenet_grid", "LeNet, grid of 20 runs", "runs/h", grid, grid_textbook, note=_GRID, careful=grid_careful),
     Row(
         "resnet110_bn",
         "ResNet-110 with BN, training",
@@ -444,6 +521,7 @@ ROWS = (
         partial(train_updates, RESNET + WITH_BN),
         partial(train_updates_textbook, RESNET + WITH_BN),
         note=_UPDATES,
+        careful=partial(train_updates_careful, RESNET + WITH_BN),
     ),
     Row(
         "resnet110",
@@ -452,30 +530,48 @@ ROWS = (
         partial(train_updates, RESNET + WITHOUT_BN),
         partial(train_updates_textbook, RESNET + WITHOUT_BN),
         note=_UPDATES,
+        careful=partial(train_updates_careful, RESNET + WITHOUT_BN),
+    ),
+    *(
+        Row(
+            f"resnet20{'' if arm == WITHOUT_BN else '_bn'}{'_bf16' if precision == 'bf16' else ''}",
+            f"ResNet-20 {'without' if arm == WITHOUT_BN else 'with'} BN, training"
+            f"{', bf16' if precision == 'bf16' else ''}",
+            "images/s",
+            partial(train_updates, (*RESNET20, *arm, f"precision={precision}")),
+            partial(train_updates_textbook, RESNET20 + arm),
+            note=_UPDATES,
+            careful=partial(train_updates_careful, (*RESNET20, *arm, f"precision={precision}")),
+        )
+        for precision in ("fp32", "bf16")
+        for arm in (WITH_BN, WITHOUT_BN)
     ),
     Row(
         "resnet110_bn_bf16",
-        "ResNet-110 with BN, training, precision=bf16 against fp32",
+        "ResNet-110 with BN, training, bf16",
         "images/s",
         partial(train_updates, (*RESNET, *WITH_BN, "precision=bf16")),
         partial(train_updates_textbook, RESNET + WITH_BN),
         note=_UPDATES,
+        careful=partial(train_updates_careful, (*RESNET, *WITH_BN, "precision=bf16")),
     ),
     Row(
         "resnet110_bf16",
-        "ResNet-110 without BN, training, precision=bf16 against fp32",
+        "ResNet-110 without BN, training, bf16",
         "images/s",
         partial(train_updates, (*RESNET, *WITHOUT_BN, "precision=bf16")),
         partial(train_updates_textbook, RESNET + WITHOUT_BN),
         note=_UPDATES,
+        careful=partial(train_updates_careful, (*RESNET, *WITHOUT_BN, "precision=bf16")),
     ),
     *(
         Row(
             f"resnet110_bn_at_once_{precision}",
-            f"ResNet-110 with BN, several runs at once, precision={precision} against fp32",
+            f"ResNet-110 with BN, several runs at once, {precision}",
             "images/s",
             partial(train_updates_at_once, (*RESNET, *WITH_BN, f"precision={precision}", "runtime.engine=parallel")),
             partial(train_updates_textbook, RESNET + WITH_BN),
+            careful=partial(train_updates_careful, (*RESNET, *WITH_BN, f"precision={precision}")),
             note=_AT_ONCE,
             on_gpu_only=True,
         )
@@ -487,6 +583,7 @@ ROWS = (
         "images/s",
         partial(evaluate, LENET + WITH_BN),
         partial(evaluate_textbook, LENET + WITH_BN),
+        careful=partial(evaluate_careful, LENET + WITH_BN),
     ),
     Row(
         "evaluation_resnet110",
@@ -494,6 +591,7 @@ ROWS = (
         "images/s",
         partial(evaluate, RESNET + WITH_BN),
         partial(evaluate_textbook, RESNET + WITH_BN),
+        careful=partial(evaluate_careful, RESNET + WITH_BN),
     ),
     Row(
         "probes",
@@ -515,5 +613,6 @@ ROWS = (
         more_is_better=False,
         note=_MEMORY,
         repeats=1,
+        careful=partial(memory_careful, RESNET + WITH_BN),
     ),
 )

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 Array = np.ndarray[Any, Any]
+Option = TypeVar("Option")
+L = TypeVar("L")
 Batch = tuple[Tensor, Tensor]
 Images = tuple[Array, Array]  # uint8 (N, H, W, C), labels (N,)
 
@@ -128,6 +130,17 @@ def initialise(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
 
 
+def build(recipe: Recipe, train: Images) -> nn.Module:
+    """The recipe's network for images of this size, initialised."""
+    _, size, _, channels = train[0].shape
+    num_classes = int(train[1].max()) + 1
+    if recipe.network == "lenet":
+        network = lenet(channels, size, num_classes, recipe.norm)
+    else:
+        network = resnet(channels, num_classes, recipe.norm, recipe.depth)
+    return network.apply(initialise)
+
+
 class Loop:
     """One run: its loaders, its network, its optimizer."""
 
@@ -145,13 +158,7 @@ class Loop:
             )
             for images, training in ((train, True), (test, False))
         )
-        _, size, _, channels = train[0].shape
-        num_classes = int(train[1].max()) + 1
-        if recipe.network == "lenet":
-            network = lenet(channels, size, num_classes, recipe.norm)
-        else:
-            network = resnet(channels, num_classes, recipe.norm, recipe.depth)
-        self.network = network.apply(initialise).to(self.device)
+        self.network = build(recipe, train).to(self.device)
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -201,20 +208,20 @@ class Loop:
 
 
 def fastest(
-    make: Callable[[int], Loop],
-    num_workers: Sequence[int],
-    trial: Callable[[Loop], object],
+    make: Callable[[Option], L],
+    options: Sequence[Option],
+    trial: Callable[[L], object],
     clock: Callable[[], float] = time.perf_counter,
-) -> Loop:
-    """The loop with that number of DataLoader workers with which the trial, run twice, takes least the second time."""
-    times: list[tuple[float, Loop]] = []
-    for number in num_workers:
-        loop = make(number)
+) -> L:
+    """The loop made with that option with which the trial, run twice, takes least the second time."""
+    times: list[tuple[float, L]] = []
+    for option in options:
+        loop = make(option)
         trial(loop)
         began = clock()
         trial(loop)
         times.append((clock() - began, loop))
-    return min(times, key=lambda found: found[0])[1]
+    return min(times, key=lambda timed: timed[0])[1]
 
 
 def read(folder: Path) -> tuple[Images, Images]:

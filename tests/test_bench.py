@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import benchmarks as bench
-from benchmarks import measure, rows, textbook
+from benchmarks import careful, measure, rows, textbook
 from benchmarks.rows import LENET, RESNET, ROWS, Row, Setting
 from bnstudy.config import compose
 from bnstudy.store.jobs import jobs
@@ -76,6 +76,51 @@ def test_the_baseline_trains_with_torchs_sgd_and_the_recipes_values(setting: Set
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.9, 1e-4)
     assert (recipe.norm, recipe.augment, recipe.standardise, recipe.depth) == (True, True, True, 8)
     assert all(p.is_contiguous() and p.dtype == torch.float32 for p in loop.network.parameters())
+
+
+@pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "plain"])
+@pytest.mark.parametrize("network", [LENET, RESNET], ids=["lenet", "resnet"])
+def test_the_careful_loop_has_the_losses_of_the_tutorials(
+    network: tuple[str, ...], channels_last: bool, setting: Setting
+) -> None:
+    config = rows._config(replace(setting, depth=20), network, "optim.lr=1e-4")
+    images = rows._images(setting, config)
+    tutorials, ours = rows._loop(setting, config, images, 0), rows._careful(setting, config, images, channels_last)
+    ours.network.load_state_dict(tutorials.network.state_dict())
+    ours.recipe = replace(ours.recipe, augment=False)
+    tutorials.network.train(), ours.network.train()
+    for _ in range(3):
+        batch = next(ours._batches())
+        expected, _ = tutorials.step(*batch)
+        assert float(ours.step(*batch)) == pytest.approx(expected, rel=1e-4)
+    test_images, test_labels = next(iter(tutorials.test_loader))
+    torch.testing.assert_close(ours.test_NCHW[: len(test_images)], test_images, rtol=0, atol=1e-5)
+    assert torch.equal(ours.test_labels_N[: len(test_labels)], test_labels)
+    assert ours.evaluate() == pytest.approx(tutorials.evaluate()[1], abs=2.5 / len(ours.test_NCHW))
+
+
+def test_the_careful_loop_computes_in_bf16_where_asked(setting: Setting) -> None:
+    config = rows._config(setting, RESNET, "precision=bf16")
+    loop = rows._careful(setting, config, rows._images(setting, config), True)
+    dtypes: list[torch.dtype] = []
+    loop.network[0].register_forward_hook(lambda *given: dtypes.append(given[2].dtype))
+    loop.updates(1)
+    assert dtypes == [torch.bfloat16]
+    assert all(p.dtype == torch.float32 for p in loop.network.parameters())
+
+
+def test_each_image_is_cropped_and_flipped_by_itself() -> None:
+    torch.manual_seed(0)
+    images_NCHW = torch.arange(1.0, 65.0).reshape(1, 1, 8, 8).repeat(400, 1, 1, 1)
+    windows = {}
+    for image in (images_NCHW[0], images_NCHW[0].flip(-1)):
+        padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
+        for row in range(5):
+            for column in range(5):
+                windows[tuple(padded[:, row : row + 8, column : column + 8].flatten().tolist())] = 0
+    for image in careful.crop_and_flip(images_NCHW, pad=2):
+        windows[tuple(image.flatten().tolist())] += 1  # KeyError: no crop of the image
+    assert len(windows) == 50 and sum(count > 0 for count in windows.values()) > 45
 
 
 @pytest.mark.parametrize("network", [LENET, RESNET], ids=["lenet", "resnet"])
@@ -140,30 +185,29 @@ def test_the_fastest_number_of_workers_is_chosen_by_the_second_trial() -> None:
     now = 0.0
     cost = {0: [1.0, 9.0], 2: [50.0, 3.0], 4: [2.0, 5.0]}
 
-    def make(number: int) -> textbook.Loop:
+    def make(number: int) -> int:
         made.append(number)
-        return number  # type: ignore[return-value]
+        return number
 
-    def trial(loop: textbook.Loop) -> None:
+    def trial(loop: int) -> None:
         nonlocal now
-        now += cost[loop].pop(0)  # type: ignore[index]
+        now += cost[loop].pop(0)
 
     assert textbook.fastest(make, (0, 2, 4), trial, lambda: now) == 2
     assert made == [0, 2, 4]
 
 
 @pytest.mark.parametrize("name", sorted(BY_NAME.keys() - IN_PROCESSES))
-def test_both_sides_of_a_row_run(name: str, setting: Setting) -> None:
+def test_all_sides_of_a_row_run(name: str, setting: Setting) -> None:
     row = BY_NAME[name]
-    for side in (row.ours, row.textbook):
-        if side is not None:
-            prepared = side(setting)
-            values = [prepared.measure(), prepared.measure()]
-            assert all(np.isfinite(values)) and min(values) > 0
-            json.dumps(prepared.facts)
+    for side in row.sides.values():
+        prepared = side(setting)
+        values = [prepared.measure(), prepared.measure()]
+        assert all(np.isfinite(values)) and min(values) > 0
+        json.dumps(prepared.facts)
 
 
-def test_the_grid_is_made_by_the_launcher_and_by_the_textbook(setting: Setting) -> None:
+def test_the_grid_is_run_by_the_launcher_and_by_the_baselines(setting: Setting) -> None:
     ours = rows.grid(replace(setting, rates=(0.1,)))
     assert ours.facts == {"num_runs": 2}
     assert ours.measure() > 0
@@ -171,6 +215,7 @@ def test_the_grid_is_made_by_the_launcher_and_by_the_textbook(setting: Setting) 
     assert len(manifests) == 2
     assert {json.loads(path.read_text())["num_steps"] for path in manifests} == {4}  # 512 images, by 256, twice
     assert rows.grid_textbook(setting).measure() > 0
+    assert rows.grid_careful(setting).measure() > 0
 
 
 def test_help_is_measured(setting: Setting) -> None:
@@ -189,10 +234,10 @@ def test_a_command_that_ends_too_early_is_an_error(setting: Setting) -> None:
 
 def test_memory_is_that_of_the_whole_process(setting: Setting) -> None:
     network = RESNET + rows.WITH_BN
-    ours, theirs = rows.memory(network, setting), rows.memory_textbook(network, setting)
+    ours, *others = (side(network, setting) for side in (rows.memory, rows.memory_textbook, rows.memory_careful))
     assert ours.facts["data_set_mib"] == pytest.approx(768 * 3080 / 2**20, rel=1e-2)
     torch_alone = 100  # MiB, at the least
-    assert min(ours.measure(), theirs.measure()) > torch_alone
+    assert min(side.measure() for side in (ours, *others)) > torch_alone
 
 
 def test_the_configuration_of_a_row_is_the_projects_own(setting: Setting) -> None:
@@ -259,8 +304,9 @@ def test_main_measures_merges_and_reports_failures(
     assert str(path) in printed.out
     content = json.loads(path.read_text())
     assert list(content["rows"]) == ["good", "alone"]
-    assert content["rows"]["good"]["ours"] == [30.0] * 3
-    assert content["rows"]["alone"]["ratio"] is None
+    sides = content["rows"]["good"]["sides"]
+    assert {name: side["values"] for name, side in sides.items()} == {"ours": [30.0] * 3, "textbook": [10.0] * 3}
+    assert list(content["rows"]["alone"]["sides"]) == ["ours"]
     before = path.read_bytes()
     assert bench.main(data_root, tmp_path, [], name="here") == 0
     assert path.read_bytes() == before

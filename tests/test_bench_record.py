@@ -61,17 +61,20 @@ def test_a_ratio_needs_pairs() -> None:
 def test_sides_take_turns_in_processes_of_their_own(tmp_path: Path) -> None:
     log = tmp_path / "log"
     seen: list[tuple[Any, ...]] = []
-    measured = measure.interleaved(
-        partial(bench_sides.logging, "a", log),
-        partial(bench_sides.logging, "b", log),
-        3,
-        report=lambda *turn: seen.append(turn),
-    )
-    assert measured == Measured((1.0, 3.0, 5.0), (2.0, 4.0, 6.0), {"ours": {"name": "a"}, "textbook": {"name": "b"}})
-    assert seen == [(1, 3, 1.0, 2.0), (2, 3, 3.0, 4.0), (3, 3, 5.0, 6.0)]
+    sides = {name: partial(bench_sides.logging, name, log) for name in ("ours", "textbook", "careful")}
+    measured = measure.interleaved(sides, 2, report=lambda *turn: seen.append(turn))
+    assert measured == {
+        "ours": Measured((1.0, 4.0), {"name": "ours"}),
+        "textbook": Measured((2.0, 5.0), {"name": "textbook"}),
+        "careful": Measured((3.0, 6.0), {"name": "careful"}),
+    }
+    assert seen == [
+        (1, 2, {"ours": 1.0, "textbook": 2.0, "careful": 3.0}),
+        (2, 2, {"ours": 4.0, "textbook": 5.0, "careful": 6.0}),
+    ]
     lines = log.read_text().splitlines()
-    assert [line.split()[0] for line in lines] == ["a", "b"] * 3
-    assert len({line.split()[1] for line in lines} | {str(os.getpid())}) == 3
+    assert [line.split()[0] for line in lines] == list(sides) * 2
+    assert len({line.split()[1] for line in lines} | {str(os.getpid())}) == 4
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_sides_take_turns_in_processes_of_their_own(tmp_path: Path) -> None:
 )
 def test_what_goes_wrong_in_a_side_is_told(when: str, text: str) -> None:
     with pytest.raises(MeasurementError, match=text):
-        measure.interleaved(partial(bench_sides.failing, when), None, 1, report=lambda *_: None)
+        measure.interleaved({"ours": partial(bench_sides.failing, when)}, 1, report=lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +105,15 @@ def test_a_name_that_is_no_files_is_refused(name: str, tmp_path: Path) -> None:
         record.path(tmp_path, name)
 
 
-def _row(ours: float = 30.0, textbook: float | None = 10.0, note: str = "") -> dict[str, Any]:
-    others = () if textbook is None else (textbook, textbook)
-    facts: dict[str, dict[str, Any]] = {"ours": {}} | ({} if textbook is None else {"textbook": {"num_workers": 2}})
-    return record.row("Thing", "images/s", True, note, Measured((ours, ours + 2), others, facts))
+def _row(
+    ours: float = 30.0, textbook: float | None = 10.0, careful: float | None = None, note: str = ""
+) -> dict[str, Any]:
+    sides = {"ours": Measured((ours, ours + 2), {})}
+    if textbook is not None:
+        sides["textbook"] = Measured((textbook, textbook), {"num_workers": 2})
+    if careful is not None:
+        sides["careful"] = Measured((careful, careful), {})
+    return record.row("Thing", "images/s", True, note, sides)
 
 
 def test_the_file_has_all_that_its_table_needs(tmp_path: Path) -> None:
@@ -116,12 +124,16 @@ def test_the_file_has_all_that_its_table_needs(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert set(content) == {"schema", "machine", "data", "limits", "rows"}
     row = content["rows"]["thing"]
-    assert set(row) == {
-        "what", "unit", "more_is_better", "note", "ours", "textbook", "ours_median", "textbook_median", "ratio",
-        "facts", "commit", "dirty",
-    }  # fmt: skip
-    assert (row["ours_median"], row["textbook_median"]) == (31.0, 10.0)
-    assert row["ratio"] == {"value": 3.1, "low": 3.0, "high": 3.2}
+    assert set(row) == {"what", "unit", "more_is_better", "note", "sides", "commit", "dirty"}
+    assert row["sides"] == {
+        "ours": {"values": [30.0, 32.0], "median": 31.0, "ratio": None, "facts": {}},
+        "textbook": {
+            "values": [10.0, 10.0],
+            "median": 10.0,
+            "ratio": {"value": 3.1, "low": 3.0, "high": 3.2},
+            "facts": {"num_workers": 2},
+        },
+    }
     assert record.read_all(tmp_path) == {path: content}
     assert "copy bandwidth (TB/s) 4.30" in render.table(content)
 
@@ -133,7 +145,10 @@ def test_a_second_bench_replaces_only_its_own_rows(tmp_path: Path) -> None:
     record.keep(path, row=("two", _row(2.0)))
     record.begin(path, MACHINE, DATA)
     record.keep(path, row=("two", _row(5.0)))
-    assert {name: row["ours"][0] for name, row in record.read(path)["rows"].items()} == {"one": 1.0, "two": 5.0}
+    assert {name: row["sides"]["ours"]["values"][0] for name, row in record.read(path)["rows"].items()} == {
+        "one": 1.0,
+        "two": 5.0,
+    }
 
 
 def test_rows_of_another_machine_go_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,14 +178,18 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
 
 
 def _content(**rows: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": 1, "machine": MACHINE, "data": DATA, "limits": None, "rows": rows}
+    return {"schema": 2, "machine": MACHINE, "data": DATA, "limits": None, "rows": rows}
 
 
 def test_the_table_has_a_line_a_row_and_names_the_machine() -> None:
-    shown = render.table(_content(a=_row(note="Small."), b=_row(textbook=None), c=_row(note="Small.")))
+    rows = {"a": _row(note="Small."), "b": _row(textbook=None), "c": _row(careful=15.5, note="Small.")}
+    shown = render.table(_content(**rows))
     lines = shown.splitlines()
-    assert lines[2] == "| Thing [1] | images/s | 31.0 | 10.0 | 3.10 (3.00 to 3.20) |"
-    assert lines[3] == "| Thing | images/s | 31.0 | \u2013 | \u2013 |"
+    ratio = "3.10 (3.00 to 3.20)"
+    assert lines[2] == f"| Thing [1] | images/s | 31.0 | 10.0 | {ratio} | \u2013 | \u2013 |"
+    assert lines[3] == "| Thing | images/s | 31.0 | \u2013 | \u2013 | \u2013 | \u2013 |"
+    assert lines[4] == f"| Thing [1] | images/s | 31.0 | 10.0 | {ratio} | 15.5 | 2.00 (1.94 to 2.06) |"
+    assert render.table(_content(a=_row())).splitlines()[2] == f"| Thing | images/s | 31.0 | 10.0 | {ratio} |"
     assert shown.count("[1] Small.") == 1
     for fact in ("Intel(R) Xeon(R) Processor", "2 cores", "2 threads", "torch 2.11.0", "had 2 workers", "commit "):
         assert fact in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,12 @@ def test_running_statistics_of_a_resumed_run_are_those_of_one_that_went_through(
     make(configs, tmp_path / "whole")
     while pending(configs, tmp_path / "cut"):
         stop = runner.Stop()
-        stop.requested = True  # at every step
-        try:
-            make(configs, tmp_path / "cut", stop=stop)
-        except runner.Interrupted:
-            continue
+
+        def ask(done, total, stop=stop):
+            stop.requested = True  # at every step
+
+        with contextlib.suppress(runner.Interrupted):
+            make(configs, tmp_path / "cut", report=ask, stop=stop)
     run_ids = names(configs)
     assert written(tmp_path / "cut", run_ids) == written(tmp_path / "whole", run_ids)
     rows = Store(tmp_path / "cut").table(run_ids[0], "norm_parameters")

@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 
 from bnstudy.config import compose, slips
 from bnstudy.config.compose import ComposeError
-from bnstudy.store import paths
-from bnstudy.store.jobs import Group
+from bnstudy.store import paths, status
+from bnstudy.store.jobs import Group, Job
 from bnstudy.store.runs import Ending, State, Store
 from bnstudy.sweep import launch, task
 from bnstudy.sweep.launch import Ended
@@ -61,15 +61,16 @@ def check(launcher: Launcher, results: Path) -> None:
             )
 
 
-def ended(store: Store, run_id: str, before: Ending | None) -> Ended | None:
-    """How a run ended that was pending, with what was then its ending (see Store.ending); None where it has not."""
-    state = store.state(run_id, verify=False)
-    if store.ending(run_id) == before:  # as it was when it was pending: absent, failed, or lacking a look
-        return None
-    if state.done:
-        return run_id, str(state), ""
-    if state == State.failed:
-        return run_id, str(state), str(store.manifest(run_id)["error"])
+def ended(store: Store, job: Job, before: Ending | None) -> Ended | None:
+    """How a pending run ended; None where it has not. `before`: its ending when it was waited for first.
+
+    A run that is done as asked has ended, also where it was done before we began to wait.
+    """
+    now = status.of(job, store, verify=False)
+    if now.done:
+        return job.run_id, str(now.state), ""
+    if now.state == State.failed and store.ending(job.run_id) != before:
+        return job.run_id, str(now.state), str(store.manifest(job.run_id)["error"])
     return None
 
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ def make(
         print(f"the same command waits for them and makes the tables; scancel {_ids(jobs)} ends them")
         return []
     try:
-        return _wait(title, jobs, pending, endings, results)
+        return _wait(title, {job.run_id: job for job in wanted}, jobs, pending, endings, results)
     except (KeyboardInterrupt, budget.Spent):
         print(f"\n{title}: the jobs go on; the same command waits for them again, scancel {_ids(jobs)} ends them")
         raise
@@ -114,6 +114,7 @@ def _handing_jobs_out() -> Iterator[type[Exception]]:
 
 def _wait(
     title: str,
+    wanted: Mapping[str, Job],
     jobs: Sequence[Submitted],
     pending: Collection[str],
     endings: dict[str, Ending | None],
@@ -129,7 +130,7 @@ def _wait(
                 for job in jobs:
                     unseen[job.id] = 0 if job.id in queue else unseen[job.id] + 1
             for run_id in list(left):
-                told, job = launchers.ended(store, run_id, endings[run_id]), job_of[run_id]
+                told, job = launchers.ended(store, wanted[run_id], endings[run_id]), job_of[run_id]
                 if told is None and unseen[job.id] >= LOOKS and locks.holder(results, run_id) is None:
                     note = f"job {job.id} ended first ({_last_words(Path(job.log))}); its log: {job.log}"
                     told = run_id, str(State.partial), note

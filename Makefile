@@ -61,11 +61,11 @@ test: $(READY) ## lint, types and tests [ARGS="pytest options"]
 
 .PHONY: soak
 soak: $(READY) ## the tests that take long: a hundred kills, real sweeps side by side [ARGS="pytest options"]
-	$(BIN)/python -m pytest -m soak $(ARGS)
+	$(BIN)/python -m pytest -m soak --timeout 0 $(ARGS)
 
 .PHONY: test-slurm
 test-slurm: $(READY) ## sweeps through a real Slurm, started on this machine (root; installs it with apt); some minutes
-	$(BIN)/python -m pytest -rA --color=no tests/check_slurm.py $(ARGS)
+	$(BIN)/python -m pytest -rA --color=no --timeout 0 tests/check_slurm.py $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## ruff, mypy, and which room of src/bnstudy may import which

@@ -71,11 +71,31 @@ def layers(net, gradients):
 def check_one_step(nets, name):
     """From the same state: loss within 1e-5, gradients within 1e-4 relative per layer, in float32.
 
-    Where two places under a pool nearly tie, rounding chooses which has the gradient: a batch in some dozens. One batch
-    of three is held to the bound.
+    Where two places under a pool nearly tie, rounding chooses which has the gradient: the mini-batch is the first
+    without such a place in any of the networks.
     """
-    errors = [one_step_error(nets, name, batch(name, seed)) for seed in range(3)]
-    assert min(error for error, _ in errors) < 1e-4, errors
+    seen = next(seen for seed in range(20) if not ties(nets, seen := batch(name, seed)))
+    error, layer = one_step_error(nets, name, seen)
+    assert error < 1e-4, layer
+
+
+def ties(nets, seen):
+    """Whether the two largest values under a max-pool are within rounding of each other, in float64."""
+    found = False
+
+    def look(pool, inputs):
+        nonlocal found
+        windows = functional.unfold(inputs[0].flatten(0, 1)[:, None], pool.kernel_size, stride=pool.stride)
+        first, second = windows.topk(2, dim=1).values.unbind(1)
+        found = found or bool((first - second < 1e-6 * inputs[0].std()).any())
+
+    for net in nets:
+        twin = copy.deepcopy(net).double().train()
+        for module in twin.modules():
+            if isinstance(module, nn.MaxPool2d):
+                module.register_forward_pre_hook(look)
+        twin(seen[0].double())
+    return found
 
 
 def one_step_error(nets, name, seen):
@@ -304,8 +324,8 @@ def test_state_and_load_go_on_to_the_bit(name, num_runs):
     again.load(whole.state())
     for step in range(2, 4):
         ours, theirs = (made.step(batch(name, step, size), rates) for made in (again, whole))
-        assert all(torch.equal(a, b) or bool(a.isnan().any()) for a, b in zip(ours, theirs, strict=True))
-        assert torch.equal(ours.alive_R, theirs.alive_R)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)  # the third run's are NaN in both
     first, second = again.state(), whole.state()
     for key, value in first.items():
         torch.testing.assert_close(value, second[key], rtol=0, atol=0, equal_nan=True)

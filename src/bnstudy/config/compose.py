@@ -24,7 +24,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnstudy.config import plugins, slips
+from bnstudy.config import errors, plugins
 from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -99,7 +99,7 @@ def said() -> dict[str, dict[str, Any]]:
             content = yaml.safe_load(_file(name).read_text(encoding="utf-8"))
             found[name] = dict(content["sweep"])
         except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or slips.first_words(error)}") from None
+            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or errors.first_words(error)}") from None
     return found
 
 
@@ -161,8 +161,8 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
         with _hydra(SWEEPS):
             whole = compose(sweep, return_hydra_config=True)
         presets = whole.sweep.presets
-    except (*slips.REFUSED, yaml.YAMLError) as error:
-        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or slips.first_words(error)}") from None
+    except (*errors.REFUSED, yaml.YAMLError) as error:
+        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or errors.first_words(error)}") from None
     if preset not in presets:
         raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
     points: dict[str, list[str]] = {}
@@ -319,7 +319,7 @@ def _read(text: str) -> Override:
             f"{text}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
         )
     if not override.is_delete() and key in (groups := _groups()) and not below and override.value() is None:
-        none = slips.choices("", groups[key]) if needed else f"~{key} chooses none"
+        none = errors.choices("", groups[key]) if needed else f"~{key} chooses none"
         raise ComposeError(f"{text}: null is no choice; {none}")
     if override.key_or_group.replace("/", ".").split(".")[0] == "hydra":
         raise ComposeError(
@@ -346,9 +346,9 @@ def _points(override: Override) -> list[str]:
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     try:
         return compose(name, overrides=list(overrides))
-    except slips.REFUSED as error:
+    except errors.REFUSED as error:
         given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
-        raise ComposeError(_wrong(name, given) or slips.first_words(error)) from None
+        raise ComposeError(_wrong(name, given) or errors.first_words(error)) from None
 
 
 def _is_value(composed: DictConfig, key: str) -> bool:
@@ -374,20 +374,20 @@ def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
             _with_probe(changed, key.split(".")[1])
         try:
             OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
-        except slips.REFUSED as error:
+        except errors.REFUSED as error:
             raise ComposeError(
-                slips.of_values(changed, {key: value}, _groups()) or f"{text}: {slips.first_words(error)}"
+                errors.of_values(changed, {key: value}, _groups()) or f"{text}: {errors.first_words(error)}"
             ) from None
     try:
         return to_config(changed)
     except OmegaConfBaseException as error:
-        raise ComposeError(slips.first_words(error)) from None
+        raise ComposeError(errors.first_words(error)) from None
 
 
 def _with_probe(composed: DictConfig, name: str) -> None:
     """Adds the probe to those of the run, as a plan that never looks, if it is not among them."""
     if name not in plugins.names("probes"):
-        raise ComposeError(f"probes.{name}: there is no such probe; {slips.choices(name, plugins.names('probes'))}")
+        raise ComposeError(f"probes.{name}: there is no such probe; {errors.choices(name, plugins.names('probes'))}")
     if name not in composed.probes:
         OmegaConf.update(composed, f"probes.{name}", OmegaConf.structured(ProbePlan), force_add=True)
 
@@ -406,7 +406,7 @@ def quoted(path: Path) -> str:
 def _file(sweep: str) -> Path:
     path = SWEEPS / f"{sweep}.yaml"
     if sweep not in sweeps():
-        raise ValueError(f"there is no sweep {sweep!r}; {slips.choices(sweep, sweeps())}")
+        raise ValueError(f"there is no sweep {sweep!r}; {errors.choices(sweep, sweeps())}")
     return path
 
 
@@ -429,7 +429,7 @@ def _fault(sweep: str) -> str | None:
 
 
 def _wrong(name: str, given: Mapping[str, Any]) -> str | None:
-    return slips.of_overrides(given, _groups(), lambda chosen: compose(name, overrides=list(chosen)))
+    return errors.of_overrides(given, _groups(), lambda chosen: compose(name, overrides=list(chosen)))
 
 
 def _groups() -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher as Plugin
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from bnstudy.config import compose, slips
+from bnstudy.config import compose, errors
 from bnstudy.config.compose import ComposeError
 from bnstudy.store import paths, status
 from bnstudy.store.jobs import Group, Job
@@ -122,8 +122,8 @@ def _composed(
             given.append(f"++hydra.launcher.{text}")
             try:
                 composed(given)
-            except slips.REFUSED as error:
+            except errors.REFUSED as error:
                 cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-                raise ComposeError(f"{PREFIX}{text}: {slips.first_words(cause)}") from None
+                raise ComposeError(f"{PREFIX}{text}: {errors.first_words(cause)}") from None
         config = composed(given)
         yield HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config)), config

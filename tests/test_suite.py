@@ -80,14 +80,14 @@ def test_a_run_of_several_sweeps_is_estimated_once(tmp_path: Path, data_root: Pa
     told = suite.estimate("textbook", ["lenet_lr_grid", "lenet_region"], "quick", overrides, tmp_path).splitlines()
     assert "lenet_lr_grid                      48 runs,   48 to make" in told[1]
     assert "lenet_region                       54 runs,   18 to make" in told[2]
-    said = compose.said()
+    said = compose.headers()
     grid, region = (said[name]["minutes"]["quick"] for name in ("lenet_lr_grid", "lenet_region"))
     assert f"about {grid + region * 18 / 54:.0f} minutes" in told[0]
 
 
 @pytest.mark.parametrize("name", ["textbook", "paper_init"])
 def test_what_two_cores_can_do_says_how_long_it_takes(name: str) -> None:
-    said = compose.said()
+    said = compose.headers()
     for member in suite.members(name):
         minutes = said[member]["minutes"]
         assert minutes.keys() == said[member]["presets"].keys(), member
@@ -96,5 +96,5 @@ def test_what_two_cores_can_do_says_how_long_it_takes(name: str) -> None:
 
 def test_the_textbook_fits_its_budget() -> None:
     """Quick: under 90 minutes on two cores."""
-    said = compose.said()
+    said = compose.headers()
     assert 0 < sum(said[name]["minutes"]["quick"] for name in suite.members("textbook")) < 90

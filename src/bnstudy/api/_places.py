@@ -27,6 +27,6 @@ def data_root(given: str | os.PathLike[str] | None = None) -> Path:
 
 def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:
     """The error for a name that is none, with the nearest one."""
-    from bnstudy.config.errors import choices  # only where it is needed: it loads Hydra
+    from bnstudy.config.errors import suggestions  # here, because it loads Hydra
 
-    return ValueError(f"{what} = {given!r}: there is none of that name; {choices(given, known)}")
+    return ValueError(f"{what} = {given!r}: there is none of that name; {suggestions(given, known)}")

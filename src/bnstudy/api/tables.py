@@ -69,16 +69,16 @@ def sweeps() -> pd.DataFrame:
 
     workspace = paths.workspace(_places.results(), None)
     rows = []
-    for name, said in compose.said().items():
+    for name, header in compose.headers().items():
         folder = paths.tables(workspace, name)
         there = _table_names(folder)
-        minutes = said.get("minutes") or {}
+        minutes = header.get("minutes") or {}
         row = {
             "sweep": name,
             "about": " ".join(compose.describe(name).split()),
             "minutes_quick": minutes.get("quick"),
             "minutes_full": minutes.get("full"),
-            "suites": ", ".join(said.get("suites") or ()),
+            "suites": ", ".join(header.get("suites") or ()),
             "published_runs": pq.read_metadata(folder / "runs.parquet").num_rows if "runs" in there else 0,
             "published_tables": ", ".join(there),
         }

@@ -45,14 +45,14 @@ class ComposeError(ValueError):
 
 
 class ConfOnSearchPath(SearchPathPlugin):
-    """Lets a sweep's file find what it composes. In code, not as an override: a path would be read by a grammar."""
+    """Let a sweep's file find conf/. An override would do, but Hydra's grammar would have to read the path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("bnstudy", f"file://{CONF}")
 
 
 def register() -> None:
-    """Makes the schema and every component known to Hydra: `norm=NAME`, `model=NAME` need no YAML file."""
+    """Register the schema and every component with Hydra, so that `norm=NAME` and `model=NAME` need no YAML file."""
     Plugins.instance().register(ConfOnSearchPath)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
@@ -83,7 +83,7 @@ def one(overrides: Sequence[str]) -> Config:
     given = [text for texts in points.values() for text in texts]
     with _hydra(CONF):
         composed = _compose("config", [text for text in given if not _on_a_probe(text)])
-        return _with_values(composed, [text for text in given if _on_a_probe(text)])
+        return _filled(composed, [text for text in given if _on_a_probe(text)])
 
 
 def sweeps() -> list[str]:
@@ -91,15 +91,15 @@ def sweeps() -> list[str]:
     return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
-def said() -> dict[str, dict[str, Any]]:
-    """What every sweep's file says of the sweep itself (its block `sweep`), without composing anything."""
+def headers() -> dict[str, dict[str, Any]]:
+    """The block `sweep` of every sweep's file: presets, suites, minutes, search. Nothing is composed."""
     found = {}
     for name in sweeps():
         try:
             content = yaml.safe_load(_file(name).read_text(encoding="utf-8"))
             found[name] = dict(content["sweep"])
         except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or errors.first_words(error)}") from None
+            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or errors.first_line(error)}") from None
     return found
 
 
@@ -118,16 +118,15 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
     preset, ComposeError where Hydra refuses.
     """
     whole, points = _sweep(sweep, preset, overrides)
-    # Hydra takes a tenth of a second to compose; values that vary are set afterwards, just as Hydra would set them, and
-    # every run has its own for the same keys.
+    # Hydra takes a tenth of a second to compose, so it composes templates, and the values that vary are set afterwards.
     values = {key for key, texts in points.items() if len(texts) > 1 and _is_value(whole, key)}
     values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
     values |= {key for key in points if any(_below(key, other) for other in values)}
-    composed = functools.cache(lambda chosen: _compose(sweep, chosen))
+    template = functools.cache(lambda chosen: _compose(sweep, chosen))
     with _hydra(SWEEPS):
         configs = [
-            _with_values(
-                composed(tuple(text for key, text in point.items() if key not in values)),
+            _filled(
+                template(tuple(text for key, text in point.items() if key not in values)),
                 [text for key, text in point.items() if key in values],
             )
             for point in _product(points)
@@ -154,7 +153,7 @@ def axes(sweep: str, preset: str, overrides: Sequence[str] = ()) -> dict[str, li
 
 
 def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, list[str]]]:
-    """A sweep's file as composed, and by key the overrides to go through, of which there is one where it is no axis."""
+    """A sweep's file as composed, and by key the overrides of each of its axes, or the one where it is no axis."""
     _file(sweep)
     register()
     try:
@@ -162,7 +161,7 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
             whole = compose(sweep, return_hydra_config=True)
         presets = whole.sweep.presets
     except (*errors.REFUSED, yaml.YAMLError) as error:
-        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or errors.first_words(error)}") from None
+        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or errors.first_line(error)}") from None
     if preset not in presets:
         raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
     points: dict[str, list[str]] = {}
@@ -175,11 +174,11 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
 
 
 def _place(points: MutableMapping[str, list[str]], override: Override) -> None:
-    """Adds what an override stands for, and takes away what was given before that it replaces.
+    """Add an override to the points, and remove the earlier ones that it replaces.
 
-    That is the same key; every key that its mappings set (`optim={lr: 0.1},{lr: 1}` replaces `optim.lr`); what was said
-    of a probe that it drops, or of the probes where it chooses others. Raises ComposeError where it would replace a
-    part only: the name of what a group chose, or something with some of its values.
+    It replaces those of its own key, of every key that its mappings set (`optim={lr: 0.1},{lr: 1}` replaces
+    `optim.lr`), and those of a probe that it drops, or of all probes where it chooses others. Raises ComposeError where
+    it would replace one in part: the name of a group's choice, or a key that only some of its values set.
     """
     key, texts = override.get_key_element().lstrip("~"), _points(override)
     values = [_read(text).value() for text in texts]
@@ -212,9 +211,9 @@ def _below(key: str, above: str) -> bool:
 def _check_choices(
     sweep: str, configs: Sequence[Config], points: Mapping[str, Sequence[str]], overrides: Sequence[Override]
 ) -> None:
-    """Raises ComposeError where a run of the sweep is not what a group that the user chose says that it is.
+    """Raise ComposeError where the sweep sets a value otherwise than the file of a group that the user chose.
 
-    The sweep's axes, its presets and its file come after the groups: they would win in silence.
+    The sweep's axes, its presets and its file come after the groups and would win in silence.
     """
     groups = _groups()
     given = {
@@ -224,14 +223,14 @@ def _check_choices(
         for leaf in _leaves(each.key_or_group, _read(text).value())
     }
     chosen = sorted(given & groups.keys() & points.keys())
-    if not any(_said_by(CONF / group, str(_read(text).value())) for group in chosen for text in points[group]):
+    if not any(_set_by(CONF / group, str(_read(text).value())) for group in chosen for text in points[group]):
         return
     for config, point in zip(configs, _product(points), strict=True):
         values = to_dict(config)
-        said = {group: _said_by(CONF / group, str(_read(point[group]).value())) for group in chosen}
+        wanted = {group: _set_by(CONF / group, str(_read(point[group]).value())) for group in chosen}
         for group in chosen:
-            others = {leaf for other in chosen if other != group for leaf in said[other]}
-            for leaf, value in said[group].items():
+            others = {leaf for other in chosen if other != group for leaf in wanted[other]}
+            for leaf, value in wanted[group].items():
                 if leaf in given | others or any(_below(leaf, key) for key in given):
                     continue
                 if leaf not in groups:
@@ -249,20 +248,20 @@ def _check_choices(
 
 
 @functools.cache
-def _said_by(group: Path, name: str) -> dict[str, Any]:
-    """What a file of a group sets, by key, and which other groups' files it chooses. Nothing for one without a file."""
+def _set_by(group: Path, name: str) -> dict[str, Any]:
+    """The values that a group's file sets, by key, and the choices it makes in other groups; none without a file."""
     path = group / f"{name}.yaml"
     if not path.is_file():
         return {}
     text = path.read_text(encoding="utf-8")
     content: Any = OmegaConf.to_container(OmegaConf.create(text)) or {}
-    said: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for part in content.pop("defaults", []):
         if isinstance(part, dict):
-            said |= {key.removeprefix("override ").lstrip("/"): value for key, value in part.items()}
+            values |= {key.removeprefix("override ").lstrip("/"): value for key, value in part.items()}
     if "@package _global_" not in text:
         content = {group.name: content}
-    return said | {key: value for key, value in _flat(content).items() if "${" not in str(value)}
+    return values | {key: value for key, value in _flat(content).items() if "${" not in str(value)}
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -319,7 +318,7 @@ def _read(text: str) -> Override:
             f"{text}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
         )
     if not override.is_delete() and key in (groups := _groups()) and not below and override.value() is None:
-        none = errors.choices("", groups[key]) if needed else f"~{key} chooses none"
+        none = errors.suggestions("", groups[key]) if needed else f"~{key} chooses none"
         raise ComposeError(f"{text}: null is no choice; {none}")
     if override.key_or_group.replace("/", ".").split(".")[0] == "hydra":
         raise ComposeError(
@@ -329,7 +328,7 @@ def _read(text: str) -> Override:
 
 
 def _points(override: Override) -> list[str]:
-    """The overrides that this one stands for: itself, or, where it sweeps, one a value."""
+    """The overrides that this one stands for: itself, or one for each value of an axis."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     key = override.get_key_element()
@@ -348,26 +347,28 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
         return compose(name, overrides=list(overrides))
     except errors.REFUSED as error:
         given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
-        raise ComposeError(_wrong(name, given) or errors.first_words(error)) from None
+        raise ComposeError(_wrong(name, given) or errors.first_line(error)) from None
 
 
 def _is_value(composed: DictConfig, key: str) -> bool:
-    """Whether the key holds a value, and names neither a group nor a part of the configuration."""
+    """Whether the key holds a value, rather than a group or a section of the configuration."""
     found = OmegaConf.select(composed, key)
     return found is not None and not OmegaConf.is_config(found)
 
 
 def _on_a_probe(text: str) -> bool:
-    """Whether an override sets something of one probe. Hydra's schema lets nobody add a probe, so we set these."""
+    """Whether an override belongs to one probe. Hydra's schema refuses new probes, so these are set afterwards."""
     return text.startswith("probes.")
 
 
-def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
-    """`composed` with these values, which stay in it; but a mapping, which would be mixed with the next, is set on a
-    copy."""
+def _filled(template: DictConfig, overrides: Sequence[str]) -> Config:
+    """One run of a template, whose runs set the same keys one after another: a copy for each would double the time.
+
+    Only mappings need copies: one would be merged into that of the run before.
+    """
     parsed = {text: _read(text) for text in overrides}
-    mixes = any(isinstance(override.value(), dict) for override in parsed.values())
-    changed = copy.deepcopy(composed) if mixes else composed
+    merges = any(isinstance(override.value(), dict) for override in parsed.values())
+    changed = copy.deepcopy(template) if merges else template
     for text, override in parsed.items():
         key, value = override.key_or_group, override.value()
         if _on_a_probe(text):
@@ -376,18 +377,18 @@ def _with_values(composed: DictConfig, overrides: Sequence[str]) -> Config:
             OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
         except errors.REFUSED as error:
             raise ComposeError(
-                errors.of_values(changed, {key: value}, _groups()) or f"{text}: {errors.first_words(error)}"
+                errors.in_values(changed, {key: value}, _groups()) or f"{text}: {errors.first_line(error)}"
             ) from None
     try:
         return to_config(changed)
     except OmegaConfBaseException as error:
-        raise ComposeError(errors.first_words(error)) from None
+        raise ComposeError(errors.first_line(error)) from None
 
 
 def _with_probe(composed: DictConfig, name: str) -> None:
-    """Adds the probe to those of the run, as a plan that never looks, if it is not among them."""
-    if name not in plugins.names("probes"):
-        raise ComposeError(f"probes.{name}: there is no such probe; {errors.choices(name, plugins.names('probes'))}")
+    """Add a plan for the probe that never looks, unless the run has one."""
+    if name not in (known := plugins.names("probes")):
+        raise ComposeError(f"probes.{name}: there is no such probe; {errors.suggestions(name, known)}")
     if name not in composed.probes:
         OmegaConf.update(composed, f"probes.{name}", OmegaConf.structured(ProbePlan), force_add=True)
 
@@ -397,7 +398,7 @@ def _hydra(folder: Path) -> Any:
 
 
 def quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar, whatever characters it has; OmegaConf reads `${` in it as text, too."""
+    """Quote a path for Hydra's grammar, whatever characters it has; OmegaConf then reads `${` in it as text."""
     text = str(path) if str(path) != "???" else "./???"  # which OmegaConf takes for no value
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     return QuotedString(text, Quote.single).with_quotes()
@@ -406,12 +407,12 @@ def quoted(path: Path) -> str:
 def _file(sweep: str) -> Path:
     path = SWEEPS / f"{sweep}.yaml"
     if sweep not in sweeps():
-        raise ValueError(f"there is no sweep {sweep!r}; {errors.choices(sweep, sweeps())}")
+        raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sweeps())}")
     return path
 
 
 def _fault(sweep: str) -> str | None:
-    """What is wrong with a sweep's file, or None."""
+    """The fault of a sweep's file in words, or None."""
     try:
         file = yaml.safe_load(_file(sweep).read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
@@ -429,11 +430,11 @@ def _fault(sweep: str) -> str | None:
 
 
 def _wrong(name: str, given: Mapping[str, Any]) -> str | None:
-    return errors.of_overrides(given, _groups(), lambda chosen: compose(name, overrides=list(chosen)))
+    return errors.in_overrides(given, _groups(), lambda chosen: compose(name, overrides=list(chosen)))
 
 
 def _groups() -> dict[str, list[str]]:
-    """What each group of the configuration can be set to."""
+    """The choices that each group of the configuration has."""
     folders = [folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != LAUNCHERS]
     found = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
     for group, kind, _ in COMPONENTS:

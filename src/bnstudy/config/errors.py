@@ -1,6 +1,6 @@
-"""What is wrong with an override or a file, in the user's words.
+"""Errors in overrides and files as the user would say them, with suggestions.
 
-Looked for only where Hydra refused, whose messages tell of its own workings.
+They are looked for only after Hydra refused: its own messages are about its types and paths.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ REFUSED = (HydraException, OmegaConfBaseException, ValueError, OverflowError)  #
 Groups = Mapping[str, Sequence[str]]  # what each group of the configuration can be set to
 
 
-def of_overrides(
+def in_overrides(
     given: Mapping[str, Any], groups: Groups, composed: Callable[[Sequence[str]], DictConfig]
 ) -> str | None:
-    """What is wrong with the first of these values by key that does not fit; None where all of them do.
+    """The message for the first of these values by key that does not fit, or None.
 
-    `groups` has what each group can be set to; `composed` composes the configuration that some overrides describe.
+    `groups` has the choices of each group; `composed` composes the configuration that some overrides describe.
     """
     given = {key: value for key, value in given.items() if value is not None or key not in groups}  # null: of none
     chosen = {key: value for key, value in given.items() if key in groups and not isinstance(value, dict)}
     for key, value in chosen.items():
         if value not in groups[key]:
-            return f"{key} = {value!r}: there is no such choice; {choices(value, groups[key])}"
+            return f"{key} = {value!r}: there is no such choice; {suggestions(value, groups[key])}"
     try:
         chosen_alone = composed([f"{key}={value}" for key, value in chosen.items()])
     except REFUSED:
         return None
     rest = {key: value for key, value in given.items() if key not in chosen and "${" not in str(value)}
-    return of_values(chosen_alone, rest, groups)
+    return in_values(chosen_alone, rest, groups)
 
 
-def of_values(composed: DictConfig, given: Mapping[str, Any], groups: Groups) -> str | None:
-    """Why a composed configuration cannot have these values at their keys (or not drop a `~key`), or None."""
+def in_values(composed: DictConfig, given: Mapping[str, Any], groups: Groups) -> str | None:
+    """The message for the first value that a composed configuration cannot take, or drop (`~key`), or None."""
     try:
         values: Any = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException:
@@ -57,15 +57,15 @@ def of_values(composed: DictConfig, given: Mapping[str, Any], groups: Groups) ->
     return None
 
 
-def choices(given: object, known: Iterable[str]) -> str:
-    """What there is, the nearest first."""
+def suggestions(given: object, known: Iterable[str]) -> str:
+    """The names that are known, after the one nearest to the given."""
     known = list(known)
     near = difflib.get_close_matches(str(given), known, 1)
     return f"{f'did you mean {near[0]}? ' if near else ''}there are: {', '.join(known)}"
 
 
-def first_words(error: Exception) -> str:
-    """The file, the key and the line of a message that says what is wrong, without what follows of types and paths."""
+def first_line(error: Exception) -> str:
+    """The first line of one of Hydra's messages with its file and key, without the types and paths that follow."""
     text = str(error).strip() or type(error).__name__
     file = re.match(r"In '([\w/]+)': \w+ raised while composing config:\s*", text)
     key = re.search(r"\n\s*full_key: (\S+)", text)
@@ -75,7 +75,7 @@ def first_words(error: Exception) -> str:
 
 
 def _put(values: dict[str, Any], key: str, value: Any, groups: Groups) -> str | None:
-    """Sets the value, a mapping part by part; or says why there is no such place."""
+    """Set the value, a mapping part by part, or return a message where there is no such key."""
     *path, leaf = key.lstrip("~").split(".")
     inner, above = values, ""
     for name in [*path, leaf]:

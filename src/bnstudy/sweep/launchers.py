@@ -124,6 +124,6 @@ def _composed(
                 composed(given)
             except errors.REFUSED as error:
                 cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-                raise ComposeError(f"{PREFIX}{text}: {errors.first_words(cause)}") from None
+                raise ComposeError(f"{PREFIX}{text}: {errors.first_line(cause)}") from None
         config = composed(given)
         yield HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config)), config

@@ -126,7 +126,7 @@ def left(
     """
     runs = {name: roster.wanted(name, preset, overrides, results) for name in {*names, *like}}
     every = [run for each in runs.values() for run in each]
-    entries, said = index.entries(results, {run.run_id for run in every}), compose.said()
+    entries, said = index.entries(results, {run.run_id for run in every}), compose.headers()
     speed = pace.measured(every, entries, results)
     lines = []
     for name in names:

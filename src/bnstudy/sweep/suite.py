@@ -15,7 +15,7 @@ from bnstudy.sweep import budget, study
 
 def members(suite: str) -> list[str]:
     """The sweeps that say they belong to the suite (`sweep.suites`), in its order. Raises ValueError for none."""
-    suites = {name: said.get("suites", {}) for name, said in compose.said().items()}
+    suites = {name: said.get("suites", {}) for name, said in compose.headers().items()}
     found = {name: places[suite] for name, places in suites.items() if suite in places}
     if not found:
         known = ", ".join(sorted({name for places in suites.values() for name in places}))

@@ -28,7 +28,7 @@ def status(preset: str | None, overrides: Sequence[str], results: Path) -> int:
     """A line a sweep and preset: how many of its runs are in which state, and for how long there is work."""
     Store(results)  # refuses what is none before anything is composed
     offline = [*overrides, "runtime.download=false"]
-    searching = {name: bool(said.get("search")) for name, said in compose.said().items()}
+    searching = {name: bool(said.get("search")) for name, said in compose.headers().items()}
     lines: list[tuple[str, str, list[Wanted] | str]] = []
     with Progress("status", len(searching), "sweeps") as progress:  # each is composed where something changed
         for looked_at, name in enumerate(searching):

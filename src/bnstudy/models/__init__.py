@@ -31,7 +31,8 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # for what a norm may draw; convolutions and dense layers come below
         network = outline(name, options, norm, shape, num_classes, device="cpu")
-    initialisers.apply(network, init, seed, getattr(network, "torch_default_layers", ()), init_scale)
+    as_torch, factors = getattr(network, "torch_default_layers", ()), getattr(network, "initial_factors", {})
+    initialisers.apply(network, init, seed, as_torch, init_scale, factors)
     return network
 
 

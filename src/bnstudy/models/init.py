@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,31 +34,38 @@ BIASED = ("torch_default", "xavier_uniform_biased")  # those that draw biases, t
 
 @torch.no_grad()
 def apply(
-    network: nn.Module, scheme: str, seed: int, keep_torch_default: Collection[str] = (), scale: float = 1.0
+    network: nn.Module,
+    scheme: str,
+    seed: int,
+    keep_torch_default: Collection[str] = (),
+    scale: float = 1.0,
+    factors: Mapping[str, float] | None = None,
 ) -> None:
     """Draws the weights of every convolution and dense layer, and multiplies them by `scale`; biases start at zero.
 
     Under the schemes of BIASED, and in the layers of `keep_torch_default`, biases are uniform in +-1/sqrt(fan_in).
+    Weights and biases of the layers named in `factors` are multiplied by what it says.
     Draws are made in float32 on the CPU, then converted: the weights are the same in every precision, on every device.
     Raises ValueError for an unknown scheme.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"init = {scheme!r}: choose one of {', '.join(SCHEMES)}")
     weighted = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    assert weighted.keys() >= set(keep_torch_default), keep_torch_default
+    assert weighted.keys() >= {*keep_torch_default, *(factors or ())}, (keep_torch_default, factors)
     for name, module in weighted.items():
         generator = torch.Generator("cpu").manual_seed(_key(seed, name))
         chosen = "torch_default" if name in keep_torch_default else scheme
         weight = torch.empty(module.weight.shape, dtype=torch.float32, device="cpu")
         SCHEMES[chosen](weight, generator)
-        module.weight.copy_(weight * scale)
+        factor = (factors or {}).get(name, 1.0)
+        module.weight.copy_(weight * (scale * factor))
         if module.bias is None:
             continue
         bias = torch.zeros(module.bias.shape, dtype=torch.float32, device="cpu")
         if chosen in BIASED:
             bound = 1 / math.sqrt(weight[0].numel())
             bias.uniform_(-bound, bound, generator=generator)
-        module.bias.copy_(bias)
+        module.bias.copy_(bias * factor)
 
 
 def _key(seed: int, name: str) -> int:

@@ -8,6 +8,11 @@ import math
 def check(eps: float, momentum: float) -> None:
     """Raises ValueError for an eps that lets a constant channel divide by zero, or a momentum that is no weight."""
     check_eps(eps)
+    check_momentum(momentum)
+
+
+def check_momentum(momentum: float) -> None:
+    """Raises ValueError for a momentum that is no weight."""
     if not 0 <= momentum <= 1:
         raise ValueError(f"norm.momentum = {momentum}: the new value's weight lies in [0, 1]; the usual one is 0.1")
 

@@ -89,11 +89,11 @@ def _made_with(record: dict[str, Any]) -> str:
     commits = Counter(f"{r['commit'][:7]}{' with changes' if r['dirty'] else ''}" for r in record["rows"].values())
     loops = [side["facts"] for row in record["rows"].values() if (side := row["sides"].get("textbook"))]
     workers = {facts["num_workers"] for facts in loops if "num_workers" in facts}
-    stand_in = [name for name, kind in record["data"].items() if kind == "stand-in"]
+    synthetic = [name for name, kind in record["data"].items() if kind == "synthetic"]
     return (
         f"{gpu}{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch "
         f"{machine['versions']['torch']}; commit {', '.join(commits) or 'unknown'}. Medians of turns taken one after "
         f"the other; in brackets the range of the single turns' ratios. The tutorial loop's DataLoader had "
         f"{' or '.join(map(str, sorted(workers))) or 'no'} workers, whichever was faster"
-        f"{'; stand-in data: ' + ', '.join(stand_in) if stand_in else ''}."
+        f"{'; synthetic data: ' + ', '.join(synthetic) if synthetic else ''}."
     )

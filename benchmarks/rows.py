@@ -25,7 +25,7 @@ from benchmarks.textbook import Images, Loop, Recipe
 from bnstudy.config import compose
 from bnstudy.config.schema import Config
 from bnstudy.data import sources
-from bnstudy.data.pipeline import Feed
+from bnstudy.data.loader import Loader
 from bnstudy.store import paths
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import Store
@@ -55,7 +55,7 @@ class Setting:
     data_root: Path
     scratch: Path  # for this row alone, removed afterwards
     threads: int
-    stand_in: bool = True
+    synthetic: bool = True
     depth: int = 110
     batch_size: int = 128  # of the ResNet
     updates: int = 2  # of the ResNet in one measurement
@@ -100,7 +100,7 @@ def choose(names: Sequence[str] | None, on_gpu: bool) -> list[Row]:
 
 def locate(data_root: Path) -> dict[str, str]:
     """Gets both data sets and says where each comes from; where one cannot be had, made images take as much time."""
-    return {name: sources.locate(name, data_root, allow_stand_in=True).kind for name in sources.NAMES}
+    return {name: sources.locate(name, data_root, allow_synthetic=True).kind for name in sources.NAMES}
 
 
 def setting(data_root: Path, scratch: Path, threads: int, on_gpu: bool) -> Setting:
@@ -117,7 +117,7 @@ def train_epoch(overrides: Overrides, setting: Setting) -> Prepared:
     made = _make(setting, _config(setting, overrides, f"train.epochs={FOREVER}"))
     epoch = _epochs(made.training)
     epoch()
-    return Prepared(lambda: made.feed.num_train / seconds(epoch))
+    return Prepared(lambda: made.loader.num_train / seconds(epoch))
 
 
 def train_epoch_textbook(overrides: Overrides, setting: Setting) -> Prepared:
@@ -254,7 +254,7 @@ def evaluate(overrides: Overrides, setting: Setting) -> Prepared:
     size = min(EVALUATION_BATCH, num_test)
 
     def run() -> None:
-        batches = itertools.islice(made.feed.test_batches(size), -(-num_test // size))
+        batches = itertools.islice(made.loader.test_batches(size), -(-num_test // size))
         made.engine.evaluate(batches)[0].tolist()  # waits for the device
 
     run()
@@ -289,7 +289,7 @@ def first_step(setting: Setting) -> Prepared:
     def run() -> float:
         results = setting.scratch / f"first-step-{next(number)}"
         places = ["--data-root", str(setting.data_root), "--results", str(results)]
-        more = ["runtime.checkpoint_every_sec=0", f"runtime.stand_in={setting.stand_in}", "runtime.download=false"]
+        more = ["runtime.checkpoint_every_sec=0", f"runtime.synthetic={setting.synthetic}", "runtime.download=false"]
         command = [sys.executable, "-m", "bnstudy", "run", *LENET, "norm=batch", *more, *places]
         began = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -361,18 +361,20 @@ def _memory_of(module: str, overrides: Overrides, setting: Setting, facts: dict[
 class _Made(NamedTuple):
     training: Training
     engine: Engine
-    feed: Feed
+    loader: Loader
 
 
 def _make(setting: Setting, *configs: Config) -> _Made:
     """Our side, made as a run is, or several in lockstep."""
     engine.prepare_host(setting.threads)
     device = engine.device(configs[0])
-    feed = construct.make_feed(jobs(configs)[0], device)
-    networks = [construct.build_network(config, feed) for config in configs]
+    loader = construct.make_loader(jobs(configs)[0], device)
+    networks = [construct.build_network(config, loader) for config in configs]
     initial = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
     made = engine.make(configs, networks, device)
-    return _Made(Training(configs, made, feed, Observer(looks(configs[0]), configs[0], feed, initial)), made, feed)
+    return _Made(
+        Training(configs, made, loader, Observer(looks(configs[0]), configs[0], loader, initial)), made, loader
+    )
 
 
 def _epochs(training: Training) -> Callable[[], None]:
@@ -391,7 +393,7 @@ def _config(setting: Setting, overrides: Overrides, *more: str) -> Config:
     size = [f"data.batch_size={setting.batch_size}"] if RESNET[1] in overrides else []
     size += [f"model.depth={setting.depth}"] if RESNET[0] in overrides else []
     made = compose.one([*overrides, *size, "probes=none", "tracking.mode=off", *more])
-    where = replace(made.runtime, data_root=str(setting.data_root), stand_in=setting.stand_in, download=False)
+    where = replace(made.runtime, data_root=str(setting.data_root), synthetic=setting.synthetic, download=False)
     return replace(made, runtime=where)
 
 

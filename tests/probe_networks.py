@@ -61,7 +61,7 @@ class ResidualNetwork(nn.Module):
         return self.classifier(self.blocks(x).mean((2, 3)))
 
 
-class Feed:
+class Loader:
     """Random images, or the given ones, as disjoint mini-batches in their order; the test set is the same images."""
 
     def __init__(self, images, labels):
@@ -94,15 +94,15 @@ def make_network(norm="batch", seed=0, **options):
     return network
 
 
-def make_feed(num=24, size=8, num_classes=5, seed=1):
+def make_loader(num=24, size=8, num_classes=5, seed=1):
     source = torch.Generator().manual_seed(seed)
     images = torch.randn(num, 3, size, size, generator=source)
-    return Feed(images, torch.randint(num_classes, (num,), generator=source))
+    return Loader(images, torch.randint(num_classes, (num,), generator=source))
 
 
-def look(network, feed, reads=READABLE, batch_size=6, **options):
-    """A snapshot of the network on the feed's first mini-batch."""
-    return observe(network, *feed.probe_batch(batch_size), reads=reads, feed=feed, **options)
+def look(network, loader, reads=READABLE, batch_size=6, **options):
+    """A snapshot of the network on the loader's first mini-batch."""
+    return observe(network, *loader.probe_batch(batch_size), reads=reads, loader=loader, **options)
 
 
 def rows_by(columns, probe, seen, options):

@@ -69,11 +69,11 @@ def config(root: Path, **changes: Any) -> Config:
 def training(configs: Sequence[Config]) -> tuple[Training, Engine]:
     """The loop of these runs, in lockstep, and its engine."""
     on = torch.device("cpu")
-    feed = construct.make_feed(jobs(configs)[0], on)
-    networks = [construct.build_network(each, feed) for each in configs]
+    loader = construct.make_loader(jobs(configs)[0], on)
+    networks = [construct.build_network(each, loader) for each in configs]
     made = engine.make(configs, networks, on)
     initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
-    return Training(configs, made, feed, Observer(looks(configs[0]), configs[0], feed, initial)), made
+    return Training(configs, made, loader, Observer(looks(configs[0]), configs[0], loader, initial)), made
 
 
 def collect(loop: Training, mark_due: Callable[[], bool] = lambda: False) -> dict[tuple[int, str], dict[str, list]]:

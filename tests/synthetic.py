@@ -71,16 +71,16 @@ COLUMNS: dict[str, dict[str, str]] = {
 }
 
 
-def write_workspace(root: Path, *, stand_in: bool = False, sweeps: Sequence[str] = ("init", "lenet_lr_grid")) -> Path:
+def write_workspace(root: Path, *, synthetic: bool = False, sweeps: Sequence[str] = ("init", "lenet_lr_grid")) -> Path:
     """A workspace with reduced tables of both sweeps, five seeds an arm (three for LeNet)."""
     store = Store(root)
     workspace = paths.workspace(root, "quick")
     if "init" in sweeps:
-        ids = [write_init_run(store, norm, seed, stand_in=stand_in) for norm in ("batch", "none") for seed in SEEDS]
+        ids = [write_init_run(store, norm, seed, synthetic=synthetic) for norm in ("batch", "none") for seed in SEEDS]
         reduction.reduce(store, ids, paths.tables(workspace, "init"))
     if "lenet_lr_grid" in sweeps:
         ids = [
-            write_lenet_run(store, norm, lr, seed, stand_in=stand_in)
+            write_lenet_run(store, norm, lr, seed, synthetic=synthetic)
             for norm in ("batch", "none")
             for lr in RATES
             for seed in range(3)
@@ -90,11 +90,11 @@ def write_workspace(root: Path, *, stand_in: bool = False, sweeps: Sequence[str]
 
 
 @cache
-def shared(*, stand_in: bool = False) -> Path:
+def shared(*, synthetic: bool = False) -> Path:
     """The same workspace for every test that only reads it, made once a process."""
     root = Path(tempfile.mkdtemp(prefix="bnstudy-synthetic-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    return write_workspace(root, stand_in=stand_in)
+    return write_workspace(root, synthetic=synthetic)
 
 
 def copy(workspace: Path, to: Path) -> Path:
@@ -126,7 +126,7 @@ def config(model: dict[str, Any], norm: str, lr: float, seed: int, data: str, tr
     }
 
 
-def manifest(config_: dict[str, Any], *, stand_in: bool = False, **values: Any) -> dict[str, Any]:
+def manifest(config_: dict[str, Any], *, synthetic: bool = False, **values: Any) -> dict[str, Any]:
     return {
         "status": "completed",
         "outcome": None,
@@ -135,7 +135,7 @@ def manifest(config_: dict[str, Any], *, stand_in: bool = False, **values: Any) 
         "config": config_,
         "data": {
             "name": config_["data"]["name"],
-            "source": "stand-in" if stand_in else "arrays",
+            "source": "synthetic" if synthetic else "arrays",
             "sha256": "1a2b3c4d" * 8,
         },
         "provenance": {"commit": "0123456789abcdef" * 2, "dirty": "", "device": "cpu", "threads": 1},
@@ -147,18 +147,18 @@ def manifest(config_: dict[str, Any], *, stand_in: bool = False, **values: Any) 
     }
 
 
-def write_init_run(store: Store, norm: str, seed: int, *, stand_in: bool = False) -> str:
+def write_init_run(store: Store, norm: str, seed: int, *, synthetic: bool = False) -> str:
     run_id = f"resnet110-{norm}-lr0.1-s{seed}-{'ab' if norm == 'batch' else 'cd'}{seed:06d}"
     rng = np.random.default_rng([seed, norm == "batch"])
     writer = store.writer(run_id)
     for table, rows in _init_tables(norm, rng).items():
         writer.add(table, COLUMNS[table], rows)
     config_ = config({"name": "resnet", "depth": 110}, norm, 0.1, seed, "cifar10", {"epochs": 165, "steps": 0})
-    writer.finish(manifest(config_, stand_in=stand_in))
+    writer.finish(manifest(config_, synthetic=synthetic))
     return run_id
 
 
-def write_lenet_run(store: Store, norm: str, lr: float, seed: int, *, stand_in: bool = False) -> str:
+def write_lenet_run(store: Store, norm: str, lr: float, seed: int, *, synthetic: bool = False) -> str:
     run_id = f"lenet-{norm}-lr{lr:g}-s{seed}-{'ab' if norm == 'batch' else 'cd'}{seed:06d}"
     rng = np.random.default_rng([seed, int(lr * 100), norm == "batch"])
     centre, reach, limit = (0.7, 1.6, 50.0) if norm == "batch" else (0.9, 0.55, 2.0)
@@ -170,7 +170,7 @@ def write_lenet_run(store: Store, norm: str, lr: float, seed: int, *, stand_in: 
     writer.finish(
         manifest(
             config({"name": "lenet"}, norm, lr, seed, "fashion_mnist", {"epochs": 2, "steps": None}),
-            stand_in=stand_in,
+            synthetic=synthetic,
             status="diverged" if diverged else "completed",
             outcome=outcome,
             diverged_step=17 if diverged else None,

@@ -170,7 +170,7 @@ def test_ctrl_c_before_there_is_anything_to_save_says_so(data, tmp_path, one_cor
     def press(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "make_feed", press)
+    monkeypatch.setattr(runner, "make_loader", press)
     with pytest.raises(KeyboardInterrupt, match=r"nothing was saved"):
         bnstudy.fit(make(data), tmp_path, progress=False)
 

@@ -28,7 +28,7 @@ IN_PROCESSES = {"lenet_grid", "help", "first_step", "memory"}  # rows that start
 @pytest.fixture
 def setting(data_root: Path, tmp_path: Path) -> Setting:
     return Setting(
-        data_root, tmp_path, threads=1, stand_in=False, depth=8, batch_size=32, updates=1, trial_batches=1,
+        data_root, tmp_path, threads=1, synthetic=False, depth=8, batch_size=32, updates=1, trial_batches=1,
         test_images=64, rates=(0.01, 0.1), epochs=2,
     )  # fmt: skip
 
@@ -51,8 +51,8 @@ def test_the_baseline_has_the_losses_of_the_plain_engine(network: tuple[str, ...
     arm = (*ARMS[norm], *(["optim.lr=1e-4"] if network == RESNET else []))
     config = rows._config(setting, network + arm, "runtime.engine=plain")
     (job,) = jobs([config])
-    feed = construct.make_feed(job, torch.device("cpu"))
-    ours = construct.build_network(config, feed)
+    loader = construct.make_loader(job, torch.device("cpu"))
+    ours = construct.build_network(config, loader)
     loop = rows._loop(setting, config, rows._images(setting, config), 0)
     names = loop.network.state_dict()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in loop.network.parameters())
@@ -60,7 +60,7 @@ def test_the_baseline_has_the_losses_of_the_plain_engine(network: tuple[str, ...
     plain = engine.make([config], [ours], torch.device("cpu"))
     loop.network.train()
     for step in range(3):
-        images_NCHW, labels_N = feed.batch(step)
+        images_NCHW, labels_N = loader.batch(step)
         result = plain.step((images_NCHW, labels_N), [config.optim.lr])
         loss, correct = loop.step(images_NCHW, labels_N)
         assert loss == pytest.approx(result.loss_R.item(), rel=1e-4 if step else 1e-5)  # rounding has been amplified
@@ -127,10 +127,10 @@ def test_each_image_is_cropped_and_flipped_by_itself() -> None:
 def test_the_baseline_evaluates_on_the_pixels_our_feed_gives(network: tuple[str, ...], setting: Setting) -> None:
     config = rows._config(replace(setting, test_images=256), network)
     (job,) = jobs([config])
-    feed = construct.make_feed(job, torch.device("cpu"))
+    loader = construct.make_loader(job, torch.device("cpu"))
     loop = rows._loop(setting, config, rows._images(replace(setting, test_images=256), config), 0)
     seen = [torch.cat(parts) for parts in zip(*loop.test_loader, strict=True)]
-    ours = [torch.cat(parts) for parts in zip(*feed.test_batches(100), strict=True)]
+    ours = [torch.cat(parts) for parts in zip(*loader.test_batches(100), strict=True)]
     torch.testing.assert_close(seen[0], ours[0], rtol=0, atol=1e-5)
     assert torch.equal(seen[1], ours[1])
 

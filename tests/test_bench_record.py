@@ -193,8 +193,8 @@ def test_the_table_has_a_line_a_row_and_names_the_machine() -> None:
     assert shown.count("[1] Small.") == 1
     for fact in ("Intel(R) Xeon(R) Processor", "2 cores", "2 threads", "torch 2.11.0", "had 2 workers", "commit "):
         assert fact in shown
-    assert "stand-in" not in shown
-    assert "stand-in data: cifar10" in render.table(_content(a=_row()) | {"data": {"cifar10": "stand-in"}})
+    assert "synthetic" not in shown
+    assert "synthetic data: cifar10" in render.table(_content(a=_row()) | {"data": {"cifar10": "synthetic"}})
 
 
 def test_readme_table_is_replaced_and_nothing_else(tmp_path):

@@ -15,7 +15,7 @@ from small_runs import launch_here, names, quadrants, torch_as_it_was
 from bnstudy import cli
 from bnstudy.analysis import frames, report
 from bnstudy.config import compose
-from bnstudy.data import sources, stand_in
+from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import launch, study
@@ -166,10 +166,10 @@ def stumbling(monkeypatch):
     """Networks with BN on mini-batches of 50 images cannot be built."""
     build = construct.build_network
 
-    def stumble(config, feed):
+    def stumble(config, loader):
         if config.norm["name"] == "batch" and config.data.batch_size == 50:
             raise RuntimeError("a layer stumbled")
-        return build(config, feed)
+        return build(config, loader)
 
     monkeypatch.setattr(runner, "build_network", stumble)
 
@@ -427,19 +427,19 @@ def test_publishing_what_is_not_finished_is_refused(data_root, tmp_path, capsys)
 
 
 def made_up(data_root, folder):
-    """A data root whose images say that they are a stand-in."""
+    """A data root whose images say that they are synthetic data."""
     shutil.copytree(data_root, folder)
     for name in ("cifar10", "fashion_mnist"):
-        (folder / name / sources.SOURCE_FILE).write_text('{"source": "stand-in"}')
+        (folder / name / sources.SOURCE_FILE).write_text('{"source": "synthetic"}')
     return folder
 
 
 def test_publishing_made_images_is_refused(data_root, tmp_path, capsys):
     folder = made_up(data_root, tmp_path / "data")
     assert main("publish", "init", "--data-root", folder, "--results", tmp_path) == cli.EXIT_USAGE
-    assert "stand-in images" in capsys.readouterr().err
-    overrides = [f"runtime.data_root='{folder}'", "runtime.stand_in=true"]
-    with pytest.raises(ValueError, match=r"init ran on stand-in data .*: only real data is published"):
+    assert "synthetic images" in capsys.readouterr().err
+    overrides = [f"runtime.data_root='{folder}'", "runtime.synthetic=true"]
+    with pytest.raises(ValueError, match=r"init ran on synthetic data .*: only real data is published"):
         study.publish("init", "full", overrides, tmp_path)
     assert not (tmp_path / "tables").exists()
 
@@ -469,7 +469,7 @@ def few_images(shape, num_classes, num_train, num_test):
 
 @pytest.mark.parametrize("there", [False, True])
 def test_only_reproduce_goes_on_without_data_and_says_so(tmp_path, data_root, capsys, monkeypatch, there):
-    monkeypatch.setattr(stand_in, "make", few_images)
+    monkeypatch.setattr(synthetic, "make", few_images)
     data = data_root if there else tmp_path / "data"
     places = ["--data-root", data, "--results", tmp_path / "results"]
     one = [*SMALL, "model=lenet", "norm=batch", "runtime.download=false"]
@@ -482,8 +482,8 @@ def test_only_reproduce_goes_on_without_data_and_says_so(tmp_path, data_root, ca
             assert not data.exists() or not list(data.iterdir())
         assert main("reproduce", *places) == 0
     captured = capsys.readouterr()
-    assert captured.out.count("STAND-IN DATA: cifar10") == (0 if there else 3)
+    assert captured.out.count("SYNTHETIC DATA: cifar10") == (0 if there else 3)
     assert ("cifar10, fashion_mnist could not be had" in captured.out) != there
     store = Store(tmp_path / "results")
     kinds = {store.manifest(name)["data"]["source"] for name in store.run_ids()}
-    assert kinds == {"arrays" if there else "stand-in"} and len(store.run_ids()) == len(study.REPRODUCE)
+    assert kinds == {"arrays" if there else "synthetic"} and len(store.run_ids()) == len(study.REPRODUCE)

@@ -54,6 +54,8 @@ NO_DEVICES = ("tpu", "cudax", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:1 "
         ({"probes": {"gradient_correlation": {"options": {"batch_sizes": [2.5]}}}}, ["batch_sizes", "2.5", "[1, 16"]),
         ({"tracking": {"mode": "always"}}, ["tracking.mode", "offline"]),
         ({"surprise": 1}, ["surprise", "no such key"]),
+        ({"runtime": {"stand_in": True}}, ["runtime.stand_in", "runtime.synthetic"]),
+        ({"optim": "adam"}, ["optim", "adam", "SGD", "lr"]),
     ],
 )
 def test_bad_values_are_named(values, words):

@@ -286,5 +286,5 @@ def test_a_truncated_archive_stops_a_sweep_in_earnest(tmp_path: Path) -> None:
     archive = tmp_path / "cifar-10-python.tar.gz"
     archive.write_bytes(b"\x1f\x8b cut off")
     with pytest.raises(sources.DataError, match=f"cifar10: {archive} is truncated or damaged.*Delete it and fetch"):
-        sources.locate("cifar10", tmp_path, allow_stand_in=True, download=False, report=lambda text: None)
+        sources.locate("cifar10", tmp_path, allow_synthetic=True, download=False, report=lambda text: None)
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]

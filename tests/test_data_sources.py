@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnstudy.data import archives, sources, stand_in
+from bnstudy.data import archives, sources, synthetic
 from bnstudy.data.sources import DataError, locate
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -49,7 +49,7 @@ def find(name: str, root: Path, **options: Any) -> sources.Source:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in of a few images."""
+    """A synthetic of a few images."""
     monkeypatch.setitem(sources.KNOWN, "cifar10", sources.Known((3, 32, 32), 40, 20, 10))
 
 
@@ -63,7 +63,7 @@ def test_arrays_are_found_with_the_checksum_of_their_bytes(tmp_path: Path) -> No
     expected = digest(*(arrays[p] for p in ("train_images", "train_labels", "test_images", "test_labels")))
     assert source.identity == {"name": "cifar10", "source": "arrays", "sha256": expected}
     assert (source.num_train, source.num_test, source.shape, source.num_classes) == (40, 20, (3, 32, 32), 10)
-    assert not source.stand_in and source.folder == tmp_path / "cifar10"
+    assert not source.synthetic and source.folder == tmp_path / "cifar10"
     assert pickle.loads(pickle.dumps(source)) == source
 
 
@@ -192,12 +192,12 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("allow_stand_in", [False, True])
-def test_bad_arrays_are_an_error_that_names_file_and_remedy(tmp_path: Path, case: str, allow_stand_in: bool) -> None:
+@pytest.mark.parametrize("allow_synthetic", [False, True])
+def test_bad_arrays_are_an_error_that_names_file_and_remedy(tmp_path: Path, case: str, allow_synthetic: bool) -> None:
     spoil, file, remedy = BAD[case]
     spoil(lay_out(tmp_path / "cifar10", some_arrays()))
     with pytest.raises(DataError, match=f"(?s){tmp_path / 'cifar10' / file}.*{remedy}"):
-        find("cifar10", tmp_path, allow_stand_in=allow_stand_in)
+        find("cifar10", tmp_path, allow_synthetic=allow_synthetic)
 
 
 def test_images_of_another_shape_are_not_passed_off_under_a_known_name(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     root = tmp_path / "data"
     root.write_text("")
     with pytest.raises(DataError, match=rf"{root}/cifar10 cannot be read \(Not a directory\).*DATA_ROOT"):
-        find("cifar10", root, allow_stand_in=True)
+        find("cifar10", root, allow_synthetic=True)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
@@ -276,7 +276,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("numpy.save", refuse)
     with pytest.raises(DataError, match=rf"{tmp_path} cannot be written to \(No space left on device\).*large enough"):
-        find("cifar10", tmp_path, allow_stand_in=True)
+        find("cifar10", tmp_path, allow_synthetic=True)
     assert not list(tmp_path.glob(".*.part"))
 
 
@@ -292,58 +292,58 @@ def test_nothing_there_says_what_was_tried_and_both_remedies(tmp_path: Path) -> 
     assert "network" in remedies and f"{tmp_path}/FashionMNIST/raw" in remedies
 
 
-def test_an_unknown_name_has_no_stand_in(tmp_path: Path) -> None:
+def test_an_unknown_name_has_no_synthetic_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)'mine' is not to be had.*put train_images.npy.*cifar10, fashion_mnist"):
-        find("mine", tmp_path, allow_stand_in=True)
+        find("mine", tmp_path, allow_synthetic=True)
 
 
-# Stand-ins
+# Synthetics
 
 
 @pytest.mark.usefixtures("small")
-def test_a_stand_in_is_made_only_if_allowed_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synthetic_data_is_made_only_if_allowed_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError):
         find("cifar10", tmp_path)
     said: list[str] = []
-    source = find("cifar10", tmp_path, allow_stand_in=True, report=said.append)
-    assert said == ["cifar10: making stand-in images"]
-    assert source.stand_in and source.identity["source"] == "stand-in"
+    source = find("cifar10", tmp_path, allow_synthetic=True, report=said.append)
+    assert said == ["cifar10: generating synthetic images"]
+    assert source.synthetic and source.identity["source"] == "synthetic"
     assert (source.num_train, source.num_test, source.shape, source.num_classes) == (40, 20, (3, 32, 32), 10)
-    assert source.folder == tmp_path / "stand-in" / "cifar10"
-    assert json.loads((source.folder / "SOURCE.json").read_text())["source"] == "stand-in"
+    assert source.folder == tmp_path / "synthetic" / "cifar10"
+    assert json.loads((source.folder / "SOURCE.json").read_text())["source"] == "synthetic"
     assert sources.load(source).train_images.shape == (40, 32, 32, 3)
-    monkeypatch.setattr(stand_in, "make", None)  # it is there now
-    assert find("cifar10", tmp_path, allow_stand_in=True) == source
-    assert [path.name for path in tmp_path.iterdir()] == ["stand-in"]
+    monkeypatch.setattr(synthetic, "make", None)  # it is there now
+    assert find("cifar10", tmp_path, allow_synthetic=True) == source
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
 
 
 @pytest.mark.usefixtures("small")
-def test_real_data_comes_before_a_stand_in(tmp_path: Path) -> None:
-    find("cifar10", tmp_path, allow_stand_in=True)
+def test_real_data_comes_before_a_synthetic_data(tmp_path: Path) -> None:
+    find("cifar10", tmp_path, allow_synthetic=True)
     lay_out(tmp_path / "cifar10", some_arrays())
-    assert find("cifar10", tmp_path, allow_stand_in=True).kind == "arrays"
+    assert find("cifar10", tmp_path, allow_synthetic=True).kind == "arrays"
 
 
 @pytest.mark.usefixtures("small")
-def test_a_stand_in_cannot_pass_for_real_data(tmp_path: Path) -> None:
-    made = find("cifar10", tmp_path, allow_stand_in=True)
+def test_synthetic_data_cannot_pass_for_real_data(tmp_path: Path) -> None:
+    made = find("cifar10", tmp_path, allow_synthetic=True)
     made.folder.rename(tmp_path / "cifar10")
-    with pytest.raises(DataError, match=r"cifar10/SOURCE.json says these are stand-in images.*move"):
+    with pytest.raises(DataError, match=r"cifar10/SOURCE.json says that these images are synthetic.*move"):
         find("cifar10", tmp_path)
-    moved = find("cifar10", tmp_path, allow_stand_in=True)
-    assert moved.stand_in and moved.identity == made.identity
+    moved = find("cifar10", tmp_path, allow_synthetic=True)
+    assert moved.synthetic and moved.identity == made.identity
 
 
 @pytest.mark.usefixtures("small")
 def test_a_damaged_or_unlabelled_stand_in_is_refused(tmp_path: Path) -> None:
-    folder = find("cifar10", tmp_path, allow_stand_in=True).folder
+    folder = find("cifar10", tmp_path, allow_synthetic=True).folder
     (folder / "SOURCE.json").rename(tmp_path / "kept")
-    with pytest.raises(DataError, match=f"does not say that these images are a stand-in: delete {folder}"):
-        find("cifar10", tmp_path, allow_stand_in=True)
+    with pytest.raises(DataError, match=f"does not say that these images are synthetic data: delete {folder}"):
+        find("cifar10", tmp_path, allow_synthetic=True)
     (tmp_path / "kept").rename(folder / "SOURCE.json")
     np.save(folder / "test_labels.npy", np.zeros(20, np.int64))
     with pytest.raises(DataError, match=r"test_labels\.npy is not the file"):
-        find("cifar10", tmp_path, allow_stand_in=True)
+        find("cifar10", tmp_path, allow_synthetic=True)
 
 
 # Two at once, and what killed ones leave
@@ -353,7 +353,7 @@ def test_a_damaged_or_unlabelled_stand_in_is_refused(tmp_path: Path) -> None:
 def test_two_that_make_a_data_set_at_once_end_with_one_whole_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both, make = threading.Barrier(2), stand_in.make
+    both, make = threading.Barrier(2), synthetic.make
 
     def make_together(*args: Any) -> Arrays:
         both.wait(timeout=30)
@@ -361,10 +361,10 @@ def test_two_that_make_a_data_set_at_once_end_with_one_whole_set(
         both.wait(timeout=30)
         return made
 
-    monkeypatch.setattr(stand_in, "make", make_together)
+    monkeypatch.setattr(synthetic, "make", make_together)
     found: list[sources.Source] = []
     threads = [
-        threading.Thread(target=lambda: found.append(find("cifar10", tmp_path, allow_stand_in=True))) for _ in range(2)
+        threading.Thread(target=lambda: found.append(find("cifar10", tmp_path, allow_synthetic=True))) for _ in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -372,8 +372,8 @@ def test_two_that_make_a_data_set_at_once_end_with_one_whole_set(
         thread.join()
     assert len(found) == 2 and found[0] == found[1]
     assert sources.load(found[0]).train_images.any()
-    assert [path.name for path in tmp_path.iterdir()] == ["stand-in"]
-    assert [path.name for path in (tmp_path / "stand-in").iterdir()] == ["cifar10"]
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
+    assert [path.name for path in (tmp_path / "synthetic").iterdir()] == ["cifar10"]
 
 
 def prepared(name: str, root: Path, work: Path, **options: Any) -> Path:
@@ -408,7 +408,7 @@ def test_an_empty_folder_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.M
     assert find("cifar10", tmp_path).num_train == 40
 
 
-def test_damaged_archives_are_an_error_even_where_a_stand_in_is_allowed(
+def test_damaged_archives_are_an_error_even_where_synthetic_data_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(*args: Any, **options: Any) -> Path:
@@ -416,7 +416,7 @@ def test_damaged_archives_are_an_error_even_where_a_stand_in_is_allowed(
 
     monkeypatch.setattr(archives, "prepare", damaged)
     with pytest.raises(DataError, match=r"cifar10: /some/file\.gz is truncated: fetch it again"):
-        find("cifar10", tmp_path, allow_stand_in=True)
+        find("cifar10", tmp_path, allow_synthetic=True)
     assert not list(tmp_path.iterdir())
 
 

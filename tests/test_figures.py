@@ -1,4 +1,4 @@
-"""Figures: the same bytes again, what they tell of themselves, one colour an arm, and the stand-in's mark."""
+"""Figures: the same bytes again, what they tell of themselves, one colour an arm, and the synthetic's mark."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ORIGIN = Origin(10, ("cifar10, arrays, sha256 1a2b3c4d",), ("01234567",), False)
 def draw(name: str, folder: Path) -> list[Path]:
     finding, data = synthetic.frames_of(name)
     with figures.style(STYLE):
-        fig = figures.new(finding.size, finding.title, "n = 5 seeds an arm", stand_in=False)
+        fig = figures.new(finding.size, finding.title, "n = 5 seeds an arm", synthetic=False)
         finding.plot(fig, data)
         return figures.save(fig, folder, name, finding.title, ORIGIN)
 
@@ -74,10 +74,10 @@ def test_style_leaves_no_trace_and_must_be_there(tmp_path: Path) -> None:
 
 
 def test_a_stand_in_is_marked_in_the_header_and_across_the_figure() -> None:
-    marked = figures.new((6, 4), "title", "subtitle", stand_in=True)
-    plain = figures.new((6, 4), "title", "subtitle", stand_in=False)
-    assert [t.get_text() for t in marked.texts].count(figures.STAND_IN_MARK) == 2
-    assert figures.STAND_IN_MARK not in [t.get_text() for t in plain.texts]
+    marked = figures.new((6, 4), "title", "subtitle", synthetic=True)
+    plain = figures.new((6, 4), "title", "subtitle", synthetic=False)
+    assert [t.get_text() for t in marked.texts].count(figures.SYNTHETIC_MARK) == 2
+    assert figures.SYNTHETIC_MARK not in [t.get_text() for t in plain.texts]
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
@@ -108,7 +108,7 @@ def test_where_nothing_diverged_nothing_is_said() -> None:
 @pytest.mark.parametrize("name", ["fig2", "fig5", "fig6", "table1", "gradient_correlation", "lenet_lr"])
 def test_lines_have_no_colour_but_the_arms_and_greys(name: str) -> None:
     finding, data = synthetic.frames_of(name)
-    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    fig = figures.new(finding.size, "t", "s", synthetic=False)
     finding.plot(fig, data)
     greys = {figures.INK, figures.MUTED, figures.FAINT, "#8A929C"}
     allowed = {c.lower() for c in {*figures.COLOURS.values(), *greys}}

@@ -93,14 +93,14 @@ def test_runs_that_diverged_are_no_seeds() -> None:
     tables["gradient_correlation"] = rows[~lost]
     evidence = FINDING.evidence(tables)
     assert {e.verdict for e in evidence.values()} == {Verdict.undecided}
-    FINDING.plot(figures.new(FINDING.size, "t", "s", stand_in=False), tables)
+    FINDING.plot(figures.new(FINDING.size, "t", "s", synthetic=False), tables)
 
 
 @pytest.mark.parametrize("arm", ["batch", "none"])
 def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     tables = data()
     tables["gradient_correlation"] = tables["gradient_correlation"].query("norm == @arm")
-    FINDING.plot(figures.new(FINDING.size, "t", "s", stand_in=False), tables)
+    FINDING.plot(figures.new(FINDING.size, "t", "s", synthetic=False), tables)
     assert FINDING.numbers(tables)
     evidence = FINDING.evidence(tables)
     assert evidence["gradient-correlation-own"].verdict is Verdict.undecided

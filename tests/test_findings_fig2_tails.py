@@ -131,7 +131,7 @@ def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     tables = data()
     for name in ("gradient_tails", "tail_fits"):
         tables[name] = tables[name].query("norm == @arm")
-    TAILS.plot(figures.new(TAILS.size, "t", "s", stand_in=False), tables)
+    TAILS.plot(figures.new(TAILS.size, "t", "s", synthetic=False), tables)
     assert TAILS.numbers(tables)
     evidence = TAILS.evidence(tables)
     assert evidence["6-heavier"].verdict is Verdict.undecided
@@ -143,7 +143,7 @@ def test_a_tail_that_could_not_be_fitted_is_no_seed() -> None:
     fits = tables["tail_fits"]
     fits.loc[fits["seed"] < 3, ["shape", "log_ratio", "log_ratio_std", "threshold"]] = np.nan
     assert TAILS.evidence(tables)["6-power-law"].n == 2
-    TAILS.plot(figures.new(TAILS.size, "t", "s", stand_in=False), tables)
+    TAILS.plot(figures.new(TAILS.size, "t", "s", synthetic=False), tables)
 
 
 def test_two_seeds_are_too_few() -> None:

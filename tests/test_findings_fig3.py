@@ -155,7 +155,7 @@ def test_too_few_seeds_or_mini_batches_give_no_verdict() -> None:
 @pytest.mark.parametrize("arm", ["batch", "none"])
 def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     data = made({arm: 0.01})
-    FIG3.plot(figures.new(FIG3.size, "t", "s", stand_in=False), data)
+    FIG3.plot(figures.new(FIG3.size, "t", "s", synthetic=False), data)
     assert FIG3.numbers(data)
     evidence = FIG3.evidence(data)
     assert evidence["7"].verdict is evidence["7-batches"].verdict is Verdict.undecided
@@ -164,7 +164,7 @@ def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
 
 def test_the_figure_shows_mean_and_published_curve() -> None:
     data = made()
-    fig = figures.new(FIG3.size, "t", "s", stand_in=False)
+    fig = figures.new(FIG3.size, "t", "s", synthetic=False)
     FIG3.plot(fig, data)
     ours = next(line for line in fig.axes[0].lines if line.get_linewidth() == 1.7)
     rows = data["loss_along_step"]

@@ -99,14 +99,14 @@ def test_only_updates_that_diverge_count() -> None:
     assert {(e.n, e.verdict) for e in evidence.values()} == {(0, Verdict.undecided)}
     rows = made()
     none_diverges(rows)
-    FIG4.plot(figures.new(FIG4.size, "t", "s", stand_in=False), {"moments_along_step": rows})
+    FIG4.plot(figures.new(FIG4.size, "t", "s", synthetic=False), {"moments_along_step": rows})
 
 
 def test_a_seed_whose_layer_80_never_gets_there_is_left_out() -> None:
     assert {e.n for e in judged(scale(1e-12, "depth == 80 and seed == 1")).values()} == {4}
     rows = made(power=8)
     assert {e.verdict for e in FIG4.evidence({"moments_along_step": rows}).values()} == {Verdict.undecided}
-    FIG4.plot(figures.new(FIG4.size, "t", "s", stand_in=False), {"moments_along_step": rows})
+    FIG4.plot(figures.new(FIG4.size, "t", "s", synthetic=False), {"moments_along_step": rows})
     assert FIG4.numbers({"moments_along_step": rows})
 
 
@@ -125,7 +125,7 @@ def test_two_seeds_are_too_few_for_a_verdict() -> None:
 @pytest.mark.parametrize(("panel", "statistic", "layer"), [(1, "mean", 44), (5, "variance", 80)])
 def test_the_heat_maps_are_the_first_seed_up_to_its_rate(panel: int, statistic: str, layer: int) -> None:
     rows = made()
-    fig = figures.new(FIG4.size, "t", "s", stand_in=False)
+    fig = figures.new(FIG4.size, "t", "s", synthetic=False)
     FIG4.plot(fig, {"moments_along_step": rows})
     ax = next(ax for ax in fig.axes if ax.get_title(loc="left").endswith(f"{statistic}s, layer {layer}"))
     shown = np.asarray(ax.images[0].get_array())

@@ -117,7 +117,7 @@ def test_the_correlation_is_spearmans_by_a_loop() -> None:
 
 def test_the_heat_maps_are_the_first_seed_input_channels_downwards() -> None:
     data = made()
-    fig = figures.new(FIG7.size, "t", "s", stand_in=False)
+    fig = figures.new(FIG7.size, "t", "s", synthetic=False)
     FIG7.plot(fig, data)
     pairs = data["channel_pair_gradients"]
     for ax, norm in zip(fig.axes[:2], ("none", "batch"), strict=True):
@@ -133,7 +133,7 @@ def test_the_heat_maps_are_the_first_seed_input_channels_downwards() -> None:
 @pytest.mark.parametrize("arm", ["batch", "none"])
 def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     half = {name: frame[frame["norm"] == arm] for name, frame in made().items()}
-    FIG7.plot(figures.new(FIG7.size, "t", "s", stand_in=False), half)
+    FIG7.plot(figures.new(FIG7.size, "t", "s", synthetic=False), half)
     assert FIG7.numbers(half)
     evidence = FIG7.evidence(half)
     assert evidence["13"].verdict is evidence["13-layers"].verdict is Verdict.undecided

@@ -145,7 +145,7 @@ def test_half_as_many_repeats_give_the_same_counts() -> None:
 def test_what_rounding_drowns_is_not_drawn() -> None:
     data = made()
     values = data["jacobian_singular_values"]
-    fig = figures.new(FIG8.size, "t", "s", stand_in=False)
+    fig = figures.new(FIG8.size, "t", "s", synthetic=False)
     values.loc[(values["start"] == NUM_FACTORS - 3) & (values["seed"] == 2) & (values["index"] == 999), "value"] = 1e-16
     FIG8.plot(fig, data)
     (condition,) = (ax for ax in fig.axes if ax.get_xlabel() == "number of factors")
@@ -158,11 +158,11 @@ def test_two_seeds_or_a_product_that_is_missing_decide_nothing() -> None:
     assert {e.verdict for e in FIG8.evidence(made(2)).values()} == {Verdict.undecided}
     lacking = made(factors=(1, 5))
     assert {e.verdict for name, e in FIG8.evidence(lacking).items() if name != "14"} == {Verdict.undecided}
-    FIG8.plot(figures.new(FIG8.size, "t", "s", stand_in=False), lacking)
+    FIG8.plot(figures.new(FIG8.size, "t", "s", synthetic=False), lacking)
     assert FIG8.numbers(lacking)[3].ours_none == "\u2013"
 
 
 def test_every_axis_is_named() -> None:
-    fig = figures.new(FIG8.size, "t", "s", stand_in=False)
+    fig = figures.new(FIG8.size, "t", "s", synthetic=False)
     FIG8.plot(fig, made())
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes) and len(fig.axes) == 5

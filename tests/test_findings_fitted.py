@@ -104,7 +104,7 @@ def test_differences_are_paired() -> None:
 
 @pytest.mark.parametrize("data", [made(), made(seeds=1)])
 def test_it_draws_and_tells_the_numbers(data: Mapping[str, pd.DataFrame]) -> None:
-    fig = figures.new(FITTED.size, "t", "s", stand_in=False)
+    fig = figures.new(FITTED.size, "t", "s", synthetic=False)
     FITTED.plot(fig, data)
     fig.draw_without_rendering()
     assert len(FITTED.numbers(data)) == 5 * 3

@@ -116,7 +116,7 @@ def test_a_gradient_that_vanished_decides_nothing() -> None:
 def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     data = frame()
     data["gradient_noise"] = data["gradient_noise"].query("norm == @arm")
-    NOISE.plot(figures.new(NOISE.size, "t", "s", stand_in=False), data)
+    NOISE.plot(figures.new(NOISE.size, "t", "s", synthetic=False), data)
     assert NOISE.numbers(data)
     evidence = NOISE.evidence(data)
     absent = ("5", "5-constant") if arm == "batch" else ("5-bn", "5-bias")
@@ -134,7 +134,7 @@ def test_two_seeds_are_too_few() -> None:
 
 
 def test_the_line_of_equation_3_is_where_the_noise_is() -> None:
-    fig = figures.new(NOISE.size, "t", "s", stand_in=False)
+    fig = figures.new(NOISE.size, "t", "s", synthetic=False)
     NOISE.plot(fig, frame())
     lines = fig.axes[0].lines
     noise = next(line for line in lines if line.get_color() == figures.COLOURS["none"])

@@ -47,7 +47,7 @@ def test_two_seeds_are_too_few_for_a_verdict(name: str) -> None:
 def test_an_arm_without_runs_is_shown_as_a_hole_not_a_crash(name: str, arm: str) -> None:
     finding, data = synthetic.frames_of(name)
     half = {k: f[f["norm"] == arm] if "seed" in f else f for k, f in data.items()}
-    finding.plot(figures.new(finding.size, "t", "s", stand_in=False), half)
+    finding.plot(figures.new(finding.size, "t", "s", synthetic=False), half)
     assert finding.numbers(half)
     alone = {"gradient-correlation-3", "9-means", "9-exponential", "12-root"}  # these are about one arm only
     for key, evidence in finding.evidence(half).items():
@@ -173,7 +173,7 @@ def test_class_bias_is_judged_by_the_share_and_every_pair() -> None:
 
 def test_the_heat_map_is_the_first_seed_sorted_by_label() -> None:
     finding, data = synthetic.frames_of("fig6")
-    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    fig = figures.new(finding.size, "t", "s", synthetic=False)
     finding.plot(fig, data)
     shown = np.asarray(fig.axes[0].images[0].get_array())  # without BN
     rows = data["logit_gradient"].query("quantity == 'entry' and norm == 'none' and seed == 0")
@@ -219,7 +219,7 @@ def test_a_seed_with_examples_that_have_no_gradient_counts() -> None:
 @pytest.mark.parametrize("name", [*NAMES, "lenet_lr"])
 def test_every_figure_draws_and_compares(name: str) -> None:
     finding, data = synthetic.frames_of(name)
-    fig = figures.new(finding.size, finding.title, "n = 5", stand_in=False)
+    fig = figures.new(finding.size, finding.title, "n = 5", synthetic=False)
     finding.plot(fig, data)
     assert all(ax.get_xlabel() or ax.get_xticklabels() for ax in fig.axes)
     assert all(isinstance(line, findings.Comparison) for line in finding.numbers(data))

@@ -79,14 +79,14 @@ def test_a_dead_network_has_no_growth() -> None:
     dead = (table["init"] == "torch_default") & (table["norm"] == "none")
     table.loc[dead, "variance"] = 0.0
     assert SCHEMES.evidence(data)["16-depth"].verdict is Verdict.undecided
-    SCHEMES.plot(figures.new(SCHEMES.size, "t", "s", stand_in=False), data)
+    SCHEMES.plot(figures.new(SCHEMES.size, "t", "s", synthetic=False), data)
 
 
 @pytest.mark.parametrize("arm", ["batch", "none"])
 def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     data = frame()
     data["moments_along_step"] = data["moments_along_step"].query("norm == @arm")
-    SCHEMES.plot(figures.new(SCHEMES.size, "t", "s", stand_in=False), data)
+    SCHEMES.plot(figures.new(SCHEMES.size, "t", "s", synthetic=False), data)
     assert SCHEMES.numbers(data)
     evidence = SCHEMES.evidence(data)
     absent = ("16-loss", "16-depth") if arm == "batch" else ("16-bn",)
@@ -97,7 +97,7 @@ def test_an_initialiser_without_runs_decides_nothing() -> None:
     data = frame()
     data["moments_along_step"] = data["moments_along_step"].query("init != 'xavier_normal'")
     assert {e.verdict for e in SCHEMES.evidence(data).values()} == {Verdict.undecided}
-    SCHEMES.plot(figures.new(SCHEMES.size, "t", "s", stand_in=False), data)
+    SCHEMES.plot(figures.new(SCHEMES.size, "t", "s", synthetic=False), data)
 
 
 def test_two_seeds_are_too_few() -> None:
@@ -105,7 +105,7 @@ def test_two_seeds_are_too_few() -> None:
 
 
 def test_every_seed_has_its_dot_and_every_initialiser_its_line() -> None:
-    fig = figures.new(SCHEMES.size, "t", "s", stand_in=False)
+    fig = figures.new(SCHEMES.size, "t", "s", synthetic=False)
     SCHEMES.plot(fig, frame())
     dots = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
     assert sum(len(np.asarray(line.get_xdata())) for line in dots) == 40

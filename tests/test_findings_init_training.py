@@ -71,7 +71,7 @@ def test_a_loss_that_fell_to_a_guesss_is_not_training() -> None:
 def test_an_initialiser_without_runs_decides_nothing() -> None:
     data = {name: table.query("init != 'xavier_normal'") for name, table in frame().items()}
     assert TRAINING.evidence(data)["16"].verdict is Verdict.undecided
-    TRAINING.plot(figures.new(TRAINING.size, "t", "s", stand_in=False), data)
+    TRAINING.plot(figures.new(TRAINING.size, "t", "s", synthetic=False), data)
     assert TRAINING.numbers(data)
 
 
@@ -80,7 +80,7 @@ def test_two_seeds_are_too_few() -> None:
 
 
 def test_the_figure_zooms_in_on_a_guesss_loss_and_shows_accuracies() -> None:
-    fig = figures.new(TRAINING.size, "t", "s", stand_in=False)
+    fig = figures.new(TRAINING.size, "t", "s", synthetic=False)
     TRAINING.plot(fig, frame())
     low, high = fig.axes[1].get_ylim()
     assert low < 2.2 < math.log(10) < high < 3

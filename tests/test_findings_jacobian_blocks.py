@@ -54,7 +54,7 @@ def test_the_opposite_and_few_seeds() -> None:
 
 
 def test_the_layer_is_the_blocks_last() -> None:
-    fig = figures.new(BLOCKS.size, "t", "s", stand_in=False)
+    fig = figures.new(BLOCKS.size, "t", "s", synthetic=False)
     BLOCKS.plot(fig, of_blocks({"none": 3.0, "batch": 1.5}, seeds=1))
     batch, none = (line for line in fig.axes[1].lines if len(np.asarray(line.get_xdata())) == 54)
     for line, uneven in ((batch, 1.5), (none, 3.0)):
@@ -107,7 +107,7 @@ def test_one_seed_far_off_decides_nothing() -> None:
     [(BLOCKS, of_blocks({"none": 3.0, "batch": 1.5})), (COUPLING, of_sizes(0.02, 1.1))],
 )
 def test_they_are_drawn_and_told(finding: findings.Finding, frames: dict[str, pd.DataFrame]) -> None:
-    fig = figures.new(finding.size, finding.title, "", stand_in=False)
+    fig = figures.new(finding.size, finding.title, "", synthetic=False)
     finding.plot(fig, frames)
     assert len(fig.axes) >= 3
     assert all(math.isfinite(limit) for ax in fig.axes for limit in (*ax.get_xlim(), *ax.get_ylim()))

@@ -88,7 +88,7 @@ def test_a_smallest_value_lost_in_rounding_is_an_infinite_condition_number() -> 
     evidence = JACOBIANS.evidence(data)["jacobians-1"]
     assert evidence.verdict is Verdict.reproduced and "left out: 5" in evidence.spread  # larger than any number
     assert JACOBIANS.evidence(data)["jacobians-2"].verdict is Verdict.reproduced  # infinite from the image alone
-    JACOBIANS.plot(figures.new(JACOBIANS.size, "t", "s", stand_in=False), data)
+    JACOBIANS.plot(figures.new(JACOBIANS.size, "t", "s", synthetic=False), data)
 
 
 def test_one_seed_with_an_infinite_condition_number_is_left_out_of_the_order() -> None:
@@ -110,7 +110,7 @@ def test_a_network_that_has_no_jacobian_is_not_judged() -> None:
 
 
 def test_values_that_relu_sets_to_zero_are_not_drawn() -> None:
-    fig = figures.new(JACOBIANS.size, "t", "s", stand_in=False)
+    fig = figures.new(JACOBIANS.size, "t", "s", synthetic=False)
     JACOBIANS.plot(fig, frame({"batch": growing(8), "none": growing(200)}))
     blocks = fig.axes[3]
     assert len(blocks.lines) == 4  # two blocks, two arms
@@ -123,7 +123,7 @@ def test_values_that_relu_sets_to_zero_are_not_drawn() -> None:
 @pytest.mark.parametrize("arm", ["batch", "none"])
 def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     half = frame({arm: growing(8)})
-    JACOBIANS.plot(figures.new(JACOBIANS.size, "t", "s", stand_in=False), half)
+    JACOBIANS.plot(figures.new(JACOBIANS.size, "t", "s", synthetic=False), half)
     assert JACOBIANS.numbers(half)
     evidence = JACOBIANS.evidence(half)
     assert evidence["jacobians-1"].verdict is Verdict.undecided

@@ -69,7 +69,7 @@ def test_a_criterion_is_data_unless_none_fits(path: Path) -> None:
 def test_the_figure_shows_the_numbers_that_are_judged(name: str) -> None:
     """The mean of a quantity, or those of the two arms that it compares, stand in the figure as they were judged."""
     finding, data, evidence = published(synthetic.FINDINGS / f"{name}.py")
-    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    fig = figures.new(finding.size, "t", "s", synthetic=False)
     finding.plot(fig, data)
     drawn = np.array([value for value in shown(fig) if math.isfinite(value)])
 
@@ -88,7 +88,7 @@ def test_the_figure_shows_the_numbers_that_are_judged(name: str) -> None:
 def test_a_figure_that_shows_other_numbers_is_caught() -> None:
     """The same comparison, on a figure whose numbers are medians of what is judged by means."""
     finding, data, evidence = published(synthetic.FINDINGS / "placement_reduced.py")
-    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    fig = figures.new(finding.size, "t", "s", synthetic=False)
     finding.plot(fig, {"runs": data["runs"][data["runs"]["seed"] > 0]})
     drawn = np.array([value for value in shown(fig) if math.isfinite(value)])
     estimate = next(iter(evidence["10-reduced"].estimates.values()))

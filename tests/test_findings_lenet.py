@@ -79,13 +79,13 @@ def test_two_seeds_are_too_few() -> None:
 
 def test_one_arm_alone() -> None:
     data = grid({0.1: [0.9] * 3, 1.0: [None] * 3}, {})
-    LENET.plot(figures.new(LENET.size, "t", "s", stand_in=False), data)
+    LENET.plot(figures.new(LENET.size, "t", "s", synthetic=False), data)
     assert {e.verdict for e in LENET.evidence(data).values()} == {Verdict.undecided}
 
 
 def test_every_run_has_its_mark() -> None:
     data = grid({0.1: [0.9, 0.8, 0.2], 1.0: [None] * 3}, {0.1: [0.1, 0.1, None], 1.0: [0.5, 0.6, 0.7]})
-    fig = figures.new(LENET.size, "t", "s", stand_in=False)
+    fig = figures.new(LENET.size, "t", "s", synthetic=False)
     LENET.plot(fig, data)
     marks = {marker: 0 for marker in "ov"}
     for line in fig.axes[0].lines:

@@ -74,14 +74,14 @@ def test_runs_that_diverged_have_no_slope() -> None:
     evidence = FINDING.evidence(tables)
     assert evidence["5-training"].verdict is Verdict.undecided
     assert evidence["5-own-rates"].verdict is Verdict.reproduced
-    FINDING.plot(figures.new(FINDING.size, "t", "s", stand_in=False), tables)
+    FINDING.plot(figures.new(FINDING.size, "t", "s", synthetic=False), tables)
 
 
 @pytest.mark.parametrize("arm", ["batch", "none"])
 def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     tables = data()
     tables["gradient_noise"] = tables["gradient_noise"].query("norm == @arm")
-    FINDING.plot(figures.new(FINDING.size, "t", "s", stand_in=False), tables)
+    FINDING.plot(figures.new(FINDING.size, "t", "s", synthetic=False), tables)
     assert FINDING.numbers(tables)
     assert {e.verdict for e in FINDING.evidence(tables).values()} == {Verdict.undecided}
 

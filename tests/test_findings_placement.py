@@ -86,7 +86,7 @@ def test_few_seeds_or_a_missing_arm_decide_nothing() -> None:
         frames = trained({place: value for place, value in BEST.items() if place != absent})
         verdicts = {name: e.verdict for name, e in PLACEMENT.evidence(frames).items()}
         assert Verdict.undecided in verdicts.values(), absent
-        PLACEMENT.plot(figures.new(PLACEMENT.size, "t", "s", stand_in=False), frames)
+        PLACEMENT.plot(figures.new(PLACEMENT.size, "t", "s", synthetic=False), frames)
         assert len(PLACEMENT.numbers(frames)) == len(figures.PLACES)
 
 
@@ -152,7 +152,7 @@ def test_each_initial_verdict_can_come_out(
 
 def test_the_untrained_figure_shows_every_place() -> None:
     frames = untrained(SHARE, RISE, SIZE)
-    fig = figures.new(INIT.size, "t", "s", stand_in=False)
+    fig = figures.new(INIT.size, "t", "s", synthetic=False)
     INIT.plot(fig, frames)
     for ax in fig.axes[:2]:
         assert len(ax.lines) >= len(figures.PLACES)

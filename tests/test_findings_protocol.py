@@ -137,7 +137,7 @@ def rows() -> list[findings.Row]:
     judged = Evidence("a | b <c>", "1 to 2", 5, Verdict.partly)
     return [
         findings.row_not_run(claim(id="10", to_run="a GPU"), "a GPU"),
-        findings.row(claim(id="zeta"), judged, data="stand-in data (x)", commit="0123", finding="f"),
+        findings.row(claim(id="zeta"), judged, data="synthetic data (x)", commit="0123", finding="f"),
         findings.row(claim(id="2", published="3"), judged, data="x", commit="0123", finding="f"),
     ]
 
@@ -150,14 +150,14 @@ def test_claims_are_written_in_order_and_escaped(tmp_path: Path) -> None:
     assert list(entries[0])[:11] == contract
     assert entries[1]["verdict"] == "not run" and entries[1]["n"] == 0 and entries[1]["to_run"] == "a GPU"
     text = (tmp_path / "claims.md").read_text()
-    assert "stand-in data" in text and "would run it: a GPU" in text
+    assert "synthetic data" in text and "would run it: a GPU" in text
     assert r"a \| b \<c\>" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.replace(r"\|", "").count("|") for line in table} == {13}
 
 
 def test_without_a_stand_in_there_is_no_warning() -> None:
-    assert "stand-in" not in findings.markdown([r for r in rows() if not r.data.startswith("stand-in")])
+    assert "synthetic" not in findings.markdown([r for r in rows() if not r.data.startswith("synthetic")])
 
 
 def test_a_tally_counts_every_row() -> None:

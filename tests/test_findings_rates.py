@@ -135,7 +135,7 @@ def test_a_region_with_a_hole_is_no_interval() -> None:
 )  # fmt: skip
 def test_it_draws_and_tells_the_numbers(finding: findings.Finding, cells: Cells) -> None:
     made = runs(cells)
-    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    fig = figures.new(finding.size, "t", "s", synthetic=False)
     finding.plot(fig, made)
     fig.draw_without_rendering()
     assert all(ax.get_xlabel() or ax.get_xticks().size for ax in fig.axes)
@@ -144,7 +144,7 @@ def test_it_draws_and_tells_the_numbers(finding: findings.Finding, cells: Cells)
 
 
 def test_every_run_has_its_mark() -> None:
-    fig = figures.new(REGION.size, "t", "s", stand_in=False)
+    fig = figures.new(REGION.size, "t", "s", synthetic=False)
     REGION.plot(fig, runs(AS_PUBLISHED))
     marks = dict.fromkeys("ov", 0)
     for line in fig.axes[0].lines:

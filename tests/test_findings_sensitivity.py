@@ -111,7 +111,7 @@ def test_only_what_the_base_decides_counts() -> None:
 
 def test_the_figure_has_a_cell_a_claim_and_variant_and_frames_what_differs() -> None:
     base, here = toy([Verdict.reproduced] * 3), toy([Verdict.reproduced, Verdict.partly, Verdict.not_run])
-    fig = figures.new((6, 3), "t", "s", stand_in=False)
+    fig = figures.new((6, 3), "t", "s", synthetic=False)
     ax = fig.subplots()
     draw(ax, {BASE: base, "v": here}, {"0": "says", "1": "more", "2": "most"})
     labels = [text for text in ax.texts if text.get_label() == "claim"]
@@ -147,4 +147,4 @@ def test_training_claims_are_judged_in_each_variant() -> None:
         "sensitivity-decay-0.0005": Verdict.undecided,  # not run
     }
     assert evidence["sensitivity-warm-up"].spread.startswith("lenet-lr-1: not reproduced instead of reproduced")
-    finding.plot(figures.new(finding.size, "t", "s", stand_in=False), {"runs": pd.DataFrame(rows)})
+    finding.plot(figures.new(finding.size, "t", "s", synthetic=False), {"runs": pd.DataFrame(rows)})

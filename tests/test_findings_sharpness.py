@@ -79,7 +79,7 @@ def test_two_seeds_are_too_few() -> None:
 @pytest.mark.parametrize("arm", ["batch", "none"])
 def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     data = frame(FALLING if arm == "batch" else {}, FALLING if arm == "none" else {})
-    SHARPNESS.plot(figures.new(SHARPNESS.size, "t", "s", stand_in=False), data)
+    SHARPNESS.plot(figures.new(SHARPNESS.size, "t", "s", synthetic=False), data)
     assert SHARPNESS.numbers(data)
     absent = "17-reduced-none" if arm == "batch" else "17-reduced"
     assert SHARPNESS.evidence(data)[absent].verdict is Verdict.undecided
@@ -95,7 +95,7 @@ def test_the_table_tells_what_became_of_each_rate() -> None:
 
 
 def test_every_run_that_ended_has_its_mark() -> None:
-    fig = figures.new(SHARPNESS.size, "t", "s", stand_in=False)
+    fig = figures.new(SHARPNESS.size, "t", "s", synthetic=False)
     grid = {0.01: 40.0, 0.1: 20.0, 1.0: 5.0}
     lost: dict[float, float | Sequence[str]] = {0.01: 40.0}
     lost[0.1] = ["trained", "stalled", "diverged", "trained", "trained"]
@@ -129,7 +129,7 @@ def test_at_the_papers_scale_all_three_rates_are_needed(claim: str, of: Values, 
     data = frame(of, {0.0001: 30.0})
     assert finding.evidence(data)[claim].verdict is verdict
     assert finding.evidence(frame(of, {}, seeds=2))[claim].verdict is Verdict.undecided
-    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    fig = figures.new(finding.size, "t", "s", synthetic=False)
     finding.plot(fig, data)
     labels = [text.get_text() for text in fig.legends[0].get_texts()]
     assert "before training" in labels and "3.8/rate" in labels  # with momentum 0.9: 2 (1 + 0.9)

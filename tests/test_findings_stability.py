@@ -103,7 +103,7 @@ def test_ten_epochs_at_the_papers_rate(words: Sequence[str], verdict: Verdict) -
 
 
 def test_every_run_has_its_line_and_those_that_diverged_their_cross() -> None:
-    fig = figures.new(GRID.size, "t", "s", stand_in=False)
+    fig = figures.new(GRID.size, "t", "s", synthetic=False)
     data = made(AS_PUBLISHED)
     GRID.plot(fig, data)
     fig.draw_without_rendering()
@@ -154,7 +154,7 @@ def searched(changed: Limits | None = None) -> dict[str, pd.DataFrame]:
     ],
 )
 def test_it_draws_and_tells_the_numbers(finding: findings.Finding, data: Mapping[str, pd.DataFrame]) -> None:
-    fig = figures.new(finding.size, "t", "s", stand_in=False)
+    fig = figures.new(finding.size, "t", "s", synthetic=False)
     finding.plot(fig, data)
     fig.draw_without_rendering()
     lines = finding.numbers(data)
@@ -214,7 +214,7 @@ def test_cells_that_are_not_monotone_are_said() -> None:
 
 
 def test_every_seed_has_its_bar() -> None:
-    fig = figures.new(DEPTH.size, "t", "s", stand_in=False)
+    fig = figures.new(DEPTH.size, "t", "s", synthetic=False)
     DEPTH.plot(fig, searched())
     fig.draw_without_rendering()
     assert sum(line.get_linewidth() == 4 for line in fig.axes[0].lines) == 24

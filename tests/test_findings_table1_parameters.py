@@ -57,7 +57,7 @@ def test_which_medians_reproduce(changes: Mapping[str, float], verdicts: tuple[V
 def test_an_arm_without_runs_is_a_hole_not_a_crash(arm: str) -> None:
     tables = data()
     tables["conv_gradient_entries"] = tables["conv_gradient_entries"].query("norm == @arm")
-    FINDING.plot(figures.new(FINDING.size, "t", "s", stand_in=False), tables)
+    FINDING.plot(figures.new(FINDING.size, "t", "s", synthetic=False), tables)
     assert FINDING.numbers(tables)
     assert {e.verdict for e in FINDING.evidence(tables).values()} == {Verdict.undecided}
 

@@ -243,7 +243,7 @@ def test_two_seeds_or_three_epochs_decide_nothing(name: str, make: Callable[[], 
 @pytest.mark.parametrize(("name", "make"), [(name, make) for name, make, _ in CASES])
 def test_each_draws_and_tells_its_numbers(name: str, make: Callable[[], Frames]) -> None:
     one, frames = finding(name), make()
-    fig = figures.new(one.size, "t", "s", stand_in=False)
+    fig = figures.new(one.size, "t", "s", synthetic=False)
     one.plot(fig, frames)
     assert fig.axes and all(ax.lines or ax.collections or ax.texts for ax in fig.axes)
     assert all(isinstance(line.ours_batch, str) for line in one.numbers(frames))

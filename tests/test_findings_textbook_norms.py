@@ -29,7 +29,7 @@ def runs(cells, epochs=10):
 
 def verdicts(name, frames):
     made = finding(name)
-    made.plot(figures.new(made.size, made.title, "synthetic", stand_in=False), frames)
+    made.plot(figures.new(made.size, made.title, "synthetic", synthetic=False), frames)
     assert made.numbers(frames)
     return [str(evidence.verdict) for evidence in made.evidence(frames).values()]
 

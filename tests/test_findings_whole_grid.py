@@ -99,7 +99,7 @@ def test_a_seed_that_diverged_counts_as_guessing_where_a_rate_is_chosen() -> Non
 
 @pytest.mark.parametrize("data", [made(), made(seeds=1), made({"none": (None,) * 8})])
 def test_it_draws_and_tells_the_numbers(data: Mapping[str, pd.DataFrame]) -> None:
-    fig = figures.new(GRID.size, "t", "s", stand_in=False)
+    fig = figures.new(GRID.size, "t", "s", synthetic=False)
     GRID.plot(fig, data)
     fig.draw_without_rendering()
     assert len(GRID.numbers(data)) == len(RATES) * 3

@@ -52,12 +52,12 @@ def test_holes_and_origin() -> None:
     assert frames.holes(runs)["run_id"].tolist() == [runs.loc[0, "run_id"]]
     told = frames.origin([runs])
     assert told.num_runs == 48 and told.commits == ("01234567", "01234567+")
-    assert told.data_label == "fashion_mnist, arrays, sha256 1a2b3c4d" and not told.stand_in
+    assert told.data_label == "fashion_mnist, arrays, sha256 1a2b3c4d" and not told.synthetic
     runs.loc[2, "commits"] = f"{'f' * 40} {runs['commit'][2]}"  # it was resumed with other code
     assert frames.origin([runs]).commits == ("01234567", "01234567+", "ffffffff")
     assert frames.origin([runs.drop(columns="commits").assign(commits=None)]).commits == ("01234567", "01234567+")
     runs.loc[5, "stand_in"] = True  # one run is enough
-    assert frames.origin([runs, runs]).data_label.startswith("stand-in data")
+    assert frames.origin([runs, runs]).data_label.startswith("synthetic data")
 
 
 def test_a_source_s_title_names_the_data_and_tables_without_one_still_read(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_what_distinguishes_runs_renames(what):
 
 @pytest.mark.parametrize("key", DATA)
 def test_other_bytes_are_another_run(key):
-    assert run_id(Config(), DATA | {key: "stand-in"}) != run_id(Config(), DATA)
+    assert run_id(Config(), DATA | {key: "synthetic"}) != run_id(Config(), DATA)
 
 
 def test_a_budget_in_steps_takes_the_place_of_epochs():

@@ -1,4 +1,4 @@
-"""Sweeps handed to Slurm, with stand-ins for its commands (check_slurm has the real ones)."""
+"""Sweeps handed to Slurm, with synthetics for its commands (check_slurm has the real ones)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 
 from bnstudy import probes
 from bnstudy.probes.activation_moments import moments
@@ -13,8 +13,8 @@ from bnstudy.probes.activation_moments import moments
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_rows_are_mean_and_biased_variance_of_each_channel(norm):
-    network, feed = make_network(norm), make_feed()
-    seen = look(network, feed)
+    network, loader = make_network(norm), make_loader()
+    seen = look(network, loader)
     rows = iter(probes.run("activation_moments", {}, seen))
     for layer in network.layers:
         for site, values in (("preactivation", seen.preactivations), ("activation", seen.activations)):
@@ -31,7 +31,7 @@ def test_rows_are_mean_and_biased_variance_of_each_channel(norm):
 
 
 def test_one_site_alone_has_the_rows_it_has_among_both():
-    seen = look(make_network(), make_feed())
+    seen = look(make_network(), make_loader())
     both = probes.run("activation_moments", {}, seen)
     alone = probes.run("activation_moments", {"sites": ["activation"]}, seen)
     assert alone == [row for row in both if row["site"] == "activation"]
@@ -42,9 +42,9 @@ def test_one_site_alone_has_the_rows_it_has_among_both():
 
 def test_batch_norm_gives_half_normal_moments_after_relu():
     """Normalised values of mean 0 and variance 1 that are normal have mean sqrt(1 / 2 pi) after ReLU."""
-    network, feed = make_network(), make_feed(512, 16)
-    feed.images.normal_(generator=torch.Generator().manual_seed(0))
-    rows = probes.run("activation_moments", {}, look(network, feed, batch_size=512))
+    network, loader = make_network(), make_loader(512, 16)
+    loader.images.normal_(generator=torch.Generator().manual_seed(0))
+    rows = probes.run("activation_moments", {}, look(network, loader, batch_size=512))
     stem = [row for row in rows if row["layer"] == "stem" and row["site"] == "activation"]
     for row in stem:
         assert row["mean"] == pytest.approx((2 * np.pi) ** -0.5, rel=0.02)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probe_networks import Layer, look, make_feed, make_network
+from probe_networks import Layer, look, make_loader, make_network
 
 from bnstudy import probes
 from bnstudy.probes.channel_pair_gradients import rank1_share
@@ -22,8 +22,8 @@ def rows_of(gradient, **options):
 
 
 def test_entries_are_sums_over_taps_by_a_loop():
-    network, feed = make_network(), make_feed()
-    seen = look(network, feed)
+    network, loader = make_network(), make_loader()
+    seen = look(network, loader)
     rows = probes.run("channel_pair_gradients", {"entry_depths": [2, 4]}, seen)
     shares = [row for row in rows if row["quantity"] == "rank1_share"]
     assert [row["layer"] for row in shares] == [layer.name for layer in network.layers if layer.kind == "conv"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probe_networks import Layer, look, make_feed, make_network
+from probe_networks import Layer, look, make_loader, make_network
 
 from bnstudy import probes
 from bnstudy.probes.conv_gradient_entries import FACTORS, QUANTILES
@@ -98,7 +98,7 @@ def test_a_gradient_that_is_not_finite_has_no_numbers():
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_a_network_has_its_convolutions_and_their_averages_between_the_quantiles(norm):
     network = make_network(norm)
-    seen = look(network, make_feed())
+    seen = look(network, make_loader())
     rows = probes.run("conv_gradient_entries", {}, seen)
     averages = {row["depth"]: row for row in probes.run("conv_gradient_sums", {}, seen)}
     assert {row["depth"] for row in rows} == set(averages)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 
 from bnstudy import probes
 
@@ -51,8 +51,8 @@ def loop(seen, layer):
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_sums_are_those_of_a_loop_over_every_summand(norm):
-    network, feed = make_network(norm, widths=(2, 3)).double(), make_feed(size=4)
-    seen = look(network, feed, batch_size=3)
+    network, loader = make_network(norm, widths=(2, 3)).double(), make_loader(size=4)
+    seen = look(network, loader, batch_size=3)
     rows = probes.run("conv_gradient_sums", {}, seen)
     convs = [layer for layer in network.layers if layer.kind == "conv"]
     assert [(row["depth"], row["layer"]) for row in rows] == [(layer.depth, layer.name) for layer in convs]

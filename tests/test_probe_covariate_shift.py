@@ -8,7 +8,7 @@ import math
 import pytest
 import scipy.stats
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 from torch.nn import functional
 
 from bnstudy import models, norms, probes
@@ -37,16 +37,16 @@ def test_known_drifts():
 
 
 def test_rows_are_those_of_steps_made_by_hand():
-    first, network, feed = make_network(seed=4), make_network(), make_feed()
+    first, network, loader = make_network(seed=4), make_network(), make_loader()
     size = 0.3
     rows = {
         row["depth"]: row
         for row in probes.run(
-            "covariate_shift", {"step_size": size}, look(network, feed, reads=READS, initial=first.state_dict())
+            "covariate_shift", {"step_size": size}, look(network, loader, reads=READS, initial=first.state_dict())
         )
     }
     assert sorted(rows) == [layer.depth for layer in network.layers[1:]]
-    images, labels = feed.probe_batch(6)
+    images, labels = loader.probe_batch(6)
     now = observe(network, images, labels, reads=READS)
     grown = copy.deepcopy(network).train()
     functional.cross_entropy(grown(images), labels).backward()
@@ -84,4 +84,4 @@ def test_noise_is_new_after_the_step_and_the_state_of_chance_as_before():
 @pytest.mark.parametrize("size", [0.0, -1.0, math.inf, math.nan])
 def test_a_step_size_that_makes_no_step_is_named(size):
     with pytest.raises(ValueError, match="step_size"):
-        probes.run("covariate_shift", {"step_size": size}, look(make_network(), make_feed(), reads=READS))
+        probes.run("covariate_shift", {"step_size": size}, look(make_network(), make_loader(), reads=READS))

@@ -21,7 +21,7 @@ from bnstudy.probes.snapshot import observe
 CLASSES = 10
 
 
-class Feed:
+class Loader:
     """512 images whose class is where they are bright; test and training images are the same."""
 
     num_train = 512
@@ -49,9 +49,9 @@ class Feed:
 def trained(norm="batch", num=40, **options):
     """LeNet after a few updates of SGD."""
     network = models.build("lenet", {}, norms.factory(norm, options), "xavier_uniform", (1, 16, 16), CLASSES, 0)
-    optimiser, feed = torch.optim.SGD(network.parameters(), 1.0), Feed()
+    optimiser, loader = torch.optim.SGD(network.parameters(), 1.0), Loader()
     for step in range(num):
-        images, labels = feed.probe_batch(64, step % 8)
+        images, labels = loader.probe_batch(64, step % 8)
         optimiser.zero_grad()
         functional.cross_entropy(network(images), labels).backward()
         optimiser.step()
@@ -64,7 +64,7 @@ def network():
 
 
 def look(network):
-    return observe(network, *Feed().probe_batch(64), reads=set(), feed=Feed())
+    return observe(network, *Loader().probe_batch(64), reads=set(), loader=Loader())
 
 
 def accuracy(network, images, labels):
@@ -77,7 +77,7 @@ def accuracy(network, images, labels):
 def test_reestimated_statistics_are_those_of_all_images_together(norm, size):
     """However unequal the mini-batches: 511 and 1, 100 five times and 12."""
     network = models.build("lenet", {}, norms.factory(norm, {}), "xavier_uniform", (1, 16, 16), CLASSES, 0).double()
-    batches = [(x.double(), y) for x, y in Feed().test_batches(size)]
+    batches = [(x.double(), y) for x, y in Loader().test_batches(size)]
     network = nn.Sequential(OrderedDict((name, network.get_submodule(name)) for name in ("conv1", "norm1")))
     found = reestimated(network, batches)
     conv = network.get_submodule("conv1")
@@ -94,7 +94,7 @@ def test_reestimated_statistics_are_those_of_all_images_together(norm, size):
 
 
 def test_shifts_stay_within_the_pixels_range():
-    images = Feed().images
+    images = Loader().images
     for name, alter in SHIFTS.items():
         if alter is not None:
             shifted = alter(images)
@@ -114,9 +114,9 @@ def test_an_affine_change_of_contrast_is_undone_by_reestimated_statistics(networ
     assert rows["less contrast", "re-estimated"]["loss"] == pytest.approx(plain["loss"], rel=1e-2)
     assert rows["less contrast", "re-estimated"]["accuracy"] == pytest.approx(plain["accuracy"], abs=0.01)
     assert plain["accuracy"] > rows["less contrast", "stored"]["accuracy"] + 0.1
-    feed = Feed()
+    loader = Loader()
     stored = copy.deepcopy(network).eval()
-    inverted = accuracy(stored, 1 - feed.images, feed.labels)
+    inverted = accuracy(stored, 1 - loader.images, loader.labels)
     assert rows["inverted", "stored"]["accuracy"] == pytest.approx(inverted)
 
 
@@ -131,21 +131,21 @@ def test_modes_are_those_of_plain_loops(network):
     rows = {(r["mode"], r["order"], r["batch_size"]): r for r in probes.run("modes", options, look(network))}
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert network.training
-    feed = Feed()
+    loader = Loader()
     assert rows["eval", "mixed", 500]["accuracy"] == pytest.approx(
-        accuracy(copy.deepcopy(network).eval(), feed.images, feed.labels)
+        accuracy(copy.deepcopy(network).eval(), loader.images, loader.labels)
     )
     assert math.isnan(rows["train", "mixed", 1]["accuracy"])  # one value a channel: refused by the dense layers' norms
-    by_label = feed.labels.argsort(stable=True)
+    by_label = loader.labels.argsort(stable=True)
     forgetful, correct = copy.deepcopy(network).train(), 0
     for part in by_label.split(8):
         with torch.no_grad():
-            correct += (forgetful(feed.images[part]).argmax(1) == feed.labels[part]).sum().item()
-    assert rows["train", "sorted", 8]["accuracy"] == pytest.approx(correct / feed.num_train)
+            correct += (forgetful(loader.images[part]).argmax(1) == loader.labels[part]).sum().item()
+    assert rows["train", "sorted", 8]["accuracy"] == pytest.approx(correct / loader.num_train)
     forgetful = copy.deepcopy(network).train()
     for part in by_label.split(256):
-        forgetful(feed.images[part])
-    remembered = accuracy(forgetful.eval(), feed.images, feed.labels)
+        forgetful(loader.images[part])
+    remembered = accuracy(forgetful.eval(), loader.images, loader.labels)
     assert rows["after", "sorted", 256]["accuracy"] == pytest.approx(remembered)
     # sorted batches of one class are what normalizing by the batch cannot tell apart
     assert rows["train", "sorted", 8]["accuracy"] < rows["eval", "mixed", 500]["accuracy"] - 0.2
@@ -164,7 +164,7 @@ def test_values_that_make_no_batches_are_named(network):
 
 def test_a_score_is_that_of_the_whole_set():
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, CLASSES))
-    whole, parts = (score(network, Feed().test_batches(size)) for size in (512, 100))
+    whole, parts = (score(network, Loader().test_batches(size)) for size in (512, 100))
     assert whole.accuracy == parts.accuracy and whole.loss == pytest.approx(parts.loss)
 
 
@@ -210,7 +210,7 @@ def test_statistics_of_no_image_or_of_an_unknown_kind_are_refused():
         reestimated(nn.Sequential(Own()), [])
 
 
-class Small(Feed):
+class Small(Loader):
     """Fewer images than a mini-batch of the probes, or one too many."""
 
     def __init__(self, num):
@@ -220,30 +220,30 @@ class Small(Feed):
 
 def test_one_image_left_is_no_mini_batch_of_its_own(network):
     """It failed there: 501 images are 251 and 250."""
-    feed = Small(501)
-    seen = observe(network, *feed.probe_batch(64), reads=set(), feed=feed)
+    loader = Small(501)
+    seen = observe(network, *loader.probe_batch(64), reads=set(), loader=loader)
     rows = probes.run("shifted_inputs", {}, seen)
     assert all(math.isfinite(row["loss"]) for row in rows) and len(rows) == 2 * len(SHIFTS)
 
 
 def test_accumulated_is_not_defined_without_a_mini_batch_of_training_images(network):
     """It was "eval", digit for digit."""
-    feed = Small(499)
-    seen = observe(network, *feed.probe_batch(64), reads=set(), feed=feed)
+    loader = Small(499)
+    seen = observe(network, *loader.probe_batch(64), reads=set(), loader=loader)
     rows = {row["mode"]: row for row in probes.run("modes", {"batch_sizes": [64]}, seen)}
     assert math.isnan(rows["accumulated"]["loss"]) and math.isfinite(rows["eval"]["loss"])
 def test_splits_are_what_a_plain_loop_gives_and_none_where_nothing_is_held_out(network, monkeypatch):
-    feed = Feed()
+    loader = Loader()
     evaluating = copy.deepcopy(network).eval()
     rows = {row["split"]: row for row in probes.run("splits", {}, look(network))}
     for split, part in (("train", slice(400)), ("held_out", slice(400, None))):
-        expected = accuracy(evaluating, feed.images[part], feed.labels[part])
+        expected = accuracy(evaluating, loader.images[part], loader.labels[part])
         assert rows[split]["accuracy"] == pytest.approx(expected)
         with torch.no_grad():
-            loss = functional.cross_entropy(evaluating(feed.images[part]), feed.labels[part])
+            loss = functional.cross_entropy(evaluating(loader.images[part]), loader.labels[part])
         assert rows[split]["loss"] == pytest.approx(loss.item(), rel=1e-5)
-        assert rows[split]["num_examples"] == len(feed.labels[part])
-    monkeypatch.setattr(Feed, "split_batches", lambda self, split, size: iter(
+        assert rows[split]["num_examples"] == len(loader.labels[part])
+    monkeypatch.setattr(Loader, "split_batches", lambda self, split, size: iter(
         zip(self.images.split(size), self.labels.split(size), strict=True) if split == "train" else ()
     ))  # fmt: skip
     assert [row["split"] for row in probes.run("splits", {}, look(network))] == ["train"]

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from probe_networks import Feed, look, make_feed, make_network
+from probe_networks import Loader, look, make_loader, make_network
 from torch.nn import functional
 
 from bnstudy import probes
@@ -20,13 +20,13 @@ OFTEN = {2: 1000, 12: 400}  # mini-batches drawn, by their size
 
 
 def double_feed(num=12, **options):
-    feed = make_feed(num, **options)
-    feed.images = feed.images.double()
-    return feed
+    loader = make_loader(num, **options)
+    loader.images = loader.images.double()
+    return loader
 
 
-def rows_of(network, feed, **options):
-    seen = look(network, feed, reads=[])
+def rows_of(network, loader, **options):
+    seen = look(network, loader, reads=[])
     return {row["batch_size"]: row for row in probes.run("gradient_noise", OPTIONS | options, seen)}
 
 
@@ -43,9 +43,9 @@ def law(num_examples, size):
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_the_rows_are_those_of_separate_backward_passes(norm):
-    network, feed = make_network(norm).double(), double_feed(24)
-    rows = rows_of(network, feed)
-    large = [slow(network, *feed.probe_batch(6, index)) for index in range(4)]
+    network, loader = make_network(norm).double(), double_feed(24)
+    rows = rows_of(network, loader)
+    large = [slow(network, *loader.probe_batch(6, index)) for index in range(4)]
     mean = np.mean(large, axis=0)
     for size, divided in ((1, 1), (3, 2), (6, 3)):
         row = rows[size]
@@ -56,7 +56,7 @@ def test_the_rows_are_those_of_separate_backward_passes(norm):
             assert math.isnan(row["mean_squared_deviation"]) and math.isnan(row["bias_squared"])
             continue
         count = 6 * divided // size
-        each = np.stack([slow(network, *feed.probe_batch(size, index)) for index in range(count)])
+        each = np.stack([slow(network, *loader.probe_batch(size, index)) for index in range(count)])
         assert row["num_draws"] == count
         assert row["mean_squared_deviation"] == pytest.approx(((each - mean) ** 2).sum(1).mean(), rel=1e-9)
         if divided == 1:
@@ -69,20 +69,20 @@ def test_the_rows_are_those_of_separate_backward_passes(norm):
 
 def test_over_every_mini_batch_there_is_the_deviation_is_that_of_equation_3():
     """All mini-batches of each size of seven examples, by backward()."""
-    network, feed = make_network("none").double(), double_feed(7)
-    alone = np.stack([slow(network, feed.images[[i]], feed.labels[[i]]) for i in range(7)])
-    whole = slow(network, feed.images, feed.labels)
+    network, loader = make_network("none").double(), double_feed(7)
+    alone = np.stack([slow(network, loader.images[[i]], loader.labels[[i]]) for i in range(7)])
+    whole = slow(network, loader.images, loader.labels)
     constant = ((alone - whole) ** 2).sum(1).mean()
     for size in range(1, 8):
-        every = [slow(network, feed.images[list(b)], feed.labels[list(b)]) for b in combinations(range(7), size)]
+        every = [slow(network, loader.images[list(b)], loader.labels[list(b)]) for b in combinations(range(7), size)]
         deviation = ((np.stack(every) - whole) ** 2).sum(1).mean()
         assert deviation == pytest.approx(constant * law(7, size), rel=1e-9, abs=1e-20)
 
 
 def test_a_step_deviates_with_the_square_of_the_learning_rate():
     """The slope 2 of claim 5 is an identity: SGD's step is the learning rate times the gradient."""
-    network, feed = make_network("none").double(), double_feed(12)
-    small = feed.probe_batch(4)
+    network, loader = make_network("none").double(), double_feed(12)
+    small = loader.probe_batch(4)
 
     def moved(batch, lr):
         copied = copy.deepcopy(network).train()
@@ -92,20 +92,20 @@ def test_a_step_deviates_with_the_square_of_the_learning_rate():
         return np.concatenate([p.detach().flatten().numpy() for p in copied.parameters()])
 
     rates = np.array([1e-4, 1e-3, 1e-2, 0.1])
-    apart = [((moved(small, lr) - moved((feed.images, feed.labels), lr)) ** 2).sum() for lr in rates]
+    apart = [((moved(small, lr) - moved((loader.images, loader.labels), lr)) ** 2).sum() for lr in rates]
     slope, _ = np.polyfit(np.log(rates), np.log(apart), 1)
     assert slope == pytest.approx(2, abs=1e-9)
 
 
 def test_measured_deviations_follow_the_law_without_norm_and_have_no_bias():
     """Averaged over many orders of the same images."""
-    network, feed = make_network("none").double(), double_feed(12, size=4)
-    alone = np.stack([slow(network, feed.images[[i]], feed.labels[[i]]) for i in range(12)])
+    network, loader = make_network("none").double(), double_feed(12, size=4)
+    alone = np.stack([slow(network, loader.images[[i]], loader.labels[[i]]) for i in range(12)])
     constant = ((alone - alone.mean(0)) ** 2).sum(1).mean()
     found: dict[int, list[float]] = {size: [] for size in (1, 2, 4)}
     for seed in range(150):
         order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
-        shuffled = Feed(feed.images[order], feed.labels[order])
+        shuffled = Loader(loader.images[order], loader.labels[order])
         rows = rows_of(network, shuffled, sizes=(1, 2, 4), num_divided=(1, 2, 2), large_size=4, num_large=3)
         for size, row in rows.items():
             found[size].append(row["mean_squared_deviation"])
@@ -116,39 +116,39 @@ def test_measured_deviations_follow_the_law_without_norm_and_have_no_bias():
 
 def test_batch_norm_biases_the_gradients_of_small_mini_batches():
     """Against the means over many mini-batches, of images drawn independently of each other."""
-    network, feed = make_network("batch").double(), double_feed(24, size=4)
+    network, loader = make_network("batch").double(), double_feed(24, size=4)
     source = torch.Generator().manual_seed(0)
 
     def drawn(num):
         chosen = torch.randint(24, (num,), generator=source)
-        return feed.images[chosen], feed.labels[chosen]
+        return loader.images[chosen], loader.labels[chosen]
 
     small, large = (np.mean([slow(network, *drawn(size)) for _ in range(num)], axis=0) for size, num in OFTEN.items())
     expected = ((small - large) ** 2).sum()
     options = {"sizes": (2,), "num_divided": (4,), "large_size": 12, "num_large": 4}
-    found = [rows_of(network, Feed(*drawn(48)), **options)[2]["bias_squared"] for _ in range(40)]
+    found = [rows_of(network, Loader(*drawn(48)), **options)[2]["bias_squared"] for _ in range(40)]
     assert np.mean(found) == pytest.approx(expected, rel=0.3)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_the_whole_set_has_neither_noise_nor_bias(norm):
-    row = rows_of(make_network(norm), make_feed(12), sizes=[12], num_divided=[1], large_size=12, num_large=1)[12]
+    row = rows_of(make_network(norm), make_loader(12), sizes=[12], num_divided=[1], large_size=12, num_large=1)[12]
     assert row["mean_squared_deviation"] < 1e-9 * row["gradient_squared"]
     assert row["num_draws"] == 1 and math.isnan(row["bias_squared"])
-    row = rows_of(make_network(norm), make_feed(12), sizes=[6], num_divided=[2], large_size=6, num_large=2)[6]
+    row = rows_of(make_network(norm), make_loader(12), sizes=[6], num_divided=[2], large_size=6, num_large=2)[6]
     assert abs(row["bias_squared"]) < 1e-9 * row["gradient_squared"]
 
 
 def test_examples_that_are_all_the_same_have_no_noise():
-    feed = make_feed(24)
-    same = Feed(feed.images[:1].expand(24, -1, -1, -1).clone(), feed.labels[:1].expand(24).clone())
+    loader = make_loader(24)
+    same = Loader(loader.images[:1].expand(24, -1, -1, -1).clone(), loader.labels[:1].expand(24).clone())
     for row in rows_of(make_network("none"), same).values():
         assert row["mean_squared_deviation"] < 1e-9 * row["gradient_squared"]
 
 
 def test_every_parameter_counts():
-    network, feed = make_network("batch").double(), double_feed(12)
-    images, labels = feed.probe_batch(12)
+    network, loader = make_network("batch").double(), double_feed(12)
+    images, labels = loader.probe_batch(12)
     expected = slow(network, images, labels)
     found = gradient_noise.gradient(copy.deepcopy(network).train(), images, labels).numpy()
     assert len(found) == sum(p.numel() for p in network.parameters())
@@ -168,8 +168,8 @@ def test_the_square_of_a_mean_is_without_bias():
 
 def test_passes_depend_on_nothing_before_them():
     """Running statistics move with every pass in training mode; gradients do not depend on them."""
-    network, feed = make_network("batch"), make_feed(24)
-    assert rows_of(network, feed)[6] == rows_of(network, feed, sizes=[6], num_divided=[3])[6]
+    network, loader = make_network("batch"), make_loader(24)
+    assert rows_of(network, loader)[6] == rows_of(network, loader, sizes=[6], num_divided=[3])[6]
 
 
 @pytest.mark.parametrize(
@@ -186,4 +186,4 @@ def test_passes_depend_on_nothing_before_them():
 )
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=f"gradient_noise: .*{message}"):
-        rows_of(make_network("none"), make_feed(24), **options)
+        rows_of(make_network("none"), make_loader(24), **options)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 from torch.nn import functional
 
 from bnstudy import probes
 
 
 def test_rows_are_autograds():
-    network, feed = make_network(), make_feed()
-    rows = probes.run("gradient_norms", {}, look(network, feed, reads={"gradients"}))
-    images, labels = feed.probe_batch(6)
+    network, loader = make_network(), make_loader()
+    rows = probes.run("gradient_norms", {}, look(network, loader, reads={"gradients"}))
+    images, labels = loader.probe_batch(6)
     functional.cross_entropy(network.train()(images), labels).backward()
     assert [row["depth"] for row in rows] == [layer.depth for layer in network.layers]
     for row in rows:

@@ -13,7 +13,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probe_networks import Layer, look, make_feed, make_network
+from probe_networks import Layer, look, make_loader, make_network
 
 from bnstudy import probes
 from bnstudy.probes.gradient_tails import QUANTILES, TAIL_SHARES, hill, linear_histogram, log_histogram
@@ -183,5 +183,5 @@ def test_equal_values_have_an_infinite_index():
 
 def test_every_layer_has_the_same_rows():
     network = make_network()
-    rows = probes.run("gradient_tails", {"num_bins": 6, "num_bootstrap": 3}, look(network, make_feed()))
+    rows = probes.run("gradient_tails", {"num_bins": 6, "num_bootstrap": 3}, look(network, make_loader()))
     assert len(rows) == len(network.layers) * (5 + len(QUANTILES) + 2 * 6 + len(TAIL_SHARES))

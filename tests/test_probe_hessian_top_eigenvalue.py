@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from probe_networks import Layer, look, make_feed, make_network
+from probe_networks import Layer, look, make_loader, make_network
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -23,13 +23,13 @@ TINY = {"widths": (2, 3), "num_classes": 3}
 
 
 def double_feed(num=12, size=4, num_classes=3):
-    feed = make_feed(num, size, num_classes)
-    feed.images = feed.images.double()
-    return feed
+    loader = make_loader(num, size, num_classes)
+    loader.images = loader.images.double()
+    return loader
 
 
-def run(network, feed, batch_size=12, **options):
-    (row,) = probes.run("hessian_top_eigenvalue", options, look(network, feed, reads=[], batch_size=batch_size))
+def run(network, loader, batch_size=12, **options):
+    (row,) = probes.run("hessian_top_eigenvalue", options, look(network, loader, reads=[], batch_size=batch_size))
     return row
 
 
@@ -51,15 +51,15 @@ def dense(network, images, labels):
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_it_is_the_largest_eigenvalue_of_the_dense_hessian(norm):
-    network, feed = make_network(norm, **TINY).double(), double_feed()
-    matrix = dense(network, *feed.probe_batch(12))
+    network, loader = make_network(norm, **TINY).double(), double_feed()
+    matrix = dense(network, *loader.probe_batch(12))
     torch.testing.assert_close(matrix, matrix.T)
     expected = torch.linalg.eigvalsh(matrix)[-1].item()
-    row = run(network, feed, tolerance=1e-6)
+    row = run(network, loader, tolerance=1e-6)
     assert row["eigenvalue"] == pytest.approx(expected, rel=1e-9)
     assert row["converged"] and row["residual"] <= 1e-6 * row["eigenvalue"]
     assert row["num_iterations"] < row["num_parameters"] == len(matrix)
-    assert (row["num_examples"], row["loss"]) == (12, pytest.approx(look(network, feed, batch_size=12).loss))
+    assert (row["num_examples"], row["loss"]) == (12, pytest.approx(look(network, loader, batch_size=12).loss))
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -98,15 +98,15 @@ class Softmax(nn.Module):
 
 def test_of_softmax_regression_it_is_known():
     """With uniform probabilities H = mean(x x^T) (x) (I/K - 1/K^2), whose second factor has the eigenvalue 1/K."""
-    feed = double_feed(12, 4, 3)
-    inputs_NI = feed.images.flatten(1)
+    loader = double_feed(12, 4, 3)
+    inputs_NI = loader.images.flatten(1)
     expected = torch.linalg.eigvalsh(inputs_NI.T @ inputs_NI / 12)[-1].item() / 3
-    assert run(Softmax(48, 3).double(), feed, tolerance=1e-6)["eigenvalue"] == pytest.approx(expected, rel=1e-9)
+    assert run(Softmax(48, 3).double(), loader, tolerance=1e-6)["eigenvalue"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_in_float32_it_is_the_same_to_the_tolerance():
-    network, feed = make_network("batch", **TINY), double_feed()
-    assert run(network, feed)["eigenvalue"] == pytest.approx(run(network.double(), feed)["eigenvalue"], rel=2e-3)
+    network, loader = make_network("batch", **TINY), double_feed()
+    assert run(network, loader)["eigenvalue"] == pytest.approx(run(network.double(), loader)["eigenvalue"], rel=2e-3)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -114,7 +114,7 @@ def test_in_float32_it_is_the_same_to_the_tolerance():
 def test_the_studys_networks_can_be_differentiated_twice(name, options, norm):
     every = plugins.defaults("models", name) | options
     network = models.build(name, every, norms.factory(norm, {}), "xavier_uniform", (3, 32, 32), 10, 0)
-    row = run(network, make_feed(8, 32, 10), batch_size=8, max_iterations=200)
+    row = run(network, make_loader(8, 32, 10), batch_size=8, max_iterations=200)
     assert row["converged"] and row["eigenvalue"] > 0
     assert row["num_parameters"] == sum(p.numel() for p in network.parameters())
 
@@ -171,18 +171,18 @@ def test_few_eigenvalues_end_the_iteration_early():
 
 
 def test_too_few_iterations_are_told():
-    network, feed = make_network("none", **TINY).double(), double_feed()
-    whole, short = run(network, feed), run(network, feed, max_iterations=2)
+    network, loader = make_network("none", **TINY).double(), double_feed()
+    whole, short = run(network, loader), run(network, loader, max_iterations=2)
     assert whole["converged"] and not short["converged"]
     assert short["num_iterations"] == 2 and short["eigenvalue"] < whole["eigenvalue"]
     assert short["residual"] > 1e-3 * short["eigenvalue"]
 
 
 def test_a_hessian_that_is_not_finite_has_none():
-    network, feed = make_network("none", **TINY), double_feed()
+    network, loader = make_network("none", **TINY), double_feed()
     with torch.no_grad():
         network.classifier.weight.fill_(math.inf)
-    row = run(network, feed)
+    row = run(network, loader)
     assert math.isnan(row["eigenvalue"]) and math.isnan(row["residual"])
     assert row["converged"] is False and row["num_iterations"] == 1
 
@@ -195,7 +195,7 @@ def test_tridiagonal():
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"tolerance": 1.0}, {"max_iterations": 0}])
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match=f"hessian_top_eigenvalue: .*{next(iter(options))} = .*give"):
-        run(make_network("none"), make_feed(), **options)
+        run(make_network("none"), make_loader(), **options)
 
 
 def finite_differences(network, images, labels, step=1e-5):

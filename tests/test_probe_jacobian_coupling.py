@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from probe_networks import features_of, look, make_feed, make_network, rows_by
+from probe_networks import features_of, look, make_loader, make_network, rows_by
 
 from bnstudy import probes
 from bnstudy.probes import jacobian_singular_values as jsv
@@ -19,10 +19,10 @@ def run(seen, **options):
 
 
 def test_coupled_is_the_whole_derivative_in_training_mode():
-    network, feed = make_network("batch"), make_feed(8)
-    found = run(look(network, feed, reads=[], batch_size=8), sizes=[4], whole_sizes=[3])
+    network, loader = make_network("batch"), make_loader(8)
+    found = run(look(network, loader, reads=[], batch_size=8), sizes=[4], whole_sizes=[3])
     assert list(found) == [(4, 1), (3, 3)]
-    images, _ = feed.probe_batch(8)
+    images, _ = loader.probe_batch(8)
     for (size, num_examples), rows in found.items():
         twin = copy.deepcopy(network).double().train()
         whole = torch.autograd.functional.jacobian(
@@ -34,8 +34,8 @@ def test_coupled_is_the_whole_derivative_in_training_mode():
 
 
 def test_frozen_is_what_the_other_probe_takes_example_by_example():
-    network, feed = make_network("batch"), make_feed(8)
-    seen = look(network, feed, reads=[], batch_size=4)
+    network, loader = make_network("batch"), make_loader(8)
+    seen = look(network, loader, reads=[], batch_size=4)
     found = run(seen, sizes=[4], whole_sizes=[4])
     alone = [
         row["value"]
@@ -48,20 +48,22 @@ def test_frozen_is_what_the_other_probe_takes_example_by_example():
 
 
 def test_without_batch_statistics_nothing_is_left_out():
-    for row in probes.run("jacobian_coupling", {}, look(make_network("none"), make_feed(16), reads=[], batch_size=16)):
+    for row in probes.run(
+        "jacobian_coupling", {}, look(make_network("none"), make_loader(16), reads=[], batch_size=16)
+    ):
         assert row["difference"] == pytest.approx(0, abs=1e-12)
         assert row["coupled"] == pytest.approx(row["frozen"], rel=1e-5, abs=1e-9)
 
 
 def test_what_is_left_out_fades_with_the_size_of_the_mini_batch():
-    feed = make_feed(64)
-    seen = look(make_network("batch"), feed, reads=[], batch_size=64)
+    loader = make_loader(64)
+    seen = look(make_network("batch"), loader, reads=[], batch_size=64)
     differences = [rows[0]["difference"] for rows in run(seen, sizes=[2, 8, 64], whole_sizes=[]).values()]
     assert differences[0] > 1.5 * differences[1] > 3 * differences[2] > 0
 
 
 def test_few_values_keep_both_ends():
-    rows = run(look(make_network("batch"), make_feed(), reads=[]), sizes=[], whole_sizes=[4], num_values=3)[4, 4]
+    rows = run(look(make_network("batch"), make_loader(), reads=[]), sizes=[], whole_sizes=[4], num_values=3)[4, 4]
     assert [row["index"] for row in rows] == jsv.kept(rows[0]["count"], 3)
 
 
@@ -75,4 +77,4 @@ def test_few_values_keep_both_ends():
 )
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=f"jacobian_coupling: {words}"):
-        run(look(make_network("batch"), make_feed(), reads=[]), **({"sizes": [], "whole_sizes": []} | options))
+        run(look(make_network("batch"), make_loader(), reads=[]), **({"sizes": [], "whole_sizes": []} | options))

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network, rows_by
+from probe_networks import look, make_loader, make_network, rows_by
 from torch import nn
 
 from bnstudy import models, norms
@@ -30,7 +30,7 @@ def dense(seen, start, example):
 
 
 def make_wide(norm, size=16):
-    return look(make_network(norm, widths=(6, 8), num_blocks=2), make_feed(6, size), reads=[])
+    return look(make_network(norm, widths=(6, 8), num_blocks=2), make_loader(6, size), reads=[])
 
 
 @pytest.mark.parametrize("start", [0, 3, 5, 7])  # from the image (fewer columns), block to block, into a strided block
@@ -68,7 +68,7 @@ def make_gaussian(width, size):
 def test_a_gaussian_matrix_has_the_quarter_circle_law():
     """Singular values of a square matrix with entries of variance 1 / N: density sqrt(4 - x^2) / pi up to 2."""
     network = make_gaussian(900, 18)
-    rows = run(look(network, make_feed(6, 18), reads=[]), starts=[1], num_examples=1, num_shares=5)[1, 0]
+    rows = run(look(network, make_loader(6, 18), reads=[]), starts=[1], num_examples=1, num_shares=5)[1, 0]
     x = np.linspace(0, 2, 20001)
     cumulative = np.cumsum(np.sqrt(4 - x**2)) / np.sqrt(4 - x**2).sum()
     for row in rows[1:-1]:
@@ -119,12 +119,12 @@ def test_a_jacobian_that_is_zero_has_zeros_and_one_that_is_not_finite_has_nan():
     network = make_network("none")
     with torch.no_grad():
         network.blocks[0].conv2.weight.fill_(math.nan)
-    rows = run(look(network, make_feed(), reads=[]), starts=[0], num_examples=1)[0, 0]
+    rows = run(look(network, make_loader(), reads=[]), starts=[0], num_examples=1)[0, 0]
     assert all(math.isnan(row["value"]) for row in rows)
     network = make_network("none")
     nn.init.constant_(network.stem.weight, 0)
     nn.init.constant_(network.stem.bias, -1)
-    rows = run(look(network, make_feed(), reads=[]), starts=[0], num_examples=1)[0, 0]
+    rows = run(look(network, make_loader(), reads=[]), starts=[0], num_examples=1)[0, 0]
     assert {row["value"] for row in rows} == {0.0} and rows[0]["num_zero"] == rows[0]["count"]
 
 
@@ -140,4 +140,4 @@ def test_a_jacobian_that_is_zero_has_zeros_and_one_that_is_not_finite_has_nan():
 )
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=f"jacobian_density: .*{words}"):
-        run(look(make_network("none"), make_feed(), reads=[]), **options)
+        run(look(make_network("none"), make_loader(), reads=[]), **options)

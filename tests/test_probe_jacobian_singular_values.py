@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from probe_networks import ResidualNetwork, features_of, look, make_feed, make_network, rows_by
+from probe_networks import ResidualNetwork, features_of, look, make_loader, make_network, rows_by
 from torch import nn
 from torch.func import functional_call
 
@@ -69,7 +69,7 @@ def shaken(network):
 
 def test_of_a_linear_network_they_are_those_of_the_product_of_its_matrices():
     network = make_product()
-    found = run(look(network, make_feed(), reads=[]), num_examples=2)
+    found = run(look(network, make_loader(), reads=[]), num_examples=2)
     matrices = [network.factors[i].dense.weight.detach().double().numpy() for i in range(4)]
     for start in range(5):
         product = np.eye(6)
@@ -83,7 +83,7 @@ def test_of_a_linear_network_they_are_those_of_the_product_of_its_matrices():
 
 def test_one_factor_by_itself_is_the_stretch_to_the_next():
     network = make_product()
-    found = run(look(network, make_feed(), reads=[]), starts=[0], starts_to_next=[0, 2], num_examples=1)
+    found = run(look(network, make_loader(), reads=[]), starts=[0], starts_to_next=[0, 2], num_examples=1)
     assert set(found) == {("to_features", 0, 0), ("to_next", 0, 0), ("to_next", 2, 0)}
     for start in (0, 2):
         expected = np.linalg.svd(network.factors[start].dense.weight.detach().double().numpy(), compute_uv=False)
@@ -95,12 +95,12 @@ def test_orthogonal_matrices_have_ones_and_the_smallest_are_resolved_in_float64(
     network = make_product(num_factors=3)
     for factor in network.factors:
         nn.init.orthogonal_(factor.dense.weight, generator=torch.Generator().manual_seed(1))
-    found = run(look(network, make_feed(), reads=[]), num_examples=1)
+    found = run(look(network, make_loader(), reads=[]), num_examples=1)
     assert all(values == pytest.approx([1.0] * 6, abs=1e-6) for values in found.values())
     with torch.no_grad():
         for factor in network.factors:
             factor.dense.weight.copy_(torch.diag(torch.tensor([10.0, 1.0, 1.0, 1.0, 1.0, 2.0**-14])))
-    found = run(look(network, make_feed(), reads=[]), num_examples=1)
+    found = run(look(network, make_loader(), reads=[]), num_examples=1)
     assert found["to_features", 0, 0] == pytest.approx([1000.0, 1, 1, 1, 1, 2.0**-42], rel=1e-6)
 
 
@@ -110,11 +110,11 @@ def test_orthogonal_matrices_have_ones_and_the_smallest_are_resolved_in_float64(
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_from_the_image_they_are_those_of_finite_differences(norm):
     network = shaken(make_network(norm)).double()
-    feed = make_feed(size=4)
-    feed.images = feed.images.double()
-    found = run(look(network, feed, reads=[]), starts=[0], num_examples=1)["to_features", 0, 0]
-    images, _ = feed.probe_batch(6)
-    seen = look(network, feed, reads=[])
+    loader = make_loader(size=4)
+    loader.images = loader.images.double()
+    found = run(look(network, loader, reads=[]), starts=[0], num_examples=1)["to_features", 0, 0]
+    images, _ = loader.probe_batch(6)
+    seen = look(network, loader, reads=[])
     fixed = jsv.frozen(seen, seen.images_NCHW)
     columns, step = [], 1e-6
     for pixel in np.ndindex(3, 4, 4):
@@ -132,9 +132,9 @@ def test_from_the_image_they_are_those_of_finite_differences(norm):
 def test_with_constant_statistics_they_are_those_of_the_whole_mini_batch_passed_at_once(norm):
     """Every example, every start: a pass of all examples through norms whose statistics are constants, by autograd."""
     network = shaken(make_network(norm, num_blocks=2))
-    feed = make_feed()
-    found = run(look(network, feed, reads=[], batch_size=4), starts_to_next=[3, 5], num_examples=2)
-    images, _ = feed.probe_batch(4)
+    loader = make_loader()
+    found = run(look(network, loader, reads=[], batch_size=4), starts_to_next=[3, 5], num_examples=2)
+    images, _ = loader.probe_batch(4)
     twin = held(network)
     kept = {0: images.double().requires_grad_()}
     for layer in network.layers[:-1]:
@@ -164,9 +164,9 @@ def test_the_frozen_network_computes_what_training_does(name, options, norm):
     every = plugins.defaults("models", name) | options
     made = norms.factory(norm, {"size": 6} if norm == "ghost_batch" else {})
     network = models.build(name, every, made, "xavier_uniform", (3, 32, 32), 10, 0).double()
-    feed = make_feed(32, size=32, num_classes=10)
-    network.train()(feed.probe_batch(16, 1)[0].double())  # batch renormalization looks at the running statistics
-    seen = look(network, feed, reads=[], batch_size=16)
+    loader = make_loader(32, size=32, num_classes=10)
+    network.train()(loader.probe_batch(16, 1)[0].double())  # batch renormalization looks at the running statistics
+    seen = look(network, loader, reads=[], batch_size=16)
     fixed = jsv.frozen(seen, seen.images_NCHW)
     images = seen.images_NCHW.double()
     with torch.random.fork_rng():  # what it draws, too, in the snapshot's layout of memory
@@ -178,16 +178,16 @@ def test_the_frozen_network_computes_what_training_does(name, options, norm):
 def test_the_statistics_own_derivative_fades_with_the_size_of_the_mini_batch():
     """Against the whole derivative of one example's features in training mode, in which it moves the statistics too."""
     network = shaken(make_network("batch")).double()
-    feed = make_feed(64)
-    feed.images = feed.images.double()
+    loader = make_loader(64)
+    loader.images = loader.images.double()
     apart = {}
     for size in (4, 16, 64):
-        images = feed.probe_batch(size)[0].clone().requires_grad_()
+        images = loader.probe_batch(size)[0].clone().requires_grad_()
         coupled = copy.deepcopy(network).train()
         features = features_of(coupled, images)[0]
         whole = torch.stack([torch.autograd.grad(f, images, retain_graph=True)[0][0].flatten() for f in features])
-        seen = look(network, feed, reads=[], batch_size=size)
-        at, end = jsv.passed(jsv.frozen(seen, seen.images_NCHW), seen, feed.images[:1].clone())
+        seen = look(network, loader, reads=[], batch_size=size)
+        at, end = jsv.passed(jsv.frozen(seen, seen.images_NCHW), seen, loader.images[:1].clone())
         (alone,) = jsv.jacobians(end, at, [0])
         apart[size] = ((whole - alone).norm() / whole.norm()).item()
     assert apart[4] > 2 * apart[16] > 4 * apart[64] > 0
@@ -200,9 +200,9 @@ def test_batch_norms_own_jacobian_in_closed_form():
     with torch.no_grad():
         network.factors[0].dense.weight.copy_(torch.eye(6))
         network.factors[0].norm.weight.copy_(torch.arange(1.0, 7.0))
-    feed = make_feed()
-    found = run(look(network, feed, reads=[]), starts=[0], num_examples=1)["to_features", 0, 0]
-    values = feed.probe_batch(6)[0].flatten(1)[:, :6].double()
+    loader = make_loader()
+    found = run(look(network, loader, reads=[]), starts=[0], num_examples=1)["to_features", 0, 0]
+    values = loader.probe_batch(6)[0].flatten(1)[:, :6].double()
     expected = torch.arange(1.0, 7.0) / (values.var(0, correction=0) + 1e-5).sqrt()
     assert found == pytest.approx(expected.sort(descending=True).values.tolist(), rel=1e-5)
 
@@ -211,13 +211,13 @@ def test_batch_norms_own_jacobian_in_closed_form():
 
 
 def test_where_a_stretch_can_begin():
-    feed = make_feed()
-    assert jsv.possible_starts(look(make_network(num_blocks=2), feed, reads=[])) == [0, 3, 5, 7, 9]
-    assert jsv.possible_starts(look(make_product(3), feed, reads=[])) == [0, 1, 2, 3]
+    loader = make_loader()
+    assert jsv.possible_starts(look(make_network(num_blocks=2), loader, reads=[])) == [0, 3, 5, 7, 9]
+    assert jsv.possible_starts(look(make_product(3), loader, reads=[])) == [0, 1, 2, 3]
 
 
 def test_values_are_kept_evenly_spaced_with_both_ends():
-    seen = look(make_product(width=10), make_feed(), reads=[])
+    seen = look(make_product(width=10), make_loader(), reads=[])
     every = probes.run("jacobian_singular_values", {"starts": [1], "num_examples": 1}, seen)
     some = probes.run("jacobian_singular_values", {"starts": [1], "num_examples": 1, "num_values": 4}, seen)
     assert [row["index"] for row in every] == list(range(10)) and {row["count"] for row in every} == {10}
@@ -227,12 +227,12 @@ def test_values_are_kept_evenly_spaced_with_both_ends():
 
 
 def test_no_more_examples_than_the_mini_batch_has():
-    found = run(look(make_product(), make_feed(), reads=[], batch_size=3), starts=[0], num_examples=7)
+    found = run(look(make_product(), make_loader(), reads=[], batch_size=3), starts=[0], num_examples=7)
     assert {example for _, _, example in found} == {0, 1, 2}
 
 
 def test_rows_in_parts_are_rows_at_once(monkeypatch):
-    seen = look(make_network(), make_feed(), reads=[])
+    seen = look(make_network(), make_loader(), reads=[])
     whole = run(seen, starts_to_next=[3], num_examples=1)
     monkeypatch.setattr(jsv, "AT_ONCE", 5)
     parts = run(seen, starts_to_next=[3], num_examples=1)
@@ -245,7 +245,7 @@ def test_a_jacobian_that_is_not_finite_has_no_singular_values():
     network = make_product()
     with torch.no_grad():
         network.factors[2].dense.weight[0, 0] = math.inf
-    found = run(look(network, make_feed(), reads=[]), num_examples=1)
+    found = run(look(network, make_loader(), reads=[]), num_examples=1)
     assert all(math.isnan(v) for start in (0, 1, 2) for v in found["to_features", start, 0])
     assert all(math.isfinite(v) for start in (3, 4) for v in found["to_features", start, 0])
 
@@ -261,12 +261,12 @@ def test_a_jacobian_that_is_not_finite_has_no_singular_values():
 )
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=f"jacobian_singular_values: .*{message}"):
-        run(look(make_network(), make_feed(), reads=[]), **options)
+        run(look(make_network(), make_loader(), reads=[]), **options)
 
 
 def test_the_network_of_a_snapshot_is_a_copy_at_its_weights():
-    network, feed = make_network(), make_feed()
-    seen = look(network, feed)
+    network, loader = make_network(), make_loader()
+    seen = look(network, loader)
     moved = seen.displaced(0.1)
     for snapshot in (seen, moved):
         copied = snapshot.network()
@@ -297,6 +297,6 @@ def test_a_norm_that_does_not_say_how_it_is_held_is_refused():
             middle = x.mean((0, 2, 3)) if self.training else self.running_middle
             return x - middle[:, None, None]  # type: ignore[index]
 
-    network, feed = ResidualNetwork(Own), make_feed()
+    network, loader = ResidualNetwork(Own), make_loader()
     with pytest.raises(ValueError, match=r"Own: .*constant in a method `held\(x\)`"):
-        run(look(network, feed, reads=[]), starts=[0], num_examples=1)
+        run(look(network, loader, reads=[]), starts=[0], num_examples=1)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 from torch.nn import functional
 
 from bnstudy import probes
@@ -30,10 +30,10 @@ def cosine(a, b):
 
 
 def test_rows_are_those_of_loops_over_autograds_gradient():
-    network, feed = make_network("none").double(), make_feed()
-    seen = look(network, feed, reads={"logits"})
+    network, loader = make_network("none").double(), make_loader()
+    seen = look(network, loader, reads={"logits"})
     rows = probes.run("logit_gradient", {}, seen)
-    logits = network.train()(feed.images[:6].double()).detach().requires_grad_()
+    logits = network.train()(loader.images[:6].double()).detach().requires_grad_()
     functional.cross_entropy(logits, seen.labels_N).backward()
     grad, softmax = logits.grad, logits.detach().softmax(1)
     num, classes = grad.shape

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 from torch.nn import functional
 
 from bnstudy import probes
@@ -17,9 +17,9 @@ from bnstudy import probes
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_each_loss_is_that_of_a_network_moved_by_hand(norm):
-    network, feed = make_network(norm).double(), make_feed()
-    images, labels = feed.images[:6].double(), feed.labels[:6]
-    rows = probes.run("loss_along_step", {"num": 5, "high": 3.0}, look(network, feed, reads={"gradients"}))
+    network, loader = make_network(norm).double(), make_loader()
+    images, labels = loader.images[:6].double(), loader.labels[:6]
+    rows = probes.run("loss_along_step", {"num": 5, "high": 3.0}, look(network, loader, reads={"gradients"}))
     network.train()
     start = functional.cross_entropy(network(images), labels)
     start.backward()
@@ -35,16 +35,18 @@ def test_each_loss_is_that_of_a_network_moved_by_hand(norm):
 
 
 def test_a_short_step_lowers_the_loss_by_the_squared_gradient():
-    network, feed = make_network("none").double(), make_feed()
-    seen = look(network, feed, reads={"gradients"})
+    network, loader = make_network("none").double(), make_loader()
+    seen = look(network, loader, reads={"gradients"})
     (row,) = probes.run("loss_along_step", {"low": 1e-7, "high": 1e-7, "num": 1}, seen)
     squared = sum(g.square().sum().item() for g in seen._read("gradients").values())
     assert (seen.loss - row["loss"]) / row["step_size"] == pytest.approx(squared, rel=1e-3)
 
 
 def test_an_explosion_is_kept():
-    network, feed = make_network("none", num_blocks=3), make_feed()
-    rows = probes.run("loss_along_step", {"low": 1e3, "high": 1e12, "num": 3}, look(network, feed, reads={"gradients"}))
+    network, loader = make_network("none", num_blocks=3), make_loader()
+    rows = probes.run(
+        "loss_along_step", {"low": 1e3, "high": 1e12, "num": 3}, look(network, loader, reads={"gradients"})
+    )
     assert rows[0]["relative_loss"] > 1e6
     assert not math.isfinite(rows[-1]["loss"]) and not math.isfinite(rows[-1]["relative_loss"])
 

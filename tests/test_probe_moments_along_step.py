@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from probe_networks import Layer, look, make_feed, make_network
+from probe_networks import Layer, look, make_loader, make_network
 from torch.nn import functional
 
 from bnstudy import probes
@@ -33,9 +33,9 @@ def outputs_of(network, images):
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_rows_are_the_moments_of_a_network_moved_by_hand(norm):
-    network, feed = make_network(norm).double(), make_feed()
-    images, labels = feed.images[:6].double(), feed.labels[:6]
-    seen = look(network, feed, reads={"gradients"})
+    network, loader = make_network(norm).double(), make_loader()
+    images, labels = loader.images[:6].double(), loader.labels[:6]
+    seen = look(network, loader, reads={"gradients"})
     rows = iter(probes.run(NAME, {"step_size": 0.5, "num": 3, "depths": [2, 5]}, seen))
     functional.cross_entropy(network.train()(images), labels).backward()
     for fraction in (0.0, 0.5, 1.0):
@@ -62,16 +62,16 @@ def test_rows_are_the_moments_of_a_network_moved_by_hand(norm):
 def test_the_whole_step_ends_where_the_engines_first_update_does():
     """Momentum starts from rest, weight decay is too small to be seen: the update is the plain gradient step."""
     lr = 0.2
-    network, feed = make_network("none"), make_feed()
-    seen = look(network, feed, reads={"gradients"})
+    network, loader = make_network("none"), make_loader()
+    seen = look(network, loader, reads={"gradients"})
     every = [layer.depth for layer in network.layers]
     rows = [r for r in probes.run(NAME, {"step_size": lr, "num": 2, "depths": every}, seen) if r["fraction"] == 1]
     engine = Lockstep(
         [network], Optim(lr=lr, momentum=0.9, weight_decay=1e-4), divergence_loss=1e3, device=torch.device("cpu")
     )
-    engine.step((feed.images[:6], feed.labels[:6]), [lr])
-    outputs, _ = outputs_of(engine.network(0), feed.images[:6])
-    start, _ = outputs_of(network, feed.images[:6])
+    engine.step((loader.images[:6], loader.labels[:6]), [lr])
+    outputs, _ = outputs_of(engine.network(0), loader.images[:6])
+    start, _ = outputs_of(network, loader.images[:6])
     for row in rows:
         act = outputs[row["depth"]][:, row["channel"]].double()
         assert row["mean"] == pytest.approx(act.mean().item(), rel=1e-3, abs=1e-4)
@@ -82,14 +82,14 @@ def test_the_whole_step_ends_where_the_engines_first_update_does():
 
 def test_a_step_on_black_images_has_a_closed_form():
     """The stem gives its bias, so all logits are W b + c, and their gradient is g = softmax - frequencies of labels."""
-    network, feed = make_network("none", num_blocks=0, widths=(4,)).double(), make_feed()
-    feed.images.zero_()
+    network, loader = make_network("none", num_blocks=0, widths=(4,)).double(), make_loader()
+    loader.images.zero_()
     with torch.no_grad():
         network.stem.bias.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
     bias, weight, shift = (p.detach().numpy() for p in (network.stem.bias, *network.classifier.parameters()))
     exps = np.exp(weight @ bias + shift)
-    g = exps / exps.sum() - np.bincount(feed.labels[:6].numpy(), minlength=5) / 6
-    for row in probes.run(NAME, {"step_size": 0.1, "num": 3, "depths": []}, look(network, feed, reads={"gradients"})):
+    g = exps / exps.sum() - np.bincount(loader.labels[:6].numpy(), minlength=5) / 6
+    for row in probes.run(NAME, {"step_size": 0.1, "num": 3, "depths": []}, look(network, loader, reads={"gradients"})):
         a = row["step_size"]
         moved = bias - a * weight.T @ g
         logits = (weight - a * np.outer(g, bias)) @ moved + shift - a * g
@@ -98,8 +98,8 @@ def test_a_step_on_black_images_has_a_closed_form():
 
 
 def test_moments_of_an_explosion_are_kept_and_those_beyond_it_are_undefined():
-    network, feed = make_network("none", num_blocks=3), make_feed()
-    seen = look(network, feed, reads={"gradients"})
+    network, loader = make_network("none", num_blocks=3), make_loader()
+    seen = look(network, loader, reads={"gradients"})
     rows = [r for r in probes.run(NAME, {"step_size": 1e4, "num": 2}, seen) if r["fraction"] == 1]
     largest = {r["depth"]: r["variance"] for r in rows}
     assert largest[14] > 1e30 * largest[1] and math.isfinite(largest[14])  # squares far beyond float32
@@ -120,7 +120,7 @@ def test_a_channel_that_overflowed_is_its_layers_largest():
 
 @pytest.mark.parametrize("options", [{"step_size": 0.0}, {"step_size": math.inf}, {"num": 1}])
 def test_options_that_make_no_sense_are_refused(options):
-    seen = look(make_network(), make_feed(), reads={"gradients"})
+    seen = look(make_network(), make_loader(), reads={"gradients"})
     with pytest.raises(ValueError, match=rf"{NAME}: {next(iter(options))} = .*give"):
         probes.run(NAME, options, seen)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 from torch.nn import functional
 
 from bnstudy import models, norms, probes
@@ -50,12 +50,12 @@ def test_reads_are_what_the_probes_need_together():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_every_probe_makes_do_with_what_it_reads(name, norm):
-    network, feed = make_network(norm), make_feed()
-    seen = look(network, feed, reads=probes.reads([name]), initial=network.state_dict())
+    network, loader = make_network(norm), make_loader()
+    seen = look(network, loader, reads=probes.reads([name]), initial=network.state_dict())
     rows = probes.run(name, SMALL.get(name, {}), seen)
     assert rows or (name, norm) == ("norm_parameters", "none")
     assert all(list(row) == list(probes.columns(name)) for row in rows)
-    everything = look(network, feed, initial=network.state_dict())
+    everything = look(network, loader, initial=network.state_dict())
     assert repr(probes.run(name, SMALL.get(name, {}), everything)) == repr(rows)  # repr: NaN equals NaN
 
 
@@ -125,7 +125,7 @@ def test_a_probe_that_reads_what_there_is_not_is_refused(monkeypatch):
 )
 def test_options_that_make_no_sense_are_refused(name, options):
     network = make_network()
-    seen = look(network, make_feed(), reads=probes.reads([name]))
+    seen = look(network, make_loader(), reads=probes.reads([name]))
     with pytest.raises(ValueError, match=rf"{name}: .*{next(iter(options))} = .*give"):
         probes.run(name, options, seen)
     with pytest.raises(ValueError, match=rf"^probes\.{name}\.options: .*{next(iter(options))} = .*give"):
@@ -158,22 +158,22 @@ def test_a_probe_may_refuse_what_does_not_fit_the_layers(monkeypatch):
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e19, 0.0, 1e-30])
 @pytest.mark.parametrize("where", ["stem", "classifier"])
 def test_no_probe_stumbles_over_a_network_that_has_diverged_or_died(norm, weight, where):
-    network, feed = make_network(norm), make_feed()
+    network, loader = make_network(norm), make_loader()
     initial = copy.deepcopy(network.state_dict())
     with torch.no_grad():
         getattr(network, where).weight.fill_(weight)
-    rows = run_all(look(network, feed, initial=initial))
+    rows = run_all(look(network, loader, initial=initial))
     assert rows.keys() == set(NAMES)
-    sound = run_all(look(make_network(norm), feed, initial=initial))
+    sound = run_all(look(make_network(norm), loader, initial=initial))
     for name in NAMES:
         assert len(rows[name]) == len(sound[name]), f"{name}: a table's shape depends on what it holds"
 
 
 def test_non_finite_numbers_arrive_in_the_tables():
-    network, feed = make_network("none"), make_feed()
+    network, loader = make_network("none"), make_loader()
     with torch.no_grad():
         network.classifier.weight.fill_(float("inf"))
-    rows = run_all(look(network, feed))
+    rows = run_all(look(network, loader))
     assert math.isnan(rows["loss_along_step"][0]["loss"])
     assert {r["mean"] for r in rows["activation_moments"] if r["layer"] == "classifier"} & {math.inf, -math.inf} or all(
         math.isnan(r["mean"]) for r in rows["activation_moments"] if r["layer"] == "classifier"
@@ -186,14 +186,14 @@ def test_non_finite_numbers_arrive_in_the_tables():
 # --- no trace ------------------------------------------------------------------------------------------------------
 
 
-def train(network, feed, num_steps, before_step):
+def train(network, loader, num_steps, before_step):
     """Plain SGD with momentum and dropout on the input, so that random state matters; returns every bit of its end."""
     torch.manual_seed(0)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     losses = []
     for step in range(num_steps):
         before_step(network, step)
-        images, labels = feed.probe_batch(8, step)
+        images, labels = loader.probe_batch(8, step)
         loss = functional.cross_entropy(network(functional.dropout(images, 0.1)), labels)
         optimiser.zero_grad()
         loss.backward()
@@ -213,13 +213,13 @@ def test_training_with_every_probe_on_is_training_without_to_the_bit(name, optio
     observed: list = []
 
     def observe_all(network, step):
-        seen = look(network, feed, step=step, initial=initial)
+        seen = look(network, loader, step=step, initial=initial)
         observed.append(run_all(seen))
 
-    feed = make_feed(32, size=32, num_classes=10)
+    loader = make_loader(32, size=32, num_classes=10)
     initial = build().state_dict()
-    alone = train(build(), feed, 3, lambda network, step: None)
-    watched = train(build(), feed, 3, observe_all)
+    alone = train(build(), loader, 3, lambda network, step: None)
+    watched = train(build(), loader, 3, observe_all)
     torch.testing.assert_close(watched, alone, rtol=0, atol=0)
     drifts = [r["value"] for rows in observed for r in rows["weights"] if r["quantity"] == "l2_drift_relative"]
     assert len(observed) == 3 and drifts[0] == 0.0 and drifts[-1] > 0.0

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 from torch.nn import functional
 
 from bnstudy import probes
 
 
 def eigenvalue(network, name, **options):
-    (row,) = probes.run(name, options, look(network, make_feed(), reads=set()))
+    (row,) = probes.run(name, options, look(network, make_loader(), reads=set()))
     assert row["converged"]
     return row["eigenvalue"]
 
 
 def test_it_is_the_largest_eigenvalue_of_the_scaled_hessian():
-    network, feed = make_network("none").double(), make_feed()
-    images, labels = look(network, feed, reads=set()).images_NCHW, look(network, feed, reads=set()).labels_N
+    network, loader = make_network("none").double(), make_loader()
+    images, labels = look(network, loader, reads=set()).images_NCHW, look(network, loader, reads=set()).labels_N
     parameters = list(network.parameters())
     sizes = [p.numel() for p in parameters]
 
@@ -52,4 +52,4 @@ def test_a_rescaling_that_batch_norm_undoes_changes_the_plain_eigenvalue_alone()
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_iterations": 0}])
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="relative_sharpness: tolerance"):
-        probes.run("relative_sharpness", options, look(make_network(), make_feed(), reads=set()))
+        probes.run("relative_sharpness", options, look(make_network(), make_loader(), reads=set()))

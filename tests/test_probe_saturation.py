@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 from torch import nn
 
 from bnstudy import models, norms, probes
@@ -52,11 +52,11 @@ def test_rectifiers_by_hand():
 
 def test_every_layer_but_the_classifier_has_a_row():
     network = make_network()
-    rows = probes.run("saturation", {}, look(network, make_feed(), reads={"activations"}))
+    rows = probes.run("saturation", {}, look(network, make_loader(), reads={"activations"}))
     assert [row["layer"] for row in rows] == [layer.name for layer in network.layers[:-1]]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.5, -0.1])
 def test_a_threshold_that_is_no_share_is_named(threshold):
     with pytest.raises(ValueError, match="threshold"):
-        probes.run("saturation", {"threshold": threshold}, look(make_network(), make_feed(), reads={"activations"}))
+        probes.run("saturation", {"threshold": threshold}, look(make_network(), make_loader(), reads={"activations"}))

@@ -186,7 +186,7 @@ def test_a_failed_run_s_data_has_its_title_too(tmp_path: Path) -> None:
 
 def test_a_stand_in_is_marked(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    synthetic.write_lenet_run(store, "none", 1.0, 0, stand_in=True)
+    synthetic.write_lenet_run(store, "none", 1.0, 0, synthetic=True)
     synthetic.write_lenet_run(store, "batch", 1.0, 0)
     reduction.reduce(store, store.run_ids(), tmp_path / "out")
     runs = pd.read_parquet(tmp_path / "out" / "runs.parquet").set_index("norm")

@@ -143,21 +143,21 @@ def _same_glyphs(text: str) -> bool:
 def test_real_data_carry_no_stand_in_mark(built: tuple[Path, list[str]]) -> None:
     for name in ("report.html", "claims.md", "claims.json"):
         text = re.sub(r"<style>.*?</style>", "", (built[0] / name).read_text(encoding="utf-8"), flags=re.DOTALL)
-        assert "stand-in" not in text.lower()
+        assert "synthetic" not in text.lower()
 
 
 def test_a_stand_in_is_on_every_figure_claim_row_and_page(tmp_path: Path) -> None:
-    workspace = synthetic.write_workspace(tmp_path / "results", stand_in=True, sweeps=("lenet_lr_grid",))
+    workspace = synthetic.write_workspace(tmp_path / "results", synthetic=True, sweeps=("lenet_lr_grid",))
     folder = analysis(tmp_path / "analysis", one=TINY)
     shutil.copy(synthetic.FINDINGS / "lenet_lr.py", folder)
     report.build(workspace, folder, progress=lambda line: None)
     rows = json.loads((workspace / "claims.json").read_text())
-    assert len(rows) == 4 and all(row["data"].startswith("stand-in data") for row in rows)
+    assert len(rows) == 4 and all(row["data"].startswith("synthetic data") for row in rows)
     table = [line for line in (workspace / "claims.md").read_text().splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 4 and all("stand-in data" in line for line in table[2:])
-    assert "stand-in data" in (workspace / "figures" / "one.svg").read_text()  # in its metadata, and drawn
+    assert len(table) == 2 + 4 and all("synthetic data" in line for line in table[2:])
+    assert "synthetic data" in (workspace / "figures" / "one.svg").read_text()  # in its metadata, and drawn
     text = (workspace / "report.html").read_text()
-    assert "<title>STAND-IN DATA" in text and text.count('<span class="stand-in">stand-in data') >= 3 * 2
+    assert "<title>SYNTHETIC DATA" in text and text.count('<span class="synthetic">synthetic data') >= 3 * 2
 
 
 def test_a_missing_table_is_not_run_printed_and_removes_the_old_figure(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probe_networks import look, make_feed, make_network
+from probe_networks import look, make_loader, make_network
 from torch import nn
 from torch.nn import functional
 
@@ -82,43 +82,43 @@ def test_it_shows_what_a_plain_pass_computes(name, options, norm):
 
 
 def test_any_choice_of_reads_gives_the_same_numbers():
-    network, feed = make_network(), make_feed()
-    everything = look(network, feed)
+    network, loader = make_network(), make_loader()
+    everything = look(network, loader)
     for name in PER_LAYER:
-        one = look(network, feed, reads={name})
+        one = look(network, loader, reads={name})
         for depth, values in getattr(one, name).items():
             assert torch.equal(values, getattr(everything, name)[depth])
 
 
 def test_reading_what_was_not_observed_names_the_remedy():
-    seen = look(make_network(), make_feed(), reads={"logits"})
+    seen = look(make_network(), make_loader(), reads={"logits"})
     with pytest.raises(LookupError, match="gradients was not observed, only logits: name it in the probe's READS"):
         _ = seen.gradients
     with pytest.raises(LookupError, match="gradients"):
         seen.displaced(0.1)
     with pytest.raises(ValueError, match=r"'hessian'.*a snapshot can keep"):
-        look(make_network(), make_feed(), reads={"hessian"})
+        look(make_network(), make_loader(), reads={"hessian"})
 
 
 def test_it_is_frozen():
     with pytest.raises(FrozenInstanceError):
-        look(make_network(), make_feed(), reads=()).loss = 0.0
+        look(make_network(), make_loader(), reads=()).loss = 0.0
 
 
 def test_logit_gradient_is_that_of_autograd():
-    network, feed = make_network().double(), make_feed()
-    seen = look(network, feed, reads={"logits"})
+    network, loader = make_network().double(), make_loader()
+    seen = look(network, loader, reads={"logits"})
     logits = seen.logits_NK.clone().requires_grad_()
     functional.cross_entropy(logits, seen.labels_N).backward()
     torch.testing.assert_close(seen.logit_gradient_NK, logits.grad)
 
 
 def test_logit_gradient_keeps_its_direction_where_softmax_saturates():
-    network, feed = make_network("none"), make_feed()
+    network, loader = make_network("none"), make_loader()
     with torch.no_grad():
         network.classifier.bias.copy_(torch.tensor([60.0, 0, 0, 0, 0]))
-    feed.labels = torch.zeros_like(feed.labels)
-    row = look(network, feed, reads={"logits"}).logit_gradient_NK[0]
+    loader.labels = torch.zeros_like(loader.labels)
+    row = look(network, loader, reads={"logits"}).logit_gradient_NK[0]
     assert row[0] < 0  # 1 - p alone would be 0
     assert row.sum().abs() < 1e-12 * row.abs().sum()
 
@@ -128,10 +128,10 @@ def test_logit_gradient_keeps_its_direction_where_softmax_saturates():
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_displaced_is_a_plain_gradient_step(norm):
-    network, feed = make_network(norm).double(), make_feed()
-    seen = look(network, feed)
+    network, loader = make_network(norm).double(), make_loader()
+    seen = look(network, loader)
     stepped = copy.deepcopy(network).train()
-    images, labels = feed.images[:6].double(), feed.labels[:6]
+    images, labels = loader.images[:6].double(), loader.labels[:6]
     functional.cross_entropy(stepped(images), labels).backward()
     with torch.no_grad():
         for parameter in stepped.parameters():
@@ -145,7 +145,7 @@ def test_displaced_is_a_plain_gradient_step(norm):
 
 
 def test_a_step_of_what_comes_before_a_layer_leaves_it_and_what_follows():
-    network, (images, labels) = make_network(), make_feed().probe_batch(6)
+    network, (images, labels) = make_network(), make_loader().probe_batch(6)
     seen = observe(network, images, labels, reads={"gradients"})
     depth = 3
     there = seen.after(0.1, depth, {"inputs", "gradients"})
@@ -165,7 +165,7 @@ def test_a_step_of_what_comes_before_a_layer_leaves_it_and_what_follows():
 
 def test_at_start_is_the_network_that_training_began_with():
     first, now = make_network(seed=3), make_network()
-    images, labels = make_feed().probe_batch(6)
+    images, labels = make_loader().probe_batch(6)
     seen = observe(now, images, labels, reads=set(), initial=first.state_dict()).at_start({"inputs"})
     expected = observe(first, images, labels, reads={"inputs"})
     assert seen is not None and seen.loss == expected.loss
@@ -174,7 +174,7 @@ def test_at_start_is_the_network_that_training_began_with():
 
 
 def test_passes_do_not_depend_on_those_before():
-    seen = look(make_network(), make_feed())
+    seen = look(make_network(), make_loader())
     weights = {depth: w.clone() for depth, w in seen.weights.items()}
     first = seen.gradients_on(seen.images_NCHW, seen.labels_N)
     there = seen.displaced(5.0).loss
@@ -187,15 +187,15 @@ def test_passes_do_not_depend_on_those_before():
 
 
 def test_batches_are_the_feeds_and_end_where_it_ends():
-    feed = make_feed(24)
-    seen = look(make_network(), feed)
+    loader = make_loader(24)
+    seen = look(make_network(), loader)
     found = list(seen.batches(7, 8))
     assert len(found) == 3
     for index, (images, labels) in enumerate(found):
-        assert torch.equal(images, feed.images[7 * index : 7 * index + 7])
-        assert torch.equal(labels, feed.labels[7 * index : 7 * index + 7])
-    with pytest.raises(LookupError, match="without a feed"):
-        next(observe(make_network(), feed.images, feed.labels, reads=()).batches(1, 1))
+        assert torch.equal(images, loader.images[7 * index : 7 * index + 7])
+        assert torch.equal(labels, loader.labels[7 * index : 7 * index + 7])
+    with pytest.raises(LookupError, match="without a loader"):
+        next(observe(make_network(), loader.images, loader.labels, reads=()).batches(1, 1))
 
 
 @pytest.mark.parametrize("name, options", [("resnet", {"depth": 8}), ("lenet", {})])
@@ -211,10 +211,10 @@ def test_batch_norm_couples_examples_and_nothing_else_does(name, options, norm, 
 
 
 def test_initial_weights_are_those_of_the_state_dictionary():
-    network, feed = make_network(), make_feed()
-    assert look(network, feed).initial_weights is None
+    network, loader = make_network(), make_loader()
+    assert look(network, loader).initial_weights is None
     initial = make_network(seed=3).state_dict()
-    assert torch.equal(look(network, feed, initial=initial).initial_weights[2], initial["blocks.0.conv1.weight"])
+    assert torch.equal(look(network, loader, initial=initial).initial_weights[2], initial["blocks.0.conv1.weight"])
 
 
 # --- no trace ------------------------------------------------------------------------------------------------------
@@ -239,14 +239,14 @@ def trace(network):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_observing_leaves_no_trace_in_the_network(training, dtype):
-    network, feed = make_network(), make_feed()
-    functional.cross_entropy(network(feed.images), feed.labels).backward()
+    network, loader = make_network(), make_loader()
+    functional.cross_entropy(network(loader.images), loader.labels).backward()
     network.to(dtype).train(training)
     network.blocks[0].eval()
     before = trace(network)
-    seen = look(network, feed)
+    seen = look(network, loader)
     seen.displaced(0.1, reads=READABLE)
-    seen.gradients_on(*feed.probe_batch(4))
+    seen.gradients_on(*loader.probe_batch(4))
     seen.couples_examples()
     torch.testing.assert_close(trace(network), before, rtol=0, atol=0, equal_nan=True)
     assert seen.weights[1].dtype == torch.float32
@@ -272,24 +272,24 @@ class Noisy(nn.Module):
 
 
 def test_a_network_that_draws_and_counts_is_not_moved_and_sees_every_pass_as_the_first():
-    network, feed = Noisy(), make_feed()
+    network, loader = Noisy(), make_loader()
     before = torch.get_rng_state()
-    seen = look(network, feed)
+    seen = look(network, loader)
     assert seen.displaced(0.0).loss == seen.loss
     assert torch.equal(torch.get_rng_state(), before)
     assert network.num_passes == 0
 
 
 def test_observing_is_in_full_precision_whatever_training_uses():
-    network, feed = make_network(widths=(16, 32)), make_feed()
-    exact = look(network, feed)
+    network, loader = make_network(widths=(16, 32)), make_loader()
+    exact = look(network, loader)
     backends: Any = torch.backends
     settings = (backends.mkldnn.conv, backends.mkldnn.matmul, backends.cudnn.conv)
     before = [s.fp32_precision for s in settings]
     try:
         for setting, precision in zip(settings, ("bf16", "bf16", "tf32"), strict=True):
             setting.fp32_precision = precision
-        seen = look(network, feed)
+        seen = look(network, loader)
         assert [s.fp32_precision for s in settings] == ["bf16", "bf16", "tf32"]
         with pytest.raises(KeyError), full_precision():
             assert [s.fp32_precision for s in settings] == ["ieee"] * 3
@@ -304,11 +304,11 @@ def test_observing_is_in_full_precision_whatever_training_uses():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_a_diverged_network_is_observed_as_it_is(value):
-    network, feed = make_network("none"), make_feed()
+    network, loader = make_network("none"), make_loader()
     with torch.no_grad():
         network.stem.weight.fill_(value)
         network.blocks[0].conv1.weight.fill_(value)
-    seen = look(network, feed)
+    seen = look(network, loader)
     assert not np.isfinite(seen.loss) or seen.loss > 1e20
     assert not all(a.isfinite().all() for a in seen.activations.values())
 

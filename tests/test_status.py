@@ -137,12 +137,12 @@ def test_a_probe_that_raises_leaves_a_finished_run_as_it_was(root, tmp_path, mon
 
 def test_the_weights_are_those_of_the_plain_network(root, tmp_path):
     made, ended = run(root, tmp_path)
-    feed = construct.make_feed(job(made), torch.device("cpu"))
-    network = construct.build_network(made, feed)
+    loader = construct.make_loader(job(made), torch.device("cpu"))
+    network = construct.build_network(made, loader)
     network.load_state_dict(Store(tmp_path).weights(ended.run_id))
     correct = total = 0
     with torch.no_grad():
-        for images, labels in feed.test_batches(1000):
+        for images, labels in loader.test_batches(1000):
             correct += int((network.eval()(images).argmax(1) == labels).sum())
             total += len(labels)
     final = Store(tmp_path).manifest(ended.run_id)["final"]

@@ -345,7 +345,7 @@ def _notebooks(arguments: argparse.Namespace) -> int:
 
 
 @command(
-    "add a sweep's whole seeds to the committed tables and draw those anew; refuses stand-in data",
+    "add a sweep's whole seeds to the committed tables and draw those anew; refuses synthetic data",
     SWEEP,
     _preset("full"),
     option(

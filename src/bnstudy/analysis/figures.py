@@ -1,4 +1,4 @@
-"""How figures look: one colour an arm everywhere, n in the header, the stand-in mark, files that repeat to the byte."""
+"""How figures look: one colour an arm everywhere, n in the header, a mark of synthetic data, same bytes each time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PLACES: Mapping[str, tuple[str, str, Any]] = {  # where BN sits (`frames.placed`
 DASHED: Any = (0, (3, 2))  # a level to compare with
 INK, MUTED, FAINT, ALARM = "#1B1F24", "#5B6470", "#D5D9DF", "#B3261E"
 SIGNED_MAP = "PRGn"  # heat maps around zero: neither end is the colour of an arm
-STAND_IN_MARK = "STAND-IN DATA"
+SYNTHETIC_MARK = "SYNTHETIC DATA"
 STAGES = ((2, 37), (38, 73), (74, 109))  # ResNet-110: weight layers of its stages of 16, 32 and 64 channels
 
 HEADER_IN = 0.56  # height of title and subtitle
@@ -67,8 +67,8 @@ def style(mplstyle: Path) -> Iterator[None]:
         yield
 
 
-def new(size: tuple[float, float], title: str, subtitle: str, *, stand_in: bool) -> Figure:
-    """An empty figure of `size` inches under a header; a stand-in is marked in the header and across the panels."""
+def new(size: tuple[float, float], title: str, subtitle: str, *, synthetic: bool) -> Figure:
+    """An empty figure of `size` inches under a header; synthetic data is marked in the header and across the panels."""
     width, height = size
     fig = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(fig)
@@ -77,8 +77,8 @@ def new(size: tuple[float, float], title: str, subtitle: str, *, stand_in: bool)
     top = 1 - 0.06 / height
     fig.text(0.06 / width, top, title, fontsize=11.5, fontweight="bold", va="top", color=INK)
     fig.text(0.06 / width, top - 0.23 / height, subtitle, fontsize=8.5, va="top", color=MUTED)
-    if stand_in:
-        alarm: dict[str, Any] = {"s": STAND_IN_MARK, "color": ALARM, "fontweight": "bold"}
+    if synthetic:
+        alarm: dict[str, Any] = {"s": SYNTHETIC_MARK, "color": ALARM, "fontweight": "bold"}
         fig.text(1 - 0.08 / width, top, fontsize=11.5, ha="right", va="top", **alarm)
         fig.text(0.5, 0.45, fontsize=44, ha="center", va="center", alpha=0.1, rotation=18, **alarm)
     return fig

@@ -394,12 +394,12 @@ HOW_JUDGED = (
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The claims as one table, headed by a warning where any was measured on a stand-in."""
+    """The claims as one table, headed by a warning where any was measured on synthetic data."""
     head = ["id", "where", "claim", "criterion", "scale", "measured", "95 % interval", "n", "verdict", "given", "data"]
     head.append("commit")
     lines = ["# Claims", ""]
-    if any(r.data.startswith("stand-in") for r in rows):
-        lines += ["**stand-in data**: rows so marked were measured on made images and say nothing about the paper.", ""]
+    if any(r.data.startswith("synthetic") for r in rows):
+        lines += ["**synthetic data**: rows so marked were measured on generated images: no evidence on the paper.", ""]
     lines += [HOW_JUDGED, ""]
     for name, of in grouped(rows).items():
         tally = ", ".join(f"{count} {verdict}" for verdict, count in tallied(of).items())

@@ -52,13 +52,13 @@ class Origin:
     num_runs: int
     data: tuple[str, ...]  # names of the data sets, with their source and the first digits of their checksum
     commits: tuple[str, ...]  # eight digits each, "+" where the code had uncommitted changes
-    stand_in: bool
+    synthetic: bool
 
     @property
     def data_label(self) -> str:
-        """For a claim's row: what was measured on; a stand-in is named first, and "none" where no images were used."""
+        """The data of a claim's row: synthetic data is named first, and "none" where no images were used."""
         names = ", ".join(self.data) or ("none" if self.num_runs else "")
-        return f"stand-in data ({names})" if self.stand_in else names
+        return f"synthetic data ({names})" if self.synthetic else names
 
     @property
     def commit_label(self) -> str:

@@ -70,9 +70,9 @@ def probe(
     for key, pair in (("train", train), ("test", test)):
         if pair is not None:
             _check_pair(module, key, pair, num_classes)
-    feed = _Given(name, train, test)
+    loader = _Given(name, train, test)
     known: State | None = _NoInitial(name) if initial is NOT_GIVEN else initial
-    return look(module, images, labels, name, options, feed=feed, initial=known, layers=found)
+    return look(module, images, labels, name, options, loader=loader, initial=known, layers=found)
 
 
 def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
@@ -108,7 +108,7 @@ def look(
     name: str,
     options: Mapping[str, Any],
     *,
-    feed: Batches,
+    loader: Batches,
     initial: State | None,
     layers: tuple[Layer, ...] | None = None,
     step: int = 0,
@@ -121,7 +121,7 @@ def look(
     reads = probes.reads([name])
     with drawing(seed, step, images_NCHW.device):
         shown = observe(
-            module, images_NCHW, labels_N, step=step, reads=reads, feed=feed, initial=initial, layers=layers
+            module, images_NCHW, labels_N, step=step, reads=reads, loader=loader, initial=initial, layers=layers
         )
     columns = probes.columns(name)
     with drawing(seed, step, images_NCHW.device):

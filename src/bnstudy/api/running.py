@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
-    from bnstudy.data.pipeline import Feed
+    from bnstudy.data.loader import Loader
     from bnstudy.data.sources import Source
 
 Folder = str | PathLike[str]
@@ -257,11 +257,11 @@ class Run:
         """
         import torch
 
-        feed, num = self._sized(split, num, device)
+        loader, num = self._sized(split, num, device)
         if split == "train":
-            return feed.probe_batch(num)
+            return loader.probe_batch(num)
         parts = []
-        for images_NCHW, labels_N in feed.test_batches(min(num, EVALUATION_BATCH)):
+        for images_NCHW, labels_N in loader.test_batches(min(num, EVALUATION_BATCH)):
             parts.append((images_NCHW, labels_N))
             if sum(len(labels_N) for _, labels_N in parts) >= num:
                 break
@@ -274,10 +274,10 @@ class Run:
         """What `images` gives, `size` images at a time; the last ones may be fewer. Raises ValueError as it does."""
         if size < 1:
             raise ValueError(f"size = {size}: give 1 or more")
-        feed, num = self._sized(split, None, device)
+        loader, num = self._sized(split, None, device)
         if split == "test":
-            return feed.test_batches(size)
-        images_NCHW, labels_N = feed.probe_batch(num)
+            return loader.test_batches(size)
+        images_NCHW, labels_N = loader.probe_batch(num)
         return zip(images_NCHW.split(size), labels_N.split(size), strict=True)
 
     def probe(self, name: str, *, batch_size: int | None = None, device: str = "cpu", **options: Any) -> pd.DataFrame:
@@ -290,10 +290,10 @@ class Run:
         from bnstudy.api import looking
 
         looking.check_probe(name, options)
-        feed, size = self._sized("train", self.config.data.batch_size if batch_size is None else batch_size, device)
+        loader, size = self._sized("train", self.config.data.batch_size if batch_size is None else batch_size, device)
         network, initial = self.network(device), self._untrained().state_dict()
         moment = {"step": self.manifest["num_steps"], "seed": self.config.seed}
-        return looking.look(network, *feed.probe_batch(size), name, options, feed=feed, initial=initial, **moment)
+        return looking.look(network, *loader.probe_batch(size), name, options, loader=loader, initial=initial, **moment)
 
     def _untrained(self) -> nn.Module:
         """The network before its first update, as the seed has it."""
@@ -321,8 +321,8 @@ class Run:
         from bnstudy.data import sources
 
         saw = self.manifest["data"]
-        stand_in = saw["source"] == sources.STAND_IN
-        source = sources.locate(self.config.data.name, self.data_root, allow_stand_in=stand_in, download=False)
+        synthetic = saw["source"] == sources.SYNTHETIC
+        source = sources.locate(self.config.data.name, self.data_root, allow_synthetic=synthetic, download=False)
         if source.sha256 != saw["sha256"]:
             raise ValueError(
                 f"data_root = {str(self.data_root)!r}: {source.name} there (sha256 {source.sha256[:12]}) is not what "
@@ -330,12 +330,12 @@ class Run:
             )
         return source
 
-    def _sized(self, split: str, num: int | None, device: str) -> tuple[Feed, int]:
+    def _sized(self, split: str, num: int | None, device: str) -> tuple[Loader, int]:
         """The run's images on the device, and how many of the split are asked for."""
         import torch
 
         from bnstudy.store.jobs import Job
-        from bnstudy.training.construct import make_feed
+        from bnstudy.training.construct import make_loader
 
         if split not in SPLITS:
             raise _places.unknown("split", split, SPLITS)
@@ -343,5 +343,5 @@ class Run:
         available = (data.num_train or source.num_train) if split == "train" else (data.num_test or source.num_test)
         if num is not None and not 1 <= num <= available:
             raise ValueError(f"num = {num}: give 1 to {available}, the {split} images of {self.id}")
-        feed = make_feed(Job(self.config, source), torch.device(device))
-        return feed, available if num is None else num
+        loader = make_loader(Job(self.config, source), torch.device(device))
+        return loader, available if num is None else num

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnstudy.config.schema import from_dict
+from bnstudy.config.schema import RENAMED, from_dict
 
 REFUSED = (HydraException, OmegaConfBaseException, ValueError, OverflowError)  # what composing raises for bad input
 
@@ -92,6 +92,8 @@ def _put(values: dict[str, Any], key: str, value: Any, groups: Groups) -> str | 
 
 
 def _no_such_key(key: str, values: Mapping[str, Any], inner: Any, above: str, groups: Groups) -> str:
+    if key in RENAMED:
+        return f"{key}: the key is {RENAMED[key]} now"
     every = [*_keys(values), *(group for group in groups if group not in values)]
     last = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, every, 1, 0.75) or [known for known in every if known.endswith(f".{last}")]

@@ -208,7 +208,7 @@ class Runtime(_Section):
     data_root: str = "data"
     results: str = "results"
     download: Switch = True
-    stand_in: Switch = False  # whether made images may take the place of a data set that cannot be had
+    synthetic: Switch = False  # whether synthetic images may replace a data set that cannot be had
     keep_weights: Switch = True  # whether a finished run keeps its last weights (ResNet-110: 7 MB)
     accept_code: Switch = False  # whether a run counts as done though a component's file has changed since
     checkpoint_every_sec: Finite = 30.0
@@ -237,6 +237,7 @@ class Config(_Section):
 
 NOT_TRAINING = ("probes", "runtime", "tracking", "sweep")  # what looks, how, where and why; the rest is what is trained
 TRAINED = {"steps", "epochs", "throughput"}  # tables that a run without an update does not have
+RENAMED = {"runtime.stand_in": "runtime.synthetic"}
 TYPES = {  # pydantic's name of an error: what to give
     "int_type": "a whole number",
     "float_type": "a number",
@@ -301,6 +302,8 @@ def _message(error: Any) -> str:
     path = [name for name in error["loc"] if isinstance(name, str)]  # places in a list are left out
     key, kind = ".".join(path), error["type"]
     if kind == "unexpected_keyword_argument":
+        if key in RENAMED:
+            return f"{key}: the key is {RENAMED[key]} now"
         return f"{key}: there is no such key; there are: {_keys(path[:-1])}"
     if kind == "value_error":
         remedy = str(error["ctx"]["error"])

@@ -1,1 +1,1 @@
-"""Where images come from (`sources`, `archives`, `stand_in`) and how they reach the network (`pipeline`)."""
+"""Where images come from (`sources`, `archives`, `synthetic`) and how they reach the network (`loader`)."""

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from bnstudy.data import archives, stand_in
+from bnstudy.data import archives, synthetic
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, int, int]
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 SOURCE_FILE = "SOURCE.json"
-ARRAYS, TORCHVISION, STAND_IN = "arrays", "torchvision", "stand-in"
+ARRAYS, TORCHVISION, SYNTHETIC = "arrays", "torchvision", "synthetic"
 _STALE_SEC = 86400.0  # older work folders were left by processes that were killed
 
 
@@ -54,7 +54,7 @@ class DataError(ValueError):
 class Source:
     """A data set that was found and checked: arrays in `folder`, and what they are.
 
-    `kind` says where they came from: "arrays" (the user's), "torchvision" or "stand-in". `sha256` is over the bytes of
+    `kind` says where they came from: "arrays" (the user's), "torchvision" or "synthetic". `sha256` is over the bytes of
     the four arrays, one after another in the order of `PARTS`. `shape` is (C, H, W). `title` is what SOURCE.json calls
     them for readers, as in "CIFAR-10 (59,889 of 60,000 images exact)"; empty where it does not.
     """
@@ -80,8 +80,8 @@ class Source:
         return self.identity | {"title": self.title}
 
     @property
-    def stand_in(self) -> bool:
-        return self.kind == STAND_IN
+    def synthetic(self) -> bool:
+        return self.kind == SYNTHETIC
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,11 @@ def locate(
     name: str,
     root: Path,
     *,
-    allow_stand_in: bool = False,
+    allow_synthetic: bool = False,
     download: bool = True,
     report: Callable[[str], None] = _to_stderr,
 ) -> Source:
-    """The first of: arrays in `root`/`name`, torchvision's files under `root` or downloaded, a stand-in if allowed.
+    """The first of: arrays in `root`/`name`, torchvision's files under `root` or downloaded, synthetic data if allowed.
 
     What is read from torchvision's files is laid out as arrays, so that it is read so once. Files that are there but
     damaged are an error, never a reason to go on to the next source. Raises DataError saying what was tried and the
@@ -116,7 +116,7 @@ def locate(
     root = Path(root).absolute()
     folder = root / name
     if _has_arrays(folder):
-        return _allowed(_inspect(name, folder), allow_stand_in)
+        return _allowed(_inspect(name, folder), allow_synthetic)
     tried = [f"arrays: {folder / 'train_images.npy'} and its three companions are not there"]
     if name in archives.FILES:
         try:
@@ -124,12 +124,12 @@ def locate(
                 made = archives.prepare(name, root, work, download=download, report=report)
                 _label(made, {"source": TORCHVISION})
                 _publish(made, folder)
-            return _allowed(_inspect(name, folder), allow_stand_in)
+            return _allowed(_inspect(name, folder), allow_synthetic)
         except archives.Damaged as error:
             raise DataError(f"{name}: {error}") from None
         except archives.Unavailable as error:
             tried.append(f"torchvision's files: {error}")
-    if allow_stand_in and name in KNOWN:
+    if allow_synthetic and name in KNOWN:
         return _stand_in(name, root, report)
     raise DataError(_nothing_found(name, folder, tried))
 
@@ -279,7 +279,7 @@ def _about(folder: Path) -> dict[str, Any]:
         raise _unreadable(path, error) from None
     except ValueError as error:
         raise DataError(f"{path} is not readable as JSON ({error}): restore or delete it") from None
-    kinds = (ARRAYS, TORCHVISION, STAND_IN)
+    kinds = (ARRAYS, TORCHVISION, SYNTHETIC)
     if not isinstance(about, dict) or about.get("source", ARRAYS) not in kinds:
         raise DataError(f"{path}: source is not one of {', '.join(kinds)}: restore or delete the file")
     if not isinstance(about.get("sha256", {}), dict):
@@ -296,31 +296,31 @@ def _sha256(arrays: Iterable[Array]) -> str:
     return digest.hexdigest()
 
 
-def _allowed(source: Source, allow_stand_in: bool) -> Source:
-    if source.stand_in and not allow_stand_in:
+def _allowed(source: Source, allow_synthetic: bool) -> Source:
+    if source.synthetic and not allow_synthetic:
         raise DataError(
-            f"{source.folder / SOURCE_FILE} says these are stand-in images, made and not measured: move "
+            f"{source.folder / SOURCE_FILE} says that these images are synthetic: move "
             f"{source.folder} away and put the real data there"
         )
     return source
 
 
 def _stand_in(name: str, root: Path, report: Callable[[str], None]) -> Source:
-    folder = root / STAND_IN / name
+    folder = root / SYNTHETIC / name
     if not _has_arrays(folder):
-        report(f"{name}: making stand-in images")
+        report(f"{name}: generating synthetic images")
         known = KNOWN[name]
         with _work_folder(root, name) as work:
             made = work / "arrays"
             made.mkdir()
-            arrays = stand_in.make(known.shape, known.num_classes, known.num_train, known.num_test)
+            arrays = synthetic.make(known.shape, known.num_classes, known.num_train, known.num_test)
             for part, array in arrays.items():
                 np.save(made / f"{part}.npy", array)
-            _label(made, {"source": STAND_IN, "seed": stand_in.SEED})
+            _label(made, {"source": SYNTHETIC, "seed": synthetic.SEED})
             _publish(made, folder)
     source = _inspect(name, folder)
-    if not source.stand_in:
-        raise DataError(f"{folder / SOURCE_FILE} does not say that these images are a stand-in: delete {folder}")
+    if not source.synthetic:
+        raise DataError(f"{folder / SOURCE_FILE} does not say that these images are synthetic data: delete {folder}")
     return source
 
 

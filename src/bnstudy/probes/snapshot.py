@@ -66,7 +66,7 @@ class Snapshot:
     _replica: nn.Module
     _parameters: Mapping[str, Tensor]
     _kept: Mapping[str, Mapping[Any, Tensor]]
-    _feed: Batches | None
+    _loader: Batches | None
     _initial: Mapping[str, Tensor] | None
     _in_place: bool = False  # whether the network writes over what hooks have seen, which is then kept as a copy
 
@@ -176,9 +176,9 @@ class Snapshot:
 
     def batches(self, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Up to `count` disjoint mini-batches of training images, fewer where the training set ends before."""
-        feed = self._further()
-        for index in range(min(count, feed.num_train // size)):
-            yield self._as_observed(*feed.probe_batch(size, index))
+        loader = self._further()
+        for index in range(min(count, loader.num_train // size)):
+            yield self._as_observed(*loader.probe_batch(size, index))
 
     def test_batches(
         self, size: int, alter: Callable[[Tensor], Tensor] | None = None
@@ -213,9 +213,9 @@ class Snapshot:
         return not torch.equal(first, again)
 
     def _further(self) -> Batches:
-        if self._feed is None:
-            raise LookupError("this snapshot was observed without a feed, so there are no further mini-batches")
-        return self._feed
+        if self._loader is None:
+            raise LookupError("this snapshot was observed without a loader, so there are no further mini-batches")
+        return self._loader
 
     def _as_observed(self, images_NCHW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
         return _laid_out(images_NCHW, self.images_NCHW.dtype, memory_format(self._replica)), labels_N
@@ -235,7 +235,7 @@ def observe(
     step: int = 0,
     epoch: int = 0,
     reads: Collection[str],
-    feed: Batches | None = None,
+    loader: Batches | None = None,
     initial: Mapping[str, Tensor] | None = None,
     layers: tuple[Layer, ...] | None = None,
 ) -> Snapshot:
@@ -256,7 +256,7 @@ def observe(
         layers = network.layers  # type: ignore[assignment]
     assert layers is not None
     unseen = Snapshot(
-        step, epoch, layers, images_NCHW, labels_N, float("nan"), replica, parameters, {}, feed, initial
+        step, epoch, layers, images_NCHW, labels_N, float("nan"), replica, parameters, {}, loader, initial
     )  # fmt: skip
     return _look(unseen, parameters, reads)
 

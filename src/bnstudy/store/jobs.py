@@ -53,7 +53,7 @@ def jobs(configs: Iterable[Config]) -> list[Job]:
         name, runtime = config.data.name, config.runtime
         if name not in found:
             found[name] = sources.locate(
-                name, Path(runtime.data_root), allow_stand_in=runtime.stand_in, download=runtime.download
+                name, Path(runtime.data_root), allow_synthetic=runtime.synthetic, download=runtime.download
             )
         job = Job(config, found[name])
         made.setdefault(job.run_id, job)

@@ -22,7 +22,7 @@ from bnstudy.store.runs import ARROW, State, Store, looks_of
 from bnstudy.store.status import look_key
 
 RUNS = "runs"  # the name of the table with one row a run
-STAND_IN = "stand-in"  # the kind of data source that was made, not measured
+SYNTHETIC = ("synthetic", "stand-in")  # data that was generated; the second is what manifests said before
 
 # Columns every `runs` table has, in this order; options of networks and norms stand between, as far as there are any.
 _FIRST = {"run_id": "string", "model": "string", "network": "string", "norm": "string", "init": "string"}
@@ -224,7 +224,7 @@ def _run_row(
         "data_source": data.get("source"),
         "data_sha256": data.get("sha256"),
         "data_title": data.get("title") or None,  # manifests of earlier releases have none
-        "stand_in": data.get("source") == STAND_IN,
+        "stand_in": data.get("source") in SYNTHETIC,  # the column has the name that published tables have
     }
     row |= {key: code.get(key) for key in ("commit", "dirty", "device", "threads", "num_runs")}
     if "code" in manifest:

@@ -44,7 +44,7 @@ def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> 
     data = {}
     for job in made:
         runtime = job.config.runtime
-        data[job.source.name, runtime.data_root, runtime.stand_in] = job.source.identity
+        data[job.source.name, runtime.data_root, runtime.synthetic] = job.source.identity
     found = [Wanted(job.run_id, max(1, job.num_steps), _kind(job.config), plan_keys(job.config)) for job in made]
     kept = {
         "key": key,
@@ -78,8 +78,8 @@ def _remembered(path: Path, key: str) -> list[Wanted] | None:
         entry = json.loads(path.read_text(encoding="utf-8"))
         if entry["key"] != key:
             return None
-        for name, root, stand_in, identity in entry["data"]:
-            if sources.locate(name, Path(root), allow_stand_in=stand_in, download=False).identity != identity:
+        for name, root, synthetic, identity in entry["data"]:
+            if sources.locate(name, Path(root), allow_synthetic=synthetic, download=False).identity != identity:
                 return None
         return [Wanted(str(run_id), int(work), str(kind), tuple(looks)) for run_id, work, kind, looks in entry["runs"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # what is wrong with data, composing will say

@@ -291,28 +291,28 @@ def _reduce(
 
 
 def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
-    """The main job. Where a data set cannot be had it goes on with made images, says so, and marks what it makes."""
+    """Run the main job, on synthetic images where a data set cannot be had: its results are then marked."""
     from bnstudy.analysis import report  # and with it matplotlib, which takes half a second that no run needs
 
     failed = False
-    stand_ins = set()
-    sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.stand_in=true"]) for name in REPRODUCE}
+    synthetic = set()
+    sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.synthetic=true"]) for name in REPRODUCE}
     workspace = _workspace(results, preset, sweeps)
     Store(results)  # refuses what is no folder
     for name in sweeps:
         files.check_writable(paths.tables(workspace, name))
     for name, configs in sweeps.items():
         grid = with_threads(jobs(configs), results, workers)
-        stand_ins |= {job.source.name for job in grid if job.source.stand_in}
-        if stand_ins:
-            print(_loud(stand_ins))
+        synthetic |= {job.source.name for job in grid if job.source.synthetic}
+        if synthetic:
+            print(_loud(synthetic))
         wanted, bad = make_all(name, grid, results, workers)
         failed |= bad
         reduce(name, workspace, configs, wanted, results)
     failed |= bool(report.make(workspace, html=True))
     log_figures(workspace, results, mode=configs[0].tracking.mode, project=configs[0].tracking.project)
-    if stand_ins:
-        print(_loud(stand_ins))
+    if synthetic:
+        print(_loud(synthetic))
     return int(failed)
 
 
@@ -320,7 +320,7 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, 
     """Adds the seeds of a sweep that are whole, every run of them done, to its published tables, and draws those anew.
 
     Runs that are published already keep their rows, also where their raw runs are gone; `replace` takes the raw run
-    instead where there is one. Raises ValueError for stand-in data, where no seed is whole, for overrides that make
+    instead where there is one. Raises ValueError for synthetic data, where no seed is whole, for overrides that make
     other runs than the preset, where the preset does not ask for what is published, and where a raw run is not what was
     published of it; locks.Locked where another process publishes the sweep.
     """
@@ -347,9 +347,9 @@ def _publish(
     files.settle(target)
     published = publishing.load(results, name)
     wanted = search.reach(jobs(configs), store, published).jobs
-    made = [job.source.name for job in wanted if job.source.stand_in]
+    made = [job.source.name for job in wanted if job.source.synthetic]
     if made:
-        raise ValueError(f"{name} ran on stand-in data ({made[0]}): only real data is published")
+        raise ValueError(f"{name} ran on synthetic data ({made[0]}): only real data is published")
     states = {job.run_id: status.of(job, store) for job in wanted}
     done = {run_id for run_id, now in states.items() if now.done}
     choice = publishing.choose(wanted, done, published, replace=replace)
@@ -440,5 +440,5 @@ def _outcome(store: Store, run_id: str) -> str:
 
 def _loud(names: set[str]) -> str:
     bar = "!" * 100
-    text = f"STAND-IN DATA: {', '.join(sorted(names))} could not be had; made images take its place."
+    text = f"SYNTHETIC DATA: {', '.join(sorted(names))} could not be had; synthetic images replace it."
     return f"{bar}\n{text}\n{bar}"

@@ -10,12 +10,12 @@ import pyarrow as pa
 from torch import nn
 
 from bnstudy import probes
-from bnstudy.data.pipeline import Feed
+from bnstudy.data.loader import Loader
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import Store, as_table, looks_of
 from bnstudy.store.status import Look, lacking, looks
 from bnstudy.training import engine
-from bnstudy.training.construct import build_network, make_feed
+from bnstudy.training.construct import build_network, make_loader
 from bnstudy.training.observer import Observer, Rows
 
 
@@ -32,13 +32,13 @@ def complete(job: Job, store: Store) -> tuple[str, ...]:
     if not missing:
         return ()
     device = engine.device(job.config)
-    feed = make_feed(job, device)
+    loader = make_loader(job, device)
     end = int(manifest["num_steps"])
-    seen = {table: look for table, look in missing.items() if _only_ends(look, manifest, end, feed)}
+    seen = {table: look for table, look in missing.items() if _only_ends(look, manifest, end, loader)}
     if not seen:
         return ()
-    initial = build_network(job.config, feed)
-    observer = Observer(seen, job.config, feed, [{k: v.clone() for k, v in initial.state_dict().items()}])
+    initial = build_network(job.config, loader)
+    observer = Observer(seen, job.config, loader, [{k: v.clone() for k, v in initial.state_dict().items()}])
     tables: dict[str, list[Rows]] = {}
     for step, last in sorted({(0, end == 0), (end, True)}):
         network = _at(step, end, copy.deepcopy(initial), job, store).to(device)
@@ -59,9 +59,9 @@ def _at(step: int, end: int, network: nn.Module, job: Job, store: Store) -> nn.M
     return network
 
 
-def _only_ends(look: Look, manifest: Mapping[str, Any], end: int, feed: Feed) -> bool:
+def _only_ends(look: Look, manifest: Mapping[str, Any], end: int, loader: Loader) -> bool:
     """Whether the look sees nothing but the start and, where its weights were kept, the end."""
-    plan, steps = look.plan, feed.steps_per_epoch
+    plan, steps = look.plan, loader.steps_per_epoch
     if any(probes.due(plan, step, steps, False) for step in range(1, end)):
         return False
     at_end = plan.at_end or plan.at_divergence or probes.due(plan, end, steps, False)

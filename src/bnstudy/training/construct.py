@@ -7,14 +7,14 @@ import torch
 from bnstudy import models, norms
 from bnstudy.config.schema import Config, model_options, norm_options
 from bnstudy.data import sources
-from bnstudy.data.pipeline import Feed
+from bnstudy.data.loader import Loader
 from bnstudy.store.jobs import Job
 
 
-def make_feed(job: Job, device: torch.device) -> Feed:
+def make_loader(job: Job, device: torch.device) -> Loader:
     """The job's batches on its device."""
     data = job.config.data
-    return Feed(
+    return Loader(
         sources.load(job.source),
         batch_size=data.batch_size,
         seed=job.config.seed,
@@ -28,7 +28,7 @@ def make_feed(job: Job, device: torch.device) -> Feed:
     )
 
 
-def build_network(config: Config, feed: Feed) -> torch.nn.Module:
+def build_network(config: Config, loader: Loader) -> torch.nn.Module:
     """The configured network with its initial weights, on the CPU."""
     norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
     return models.build(
@@ -36,8 +36,8 @@ def build_network(config: Config, feed: Feed) -> torch.nn.Module:
         model_options(config),
         norm,
         config.init,
-        feed.shape,
-        feed.num_classes,
+        loader.shape,
+        loader.num_classes,
         config.seed,
         init_scale=config.init_scale,
     )

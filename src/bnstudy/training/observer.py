@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnstudy import probes
 from bnstudy.config.schema import Config
-from bnstudy.data.pipeline import Feed
+from bnstudy.data.loader import Loader
 from bnstudy.probes.snapshot import drawing, observe
 from bnstudy.store.runs import by_column
 from bnstudy.store.status import Look
@@ -31,9 +31,9 @@ class Observer:
     """The looks at runs that share them and their batches, by table. `initial`: each run's weights at step 0."""
 
     def __init__(
-        self, looks: Mapping[str, Look], config: Config, feed: Feed, initial: Sequence[Mapping[str, Tensor]]
+        self, looks: Mapping[str, Look], config: Config, loader: Loader, initial: Sequence[Mapping[str, Tensor]]
     ) -> None:
-        self._looks, self._batch_size, self._feed, self._initial = looks, config.data.batch_size, feed, initial
+        self._looks, self._batch_size, self._loader, self._initial = looks, config.data.batch_size, loader, initial
         self._seed = config.seed
 
     def due(self, step: int, *, last: bool) -> dict[str, Look]:
@@ -41,7 +41,7 @@ class Observer:
         return {
             table: look
             for table, look in self._looks.items()
-            if probes.due(look.plan, step, self._feed.steps_per_epoch, last)
+            if probes.due(look.plan, step, self._loader.steps_per_epoch, last)
         }
 
     def due_at_divergence(self, step: int) -> dict[str, Look]:
@@ -54,16 +54,16 @@ class Observer:
         views = {self._view(look) for look in looks.values()}
         for on, size in sorted(views):
             tables = [table for table, look in looks.items() if self._view(look) == (on, size)]
-            images_NCHW, labels_N = self._feed.batch(step) if on == "train_batch" else self._feed.probe_batch(size)
+            images_NCHW, labels_N = self._loader.batch(step) if on == "train_batch" else self._loader.probe_batch(size)
             with drawing(self._seed, step, images_NCHW.device):
                 seen = observe(
                     network,
                     images_NCHW,
                     labels_N,
                     step=step,
-                    epoch=step // self._feed.steps_per_epoch,
+                    epoch=step // self._loader.steps_per_epoch,
                     reads=probes.reads([looks[table].probe for table in tables]),
-                    feed=self._feed,
+                    loader=self._loader,
                     initial=self._initial[run],
                 )
             for table in tables:

@@ -29,7 +29,7 @@ from bnstudy.store.status import Look
 from bnstudy.tracking import sinks
 from bnstudy.tracking.sinks import Sink
 from bnstudy.training import completion, engine
-from bnstudy.training.construct import build_network, make_feed
+from bnstudy.training.construct import build_network, make_loader
 from bnstudy.training.engine.stacked import unstack
 from bnstudy.training.observer import Observer, Rows
 from bnstudy.training.position import Position
@@ -333,8 +333,8 @@ class _Making:
         engine.prepare_host(threads)
         torch.manual_seed(self._config.seed)
         self._device = engine.device(self._config)
-        feed = make_feed(group.jobs[0], self._device)
-        networks = [build_network(config, feed) for config in configs]
+        loader = make_loader(group.jobs[0], self._device)
+        networks = [build_network(config, loader) for config in configs]
         initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
         self._engine = engine.make(configs, networks, self._device)
         self._store, self._writers = Store(results), list[Writer]()
@@ -343,7 +343,7 @@ class _Making:
         how = engine.facts(self._config, len(configs), self._device)["engine"]
         self._groups = [{"id": group.id, "num_runs": len(configs), "engine": how, "from_step": 0}]
         self._earlier: list[dict[str, Any]] = []  # facts of processes that made a part of the runs before
-        self.training = Training(configs, self._engine, feed, Observer(looks, self._config, feed, initial))
+        self.training = Training(configs, self._engine, loader, Observer(looks, self._config, loader, initial))
         self._before = {job.run_id: _ended_with(job, self._store) for job in group.jobs}
         self._lacked = {job.run_id for job in group.jobs if _lacks(job, results)}
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bnstudy.config.schema import Config, total_steps
-from bnstudy.data.pipeline import Feed
+from bnstudy.data.loader import Loader
 from bnstudy.store.status import Look
 from bnstudy.training.engine.base import Engine, StepResult
 from bnstudy.training.observer import Observer, Rows
@@ -38,10 +38,10 @@ EVALUATION_BATCH = 1000
 class Training:
     """Runs that differ in `optim.lr` alone, trained in lockstep from `position` to the end of the budget."""
 
-    def __init__(self, configs: Sequence[Config], engine: Engine, feed: Feed, observer: Observer) -> None:
+    def __init__(self, configs: Sequence[Config], engine: Engine, loader: Loader, observer: Observer) -> None:
         self.position = Position()
-        self.total_steps = total_steps(configs[0], feed.steps_per_epoch)
-        self._configs, self._engine, self._feed, self._observer = configs, engine, feed, observer
+        self.total_steps = total_steps(configs[0], loader.steps_per_epoch)
+        self._configs, self._engine, self._loader, self._observer = configs, engine, loader, observer
         self._runs = range(engine.num_runs)
         self._pending: list[tuple[int, int, StepResult]] = []  # step, images, what it saw
         self.position.diverged_step, self.position.looks = [None for _ in self._runs], [None for _ in self._runs]
@@ -67,7 +67,7 @@ class Training:
         while not self.finished:
             self._advance()
             looks = self._due()
-            epoch_ended = position.step % self._feed.steps_per_epoch == 0 or position.step == self.total_steps
+            epoch_ended = position.step % self._loader.steps_per_epoch == 0 or position.step == self.total_steps
             marking = mark_due() or epoch_ended
             if marking or looks or len(self._pending) == FLUSH_STEPS or self._sees_divergence():
                 yield from self._flush()
@@ -81,7 +81,7 @@ class Training:
     def _advance(self) -> None:
         began = time.perf_counter()
         step = self.position.step
-        batch = self._feed.batch(step)
+        batch = self._loader.batch(step)
         result = self._engine.step(batch, [lr_at(step, self.total_steps, c.optim) for c in self._configs])
         self._pending.append((step, len(batch[1]), result))
         self.position.step = step + 1
@@ -119,12 +119,12 @@ class Training:
         position.num_images += sum(p[1] for p in pending)
 
     def _close_epoch(self) -> Iterator[Rows]:
-        position, steps_per_epoch = self.position, self._feed.steps_per_epoch
+        position, steps_per_epoch = self.position, self._loader.steps_per_epoch
         epoch = -(-position.step // steps_per_epoch)
         every = self._configs[0].train.evaluate_every_epochs
         test_loss = test_accuracy = [math.nan] * len(self._runs)
         if position.step == self.total_steps or epoch % every == 0:
-            loss_R, accuracy_R = self._engine.evaluate(self._feed.test_batches(EVALUATION_BATCH))
+            loss_R, accuracy_R = self._engine.evaluate(self._loader.test_batches(EVALUATION_BATCH))
             test_loss, test_accuracy = loss_R.tolist(), accuracy_R.tolist()
         speed = position.num_images * len(self._runs) / position.epoch_sec
         for run in self._runs:

@@ -154,7 +154,7 @@ def seen(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, p
     data = frames.needed(workspace, finding.sweep, finding.needs)
     origin = frames.origin(data.values())
     if not finding.images:
-        origin = replace(origin, data=(), stand_in=False)
+        origin = replace(origin, data=(), synthetic=False)
     if finding.published is not None:
         data["published"] = frames.published(analysis / CURVES, finding.published)
     return data, origin
@@ -171,7 +171,7 @@ def judged(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Or
 def draw(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> Figure:
     """The finding's figure under its header, to be made within `figures.style`."""
     header = f"{_setting(data, images=finding.images)}, {_counts(data, images=finding.images)}"
-    fig = figures.new(finding.size, finding.title, header, stand_in=origin.stand_in)
+    fig = figures.new(finding.size, finding.title, header, synthetic=origin.synthetic)
     finding.plot(fig, data)
     return fig
 
@@ -271,7 +271,7 @@ def _page(workspace: Path, drawn: Path, sections: list[Section], rows: list[Row]
             findings.GROUPS[name]: findings.tallied(of) for name, of in findings.grouped(ordered).items()
         },
         sweeps=sweeps,
-        stand_in=any(s.origin.stand_in for s in sections if s.origin),
+        synthetic=any(s.origin.synthetic for s in sections if s.origin),
         num_runs=sum(s["num_done"] for s in sweeps),
         colours=figures.COLOURS,
         tints=figures.TINTS,
@@ -299,7 +299,7 @@ def _svg(drawn: Path, section: Section) -> Markup:
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    if section.origin and not section.origin.stand_in:
+    if section.origin and not section.origin.synthetic:
         head = re.sub(r'viewBox="0 0 (\S+) (\S+)"', _below_header, head)  # the page has its own heading
     return Markup(f'{head} role="img" aria-labelledby="{name}-caption">{rest}')  # matplotlib escapes
 

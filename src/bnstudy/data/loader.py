@@ -30,7 +30,7 @@ Batch = tuple[Tensor, Tensor]
 Alteration = Callable[[Tensor], Tensor]  # of images (N, C, H, W) with values in [0, 1]
 
 
-class Feed:
+class Loader:
     """One run's, or one lockstep group's, mini-batches: images (N, C, H, W) in `dtype`, labels int64 (N,).
 
     `shape` is (C, H, W) as the network sees it. `num_train` images make an epoch of `steps_per_epoch` mini-batches, the

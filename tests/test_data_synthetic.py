@@ -1,18 +1,18 @@
-"""Stand-in images: repeatable, natural-image spectrum, learnable and not trivial."""
+"""Synthetic images: repeatable, natural-image spectrum, learnable and not trivial."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bnstudy.data import stand_in
+from bnstudy.data import synthetic
 
 SHAPES = [(3, 32, 32), (1, 28, 28)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shape_counts_and_classes(shape: tuple[int, int, int]) -> None:
-    arrays = stand_in.make(shape, 10, 510, 300)
+    arrays = synthetic.make(shape, 10, 510, 300)
     assert arrays["train_images"].shape == (510, *shape[1:], shape[0]) and arrays["train_images"].dtype == np.uint8
     assert arrays["test_images"].shape == (300, *shape[1:], shape[0]) and arrays["test_labels"].dtype == np.int64
     assert np.bincount(arrays["train_labels"]).tolist() == [51] * 10
@@ -20,7 +20,7 @@ def test_shape_counts_and_classes(shape: tuple[int, int, int]) -> None:
 
 
 def test_it_is_a_function_of_the_seed() -> None:
-    first, again, other = (stand_in.make((3, 32, 32), 10, 300, 20, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (synthetic.make((3, 32, 32), 10, 300, 20, seed=seed) for seed in (1, 1, 2))
     for part, array in first.items():
         np.testing.assert_array_equal(array, again[part])
     assert (first["train_images"] != other["train_images"]).mean() > 0.9
@@ -28,7 +28,7 @@ def test_it_is_a_function_of_the_seed() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_noise_has_unit_variance_and_amplitude_1_over_f(shape: tuple[int, int, int]) -> None:
-    noise_NCHW = stand_in._noise(np.random.default_rng(0), 2000, shape)
+    noise_NCHW = synthetic._noise(np.random.default_rng(0), 2000, shape)
     assert noise_NCHW.dtype == np.float32
     assert noise_NCHW.var() == pytest.approx(1, rel=0.03)
     power = (np.abs(np.fft.fft2(noise_NCHW)) ** 2).mean((0, 1))
@@ -39,23 +39,25 @@ def test_noise_has_unit_variance_and_amplitude_1_over_f(shape: tuple[int, int, i
 
 
 def test_channels_share_most_of_their_variance() -> None:
-    red, green, blue = stand_in._noise(np.random.default_rng(0), 2000, (3, 32, 32)).transpose(1, 0, 2, 3).reshape(3, -1)
+    red, green, blue = (
+        synthetic._noise(np.random.default_rng(0), 2000, (3, 32, 32)).transpose(1, 0, 2, 3).reshape(3, -1)
+    )
     for one, other in ((red, green), (green, blue), (blue, red)):
         assert 0.6 < np.corrcoef(one, other)[0, 1] < 0.9
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_pixels_are_spread_as_in_photographs(shape: tuple[int, int, int]) -> None:
-    images = stand_in.make(shape, 10, 1000, 10)["train_images"] / 255
-    assert images.mean() == pytest.approx(stand_in.MEAN, abs=0.01)
-    assert images.std() == pytest.approx(stand_in.STD, abs=0.03)  # less what is clipped
+    images = synthetic.make(shape, 10, 1000, 10)["train_images"] / 255
+    assert images.mean() == pytest.approx(synthetic.MEAN, abs=0.01)
+    assert images.std() == pytest.approx(synthetic.STD, abs=0.03)  # less what is clipped
     assert ((images == 0) | (images == 1)).mean() < 0.06
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_linear_model_learns_and_does_not_suffice(shape: tuple[int, int, int]) -> None:
-    arrays = stand_in.make(shape, 10, 4000, 1000)
-    train, test = (arrays[f"{s}_images"].reshape(-1, np.prod(shape)) / 255 - stand_in.MEAN for s in ("train", "test"))
+    arrays = synthetic.make(shape, 10, 4000, 1000)
+    train, test = (arrays[f"{s}_images"].reshape(-1, np.prod(shape)) / 255 - synthetic.MEAN for s in ("train", "test"))
     target = np.eye(10)[arrays["train_labels"]]
     weights = np.linalg.solve(train.T @ train + 30 * np.eye(train.shape[1]), train.T @ target)
     accuracy = ((test @ weights).argmax(1) == arrays["test_labels"]).mean()

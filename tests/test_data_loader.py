@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnstudy.data.pipeline import MARGIN, Feed, channel_statistics
+from bnstudy.data.loader import MARGIN, Loader, channel_statistics
 from bnstudy.data.sources import Arrays, Source
 
 
@@ -30,9 +30,9 @@ def make_arrays(num_train: int = 50, num_test: int = 23, shape: tuple[int, int, 
     return Arrays(**made, source=Source("mine", "arrays", Path("mine"), "0" * 64, num_train, num_test, shape, 7))
 
 
-def make_feed(arrays: Arrays | None = None, **options: Any) -> Feed:
+def make_loader(arrays: Arrays | None = None, **options: Any) -> Loader:
     given: dict[str, Any] = {"batch_size": 8, "seed": 5, "augment": True, "normalise": "channel"}
-    return Feed(arrays or make_arrays(), **(given | options))
+    return Loader(arrays or make_arrays(), **(given | options))
 
 
 # The twin: one image at a time, in float64, straight from the text of the module
@@ -117,7 +117,7 @@ def test_a_batch_is_the_twins(
     options: dict[str, Any] = {
         "batch_size": batch_size, "seed": seed, "augment": augment, "normalise": normalise, "input_size": input_size
     }  # fmt: skip
-    images, labels = make_feed(arrays, dtype=torch.float64, **options).batch(step)
+    images, labels = make_loader(arrays, dtype=torch.float64, **options).batch(step)
     expected, expected_labels = twin_batch(arrays, step, **options)
     np.testing.assert_allclose(images.numpy(), expected, rtol=0, atol=1e-12)
     assert labels.tolist() == expected_labels and labels.dtype == torch.int64
@@ -125,12 +125,12 @@ def test_a_batch_is_the_twins(
 
 def test_float32_is_float64_rounded() -> None:
     for normalise, bound in (("channel", 1e-6), ("unit", 1e-7)):
-        single, double = (make_feed(normalise=normalise, dtype=d).batch(3)[0] for d in (torch.float32, torch.float64))
+        single, double = (make_loader(normalise=normalise, dtype=d).batch(3)[0] for d in (torch.float32, torch.float64))
         assert single.dtype == torch.float32 and single.is_contiguous()
         assert (single - double).abs().max() < bound
-    half = make_feed(dtype=torch.bfloat16).batch(3)[0]
+    half = make_loader(dtype=torch.bfloat16).batch(3)[0]
     assert half.dtype == torch.bfloat16
-    assert torch.equal(half, make_feed().batch(3)[0].bfloat16())
+    assert torch.equal(half, make_loader().batch(3)[0].bfloat16())
 
 
 # Seed and step, and nothing else
@@ -142,41 +142,41 @@ def same(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torc
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_a_batch_depends_on_seed_and_step_alone(augment: bool) -> None:
-    in_order = make_feed(augment=augment)
+    in_order = make_loader(augment=augment)
     batches = [in_order.batch(step) for step in range(3 * in_order.steps_per_epoch)]
-    shuffled = make_feed(augment=augment)
+    shuffled = make_loader(augment=augment)
     list(shuffled.test_batches(5))
     shuffled.probe_batch(4)
     for step in np.random.default_rng(0).permutation(len(batches)):
         torch.manual_seed(int(step))
         torch.rand(3)  # the global generator is nobody's business
         assert same(shuffled.batch(int(step)), batches[step])
-    resumed = make_feed(augment=augment)
+    resumed = make_loader(augment=augment)
     assert same(resumed.batch(2 * in_order.steps_per_epoch + 1), batches[2 * in_order.steps_per_epoch + 1])
 
 
 def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    feed = make_feed()
-    feed.batch(0), feed.probe_batch(4), list(feed.test_batches(10))
+    loader = make_loader()
+    loader.batch(0), loader.probe_batch(4), list(loader.test_batches(10))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_a_caller_does_to_a_batch_stays_with_the_caller() -> None:
-    feed = make_feed()
-    first = feed.batch(0)[0].clone()
-    feed.batch(0)[0].zero_()
-    next(feed.test_batches(4))[0].zero_()
-    assert torch.equal(feed.batch(0)[0], first)
-    assert next(feed.test_batches(4))[0].any()
+    loader = make_loader()
+    first = loader.batch(0)[0].clone()
+    loader.batch(0)[0].zero_()
+    next(loader.test_batches(4))[0].zero_()
+    assert torch.equal(loader.batch(0)[0], first)
+    assert next(loader.test_batches(4))[0].any()
 
 
 def test_seeds_and_epochs_differ() -> None:
     # torch's CPU generator looks at the low 32 bits of its seed only: seeds that differ above must differ all the same.
     seeds = [0, 1, 2, 2**32, 2**32 + 1, 2**63]
-    drawn = [make_feed(seed=seed).batch(0)[0] for seed in seeds]
-    drawn += [make_feed(seed=0).batch(epoch * 7)[0] for epoch in (1, 2, 3)]
+    drawn = [make_loader(seed=seed).batch(0)[0] for seed in seeds]
+    drawn += [make_loader(seed=0).batch(epoch * 7)[0] for epoch in (1, 2, 3)]
     assert all(not torch.equal(one, other) for one, other in itertools.combinations(drawn, 2))
 
 
@@ -186,11 +186,11 @@ def test_every_image_is_seen_once_an_epoch(augment: bool, num_train: int) -> Non
     arrays = make_arrays()
     marked = np.zeros((50, 8, 10, 3), np.uint8) + np.arange(50, dtype=np.uint8)[:, None, None, None]
     arrays = replace(arrays, train_images=marked)
-    feed = make_feed(arrays, augment=augment, num_train=num_train, normalise="unit")
-    assert feed.steps_per_epoch == -(-num_train // 8)
+    loader = make_loader(arrays, augment=augment, num_train=num_train, normalise="unit")
+    assert loader.steps_per_epoch == -(-num_train // 8)
     orders = []
     for epoch in range(3):
-        batches = [feed.batch(epoch * feed.steps_per_epoch + i) for i in range(feed.steps_per_epoch)]
+        batches = [loader.batch(epoch * loader.steps_per_epoch + i) for i in range(loader.steps_per_epoch)]
         assert [len(labels) for _, labels in batches] == [8] * (num_train // 8) + [num_train % 8] * (num_train % 8 > 0)
         which = torch.cat([images.amax((1, 2, 3)) for images, _ in batches]).mul(255).round().long()
         assert torch.equal(which.sort().values, torch.arange(num_train))
@@ -205,8 +205,8 @@ def test_crops_are_uniform_and_half_are_mirrored() -> None:
     images = np.zeros((num, 9, 9, 1), np.uint8)
     images[:, 4, 4], images[:, 4, 3] = 255, 100
     arrays = make_arrays(num, 1, (1, 9, 9))
-    feed = make_feed(replace(arrays, train_images=images), batch_size=num, normalise="unit")
-    seen = feed.batch(0)[0][:, 0]
+    loader = make_loader(replace(arrays, train_images=images), batch_size=num, normalise="unit")
+    seen = loader.batch(0)[0][:, 0]
     place = seen.flatten(1).argmax(1)
     counts = torch.bincount(place, minlength=81).double()
     assert counts.min() > 0  # every offset from -4 to 4, each way
@@ -226,16 +226,16 @@ def test_crops_are_uniform_and_half_are_mirrored() -> None:
 
 def test_the_first_test_images_alone() -> None:
     arrays = make_arrays()
-    some, every = (next(make_feed(arrays, num_test=num).test_batches(100)) for num in (9, None))
+    some, every = (next(make_loader(arrays, num_test=num).test_batches(100)) for num in (9, None))
     assert torch.equal(some[0], every[0][:9]) and torch.equal(some[1], every[1][:9])
     with pytest.raises(ValueError, match=r"data\.num_test = 24: give 1 to 23, which mine has"):
-        make_feed(arrays, num_test=24)
+        make_loader(arrays, num_test=24)
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 1000])
 def test_the_test_set_in_its_order_as_it_is(size: int) -> None:
     arrays = make_arrays()
-    batches = list(make_feed(arrays, dtype=torch.float64, input_size=12, num_train=40).test_batches(size))
+    batches = list(make_loader(arrays, dtype=torch.float64, input_size=12, num_train=40).test_batches(size))
     assert all(len(labels) == size for _, labels in batches[:-1])
     found = torch.cat([images for images, _ in batches])
     expected = [twin_normalised(twin_centred(i, 12), arrays.train_images[:40], "channel") for i in arrays.test_images]
@@ -246,18 +246,18 @@ def test_the_test_set_in_its_order_as_it_is(size: int) -> None:
 @pytest.mark.parametrize("normalise", ["unit", "channel"])
 def test_test_images_are_altered_before_they_are_normalised(normalise: str) -> None:
     arrays = make_arrays()
-    feed = make_feed(arrays, dtype=torch.float64, normalise=normalise)
+    loader = make_loader(arrays, dtype=torch.float64, normalise=normalise)
     inverted = np.ascontiguousarray(255 - arrays.test_images)
-    other = make_feed(dataclasses.replace(arrays, test_images=inverted), dtype=torch.float64, normalise=normalise)
+    other = make_loader(dataclasses.replace(arrays, test_images=inverted), dtype=torch.float64, normalise=normalise)
     found, expected = (
-        torch.cat([x for x, _ in b]) for b in (feed.test_batches(7, lambda x: 1 - x), other.test_batches(7))
+        torch.cat([x for x, _ in b]) for b in (loader.test_batches(7, lambda x: 1 - x), other.test_batches(7))
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_channel_normalised_training_images_have_mean_0_and_variance_1() -> None:
-    feed = make_feed(augment=False, dtype=torch.float64)
-    images = torch.cat([feed.batch(step)[0] for step in range(feed.steps_per_epoch)])
+    loader = make_loader(augment=False, dtype=torch.float64)
+    images = torch.cat([loader.batch(step)[0] for step in range(loader.steps_per_epoch)])
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-13)
     torch.testing.assert_close(images.var((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64))
 
@@ -273,8 +273,8 @@ def test_unit_images_reach_from_0_to_1() -> None:
     arrays = make_arrays()
     images = arrays.train_images.copy()
     images[:, 0, 0], images[:, 0, 1] = 0, 255
-    feed = make_feed(replace(arrays, train_images=images), augment=False, normalise="unit")
-    found = feed.batch(0)[0]
+    loader = make_loader(replace(arrays, train_images=images), augment=False, normalise="unit")
+    found = loader.batch(0)[0]
     assert found.min() == 0 and found.max() == 1
 
 
@@ -283,32 +283,32 @@ def test_probe_batches_are_disjoint_fixed_and_as_they_are(augment: bool) -> None
     arrays = make_arrays()
     marked = np.zeros((50, 8, 10, 3), np.uint8) + np.arange(50, dtype=np.uint8)[:, None, None, None]
     arrays = replace(arrays, train_images=marked)
-    feed = make_feed(arrays, augment=augment, normalise="unit", input_size=10)
+    loader = make_loader(arrays, augment=augment, normalise="unit", input_size=10)
     chosen = []
     for index in range(6):
-        images, labels = feed.probe_batch(8, index)
+        images, labels = loader.probe_batch(8, index)
         which = images.amax((1, 2, 3)).mul(255).round().long()
         assert torch.equal(labels, which % 7)
         assert (images[:, :, 1:-1] == images[:, :, 1:2, :1]).all() and not images[:, :, [0, -1]].any()  # 8 rows of 10
         chosen += which.tolist()
     assert len(set(chosen)) == 48 and chosen != sorted(chosen)
-    feed.batch(11)
-    again, other = (make_feed(arrays, seed=seed, normalise="unit", input_size=10) for seed in (5, 6))
-    assert same(feed.probe_batch(8, 2), again.probe_batch(8, 2))
-    assert not same(feed.probe_batch(8), other.probe_batch(8))
-    assert torch.equal(torch.cat([feed.probe_batch(4, i)[1] for i in (0, 1)]), feed.probe_batch(8)[1])
+    loader.batch(11)
+    again, other = (make_loader(arrays, seed=seed, normalise="unit", input_size=10) for seed in (5, 6))
+    assert same(loader.probe_batch(8, 2), again.probe_batch(8, 2))
+    assert not same(loader.probe_batch(8), other.probe_batch(8))
+    assert torch.equal(torch.cat([loader.probe_batch(4, i)[1] for i in (0, 1)]), loader.probe_batch(8)[1])
 
 
 def test_probe_batches_are_not_the_first_training_batch() -> None:
-    feed = make_feed(augment=False)
-    assert not same(feed.probe_batch(8), feed.batch(0))
+    loader = make_loader(augment=False)
+    assert not same(loader.probe_batch(8), loader.batch(0))
 
 
 def test_its_facts() -> None:
-    feed = make_feed(input_size=12, num_train=41, batch_size=10)
-    assert (feed.shape, feed.num_classes, feed.num_train, feed.steps_per_epoch) == ((3, 12, 12), 7, 41, 5)
-    assert make_feed(input_size=4).shape == (3, 8, 10)  # larger images stay as they are
-    assert feed.batch(0)[0].shape == (10, 3, 12, 12) and feed.batch(4)[0].shape == (1, 3, 12, 12)
+    loader = make_loader(input_size=12, num_train=41, batch_size=10)
+    assert (loader.shape, loader.num_classes, loader.num_train, loader.steps_per_epoch) == ((3, 12, 12), 7, 41, 5)
+    assert make_loader(input_size=4).shape == (3, 8, 10)  # larger images stay as they are
+    assert loader.batch(0)[0].shape == (10, 3, 12, 12) and loader.batch(4)[0].shape == (1, 3, 12, 12)
     assert MARGIN == 4
 
 
@@ -328,7 +328,7 @@ def test_its_facts() -> None:
 )
 def test_options_that_do_not_fit(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        make_feed(**options)
+        make_loader(**options)
 
 
 def test_a_constant_channel_cannot_be_normalised() -> None:
@@ -336,27 +336,27 @@ def test_a_constant_channel_cannot_be_normalised() -> None:
     images = arrays.train_images.copy()
     images[..., 1] = 9
     with pytest.raises(ValueError, match="channel 1 of the training images is constant; use 'unit'"):
-        make_feed(replace(arrays, train_images=images))
+        make_loader(replace(arrays, train_images=images))
 
 
 @pytest.mark.parametrize("size, index", [(51, 0), (10, 5), (0, 0), (8, -1)])
 def test_probe_batches_beyond_the_set(size: int, index: int) -> None:
     with pytest.raises(ValueError, match=rf"probe batch {index} of {size} images: 50 training images make"):
-        make_feed().probe_batch(size, index)
+        make_loader().probe_batch(size, index)
 
 
 def test_steps_and_sizes_below_their_first() -> None:
     with pytest.raises(ValueError, match="step = -1"):
-        make_feed().batch(-1)
+        make_loader().batch(-1)
     with pytest.raises(ValueError, match="size = 0"):
-        next(make_feed().test_batches(0))
+        next(make_loader().test_batches(0))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("augment", [False, True])
 def test_devices_see_the_same(augment: bool) -> None:
     arrays = make_arrays()
-    host, device = (make_feed(arrays, augment=augment, device=device) for device in ("cpu", "cuda"))
+    host, device = (make_loader(arrays, augment=augment, device=device) for device in ("cpu", "cuda"))
     for step in (0, 6, 7, 30):
         (images, labels), (there, labels_there) = host.batch(step), device.batch(step)
         assert there.is_cuda and torch.equal(labels, labels_there.cpu())
@@ -367,8 +367,8 @@ def test_devices_see_the_same(augment: bool) -> None:
 @pytest.mark.parametrize("balanced", [False, True])
 def test_what_is_trained_on_and_what_is_held_out_make_the_training_set(balanced: bool) -> None:
     arrays = make_arrays(50)
-    feed = make_feed(arrays, num_train=14, balanced=balanced, normalise="unit")
-    seen = {split: list(feed.split_batches(split, 4)) for split in ("train", "held_out")}
+    loader = make_loader(arrays, num_train=14, balanced=balanced, normalise="unit")
+    seen = {split: list(loader.split_batches(split, 4)) for split in ("train", "held_out")}
     images, labels = (
         torch.cat([batch[i] for split in ("train", "held_out") for batch in seen[split]]) for i in range(2)
     )
@@ -381,21 +381,21 @@ def test_what_is_trained_on_and_what_is_held_out_make_the_training_set(balanced:
 
 
 def test_nothing_is_held_out_where_all_is_trained_on() -> None:
-    assert list(make_feed().split_batches("held_out", 8)) == []
+    assert list(make_loader().split_batches("held_out", 8)) == []
     with pytest.raises(ValueError, match="split = 'test', size = 8: give one of train, held_out"):
-        next(make_feed().split_batches("test", 8))
+        next(make_loader().split_batches("test", 8))
 
 
 def test_balanced_images_are_the_first_of_each_class() -> None:
     arrays = make_arrays(50)
     skewed = np.array([0] * 20 + [1, 2, 3, 4, 5, 6] * 5, dtype=np.int64)
     arrays = replace(arrays, train_labels=skewed)
-    feed = make_feed(arrays, num_train=14, balanced=True, normalise="unit", augment=False)
-    labels = torch.cat([labels for _, labels in feed.split_batches("train", 5)])
+    loader = make_loader(arrays, num_train=14, balanced=True, normalise="unit", augment=False)
+    labels = torch.cat([labels for _, labels in loader.split_batches("train", 5)])
     assert labels.tolist() == [0, 0, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6]
-    epoch = torch.cat([feed.batch(step)[1] for step in range(feed.steps_per_epoch)])
+    epoch = torch.cat([loader.batch(step)[1] for step in range(loader.steps_per_epoch)])
     assert torch.bincount(epoch).tolist() == [2] * 7
-    plain = make_feed(arrays, num_train=14, normalise="unit", augment=False)
+    plain = make_loader(arrays, num_train=14, normalise="unit", augment=False)
     assert torch.cat([plain.batch(step)[1] for step in range(2)]).tolist() == [0] * 14
 
 
@@ -403,4 +403,4 @@ def test_balanced_images_are_the_first_of_each_class() -> None:
 def test_images_that_cannot_be_balanced_are_refused(num_train: int) -> None:
     skewed = np.array([0] * 20 + [1, 2, 3, 4, 5, 6] * 5, dtype=np.int64)
     with pytest.raises(ValueError, match=rf"data\.num_train = {num_train} with data\.balanced.* at most 35"):
-        make_feed(replace(make_arrays(50), train_labels=skewed), num_train=num_train, balanced=True)
+        make_loader(replace(make_arrays(50), train_labels=skewed), num_train=num_train, balanced=True)

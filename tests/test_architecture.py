@@ -206,7 +206,17 @@ def test_the_lock_has_every_package_that_the_project_names() -> None:
         (
             "dev",
             ("tests",),
-            {"ruff", "mypy", "pandas-stubs", "types-pyyaml", "setuptools", "uv", "pytest-xdist", "import-linter"},
+            {
+                "ruff",
+                "mypy",
+                "pandas-stubs",
+                "types-pyyaml",
+                "setuptools",
+                "uv",
+                "pytest-timeout",
+                "pytest-xdist",
+                "import-linter",
+            },
         ),
         ("notebooks", ("src",), {"ipykernel"}),  # which nbclient starts
     ],

@@ -16,13 +16,13 @@ from pathlib import Path
 
 
 def main(
-    data_root: Path, results: Path, rows: Sequence[str] | None, *, name: str | None = None, readme: bool = False
+    data_root: Path, results: Path, rows: Sequence[str] | None, *, name: str | None = None, docs: bool = False
 ) -> int:
     """Measures the rows named (None: all; none: only shows what is there) and keeps them in RESULTS/bench/NAME.json.
 
     `name`: of the file, by default after the processor or GPU. Rows that were measured before stay, if it was on this
-    machine and with these packages. `readme`: every file's table is written into README.md, too. Exit status 1 if a row
-    failed. Raises ValueError for an unknown row.
+    machine and with these packages. `docs`: every file's table is written into docs/speed.md, too. Exit status 1 if a
+    row failed. Raises ValueError for an unknown row.
     """
     from benchmarks import limits, measure, record, render
     from benchmarks import rows as known
@@ -55,6 +55,6 @@ def main(
     for found, content in records.items():
         if found == path or not chosen:
             print(f"\n{render.table(content)}\n{found}")
-    if readme:
+    if docs:
         render.write(list(records.values()))
     return int(failed)

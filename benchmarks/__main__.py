@@ -17,14 +17,14 @@ def main() -> int:
     )
     parser.add_argument("--rows", default=None, help="comma-separated rows (default: all; empty: only show the tables)")
     parser.add_argument("--name", default=None, help="name of the file in results/bench (default: after the processor)")
-    parser.add_argument("--readme", action="store_true", help="put the tables into README.md, too")
+    parser.add_argument("--docs", action="store_true", help="put the tables into docs/speed.md, too")
     parser.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
     data_root = Path(os.environ.get("BNSTUDY_DATA_ROOT", "data"))
     parser.add_argument("--data-root", type=Path, default=data_root, help="where the images are (default: %(default)s)")
     given = parser.parse_args()
     rows = None if given.rows is None else [row for row in given.rows.split(",") if row]
     try:
-        return benchmarks.main(given.data_root, given.results, rows, name=given.name, readme=given.readme)
+        return benchmarks.main(given.data_root, given.results, rows, name=given.name, docs=given.docs)
     except ValueError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""How a bench is shown: a Markdown table a machine, the same on the console and in README.md."""
+"""How a bench is shown: a Markdown table a machine, the same on the console and in docs/speed.md."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(records: Sequence[dict[str, Any]], path: Path = readme.README) -> None:
-    """Puts the machines' tables into README.md. Raises ValueError where it has no place for them."""
+def write(records: Sequence[dict[str, Any]], path: Path = readme.SPEED) -> None:
+    """Put the machines' tables into docs/speed.md. Raises ValueError where it has no place for them."""
     readme.replace("bench", "\n\n".join(table(record) for record in records) or "Not measured yet.", path)
 
 

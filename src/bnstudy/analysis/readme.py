@@ -1,4 +1,9 @@
-"""The generated parts of README.md: what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
+"""The generated parts of README.md and docs/: tables between markers, and the numbers of claims within sentences.
+
+A table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. A number stands as `<!--CLAIM#N-->132<!---->`:
+the Nth number that was measured for the claim (`#N%`: as a percentage). `<!--verdicts CLAIM ...-->...<!---->` lists
+verdicts.
+"""
 
 from __future__ import annotations
 
@@ -11,60 +16,118 @@ from typing import Any
 
 from bnstudy.analysis import findings
 from bnstudy.analysis.findings import Verdict
+from bnstudy.analysis.frames import MINUS, number
 from bnstudy.store import files
 
-README = Path(__file__).resolve().parents[3] / "README.md"
-REDUCED = "\\*"  # Markdown's asterisk, as a mark
-PAPER, NO_TEST, COURSE, OWN = (findings.GROUPS[name] for name in ("paper", "calibrated", "course", "ours"))
-GROUPS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (  # a claim is of the first that it belongs to
-    (f"{PAPER} as they stand there ({REDUCED}: judged at a reduced scale)",
+ROOT = Path(__file__).resolve().parents[3]
+README = ROOT / "README.md"
+SPEED = ROOT / "docs" / "speed.md"
+MARK = re.compile(r"<!--(?P<what>[^<>]+?)-->(?P<text>[^<>]*)<!---->")
+MEASURED = re.compile(rf"(?<![\w.(])[{MINUS}-]?\d[\d,.]*(?:e[{MINUS}-]?\d+)?(?=$|[,;]| points| %| \()")
+NO_TEST = "\u00b9"  # a footnote's mark
+SMALLER = ("reduced", "grid", "fitted", "epoch")  # claim 4-grid is claim 4 on another scale
+Row = Mapping[str, Any]
+GROUPS: tuple[tuple[str, Callable[[Row], bool]], ...] = (  # a claim is of the first that it belongs to
+    (f"{findings.GROUPS['paper']}, by number",
      lambda row: row["id"].isdigit() and row["origin"] == "paper" and not row["calibrated"]),
-    (NO_TEST, lambda row: bool(row["calibrated"])),
+    (findings.GROUPS["calibrated"], lambda row: bool(row["calibrated"])),
     ("What the paper says in detail", lambda row: row["origin"] == "paper"),
-    (COURSE, lambda row: row["origin"] == "course"),
-    (OWN, lambda row: True),
+    (findings.GROUPS["course"], lambda row: row["origin"] == "course"),
+    (findings.GROUPS["ours"], lambda row: True),
 )  # fmt: skip
 
 
-def replace(name: str, text: str, readme: Path = README) -> None:
-    """Puts `text` between the markers of `name`. Raises ValueError where the file has no such pair."""
-    before = readme.read_text(encoding="utf-8")
+def update(claims_json: Path, readme: Path = README) -> None:
+    """Write everything in README.md that follows from the claims."""
+    rows = json.loads(claims_json.read_text(encoding="utf-8"))
+    replace("claims", short_table(rows), readme)
+    files.write_text(readme, with_numbers(readme.read_text(encoding="utf-8"), rows))
+
+
+def replace(name: str, text: str, page: Path = README) -> None:
+    """Put `text` between the markers of `name`. Raises ValueError where the page has no such pair."""
+    before = page.read_text(encoding="utf-8")
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(before):
-        raise ValueError(f"{readme.name}: there is no {begin} ... {end} to fill")
-    files.write_text(readme, pattern.sub(lambda _: f"{begin}\n{text.strip()}\n{end}", before))
+        raise ValueError(f"{page.name}: there is no {begin} ... {end} to fill")
+    files.write_text(page, pattern.sub(lambda _: f"{begin}\n{text.strip()}\n{end}", before))
+
+
+def with_numbers(text: str, rows: Sequence[Row]) -> str:
+    """The text with every marked number and verdict as the claims have it.
+
+    Raises ValueError for a mark that names a claim or a number that there is not.
+    """
+    by_id = {row["id"]: row for row in rows}
+
+    def claim(name: str, mark: str) -> Row:
+        if name not in by_id:
+            raise ValueError(f"<!--{mark}-->: there is no claim {name}; results/claims.md lists them")
+        return by_id[name]
+
+    def fill(found: re.Match[str]) -> str:
+        mark = found["what"]
+        if mark.startswith("verdicts "):
+            said = [f"{name}: {claim(name, mark)['verdict']}" for name in mark.split()[1:]]
+            return f"<!--{mark}-->claim{'s' if len(said) > 1 else ''} {'; '.join(said)}<!---->"
+        name, _, place = mark.partition("#")
+        measured, index = MEASURED.findall(claim(name, mark)["measured"]), place.removesuffix("%")
+        if not index.isdigit() or not 1 <= int(index) <= len(measured):
+            raise ValueError(f"<!--{mark}-->: claim {name} has the numbers {', '.join(measured) or 'none'}")
+        value = measured[int(index) - 1]
+        if place.endswith("%"):
+            value = f"{number(100 * float(value.replace(MINUS, '-')))} %"
+        return f"<!--{mark}-->{value}<!---->"
+
+    return MARK.sub(fill, text)
+
+
+def short_table(rows: Sequence[Row]) -> str:
+    """A line for each of the paper's numbered claims; where it was not run, what was decided on a smaller scale."""
+    numbered, by_id = [row for row in rows if row["id"].isdigit()], {row["id"]: row for row in rows}
+    lines = ["| | the paper says | scale | n | verdict |", "|---|---|---|---|---|"]
+    for row in numbered:
+        verdict = f"**{row['verdict']}**{NO_TEST if row['calibrated'] else ''}"
+        smaller = [
+            f"{other['scale']}, n = {other['n']}: {other['verdict']}"
+            for suffix in SMALLER
+            if (other := by_id.get(f"{row['id']}-{suffix}")) and other["verdict"] != Verdict.not_run
+        ]
+        if row["verdict"] == Verdict.not_run and smaller:
+            verdict += f" ({'; '.join(smaller)})"
+        scale = {"init": "untrained"}.get(row["scale"], row["scale"])
+        lines.append(_line(row["id"], row["says"].removesuffix("."), scale, row["n"], verdict))
+    counts = Counter(row["verdict"] for row in numbered)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    note = f"{NO_TEST} No test: the set-up was chosen by these numbers, or it is true by construction."
+    return "\n".join([*lines, "", f"{told}. {note}"])
 
 
 def claims_table(claims_json: Path) -> str:
     """The paper's own claims in a table, what else was judged in folded ones, each with a line on what was not run."""
-    rows = json.loads(claims_json.read_text(encoding="utf-8"))
-    left = rows
+    left = json.loads(claims_json.read_text(encoding="utf-8"))
     parts: list[str] = []
     for title, belongs in GROUPS:
         chosen, left = [row for row in left if belongs(row)], [row for row in left if not belongs(row)]
-        if not chosen:
-            continue
-        counts = Counter(row["verdict"] for row in chosen)
-        told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-        if parts:
-            summary = f"<details><summary>{title}: {told}</summary>"
-            parts.append(f"{summary}\n\n{_table(chosen)}\n\n</details>")
-        else:
-            parts.append(f"{title}: {told}.\n\n{_table(chosen)}")
+        if chosen:
+            counts = Counter(row["verdict"] for row in chosen)
+            told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+            parts.append(f"## {title}\n\n{told}.\n\n{_table(chosen)}")
     return "\n\n".join(parts)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| claim | | measured | n | verdict |", "|---|---|---|---|---|"]
+def _table(rows: Sequence[Row]) -> str:
+    lines = ["| claim | | measured | scale | n | verdict |", "|---|---|---|---|---|---|"]
     for row in rows:
-        if row["verdict"] == Verdict.not_run:
-            continue
-        mark = REDUCED if row["id"].isdigit() and row["scale"] == "reduced" else ""
-        verdict = f"**{row['verdict']}**" + (f": {row['reason']}" if row["reason"] else "")
-        cells = (row["id"] + mark, row["says"], row["measured"], str(row["n"]), verdict)
-        lines.append("| " + " | ".join(re.sub(r"([|<>])", r"\\\1", cell.replace("\n", " ")) for cell in cells) + " |")
+        if row["verdict"] != Verdict.not_run:
+            verdict = f"**{row['verdict']}**" + (f": {row['reason']}" if row["reason"] else "")
+            lines.append(_line(row["id"], row["says"], row["measured"], row["scale"], row["n"], verdict))
     waiting = [row["id"] for row in rows if row["verdict"] == Verdict.not_run]
     if waiting:
-        lines += ["", f"Not run yet: claims {', '.join(waiting)}; `results/claims.md` says what would run each."]
+        lines += ["", f"Not run yet: {', '.join(waiting)}; `results/claims.md` says what would run each."]
     return "\n".join(lines if len(waiting) < len(rows) else lines[-1:])
+
+
+def _line(*cells: object) -> str:
+    return "| " + " | ".join(re.sub(r"([|<>])", r"\\\1", str(cell).replace("\n", " ")) for cell in cells) + " |"

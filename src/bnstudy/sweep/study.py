@@ -335,7 +335,7 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, 
     print(told)
     code = report.make(paths.workspace(results, None), html=True)
     if paths.workspace(results, None).resolve() == (readme.README.parent / "results").resolve():
-        readme.replace("claims", readme.claims_table(paths.workspace(results, None) / "claims.json"))
+        readme.update(paths.workspace(results, None) / "claims.json")
     return code
 
 

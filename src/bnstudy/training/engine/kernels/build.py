@@ -49,7 +49,7 @@ def lanes() -> int:
     """Numbers in a vector of the kernels: 16 where the processor has AVX-512, with 32 registers of 16 floats, else 8.
 
     Sums that do not fit the registers go to memory and back: with 16 lanes on 16 registers of 8 floats the kernels
-    were up to eighteen times slower than torch, with 8 about as fast to three times as fast (docs/engine.md).
+    were up to eighteen times slower than torch, with 8 about as fast to three times as fast (docs/speed.md).
     """
     return 16 if " avx512f " in _machine() else 8
 

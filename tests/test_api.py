@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jupytext
+import matplotlib
 import pandas as pd
 import pytest
 import synthetic
@@ -111,3 +113,26 @@ def test_the_notebook_runs_with_images_and_without(project, with_images, monkeyp
     names = runpy.run_path(str(notebook.NOTEBOOKS / "python.py"))
     assert (names["run"] is not None) == with_images
     assert ("fashion_mnist" in capsys.readouterr().out) != with_images
+
+
+def test_the_lesson_trains_and_its_exercises_can_be_typed(project, monkeypatch):
+    matplotlib.use("agg", force=True)
+    text = (notebook.NOTEBOOKS / "lesson.py").read_text(encoding="utf-8")
+    small = {"num_train=10000": "num_train=128", "num_test=2000": "num_test=64", "epochs=2": "epochs=1"}
+    small["RATES = [0.03, 0.1, 0.3, 1.0, 3.0]"] = "RATES = [0.1, 0.3]"
+    for shown, less in small.items():
+        assert text.count(shown) == 1
+        text = text.replace(shown, less)
+    names = session(text)
+    assert len(names["runs"]) == 4 and set(names["others"]) == {"batch", "group", "layer", "none"}
+    exercises = re.findall(r"`train\((.*?)\)`", text)
+    assert len(exercises) >= 5
+    monkeypatch.setattr(bnstudy, "fit", lambda config, **_: config)
+    for arguments in exercises:
+        assert isinstance(eval(f"train({arguments})", names), bnstudy.Config)
+
+
+def test_the_lesson_for_colab_is_the_script():
+    script = jupytext.read(notebook.NOTEBOOKS / "lesson.py")
+    twin = jupytext.read(notebook.NOTEBOOKS / "lesson.ipynb")
+    assert [cell.source for cell in twin.cells] == [cell.source for cell in script.cells]  # jupytext --to ipynb

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import synthetic
 
 from bnstudy.analysis import findings, notebook, report
 
-SCRIPTS = sorted(path for path in notebook.NOTEBOOKS.glob("*.py") if path.stem != "python")  # see test_api
+COMPUTING = {"lesson", "python"}  # see test_api
+SCRIPTS = sorted(path for path in notebook.NOTEBOOKS.glob("*.py") if path.stem not in COMPUTING)
 
 
 def shown(path: Path) -> list[str]:
@@ -45,7 +47,7 @@ def test_what_a_cell_shows_is_the_published_figure_with_its_verdicts(monkeypatch
     (claim,) = (row for row in claims if row["id"] == "11")
     assert exhibit.png.startswith(b"\x89PNG") and claim["measured"] in repr(exhibit)
     page = exhibit._repr_html_()
-    assert "data:image/png;base64," in page and f"<b>{claim['verdict']}</b>" in page
+    assert "data:image/png;base64," in page and f"{claim['verdict']}</b>" in page
 
 
 def test_what_was_not_run_says_so(tmp_path, monkeypatch):
@@ -69,7 +71,8 @@ def test_a_notebook_runs_on_the_published_tables(path, monkeypatch):
 def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "one.py").write_text(
-        '# %% [markdown]\n# # A *title*\n\n# %%\nfrom bnstudy.analysis.notebook import show\n\n# %%\nshow("fig6")\n',
+        "# %% [markdown]\n# # A *title*\n#\n# With $\\gamma$:\n#\n# $$y = x$$\n\n"
+        '# %%\nfrom bnstudy.analysis.notebook import show\n\n# %%\nshow("fig6")\n',
         "utf-8",
     )
     monkeypatch.setattr(notebook, "NOTEBOOKS", tmp_path / "notebooks")
@@ -81,7 +84,9 @@ def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
     assert notebook.make([], tmp_path / "results") == 0
     page = (tmp_path / "results" / "notebooks" / "one.html").read_text(encoding="utf-8")
     assert "<em>title</em>" in page and "data:image/png;base64," in page
-    assert "<b>undecided</b>" in page and "holds the bound" in page
+    assert "undecided</b>" in page and "holds the bound" in page
+    assert "<math " in page and "$" not in page.partition("<body>")[2].partition("<pre>")[0]
+    assert set(re.findall(r"(?:src|href)=\"(https?:[^\"]+)", page)) == set() and "width=device-width" in page
     cells = json.loads((tmp_path / "results" / "notebooks" / "one.ipynb").read_text(encoding="utf-8"))["cells"]
     assert [cell["cell_type"] for cell in cells] == ["markdown", "code", "code"]
     assert "notebook 1/1 one" in capsys.readouterr().out

@@ -1,7 +1,8 @@
-"""What the notebooks show: a finding's figure and verdicts, drawn from tables when the cell is run; and their making.
+"""What the notebooks show, a finding's figure and verdicts drawn when the cell is run; and notebooks as pages.
 
-A notebook is a script in percent format under `analysis/notebooks`: prose and calls of `show`, no computation. Only
-`python`, which shows the interface for Python, computes.
+A notebook is a script in percent format under `analysis/notebooks`: prose and calls of `show`, no computation. Two
+compute: `lesson`, which trains networks, and `python`, which shows the interface for Python. A page needs no network:
+its formulas are MathML, its style is in it.
 """
 
 from __future__ import annotations
@@ -9,19 +10,48 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bnstudy.analysis import figures, findings, frames, report
 from bnstudy.analysis.findings import Row
 from bnstudy.store import files, paths
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 NOTEBOOKS = report.FINDINGS.parent / "notebooks"
 RESULTS = "BNSTUDY_RESULTS"  # environment variable: where the tables are, by default those of the repository
 DPI = 110
 TIMEOUT_SEC = 600  # of a cell
+VERDICTS = {  # background and ink of each
+    "reproduced": ("#CDE8D0", "#14532D"),
+    "partly": ("#FBE7B2", "#6B4A00"),
+    "not reproduced": ("#F6C9C4", "#7F1D1D"),
+    "undecided": ("#DDE1E7", "#374151"),
+    "not run": ("#F1F3F5", "#5B6470"),
+}
+CELL = "text-align: left; vertical-align: top; white-space: normal"  # Jupyter centres, and keeps lines whole
+FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<inline>[^$\n]+?)\$(?!\w)", re.DOTALL)
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 50rem; margin: 0 auto; padding: 1rem; color: #1b1f24; }}
+h1, h2, h3 {{ line-height: 1.25; }} .anchor-link, .prompt {{ display: none; }}
+pre {{ overflow-x: auto; font-size: .85rem; line-height: 1.4; }}
+.input pre {{ background: #f4f6f8; border-radius: 6px; padding: .6rem .8rem; }}
+.output_subarea {{ overflow-x: auto; }} img {{ max-width: 100%; height: auto; }}
+table {{ border-collapse: collapse; font-size: .85rem; }}
+th, td {{ padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #d5d9df; }}
+</style></head><body>
+{body}
+</body></html>
+"""
 
 
 @dataclass(frozen=True)
@@ -39,26 +69,31 @@ class Exhibit:
         if self.problem:
             return f"<p><b>{escape(self.title)}</b>: not run ({escape(self.problem)})</p>"
         image = base64.b64encode(self.png).decode("ascii")
-        names = ("claim", "criterion", "measured", "95 % interval", "n", "verdict", "given")
-        head = "".join(f"<th>{name}</th>" for name in names)
+        names = ("claim", "verdict", "measured", "95 % interval", "n", "criterion", "given")
+        head = "".join(f"<th style='{CELL}'>{name}</th>" for name in names)
         body = "".join(
-            f"<tr><td><b>{escape(r.id)}</b> {escape(r.says)}</td><td>{escape(r.criterion)}</td>"
-            f"<td>{escape(r.measured)}</td><td>{escape(r.spread)}</td><td>{r.n}</td><td><b>{escape(r.verdict)}</b>"
-            f"{'<br>' + escape(r.reason) if r.reason else ''}"
-            f"{'<br>' + escape(r.explanation) if r.explanation else ''}</td>"
-            f"<td>{escape('; '.join(part for part in (r.given, r.calibrated) if part))}</td></tr>"
-            for r in self.rows
+            f"<tr>{''.join(f'<td style={CELL!r}>{cell}</td>' for cell in _cells(row))}</tr>" for row in self.rows
         )
         return (
             f'<img alt="{escape(self.title)}" src="data:image/png;base64,{image}" style="max-width: 100%">'
             f"<p><small>{escape(self.caption)}</small></p>"
-            f"<table style='text-align: left'><tr>{head}</tr>{body}</table>"
+            f"<div style='overflow-x: auto'><table><tr>{head}</tr>{body}</table></div>"
         )
 
     def __repr__(self) -> str:
         if self.problem:
             return f"{self.title}: not run ({self.problem})"
         return "\n".join([self.title, *(f"  {r.id} {r.verdict}, n = {r.n}: {r.measured}" for r in self.rows)])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """A claim as cells of a table."""
+    background, ink = VERDICTS[row.verdict]
+    badge = f"<b style='background: {background}; color: {ink}; padding: 0 .4em'>{escape(row.verdict)}</b>"
+    why = "".join(f"<br>{escape(text)}" for text in (row.reason, row.explanation) if text)
+    given = escape("; ".join(part for part in (row.given, row.calibrated) if part))
+    says = f"<b>{escape(row.id)}</b> {escape(row.says)}"
+    return says, badge + why, escape(row.measured), escape(row.spread), str(row.n), escape(row.criterion), given
 
 
 def show(name: str) -> Exhibit:
@@ -85,30 +120,64 @@ def show(name: str) -> Exhibit:
     return Exhibit(finding.title, finding.caption, drawn.getvalue(), rows)
 
 
-def make(names: Sequence[str], results: Path) -> int:
-    """Runs the notebooks named (none: all) on the tables of `results`, and keeps each as .ipynb and as .html.
+def names() -> dict[str, Path]:
+    """The notebooks' scripts by name."""
+    return {path.stem: path for path in sorted(NOTEBOOKS.glob("*.py"))}
+
+
+def make(chosen: Sequence[str], results: Path) -> int:
+    """Run the notebooks named (none: all) on the tables of `results`, and keep each as .ipynb and as .html.
 
     Raises ValueError for a name that is none, or where the packages that run notebooks are not installed.
     """
-    known = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.py"))}
-    if unknown := [name for name in names if name not in known]:
+    known = names()
+    if unknown := [name for name in chosen if name not in known]:
         raise ValueError(f"notebooks: there is no {unknown[0]!r}; there are {', '.join(known)}")
     try:
-        import jupytext
         import nbformat
         from nbclient import NotebookClient
-        from nbconvert import HTMLExporter
     except ImportError as error:
         raise ValueError(f"notebooks need {error.name}: make setup installs it") from None
     into = paths.notebooks(results)
     os.environ[RESULTS] = str(results.resolve())  # the kernel is a child
-    for number, name in enumerate(names or known, start=1):
-        print(f"notebook {number}/{len(names or known)} {name}", flush=True)
-        made = jupytext.read(known[name])
-        made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        NotebookClient(made, timeout=TIMEOUT_SEC, kernel_name="python3").execute()
-        page, _ = HTMLExporter().from_notebook_node(made)
-        files.write_text(into / f"{name}.ipynb", nbformat.writes(made))
-        files.write_text(into / f"{name}.html", page)
+    for number, name in enumerate(chosen or known, start=1):
+        print(f"notebook {number}/{len(chosen or known)} {name}", flush=True)
+        executed = _script(known[name])
+        NotebookClient(executed, timeout=TIMEOUT_SEC, kernel_name="python3").execute()
+        files.write_text(into / f"{name}.ipynb", nbformat.writes(executed))
+        files.write_text(into / f"{name}.html", _page(name, executed))
         print(into / f"{name}.html", flush=True)
     return 0
+
+
+def page(name: str, results: Path) -> str:
+    """A notebook as a page: with its output if it was run with these results, else the script alone."""
+    import nbformat
+
+    executed = paths.notebooks(results) / f"{name}.ipynb"
+    return _page(name, nbformat.read(executed, as_version=4) if executed.exists() else _script(names()[name]))
+
+
+def _script(path: Path) -> NotebookNode:
+    import jupytext
+
+    notebook = jupytext.read(path)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return notebook
+
+
+def _page(name: str, notebook: NotebookNode) -> str:
+    from nbconvert import HTMLExporter
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FORMULA.sub(_mathml, cell.source)
+    body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
+    return PAGE.format(title=escape(name), body=body)
+
+
+def _mathml(found: re.Match[str]) -> str:
+    from latex2mathml.converter import convert
+
+    formula: str = convert(found["block"] or found["inline"], display="block" if found["block"] else "inline")
+    return formula

@@ -113,6 +113,15 @@ report: $(READY) ## the same, and report.html, a page with all of them
 notebooks: $(READY) ## run the notebooks on the committed tables: results/notebooks/*.html and .ipynb
 	$(BNSTUDY) notebooks $(ARGS)
 
+.PHONY: lab
+lab: $(READY) ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir analysis/notebooks $(ARGS)
+
+.PHONY: docs
+docs: $(READY) ## the documentation as a site: site/index.html; no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet $(ARGS)
+	@echo site/index.html
+
 .PHONY: publish
 publish: $(READY) ## add a sweep's whole seeds to the committed tables: SWEEP=NAME [PRESET=quick|full] [REPLACE=1]
 	@test -n $(call quoted,SWEEP) || { echo "publish: name the sweep, as in: make publish SWEEP=init" >&2; exit 2; }
@@ -148,14 +157,14 @@ bench: $(READY) ## speed against a textbook loop, as ratios
 
 .PHONY: lock
 lock: $(READY) ## resolve the newest packages that pyproject.toml allows into the lock files
-	$(BIN)/uv pip compile $(lock_options) --upgrade --extra dev --extra notebooks pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(lock_options) --upgrade --extra dev --extra notebooks --extra docs pyproject.toml -o requirements.lock
 	printf 'uv\nsetuptools\n' | $(BIN)/uv pip compile $(lock_options) --constraints requirements.lock - -o bootstrap.lock
 
 lock_options := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .PHONY: clean
 clean: ## remove .venv, caches and half-written files; data and results stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build src/*.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build site src/*.egg-info
 	find src tests analysis -name __pycache__ -type d -prune -exec rm -rf {} +
 	find results -name '*.part' -type f -delete 2>/dev/null || true
 

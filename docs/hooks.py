@@ -1,0 +1,87 @@
+"""The pages that hold numbers, made by MkDocs while it builds the site: claims, figures, sweeps, options, notebooks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+import bnstudy
+from bnstudy import cli
+from bnstudy.analysis import findings, notebook, readme, report
+
+ROOT = readme.ROOT
+RESULTS = ROOT / "results"
+CLAIMS = RESULTS / "claims.json"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages, the published figures, and the notebooks as pages of their own."""
+    pages = {"claims.md": claims(), "gallery.md": gallery(), "sweeps.md": sweeps(), "options.md": options()}
+    pages["changes.md"] = (ROOT / "CHANGES.md").read_text(encoding="utf-8")
+    for name, text in pages.items():
+        files.append(File.generated(config, name, content=text))
+    for path in sorted((RESULTS / "figures").glob("*.svg")):
+        files.append(File.generated(config, f"figures/{path.name}", abs_src_path=str(path)))
+    for name in notebook.names():
+        files.append(File.generated(config, f"notebooks/{name}.html", content=notebook.page(name, RESULTS)))
+    return files
+
+
+def claims() -> str:
+    """Every claim with what was measured, and its verdict."""
+    return f"# Claims\n\n{findings.HOW_JUDGED}\n\n{readme.claims_table(CLAIMS)}\n"
+
+
+def gallery() -> str:
+    """Every published figure with its caption and the verdicts of its claims."""
+    rows = json.loads(CLAIMS.read_text(encoding="utf-8"))
+    parts = ["# Figures", "Each figure with its claims, from the published tables. BN is blue, without BN orange."]
+    waiting = []
+    for path in findings.discover(report.FINDINGS):
+        finding = findings.load(path)
+        if not (RESULTS / "figures" / f"{path.stem}.svg").exists():
+            waiting.append(f"`{path.stem}` ({finding.title})")
+            continue
+        parts += [f"## {finding.title}", f"![{finding.title}](figures/{path.stem}.svg)", finding.caption]
+        parts += [_verdicts([row for row in rows if row["finding"] == path.stem])]
+    if waiting:
+        parts += ["## Not run yet", ", ".join(waiting)]
+    return "\n\n".join(parts)
+
+
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(f"- `{row['id']}` {row['says']} **{row['verdict']}** (n = {row['n']})" for row in rows)
+
+
+def sweeps() -> str:
+    """What each sweep is for, and what it costs."""
+    lines = ["# Sweeps", "", "`make sweep-NAME` trains one. Minutes are on two CPU cores; empty: not measured.", ""]
+    lines += ["| sweep | minutes: quick | full | suites | what it is for |", "|---|---|---|---|---|"]
+    for row in bnstudy.sweeps().to_dict("records"):
+        minutes = ["" if math.isnan(row[key]) else f"{row[key]:g}" for key in ("minutes_quick", "minutes_full")]
+        about = re.sub(r"([|*<>])", r"\\\1", row["about"])
+        lines.append(f"| `{row['sweep']}` | {' | '.join([*minutes, row['suites'], about])} |")
+    return "\n".join(lines)
+
+
+def options() -> str:
+    """The help of every command."""
+    os.environ["COLUMNS"] = "110"
+    parts = ["# Options of every command", "Of `bnstudy`, that is `.venv/bin/python -m bnstudy`."]
+    for name, text in _helps():
+        parts.append(f"## {name}\n\n```text\n{text.strip()}\n```")
+    return "\n\n".join(parts)
+
+
+def _helps() -> Iterator[tuple[str, str]]:
+    for action in cli._parser()._actions:
+        if isinstance(action.choices, dict):  # the commands
+            for name, sub in action.choices.items():
+                yield name, sub.format_help()

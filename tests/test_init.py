@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnstudy import models, norms
-from bnstudy.config import schema as config
+from bnstudy.config import plugins
 from bnstudy.models import init
 
 SHAPE = (3, 32, 32)
@@ -58,7 +58,7 @@ def test_the_scale_multiplies_every_weight_and_nothing_else():
 
 
 def test_every_scheme_of_the_configuration_is_there():
-    assert set(init.SCHEMES) == set(config.INITS) == set(STD)
+    assert set(init.SCHEMES) == set(plugins.initialisers()) == set(STD)
 
 
 @pytest.mark.parametrize("scheme", sorted(STD))

@@ -46,7 +46,7 @@ def test_every_run_of_a_stack_is_torchs_sgd(num_runs, momentum, weight_decay, lr
     alive_R = torch.ones(num_runs, dtype=torch.bool) if masked else None
     for step in range(4):
         gradients = draws(1 + step, num_runs)
-        ours.update(gradients, torch.tensor(rates, dtype=torch.float64), alive_R)
+        ours.step(gradients, torch.tensor(rates, dtype=torch.float64), alive_R)
         for run, optimiser in enumerate(torchs):
             for parameter, gradient in zip(twins[run], part(gradients, run, num_runs), strict=True):
                 parameter.grad = gradient
@@ -67,13 +67,13 @@ def test_a_dead_run_keeps_its_weights_and_its_neighbours_never_know(poison, layo
     lr_R = torch.tensor([0.1, 0.2, 0.3])
     dead, living = SGD(weights, 3, optim), SGD(twins, 3, optim)
     for sgd in (dead, living):
-        sgd.update(draws(1, 3, torch.float32), lr_R, None)
+        sgd.step(draws(1, 3, torch.float32), lr_R, None)
     before, velocities = part(weights, 1, 3), part(dead.velocities, 1, 3)
     gradients = draws(2, 3, torch.float32)
-    living.update(gradients, lr_R, torch.tensor([True, True, True]))
+    living.step(gradients, lr_R, torch.tensor([True, True, True]))
     for gradient in gradients:
         gradient.unflatten(0, (3, -1))[1].fill_(poison)
-    dead.update(gradients, lr_R, torch.tensor([True, False, True]))
+    dead.step(gradients, lr_R, torch.tensor([True, False, True]))
     assert all(map(torch.equal, part(weights, 1, 3), before))
     assert all(map(torch.equal, part(dead.velocities, 1, 3), velocities))
     for run in (0, 2):

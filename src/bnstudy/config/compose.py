@@ -217,10 +217,7 @@ def _check_choices(
     """
     groups = _groups()
     given = {
-        leaf
-        for each in overrides
-        for text in _points(each)
-        for leaf in _leaves(each.key_or_group, _read(text).value())
+        leaf for each in overrides for text in _points(each) for leaf in _leaves(each.key_or_group, _read(text).value())
     }
     chosen = sorted(given & groups.keys() & points.keys())
     if not any(_set_by(CONF / group, str(_read(text).value())) for group in chosen for text in points[group]):

@@ -47,6 +47,16 @@ def defaults(kind: str, name: str) -> dict[str, Any]:
     return options
 
 
+@cache
+def initialisers() -> tuple[str, ...]:
+    """The names of the initialisers: the keys of SCHEMES in models/init.py, read from its text as options are."""
+    for node in _tree("models", "init").body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "SCHEMES":
+            assert isinstance(node.value, ast.Dict)
+            return tuple(ast.literal_eval(key) for key in node.value.keys if key)
+    raise ValueError("models/init.py: there is no SCHEMES")
+
+
 def flag(kind: str, name: str, constant: str) -> bool:
     """Whether the component's file sets the module constant to True, as in `STACKABLE = True`; nothing is imported."""
     for node in _tree(kind, _known(kind, name)).body:

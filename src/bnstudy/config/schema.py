@@ -17,7 +17,6 @@ from pydantic import AfterValidator, ConfigDict, Strict, TypeAdapter, Validation
 
 from bnstudy.config import plugins
 
-INITS = ("xavier_uniform", "xavier_normal", "kaiming_normal", "torch_default", "xavier_uniform_biased")
 PRECISIONS = ("fp32", "tf32", "bf16")
 ENGINES = ("auto", "plain", "stacked", "parallel")
 TRACKING_MODES = ("offline", "online", "off")
@@ -222,7 +221,7 @@ class Config(_Section):
 
     model: dict[str, Any] = field(default_factory=lambda: {"name": "resnet"})
     norm: dict[str, Any] = field(default_factory=lambda: {"name": "batch"})
-    init: Annotated[str, _one_of(*INITS)] = "xavier_uniform"
+    init: Annotated[str, _one_of(*plugins.initialisers())] = "xavier_uniform"
     init_scale: Float32 = 1.0  # what the initial weights of convolutions and dense layers are multiplied by
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)

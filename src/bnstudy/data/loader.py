@@ -13,14 +13,14 @@ mirrored; entry i belongs to the i-th image that the epoch shows. So a mini-batc
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bnstudy.data.sources import Array, Arrays
+from bnstudy.data.sources import Array, Arrays, Source
 
 MARGIN = 4  # pixels of zeros around an image that crops reach into (He et al. 2016, section 4.2)
 _TRAINING, _PROBES = 0, 1  # streams of randomness
@@ -59,14 +59,12 @@ class Loader:
 
         Raises ValueError naming the key for values that do not fit the data.
         """
-        available = len(arrays.train_images)
-        num_train = available if num_train is None else num_train
-        if not 1 <= num_train <= available:
-            raise ValueError(f"data.num_train = {num_train}: give 1 to {available}, which {arrays.source.name} has")
-        if not 1 <= batch_size <= num_train:
-            raise ValueError(f"data.batch_size = {batch_size}: give 1 to {num_train}, the number of training images")
-        if num_test is not None and not 1 <= num_test <= (available := len(arrays.test_images)):
-            raise ValueError(f"data.num_test = {num_test}: give 1 to {available}, which {arrays.source.name} has")
+        num_train = check_sizes(
+            arrays.source,
+            num_train=num_train,
+            num_test=num_test,
+            sizes={"data.batch_size": batch_size},
+        )
         chosen = _balanced(arrays, num_train) if balanced else slice(num_train)
         train_images, train_labels = arrays.train_images[chosen], arrays.train_labels[chosen]
         self._arrays, self._chosen, self._input_size = arrays, chosen, input_size
@@ -218,6 +216,21 @@ class _Images:
         row = width + 2 * self.margin
         plane = (height + 2 * self.margin) * row
         return channels * plane, plane, row, 1
+
+
+def check_sizes(source: Source, *, num_train: int | None, num_test: int | None, sizes: Mapping[str, int]) -> int:
+    """The number of training images. Raises ValueError where images, or mini-batches of these sizes by key, lack."""
+    for key, number, available in (
+        ("data.num_train", num_train, source.num_train),
+        ("data.num_test", num_test, source.num_test),
+    ):
+        if number is not None and not 1 <= number <= available:
+            raise ValueError(f"{key} = {number}: give 1 to {available}, which {source.name} has")
+    num_train = source.num_train if num_train is None else num_train
+    for key, size in sizes.items():
+        if not 1 <= size <= num_train:
+            raise ValueError(f"{key} = {size}: give 1 to {num_train}, the number of training images")
+    return num_train
 
 
 def _balanced(arrays: Arrays, num_train: int) -> Array:

@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from bnstudy import norms
 
@@ -69,8 +70,11 @@ def unbiased(network: nn.Module) -> nn.Module:
 
 def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     assert norm.running_var is not None and norm.running_mean is not None
-    scale_C = (norm.running_var + norm.eps).rsqrt() * (norm.weight if norm.affine else 1)
-    shift_C = norm.bias if norm.affine else torch.zeros_like(scale_C)
-    bias_C = torch.zeros_like(scale_C) if layer.bias is None else layer.bias
-    layer.bias = nn.Parameter((bias_C - norm.running_mean) * scale_C + shift_C)
-    layer.weight.mul_(scale_C.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+    gamma_C: torch.Tensor = norm.weight
+    beta_C: torch.Tensor = norm.bias
+    if not norm.affine:
+        gamma_C, beta_C = torch.ones_like(norm.running_var), torch.zeros_like(norm.running_mean)
+    fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
+    layer.weight, layer.bias = fuse(
+        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, gamma_C, beta_C
+    )

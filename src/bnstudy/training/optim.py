@@ -43,7 +43,7 @@ class SGD:
             self.velocities = self._flat.views(self._velocity) if optim.momentum else []
 
     @torch.no_grad()
-    def update(self, gradients: Sequence[Tensor], lr_R: Tensor, alive_R: Tensor | None) -> None:
+    def step(self, gradients: Sequence[Tensor], lr_R: Tensor, alive_R: Tensor | None) -> None:
         """One update. `alive_R` None: all are. `lr_R`, `alive_R` live on the parameters' device."""
         if self._flat is not None:
             self._update_flat(self._flat, gradients, lr_R, alive_R)

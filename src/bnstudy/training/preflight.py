@@ -14,6 +14,7 @@ from torch import nn
 
 from bnstudy import models, norms, probes
 from bnstudy.config.schema import Config, model_options, norm_options
+from bnstudy.data import loader
 from bnstudy.data.sources import Source
 from bnstudy.models.layers import Layer
 from bnstudy.store.jobs import Job
@@ -43,19 +44,12 @@ def _check_device(config: Config) -> None:
 
 
 def _check_data(config: Config, source: Source) -> None:
-    data, available = config.data, source.num_train
-    num_train = available if data.num_train is None else data.num_train
-    if num_train > available:
-        raise ValueError(f"data.num_train = {num_train}: give 1 to {available}, which {source.name} has")
+    data, plans = config.data, config.probes.items()
+    sizes = {"data.batch_size": data.batch_size}
+    sizes |= {f"probes.{name}.batch_size": plan.batch_size for name, plan in plans if plan.batch_size}
+    num_train = loader.check_sizes(source, num_train=data.num_train, num_test=data.num_test, sizes=sizes)
     if data.balanced and num_train % source.num_classes:
         raise ValueError(f"data.num_train = {num_train} with data.balanced: give a multiple of {source.num_classes}")
-    if data.num_test is not None and data.num_test > source.num_test:
-        raise ValueError(f"data.num_test = {data.num_test}: give 1 to {source.num_test}, which {source.name} has")
-    sizes = {"data.batch_size": data.batch_size}
-    sizes |= {f"probes.{name}.batch_size": p.batch_size for name, p in config.probes.items() if p.batch_size}
-    for key, size in sizes.items():
-        if size > num_train:
-            raise ValueError(f"{key} = {size}: give 1 to {num_train}, the number of training images")
 
 
 def _check_components(config: Config, source: Source) -> None:

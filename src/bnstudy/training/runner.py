@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -165,16 +166,14 @@ def run(
         return ended
 
 
-def _train_what_is_left(
-    group: Group, results: Path, endings: Mapping[str, Ending | None], work: _Work
-) -> list[Ended]:
+def _train_what_is_left(group: Group, results: Path, endings: Mapping[str, Ending | None], work: _Work) -> list[Ended]:
     ended = _looked_at(group, results, work.threads)
     ended += _ended_elsewhere(group, results, endings, {one.run_id for one in ended})
     left = tuple(job for job in group.jobs if job.run_id not in {one.run_id for one in ended})
     if left and checkpoint.exists(results, group):  # it goes on whole
         left, ended = group.jobs, []
     if left:
-        ended += _attempt(Group(left), results, work)
+        ended += _train(Group(left), results, work)
     elif all(one.state.done for one in ended):
         checkpoint.forget(results, group)
     return ended
@@ -207,9 +206,7 @@ def _looked_at(group: Group, results: Path, threads: int) -> list[Ended]:
     return ended
 
 
-def _ended_elsewhere(
-    group: Group, results: Path, endings: Mapping[str, Ending | None], known: set[str]
-) -> list[Ended]:
+def _ended_elsewhere(group: Group, results: Path, endings: Mapping[str, Ending | None], known: set[str]) -> list[Ended]:
     """The group's other runs that are done, or that failed in another process since they had these endings."""
     store, ended = Store(results), []
     for job in group.jobs:
@@ -233,20 +230,29 @@ class _Work:
     held: locks.Held
 
 
-def _attempt(group: Group, results: Path, work: _Work) -> list[Ended]:
-    try:
-        return _run(group, results, work)
-    except (OSError, Refused):
-        raise
-    except Exception as error:
-        if (fault := files.fault_of_the_disk(error)) is not None:
-            raise fault from None
-        if len(group.jobs) == 1:
-            return [_fail(group.jobs[0], group, results, error)]
-        names = ", ".join(job.run_id for job in group.jobs)
-        print(f"{names}: {type(error).__name__}: {error}; each goes on by itself", flush=True)
-    # Past the handler, where the exception no longer keeps alive the memory that may have been too little.
-    return _run_apart(group, results, work)
+def _train(group: Group, results: Path, work: _Work) -> list[Ended]:
+    """Train a group; where it raises, each of its runs alone; a run that raises alone has failed."""
+    waiting, ended = deque([group]), list[Ended]()
+    while waiting:
+        now = waiting.popleft()
+        try:
+            ended += _run(now, results, work)
+            continue
+        except (OSError, Refused):
+            raise
+        except Exception as error:
+            if (fault := files.fault_of_the_disk(error)) is not None:
+                raise fault from None
+            if len(now.jobs) == 1:
+                ended.append(_fail(now.jobs[0], now, results, error))
+                continue
+            names = ", ".join(job.run_id for job in now.jobs)
+            print(f"{names}: {type(error).__name__}: {error}; each trains by itself now", flush=True)
+        # Past the handler, where the exception no longer keeps alive the memory that may have been too little.
+        done, apart = _take_apart(now, results, work)
+        ended += done
+        waiting.extend(apart)
+    return ended
 
 
 def _run(group: Group, results: Path, work: _Work) -> list[Ended]:
@@ -279,36 +285,35 @@ def _looks(group: Group, results: Path, saved: dict[str, Any] | None) -> dict[st
     return status.looks(group.jobs[0].config, ended)
 
 
-def _run_apart(group: Group, results: Path, work: _Work) -> list[Ended]:
-    """Makes the runs of a group that raised one by one, each from where the group's checkpoint has it.
+def _take_apart(group: Group, results: Path, work: _Work) -> tuple[list[Ended], list[Group]]:
+    """Split a group that raised: the runs that are done, and for each other one a group and a checkpoint of its own.
 
     What raised may be one run's fault (a probe stumbles over its weights): then it is one run that fails. Or it was too
     much for the memory, of which a run alone needs a part. Nothing that was saved is lost; it is the group that is
     given up, and with runtime.engine=stacked the runs are rounded from here on as runs alone are (the manifest's
-    `groups` say so). Where not even one of them can be built, the cause lies elsewhere: the group stays as it is, to go
-    on whole, and its runs are marked failed.
+    `groups` say so). Where not even one of them can be built, the cause lies elsewhere: the group stays as it is, to be
+    resumed whole, and its runs are marked failed.
     """
-    found = {job.run_id: status.of(job, Store(results)) for job in group.jobs}
-    done = [Ended(run_id, now.state) for run_id, now in found.items() if now.done]  # by a manifest written before
-    left = [job for job in group.jobs if not found[job.run_id].done]
+    states = {job.run_id: status.of(job, Store(results)) for job in group.jobs}
+    ended = [Ended(run_id, now.state) for run_id, now in states.items() if now.done]  # by a manifest written before
+    left = [job for job in group.jobs if not states[job.run_id].done]
     gc.collect()  # what raised left its networks behind
     try:
         for job in left[:1]:
             _Making(Group((job,)), results, work.threads, {})
         work.held.check()
-        _take_apart(group, left, results)
+        _divide_checkpoint(group, left, results)
     except OSError:
         raise
     except Exception as error:
         if (fault := files.fault_of_the_disk(error)) is not None:
             raise fault from None
-        return done + [_fail(job, group, results, error) for job in left]
-    alone = (_attempt(Group((job,)), results, work) for job in left)
-    return done + [ended for each in alone for ended in each]
+        return ended + [_fail(job, group, results, error) for job in left], []
+    return ended, [Group((job,)) for job in left]
 
 
-def _take_apart(group: Group, left: Sequence[Job], results: Path) -> None:
-    """Makes of a group's checkpoint, if it has one, one for each of the runs that are `left`."""
+def _divide_checkpoint(group: Group, left: Sequence[Job], results: Path) -> None:
+    """Replace a group's checkpoint, if it has one, by one for each of the runs that are `left`."""
     saved, num_runs = checkpoint.load(results, group), len(group.jobs)
     for run, job in enumerate(group.jobs):
         if saved is None or job not in left:

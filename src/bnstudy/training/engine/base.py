@@ -27,7 +27,7 @@ class Engine(Protocol):
     def step(self, batch: Batch, lrs: Sequence[float]) -> StepResult:
         """One update of every run that is alive."""
 
-    def update(self, batch: Batch, lr_R: Tensor) -> StepResult:
+    def step_on_device(self, batch: Batch, lr_R: Tensor) -> StepResult:
         """The same with the learning rates (R,), in float64, on the device."""
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:

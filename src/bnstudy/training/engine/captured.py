@@ -47,9 +47,9 @@ class Captured:
         if self._lrs != list(lrs):
             self._lrs = list(lrs)
             self._lr_R.copy_(torch.tensor(self._lrs, dtype=torch.float64))
-        return self.update(batch, self._lr_R)
+        return self.step_on_device(batch, self._lr_R)
 
-    def update(self, batch: Batch, lr_R: Tensor) -> StepResult:
+    def step_on_device(self, batch: Batch, lr_R: Tensor) -> StepResult:
         """`lr_R` is the same tensor in every call."""
         images, labels = batch
         shape = self._shapes.get(images.shape)
@@ -60,7 +60,7 @@ class Captured:
         shape.seen += 1
 
         def act() -> StepResult:
-            return self._engine.update((shape.images, shape.labels), lr_R)
+            return self._engine.step_on_device((shape.images, shape.labels), lr_R)
 
         if shape.seen > WARM_UP and shape.replay is None and self._record is not None:
             try:

@@ -48,9 +48,9 @@ class Lockstep:
         self._device = device
 
     def step(self, batch: Batch, lrs: Sequence[float]) -> StepResult:
-        return self.update(batch, torch.tensor(lrs, dtype=torch.float64, device=self._device))
+        return self.step_on_device(batch, torch.tensor(lrs, dtype=torch.float64, device=self._device))
 
-    def update(self, batch: Batch, lr_R: Tensor) -> StepResult:
+    def step_on_device(self, batch: Batch, lr_R: Tensor) -> StepResult:
         """One update from what lies on the device alone: on a GPU nothing here looks at, or waits for, the host."""
         images_NCHW, labels_N = batch
         self._network.train()
@@ -62,7 +62,7 @@ class Lockstep:
         self._alive_R.logical_and_(loss_R.isfinite() & (loss_R <= self._divergence_loss))
         # Looking at the host costs nothing on the CPU and would stall a GPU, where the update is masked instead.
         all_alive = self._device.type == "cpu" and bool(self._alive_R.all())
-        self._sgd.update(gradients, lr_R.to(loss_R.dtype), None if all_alive else self._alive_R)
+        self._sgd.step(gradients, lr_R.to(loss_R.dtype), None if all_alive else self._alive_R)
         correct_R = (logits_NRK.detach().argmax(2) == labels_N[:, None]).sum(0)
         return StepResult(loss_R, correct_R, self._norm_by_run(gradients), self._alive_R.clone())
 

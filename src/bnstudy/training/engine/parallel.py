@@ -26,13 +26,13 @@ class Parallel:
         self._streams = [torch.cuda.Stream(device) for _ in engines] if device.type == "cuda" else []
 
     def step(self, batch: Batch, lrs: Sequence[float]) -> StepResult:
-        return self.update(batch, torch.tensor(lrs, dtype=torch.float64, device=self._device))
+        return self.step_on_device(batch, torch.tensor(lrs, dtype=torch.float64, device=self._device))
 
-    def update(self, batch: Batch, lr_R: Tensor) -> StepResult:
+    def step_on_device(self, batch: Batch, lr_R: Tensor) -> StepResult:
         results = []
         for run, engine in enumerate(self._engines):
             with self._beside(run):
-                results.append(engine.update(batch, lr_R[run : run + 1]))
+                results.append(engine.step_on_device(batch, lr_R[run : run + 1]))
         self._join()
         return StepResult(*(torch.cat(values) for values in zip(*results, strict=True)))
 

@@ -123,7 +123,7 @@ def test_of_an_array_one_job_raises_and_one_is_killed(sweeps: Sweeps, tmp_path: 
     assert re.search(rf"{members}: partial: job {found[1]} ended first \(.*\); its log: ", said)
     assert said.count("failed: RuntimeError: ") == 2
     status, said = sweeps.run("--launcher", "slurm", "--jobs", "4", "seed=0,1", "data.batch_size=25", *SMALL_JOBS)
-    assert status == 0 and "2 runs, 1 done, 1 to make" in said
+    assert status == 0 and "2 runs, 1 done, 1 to train" in said
     assert written(sweeps.results, sweeps.ids()) == undisturbed(sweeps, tmp_path, "seed=0,1", "data.batch_size=25")
 
 

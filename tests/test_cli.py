@@ -272,13 +272,13 @@ def small(monkeypatch):
 def test_a_sweep_is_made_once_and_reduced(data_root, tmp_path, capsys, small):
     command = ["sweep", "lenet_lr_grid", "--preset", "quick", "--data-root", data_root, "--results", tmp_path]
     assert main(*command) == 0
-    assert "lenet_lr_grid: 2 runs, 0 done, 2 to make" in capsys.readouterr().out
+    assert "lenet_lr_grid: 2 runs, 0 done, 2 to train" in capsys.readouterr().out
     tables = paths.tables(paths.workspace(tmp_path, "quick"), "lenet_lr_grid")
     before = {path.name: path.read_bytes() for path in tables.iterdir()}
     assert set(before) == {"runs.parquet", "epochs.parquet"}  # what the sweep keeps
     assert main(*command) == 0
     captured = capsys.readouterr()
-    assert "lenet_lr_grid: 2 runs, 2 done, 0 to make" in captured.out and str(tables) in captured.out
+    assert "lenet_lr_grid: 2 runs, 2 done, 0 to train" in captured.out and str(tables) in captured.out
     assert {path.name: path.read_bytes() for path in tables.iterdir()} == before
 
 
@@ -347,11 +347,11 @@ def test_a_search_goes_on_where_it_was_cut(sweep, data_root, tmp_path, capsys, m
     with pytest.raises(Cut):
         sweep(*SEARCH, "optim.lr=0.1,1,10,100")
     captured = capsys.readouterr().out
-    assert "of its search 0 to 4 more runs follow these\nlenet_lr_grid: 8 runs, 0 done, 8 to make" in captured
-    assert "of its search 2 more runs follow these\nlenet_lr_grid: 10 runs, 8 done, 2 to make" in captured
+    assert "of its search 0 to 4 more runs follow these\nlenet_lr_grid: 8 runs, 0 done, 8 to train" in captured
+    assert "of its search 2 more runs follow these\nlenet_lr_grid: 10 runs, 8 done, 2 to train" in captured
     rounds = ["made"] * 3
     told, tables = sweep(*SEARCH, "optim.lr=0.1,1,10,100")
-    assert "lenet_lr_grid: 8 runs" not in told and "lenet_lr_grid: 10 runs, 8 done, 2 to make" in told
+    assert "lenet_lr_grid: 8 runs" not in told and "lenet_lr_grid: 10 runs, 8 done, 2 to train" in told
     assert "lenet-none-s0, largest optim.lr that trains: 1.78 to 3.16" in told
     rates = frames.runs(paths.workspace(tmp_path, paths.CUSTOM), "lenet_lr_grid")["lr"]
     assert set(tables) == {"custom"} and sorted(rates.unique()) == [0.1, 1.0, 1.78, 3.16, 10.0, 100.0]

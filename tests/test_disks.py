@@ -76,7 +76,7 @@ def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(tmp_path, ro
         assert study.make("a sweep", jobs(configs), disk, 1)  # still full
         told = capsys.readouterr()
         assert "No space left on device" in told.err and "what was saved is kept" in told.err
-        assert "2 runs, 1 done, 1 to make" in told.out and "Traceback" not in told.err
+        assert "2 runs, 1 done, 1 to train" in told.out and "Traceback" not in told.err
         assert not list(disk.rglob("*.part")) and locks.holders(disk) == {}
         (disk / "filler").unlink()
         assert not study.make("a sweep", jobs(configs), disk, 1)

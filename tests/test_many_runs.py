@@ -13,8 +13,8 @@ import pytest
 from bnstudy.config.schema import from_dict
 from bnstudy.store import index, locks, paths, reduction
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import pace
-from bnstudy.sweep.roster import Wanted
+from bnstudy.sweep.progress import kind, measured, progress
+from bnstudy.sweep.wanted import Wanted
 
 REDUCE = """
 import sys
@@ -33,8 +33,9 @@ def look(results, count):
     """All that `status` does but for composing the sweep, which is remembered too."""
     names = many_runs.run_ids(count)
     entries = index.entries(results, names)
-    runs = [Wanted(name, 235 * many_runs.NUM_EPOCHS, "lenet") for name in names]
-    return pace.how_far(runs, entries, pace.measured(runs, entries, results), locks.holders(results))
+    images, of = 128 * 235 * many_runs.NUM_EPOCHS, kind("lenet", "fp32", "batch", 128, (), 1)
+    runs = [Wanted(name, images, of) for name in names]
+    return str(progress(runs, entries, measured(runs, entries, results), locks.holders(results)))
 
 
 def test_made_runs_are_read_as_real_ones(tmp_path, monkeypatch):

@@ -194,7 +194,7 @@ def test_a_sweep_counts_what_is_published_as_done(tmp_path, root, publish, train
     publish(tmp_path, extended)  # nothing new is whole; from here on the sweep is the extended one
     capsys.readouterr()
     assert study.sweep(NAME, "full", [], tmp_path, 1) == 0
-    assert f"{NAME}: 6 runs, 4 published, 1 done, 1 to make" in capsys.readouterr().out
+    assert f"{NAME}: 6 runs, 4 published, 1 done, 1 to train" in capsys.readouterr().out
     assert trained == [jobs(extended)[5].run_id]
     assert sorted(frames.runs(tmp_path / "full", NAME)["seed"]) == [0, 0, 1, 1, 2, 2]
     assert set(frames.load(tmp_path / "full", NAME, "looks")["seed"]) == {0, 1, 2}
@@ -210,8 +210,8 @@ def test_a_suite_s_estimate_leaves_out_what_is_published(tmp_path, root, publish
     finish(tmp_path, jobs(grid(root, (0,))))
     publish(tmp_path, grid(root, (0,)))
     forget(tmp_path)
-    assert "2 runs,    0 to make" in suite.estimate("s", [NAME], "full", [], tmp_path)
-    assert "2 runs,    2 to make" in suite.estimate("s", [NAME], "full", [], tmp_path, again=True)
+    assert "2 runs,    0 to train" in suite.estimate("s", [NAME], "full", [], tmp_path)
+    assert "2 runs,    2 to train" in suite.estimate("s", [NAME], "full", [], tmp_path, again=True)
 
 
 @pytest.mark.parametrize(("column", "value"), [("lr", 0.2), ("data_sha256", "f" * 64), ("normalise", "mean")])

@@ -247,7 +247,7 @@ def test_a_damaged_run_is_named_and_made_again(tmp_path, root, damage, here, cap
     assert not study.make("a sweep", jobs(configs), tmp_path, 1)
     printed = capsys.readouterr().out
     assert f"{first}: its files are not what was written; it is trained again" in printed
-    assert second not in printed and "2 runs, 1 done, 1 to make" in printed
+    assert second not in printed and "2 runs, 1 done, 1 to train" in printed
     assert written(tmp_path, [first, second]) == wanted
 
 
@@ -565,7 +565,7 @@ def test_a_probe_that_raises_fails_its_run_alone_and_is_tried_again(tmp_path, ro
     assert not under_way(tmp_path)
     raising()
     assert not study.make("a sweep", jobs(configs), tmp_path, 1)
-    assert "3 runs, 2 done, 1 to make" in capsys.readouterr().out
+    assert "3 runs, 2 done, 1 to train" in capsys.readouterr().out
     assert store.state(bad) == State.completed
 
 

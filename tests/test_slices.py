@@ -17,8 +17,9 @@ from bnstudy.store import devices, paths
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import Group
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import budget, launch, pace, study
-from bnstudy.sweep.roster import Wanted
+from bnstudy.sweep import budget, launch, study, wanted
+from bnstudy.sweep.progress import kind, measured, progress
+from bnstudy.sweep.wanted import Wanted
 from bnstudy.training import runner
 
 SWEEP: dict[str, Any] = {
@@ -127,9 +128,11 @@ def _names(sweep, root, preset="full"):
 
 
 def test_the_pace_is_that_of_finished_runs_and_of_checkpoints(tmp_path):
-    runs = [Wanted(name, 9, "one") for name in "abcd"] + [Wanted("e", 9, "other")]
+    one, other = (kind(network, "fp32", "batch", 1, (), 9) for network in ("lenet", "mlp"))
+    runs = [Wanted(name, 9, one) for name in "abcd"] + [Wanted("e", 9, other)]
+    facts = {"network": "lenet", "precision": "fp32", "norm": "batch", "batch_size": 1, "steps": 9}
     entries = {run.run_id: Entry(State.absent) for run in runs} | {
-        "a": Entry(State.completed, 9.0),
+        "a": Entry(State.completed, 9.0, facts=facts),
         "b": Entry(State.partial),
     }
     folder = paths.groups(tmp_path) / "group"
@@ -137,14 +140,14 @@ def test_the_pace_is_that_of_finished_runs_and_of_checkpoints(tmp_path):
     (folder / paths.CHECKPOINT).touch()
     (folder / paths.MEMBERS).write_text("b\n")
     (folder / paths.PACE).write_text(json.dumps({"step": 3, "wall_sec": 15.0}))
-    found = pace.measured(runs, entries, tmp_path)
-    assert found == pace.Pace({"one": 24.0 / 12}, {"b": 3.0})
-    told = "   5 runs: 1 completed, 1 interrupted, 3 pending; about {} left for {}, and 1 of a kind whose speed is not"
-    assert pace.how_far(runs, entries, found, {}).startswith(told.format("48 s", "one process"))  # 2 s x (6 + 9 + 9)
-    assert pace.how_far(runs, entries, found, {}, 2).startswith(told.format("24 s", "2 processes"))
-    assert pace.how_far(runs[4:], entries, found, {}) == "   1 runs: 1 pending"
+    found = measured(runs, entries, tmp_path)
+    assert found.here.sec_per_image(one) == 24.0 / 12 and found.seen == {"b": 3.0}
+    text = "   5 runs: 1 completed, 1 interrupted, 3 pending; about {} left for {}, and 1 of a kind whose speed is not"
+    assert str(progress(runs, entries, found, {})).startswith(text.format("48 s", "one process"))  # 2 s x (6 + 9 + 9)
+    assert str(progress(runs, entries, found, {}, 2)).startswith(text.format("24 s", "2 processes"))
+    assert str(progress(runs[4:], entries, found, {})) == "   1 runs: 1 pending"
     (folder / paths.PACE).write_text("{")
-    assert pace.measured(runs, entries, tmp_path) == pace.Pace({"one": 1.0}, {})
+    assert measured(runs, entries, tmp_path).here.sec_per_image(one) == 1.0
 
 
 def test_a_checkpoint_says_how_far_it_is(root, tmp_path):
@@ -157,8 +160,9 @@ def test_a_checkpoint_says_how_far_it_is(root, tmp_path):
 
     with pytest.raises(runner.Interrupted):
         runner.run(Group((one,)), tmp_path, threads=1, report=report, stop=stop)
-    found = pace.measured([Wanted(one.run_id, 40, "it")], {one.run_id: Entry(State.partial)}, tmp_path)
-    assert 8 <= found.made[one.run_id] < 40 and found.sec["it"] > 0
+    run = wanted.of(one)
+    found = measured([run], {one.run_id: Entry(State.partial)}, tmp_path)
+    assert 8 * 26 <= found.seen[one.run_id] < 40 * 26 == run.work and found.here.sec_per_image(run.kind)
     assert job(config(root, train__steps=None, train__epochs=2)).num_steps == 2 * 4  # the last of 22 images
 
 

@@ -1,4 +1,4 @@
-"""A suite is its sweeps by name; its estimate counts what is still to make."""
+"""A suite is its sweeps by name; its estimate counts what is still to train."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from bnstudy.analysis import report
 from bnstudy.config import compose
-from bnstudy.store import status
+from bnstudy.store import index
+from bnstudy.store.index import Entry
 from bnstudy.store.runs import State
-from bnstudy.store.status import Status
-from bnstudy.sweep import budget, study, suite
+from bnstudy.sweep import budget, study, suite, wanted
 
 
 def test_members_are_the_sweeps_of_that_name() -> None:
@@ -67,19 +67,24 @@ def test_the_estimate_counts_what_is_still_to_make(
     minutes = [compose.expand(name, "full")[0].sweep.minutes["full"] for name in names]
     whole = suite.estimate("textbook", names, "full", overrides, tmp_path)
     assert whole.splitlines()[0].startswith(f"textbook (full): 2 sweeps, about {sum(minutes):.0f} minutes")
-    assert "textbook_lenet                     10 runs,   10 to make" in whole
-    done, absent = Status(State.completed), Status(State.absent)
-    monkeypatch.setattr(status, "of", lambda job, store, verify=True: done if "batch_scratch" in job.run_id else absent)
+    assert "textbook_lenet                     10 runs,   10 to train" in whole
+    looks = {run.run_id: run.looks for name in names for run in wanted.wanted(name, "full", overrides, tmp_path)}
+
+    def entries(results: Path, run_ids: set[str]) -> dict[str, Entry]:
+        done = {run_id: Entry(State.completed, looks=looks[run_id]) for run_id in run_ids if "batch_scratch" in run_id}
+        return dict.fromkeys(run_ids, Entry(State.absent)) | done
+
+    monkeypatch.setattr(index, "entries", entries)
     left = suite.estimate("textbook", names, "full", overrides, tmp_path)
-    assert f"10 runs,    5 to make {minutes[0] / 2:.1f} min".split() == left.splitlines()[1].split()[1:]
+    assert f"10 runs,    5 to train {minutes[0] / 2:.1f} min".split() == left.splitlines()[1].split()[1:]
 
 
 def test_a_run_of_several_sweeps_is_estimated_once(tmp_path: Path, data_root: Path) -> None:
     """The region's search begins with the grid's runs: of its 9 rates the grid has 6."""
     overrides = [f"runtime.data_root='{data_root}'"]
     told = suite.estimate("textbook", ["lenet_lr_grid", "lenet_region"], "quick", overrides, tmp_path).splitlines()
-    assert "lenet_lr_grid                      48 runs,   48 to make" in told[1]
-    assert "lenet_region                       54 runs,   18 to make" in told[2]
+    assert "lenet_lr_grid                      48 runs,   48 to train" in told[1]
+    assert "lenet_region                       54 runs,   18 to train" in told[2]
     said = compose.headers()
     grid, region = (said[name]["minutes"]["quick"] for name in ("lenet_lr_grid", "lenet_region"))
     assert f"about {grid + region * 18 / 54:.0f} minutes" in told[0]

@@ -274,12 +274,15 @@ def _suite(arguments: argparse.Namespace) -> int:
 
 
 @command(
-    "every sweep: completed, diverged, failed, running, pending; time left", _preset(None, otherwise="both"), *PLACES
+    "sweeps that were begun, or those named: runs completed, diverged, failed, running, pending; time left",
+    option("names", SWEEP_NAMES, metavar="SWEEP", nargs="*"),
+    _preset(None, otherwise="both"),
+    *PLACES,
 )
 def _status(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import upkeep
+    from bnstudy.sweep import maintenance
 
-    return upkeep.status(arguments.preset, _with_places(arguments), arguments.results)
+    return maintenance.status(arguments.names, arguments.preset, _with_places(arguments), arguments.results)
 
 
 @command(
@@ -290,16 +293,16 @@ def _status(arguments: argparse.Namespace) -> int:
     overrides="runtime.* and tracking.* only",
 )
 def _retry(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import upkeep
+    from bnstudy.sweep import maintenance
 
-    return upkeep.retry(arguments.sweep, _with_places(arguments), arguments.results, arguments.jobs)
+    return maintenance.retry(arguments.sweep, _with_places(arguments), arguments.results, arguments.jobs)
 
 
 @command("remove one run: its tables, its manifest, its checkpoint; refused while a process trains it", RUN_ID, RESULTS)
 def _clean_run(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import upkeep
+    from bnstudy.sweep import maintenance
 
-    return upkeep.forget(arguments.run_id, arguments.results)
+    return maintenance.forget(arguments.run_id, arguments.results)
 
 
 REDRAWN = "the committed tables, drawn into results/redrawn"

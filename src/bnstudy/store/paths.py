@@ -36,9 +36,9 @@ def lock(results: Path, run_id: str) -> Path:
     return locks(results) / run_id
 
 
-def index(results: Path) -> Path:
+def cache(results: Path) -> Path:
     """What is remembered of runs and sweeps; it can be removed at any time."""
-    return results / "index"
+    return results / "index" / "cache.sqlite"
 
 
 def cluster(results: Path) -> Path:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from bnstudy.config.schema import resolved, resolved_plan
 from bnstudy.store import files, paths, reduction, status
+from bnstudy.store.cache import Cache
 from bnstudy.store.jobs import Job
 from bnstudy.store.reduction import RUNS
 from bnstudy.store.runs import State
@@ -72,9 +73,33 @@ class Published:
 NOTHING = Published()
 
 
-def names(results: Path, sweep: str) -> set[str]:
-    """The run ids that the sweep's table `runs` has as done; for who counts and does not compose."""
-    return {run_id for run_id, row in load(results, sweep).runs.items() if _ended(row)}
+BRIEF = ("network", "precision", "norm", "batch_size", "num_steps", "num_runs", "wall_sec", "looks", "device", "status")
+
+
+def brief(results: Path, sweeps: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By sweep and run id, a few facts of the published runs that are done; remembered while their tables are the same.
+
+    Raises ValueError where a table cannot be read.
+    """
+    cache, found, fresh = Cache(results), dict[str, dict[str, dict[str, Any]]](), dict[str, tuple[str, Any]]()
+    known = cache.read("published")
+    for sweep in sweeps:
+        folder = paths.tables(paths.workspace(results, None), sweep)
+        path = next((path for path in files.current(folder) if path.name == f"{RUNS}.parquet"), None)
+        if path is None:
+            found[sweep] = {}
+            continue
+        stamp = f"{path.stat().st_size} {path.stat().st_mtime_ns} {path.stat().st_ino}"
+        before, value = known.get(sweep, ("", ""))
+        if before == stamp:
+            found[sweep] = json.loads(value)
+            continue
+        rows = {row["run_id"]: row for row in _read(path, folder).to_pylist() if _ended(row)}
+        found[sweep] = {run_id: {key: row.get(key) for key in BRIEF} for run_id, row in rows.items()}
+        fresh[sweep] = stamp, found[sweep]
+    if fresh:
+        cache.write("published", fresh)
+    return found
 
 
 def run_key(job: Job) -> str:
@@ -87,13 +112,17 @@ def load(results: Path, sweep: str) -> Published:
     folder, tables = paths.tables(paths.workspace(results, None), sweep), dict[str, pa.Table]()
     for path in files.current(folder):
         if path.suffix == ".parquet":
-            try:
-                tables[path.stem] = pq.read_table(path, page_checksum_verification=True).replace_schema_metadata(None)
-            except (OSError, ValueError, pa.ArrowException) as error:
-                why = f"{path} cannot be read ({type(error).__name__})"
-                raise ValueError(f"{why}: git restores it; without it, remove the folder {folder}") from None
+            tables[path.stem] = _read(path, folder)
     runs = {row["run_id"]: row for row in tables.pop(RUNS).to_pylist()} if RUNS in tables else {}
     return Published(runs, tables) if runs else Published()
+
+
+def _read(path: Path, folder: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, page_checksum_verification=True).replace_schema_metadata(None)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        why = f"{path} cannot be read ({type(error).__name__})"
+        raise ValueError(f"{why}: git restores it; without it, remove the folder {folder}") from None
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,17 @@ from bnstudy.analysis import readme
 from bnstudy.config import compose
 from bnstudy.config.identity import canonical, changed_defaults, with_former_defaults
 from bnstudy.config.schema import Config, Search, resolved
-from bnstudy.store import devices, files, index, locks, paths, publishing, reduction, status
+from bnstudy.store import devices, files, locks, paths, publishing, reduction, status
 from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import State, Store
 from bnstudy.store.status import Status
-from bnstudy.sweep import budget, launch, launchers, pace, roster, search, sharing, slurm
+from bnstudy.sweep import budget, launch, launchers, search, sharing, slurm
 from bnstudy.sweep.launch import Ended
 from bnstudy.sweep.launchers import LOCAL, Launcher
 from bnstudy.sweep.plan import plan
+from bnstudy.sweep.survey import Survey
+from bnstudy.sweep.wanted import remember, wanted
 from bnstudy.tracking.sinks.console import Progress
 from bnstudy.tracking.sync import log_figures
 
@@ -91,6 +93,7 @@ def sweep(
     Store(results)  # refuses what is no folder
     files.check_writable(paths.tables(workspace, name))
     print(compose.describe(name))
+    remember(name, preset, overrides, grid, results)
     published = NOTHING if again else publishing.load(results, name)
     failed = False
     try:
@@ -98,12 +101,12 @@ def sweep(
             at_once = workers or _at_once(part, results)
             failed |= make_all(title, part, results, at_once, launcher, published=published)[1]
     except budget.Spent as spent:
-        waiting = left([name], [name], preset, overrides, results, workers, again=again)
+        waiting = left([name], preset, overrides, results, workers, again=again)
         raise budget.Spent(f"{spent}{waiting}") from None
     if not launcher.wait:
         return 0
-    wanted = search.reach(grid, Store(results), published).jobs
-    print(f"tables: {reduce(name, workspace, configs, wanted, results, published)}")
+    every = search.reach(grid, Store(results), published).jobs
+    print(f"tables: {reduce(name, workspace, configs, every, results, published)}")
     options = shlex.quote(f"--results={shlex.quote(str(results))}".replace("$", "$$"))
     elsewhere = "" if results == Path("results") else f" ARGS={options}"
     print(f"to draw them: make report PRESET={workspace.name}{elsewhere}")
@@ -112,7 +115,6 @@ def sweep(
 
 def left(
     names: Sequence[str],
-    like: Sequence[str],
     preset: str,
     overrides: Sequence[str],
     results: Path,
@@ -120,21 +122,14 @@ def left(
     *,
     again: bool = False,
 ) -> str:
-    """A line for each of these sweeps that is not done: how far it is, and how long it still takes.
-
-    Their speed is that of the runs so far, of their kind, of the sweeps `like`.
-    """
-    runs = {name: roster.wanted(name, preset, overrides, results) for name in {*names, *like}}
-    every = [run for each in runs.values() for run in each]
-    entries, said = index.entries(results, {run.run_id for run in every}), compose.headers()
-    speed = pace.measured(every, entries, results)
-    lines = []
+    """A line for each of these sweeps that is not done: how far it is, and how long it still takes."""
+    runs = {name: wanted(name, preset, overrides, results) for name in names}
+    survey, said, lines = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers(), []
     for name in names:
-        published = set() if again else publishing.names(results, name)
-        if not all(entries[run.run_id].state.done or run.run_id in published for run in runs[name]):
+        progress = survey.progress(name, runs[name], processes=workers, again=again)
+        if progress.pending:
             then = "; its search follows" if said[name].get("search") else ""
-            told = pace.how_far(runs[name], entries, speed, {}, workers, published)
-            lines.append(f"\n{name:24} {told}{then}")
+            lines.append(f"\n{name:24} {progress}{then}")
     return "".join(lines)
 
 
@@ -222,7 +217,7 @@ def make(
     pending -= known
     _explain([job for job in wanted if job.run_id in pending], found, store)
     counted = f"{len(known)} published, " if known else ""
-    print(f"{title}: {len(wanted)} runs, {counted}{num_done} done, {len(pending)} to make")
+    print(f"{title}: {len(wanted)} runs, {counted}{num_done} done, {len(pending)} to train")
     if known:
         print(f"{title}: AGAIN=1 (--again) trains those that are published, too")
     if not pending:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from bnstudy.analysis import report
 from bnstudy.config import compose
-from bnstudy.store import publishing, status
-from bnstudy.store.jobs import jobs
-from bnstudy.store.runs import Store
+from bnstudy.store import devices
 from bnstudy.sweep import budget, study
+from bnstudy.sweep.survey import Survey
+from bnstudy.sweep.wanted import wanted
 
 
 def members(suite: str) -> list[str]:
@@ -41,7 +42,7 @@ def run(
         try:
             codes.append(study.sweep(name, preset, overrides, results, workers, again=again))
         except budget.Spent as spent:
-            waiting = study.left(names[place + 1 :], names, preset, overrides, results, workers, again=again)
+            waiting = study.left(names[place + 1 :], preset, overrides, results, workers, again=again)
             raise budget.Spent(f"{spent}{waiting}") from None
     workspaces = [study.workspace_of(name, preset, overrides, results) for name in names]
     return max(*codes, *(report.make(workspace, html=True) for workspace in dict.fromkeys(workspaces)))
@@ -50,28 +51,29 @@ def run(
 def estimate(
     suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path, *, again: bool = False
 ) -> str:
-    """A line a sweep and their sum: runs in all and to make, minutes on two CPU cores as the sweeps' files say.
+    """A line a sweep and their sum: runs in all and to train, minutes at the speeds that are known on this machine's
+    cores, or as the sweeps' files say of two.
 
-    What is published is not to make, unless it is trained `again`; a run that several sweeps ask for is to make in the
-    first alone.
+    What is published is not to train, unless `again`; a run that several sweeps ask for counts for the first alone.
     """
-    store = Store(results)
-    lines, total, untold = [], 0.0, []
-    counted: set[str] = set()
+    runs = {name: wanted(name, preset, overrides, results) for name in names}
+    survey, said = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers()
+    lines, total, unknown, counted = [], 0.0, list[str](), set[str]()
     for name in names:
-        configs = compose.expand(name, preset, overrides)
-        wanted = jobs(configs)
-        waiting = {job.run_id for job in wanted if not status.of(job, store, verify=False).done} - counted
-        waiting -= set() if again else publishing.load(results, name).ids(wanted)
-        counted |= waiting
-        pending = len(waiting)
-        minutes = configs[0].sweep.minutes.get(preset)
-        if minutes is None:
-            untold.append(name)
+        left = [run for run in runs[name] if run.run_id not in counted]
+        progress = survey.progress(name, left, again=again)
+        counted |= {run.run_id for run in left}
+        minutes = said[name].get("minutes", {}).get(preset)
+        if not progress.unknown:
+            sec = progress.sec / devices.cores()
+        elif minutes is not None:
+            sec = 60 * minutes * progress.pending / len(runs[name])
         else:
-            total += minutes * pending / len(wanted)
-        told = "unknown" if minutes is None else f"{minutes * pending / len(wanted):.1f} min"
-        lines.append(f"  {name:32} {len(wanted):4} runs, {pending:4} to make {told:>10}")
-    also = f", and what {', '.join(untold)} takes" if untold else ""
-    head = f"{suite} ({preset}): {len(names)} sweeps, about {total:.0f} minutes on two CPU cores{also}"
+            unknown.append(name)
+            sec = math.nan
+        total += 0.0 if math.isnan(sec) else sec
+        time = "unknown" if math.isnan(sec) else f"{sec / 60:.1f} min"
+        lines.append(f"  {name:32} {len(runs[name]):4} runs, {progress.pending:4} to train {time:>10}")
+    also = f", and what {', '.join(unknown)} takes" if unknown else ""
+    head = f"{suite} ({preset}): {len(names)} sweeps, about {total / 60:.0f} minutes{also}"
     return "\n".join([head, *lines])

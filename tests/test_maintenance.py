@@ -12,12 +12,14 @@ from bnstudy.config import compose
 from bnstudy.config.schema import resolved
 from bnstudy.data.sources import DataError
 from bnstudy.store import index, locks, paths
+from bnstudy.store.cache import Cache
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import jobs, under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import launch, pace, roster, upkeep
-from bnstudy.sweep.roster import Wanted
+from bnstudy.sweep import launch, maintenance, wanted
+from bnstudy.sweep.progress import Speeds, kind, measured, progress
+from bnstudy.sweep.wanted import Wanted
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def states(results, *ids):
 
 
 def file(results):
-    return paths.index(results) / "runs.json"
+    return paths.cache(results)
 
 
 def test_the_index_is_what_the_store_says_whatever_happens_to_a_run(tmp_path):
@@ -59,7 +61,9 @@ def test_the_index_is_what_the_store_says_whatever_happens_to_a_run(tmp_path):
         assert [e.state for e in found.values()] == [store.state(name, verify=False) for name in ids]
         return found
 
-    assert agree()["a"] == Entry(State.completed, 4.0, "init") and agree()["b"] == Entry(State.failed, None, "init")
+    first, second = agree()["a"], agree()["b"]
+    assert (first.state, first.sec, first.sweep) == (State.completed, 4.0, "init")
+    assert (second.state, second.sec, second.sweep) == (State.failed, None, "init")
     ended(tmp_path, "b", "diverged")
     assert agree()["b"].state == State.diverged
     (paths.run(tmp_path, "a") / "steps.parquet").unlink()
@@ -85,30 +89,36 @@ def test_what_did_not_change_is_not_opened_again(tmp_path, monkeypatch):
         opened.append(name)
         return Entry(State.failed)
 
-    monkeypatch.setattr(index, "_look", look)
+    monkeypatch.setattr(index, "_read", look)
     assert states(tmp_path, *"abc") == ["completed"] * 3 and not opened
     ended(tmp_path, "b")
     assert states(tmp_path, *"abc") == ["completed", "failed", "completed"] and opened == ["b"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[]", b"\xff", b'{"schema":1}', b'{"schema":1,"runs":{"a":[1]}}', b'{"schema":9,"runs":{}}',
-     b'{"schema":1,"runs":{"a":[[1],"fine",1,null]}}', b'{"schema":1,"runs":[]}', b"[" * 100_000],
-)  # fmt: skip
-def test_an_index_that_is_damaged_or_missing_is_made_anew(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_cache_that_is_damaged_or_missing_is_begun_anew(tmp_path, content, monkeypatch):
     ended(tmp_path, "a")
     assert states(tmp_path, "a") == ["completed"]
-    whole = file(tmp_path).read_bytes()
-    file(tmp_path).write_bytes(content)
-    assert states(tmp_path, "a") == ["completed"] and file(tmp_path).read_bytes() == whole
-    file(tmp_path).unlink()
-    assert states(tmp_path, "a") == ["completed"] and file(tmp_path).read_bytes() == whole
+    for damage in (lambda: file(tmp_path).write_bytes(content), file(tmp_path).unlink):
+        damage()
+        assert states(tmp_path, "a") == ["completed"]
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "_read", lambda *_: pytest.fail("it is remembered"))
+            assert states(tmp_path, "a") == ["completed"]
+
+
+def test_values_of_another_version_are_read_anew(tmp_path):
+    ended(tmp_path, "a")
+    states(tmp_path, "a")
+    stamp, _ = Cache(tmp_path).read("run")["a"]
+    for value in ({"state": "fine"}, [1], None, {"state": "completed", "looks": [], "more": 1}):
+        Cache(tmp_path).write("run", {"a": (stamp, value)})
+        assert states(tmp_path, "a") == ["completed"]
 
 
 def test_where_the_index_cannot_be_kept_it_is_done_without(tmp_path):
     ended(tmp_path, "a")
-    paths.index(tmp_path).write_text("a file where a folder belongs")
+    paths.cache(tmp_path).parent.write_text("a file where a folder belongs")
     assert states(tmp_path, "a") == ["completed"]
 
 
@@ -126,69 +136,86 @@ def sweep(tmp_path, data_root, monkeypatch):
 
     monkeypatch.setattr(compose, "expand", counted)
 
-    def wanted(preset="quick", root=data_root):
-        return roster.wanted("init", preset, [f"runtime.data_root='{root}'"], tmp_path / "results")
+    def composed_or_not(preset="quick", root=data_root):
+        return wanted.wanted("init", preset, [f"runtime.data_root='{root}'"], tmp_path / "results")
 
-    return folder / "init.yaml", composed, wanted
+    return folder / "init.yaml", composed, composed_or_not
 
 
 def test_a_sweep_is_composed_once_until_something_that_decides_it_changes(tmp_path, data_root, sweep, monkeypatch):
-    path, composed, wanted = sweep
-    fresh = wanted()
+    path, composed, asked = sweep
+    monkeypatch.setattr(wanted, "_common", wanted._common.__wrapped__)  # looks again each time
+    fresh = asked()
     configs = compose.expand("init", "quick", [f"runtime.data_root='{data_root}'"])
     assert [run.run_id for run in fresh] == names(configs) and {run.work for run in fresh} == {1}
-    assert wanted() == fresh and len(composed) == 2
-    full = wanted("full")
-    assert len(composed) == 3 and wanted() == fresh and wanted("full") == full and len(composed) == 3
+    assert asked() == fresh and len(composed) == 2
+    full = asked("full")
+    assert len(composed) == 3 and asked() == fresh and asked("full") == full and len(composed) == 3
     path.write_text(path.read_text() + "seed: 7\n")
-    assert [run.run_id for run in wanted()] and len(composed) == 4
-    for kept in paths.index(tmp_path / "results").iterdir():
-        kept.write_text("{")
-    assert wanted() is not None and len(composed) == 5
+    assert [run.run_id for run in asked()] and len(composed) == 4
+    file(tmp_path / "results").write_text("{")
+    assert asked() is not None and len(composed) == 5
     other = tmp_path / "other"
     shutil.copytree(data_root, other)
-    there = wanted(root=other)
+    there = asked(root=other)
     label = other / "cifar10" / "SOURCE.json"
     label.write_text(json.dumps({"source": "torchvision"}))  # another identity
-    assert {run.run_id for run in wanted(root=other)}.isdisjoint(run.run_id for run in there)
+    assert {run.run_id for run in asked(root=other)}.isdisjoint(run.run_id for run in there)
     shutil.rmtree(other / "cifar10")
     with pytest.raises(DataError, match="not to be had"):
-        roster.wanted("init", "quick", [f"runtime.data_root='{other}'", "runtime.download=false"], tmp_path / "results")
+        wanted.wanted("init", "quick", [f"runtime.data_root='{other}'", "runtime.download=false"], tmp_path / "results")
 
 
 def test_the_components_defaults_have_a_say(monkeypatch, tmp_path):
-    before = roster._key("init")
-    assert before == roster._key("init") != roster._key("precision")
+    monkeypatch.setattr(wanted, "_common", wanted._common.__wrapped__)
+    before = wanted._deciding("init")
+    assert before == wanted._deciding("init") != wanted._deciding("precision")
     package = tmp_path / "package"
-    shutil.copytree(roster.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "data"))
-    monkeypatch.setattr(roster, "PACKAGE", package)
-    copied = roster._key("init")
+    shutil.copytree(wanted.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    monkeypatch.setattr(wanted, "PACKAGE", package)
+    copied = wanted._deciding("init")
     norm = package / "norms" / "batch.py"
     norm.write_text(norm.read_text().replace("1e-5", "1e-4"))
-    assert roster._key("init") != copied
+    assert wanted._deciding("init") != copied
 
 
 def test_how_far_and_how_long_still(tmp_path):
     def how_far(runs, entries, holders):
-        return pace.how_far(runs, entries, pace.measured(runs, entries, tmp_path), holders)
+        return str(progress(runs, entries, measured(runs, entries, tmp_path), holders))
 
-    here = Holder("h", 1)
-    runs = [Wanted(name, work, "one") for name, work in zip("abcdefg", (1, 3, 2, 2, 2, 5, 1), strict=True)]
+    def completed(sec, steps):
+        facts = {"network": "lenet", "precision": "fp32", "norm": "batch", "batch_size": 10, "steps": steps}
+        return Entry(State.completed, sec, facts=facts)
+
+    here, one = Holder("h", 1), kind("lenet", "fp32", "batch", 10, (), 1)
+    runs = [Wanted(name, 10 * steps, one) for name, steps in zip("abcdefg", (1, 3, 2, 2, 2, 5, 1), strict=True)]
     entries = dict.fromkeys("abcdefg", Entry(State.absent)) | {
-        "a": Entry(State.completed, 30.0),
+        "a": completed(30.0, 1),
         "b": Entry(State.diverged, 90.0),
         "c": Entry(State.failed),
         "d": Entry(State.partial),
         "e": Entry(State.partial),
     }
-    told = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 interrupted, 2 pending; "
-    assert how_far(runs, entries, {}) == told + "about 6 min 0 s left for one process"
-    told = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 running, 1 interrupted, 1 pending; "
+    counts = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 interrupted, 2 pending; "
+    assert how_far(runs, entries, {}) == counts + "about 6 min 0 s left for one process"
+    counts = "   7 runs: 1 completed, 1 diverged, 1 failed, 2 running, 1 interrupted, 1 pending; "
     two = {"e": here, "f": Holder("h", 2)}
-    assert how_far(runs, entries, two) == told + "about 3 min 0 s left for 2 processes"
+    assert how_far(runs, entries, two) == counts + "about 3 min 0 s left for 2 processes"
     nothing_done = {name: Entry(State.absent) for name in "abcdefg"}
     assert how_far(runs, nothing_done, {}) == "   7 runs: 7 pending"
     assert how_far(runs[:2], entries, {}) == "   2 runs: 1 completed, 1 diverged"
+
+
+def test_a_kind_that_is_not_known_takes_what_the_most_similar_one_takes():
+    speeds = Speeds()
+    speeds.add(kind("lenet", "fp32", "batch", 32, ["weights"], 9), 100, 50.0)
+    speeds.add(kind("lenet", "fp32", "batch", 32, (), 9), 100, 10.0)
+    speeds.add(kind("lenet", "fp32", "none", 64, (), 9), 100, 1.0)
+    assert speeds.sec_per_image(kind("lenet", "fp32", "batch", 32, ["weights"], 9)) == 0.5
+    assert speeds.sec_per_image(kind("lenet", "fp32", "batch", 64, (), 9)) == 0.3  # of BN, whatever looks
+    assert speeds.sec_per_image(kind("lenet", "fp32", "layer", 32, (), 9)) == pytest.approx(0.2033, abs=1e-4)
+    assert speeds.sec_per_image(kind("lenet", "bf16", "batch", 32, (), 9)) is None
+    assert speeds.sec_per_image(kind("lenet", "fp32", "batch", 32, (), 0)) is None  # looks alone are another thing
 
 
 def failed(configs, results):
@@ -203,15 +230,15 @@ def test_a_retry_makes_what_failed_and_nothing_else(tmp_path, root, capsys):
     configs = [config(root, seed=seed, sweep__name="init" if seed else "precision") for seed in (0, 1, 2)]
     ids, results = names(configs), tmp_path / "results"
     how = [f"runtime.data_root='{root}'", "tracking.mode=off", "runtime.device=cpu", "runtime.threads=1"]
-    assert upkeep.retry(None, how, results, 1) == 0 and "no run has failed" in capsys.readouterr().out
+    assert maintenance.retry(None, how, results, 1) == 0 and "no run has failed" in capsys.readouterr().out
     failed(configs[:2], results)
     Store(results).writer(ids[2])
-    assert upkeep.retry("jacobians", how, results, 1) == 0
+    assert maintenance.retry("jacobians", how, results, 1) == 0
     assert "no run of jacobians has failed" in capsys.readouterr().out
-    assert upkeep.retry("init", how, results, 1) == 0
+    assert maintenance.retry("init", how, results, 1) == 0
     assert [Store(results).state(name) for name in ids] == [State.failed, State.completed, State.partial]
     assert capsys.readouterr().out.endswith("for its tables: make sweep-init\n")
-    assert upkeep.retry(None, how, results, 1) == 0
+    assert maintenance.retry(None, how, results, 1) == 0
     assert [Store(results).state(name) for name in ids] == [State.completed, State.completed, State.partial]
     make(configs[:2], tmp_path / "whole")
     assert written(results, ids[:2]) == written(tmp_path / "whole", ids[:2])
@@ -226,13 +253,13 @@ def test_a_retry_of_what_is_no_longer_the_same_says_so(tmp_path, root, capsys):
     manifest["config"]["optim"]["inertia"] = manifest["config"]["optim"].pop("momentum")
     Store(tmp_path / "results").writer(ids[1]).finish(manifest)
     how = [f"runtime.data_root='{tmp_path / 'data'}'", "tracking.mode=off"]
-    assert upkeep.retry(None, how, tmp_path / "results", 1) == 1
+    assert maintenance.retry(None, how, tmp_path / "results", 1) == 1
     told = capsys.readouterr().err
     assert f"{ids[0]}: cannot be tried again (its data, or an option's default, are others now)" in told
     assert "(optim.inertia: there is no such key; there are: lr" in told and f"make clean-run ID={ids[1]}" in told
     for wrong, words in ((["optim.lr=3"], "optim.lr=3: a retry makes the very runs that failed"), ([], "no sweep 'x'")):
         with pytest.raises(ValueError, match=words):
-            upkeep.retry("x", wrong, tmp_path, 1)
+            maintenance.retry("x", wrong, tmp_path, 1)
 
 
 def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp_path, root, capsys):
@@ -245,11 +272,11 @@ def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp
     before = states(tmp_path, *ids)
     for slip, hint in ((ids[0][:-3], f"did you mean {ids[0]}"), ("", "2 runs are in"), ("../runs", "2 runs are in")):
         with pytest.raises(ValueError, match=f"there is no run '{slip}'; {hint}"):
-            upkeep.forget(slip, tmp_path)
+            maintenance.forget(slip, tmp_path)
     with locks.hold(tmp_path, ids[:1]), pytest.raises(locks.Locked, match="another process trains this run"):
-        upkeep.forget(ids[0], tmp_path)
+        maintenance.forget(ids[0], tmp_path)
     assert states(tmp_path, *ids) == before == [State.completed] * 2
-    assert upkeep.forget(ids[0], tmp_path) == 0
+    assert maintenance.forget(ids[0], tmp_path) == 0
     assert states(tmp_path, *ids) == [State.absent, State.completed] and under_way(tmp_path) == {}
     told = capsys.readouterr().out
     assert f"{ids[1]}: to start again" in told and f"{ids[0]} is forgotten" in told

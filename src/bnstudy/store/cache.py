@@ -1,0 +1,70 @@
+"""What was read from many files, remembered in one SQLite file for as long as those files stay as they were.
+
+A cache and nothing more: a value stands beside a stamp of what it was read from and counts while that is the same, so
+that no writer has to keep it up to date. It can be removed at any time; a damaged one is begun anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bnstudy.store import paths
+
+VERSION = 1
+WAIT_SEC = 5.0  # for another process that writes
+Remembered = dict[str, tuple[str, str]]  # key -> stamp, value as JSON
+
+
+class Cache:
+    """The cache of one results folder. Where no file can be written everything is read anew each time."""
+
+    def __init__(self, results: Path) -> None:
+        self._path = paths.cache(results)
+
+    def read(self, kind: str) -> Remembered:
+        """Everything that is remembered of this kind."""
+        with contextlib.suppress(sqlite3.Error, OSError), self._open() as file:
+            rows = file.execute("SELECT key, stamp, value FROM remembered WHERE kind = ?", [kind]).fetchall()
+            return {key: (stamp, value) for key, stamp, value in rows}
+        return {}
+
+    def write(self, kind: str, values: Mapping[str, tuple[str, Any]]) -> None:
+        """Remembers stamp and value by key."""
+        rows = [(kind, key, stamp, json.dumps(value, separators=(",", ":"))) for key, (stamp, value) in values.items()]
+        with contextlib.suppress(sqlite3.Error, OSError), self._open() as file:
+            file.executemany("INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)", rows)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # busy, or not to be written
+                raise
+            self._path.unlink(missing_ok=True)
+            file = self._connect()
+        with contextlib.closing(file), file:
+            yield file
+
+    def _connect(self) -> sqlite3.Connection:
+        file = sqlite3.connect(self._path, timeout=WAIT_SEC)
+        try:
+            file.execute("PRAGMA synchronous = OFF")  # what a power cut damages is begun anew
+            if file.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                file.executescript(
+                    f"""DROP TABLE IF EXISTS remembered;
+                    CREATE TABLE remembered
+                        (kind TEXT, key TEXT, stamp TEXT, value TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+                    PRAGMA user_version = {VERSION};"""
+                )
+        except BaseException:
+            file.close()
+            raise
+        return file

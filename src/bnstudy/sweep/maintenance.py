@@ -1,0 +1,164 @@
+"""Looking after runs: how far every sweep is, training again what failed, removing a run."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bnstudy.config import compose, errors
+from bnstudy.config.schema import Config, Sweep, from_dict
+from bnstudy.store import index, locks, paths
+from bnstudy.store.jobs import jobs, let_go, under_way
+from bnstudy.store.runs import State, Store, looks_of
+from bnstudy.store.status import Look
+from bnstudy.sweep.survey import Survey
+from bnstudy.sweep.wanted import Asked, remembered, wanted
+from bnstudy.tracking.sinks.console import Progress
+
+PRESETS = ("quick", "full")
+HOW = ("runtime.", "tracking.")  # what may be said of runs whose configuration is settled
+
+
+def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], results: Path) -> int:
+    """Print a line for each of these sweeps, or for each that was begun or published: its runs by state, the time left.
+
+    Sweeps that were begun with overrides have their own lines, and runs that belong to none are counted at the end.
+    """
+    Store(results)  # refuses what is none before anything is composed
+    offline, presets = [*overrides, "runtime.download=false"], [preset] if preset else ["quick", "full"]
+    searching = {name: bool(said.get("search")) for name, said in compose.headers().items()}
+    if unknown := [name for name in names if name not in searching]:
+        raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.choices(unknown[0], searching)}")
+    known = {asked: runs for asked, runs in remembered(results).items() if asked.sweep in searching}
+    known |= {Asked.of(name, each): None for name in names for each in presets if not known.get(Asked.of(name, each))}
+    entries = index.entries(results, Store(results).run_ids())
+    in_known = {run.run_id for runs in known.values() for run in runs or ()}
+    begun = {entry.sweep for run_id, entry in entries.items() if run_id not in in_known}
+    known |= {Asked.of(name, each): None for name in searching if name in begun for each in presets}
+    known = {a: r for a, r in known.items() if a.preset in presets and (not names or a.sweep in names)}
+    trouble, unread = dict[Asked, str](), [asked for asked, runs in known.items() if runs is None]
+    with Progress("status", max(1, len(unread)), "sweeps composed") if unread else nullcontext() as bar:
+        for number, asked in enumerate(unread):
+            try:
+                known[asked] = wanted(asked.sweep, asked.preset, [*offline, *asked.overrides], results)
+            except ValueError as error:  # no data, or overrides of another version
+                trouble[asked] = str(error).splitlines()[0]
+            if bar:
+                bar.update(number + 1, asked.sweep)
+    every = [run for runs in known.values() for run in runs or ()]
+    survey = Survey.of(results, every)
+    shown = set[str]()
+    for asked in sorted(known, key=lambda asked: (asked.sweep, asked.overrides, PRESETS.index(asked.preset))):
+        label = f"{asked.sweep:24} {asked.preset:6}"
+        if asked in trouble:
+            print(f"{label} {trouble[asked]}; {_counted(survey, asked.sweep)}")
+        else:
+            progress = survey.progress(asked.sweep, known[asked] or ())
+            if not (progress.begun or names):
+                continue
+            then = "; its search follows" if searching[asked.sweep] else ""
+            print(" ".join([label, f"{progress}{then}", *asked.overrides]))
+        shown.add(asked.sweep)
+    published = {name for name, rows in survey.published.items() if rows}
+    if not names:
+        for name in sorted(published - shown):
+            print(f"{name:24}        {len(survey.published[name]):4} runs published, none here")
+        _print_rest(survey, {run.run_id for run in every}, results)
+        if others := sorted(searching.keys() - shown - published):
+            print(f"not begun (bnstudy status NAME counts its runs): {', '.join(others)}")
+    if size := sum(entry.weights for entry in survey.entries.values()):
+        print(f"kept weights: {size / 1e6:.1f} MB (runtime.keep_weights=false keeps none)")
+    return 0
+
+
+def _counted(survey: Survey, sweep: str) -> str:
+    """The runs that were trained for a sweep, where which it asks for is not known."""
+    counts = Counter(str(entry.state) for entry in survey.entries.values() if entry.sweep == sweep)
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none of its runs is here"
+
+
+def _print_rest(survey: Survey, shown: Collection[str], results: Path) -> None:
+    """Count the runs of no sweep that has a line: single ones, those of `bnstudy run`, and others' of earlier times."""
+    runs = [run_id for run_id in Store(results).run_ids() if run_id not in shown]
+    if runs:
+        states = {run_id: "running" if run_id in survey.holders else survey.entries[run_id].state for run_id in runs}
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(states.values()).items()))
+        print(f"{'other runs':24}        {len(runs):4} runs: {counts} (bnstudy ls lists them)")
+
+
+def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: int | None) -> int:
+    """Makes the runs that failed, of one sweep or of all, once more, as they were. Exit status 1 if any failed.
+
+    Raises ValueError for an override of anything but runtime and tracking: with another value it is another run.
+    """
+    for text in overrides:
+        if not text.lstrip("+").startswith(HOW):
+            raise ValueError(
+                f"{text}: a retry makes the very runs that failed; only runtime.* and tracking.* can be said"
+            )
+    if sweep is not None and sweep not in compose.sweeps():
+        raise ValueError(f"there is no sweep {sweep!r}; there are: {', '.join(compose.sweeps())}")
+    from bnstudy.sweep import study  # and with it what draws
+
+    store = Store(results)
+    failed = {
+        run_id
+        for run_id, entry in index.entries(results, store.run_ids()).items()
+        if entry.state == State.failed and sweep in (None, entry.sweep)
+    }
+    if not failed:
+        print(f"no run{f' of {sweep}' if sweep else ''} has failed")
+        return 0
+    for members in under_way(results).values():  # runs that went side by side go on so
+        if failed.intersection(members):
+            failed |= {name for name in members if store.ending(name) is not None}
+    how = compose.one(overrides)
+    found = {run_id: _again(store.manifest(run_id), how) for run_id in sorted(failed)}
+    wanted = [job for job in jobs(c for c in found.values() if isinstance(c, Config)) if job.run_id in failed]
+    strangers = failed - {job.run_id for job in wanted}
+    for run_id in sorted(strangers):
+        why = found[run_id] if isinstance(found[run_id], str) else "its data, or an option's default, are others now"
+        print(
+            f"{run_id}: cannot be tried again ({why}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr
+        )
+    bad = study.make(f"retry{f' of {sweep}' if sweep else ''}", wanted, results, workers) if wanted else False
+    names = sorted({job.config.sweep.name for job in wanted if job.config.sweep.name})
+    for name in names:
+        print(f"for its tables: make sweep-{name}")
+    return int(bad or bool(strangers))
+
+
+def _again(manifest: Mapping[str, Any], how: Config) -> Config | str:
+    """The configuration of a manifest's run, or why it is none any more."""
+    try:
+        what = from_dict({**manifest["config"], "probes": {}})
+    except ValueError as error:
+        return str(error)
+    plans = {look.probe: look.plan for look in map(Look.of, looks_of(manifest).values())}
+    return replace(what, probes=plans, runtime=how.runtime, tracking=how.tracking, sweep=Sweep(name=manifest["sweep"]))
+
+
+def forget(run_id: str, results: Path) -> int:
+    """Removes one run: its tables, its manifest, what was saved of it. Raises ValueError if there is none of that name.
+
+    Raises locks.Locked where a process trains it.
+    """
+    there = Store(results).run_ids()
+    if run_id not in there:
+        near = [name for name in there if run_id and name.startswith(run_id)][:3] or difflib.get_close_matches(
+            run_id, there
+        )
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{len(there)} runs are in {paths.runs(results)}"
+        raise ValueError(f"there is no run {run_id!r}; {hint}")
+    with locks.hold(results, [run_id]):
+        let_go(results, {run_id})
+        shutil.rmtree(paths.run(results, run_id))
+    print(f"{run_id} is forgotten; tables that were made with it keep its rows until its sweep is run again")
+    return 0

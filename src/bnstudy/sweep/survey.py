@@ -1,0 +1,55 @@
+"""How far sweeps are: the runs they ask for, against those that are here, are published, or train right now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnstudy.config import compose
+from bnstudy.store import devices, index, locks, publishing
+from bnstudy.store.index import Entry
+from bnstudy.store.locks import Holder
+from bnstudy.store.runs import Store
+from bnstudy.sweep.progress import Pace, Progress, Speeds, kind, measured, progress
+from bnstudy.sweep.wanted import Wanted
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of the runs in a results folder at one moment."""
+
+    entries: Mapping[str, Entry]  # of every run that is here or was asked for
+    published: Mapping[str, Mapping[str, Mapping[str, Any]]]  # by sweep and run id
+    holders: Mapping[str, Holder]
+    pace: Pace
+
+    @classmethod
+    def of(cls, results: Path, runs: Iterable[Wanted]) -> Survey:
+        runs = list(runs)
+        entries = index.entries(results, {*Store(results).run_ids(), *(run.run_id for run in runs)})
+        published = publishing.brief(results, compose.sweeps())
+        pace = measured(runs, entries, results, _speeds(published))
+        return cls(entries, published, locks.holders(results), pace)
+
+    def progress(
+        self, sweep: str, runs: Sequence[Wanted], *, processes: int | None = None, again: bool = False
+    ) -> Progress:
+        """How far the sweep's runs are; with `again` it counts for nothing that they are published."""
+        known = () if again else self.published.get(sweep, ())
+        return progress(runs, self.entries, self.pace, self.holders, processes, known)
+
+
+def _speeds(published: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Speeds:
+    """Of the published runs that were trained on such a device as this machine has."""
+    speeds, gpu = Speeds(), devices.on_gpu("auto")
+    for row in (row for rows in published.values() for row in rows.values()):
+        if row["status"] != "completed" or not row["wall_sec"] or str(row["device"]).startswith("cuda") != gpu:
+            continue
+        steps, batch = row["num_steps"] or 0, row["batch_size"]
+        probes = {look.partition("@")[0] for look in json.loads(row["looks"] or "[]")}
+        of = kind(row["network"], row["precision"], row["norm"], batch, probes, steps)
+        speeds.add(of, max(1, steps * batch), row["wall_sec"] / (row["num_runs"] or 1))
+    return speeds

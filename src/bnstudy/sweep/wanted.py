@@ -1,0 +1,137 @@
+"""Which runs a sweep asks for: composed once, and remembered while everything that decides it stays the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bnstudy.config import compose
+from bnstudy.config.identity import network
+from bnstudy.data import sources
+from bnstudy.store.cache import Cache
+from bnstudy.store.jobs import Job, jobs
+from bnstudy.store.status import plan_keys
+from bnstudy.sweep.progress import Kind, kind
+
+PACKAGE = Path(__file__).parents[1]
+# Of the package: the schema, names, options' defaults.
+DECIDING = ("config/*.py", "config/reference.json", "store/jobs.py", "norms/*.py", "models/*.py", "probes/*.py")
+HOW = ("runtime.", "tracking.")  # overrides that say how and where runs train, and not which
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One run of a sweep: the images that it trains on (1 where none), what the time of one depends on, and what is to
+    look at it (see `status.look_key`)."""
+
+    run_id: str
+    work: int
+    kind: Kind
+    looks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sweep as it was asked for: its name, its preset, and the overrides that say which runs it has."""
+
+    sweep: str
+    preset: str
+    overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, sweep: str, preset: str, overrides: Sequence[str] = ()) -> Asked:
+        return cls(sweep, preset, tuple(text for text in overrides if not text.startswith(HOW)))
+
+    def __str__(self) -> str:
+        return " ".join([self.sweep, self.preset, *self.overrides])
+
+
+def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> list[Wanted]:
+    """The sweep's runs, in its order, on the data that are there now. Raises ValueError as composing does."""
+    asked, store = Asked.of(sweep, preset, overrides), Cache(results)
+    stamp, value = store.read("sweep").get(_key(asked), ("", ""))
+    if stamp == _stamp(sweep, overrides) and (runs := _parsed(value, check_data=True)) is not None:
+        return runs
+    return remember(sweep, preset, overrides, jobs(compose.expand(sweep, preset, overrides)), results)
+
+
+def remember(sweep: str, preset: str, overrides: Sequence[str], grid: Sequence[Job], results: Path) -> list[Wanted]:
+    """Remembers the sweep's runs, and returns them."""
+    data = {}
+    for job in grid:
+        runtime = job.config.runtime
+        data[job.source.name, runtime.data_root, runtime.synthetic] = job.source.identity
+    runs = [of(job) for job in grid]
+    value = {"data": [[*place, identity] for place, identity in data.items()], "runs": [asdict(run) for run in runs]}
+    key = _key(Asked.of(sweep, preset, overrides))
+    Cache(results).write("sweep", {key: (_stamp(sweep, overrides), value)})
+    return runs
+
+
+def of(job: Job) -> Wanted:
+    """What a job asks for."""
+    config = job.config
+    of_kind = kind(
+        network(config), config.precision, config.norm["name"], config.data.batch_size, config.probes, job.num_steps
+    )
+    return Wanted(job.run_id, max(1, job.num_steps * config.data.batch_size), of_kind, plan_keys(config))
+
+
+def remembered(results: Path) -> dict[Asked, list[Wanted] | None]:
+    """Every sweep that was asked for here, with its runs as they were then; None where those may be others now."""
+    found = {}
+    for key, (stamp, value) in Cache(results).read("sweep").items():
+        try:
+            sweep, preset, overrides = json.loads(key)
+        except ValueError:
+            continue
+        asked = Asked(sweep, preset, tuple(overrides))
+        same = stamp.partition(" ")[0] == _deciding(sweep)
+        found[asked] = _parsed(value, check_data=False) if same else None
+    return found
+
+
+def _key(asked: Asked) -> str:
+    return json.dumps([asked.sweep, asked.preset, asked.overrides])
+
+
+def _stamp(sweep: str, overrides: Sequence[str]) -> str:
+    """Over every file, and every place of data, that has a say in what the sweep's runs are."""
+    places = [text for text in overrides if text.startswith(("runtime.data_root=", "runtime.synthetic="))]
+    return f"{_deciding(sweep)} {json.dumps(places)}"
+
+
+def _deciding(sweep: str) -> str:
+    digest = _common().copy()
+    path = compose.SWEEPS / f"{sweep}.yaml"
+    digest.update(path.read_bytes() if path.exists() else b"")
+    return digest.hexdigest()
+
+
+@cache
+def _common() -> Any:
+    digest = hashlib.sha256(metadata.version("hydra-core").encode())
+    own = [path for pattern in DECIDING for path in PACKAGE.glob(pattern)]
+    for path in sorted([*own, *compose.CONF.rglob("*.yaml")]):
+        content = path.read_bytes()
+        digest.update(f"\n{path} {len(content)}\n".encode() + content)
+    return digest
+
+
+def _parsed(text: str, *, check_data: bool) -> list[Wanted] | None:
+    """The runs of a value that still holds; with `check_data` only if the data are the same bytes now."""
+    try:
+        value = json.loads(text)
+        for name, root, synthetic, identity in value["data"] if check_data else ():
+            if sources.locate(name, Path(root), allow_synthetic=synthetic, download=False).identity != identity:
+                return None
+        lists = ("kind", "looks")
+        return [Wanted(**run | {key: tuple(run[key]) for key in lists}) for run in value["runs"]]
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with data, composing will say
+        return None

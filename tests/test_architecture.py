@@ -201,7 +201,7 @@ def test_the_lock_has_every_package_that_the_project_names() -> None:
 @pytest.mark.parametrize(
     ("extra", "folders", "otherwise"),
     [
-        (None, ("src", "analysis"), {"hydra-submitit-launcher"}),  # Hydra finds its launchers by itself
+        (None, ("src", "analysis"), set()),
         # commands, types, a plugin of pytest's
         (
             "dev",

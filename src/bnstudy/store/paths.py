@@ -56,6 +56,12 @@ def redrawn(results: Path) -> Path:
     return results / "redrawn"
 
 
+def sweeps(workspace: Path) -> list[Path]:
+    """The folders of all sweeps that have reduced tables, by name."""
+    folder = workspace / "tables"
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
 def tables(workspace: Path, sweep: str) -> Path:
     """The reduced tables of one sweep."""
     return workspace / "tables" / sweep

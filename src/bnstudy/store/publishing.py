@@ -76,18 +76,17 @@ NOTHING = Published()
 BRIEF = ("network", "precision", "norm", "batch_size", "num_steps", "num_runs", "wall_sec", "looks", "device", "status")
 
 
-def brief(results: Path, sweeps: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
+def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """By sweep and run id, a few facts of the published runs that are done; remembered while their tables are the same.
 
     Raises ValueError where a table cannot be read.
     """
     cache, found, fresh = Cache(results), dict[str, dict[str, dict[str, Any]]](), dict[str, tuple[str, Any]]()
     known = cache.read("published")
-    for sweep in sweeps:
-        folder = paths.tables(paths.workspace(results, None), sweep)
+    for folder in paths.sweeps(paths.workspace(results, None)):
+        sweep = folder.name
         path = next((path for path in files.current(folder) if path.name == f"{RUNS}.parquet"), None)
         if path is None:
-            found[sweep] = {}
             continue
         stamp = f"{path.stat().st_size} {path.stat().st_mtime_ns} {path.stat().st_ino}"
         before, value = known.get(sweep, ("", ""))

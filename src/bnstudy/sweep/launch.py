@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bnstudy.store import devices, failures, locks, status
-from bnstudy.store.jobs import Group
+from bnstudy.store.jobs import Group, Job
 from bnstudy.store.runs import Ending, State, Store
 
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
@@ -303,6 +303,16 @@ def _as_it_stands(group: Group, results: Path, note: str) -> list[Ended]:
     """How the runs of a group ended whose making did not: some may have been done before."""
     found = {job.run_id: status.of(job, Store(results), verify=False) for job in group.jobs}
     return [(name, str(s.state), "") if s.done else (name, str(State.partial), note) for name, s in found.items()]
+
+
+def ended(job: Job, store: Store, before: Ending | None) -> Ended | None:
+    """How a run ended that is done as asked, or failed with another ending than `before`; None where it has not."""
+    now = status.of(job, store, verify=False)
+    if now.done:
+        return job.run_id, str(now.state), ""
+    if now.state == State.failed and store.ending(job.run_id) != before:
+        return job.run_id, str(now.state), str(store.manifest(job.run_id)["error"])
+    return None
 
 
 def _die_with_parent() -> None:

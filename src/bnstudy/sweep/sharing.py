@@ -23,7 +23,7 @@ def make(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, 
 
     A run whose process dies is taken up by whichever launcher looks next; by none is it tried twice.
     """
-    store = Store(results)
+    store, jobs = Store(results), {job.run_id: job for job in wanted}
     endings = {run_id: store.ending(run_id) for run_id in pending}
     # Of workers and not of what is left to run: a sweep that goes on rounds as it did before.
     threads = wanted[0].config.runtime.threads or max(1, launch.cores() // workers)
@@ -31,11 +31,13 @@ def make(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, 
     while True:
         holders = {run_id: holder for run_id in sorted(left) if (holder := locks.holder(results, run_id)) is not None}
         for run_id in sorted(left - holders.keys()):  # who lets go of a run has ended it, or leaves it to us
-            told = _ended(store, run_id, endings[run_id])
-            if told is None and run_id in fallen:
-                told = run_id, str(State.partial), fallen[run_id]
-            if told is not None:
-                ended.append(told)
+            end = launch.ended(jobs[run_id], store, endings[run_id])
+            if end is not None:
+                end = *end[:2], f"{end[2]} ({locks.ELSEWHERE})" if end[2] else locks.ELSEWHERE
+            elif run_id in fallen:
+                end = run_id, str(State.partial), fallen[run_id]
+            if end is not None:
+                ended.append(end)
                 left.discard(run_id)
         if not left:
             progress.update(len(ended))
@@ -81,13 +83,3 @@ def _launch(
         progress.update(before + made, f"{workers} processes of {threads} threads", whole=whole)
 
     return launch.launch(groups, results, workers=workers, threads=threads, report=show, endings=endings)
-
-
-def _ended(store: Store, run_id: str, before: Ending | None) -> Ended | None:
-    """How others ended the run since we began; None where they did not."""
-    if (ending := store.ending(run_id)) is None or ending == before:
-        return None
-    state = store.state(run_id, verify=False)
-    if state == State.failed:
-        return run_id, str(state), f"{store.manifest(run_id)['error']} ({locks.ELSEWHERE})"
-    return (run_id, str(state), locks.ELSEWHERE) if state.done else None

@@ -11,20 +11,22 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bnstudy.store import files, locks, paths
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import Ending, State, Store
-from bnstudy.sweep import budget, launchers, task
+from bnstudy.sweep import budget, launch, task
 from bnstudy.sweep.launch import Ended
 from bnstudy.sweep.launchers import Launcher
 from bnstudy.sweep.plan import plan
 from bnstudy.tracking.sinks.console import Progress
+
+if TYPE_CHECKING:
+    import submitit
 
 ARRAY = 1000  # jobs submitted at once; a cluster takes arrays of 1001 unless it says otherwise (MaxArraySize)
 POLL_SEC = 5.0  # between looks at the queue
@@ -41,7 +43,7 @@ class Submitted:
     log: str
 
 
-def make(
+def run(
     title: str, wanted: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
 ) -> list[Ended]:
     """How each pending run ended, or, where that is not waited for, nothing.
@@ -73,43 +75,46 @@ def make(
         raise
 
 
+class _Work:
+    """What a job does; queued again after its time limit or a preemption it does the same, from the checkpoint."""
+
+    def __init__(self, described: Path, results: Path) -> None:
+        self._described, self._results = described, results
+
+    def __call__(self, group_id: str) -> dict[str, str]:
+        return task.run(task.read(self._described / f"{group_id}.json"), self._results)
+
+    def checkpoint(self, group_id: str) -> submitit.helpers.DelayedSubmission:
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, group_id)
+
+
 def _submit(
     title: str, wanted: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
 ) -> list[Submitted]:
+    from submitit.core.utils import FailedJobError
+
+    folder, found = paths.cluster(results).resolve(), list[Submitted]()
+    ours = {"name": f"bnstudy-{title}"} | ({"array_parallelism": at_a_time} if at_a_time else {})
+    executor = launcher.executor(folder / "%j", **ours)
     groups = plan(wanted, pending, results, at_a_time or 1)
-    found = []
-    for first in range(0, len(groups), ARRAY):
-        part = groups[first : first + ARRAY]
-        with _handing_jobs_out() as refused:
-            try:
-                jobs = launchers.start(launcher, part, results, title=f"bnstudy-{title}", at_a_time=at_a_time)
-            except refused as error:
-                raise ValueError(f"Slurm refused the jobs: {_said(str(error))}") from None
-        told = [
+    for group in groups:
+        threads = group.jobs[0].config.runtime.threads or executor.parameters["cpus_per_task"]
+        task.write(folder / "groups" / f"{group.id}.json", group, threads)
+    for part in (groups[first : first + ARRAY] for first in range(0, len(groups), ARRAY)):
+        try:
+            jobs = executor.map_array(_Work(folder / "groups", results.resolve()), [group.id for group in part])
+        except FailedJobError as error:
+            raise ValueError(f"Slurm refused the jobs: {_message(str(error))}") from None
+        submitted = [
             Submitted(job.job_id, tuple(each.run_id for each in group.jobs), str(job.paths.stdout))
             for job, group in zip(jobs, part, strict=True)
         ]
-        record = paths.cluster(results) / f"{told[0].id.partition('_')[0]}.json"
-        files.write_text(record, json.dumps([asdict(job) for job in told]))
-        found += told
+        record = paths.cluster(results) / f"{submitted[0].id.partition('_')[0]}.json"
+        files.write_text(record, json.dumps([asdict(job) for job in submitted]))
+        found += submitted
     return found
-
-
-@contextmanager
-def _handing_jobs_out() -> Iterator[type[Exception]]:
-    """Within, submitit's jobs give themselves as their results; yields what it raises where Slurm refuses.
-
-    The plugin waits for results at once and one by one; without accounting it would wait for a killed job's for ever.
-    """
-    from submitit import Job as Theirs
-    from submitit.core.utils import FailedJobError
-
-    job: Any = Theirs
-    results, job.results = job.results, lambda this: [this]
-    try:
-        yield FailedJobError
-    finally:
-        job.results = results
 
 
 def _wait(
@@ -130,13 +135,13 @@ def _wait(
                 for job in jobs:
                     unseen[job.id] = 0 if job.id in queue else unseen[job.id] + 1
             for run_id in list(left):
-                told, job = launchers.ended(store, wanted[run_id], endings[run_id]), job_of[run_id]
-                if told is None and unseen[job.id] >= LOOKS and locks.holder(results, run_id) is None:
+                end, job = launch.ended(wanted[run_id], store, endings[run_id]), job_of[run_id]
+                if end is None and unseen[job.id] >= LOOKS and locks.holder(results, run_id) is None:
                     note = f"job {job.id} ended first ({_last_words(Path(job.log))}); its log: {job.log}"
-                    told = run_id, str(State.partial), note
-                if told is not None:
+                    end = run_id, str(State.partial), note
+                if end is not None:
                     left.remove(run_id)
-                    ended.append(told)
+                    ended.append(end)
             progress.update(len(ended), _shown(jobs, queue))
             if not left:
                 counts = Counter(state for _, state, _ in ended)
@@ -172,17 +177,17 @@ def _queue() -> dict[str, str] | None:
     """The state of each of the user's jobs that is not over, by id; None where the queue gives no answer."""
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SEC, check=True).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SEC, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(line.split(maxsplit=1) for line in told.splitlines() if " " in line.strip())
+    return dict(line.split(maxsplit=1) for line in answer.splitlines() if " " in line.strip())
 
 
 def _ids(jobs: Iterable[Submitted]) -> str:
     return " ".join(sorted({job.id.partition("_")[0] for job in jobs}, key=int))
 
 
-def _said(error: str) -> str:
+def _message(error: str) -> str:
     """Slurm's own sentence in what submitit raises around it."""
     lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in error.splitlines() if "sbatch:" in line]
     return " ".join(lines) or error.strip().splitlines()[-1]

@@ -22,7 +22,7 @@ from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import State, Store
 from bnstudy.store.status import Status
-from bnstudy.sweep import budget, launch, launchers, search, sharing, slurm
+from bnstudy.sweep import budget, launch, search, sharing, slurm
 from bnstudy.sweep.launch import Ended
 from bnstudy.sweep.launchers import LOCAL, Launcher
 from bnstudy.sweep.plan import plan
@@ -128,7 +128,7 @@ def left(
     for name in names:
         progress = survey.progress(name, runs[name], processes=workers, again=again)
         if progress.pending:
-            then = "; its search follows" if said[name].get("search") else ""
+            then = "; its search follows" if said.get(name, {}).get("search") else ""
             lines.append(f"\n{name:24} {progress}{then}")
     return "".join(lines)
 
@@ -240,8 +240,7 @@ def _make(
 ) -> list[Ended]:
     """How each pending run ended."""
     if launcher != LOCAL:
-        launchers.check(launcher, results)
-        return slurm.make(title, wanted, pending, results, launcher, workers)
+        return slurm.run(title, wanted, pending, results, launcher, workers)
     workers = workers or _processes(wanted)
     with Progress(title, len(pending), "runs ended") as progress:
         ended = sharing.make(wanted, pending, results, workers, progress)

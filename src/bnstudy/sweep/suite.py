@@ -63,7 +63,7 @@ def estimate(
         left = [run for run in runs[name] if run.run_id not in counted]
         progress = survey.progress(name, left, again=again)
         counted |= {run.run_id for run in left}
-        minutes = said[name].get("minutes", {}).get(preset)
+        minutes = said.get(name, {}).get("minutes", {}).get(preset)
         if not progress.unknown:
             sec = progress.sec / devices.cores()
         elif minutes is not None:

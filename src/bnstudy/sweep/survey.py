@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnstudy.config import compose
 from bnstudy.store import devices, index, locks, publishing
 from bnstudy.store.index import Entry
 from bnstudy.store.locks import Holder
@@ -30,7 +29,7 @@ class Survey:
     def of(cls, results: Path, runs: Iterable[Wanted]) -> Survey:
         runs = list(runs)
         entries = index.entries(results, {*Store(results).run_ids(), *(run.run_id for run in runs)})
-        published = publishing.brief(results, compose.sweeps())
+        published = publishing.brief(results)
         pace = measured(runs, entries, results, _speeds(published))
         return cls(entries, published, locks.holders(results), pace)
 

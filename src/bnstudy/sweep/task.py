@@ -50,7 +50,7 @@ def _job(config: dict[str, Any], source: dict[str, Any]) -> Job:
     return Job(from_dict(config), Source(**whole))
 
 
-def make(group: Group, results: Path) -> dict[str, str]:
+def run(group: Group, results: Path) -> dict[str, str]:
     """Makes the runs that are not done. Says and returns, by run, what kept any from ending well; that raises nothing.
 
     On SIGUSR1 or SIGUSR2, once all is saved, calls the handler that one of them had: submitit's queues the job again.

@@ -19,8 +19,9 @@ CONF = compose.CONF / compose.LAUNCHERS
 BASE = "slurm"  # the file whose values count where another one says nothing
 PREFIX = "launcher."
 # What submitit names alike for every cluster; its other names begin with the cluster's.
-SHARED = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
-SHARED += ("stderr_to_stdout",)
+SHARED = frozenset(
+    {"name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout"}
+)
 RESTARTS = "max_num_timeout"
 
 
@@ -32,7 +33,7 @@ class Launcher:
     values: tuple[str, ...] = ()  # as in partition=gpu
     wait: bool = True
 
-    def executor(self, folder: Path, *, cluster: str = BASE, **ours: Any) -> AutoExecutor:
+    def executor(self, folder: Path, cluster: str = BASE, **ours: Any) -> AutoExecutor:
         """What submits jobs, with the values of the launcher's file, `ours`, then those of the command line.
 
         Raises ComposeError for a value that submitit does not know.
@@ -48,7 +49,7 @@ class Launcher:
                 executor.update_parameters(**{key if key in SHARED else f"{BASE}_{key}": value})
             except (NameError, AssertionError) as error:
                 known = sorted({*_file(BASE), *str(error).partition("Valid arguments: ")[2].split("\n")[0].split(", ")})
-                unknown = f"there is no such key; {errors.choices(key, filter(None, known))}"
+                unknown = f"there is no such key; {errors.suggestions(key, filter(None, known))}"
                 why = unknown if isinstance(error, NameError) else str(error)
                 raise ComposeError(f"{PREFIX}{key}={value}: {why}") from None
         return executor

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnstudy.store import files, locks, paths
 from bnstudy.store.jobs import Job
@@ -96,8 +96,8 @@ def _submit(
     from submitit.core.utils import FailedJobError
 
     folder, found = paths.cluster(results).resolve(), list[Submitted]()
-    ours = {"name": f"bnstudy-{title}"} | ({"array_parallelism": at_a_time} if at_a_time else {})
-    executor = launcher.executor(folder / "%j", **ours)
+    at_once: dict[str, Any] = {"array_parallelism": at_a_time} if at_a_time else {}
+    executor = launcher.executor(folder / "%j", name=f"bnstudy-{title}", **at_once)
     groups = plan(wanted, pending, results, at_a_time or 1)
     for group in groups:
         threads = group.jobs[0].config.runtime.threads or executor.parameters["cpus_per_task"]

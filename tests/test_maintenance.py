@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
-from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was, written
+from small_runs import config, job, launch_here, make, names, quadrants, torch_as_it_was, written
 
 from bnstudy.config import compose
 from bnstudy.config.schema import resolved
 from bnstudy.data.sources import DataError
-from bnstudy.store import index, locks, paths
+from bnstudy.store import failures, index, locks, paths
 from bnstudy.store.cache import Cache
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import jobs, under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import launch, maintenance, wanted
+from bnstudy.sweep import launch, listing, maintenance, wanted
 from bnstudy.sweep.progress import Speeds, kind, measured, progress
 from bnstudy.sweep.wanted import Wanted
 
@@ -219,11 +220,9 @@ def test_a_kind_that_is_not_known_takes_what_the_most_similar_one_takes():
 
 
 def failed(configs, results):
-    for job in jobs(configs):
-        config = resolved(job.config)
-        Store(results).writer(job.run_id).finish(
-            {"status": "failed", "error": "x", "config": config, "sweep": job.config.sweep.name}
-        )
+    for one in jobs(configs):
+        facts = {"config": resolved(one.config), "sweep": one.config.sweep.name}
+        Store(results).writer(one.run_id).finish({"status": "failed", "error": "x"} | facts)
 
 
 def test_a_retry_makes_what_failed_and_nothing_else(tmp_path, root, capsys):
@@ -237,7 +236,7 @@ def test_a_retry_makes_what_failed_and_nothing_else(tmp_path, root, capsys):
     assert "no run of jacobians has failed" in capsys.readouterr().out
     assert maintenance.retry("init", how, results, 1) == 0
     assert [Store(results).state(name) for name in ids] == [State.failed, State.completed, State.partial]
-    assert capsys.readouterr().out.endswith("for its tables: make sweep-init\n")
+    capsys.readouterr()
     assert maintenance.retry(None, how, results, 1) == 0
     assert [Store(results).state(name) for name in ids] == [State.completed, State.completed, State.partial]
     make(configs[:2], tmp_path / "whole")
@@ -255,9 +254,9 @@ def test_a_retry_of_what_is_no_longer_the_same_says_so(tmp_path, root, capsys):
     how = [f"runtime.data_root='{tmp_path / 'data'}'", "tracking.mode=off"]
     assert maintenance.retry(None, how, tmp_path / "results", 1) == 1
     told = capsys.readouterr().err
-    assert f"{ids[0]}: cannot be tried again (its data, or an option's default, are others now)" in told
+    assert f"{ids[0]}: cannot be trained (its data, or an option's default, are others now)" in told
     assert "(optim.inertia: there is no such key; there are: lr" in told and f"make clean-run ID={ids[1]}" in told
-    for wrong, words in ((["optim.lr=3"], "optim.lr=3: a retry makes the very runs that failed"), ([], "no sweep 'x'")):
+    for wrong, words in ((["optim.lr=3"], "optim.lr=3: a retry trains the very runs"), ([], "no sweep 'x'")):
         with pytest.raises(ValueError, match=words):
             maintenance.retry("x", wrong, tmp_path, 1)
 
@@ -280,3 +279,57 @@ def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp
     assert states(tmp_path, *ids) == [State.absent, State.completed] and under_way(tmp_path) == {}
     told = capsys.readouterr().out
     assert f"{ids[1]}: to start again" in told and f"{ids[0]} is forgotten" in told
+
+
+def test_a_retry_keeps_how_the_run_was_trained(tmp_path, root):
+    one = job(config(root, runtime__threads=3, runtime__keep_weights=False))
+    failures.record(one, tmp_path, "the disk is full")
+    again = maintenance._again(Store(tmp_path).manifest(one.run_id), ["runtime.threads=2"])
+    assert again.runtime == replace(one.config.runtime, threads=2) and job(again).run_id == one.run_id
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory, root):
+    """A completed run, one that failed, and one that was interrupted."""
+    results = tmp_path_factory.mktemp("three")
+    configs = [config(root, seed=seed, sweep__name="mine" if seed else None) for seed in (0, 1, 2)]
+    with torch_as_it_was():
+        make(configs[:1], results)
+    failures.record(job(configs[1]), results, "ValueError: the disk is full", "Traceback: here")
+    Store(results).writer(names(configs)[2])
+    return results, names(configs)
+
+
+def listed(results, capsys, *wanted, as_csv=False):
+    assert listing.ls(wanted, results, as_csv=as_csv) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_runs_are_listed_and_chosen_by_column_or_name(three, capsys):
+    results, ids = three
+    lines = {line.split()[0]: line for line in listed(results, capsys)}
+    assert lines.keys() == set(ids)
+    accuracy = Store(results).manifest(ids[0])["final"]["test_accuracy"]
+    assert f"completed    {100 * accuracy:.2f} %" in lines[ids[0]] and " ago" in lines[ids[0]]
+    assert "failed" in lines[ids[1]] and lines[ids[1]].endswith("mine") and "interrupted" in lines[ids[2]]
+    assert [line.split()[0] for line in listed(results, capsys, "state=failed,interrupted", "-s1-")] == [ids[1]]
+    assert [line.split()[0] for line in listed(results, capsys, "norm=batch", "seed=0")] == [ids[0]]
+    head, *rows = listed(results, capsys, as_csv=True)
+    assert {"run", "state", "norm", "lr", "seed", "test_accuracy", "error"} <= set(head.split(",")) and len(rows) == 3
+    with pytest.raises(ValueError, match=r"^colour=red: .*there are: run, state"):
+        listing.ls(["colour=red"], results)
+
+
+def test_a_run_is_shown_by_the_beginning_of_its_name(three, capsys):
+    results, ids = three
+    assert listing.show(ids[0], results) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{ids[0]}: completed\n") and "  optim.lr = 0.5\n" in shown and "  steps = 9\n" in shown
+    listing.show(ids[1][:-3], results)
+    assert "the disk is full\nTraceback: here" in capsys.readouterr().out
+    with locks.hold(results, ids[2:]):
+        listing.show(ids[2], results)
+    assert "running (process" in capsys.readouterr().out
+    for name, words in (("mlp", "more than one run 'mlp'; did you mean mlp"), ("x", "bnstudy ls")):
+        with pytest.raises(ValueError, match=words):
+            listing.show(name, results)

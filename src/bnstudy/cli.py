@@ -286,6 +286,29 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 @command(
+    "list runs with their state, test accuracy and age; those chosen by KEY=VALUE (a column) or a part of the name",
+    option("wanted", "as in state=failed norm=batch,none seed=0", metavar="KEY=VALUE", nargs="*"),
+    option("--csv", "every column, as comma-separated values", action="store_true"),
+    RESULTS,
+)
+def _ls(arguments: argparse.Namespace) -> int:
+    from bnstudy.sweep import listing
+
+    return listing.ls(arguments.wanted, arguments.results, as_csv=arguments.csv)
+
+
+@command(
+    "print what is known of one run: state, configuration, results, tables, what it was trained with",
+    option("run_id", "the run's name, or a beginning that no other run has", metavar="ID"),
+    RESULTS,
+)
+def _show(arguments: argparse.Namespace) -> int:
+    from bnstudy.sweep import listing
+
+    return listing.show(arguments.run_id, arguments.results)
+
+
+@command(
     "train the runs that failed once more, of every sweep or of one",
     option("--sweep", SWEEP_NAMES, metavar="SWEEP"),
     *PLACES,

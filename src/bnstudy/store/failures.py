@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from bnstudy.config.schema import resolved
@@ -20,6 +21,7 @@ def record(job: Job, results: Path, error: str, traceback: str = "") -> None:
         "error": error,
         "traceback": traceback,
         "config": resolved(job.config),
+        "how": {"runtime": asdict(job.config.runtime), "tracking": asdict(job.config.tracking)},  # for `retry`
         "looks": {table: look.record for table, look in looks(job.config).items()},
         "code": code(job.config),
         "sweep": job.config.sweep.name,

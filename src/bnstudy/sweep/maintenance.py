@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
     offline, presets = [*overrides, "runtime.download=false"], [preset] if preset else ["quick", "full"]
     searching = {name: bool(said.get("search")) for name, said in compose.headers().items()}
     if unknown := [name for name in names if name not in searching]:
-        raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.choices(unknown[0], searching)}")
+        raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.suggestions(unknown[0], searching)}")
     known = {asked: runs for asked, runs in remembered(results).items() if asked.sweep in searching}
     known |= {Asked.of(name, each): None for name in names for each in presets if not known.get(Asked.of(name, each))}
     entries = index.entries(results, Store(results).run_ids())
@@ -94,55 +95,58 @@ def _print_rest(survey: Survey, shown: Collection[str], results: Path) -> None:
 
 
 def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: int | None) -> int:
-    """Makes the runs that failed, of one sweep or of all, once more, as they were. Exit status 1 if any failed.
+    """Train the runs that failed, of one sweep or of all, once more, as they were, with the `runtime` and `tracking`
+    that they had; the overrides change those. Exit status 1 if any failed.
 
-    Raises ValueError for an override of anything but runtime and tracking: with another value it is another run.
+    Raises ValueError for an override of anything else: with another value it is another run.
     """
     for text in overrides:
         if not text.lstrip("+").startswith(HOW):
-            raise ValueError(
-                f"{text}: a retry makes the very runs that failed; only runtime.* and tracking.* can be said"
-            )
-    if sweep is not None and sweep not in compose.sweeps():
-        raise ValueError(f"there is no sweep {sweep!r}; there are: {', '.join(compose.sweeps())}")
+            raise ValueError(f"{text}: a retry trains the very runs that failed; give only runtime.* and tracking.*")
     from bnstudy.sweep import study  # and with it what draws
 
-    store = Store(results)
-    failed = {
-        run_id
-        for run_id, entry in index.entries(results, store.run_ids()).items()
-        if entry.state == State.failed and sweep in (None, entry.sweep)
-    }
+    store, known = Store(results), index.entries(results, Store(results).run_ids())
+    failed = {run_id for run_id, entry in known.items() if entry.state == State.failed}
+    if sweep is not None:
+        names = {*compose.sweeps(), *(entry.sweep for entry in known.values() if entry.sweep)}
+        if sweep not in names:
+            raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sorted(names))}")
+        failed = {run_id for run_id in failed if known[run_id].sweep == sweep}
     if not failed:
         print(f"no run{f' of {sweep}' if sweep else ''} has failed")
         return 0
     for members in under_way(results).values():  # runs that went side by side go on so
         if failed.intersection(members):
             failed |= {name for name in members if store.ending(name) is not None}
-    how = compose.one(overrides)
-    found = {run_id: _again(store.manifest(run_id), how) for run_id in sorted(failed)}
-    wanted = [job for job in jobs(c for c in found.values() if isinstance(c, Config)) if job.run_id in failed]
-    strangers = failed - {job.run_id for job in wanted}
-    for run_id in sorted(strangers):
-        why = found[run_id] if isinstance(found[run_id], str) else "its data, or an option's default, are others now"
-        print(
-            f"{run_id}: cannot be tried again ({why}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr
-        )
+    configs, reasons = list[Config](), dict[str, str]()
+    for run_id in sorted(failed):
+        try:
+            configs.append(_again(store.manifest(run_id), overrides))
+        except ValueError as error:
+            reasons[run_id] = str(error)
+    wanted = [job for job in jobs(configs) if job.run_id in failed]
+    for run_id in sorted(failed - {job.run_id for job in wanted}):
+        why = reasons.get(run_id, "its data, or an option's default, are others now")
+        print(f"{run_id}: cannot be trained ({why}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr)
     bad = study.make(f"retry{f' of {sweep}' if sweep else ''}", wanted, results, workers) if wanted else False
-    names = sorted({job.config.sweep.name for job in wanted if job.config.sweep.name})
-    for name in names:
-        print(f"for its tables: make sweep-{name}")
-    return int(bad or bool(strangers))
+    trained = {job.run_id for job in wanted}
+    for asked, runs in remembered(results).items():
+        if trained.intersection(run.run_id for run in runs or ()):
+            command = shlex.join([asked.sweep, "--preset", asked.preset, *asked.overrides])
+            print(f"for its tables: bnstudy sweep {command}")
+    return int(bad or len(wanted) < len(failed))
 
 
-def _again(manifest: Mapping[str, Any], how: Config) -> Config | str:
-    """The configuration of a manifest's run, or why it is none any more."""
-    try:
-        what = from_dict({**manifest["config"], "probes": {}})
-    except ValueError as error:
-        return str(error)
+def _again(manifest: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """The configuration of a manifest's run. Raises ValueError where it is none any more."""
+    given = compose.one(overrides)
+    how = manifest.get("how") or {"runtime": asdict(given.runtime), "tracking": asdict(given.tracking)}
+    for text in overrides:
+        section, _, key = text.lstrip("+").partition("=")[0].partition(".")
+        how[section][key] = getattr(getattr(given, section), key)
     plans = {look.probe: look.plan for look in map(Look.of, looks_of(manifest).values())}
-    return replace(what, probes=plans, runtime=how.runtime, tracking=how.tracking, sweep=Sweep(name=manifest["sweep"]))
+    config = from_dict({**manifest["config"], **how, "probes": {}})
+    return replace(config, probes=plans, sweep=Sweep(name=manifest["sweep"]))
 
 
 def forget(run_id: str, results: Path) -> int:

@@ -1,0 +1,114 @@
+"""Lists of the runs that are in a results folder, and what is known of one of them."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnstudy.config.identity import flat
+from bnstudy.store import index, locks, paths
+from bnstudy.store.runs import State, Store
+from bnstudy.tracking.sinks.console import duration
+
+SHOWN = ("run", "state", "test_accuracy", "age", "sweep")  # on a terminal; a CSV file has every column
+WORDS = {State.partial: "interrupted"}
+
+
+def ls(wanted: Sequence[str], results: Path, *, as_csv: bool = False) -> int:
+    """Print a line for each run, the latest last: those whose columns have the values, or whose names have the text.
+
+    Raises ValueError for a column that there is not.
+    """
+    rows = _rows(results)
+    for text in wanted:
+        key, equals, value = text.partition("=")
+        if equals and rows and key not in rows[0]:
+            raise ValueError(f"{text}: there is no column {key!r}; there are: {', '.join(rows[0])}")
+        rows = [row for row in rows if (_text(row[key]) in value.split(",") if equals else text in row["run"])]
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(rows[0] if rows else SHOWN)
+        writer.writerows([_text(value) for value in row.values()] for row in rows)
+    else:
+        lines = [[_shown(row, key) for key in SHOWN] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)] if lines else []
+        for line in lines:
+            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        print(f"{len(rows)} runs in {paths.runs(results)}", file=sys.stderr)
+    return 0
+
+
+def show(name: str, results: Path) -> int:
+    """Print what is known of a run: its state, configuration, results, tables, and what it was trained with."""
+    store, run_id = Store(results), whole_name(name, results)
+    state, holder = store.state(run_id), locks.holder(results, run_id)
+    print(f"{run_id}: {f'running ({holder})' if holder else WORDS.get(state, state)}")
+    print(f"folder: {paths.run(results, run_id)}")
+    if state in (State.partial, State.damaged):
+        return 0
+    manifest = store.manifest(run_id)
+    if manifest["error"]:
+        print(f"error: {manifest['error']}")
+        print(manifest.get("traceback", ""))
+    for title, values in {
+        "trained for": {"sweep": manifest.get("sweep")},
+        "results": {key: manifest.get(key) for key in ("outcome", "diverged_step", "num_steps")} | manifest["final"],
+        "time": {key: manifest.get(key) for key in ("wall_sec", "probe_share")},
+        "configuration": manifest["config"],
+        "data": manifest["data"],
+        "rows of tables": {name: table["rows"] for name, table in manifest["tables"].items()},
+        "trained with": {key: value for key, value in manifest["provenance"].items() if key != "groups"},
+    }.items():
+        print(f"\n{title}")
+        for key, value in flat(values).items():
+            if value is not None:
+                print(f"  {key} = {_text(value)}")
+    return 0
+
+
+def whole_name(name: str, results: Path) -> str:
+    """The run of this name, or the only one that begins so. Raises ValueError where there is none, or several."""
+    known = Store(results).run_ids()
+    found = [name] if name in known else [run_id for run_id in known if name and run_id.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    raise ValueError(f"there is {'no run' if not found else 'more than one run'} {name!r}; {_hint(name, found, known)}")
+
+
+def _hint(name: str, found: Sequence[str], known: Iterable[str]) -> str:
+    near = found[:3] or difflib.get_close_matches(name, list(known), 3)
+    return f"did you mean {' or '.join(near)}?" if near else "bnstudy ls lists those there are"
+
+
+def _rows(results: Path) -> list[dict[str, Any]]:
+    entries, holders = index.entries(results, Store(results).run_ids()), locks.holders(results)
+    columns = dict.fromkeys(key for entry in entries.values() for key in entry.facts)
+    rows = []
+    for run_id, entry in sorted(entries.items(), key=lambda item: (item[1].ended or time.time(), item[0])):
+        state = "running" if run_id in holders else WORDS.get(entry.state, str(entry.state))
+        facts = {key: entry.facts.get(key) for key in columns}
+        row = {"run": run_id, "state": state, "sweep": entry.sweep, **facts, "wall_sec": entry.sec}
+        rows.append(row | {"ended": None if entry.ended is None else round(entry.ended)})
+    return rows
+
+
+def _shown(row: Mapping[str, Any], column: str) -> str:
+    if column == "age":
+        return "" if row["ended"] is None else f"{duration(time.time() - row['ended'])} ago"
+    if column == "test_accuracy":
+        accuracy = row.get(column)
+        return "" if accuracy is None else f"{100 * accuracy:.2f} %"
+    return _text(row[column])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+

@@ -89,8 +89,17 @@ textbook: $(READY) ## the textbook's study and its report [PRESET=quick (default
 	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(again) $(ARGS)
 
 .PHONY: status
-status: $(READY) ## how far every sweep is [PRESET=quick|full]
-	$(BNSTUDY) status $(preset) $(ARGS)
+status: $(READY) ## how far the sweeps are that were begun, or one: [SWEEP=NAME] [PRESET=quick|full]
+	$(BNSTUDY) status $(call option,SWEEP) $(preset) $(ARGS)
+
+.PHONY: ls
+ls: $(READY) ## your runs: state, test accuracy, age [ARGS="state=failed norm=batch"] [ARGS=--csv]
+	$(BNSTUDY) ls $(ARGS)
+
+.PHONY: show
+show: $(READY) ## what is known of one run: ID=its name, or the beginning of it
+	@test -n $(call quoted,ID) || { echo "show: name the run, as in: make show ID=lenet-none" >&2; exit 2; }
+	$(BNSTUDY) show $(call quoted,ID) $(ARGS)
 
 .PHONY: retry
 retry: $(READY) ## the runs that failed, once more [SWEEP=NAME] [JOBS=n]

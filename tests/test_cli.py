@@ -18,7 +18,7 @@ from bnstudy.config import compose
 from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import launch, study
+from bnstudy.sweep import launch, study, wanted
 from bnstudy.tracking.sinks.console import Progress
 from bnstudy.training import construct, runner
 
@@ -84,7 +84,7 @@ def test_usage_has_what_a_command_is_of_before_the_overrides(capsys):
         (["run", "--fast"], ["unknown option --fast", "run --help"]),
         (["run", "--lr=0.1"], ["unknown option --lr=0.1", "without dashes, as optim.lr=0.1"]),
         (["run", "lr=0.1"], ["lr: there is no such key; did you mean optim.lr?"]),
-        (["status", "seed=1"], ["seed=1"]),
+        (["status", "seed=1"], ["no sweep 'seed=1'"]),
         (["run", "optim.lrr=1"], ["optim.lrr"]),
         (["run", "optim.lr=-1"], ["optim.lr = -1"]),
         (["run", "norm=bach"], ["bach", "batch_scratch"]),
@@ -398,25 +398,35 @@ def test_a_sweep_with_a_failed_run_exits_1_and_keeps_the_others(data_root, tmp_p
     assert sorted(states) == [State.completed] * 3 + [State.failed]
 
 
-def test_status_counts_every_sweep(data_root, tmp_path, capsys, monkeypatch):
-    assert "init" in compose.sweeps()
-    monkeypatch.setattr(compose, "sweeps", lambda: ["init", "random_products"])  # composing all takes long
+def test_status_counts_what_was_begun_and_works_without_data(data_root, tmp_path, capsys, monkeypatch):
+    """Of the preset, of a sweep with overrides, of single runs; what was not begun is not composed."""
+    monkeypatch.setattr(compose, "sweeps", lambda: ["init", "precision", "random_products"])
     configs = compose.expand("init", "quick", [f"runtime.data_root='{data_root}'"])
     one, other, third = names(configs)[:3]
-    store = Store(tmp_path)
+    store, places = Store(tmp_path), ["--results", tmp_path, "--data-root", data_root]
     looks = {table: look.record for table, look in status.looks(configs[0]).items()}
-    store.writer(one).finish({"status": "completed", "looks": looks})
+    store.writer(one).finish({"status": "completed", "looks": looks, "sweep": "init"})
     store.writer(other)
-    store.writer(third).finish({"status": "failed"})
-    assert main("status", "--data-root", data_root, "--results", tmp_path) == 0
-    told = capsys.readouterr()
-    lines, shown = told.out.splitlines(), told.err.splitlines()
-    assert shown[0] == "status: 0 of 2 sweeps, 0 %" and shown[-1].startswith("status: 2 of 2 sweeps, 100 %, took ")
-    assert len(lines) == 2 * len(compose.sweeps())
-    (init,) = (line for line in lines if line.split()[:2] == ["init", "quick"])
-    assert "10 runs: 1 completed, 1 failed, 1 interrupted, 7 pending" in init
-    assert main("status", "--data-root", tmp_path / "none", "--results", tmp_path) == 0  # without data, in words
-    assert "not to be had" in capsys.readouterr().out
+    store.writer(third).finish({"status": "failed", "sweep": "init"})
+    store.writer("lenet-alone")
+    custom = ["seed=7", f"runtime.data_root='{data_root}'"]
+    wanted.wanted("precision", "quick", custom, tmp_path)
+    store.writer(names(compose.expand("precision", "quick", custom))[0])
+
+    def lines(*options):
+        assert main("status", *options) == 0
+        return {" ".join(line.split()[:2]): line for line in capsys.readouterr().out.splitlines()}
+
+    first = lines(*places)
+    assert "10 runs: 1 completed, 1 failed, 1 interrupted, 7 pending" in first["init quick"]
+    assert first["precision quick"].endswith(" seed=7") and "1 interrupted" in first["precision quick"]
+    assert "1 runs: 1 partial" in first["other runs"] and "random_products" in first["not begun"]
+    monkeypatch.setattr(compose, "expand", lambda *_: pytest.fail("it is remembered"))
+    assert lines(*places) == first
+    nowhere = ["--results", tmp_path, "--data-root", tmp_path / "none"]
+    assert lines(*nowhere) == first
+    monkeypatch.undo()
+    assert "not to be had" in lines("random_products", "--preset", "quick", *nowhere)["random_products quick"]
 
 
 def test_publishing_what_is_not_finished_is_refused(data_root, tmp_path, capsys):

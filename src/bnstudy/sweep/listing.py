@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnstudy.config.identity import flat
 from bnstudy.store import index, locks, paths
 from bnstudy.store.runs import State, Store
 from bnstudy.tracking.sinks.console import duration
@@ -66,7 +65,7 @@ def show(name: str, results: Path) -> int:
         "trained with": {key: value for key, value in manifest["provenance"].items() if key != "groups"},
     }.items():
         print(f"\n{title}")
-        for key, value in flat(values).items():
+        for key, value in _flat(values).items():
             if value is not None:
                 print(f"  {key} = {_text(value)}")
     return 0
@@ -112,3 +111,11 @@ def _text(value: Any) -> str:
         return ""
     return value if isinstance(value, str) else json.dumps(value)
 
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found

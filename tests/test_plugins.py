@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from bnstudy.config import plugins
+from bnstudy.config import plugins, project
 
 
 @pytest.fixture
 def made_up(tmp_path, monkeypatch):
     """Writes a norm of this text into a folder that stands for the package."""
-    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "config" / "plugins.py"))
+    monkeypatch.setattr(project, "PACKAGE", tmp_path)
     (tmp_path / "norms").mkdir()
     plugins.defaults.cache_clear()
 
@@ -34,6 +34,8 @@ def test_options_and_flags_are_read_from_the_text(made_up):
         ("def build(n, ndim, *, eps):\n    ...\n", r"norms/made_up\.py: option 'eps' needs a literal default"),
         ("def build(n, ndim, *, eps=tiny()):\n    ...\n", r"norms/made_up\.py: option 'eps' needs a literal default"),
         ("def make(n, ndim):\n    ...\n", r"norms/made_up\.py: a file in norms/ needs a function 'build'"),
+        ("def build(n, ndim, size=5):\n    ...\n", r"norms/made_up\.py: option 'size' must stand after a \*"),
+        ("def build(n):\n    ...\n", r"norms/made_up\.py: build is given num_features, ndim"),
         ("\ndef build(n ndim):\n    ...\n", r"norms/made_up\.py, line 2: "),
     ],
 )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bnstudy.api.looking import layers, probe
     from bnstudy.api.running import Run, configure, fit, run
     from bnstudy.api.tables import claims, runs, sweeps, table
+    from bnstudy.config.project import use_components
     from bnstudy.config.schema import Config
     from bnstudy.models.layers import Layer
 
@@ -31,11 +32,13 @@ __all__ = [
     "runs",
     "sweeps",
     "table",
+    "use_components",
 ]
 _HOMES = {
     "api.looking": ("layers", "probe"),
     "api.running": ("Run", "configure", "fit", "run"),
     "api.tables": ("claims", "runs", "sweeps", "table"),
+    "config.project": ("use_components",),
     "config.schema": ("Config",),
     "models.layers": ("Layer",),
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnstudy.config import project
 from bnstudy.store import paths
 
 PRESETS = ("quick", "full")
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from bnstudy.sweep import budget
 
     try:
+        for folder in getattr(known, "components", None) or ():
+            project.use_components(folder)
         with budget.minutes(getattr(known, "budget_min", None)):
             code = COMMANDS[known.command].act(known)
         sys.exit(code)
@@ -67,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
         for argument, rest in command.options:
-            sub.add_argument(argument, **rest)
+            default = rest.get("default")
+            sub.add_argument(argument, **(rest | {"default": default()} if callable(default) else rest))
         if command.overrides:
             sub.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=command.overrides)
     return parser
@@ -75,12 +79,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sweeps() -> list[str]:
     """The names of the sweeps, without what it takes to read them."""
-    return sorted(path.stem for path in (Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+    return sorted(path.stem for path in (project.ROOT / "sweeps").glob("*.yaml"))
 
 
 def _launchers() -> list[str]:
     """The names of the launchers, without what it takes to read them."""
-    return ["local", *sorted(path.stem for path in (Path(__file__).parents[2] / "conf/launcher").glob("*.yaml"))]
+    return ["local", *sorted(path.stem for path in (project.ROOT / "conf/launcher").glob("*.yaml"))]
 
 
 def _folder(text: str) -> Path:
@@ -159,16 +163,27 @@ SWEEP = option("name", SWEEP_NAMES, metavar="SWEEP")
 SUITE = option("name", "as sweeps/*.yaml name it: paper_init, paper_train, textbook", metavar="SUITE")
 RUN_ID = option("run_id", "the run's name, whole", metavar="ID")
 RESULTS = option(
-    "--results", "folder of all results (default: %(default)s)", type=_folder, default="results", metavar="FOLDER"
+    "--results",
+    "folder of all results (default: %(default)s)",
+    type=_folder,
+    default=lambda: str(project.results()),
+    metavar="FOLDER",
 )
 DATA = option(
     "--data-root",
     "where the images are (default: %(default)s)",
     type=_folder,
-    default=os.environ.get("BNSTUDY_DATA_ROOT", "data"),
+    default=lambda: str(project.data_root()),
     metavar="FOLDER",
 )
 JOBS = option("--jobs", "processes at a time (default: one a core)", type=_positive, metavar="N")
+COMPONENTS = option(
+    "--components",
+    "folder of own norms/, models/, probes/, sweeps/ and conf/ (may be given several times)",
+    type=_folder,
+    action="append",
+    metavar="FOLDER",
+)
 ACCEPT_CODE = option(
     "--accept-code",
     "count runs as done though a file of their norm, network, initialiser or probe has changed since",
@@ -182,7 +197,7 @@ BUDGET = option(
 )
 AGAIN = option("--again", "train runs that are published, too (default: they count as done)", action="store_true")
 PLACES = RESULTS, DATA
-TRAINED_AT = *PLACES, ACCEPT_CODE
+TRAINED_AT = *PLACES, COMPONENTS, ACCEPT_CODE
 STRICT = option("--strict", "refuse a figure whose runs were trained by several commits", action="store_true")
 
 
@@ -191,7 +206,6 @@ STRICT = option("--strict", "refuse a figure whose runs were trained by several 
     option(
         "--sweep",
         "train a run of this sweep: the overrides are one value of each of its axes",
-        choices=_sweeps(),
         metavar="SWEEP",
     ),
     _preset("full"),
@@ -278,6 +292,7 @@ def _suite(arguments: argparse.Namespace) -> int:
     option("names", SWEEP_NAMES, metavar="SWEEP", nargs="*"),
     _preset(None, otherwise="both"),
     *PLACES,
+    COMPONENTS,
 )
 def _status(arguments: argparse.Namespace) -> int:
     from bnstudy.sweep import maintenance
@@ -312,6 +327,7 @@ def _show(arguments: argparse.Namespace) -> int:
     "train the runs that failed once more, of every sweep or of one",
     option("--sweep", SWEEP_NAMES, metavar="SWEEP"),
     *PLACES,
+    COMPONENTS,
     JOBS,
     overrides="runtime.* and tracking.* only",
 )

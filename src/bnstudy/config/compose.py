@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -24,10 +25,10 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnstudy.config import errors, plugins
+from bnstudy.config import errors, plugins, project
 from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = project.ROOT
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
 VERSION = "1.3"
@@ -48,7 +49,8 @@ class ConfOnSearchPath(SearchPathPlugin):
     """Let a sweep's file find conf/. An override would do, but Hydra's grammar would have to read the path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("bnstudy", f"file://{CONF}")
+        for folder in _confs():
+            search_path.append("bnstudy", f"file://{folder}")
 
 
 def register() -> None:
@@ -58,7 +60,10 @@ def register() -> None:
     store.store(name="schema", node=Config)
     for group, kind, extra in COMPONENTS:
         for name in plugins.names(kind):
-            store.store(group=group, name=name, node={"name": name, **extra, **plugins.defaults(kind, name)})
+            options: dict[str, Any] = {}
+            with contextlib.suppress(ValueError):  # a broken file is an error for what uses it
+                options = plugins.defaults(kind, name)
+            store.store(group=group, name=name, node={"name": name, **extra, **options})
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -88,7 +93,7 @@ def one(overrides: Sequence[str]) -> Config:
 
 def sweeps() -> list[str]:
     """The names of all sweeps."""
-    return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+    return sorted({path.stem for folder in (SWEEPS, *project.own("sweeps")) for path in folder.glob("*.yaml")})
 
 
 def headers() -> dict[str, dict[str, Any]]:
@@ -123,7 +128,7 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
     values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
     values |= {key for key in points if any(_below(key, other) for other in values)}
     template = functools.cache(lambda chosen: _compose(sweep, chosen))
-    with _hydra(SWEEPS):
+    with _hydra(_file(sweep).parent):
         configs = [
             _filled(
                 template(tuple(text for key, text in point.items() if key not in values)),
@@ -157,7 +162,7 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
     _file(sweep)
     register()
     try:
-        with _hydra(SWEEPS):
+        with _hydra(_file(sweep).parent):
             whole = compose(sweep, return_hydra_config=True)
         presets = whole.sweep.presets
     except (*errors.REFUSED, yaml.YAMLError) as error:
@@ -220,11 +225,11 @@ def _check_choices(
         leaf for each in overrides for text in _points(each) for leaf in _leaves(each.key_or_group, _read(text).value())
     }
     chosen = sorted(given & groups.keys() & points.keys())
-    if not any(_set_by(CONF / group, str(_read(text).value())) for group in chosen for text in points[group]):
+    if not any(_set_by(_confs(), group, str(_read(text).value())) for group in chosen for text in points[group]):
         return
     for config, point in zip(configs, _product(points), strict=True):
         values = to_dict(config)
-        wanted = {group: _set_by(CONF / group, str(_read(point[group]).value())) for group in chosen}
+        wanted = {group: _set_by(_confs(), group, str(_read(point[group]).value())) for group in chosen}
         for group in chosen:
             others = {leaf for other in chosen if other != group for leaf in wanted[other]}
             for leaf, value in wanted[group].items():
@@ -245,10 +250,10 @@ def _check_choices(
 
 
 @functools.cache
-def _set_by(group: Path, name: str) -> dict[str, Any]:
+def _set_by(confs: Sequence[Path], group: str, name: str) -> dict[str, Any]:
     """The values that a group's file sets, by key, and the choices it makes in other groups; none without a file."""
-    path = group / f"{name}.yaml"
-    if not path.is_file():
+    paths = (conf / group / f"{name}.yaml" for conf in confs)
+    if (path := next(filter(Path.is_file, paths), None)) is None:
         return {}
     text = path.read_text(encoding="utf-8")
     content: Any = OmegaConf.to_container(OmegaConf.create(text)) or {}
@@ -257,7 +262,7 @@ def _set_by(group: Path, name: str) -> dict[str, Any]:
         if isinstance(part, dict):
             values |= {key.removeprefix("override ").lstrip("/"): value for key, value in part.items()}
     if "@package _global_" not in text:
-        content = {group.name: content}
+        content = {group: content}
     return values | {key: value for key, value in _flat(content).items() if "${" not in str(value)}
 
 
@@ -402,10 +407,10 @@ def quoted(path: Path) -> str:
 
 
 def _file(sweep: str) -> Path:
-    path = SWEEPS / f"{sweep}.yaml"
     if sweep not in sweeps():
         raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sweeps())}")
-    return path
+    paths = [folder / f"{sweep}.yaml" for folder in (SWEEPS, *project.own("sweeps"))]
+    return next(path for path in paths if path.is_file())
 
 
 def _fault(sweep: str) -> str | None:
@@ -430,10 +435,17 @@ def _wrong(name: str, given: Mapping[str, Any]) -> str | None:
     return errors.in_overrides(given, _groups(), lambda chosen: compose(name, overrides=list(chosen)))
 
 
+def _confs() -> tuple[Path, ...]:
+    """The project's conf/ and those of own components."""
+    return CONF, *project.own("conf")
+
+
 def _groups() -> dict[str, list[str]]:
     """The choices that each group of the configuration has."""
-    folders = [folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != LAUNCHERS]
-    found = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
+    found: dict[str, set[str]] = {}
+    for conf in _confs():
+        for folder in (each for each in conf.iterdir() if each.is_dir() and each.name != LAUNCHERS):
+            found.setdefault(folder.name, set()).update(path.stem for path in folder.glob("*.yaml"))
     for group, kind, _ in COMPONENTS:
         found.setdefault(group, set()).update(plugins.names(kind))
     return {group: sorted(found[group]) for group in sorted(found)}

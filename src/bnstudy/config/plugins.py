@@ -18,24 +18,38 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bnstudy.config import project
+
 FUNCTION = {"norms": "build", "models": "build", "probes": "probe"}
+GIVEN = {"norms": ("num_features", "ndim"), "models": ("shape", "num_classes", "norm"), "probes": ("snapshot",)}
+CONSTANTS: dict[str, dict[str, str]] = {  # what a file has to set, and what for
+    "norms": {},
+    "models": {"INPUT_SIZE": "the side to which smaller images are padded, or None"},
+    "probes": {"READS": "what it reads of a snapshot, as in {'activations'}", "COLUMNS": "its columns' types by name"},
+}
+READ_AS = {"logits_NK": "logits", "logit_gradient_NK": "logits", "displaced": "gradients", "after": "gradients"} | {
+    name: name for name in ("inputs", "preactivations", "activations", "output_gradients", "gradients")
+}  # what a probe uses of its snapshot: what READS has to name for that
 # Modules of these packages that serve the components and are none themselves.
 SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": {"snapshot"}}
 
 
 def names(kind: str) -> list[str]:
     """The components of a kind ("norms", "models", "probes"), sorted."""
-    folder = Path(__file__).parents[1] / kind
-    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_") and p.stem not in SUPPORT[kind])
+    stems = {path.stem for folder in _folders(kind) for path in folder.glob("*.py")}
+    return sorted(stem for stem in stems if not stem.startswith("_") and stem not in SUPPORT[kind])
 
 
 @cache
 def defaults(kind: str, name: str) -> dict[str, Any]:
     """Options of a component with their defaults, in the order of its function's keyword-only parameters.
 
-    Raises ValueError for an unknown name, or for a parameter without a literal default.
+    Raises ValueError for an unknown name, for a parameter without a literal default, and for a file that lacks what
+    its kind needs.
     """
     function = _function(kind, _known(kind, name))
+    _check_signature(kind, name, function)
+    _check_constants(kind, name, function)
     options = {}
     for parameter, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         try:
@@ -72,6 +86,8 @@ def stackable(model: str, norm: str) -> bool:
 
 def load(kind: str, name: str) -> ModuleType:
     """The component's module, imported. Raises ValueError for an unknown name."""
+    package = importlib.import_module(f"bnstudy.{kind}")
+    package.__path__ += [str(folder) for folder in _folders(kind) if str(folder) not in package.__path__]
     return importlib.import_module(f"bnstudy.{kind}.{_known(kind, name)}")
 
 
@@ -80,10 +96,10 @@ def checksum(kind: str, name: str) -> str:
 
     Comments, docstrings and blank lines do not count.
     """
-    folder, found, left = Path(__file__).parents[1] / kind, dict[str, str](), [_known(kind, name)]
+    found, left = dict[str, str](), [_known(kind, name)]
     while left:
         stem = left.pop()
-        if stem not in found and (path := folder / f"{stem}.py").is_file():
+        if stem not in found and (path := _path(kind, stem)).is_file():
             found[stem] = source_checksum(path)
             left += _imported(path, f"bnstudy.{kind}")
     return hashlib.sha256(" ".join(found[stem] for stem in sorted(found)).encode()).hexdigest()[:12]
@@ -124,7 +140,13 @@ def _code(text: str) -> str:
 
 
 def _path(kind: str, name: str) -> Path:
-    return Path(__file__).parents[1] / kind / f"{name}.py"
+    """A component's file: the project's, or that of a folder of own components."""
+    paths = [folder / f"{name}.py" for folder in _folders(kind)]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _folders(kind: str) -> list[Path]:
+    return [project.PACKAGE / kind, *project.own(kind)]
 
 
 def _known(kind: str, name: str) -> str:
@@ -138,6 +160,36 @@ def _tree(kind: str, name: str) -> ast.Module:
         return ast.parse(_path(kind, name).read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise ValueError(f"{kind}/{name}.py, line {error.lineno}: {error.msg}") from None
+
+
+def _check_signature(kind: str, name: str, function: ast.FunctionDef) -> None:
+    given, wanted = [each.arg for each in (*function.args.posonlyargs, *function.args.args)], GIVEN[kind]
+    call = f"def {function.name}({', '.join(wanted)}"
+    if len(given) > len(wanted):
+        option = given[len(wanted)]
+        raise ValueError(f"{kind}/{name}.py: option {option!r} must stand after a *, as in {call}, *, {option}=...)")
+    if len(given) < len(wanted) and function.args.vararg is None:
+        raise ValueError(f"{kind}/{name}.py: {function.name} is given {', '.join(wanted)}: write {call}, ...)")
+
+
+def _check_constants(kind: str, name: str, function: ast.FunctionDef) -> None:
+    values = dict[str, ast.expr | None]()
+    for node in _tree(kind, name).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        values |= {each.id: getattr(node, "value", None) for each in targets if isinstance(each, ast.Name)}
+        values |= {each.asname or each.name: None for each in node.names} if isinstance(node, ast.ImportFrom) else {}
+    for constant, purpose in CONSTANTS[kind].items():
+        if constant not in values:
+            raise ValueError(f"{kind}/{name}.py: {constant} is missing: set it, {purpose}")
+    if not isinstance(reads := values.get("READS"), ast.Set):
+        return
+    declared = {each.value for each in reads.elts if isinstance(each, ast.Constant)}
+    snapshot = function.args.args[0].arg if function.args.args else ""
+    for used in ast.walk(function):
+        if isinstance(used, ast.Attribute) and isinstance(used.value, ast.Name) and used.value.id == snapshot:
+            needed = READ_AS.get(used.attr)
+            if needed and needed not in declared:
+                raise ValueError(f"{kind}/{name}.py: it uses {snapshot}.{used.attr}: add {needed!r} to READS")
 
 
 def _function(kind: str, name: str) -> ast.FunctionDef:

@@ -20,6 +20,7 @@ class Factory:
     """
 
     def __init__(self, name: str, options: Mapping[str, Any], where: str = "*") -> None:
+        self._name = name
         self._build = plugins.load("norms", name).build
         self._options = dict(options)
         self._where = where
@@ -38,6 +39,11 @@ class Factory:
         """Once the network is built: raises ValueError for a pattern that named no place in it."""
         sites, used = self._sites, self._used
         self._sites, self._used = [], set()
+        if self._patterns and not sites and self._name != "none":
+            raise ValueError(
+                f"norm.name = {self._name!r}: the network has no place for a norm: call norm(num_features, ndim, site) "
+                "where its file builds layers, or give norm=none"
+            )
         for pattern in self._patterns:
             if pattern not in used:
                 raise ValueError(f"norm.where = {self._where!r}: {pattern!r} matches none of {', '.join(sites)}")

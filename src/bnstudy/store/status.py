@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from bnstudy.config import identity, plugins
+from bnstudy.config import identity, plugins, project
 from bnstudy.config.schema import Config, ProbePlan, resolved_plan
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import State, Store, StoreError, looks_of
@@ -86,7 +85,7 @@ def code(config: Config) -> dict[str, str]:
         f"{kind}/{getattr(config, key)['name']}.py": plugins.checksum(kind, getattr(config, key)["name"])
         for key, kind in identity.COMPONENTS
     }
-    return found | {"models/init.py": plugins.source_checksum(Path(plugins.__file__).parents[1] / "models" / "init.py")}
+    return found | {"models/init.py": plugins.source_checksum(project.PACKAGE / "models" / "init.py")}
 
 
 def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:

@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 
 from bnstudy.analysis import figures, findings, frames
 from bnstudy.analysis.findings import Comparison, Finding, Row, Verdict
+from bnstudy.config import project
 from bnstudy.store import files, paths
 
 Progress = Callable[[str], None]
-FINDINGS = Path(__file__).resolve().parents[4] / "analysis" / "findings"  # of a checkout, which is how this is used
+FINDINGS = project.ROOT / "analysis" / "findings"
 STYLE = "bnstudy.mplstyle"  # these two lie in the folder that holds the findings' folder
 CURVES = "paper_curves"
 

@@ -1,0 +1,66 @@
+"""Where the project lies: conf/, sweeps/ and analysis/, folders of own components, and by default data and results.
+
+A checkout has them all at its root, wherever a command is started. A wheel carries the first three, and data and
+results are then in the current folder. A folder of own components adds to the project's: norms/, models/, probes/,
+sweeps/ and conf/, each if it is there. It is named by `--components`, by the environment variable, or by an installed
+package's entry point of the group `bnstudy.components`, as in `mine = "my_package"`.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib import metadata, util
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CHECKOUT = PACKAGE.parents[1]
+SHIPPED = PACKAGE / "shipped"  # of a wheel
+ROOT = CHECKOUT if (CHECKOUT / "conf" / "config.yaml").is_file() else SHIPPED
+RESULTS, DATA_ROOT, COMPONENTS = "BNSTUDY_RESULTS", "BNSTUDY_DATA_ROOT", "BNSTUDY_COMPONENTS"  # environment variables
+PARTS = ("norms", "models", "probes", "sweeps", "conf")  # of a folder of own components
+
+
+def results(given: str | os.PathLike[str] | None = None) -> Path:
+    """The results folder: the one given, the one that BNSTUDY_RESULTS names, or the project's `results`."""
+    return _place(given, RESULTS, "results")
+
+
+def data_root(given: str | os.PathLike[str] | None = None) -> Path:
+    """Where the images are: the folder given, the one that BNSTUDY_DATA_ROOT names, or the project's `data`."""
+    return _place(given, DATA_ROOT, "data")
+
+
+def _place(given: str | os.PathLike[str] | None, variable: str, name: str) -> Path:
+    if given := given or os.environ.get(variable):
+        return Path(given).expanduser()
+    return (CHECKOUT if ROOT == CHECKOUT else Path.cwd()) / name
+
+
+def own(part: str) -> list[Path]:
+    """The folders of this part (norms, sweeps, ...) among own components."""
+    return [folder / part for folder in components() if (folder / part).is_dir()]
+
+
+def components() -> list[Path]:
+    """The folders of own components."""
+    named = os.environ.get(COMPONENTS, "")
+    return [Path(folder) for folder in named.split(os.pathsep) if folder] + _installed()
+
+
+def use_components(folder: str | os.PathLike[str]) -> None:
+    """Find the norms, networks, probes and sweeps of this folder, too: in this process and those that it starts.
+
+    Raises ValueError for a folder that has none of these parts.
+    """
+    path = Path(folder).expanduser().absolute()
+    if not any((path / part).is_dir() for part in PARTS):
+        raise ValueError(f"components = {path}: the folder has none of {', '.join(f'{part}/' for part in PARTS)}")
+    if path not in components():
+        os.environ[COMPONENTS] = os.pathsep.join([*map(str, components()), str(path)])
+
+
+@cache
+def _installed() -> list[Path]:
+    specs = [util.find_spec(each.value) for each in metadata.entry_points(group="bnstudy.components")]
+    return [Path(place) for spec in specs if spec for place in spec.submodule_search_locations or ()]

@@ -1,0 +1,113 @@
+"""Norms, networks, probes and sweeps in a folder outside of the project, and what their mistakes are answered with."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from small_runs import quadrants, torch_as_it_was
+
+from bnstudy import cli, models, norms, probes
+from bnstudy.config import compose, plugins, project
+from bnstudy.store.runs import Store
+
+NORM = "from torch import nn\n\ndef build(num_features, ndim, *, slope: float = 0.2):\n    return nn.LeakyReLU(slope)\n"
+NETWORK = """
+from torch import nn
+from bnstudy.models.layers import Layer
+{size}
+
+def build(shape, num_classes, norm, *, width: int = 4):
+    return Network(shape[0] * shape[1] * shape[2], width, num_classes, norm)
+
+class Network(nn.Module):
+    def __init__(self, num_inputs, width, num_classes, norm):
+        super().__init__()
+        self.hidden = nn.Linear(num_inputs, width)
+        self.norm = {norm}
+        self.classifier = nn.Linear(width, num_classes)
+        self.layers = (Layer(1, "hidden", "linear", "norm"), Layer(2, "classifier", "linear", "classifier"))
+
+    def forward(self, images):
+        return self.classifier(self.norm(self.hidden(images.flatten(1)){extra}))
+"""
+SWEEP = "# A trial.\ndefaults: [config, _self_]\nsweep: {name: trial, presets: {full: [], quick: []}}\n"
+RUN = ["run", "data.name=quadrants", "data.batch_size=25", "data.augment=false", "train.steps=2", "probes=none"]
+RUN += ["tracking.mode=off", "runtime.device=cpu", "model=mine"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return quadrants(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """Writes files into a folder of own components, which nothing knows of after the test."""
+    monkeypatch.setenv(project.COMPONENTS, "")
+    folder = tmp_path / "lab"
+
+    def write(name, text):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+        return folder
+
+    plugins.defaults.cache_clear()
+    with torch_as_it_was():
+        yield write
+    plugins.defaults.cache_clear()
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+    for package in (models, norms, probes):
+        package.__path__[:] = [place for place in package.__path__ if not place.startswith(str(folder))]
+
+
+def network(norm='norm(width, 0, "norm")', extra="", size="INPUT_SIZE = None"):
+    return NETWORK.format(norm=norm, extra=extra, size=size)
+
+
+def run(folder, root, tmp_path, *overrides):
+    with pytest.raises(SystemExit) as ended:
+        places = [f"--components={folder}", f"--data-root={root}", f"--results={tmp_path / 'results'}"]
+        cli.main([*RUN, *overrides, *places])
+    return ended.value.code or 0
+
+
+def test_a_network_a_norm_and_a_sweep_of_another_folder_run(lab, root, tmp_path):
+    lab("norms/slope.py", NORM)
+    lab("sweeps/trial.yaml", SWEEP)
+    lab("norms/broken.py", "def build(")
+    folder = lab("models/mine.py", network())
+    assert run(folder, root, tmp_path, "norm=slope", "norm.slope=0.1") == 0
+    assert [name.rpartition("-")[0] for name in Store(tmp_path / "results").run_ids()] == ["mine-slope-lr0.1-s0"]
+    assert compose.expand("trial", "full", ["norm=slope"])[0].norm["slope"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "words"),
+    [
+        (network(size=""), [], ["models/mine.py", "INPUT_SIZE is missing"]),
+        (network(norm="nn.Identity()"), ["norm=batch"], ["norm.name = 'batch'", "no place for a norm", "norm=none"]),
+        (network(), ["norm=broken"], ["norms/broken.py, line 1"]),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_written(lab, root, tmp_path, capsys, text, overrides, words):
+    lab("norms/broken.py", "def build(")
+    assert run(lab("models/mine.py", text), root, tmp_path, *overrides) == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert all(word in error for word in words) and "Traceback" not in error
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_probe_that_reads_what_it_does_not_declare_is_refused(lab):
+    text = "READS = {'gradients'}\nCOLUMNS = {}\n\ndef probe(snapshot):\n    yield from snapshot.activations\n"
+    project.use_components(lab("probes/looks.py", text))
+    with pytest.raises(ValueError, match=r"probes/looks\.py: it uses snapshot\.activations: add 'activations'"):
+        plugins.defaults("probes", "looks")
+
+
+def test_a_folder_without_components_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv(project.COMPONENTS, "")
+    with pytest.raises(ValueError, match="none of norms/"):
+        project.use_components(tmp_path)

@@ -88,6 +88,10 @@ paper-train: $(READY) ## the paper's trainings, for a GPU; in slices of BUDGET_M
 textbook: $(READY) ## the textbook's study and its report [PRESET=quick (default)|full] [JOBS=n] [BUDGET_MIN=n]; run again to go on
 	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(again) $(ARGS)
 
+.PHONY: beyond
+beyond: $(READY) ## questions beyond the paper, by intervention and theory [PRESET=quick (default)|full] [JOBS=n] [BUDGET_MIN=n]; run again to resume
+	$(BNSTUDY) suite beyond $(preset) $(jobs) $(budget) $(again) $(ARGS)
+
 .PHONY: status
 status: $(READY) ## how far the sweeps are that were begun, or one: [SWEEP=NAME] [PRESET=quick|full]
 	$(BNSTUDY) status $(call option,SWEEP) $(preset) $(ARGS)

@@ -1,0 +1,149 @@
+"""Whether full-batch gradient descent trains at the edge of stability, with BN and without (Cohen et al., 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import ARMS, number, spread
+from bnstudy.analysis.stats import Scale
+
+RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
+EDGE = {
+    arm: Part("rate x sharpness / 2 over the last third", above=0.9, below=1.2, scale=Scale.log, at=label)
+    for arm, label in zip(ARMS, ("with BN", "without BN"), strict=True)
+}
+PLAIN = Part("sharpness with BN over without, at the end, rate 0.1", below=1, scale=Scale.log)
+SCALE_FREE = Part("scale-free sharpness with BN over without, at the end, rate 0.1", below=1, scale=Scale.log)
+ORDER_RATE = 0.1
+
+TITLE = "Sharpness along gradient descent"
+CAPTION = (
+    "LeNet with ReLU, 1,000 images of Fashion-MNIST, every update on all of them, no momentum. (a, b) Learning rate "
+    "times the largest eigenvalue of the loss's Hessian, over 2: above 1 (dotted) a quadratic loss diverges. "
+    "Geometric mean (line) over seeds and 95 % interval (band), a shade a rate, the darkest the largest. (c) "
+    "Sharpness at the end, plain and scale-free (every weight in units of its tensor's norm), against the rate."
+)
+SWEEP = "edge_of_stability"
+NEEDS = {
+    "steps": "model == 'lenet'",
+    "hessian_top_eigenvalue": "model == 'lenet'",
+    "relative_sharpness": "model == 'lenet'",
+}
+SIZE = (13.0, 4.3)
+WHERE = "Cohen et al. (2021), sections 3 and appendix on BN"
+CLAIMS = (
+    Claim(
+        id="B3-edge",
+        origin="ours",
+        where=WHERE,
+        scale="textbook",
+        says="Gradient descent ends at the edge of stability with BN as without.",
+        criterion=Criterion(
+            tuple(EDGE.values()), partial=1, remark="Geometric mean over the rates; runs that diverged do not count."
+        ),
+        published="rate x sharpness / 2 near 1",
+    ),
+    Claim(
+        id="B3-order",
+        origin="ours",
+        where="Bjorck et al. (2018), section 2.1, text",
+        scale="textbook",
+        says="At one rate BN finds the flatter minimum, whether sharpness is scale-free or not.",
+        criterion=Criterion((PLAIN, SCALE_FREE), partial=1),
+        published="no values",
+    ),
+)
+
+
+def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
+    looks = _looks(frames)
+    *courses, ends = fig.subplots(1, 3)
+    for ax, arm, letter in zip(courses, ARMS, "ab", strict=True):
+        part = looks[looks["norm"] == arm]
+        rates = sorted(part["lr"].unique())
+        for place, rate in enumerate(rates):
+            rows = stats.over_seeds(part[part["lr"] == rate], ["step"], "edge", Scale.log)
+            shade = 0.35 + 0.65 * place / max(1, len(rates) - 1)
+            ax.plot(rows["step"], rows["mean"], color=figures.COLOURS[arm], lw=1.1, alpha=shade, label=number(rate))
+            ax.fill_between(rows["step"], rows["low"], rows["high"], color=figures.COLOURS[arm], alpha=0.12, lw=0)
+        ax.axhline(1, color=figures.MUTED, lw=1, ls=":")
+        ax.set_yscale("log")
+        ax.set_ylim(0.02, 20)
+        ax.set_xlabel("update")
+        ax.set_ylabel("rate x sharpness / 2")
+        ax.legend(title="rate", loc="lower right", ncols=2)
+        figures.panel(ax, letter, figures.LABELS[arm])
+    for column, label, dashes in (("plain", "plain", "-"), ("free", "scale-free", (0, (4, 1.6)))):
+        final = _ends(frames)
+        for arm in ARMS:
+            rows = stats.over_seeds(final[final["norm"] == arm], ["lr"], column, Scale.log)
+            figures.band(ends, rows, "lr", arm, ls=dashes, label=f"{figures.LABELS[arm]}, {label}")
+    ends.set_xscale("log")
+    ends.set_yscale("log")
+    ends.set_xlabel("learning rate")
+    ends.set_ylabel("sharpness at the end")
+    ends.legend()
+    figures.panel(ends, "c", "at the end")
+
+
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
+    looks, ends = _looks(frames), _ends(frames)
+    late = looks[looks["step"] >= 2 / 3 * looks["step"].max()]
+    edge = {
+        EDGE[arm].key: _over_rates(late[late["norm"] == arm].groupby(["seed", "lr"])["edge"].mean().reset_index())
+        for arm in ARMS
+    }
+    at = ends[np.isclose(ends["lr"], ORDER_RATE)]
+    order = {}
+    for part, column in ((PLAIN, "plain"), (SCALE_FREE, "free")):
+        of = {arm: at[at["norm"] == arm].set_index("seed")[column] for arm in ARMS}
+        order[part.key] = stats.effect(of["batch"], of["none"], Scale.log)
+    values = {"B3-edge": edge, "B3-order": order}
+    return {claim: {key: criteria.single(of) for key, of in each.items()} for claim, each in values.items()}
+
+
+def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
+    looks, ends, lines = _looks(frames), _ends(frames), []
+    late = looks[looks["step"] >= 2 / 3 * looks["step"].max()]
+    mean = late.groupby(["norm", "lr", "seed"], observed=True)["edge"].mean().reset_index()
+    for rows, column, label in (
+        (mean, "edge", "rate x sharpness / 2 over the last third"),
+        (ends, "plain", "sharpness at the end"),
+        (ends, "free", "scale-free sharpness at the end"),
+    ):
+        for rate in sorted(rows["lr"].unique()):
+            part = rows[rows["lr"] == rate]
+            cells = [str(spread(part.loc[part["norm"] == arm, column])) for arm in ARMS]
+            lines.append(Comparison(f"{label}, rate {number(rate)}", "", "", *cells))
+    return lines
+
+
+def _over_rates(rows: pd.DataFrame) -> pd.Series:
+    """By seed, the geometric mean over the rates."""
+    return rows.assign(ln=np.log(rows["edge"])).groupby("seed")["ln"].mean().map(math.exp)
+
+
+def _looks(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Sharpness along the runs that did not diverge; `edge` is rate x sharpness / 2."""
+    looks = frames["hessian_top_eigenvalue"]
+    alive = looks[looks["status"] == "completed"]
+    return alive.assign(edge=alive["lr"] * alive["eigenvalue"] / 2)
+
+
+def _ends(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row a run that did not diverge: the last sharpness, plain and scale-free."""
+    key = ["norm", "lr", "seed"]
+    tables = {"plain": _looks(frames), "free": frames["relative_sharpness"]}
+    last = {
+        name: table.sort_values("step").groupby(key, observed=True)["eigenvalue"].last()
+        for name, table in tables.items()
+    }
+    return pd.DataFrame(last).dropna(subset=["plain"]).reset_index()

@@ -42,18 +42,21 @@ def claims() -> str:
 def gallery() -> str:
     """Every published figure with its caption and the verdicts of its claims."""
     rows = json.loads(CLAIMS.read_text(encoding="utf-8"))
-    parts = ["# Figures", "Each figure with its claims, from the published tables. BN is blue, without BN orange."]
+    shown: dict[str, list[str]] = {name: [] for name in findings.ORIGINS}
     waiting = []
     for path in findings.discover(report.FINDINGS):
         finding = findings.load(path)
         if not (RESULTS / "figures" / f"{path.stem}.svg").exists():
-            waiting.append(f"`{path.stem}` ({finding.title})")
+            waiting.append(f"- {finding.title} (`make sweep-{finding.sweep}`)")
             continue
-        parts += [f"## {finding.title}", f"![{finding.title}](figures/{path.stem}.svg)", finding.caption]
-        parts += [_verdicts([row for row in rows if row["finding"] == path.stem])]
-    if waiting:
-        parts += ["## Not run yet", ", ".join(waiting)]
-    return "\n\n".join(parts)
+        origin = min((claim.origin for claim in finding.claims), key=findings.ORIGINS.index)
+        verdicts = _verdicts([row for row in rows if row["finding"] == path.stem])
+        picture = f"![{finding.title}](figures/{path.stem}.svg)"
+        shown[origin].append(f"### {finding.title}\n\n{picture}\n\n{finding.caption}\n\n{verdicts}")
+    parts = ["# Figures", "From the published tables, each with its claims. With BN is blue, without BN orange."]
+    for origin, of_it in shown.items():
+        parts += [f"## {findings.GROUPS[origin]}", *of_it]
+    return "\n\n".join([*parts, "## Not run yet", "\n".join(waiting) or "Nothing."])
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -6,16 +6,16 @@
 #
 # $$y = \gamma\,\frac{x - \mu_B}{\sqrt{\sigma_B^2 + \epsilon}} + \beta .$$
 #
-# That is all. What is said about it is more: that it makes training faster, allows larger learning rates, forgives bad
+# That is all. Much more is said about it: that it makes training faster, allows larger learning rates, forgives bad
 # initialisation, stabilises distributions. Four notebooks take such sentences one by one, say beforehand what would
-# count as true, and look: this one follows the chapter of Dive into Deep Learning and its exercises, `tutorial` a
+# count as true, and look. This one follows the chapter of Dive into Deep Learning and its exercises, `tutorial` a
 # network with BN in some places only, `perceptron` what a course page says of weights and distributions, and
 # `batch_size` what a mini-batch is to BN and what else could stand in its place.
 #
-# The numbers are those of the tables in `results/tables`, made by `make textbook PRESET=full`: five networks an arm,
-# each from another seed. Nothing is trained here. Below each figure stand the claims, each with its criterion, which
-# says so where it was laid down after a look, and with what the verdict is given; *not reproduced* is as much a
-# result as *reproduced*.
+# The numbers are those of the tables in `results/tables`, trained by `make textbook PRESET=full`: five networks an
+# arm, each from another seed. Nothing is trained here; the notebook `lesson` trains. Below each figure stand its
+# claims, each with its verdict and its criterion. A criterion that was laid down after a look says so. *Not
+# reproduced* is as much a result as *reproduced*.
 
 # %%
 from bnstudy.analysis.notebook import show
@@ -65,9 +65,9 @@ show("lenet_region")
 # %% [markdown]
 # ## Faster, or only at its own learning rate?
 #
-# "BN makes training faster" can mean two things. Two networks can be compared at the same learning rate, or each at its
-# best. The answers need not agree, and the second is the one that matters to somebody who may choose the rate. Mind
-# the goal as well: an accuracy that neither network reaches in the epochs given compares nothing.
+# "BN makes training faster" can mean two things. Two networks can be compared at the same learning rate, or each at
+# its best. The answers need not agree, and the second is the one that matters to somebody who may choose the rate.
+# Mind the goal as well: an accuracy that neither network reaches in the epochs given compares nothing.
 
 # %%
 show("textbook_faster")
@@ -88,9 +88,9 @@ show("textbook_subsets")
 # does nothing. And in evaluation BN multiplies by one constant and adds another: it can be multiplied into the weights
 # of the layer before it, and be gone. Both follow from the formula above; try to derive them before you look.
 #
-# What is left is rounding. In float32 a number has about seven digits, and a network of five layers loses some of them:
-# compare the two panels. And compare the two modes: a bias that is dropped in training is missed in evaluation, where
-# the running mean was kept with it.
+# What is left is rounding. In float32 a number has about seven digits, and a network of five layers loses some of
+# them: compare the two panels. And compare the two modes: a bias that is dropped in training is missed in evaluation,
+# where the running mean was kept with it.
 
 # %%
 show("textbook_folding")

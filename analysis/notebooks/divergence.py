@@ -13,8 +13,8 @@ from bnstudy.analysis.notebook import show
 #
 # The relative loss is that after the step over that before it: below 1 the step helps. Without BN the curve turns
 # upwards by many powers of ten (mind the axes); with BN it does not leave the panel. Compare mini-batch 1 with
-# mini-batch 7: the untrained network without BN bears only the smallest steps. After a few updates at 0.0001 it bears
-# far larger ones, which is not what the paper shows.
+# mini-batch 7: without BN only the smallest steps help the untrained network. After a few updates at 0.0001 far larger
+# ones do, which is not what the paper shows.
 
 # %%
 show("fig3")

@@ -2,7 +2,7 @@
 # # Gradients without batch normalization (sections 3.1 and 3.2)
 #
 # In the untrained network without BN the gradients are large, a few of their entries are much larger than the others,
-# and they hardly depend on the images. These notebooks follow the paper's chain of reasons, from the gradients of the
+# and they hardly depend on the images. This notebook follows the paper's chain of reasons, from the gradients of the
 # weights back to the classifier.
 
 # %%

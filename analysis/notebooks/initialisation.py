@@ -19,21 +19,21 @@ show("fig8")
 # %% [markdown]
 # ## The network's own Jacobians
 #
-# The paper stops at random matrices. The real thing, the Jacobian of the untrained ResNet-110 from one image to the
-# features, can be computed; with BN its batch statistics are held constant.
+# The paper stops at random matrices. But the Jacobian of the untrained ResNet-110 itself, from one image to the
+# features, can be computed; with BN the batch statistics are held constant.
 
 # %%
 show("jacobians")
 
 # %% [markdown]
-# Is it each block, or their number? All 54 blocks one by one, too large to lay out: their singular values are estimated
-# from products with vectors.
+# Is each block to blame, or their number? Here are all 54 blocks one by one. Their Jacobians are too large to write
+# down; their singular values are estimated from products with vectors.
 
 # %%
 show("jacobian_blocks")
 
 # %% [markdown]
-# And is it allowed to hold the statistics constant? What their own derivatives add fades with the mini-batch.
+# And may the statistics be held constant? What their own derivatives add should fade as the mini-batch grows.
 
 # %%
 show("jacobian_coupling")
@@ -41,7 +41,7 @@ show("jacobian_coupling")
 # %% [markdown]
 # ## Four initialisers
 #
-# If the initialisation is the cause, another one should change the explosion, and BN should make it not matter.
+# If the initialisation is the cause, another one should change the explosion, and with BN it should not matter.
 
 # %%
 show("init_schemes")
@@ -52,8 +52,8 @@ show("init_training")
 # %% [markdown]
 # ## Where does BN have to sit?
 #
-# One BN before the pooling, or after the classifier, or in one stage alone: which of its effects on the untrained
-# network does each have? And what does it give in training?
+# BN before the pooling only, after the classifier only, or in one stage only: which effects on the untrained network
+# does each have? And what does it gain in training?
 
 # %%
 show("placement_init")

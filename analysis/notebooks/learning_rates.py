@@ -6,8 +6,8 @@
 # BN should be no better than one without; and of two networks with BN the one with the larger rate should be better,
 # and overfit less.
 #
-# Every cell below draws a figure from the tables in this repository and judges its claims by criteria, which say
-# so where they were laid down after a look. Blue is with BN, orange without.
+# Every cell below draws a figure from the published tables and judges its claims by criteria. A criterion that was
+# laid down after a look at the data says so. Blue is with BN, orange without.
 
 # %%
 from bnstudy.analysis.notebook import show
@@ -17,16 +17,16 @@ from bnstudy.analysis.notebook import show
 #
 # The paper trains ResNet-110 for 165 epochs at 0.1, and at 0.0001 for 2,400. Here the same four arms are a ResNet-20
 # on a tenth of the images, for ten epochs each. What it shows is the picture at this scale; whether the paper's
-# networks behave so, only the paper's scale can tell. Ask of the figure: is the order of the blue curves that of
+# networks behave in this way, only the paper's scale can tell. Ask of the figure: are the blue curves in the order of
 # their rates?
 
 # %%
 show("fig1_quick")
 
 # %% [markdown]
-# The same at the paper's scale, each arm for as long as the paper trains it; then all four for 165 epochs, a fourteenth
-# of the paper's training at 0.0001: what does equal work give? Until somebody with a GPU has made these runs the cells
-# say how to.
+# The same at the paper's scale, each arm for as long as the paper trains it; then all four for 165 epochs, a
+# fourteenth of the paper's training at 0.0001: what does equal work give? These runs need a GPU; until they are
+# published, the cells name the command that trains them.
 
 # %%
 show("fig1_paper")
@@ -35,23 +35,24 @@ show("fig1_paper")
 show("fig1_matched")
 
 # %% [markdown]
-# ## Which rates does a network bear?
+# ## At which rates does a network train?
 #
 # Without BN ResNet-110 diverges at 0.1, says the paper. Its network at the rates of its grid, and the search for the
-# largest rate that trains, take a GPU:
+# largest rate that trains, need a GPU:
 
 # %%
 show("lr_grid")
 
 # %% [markdown]
-# The same question at a laptop's scale is asked of another network: a ResNet-20 on few images, for fewer updates and at
-# rates of its own. It can show whether BN widens the range of rates; at which rates, it can show for itself alone.
+# The same question at a laptop's scale, for another network: a ResNet-20 on few images, for fewer updates and at other
+# rates. It can show whether BN widens the range of rates. The rates themselves hold for this network only.
 
 # %%
 show("lr_grid_reduced")
 
 # %% [markdown]
-# Shallower networks should bear larger rates without BN, for there are fewer layers to multiply through (appendix H):
+# Without BN shallower networks should train at larger rates, for there are fewer layers to multiply through (appendix
+# H):
 
 # %%
 show("depth_lr")
@@ -101,7 +102,7 @@ show("sharpness_matched")
 # %% [markdown]
 # ## And does the number format matter?
 #
-# bf16 is fast on today's machines. Would a sweep that trains in it come to other conclusions?
+# bf16 is fast on today's machines. Does a sweep that trains in it lead to other conclusions?
 
 # %%
 show("precision")

@@ -13,8 +13,8 @@ import bnstudy
 # %% [markdown]
 # ## Published tables
 #
-# Each row of a table has the columns of the run it is of. How large a gradient do the untrained network's layers get,
-# with BN and without?
+# Each row of a table has the columns of its run, too. How does the variance of activations change with the depth of
+# the untrained network, with BN and without?
 
 # %%
 moments = bnstudy.table("init", "activation_moments", query="site == 'activation' and block_output")
@@ -27,10 +27,10 @@ bnstudy.claims().query("scale == 'init'").head(5)[["id", "says", "measured", "n"
 bnstudy.sweeps().head(5)[["sweep", "minutes_full", "published_runs", "published_tables"]]
 
 # %% [markdown]
-# ## A run of one's own
+# ## A run of your own
 #
-# A configuration is composed as the command line composes it; trained once, a run is opened and not trained again. It
-# needs Fashion-MNIST, which `make data` gets.
+# A configuration is composed as by the command line. A finished run is opened and not trained again. This one needs
+# Fashion-MNIST, which `make data` gets.
 
 # %%
 run: bnstudy.Run | None = None
@@ -57,8 +57,8 @@ if run is not None:
 # %% [markdown]
 # ## Probes on any network
 #
-# A plain torch network, with ReLUs in place and without a list of its layers: these are found by running it. Random
-# images do to see that its untrained activations shrink with depth.
+# A plain torch network, with in-place ReLUs and without a list of its layers, which are found by running it. Random
+# images are enough to see that its untrained activations shrink with depth.
 
 # %%
 torch.manual_seed(0)

@@ -35,7 +35,7 @@ COLOURS = {"batch": "#1F5C99", "none": "#D9661F", "group": "#117733", "layer": "
 
 def train(norm: str, lr: float, *more: str) -> bnstudy.Run:
     """Train LeNet with ReLUs for two epochs, or open the run if it has been trained before."""
-    change = [f"norm={norm}", f"optim.lr={lr}", "train.epochs=2", "runtime.synthetic=true", *more]
+    change = [f"norm={norm}", f"optim.lr={lr}", "train.epochs=2", "runtime.synthetic=true", "runtime.threads=1", *more]
     return bnstudy.fit(bnstudy.configure(*NETWORK, *IMAGES, *LOOK, *change), progress=False)
 
 

@@ -197,7 +197,7 @@ def test_a_run_that_raises_says_what_and_where_the_traceback_is(data, tmp_path, 
     before = surroundings()
     with monkeypatch.context() as patched:
         patched.setattr(train.Training, "_advance", lambda self: 1 / 0)
-        with pytest.raises(RuntimeError, match=r"failed: ZeroDivisionError.*manifest\.json has the traceback"):
+        with pytest.raises(RuntimeError, match=r"failed: ZeroDivisionError.*traceback\.txt"):
             bnstudy.fit(config, tmp_path, progress=False)
     assert surroundings() == before
     with pytest.raises(ValueError, match=r"it failed \(ZeroDivisionError"):

@@ -295,7 +295,7 @@ def three(tmp_path_factory, root):
     configs = [config(root, seed=seed, sweep__name="mine" if seed else None) for seed in (0, 1, 2)]
     with torch_as_it_was():
         make(configs[:1], results)
-    failures.record(job(configs[1]), results, "ValueError: the disk is full", "Traceback: here")
+    failures.record(job(configs[1]), results, "ValueError: the disk is full", ValueError("here"))
     Store(results).writer(names(configs)[2])
     return results, names(configs)
 
@@ -326,7 +326,7 @@ def test_a_run_is_shown_by_the_beginning_of_its_name(three, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(f"{ids[0]}: completed\n") and "  optim.lr = 0.5\n" in shown and "  steps = 9\n" in shown
     listing.show(ids[1][:-3], results)
-    assert "the disk is full\nTraceback: here" in capsys.readouterr().out
+    assert "the disk is full\nValueError: here" in capsys.readouterr().out
     with locks.hold(results, ids[2:]):
         listing.show(ids[2], results)
     assert "running (process" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -90,6 +91,7 @@ def test_a_network_a_norm_and_a_sweep_of_another_folder_run(lab, root, tmp_path)
         (network(size=""), [], ["models/mine.py", "INPUT_SIZE is missing"]),
         (network(norm="nn.Identity()"), ["norm=batch"], ["norm.name = 'batch'", "no place for a norm", "norm=none"]),
         (network(), ["norm=broken"], ["norms/broken.py, line 1"]),
+        (network().replace("self.layers =", "self.depths ="), [], ["models/mine.py", "self.layers"]),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_written(lab, root, tmp_path, capsys, text, overrides, words):
@@ -98,6 +100,17 @@ def test_a_mistake_is_refused_before_anything_is_written(lab, root, tmp_path, ca
     error = capsys.readouterr().err
     assert all(word in error for word in words) and "Traceback" not in error
     assert not (tmp_path / "results").exists()
+
+
+def test_an_error_in_own_code_names_its_line_and_the_file_of_the_traceback(lab, root, tmp_path, capsys):
+    folder = lab("models/mine.py", network(extra=".no_such_thing()"))
+    assert run(folder, root, tmp_path) == cli.EXIT_FAILED
+    error = capsys.readouterr().err
+    (name,) = Store(tmp_path / "results").run_ids()
+    path = tmp_path / "results" / "runs" / name / "traceback.txt"
+    assert re.search(r"models/mine\.py, line \d+: return self\.classifier", error) and "no_such_thing" in error
+    assert str(path) in error
+    assert "Traceback" not in error and "models/mine.py" in path.read_text()
 
 
 def test_a_probe_that_reads_what_it_does_not_declare_is_refused(lab):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from bnstudy.api import _places
 from bnstudy.config.schema import Config, from_dict
-from bnstudy.store import paths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,8 +123,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
         then = f"when bnstudy.fit is called with this configuration and results = {str(folder)!r}"
         raise KeyboardInterrupt(f"{name} was interrupted: {how} {then}") from None
     if not ended.state.done:
-        manifest = paths.run(folder, name) / paths.MANIFEST
-        raise RuntimeError(f"{name} failed: {ended.note}; {manifest} has the traceback; bnstudy.fit tries it once more")
+        raise RuntimeError(f"{name} failed: {ended.note}; bnstudy.fit tries it once more")
     return trained
 
 

@@ -145,6 +145,12 @@ def _path(kind: str, name: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
+def component(path: Path) -> str | None:
+    """The name of a component's file for messages, as in norms/batch.py; None for a file that is none."""
+    kinds = (kind for kind in FUNCTION if path.parent in _folders(kind))
+    return next((f"{kind}/{path.name}" for kind in kinds), None)
+
+
 def _folders(kind: str) -> list[Path]:
     return [project.PACKAGE / kind, *project.own(kind)]
 

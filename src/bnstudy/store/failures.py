@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
+from bnstudy.config import plugins
 from bnstudy.config.schema import resolved
-from bnstudy.store import provenance
+from bnstudy.store import files, paths, provenance
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import Store
 from bnstudy.store.status import code, looks
 
 
-def record(job: Job, results: Path, error: str, traceback: str = "") -> None:
-    """Writes the manifest of a failed run; made again it goes on from its checkpoint, if it has one."""
+def in_words(error: Exception) -> str:
+    """An exception's type and message, and the last line of a norm's, network's or probe's file that it passed."""
+    text = f"{type(error).__name__}: {error}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if file := plugins.component(Path(frame.filename)):
+            return f"{text} ({file}, line {frame.lineno}: {frame.line})"
+    return text
+
+
+def record(job: Job, results: Path, error: str, raised: Exception | None = None) -> Path | None:
+    """Write the manifest of a failed run, and the traceback of what it raised to a text file, whose path is returned.
+
+    A run that is tried again resumes from its checkpoint, if it has one.
+    """
+    text = "".join(traceback.format_exception(raised)) if raised else ""
     manifest = {
         "status": "failed",
         "outcome": None,
         "diverged_step": None,
         "error": error,
-        "traceback": traceback,
+        "traceback": text,
         "config": resolved(job.config),
         "how": {"runtime": asdict(job.config.runtime), "tracking": asdict(job.config.tracking)},  # for `retry`
         "looks": {table: look.record for table, look in looks(job.config).items()},
@@ -33,3 +48,8 @@ def record(job: Job, results: Path, error: str, traceback: str = "") -> None:
         "probe_share": None,
     }
     Store(results).writer(job.run_id).finish(manifest)
+    if raised is None:
+        return None
+    path = paths.run(results, job.run_id) / paths.TRACEBACK
+    files.write_text(path, text)
+    return path

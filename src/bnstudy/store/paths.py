@@ -7,6 +7,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "weights.safetensors"
+TRACEBACK = "traceback.txt"
 MEMBERS = "members.txt"
 PACE = "pace.json"
 CUSTOM = "custom"  # the workspace of sweeps whose overrides made other runs than a preset

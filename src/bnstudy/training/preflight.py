@@ -16,7 +16,6 @@ from bnstudy import models, norms, probes
 from bnstudy.config.schema import Config, model_options, norm_options
 from bnstudy.data import loader
 from bnstudy.data.sources import Source
-from bnstudy.models.layers import Layer
 from bnstudy.store.jobs import Job
 from bnstudy.training import engine
 
@@ -55,7 +54,9 @@ def _check_data(config: Config, source: Source) -> None:
 def _check_components(config: Config, source: Source) -> None:
     try:
         network = _outline(config, source)
-        layers: tuple[Layer, ...] = network.layers  # type: ignore[assignment]
+        if (layers := getattr(network, "layers", None)) is None:
+            file = f"models/{config.model['name']}.py"
+            raise ValueError(f"{file}: the network has no `layers`: set self.layers, its weight layers in depth order")
         for name, plan in config.probes.items():
             probes.check(name, plan.options, layers)
         _check_batches(config, source, network)

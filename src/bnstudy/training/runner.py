@@ -9,7 +9,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -559,10 +558,10 @@ def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wal
 
 
 def _fail(job: Job, group: Group, results: Path, error: Exception) -> Ended:
-    """Records a run that raised, and leaves its checkpoint and segments: when it is made again it goes on from them."""
-    text = f"{type(error).__name__}: {error}"
+    """Record a run that raised. Its checkpoint and segments stay: tried again, it resumes from them."""
+    text = failures.in_words(error)
     if Store(results).state(job.run_id).done:  # it was trained again, for a look
         return Ended(job.run_id, State.failed, f"{text}; the run stays as it was")
-    failures.record(job, results, text, "".join(traceback.format_exception(error)))
+    path = failures.record(job, results, text, error)
     kept = "; what was saved is kept" if checkpoint.exists(results, group) else ""
-    return Ended(job.run_id, State.failed, f"{text}{kept}")
+    return Ended(job.run_id, State.failed, f"{text}{kept}; the whole traceback: {path}")

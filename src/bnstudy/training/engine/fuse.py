@@ -40,7 +40,14 @@ class Fused:
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:
         forward = self._training if self._network.training else self._evaluation
-        return forward(images_NCHW)
+        # Called as a module, a graph that raises would print lines of torch's own.
+        traced = forward.forward if isinstance(forward, fx.GraphModule) else forward
+        try:
+            return traced(images_NCHW)
+        except Exception as error:
+            raised = error
+        self._network(images_NCHW)  # raises where the network's file is at fault, with the line of that file
+        raise raised
 
 
 def _fused(network: nn.Module, num_runs: int) -> Forward:

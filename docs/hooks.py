@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,6 +16,7 @@ from mkdocs.structure.files import File, Files
 import bnstudy
 from bnstudy import cli
 from bnstudy.analysis import findings, notebook, readme, report
+from bnstudy.analysis.findings import Verdict
 
 ROOT = readme.ROOT
 RESULTS = ROOT / "results"
@@ -35,8 +37,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def claims() -> str:
-    """Every claim with what was measured, and its verdict."""
-    return f"# Claims\n\n{findings.HOW_JUDGED}\n\n{readme.claims_table(CLAIMS)}\n"
+    """Every claim by group: what was measured, its verdict, its criterion folded; at the end what was not run."""
+    rows = [findings.Row(**row) for row in json.loads(CLAIMS.read_text(encoding="utf-8"))]
+    parts = ["# Claims", findings.HOW_JUDGED]
+    for name, of_it in findings.grouped(rows).items():
+        tally = ", ".join(f"{count} {verdict}" for verdict, count in findings.tallied(of_it).items())
+        parts += [f"## {findings.GROUPS[name]}", f"{len(of_it)} claims: {tally}."]
+        judged = [row for row in of_it if row.verdict != Verdict.not_run]
+        lines = ["| | claim | measured, with 95 % interval | scale | n | verdict |", "|---|---|---|---|---|---|"]
+        parts.append("\n".join([*lines, *map(_claim, judged)]) if judged else "")
+        waiting = [
+            f"- **{row.id}** {escape(row.says)} <small>{escape(row.to_run)}</small>"
+            for row in of_it
+            if row not in judged
+        ]
+        parts += ["### Not run yet", "\n".join(waiting)] if waiting else []
+    return "\n\n".join(parts)
+
+
+def _claim(row: findings.Row) -> str:
+    criterion = f"<details><summary>criterion</summary>{escape(row.criterion)}<br>{escape(row.given)}</details>"
+    verdict = f"**{row.verdict}**" + (f": {escape(row.reason)}" if row.reason else "")
+    says = f"{escape(row.says)} <small>{escape(row.where)}</small>{criterion}"
+    cells = (row.id, says, f"{escape(row.measured)}<br>{escape(row.spread)}", row.scale, str(row.n), verdict)
+    return f"| {' | '.join(cell.replace('|', '&#124;').replace('*', '&#42;') for cell in cells[:-1])} | {cells[-1]} |"
 
 
 def gallery() -> str:

@@ -182,4 +182,6 @@ def test_the_site_is_built_without_a_network_and_needs_none(tmp_path: Path) -> N
     )
     loaded = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//[^"]+"')
     assert {name: found for name, text in pages.items() if (found := loaded.findall(text))} == {}
+    rows = json.loads((ROOT / "results" / "claims.json").read_text(encoding="utf-8"))
+    assert [row["id"] for row in rows if row["id"] not in pages["claims.html"]] == []
     assert "--budget-min" in pages["options.html"] and "figures/fig5.svg" in pages["gallery.html"]

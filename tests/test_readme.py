@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -58,17 +57,6 @@ def test_the_short_table_has_the_numbered_claims_and_what_smaller_scales_decided
     assert r"| 1 | a \| b | paper | 0 | **not run** (reduced, n = 3: partly) |" in table
     assert f"| 5 | a \\| b | untrained | 5 | **reproduced**{readme.NO_TEST} |" in table
     assert "| 9-levels |" not in table and "| x |" not in table and "1 reproduced, 1 not run." in table
-
-
-def test_the_long_table_groups_claims_by_whose_they_are(tmp_path):
-    path = tmp_path / "claims.json"
-    rows = [row("6", measured="<3"), row("9", calibrated="Figure 5", verdict="undecided", reason="why")]
-    rows += [row("6-layers"), row("x", origin="course", verdict="not run")]
-    path.write_text(json.dumps(rows))
-    paper, no_test, detail, course = readme.claims_table(path).split("\n## ")
-    assert r"| 6 | a \| b. | \<3 | init | 5 | **reproduced** |" in paper
-    assert "**undecided**: why" in no_test and "| 6-layers |" in detail
-    assert "1 not run." in course and "| x |" not in course and "Not run yet: x;" in course
 
 
 def test_the_readme_is_short_and_says_what_the_claims_say(tmp_path):

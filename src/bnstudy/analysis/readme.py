@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnstudy.analysis import findings
 from bnstudy.analysis.findings import Verdict
 from bnstudy.analysis.frames import MINUS, number
 from bnstudy.store import files
@@ -27,14 +26,6 @@ MEASURED = re.compile(rf"(?<![\w.(])[{MINUS}-]?\d[\d,.]*(?:e[{MINUS}-]?\d+)?(?=$
 NO_TEST = "\u00b9"  # a footnote's mark
 SMALLER = ("reduced", "grid", "fitted", "epoch")  # claim 4-grid is claim 4 on another scale
 Row = Mapping[str, Any]
-GROUPS: tuple[tuple[str, Callable[[Row], bool]], ...] = (  # a claim is of the first that it belongs to
-    (f"{findings.GROUPS['paper']}, by number",
-     lambda row: row["id"].isdigit() and row["origin"] == "paper" and not row["calibrated"]),
-    (findings.GROUPS["calibrated"], lambda row: bool(row["calibrated"])),
-    ("What the paper says in detail", lambda row: row["origin"] == "paper"),
-    (findings.GROUPS["course"], lambda row: row["origin"] == "course"),
-    (findings.GROUPS["ours"], lambda row: True),
-)  # fmt: skip
 
 
 def update(claims_json: Path, readme: Path = README) -> None:
@@ -102,31 +93,6 @@ def short_table(rows: Sequence[Row]) -> str:
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     note = f"{NO_TEST} No test: the set-up was chosen by these numbers, or it is true by construction."
     return "\n".join([*lines, "", f"{told}. {note}"])
-
-
-def claims_table(claims_json: Path) -> str:
-    """The paper's own claims in a table, what else was judged in folded ones, each with a line on what was not run."""
-    left = json.loads(claims_json.read_text(encoding="utf-8"))
-    parts: list[str] = []
-    for title, belongs in GROUPS:
-        chosen, left = [row for row in left if belongs(row)], [row for row in left if not belongs(row)]
-        if chosen:
-            counts = Counter(row["verdict"] for row in chosen)
-            told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-            parts.append(f"## {title}\n\n{told}.\n\n{_table(chosen)}")
-    return "\n\n".join(parts)
-
-
-def _table(rows: Sequence[Row]) -> str:
-    lines = ["| claim | | measured | scale | n | verdict |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        if row["verdict"] != Verdict.not_run:
-            verdict = f"**{row['verdict']}**" + (f": {row['reason']}" if row["reason"] else "")
-            lines.append(_line(row["id"], row["says"], row["measured"], row["scale"], row["n"], verdict))
-    waiting = [row["id"] for row in rows if row["verdict"] == Verdict.not_run]
-    if waiting:
-        lines += ["", f"Not run yet: {', '.join(waiting)}; `results/claims.md` says what would run each."]
-    return "\n".join(lines if len(waiting) < len(rows) else lines[-1:])
 
 
 def _line(*cells: object) -> str:

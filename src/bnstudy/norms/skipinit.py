@@ -1,6 +1,6 @@
 """SkipInit: a learnt factor, zero at first, at the end of a residual branch (De and Smith, 2020, section 4).
 
-Meant for the last place of each branch alone: norm.where is "stage*.norm2" in conf/norm/skipinit.yaml.
+Meant for the last place of each branch alone: norm=skipinit_branches has norm.where="stage*.norm2".
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 # on which every other target depends. No target asks anything.
 
 PYTHON ?= python3
+CPU ?=
 DATA_ROOT ?= data
 PRESET ?=
 JOBS ?=
@@ -19,6 +20,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BNSTUDY := $(BIN)/python -m bnstudy
+# A variable that is misspelt would be without effect.
+variables := $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+unknown := $(filter-out $(variables),$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
+near = $(strip $(foreach v,$(variables),$(if $(or $(findstring $v,$1),$(findstring $1,$v)),$v)))
+$(if $(unknown),$(error $(firstword $(unknown)): there is no such variable; $(if $(call near,$(firstword $(unknown))),did you mean $(call near,$(firstword $(unknown)))? )there are: $(variables)))
 # What is given is one word to the shell, whatever characters it has; ARGS are words, quoted by who gives them.
 quoted = '$(subst ','\'',$(value $1))'
 option = $(if $(value $1),$2$(call quoted,$1))
@@ -46,9 +52,10 @@ help: ## list the targets
 	@printf '\nsweeps (NAME):%s\n' "$(patsubst sweeps/%.yaml, %,$(sort $(wildcard sweeps/*.yaml)))"
 	@printf 'variables: DATA_ROOT=%s (data folder)  PYTHON=%s (3.11 or newer, makes .venv)  ARGS="..." (added to the command)\n' \
 	  $(call quoted,DATA_ROOT) $(call quoted,PYTHON)
+	@printf 'PRESET is quick for reproduce and textbook, full for sweep-NAME, paper-init, paper-train, publish and wandb-sweep-NAME\n'
 
 .PHONY: setup
-setup: $(READY) ## make .venv with the locked, hash-checked packages
+setup: $(READY) ## make .venv with the locked, hash-checked packages [CPU=1: torch without its 4 GB of GPU libraries]
 
 .PHONY: reproduce
 reproduce: $(READY) ## the main job, from data to report [PRESET=quick|full] [JOBS=n]; run again to go on
@@ -189,6 +196,16 @@ $(READY): requirements.lock bootstrap.lock pyproject.toml
 	  || { echo "setup: '$(PYTHON)' is not there, or older than Python 3.11: install 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }; \
 	  $(PYTHON) -m venv --clear $(VENV) \
 	  || { echo "setup: '$(PYTHON)' cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }; }
+ifneq ($(CPU),)
+	@echo "setup: packages of requirements.lock into $(VENV), torch from its index of builds for CPUs (about 2 GB, once)"
+	@awk '/^[a-z]/ { wanted = !/^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==/ } wanted' requirements.lock > $(VENV)/cpu.lock
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r bootstrap.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --torch-backend cpu \
+	  $$(sed -n 's/^\(torch\(vision\)\{0,1\}==[^ ]*\).*/\1/p' requirements.lock) || { \
+	  echo "setup: this machine cannot get the builds of torch for CPUs (above); 'make setup' takes those with GPU libraries, which compute the same here" >&2; exit 1; }
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-build-isolation -r $(VENV)/cpu.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+else
 	@echo "setup: packages of requirements.lock into $(VENV) (about 6 GB, once)"
 	@if $(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r bootstrap.lock \
 	  && $(BIN)/uv pip sync $$(test -t 2 || echo --quiet) --python $(BIN)/python --require-hashes --no-build-isolation requirements.lock; then \
@@ -200,4 +217,5 @@ $(READY): requirements.lock bootstrap.lock pyproject.toml
 	  && $(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements.lock \
 	  && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
 	fi
+endif
 	@touch $@

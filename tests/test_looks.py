@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -120,3 +122,28 @@ def test_what_cannot_be_left_yet_is_named(monkeypatch, capfd):
             time.sleep(0.5)
             raise runner.Left
     assert "as soon as the probes at step 7 (weights) can be left" in capfd.readouterr().err
+
+
+BUSY = """
+import hashlib
+from bnstudy.training import runner
+
+runner.PATIENCE_SEC = runner.ENDING_SEC = 0.2
+stop = runner.Stop(ends_process=True)
+with stop.listening(), stop.deferred(), stop.leavable("the probes at step 0"):
+    print("looking", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"word", b"salt", 10**9)  # no handler runs meanwhile
+"""
+
+
+def test_a_second_ctrl_c_ends_what_cannot_be_left_and_the_first_says_what_it_waits_for():
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "looking\n"
+    time.sleep(1)  # until it is within the operation
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    lines = [process.stderr.readline() for _ in range(2)]
+    assert "stopping as soon as the probes at step 0 can be left" in "".join(lines)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "ended at once" in error and "Traceback" not in error

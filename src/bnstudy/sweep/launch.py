@@ -256,7 +256,7 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
         except OSError:
             os._exit(1)  # nobody listens any more; the next launch goes on from the checkpoint
 
-    stop = runner.Stop()
+    stop = runner.Stop(ends_process=True)
     with stop.listening():
         while True:
             try:

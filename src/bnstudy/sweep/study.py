@@ -49,7 +49,7 @@ def single(config: Config, results: Path) -> int:
     from bnstudy.training import preflight, runner  # and with it torch, which reads the environment
 
     preflight.check([job])
-    stop = runner.Stop()
+    stop = runner.Stop(ends_process=True)
     try:
         with stop.listening(), Progress(job.run_id) as progress:
             resumed = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import signal
 import socket
 import sys
@@ -37,6 +38,7 @@ from bnstudy.training.train import Training
 
 SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
 PATIENCE_SEC = 5.0  # before a request that is not honoured yet is answered in words
+ENDING_SEC = 2.0  # in which a process may still end by itself after a second Ctrl-C
 STALLED_BELOW = 0.3  # final train accuracy of a run that finished and did not train
 Report = Callable[[int, int], None]  # steps done, steps in all
 
@@ -65,8 +67,9 @@ class Left(BaseException):
 class Stop:
     """Ctrl-C and SIGTERM: honoured at once, or, while something can be saved, at the next mark or within a look."""
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, *, ends_process: bool = False) -> None:
+        """`ends_process`: whether a second Ctrl-C ends this process, also within an operation that takes minutes."""
+        self.requested, self._ends_process = False, ends_process
         self._deferring = self._leavable = False
         self._within: str | None = None  # what is going on, in words
 
@@ -86,17 +89,27 @@ class Stop:
         """Within, a request that is not honoured for PATIENCE_SEC is answered with what it waits for.
 
         Python runs no handler while an operation of torch goes on, which may take minutes; the bytes that it writes for
-        each signal come at once.
+        each signal come at once. What is on the disk is whole at any time, so that a process may be ended at any time.
         """
         reading, writing = socket.socketpair()
         writing.setblocking(False)
 
         def watch() -> None:
+            interrupts = 0
             with reading:
-                while reading.recv(1):
-                    time.sleep(PATIENCE_SEC)
-                    if self._within is not None:
-                        print(f"\nstopping as soon as {self._within} can be left", file=sys.stderr, flush=True)
+                while True:
+                    try:
+                        if not (number := reading.recv(1)):
+                            return
+                        interrupts += number[0] == signal.SIGINT
+                        reading.settimeout(ENDING_SEC if interrupts > 1 else PATIENCE_SEC)
+                    except TimeoutError:
+                        if interrupts > 1 and self._ends_process:
+                            print("\nended at once; what was saved is kept", file=sys.stderr, flush=True)
+                            os._exit(128 + signal.SIGINT)
+                        if self._within is not None:
+                            print(f"\nstopping as soon as {self._within} can be left", file=sys.stderr, flush=True)
+                        reading.settimeout(None)
 
         with writing:
             before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)

@@ -1,0 +1,51 @@
+"""What is installed elsewhere works there, and make refuses variables that would be without effect."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+USE = """
+from bnstudy.config import compose, project
+from bnstudy.analysis import findings, report
+assert "init" in compose.sweeps() and compose.expand("init", "quick") and list(findings.discover(report.FINDINGS))
+print(project.results())
+"""
+
+
+def test_a_wheel_has_the_sweeps_and_findings_and_results_in_the_current_folder(tmp_path):
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    for name in ("src", "conf", "sweeps", "analysis"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([sys.executable, "-c", BUILD, tmp_path], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    elsewhere.mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("BNSTUDY_")}
+    environment["PYTHONPATH"] = str(tmp_path / "installed")
+    done = subprocess.run([sys.executable, "-c", USE], cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(elsewhere / "results")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("SEEDS=0,1", "SEED"), ("PRESETS=quick", "PRESET"), ("preset=full", "")])
+def test_a_misspelt_variable_of_make_stops_with_the_right_name(given, meant):
+    done = subprocess.run(["make", "-n", "help", given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and f"{given.partition('=')[0]}: there is no such variable" in done.stderr
+    assert f"did you mean {meant}?" in done.stderr if meant else "PRESET" in done.stderr
+
+
+def test_words_in_a_variable_of_make_are_no_variables():
+    arguments = ["make", "-n", "sweep-init", "SEED=0", "ARGS=optim.lr=0.1 norm=none"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "seed='0' optim.lr=0.1 norm=none" in done.stdout

@@ -11,6 +11,8 @@ LAUNCHER ?=
 SEED ?=
 SWEEP ?=
 ID ?=
+NAME ?=
+YES ?=
 STRICT ?=
 AGAIN ?=
 REPLACE ?=
@@ -35,6 +37,8 @@ jobs = $(call option,JOBS,--jobs )
 launcher = $(call option,LAUNCHER,--launcher )
 seed = $(call option,SEED,seed=)
 again = $(if $(AGAIN),--again)
+name = $(call option,NAME,--name )
+yes = $(if $(YES),--yes)
 
 export BNSTUDY_DATA_ROOT := $(value DATA_ROOT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -80,20 +84,20 @@ lint: $(READY) ## ruff, mypy, and which room of src/bnstudy may import which
 	$(BIN)/python -m mypy
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache
 
-sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|slurm] [BUDGET_MIN=n] [AGAIN=1: also what is published] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom)
-	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(launcher) $(seed) $(ARGS)
+sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|slurm] [BUDGET_MIN=n] [AGAIN=1: also what is published] [YES=1: also what takes more than a day] [SEED=0,1,2] [ARGS="optim.lr=0.1 ..."] (other runs than the preset's: into results/custom, or [NAME=mine]: into results/custom/mine)
+	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(yes) $(name) $(launcher) $(seed) $(ARGS)
 
 .PHONY: paper-init
 paper-init: $(READY) ## the claims on untrained networks, at full depth and thirty seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]
-	$(BNSTUDY) suite paper_init $(or $(preset),--preset full) $(jobs) $(budget) $(again) $(ARGS)
+	$(BNSTUDY) suite paper_init $(or $(preset),--preset full) $(jobs) $(budget) $(again) $(yes) $(ARGS)
 
 .PHONY: paper-train
 paper-train: $(READY) ## the paper's trainings, for a GPU; in slices of BUDGET_MIN=n minutes: run again to go on [JOBS=n]
-	$(BNSTUDY) suite paper_train $(or $(preset),--preset full) $(jobs) $(budget) $(again) $(ARGS)
+	$(BNSTUDY) suite paper_train $(or $(preset),--preset full) $(jobs) $(budget) $(again) $(yes) $(ARGS)
 
 .PHONY: textbook
 textbook: $(READY) ## the textbook's study and its report [PRESET=quick (default)|full] [JOBS=n] [BUDGET_MIN=n]; run again to go on
-	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(again) $(ARGS)
+	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(again) $(yes) $(ARGS)
 
 .PHONY: beyond
 beyond: $(READY) ## questions beyond the paper, by intervention and theory [PRESET=quick (default)|full] [JOBS=n] [BUDGET_MIN=n]; run again to resume
@@ -122,12 +126,12 @@ clean-run: $(READY) ## forget one run: ID=its whole name
 	$(BNSTUDY) clean-run $(call quoted,ID) $(ARGS)
 
 .PHONY: figures
-figures: $(READY) ## figures and claims of the committed tables, into results/redrawn [PRESET=quick|full|custom: of your own] [STRICT=1: none of several commits]
-	$(BNSTUDY) figures $(preset) $(strict) $(ARGS)
+figures: $(READY) ## figures and claims of the committed tables, into results/redrawn [PRESET=quick|full|custom or NAME=mine: of your own] [STRICT=1: none of several commits]
+	$(BNSTUDY) figures $(preset) $(name) $(strict) $(ARGS)
 
 .PHONY: report
 report: $(READY) ## the same, and report.html, a page with all of them
-	$(BNSTUDY) report $(preset) $(strict) $(ARGS)
+	$(BNSTUDY) report $(preset) $(name) $(strict) $(ARGS)
 
 .PHONY: notebooks
 notebooks: $(READY) ## run the notebooks on the committed tables: results/notebooks/*.html and .ipynb

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from small_runs import launch_here, names, quadrants, torch_as_it_was
 
 from bnstudy import cli
@@ -18,7 +19,8 @@ from bnstudy.config import compose
 from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import launch, study, wanted
+from bnstudy.sweep import launch, study, survey, wanted
+from bnstudy.sweep.progress import Speeds, kind
 from bnstudy.tracking.sinks.console import Progress
 from bnstudy.training import construct, runner
 
@@ -427,6 +429,55 @@ def test_status_counts_what_was_begun_and_works_without_data(data_root, tmp_path
     assert lines(*nowhere) == first
     monkeypatch.undo()
     assert "not to be had" in lines("random_products", "--preset", "quick", *nowhere)["random_products quick"]
+
+
+def test_a_sweep_of_values_alone_has_results_under_its_name(root, tmp_path, capsys):
+    """Looked at first; then trained, and another one beside it."""
+    places = ["--data-root", root, "--results", tmp_path]
+    asked = ["sweep", *TINY, "norm=batch,none", "optim.lr=0.1,0.2", *places]
+    assert main(*asked, "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" 3 steps ") == 4 and "75 images" in shown
+    assert "4 runs: 4 to train; 300 images" in shown and not paths.runs(tmp_path).exists()
+    assert main(*asked, "--name", "mine") == 0
+    (folder,) = (path for path in paths.sweeps(paths.named(tmp_path, "mine")))
+    runs = pd.read_parquet(folder / "runs.parquet")
+    assert sorted(zip(runs["norm"], runs["lr"], strict=True)) == [(n, r) for n in ("batch", "none") for r in (0.1, 0.2)]
+    assert "make report NAME=mine" in capsys.readouterr().out
+    before = files.sha256(folder / "runs.parquet")
+    assert main("run", "-m", *TINY, "norm=batch", "optim.lr=0.1,0.3", *places) == 0
+    assert len(pd.read_parquet(paths.tables(tmp_path / paths.CUSTOM, compose.AD_HOC) / "runs.parquet")) == 2
+    assert files.sha256(folder / "runs.parquet") == before
+    capsys.readouterr()
+    assert main(*asked, "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "4 runs: 4 completed; 0 images" in shown
+    assert main("status", "--results", tmp_path) == 0
+    assert capsys.readouterr().out.count("adhoc") == 2
+    for name in ("tables", "a/b", ""):
+        assert main(*asked, "--name", name) == cli.EXIT_USAGE
+
+
+def test_the_configuration_that_would_train_is_printed_whole(root, tmp_path, capsys):
+    places = ["--data-root", root, "--results", tmp_path]
+    assert main("run", *TINY, "optim.lr=0.3", "--cfg", "job", *places) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["optim"]["lr"], config["norm"]["name"], config["norm"]["eps"]) == (0.3, "batch", 1e-5)
+    assert main("sweep", *TINY, "seed=0,1", "--cfg", "job", *places) == 0
+    assert [each["seed"] for each in yaml.safe_load_all(capsys.readouterr().out)] == [0, 1]
+    assert not paths.runs(tmp_path).exists()
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_what_takes_more_than_a_day_is_trained_only_if_that_is_said(root, tmp_path, capsys, monkeypatch, command):
+    speeds = Speeds()
+    speeds.add(kind("mlp", "fp32", "elsewhere", "none", 1, (), 1), images=1, sec=10_000.0)
+    monkeypatch.setattr(survey, "_speeds", lambda published: speeds)
+    long = [command, *TINY, "seed=0", "--data-root", root, "--results", tmp_path]
+    assert main(*long) == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert "about 8 d 16 h" in error and "--yes (make: YES=1)" in error and not paths.runs(tmp_path).exists()
+    assert main(*long, "--yes") == 0 and len(Store(tmp_path).run_ids()) == 1
 
 
 def test_publishing_what_is_not_finished_is_refused(data_root, tmp_path, capsys):

@@ -185,10 +185,10 @@ def test_how_far_and_how_long_still(tmp_path):
         return str(progress(runs, entries, measured(runs, entries, tmp_path), holders))
 
     def completed(sec, steps):
-        facts = {"network": "lenet", "precision": "fp32", "norm": "batch", "batch_size": 10, "steps": steps}
-        return Entry(State.completed, sec, facts=facts)
+        facts = {"network": "lenet", "precision": "fp32", "data": "images", "norm": "batch", "batch_size": 10}
+        return Entry(State.completed, sec, facts=facts | {"steps": steps})
 
-    here, one = Holder("h", 1), kind("lenet", "fp32", "batch", 10, (), 1)
+    here, one = Holder("h", 1), kind("lenet", "fp32", "images", "batch", 10, (), 1)
     runs = [Wanted(name, 10 * steps, one) for name, steps in zip("abcdefg", (1, 3, 2, 2, 2, 5, 1), strict=True)]
     entries = dict.fromkeys("abcdefg", Entry(State.absent)) | {
         "a": completed(30.0, 1),
@@ -209,14 +209,14 @@ def test_how_far_and_how_long_still(tmp_path):
 
 def test_a_kind_that_is_not_known_takes_what_the_most_similar_one_takes():
     speeds = Speeds()
-    speeds.add(kind("lenet", "fp32", "batch", 32, ["weights"], 9), 100, 50.0)
-    speeds.add(kind("lenet", "fp32", "batch", 32, (), 9), 100, 10.0)
-    speeds.add(kind("lenet", "fp32", "none", 64, (), 9), 100, 1.0)
-    assert speeds.sec_per_image(kind("lenet", "fp32", "batch", 32, ["weights"], 9)) == 0.5
-    assert speeds.sec_per_image(kind("lenet", "fp32", "batch", 64, (), 9)) == 0.3  # of BN, whatever looks
-    assert speeds.sec_per_image(kind("lenet", "fp32", "layer", 32, (), 9)) == pytest.approx(0.2033, abs=1e-4)
-    assert speeds.sec_per_image(kind("lenet", "bf16", "batch", 32, (), 9)) is None
-    assert speeds.sec_per_image(kind("lenet", "fp32", "batch", 32, (), 0)) is None  # looks alone are another thing
+    speeds.add(kind("lenet", "fp32", "images", "batch", 32, ["weights"], 9), 100, 50.0)
+    speeds.add(kind("lenet", "fp32", "images", "batch", 32, (), 9), 100, 10.0)
+    speeds.add(kind("lenet", "fp32", "images", "none", 64, (), 9), 100, 1.0)
+    assert speeds.sec_per_image(kind("lenet", "fp32", "images", "batch", 32, ["weights"], 9)) == 0.5
+    assert speeds.sec_per_image(kind("lenet", "fp32", "images", "batch", 64, (), 9)) == 0.3  # of BN, whatever looks
+    assert speeds.sec_per_image(kind("lenet", "fp32", "images", "layer", 32, (), 9)) == pytest.approx(0.2033, abs=1e-4)
+    assert speeds.sec_per_image(kind("lenet", "bf16", "images", "batch", 32, (), 9)) is None
+    assert speeds.sec_per_image(kind("lenet", "fp32", "images", "batch", 32, (), 0)) is None  # looks alone
 
 
 def failed(configs, results):

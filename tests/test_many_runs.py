@@ -33,7 +33,7 @@ def look(results, count):
     """All that `status` does but for composing the sweep, which is remembered too."""
     names = many_runs.run_ids(count)
     entries = index.entries(results, names)
-    images, of = 128 * 235 * many_runs.NUM_EPOCHS, kind("lenet", "fp32", "batch", 128, (), 1)
+    images, of = 128 * 235 * many_runs.NUM_EPOCHS, kind("lenet", "fp32", "images", "batch", 128, (), 1)
     runs = [Wanted(name, images, of) for name in names]
     return str(progress(runs, entries, measured(runs, entries, results), locks.holders(results)))
 

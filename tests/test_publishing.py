@@ -210,8 +210,8 @@ def test_a_suite_s_estimate_leaves_out_what_is_published(tmp_path, root, publish
     finish(tmp_path, jobs(grid(root, (0,))))
     publish(tmp_path, grid(root, (0,)))
     forget(tmp_path)
-    assert "2 runs,    0 to train" in suite.estimate("s", [NAME], "full", [], tmp_path)
-    assert "2 runs,    2 to train" in suite.estimate("s", [NAME], "full", [], tmp_path, again=True)
+    assert "2 runs,    0 to train" in suite.estimate("s", [NAME], "full", [], tmp_path)[0]
+    assert "2 runs,    2 to train" in suite.estimate("s", [NAME], "full", [], tmp_path, again=True)[0]
 
 
 @pytest.mark.parametrize(("column", "value"), [("lr", 0.2), ("data_sha256", "f" * 64), ("normalise", "mean")])

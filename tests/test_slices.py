@@ -128,9 +128,9 @@ def _names(sweep, root, preset="full"):
 
 
 def test_the_pace_is_that_of_finished_runs_and_of_checkpoints(tmp_path):
-    one, other = (kind(network, "fp32", "batch", 1, (), 9) for network in ("lenet", "mlp"))
+    one, other = (kind(network, "fp32", "images", "batch", 1, (), 9) for network in ("lenet", "mlp"))
     runs = [Wanted(name, 9, one) for name in "abcd"] + [Wanted("e", 9, other)]
-    facts = {"network": "lenet", "precision": "fp32", "norm": "batch", "batch_size": 1, "steps": 9}
+    facts = {"network": "lenet", "precision": "fp32", "data": "images", "norm": "batch", "batch_size": 1, "steps": 9}
     entries = {run.run_id: Entry(State.absent) for run in runs} | {
         "a": Entry(State.completed, 9.0, facts=facts),
         "b": Entry(State.partial),

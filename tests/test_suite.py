@@ -25,7 +25,7 @@ def test_members_are_the_sweeps_of_that_name() -> None:
 def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suite, "estimate", lambda *values, **_: "")
+    monkeypatch.setattr(suite, "estimate", lambda *values, **_: ("", 0.0))
     _, second, *others = suite.members("paper_init")
 
     def sweep(name: str, *values: object, **_: object) -> int:
@@ -47,7 +47,7 @@ def test_the_report_is_of_the_runs_that_were_asked_for(
 ) -> None:
     seen = list[Path]()
     monkeypatch.setattr(suite, "members", lambda name: ["textbook_lenet", "textbook_mlp"])
-    monkeypatch.setattr(suite, "estimate", lambda *values, **_: "")
+    monkeypatch.setattr(suite, "estimate", lambda *values, **_: ("", 0.0))
     monkeypatch.setattr(study, "sweep", lambda *values, **_: 0)
 
     def draw(workspace: Path, **options: object) -> int:
@@ -65,7 +65,7 @@ def test_the_estimate_counts_what_is_still_to_make(
     overrides = [f"runtime.data_root='{data_root}'"]
     names = ["textbook_lenet", "textbook_mlp"]  # of which no run is the other's, too
     minutes = [compose.expand(name, "full")[0].sweep.minutes["full"] for name in names]
-    whole = suite.estimate("textbook", names, "full", overrides, tmp_path)
+    whole, _ = suite.estimate("textbook", names, "full", overrides, tmp_path)
     assert whole.splitlines()[0].startswith(f"textbook (full): 2 sweeps, about {sum(minutes):.0f} minutes")
     assert "textbook_lenet                     10 runs,   10 to train" in whole
     looks = {run.run_id: run.looks for name in names for run in wanted.wanted(name, "full", overrides, tmp_path)}
@@ -75,14 +75,15 @@ def test_the_estimate_counts_what_is_still_to_make(
         return dict.fromkeys(run_ids, Entry(State.absent)) | done
 
     monkeypatch.setattr(index, "entries", entries)
-    left = suite.estimate("textbook", names, "full", overrides, tmp_path)
+    left, _ = suite.estimate("textbook", names, "full", overrides, tmp_path)
     assert f"10 runs,    5 to train {minutes[0] / 2:.1f} min".split() == left.splitlines()[1].split()[1:]
 
 
 def test_a_run_of_several_sweeps_is_estimated_once(tmp_path: Path, data_root: Path) -> None:
     """The region's search begins with the grid's runs: of its 9 rates the grid has 6."""
     overrides = [f"runtime.data_root='{data_root}'"]
-    told = suite.estimate("textbook", ["lenet_lr_grid", "lenet_region"], "quick", overrides, tmp_path).splitlines()
+    text, _ = suite.estimate("textbook", ["lenet_lr_grid", "lenet_region"], "quick", overrides, tmp_path)
+    told = text.splitlines()
     assert "lenet_lr_grid                      48 runs,   48 to train" in told[1]
     assert "lenet_region                       54 runs,   18 to train" in told[2]
     said = compose.headers()

@@ -122,6 +122,12 @@ def _minutes(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
 
 
+def _result_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", text) or text in ("tables", "figures"):
+        raise argparse.ArgumentTypeError(f"{text!r}: give letters, digits, - and _, as in mine; not tables or figures")
+    return text
+
+
 Act = Callable[[argparse.Namespace], int]
 Option = tuple[str, dict[str, Any]]  # an argument's name, and what argparse is given of it
 
@@ -160,6 +166,7 @@ ONE_RUN = f"what the run is: {CONFIGURED}"
 SEVERAL_RUNS = f"what to change, several values make an axis, as in optim.lr=0.1,1; {CONFIGURED}"
 SWEEP_NAMES = f"one of {', '.join(_sweeps())}"
 SWEEP = option("name", SWEEP_NAMES, metavar="SWEEP")
+SWEEP_OR_VALUES = option("name", f"{SWEEP_NAMES}; or none, with values alone: a sweep without a file", metavar="SWEEP")
 SUITE = option("name", "as sweeps/*.yaml name it: paper_init, paper_train, textbook", metavar="SUITE")
 RUN_ID = option("run_id", "the run's name, whole", metavar="ID")
 RESULTS = option(
@@ -196,6 +203,19 @@ BUDGET = option(
     metavar="N",
 )
 AGAIN = option("--again", "train runs that are published, too (default: they count as done)", action="store_true")
+DRY_RUN = option(
+    "--dry-run", "train nothing: list the runs, which are done, and the time the others take", action="store_true"
+)
+CFG = option("--cfg", "train nothing: print the resolved configuration of each run", choices=("job",))
+YES = option("--yes", "train also what takes more than a day", action="store_true")
+PREVIEW = DRY_RUN, CFG, YES
+NAMED = option(
+    "--name",
+    "results under a name of their own, beside others: in FOLDER/custom/NAME",
+    type=_result_name,
+    metavar="NAME",
+    dest="title",
+)
 PLACES = RESULTS, DATA
 TRAINED_AT = *PLACES, COMPONENTS, ACCEPT_CODE
 STRICT = option("--strict", "refuse a figure whose runs were trained by several commits", action="store_true")
@@ -208,28 +228,41 @@ STRICT = option("--strict", "refuse a figure whose runs were trained by several 
         "train a run of this sweep: the overrides are one value of each of its axes",
         metavar="SWEEP",
     ),
+    option("-m", "several values make an axis: a sweep without a file", dest="several", action="store_true"),
     _preset("full"),
     *TRAINED_AT,
+    *PREVIEW,
     overrides=ONE_RUN,
 )
 def _run(arguments: argparse.Namespace) -> int:
     from bnstudy.config import compose
     from bnstudy.sweep import study
 
-    overrides = _with_places(arguments)
+    overrides, preview = _with_places(arguments), _preview(arguments)
+    if arguments.several:
+        return study.sweep(compose.AD_HOC, arguments.preset, overrides, arguments.results, None, **preview)
     if arguments.sweep is None:
-        return study.single(compose.one(overrides), arguments.results)
+        return study.single(compose.one(overrides), arguments.results, **preview)
     from bnstudy.tracking import agents
 
     config = compose.point(arguments.sweep, arguments.preset, agents.chosen(overrides))
-    return study.single(config, arguments.results)
+    return study.single(config, arguments.results, **preview)
+
+
+def _preview(arguments: argparse.Namespace) -> dict[str, Any]:
+    from bnstudy.sweep.study import Look
+
+    look = Look.configurations if arguments.cfg else Look.runs if arguments.dry_run else Look.no
+    return {"look": look, "yes": arguments.yes}
 
 
 @command(
     "train every run of a sweep that is not done, then write the sweep's tables",
-    SWEEP,
+    SWEEP_OR_VALUES,
     _preset("full"),
     *TRAINED_AT,
+    *PREVIEW,
+    NAMED,
     JOBS,
     BUDGET,
     AGAIN,
@@ -250,11 +283,17 @@ def _run(arguments: argparse.Namespace) -> int:
     overrides=SEVERAL_RUNS,
 )
 def _sweep(arguments: argparse.Namespace) -> int:
+    from bnstudy.config import compose
     from bnstudy.sweep import launchers, study
 
+    name = arguments.name
+    if "=" in name:
+        arguments.overrides.insert(0, name)
+        name = compose.AD_HOC
     launcher, overrides = launchers.chosen(arguments.launcher, _with_places(arguments), wait=arguments.wait)
     at = arguments.results, arguments.jobs, launcher
-    return study.sweep(arguments.name, arguments.preset, overrides, *at, again=arguments.again)
+    preview = _preview(arguments)
+    return study.sweep(name, arguments.preset, overrides, *at, again=arguments.again, named=arguments.title, **preview)
 
 
 @command(
@@ -275,6 +314,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     SUITE,
     _preset("quick"),
     *TRAINED_AT,
+    DRY_RUN,
+    YES,
     JOBS,
     BUDGET,
     AGAIN,
@@ -282,9 +323,11 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 )
 def _suite(arguments: argparse.Namespace) -> int:
     from bnstudy.sweep import suite
+    from bnstudy.sweep.study import Look
 
     overrides, at = _with_places(arguments), (arguments.results, arguments.jobs)
-    return suite.run(arguments.name, arguments.preset, overrides, *at, again=arguments.again)
+    how = {"look": Look.runs if arguments.dry_run else Look.no, "yes": arguments.yes}
+    return suite.run(arguments.name, arguments.preset, overrides, *at, again=arguments.again, **how)
 
 
 @command(
@@ -350,6 +393,7 @@ REDRAWN = "the committed tables, drawn into results/redrawn"
 @command(
     "draw the figures and judge the claims from tables: the committed ones, or a preset's",
     _preset(None, choices=DRAWN, otherwise=REDRAWN),
+    NAMED,
     STRICT,
     RESULTS,
 )
@@ -360,6 +404,7 @@ def _figures(arguments: argparse.Namespace) -> int:
 @command(
     "the same as figures, and a page that shows them all: report.html",
     _preset(None, choices=DRAWN, otherwise=REDRAWN),
+    NAMED,
     STRICT,
     RESULTS,
 )
@@ -371,7 +416,10 @@ def _draw(arguments: argparse.Namespace, *, html: bool) -> int:
     from bnstudy.analysis import report
 
     workspace = paths.workspace(arguments.results, arguments.preset)
-    into = workspace if arguments.preset else paths.redrawn(arguments.results)  # the committed ones stay as they are
+    if arguments.title:
+        workspace = paths.named(arguments.results, arguments.title)
+    own = arguments.preset or arguments.title
+    into = workspace if own else paths.redrawn(arguments.results)  # the committed ones stay as they are
     return report.make(workspace, into=into, html=html, strict=arguments.strict)
 
 

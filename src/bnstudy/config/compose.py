@@ -31,6 +31,7 @@ from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 ROOT = project.ROOT
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
+AD_HOC = "adhoc"  # a sweep without a file: a single run's configuration, the axes from the overrides
 VERSION = "1.3"
 MAX_VALUES = 10_000  # of an axis
 MAX_RUNS = 1_000_000  # of a sweep: ten times what `make soak` tries
@@ -110,6 +111,8 @@ def headers() -> dict[str, dict[str, Any]]:
 
 def describe(sweep: str) -> str:
     """The comment that opens a sweep's file: why it exists and what it costs."""
+    if sweep == AD_HOC:
+        return "A sweep of the values given."
     lines = itertools.takewhile(
         lambda line: line.startswith("#"), _file(sweep).read_text(encoding="utf-8").splitlines()
     )
@@ -123,12 +126,13 @@ def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> l
     preset, ComposeError where Hydra refuses.
     """
     whole, points = _sweep(sweep, preset, overrides)
+    folder, primary = _primary(sweep)
     # Hydra takes a tenth of a second to compose, so it composes templates, and the values that vary are set afterwards.
     values = {key for key, texts in points.items() if len(texts) > 1 and _is_value(whole, key)}
     values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
     values |= {key for key in points if any(_below(key, other) for other in values)}
-    template = functools.cache(lambda chosen: _compose(sweep, chosen))
-    with _hydra(_file(sweep).parent):
+    template = functools.cache(lambda chosen: _compose(primary, chosen))
+    with _hydra(folder):
         configs = [
             _filled(
                 template(tuple(text for key, text in point.items() if key not in values)),
@@ -159,12 +163,12 @@ def axes(sweep: str, preset: str, overrides: Sequence[str] = ()) -> dict[str, li
 
 def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, list[str]]]:
     """A sweep's file as composed, and by key the overrides of each of its axes, or the one where it is no axis."""
-    _file(sweep)
+    folder, primary = _primary(sweep)
     register()
     try:
-        with _hydra(_file(sweep).parent):
-            whole = compose(sweep, return_hydra_config=True)
-        presets = whole.sweep.presets
+        with _hydra(folder):
+            whole = compose(primary, return_hydra_config=True)
+        presets = whole.sweep.presets if sweep != AD_HOC else {preset: [f"sweep.name={AD_HOC}"]}
     except (*errors.REFUSED, yaml.YAMLError) as error:
         raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or errors.first_line(error)}") from None
     if preset not in presets:
@@ -176,6 +180,13 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfi
     if (num_runs := math.prod(len(texts) for texts in points.values())) > MAX_RUNS:
         raise ComposeError(f"sweep {sweep}: {num_runs} runs are more than {MAX_RUNS}; give its axes fewer values")
     return whole, points
+
+
+def _primary(sweep: str) -> tuple[Path, str]:
+    """The folder and the name of the file that a sweep is composed from: its own, or that of a single run."""
+    if sweep == AD_HOC:
+        return CONF, "config"
+    return _file(sweep).parent, sweep
 
 
 def _place(points: MutableMapping[str, list[str]], override: Override) -> None:

@@ -52,6 +52,11 @@ def workspace(results: Path, preset: str | None) -> Path:
     return results if preset is None else results / preset
 
 
+def named(results: Path, name: str) -> Path:
+    """The workspace of results that a user gave a name."""
+    return results / CUSTOM / name
+
+
 def redrawn(results: Path) -> Path:
     """Figures, claims and report drawn anew from the published tables; what is published stays as it is."""
     return results / "redrawn"

@@ -73,7 +73,10 @@ class Published:
 NOTHING = Published()
 
 
-BRIEF = ("network", "precision", "norm", "batch_size", "num_steps", "num_runs", "wall_sec", "looks", "device", "status")
+BRIEF = (
+    *("network", "precision", "data", "norm", "batch_size", "num_steps", "num_runs", "wall_sec", "looks", "device"),
+    "status",
+)
 
 
 def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:

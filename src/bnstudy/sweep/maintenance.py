@@ -37,7 +37,8 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
     searching = {name: bool(said.get("search")) for name, said in compose.headers().items()}
     if unknown := [name for name in names if name not in searching]:
         raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.suggestions(unknown[0], searching)}")
-    known = {asked: runs for asked, runs in remembered(results).items() if asked.sweep in searching}
+    there = {*searching, compose.AD_HOC}
+    known = {asked: runs for asked, runs in remembered(results).items() if asked.sweep in there}
     known |= {Asked.of(name, each): None for name in names for each in presets if not known.get(Asked.of(name, each))}
     entries = index.entries(results, Store(results).run_ids())
     in_known = {run.run_id for runs in known.values() for run in runs or ()}
@@ -64,7 +65,7 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
             progress = survey.progress(asked.sweep, known[asked] or ())
             if not (progress.begun or names):
                 continue
-            then = "; its search follows" if searching[asked.sweep] else ""
+            then = "; its search follows" if searching.get(asked.sweep) else ""
             print(" ".join([label, f"{progress}{then}", *asked.overrides]))
         shown.add(asked.sweep)
     published = {name for name, rows in survey.published.items() if rows}

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from bnstudy.sweep.wanted import Wanted
 
 Kind = tuple[str, ...]  # what the time of an image depends on, the most important first
+BATCH_SIZE = 4  # its place in a kind
 NETWORK_AND_PRECISION = 2  # of a kind: what a speed must share with a run to say something of it
 
 
-def kind(network: str, precision: str, norm: str, batch_size: int, probes: Iterable[str], steps: int) -> Kind:
+def kind(
+    network: str, precision: str, data: str, norm: str, batch_size: int, probes: Iterable[str], steps: int
+) -> Kind:
     """The kind of a run. One that is only looked at takes its time for other things than one that trains."""
-    return (network, f"{precision}{'' if steps else ' at initialisation'}", norm, str(batch_size), *sorted(probes))
+    how = precision if steps else f"{precision} at initialisation"
+    return network, how, data, norm, str(batch_size), *sorted(probes)
 
 
 class Speeds:
@@ -77,13 +81,13 @@ def measured(
         if entry.state == State.completed and entry.sec is not None and entry.facts:
             facts, probes = entry.facts, {look.partition("@")[0] for look in entry.looks}
             steps, batch = facts["steps"] or 0, facts["batch_size"] or 1
-            of = kind(facts["network"], facts["precision"], facts["norm"], batch, probes, steps)
+            of = kind(facts["network"], facts["precision"], facts["data"], facts["norm"], batch, probes, steps)
             here.add(of, max(1, steps * batch), entry.sec)
     begun = _begun(results)
     for run in runs:
         if run.run_id in begun and not entries[run.run_id].state.done:
             steps, sec = begun[run.run_id]
-            seen[run.run_id] = steps * int(run.kind[3])
+            seen[run.run_id] = steps * int(run.kind[BATCH_SIZE])
             here.add(run.kind, seen[run.run_id], sec)
     return Pace(here, published or Speeds(), seen)
 
@@ -148,7 +152,7 @@ def progress(
         sec, by_published = pace.sec_left(run)
         found.sec, found.unknown = found.sec + (sec or 0.0), found.unknown + (sec is None)
         found.by_published_speed |= by_published
-    found.processes = processes or max(1, len(at_work))
+    found.processes = max(1, min(processes or len(at_work), found.pending))
     return found
 
 

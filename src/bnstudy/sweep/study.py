@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import State, Store
 from bnstudy.store.status import Status
-from bnstudy.sweep import budget, launch, search, sharing, slurm
+from bnstudy.sweep import budget, launch, preview, search, sharing, slurm
 from bnstudy.sweep.launch import Ended
 from bnstudy.sweep.launchers import LOCAL, Launcher
 from bnstudy.sweep.plan import plan
@@ -34,15 +35,34 @@ from bnstudy.tracking.sync import log_figures
 REPRODUCE = ("init", "lenet_lr_grid")  # what `make reproduce` runs, in this order
 
 
-def single(config: Config, results: Path) -> int:
-    """Makes one run in this process, with all cores. Exit status 0, also for a run that diverged."""
+class Look(StrEnum):
+    """What a command shows in place of training."""
+
+    no = "no"
+    runs = "runs"
+    configurations = "configurations"
+
+
+def single(config: Config, results: Path, *, look: Look = Look.no, yes: bool = False) -> int:
+    """Train one run in this process, with all cores. Exit status 0, also for a run that diverged.
+
+    Raises ValueError for more than a day of work, unless `yes`.
+    """
     (job,) = jobs([config])
+    if look == Look.configurations:
+        return preview.print_configurations([job])
+    if look == Look.runs:
+        return preview.dry_run("", [job], results)
     store = Store(results)
     now = status.of(job, store)
     _explain([job], {job.run_id: now}, store)
     if now.done:
         print(f"{job.run_id}: {now.state} already, in {paths.run(results, job.run_id)}{_outcome(store, job.run_id)}")
         return 0
+    before = preview.progress_of("", [job], results)
+    preview.check_length(before.sec, yes=yes)
+    if before.time_left:
+        print(f"{job.run_id}: {before.time_left}")
     (group,) = plan([job], {job.run_id}, results, workers=1)
     threads = config.runtime.threads or launch.cores()
     launch.prepare(threads)
@@ -80,21 +100,35 @@ def sweep(
     launcher: Launcher = LOCAL,
     *,
     again: bool = False,
+    named: str | None = None,
+    look: Look = Look.no,
+    yes: bool = False,
 ) -> int:
-    """Makes every run of a sweep that is not done, then reduces it. Exit status 1 if a run failed or did not end.
+    """Train every run of a sweep that is not done, then reduce it. Exit status 1 if a run failed or did not end.
 
-    Runs that are published are done, unless they are to be trained `again`.
+    Runs that are published are done, unless they are to be trained `again`. The tables go to the preset's workspace,
+    or, where these are other runs, to the custom one, or to that of the results that are `named` so.
     Where the time is limited it goes seed by seed, all arms of a seed together, so that what is done then can be
     compared; when it is spent, raises budget.Spent, which says what is left.
+    Raises ValueError for more than a day of work on this machine, unless `yes`.
     """
     configs = compose.expand(name, preset, overrides)
     grid = with_threads(jobs(configs), results, workers, launcher)
-    workspace = _workspace(results, preset, {name: configs})
+    published = NOTHING if again else publishing.load(results, name)
+    if look == Look.configurations:
+        return preview.print_configurations(grid)
+    if look == Look.runs:
+        return preview.dry_run(name, grid, results, workers or _processes(grid), published)
+    workspace = _workspace(results, preset, {name: configs}, named)
     Store(results)  # refuses what is no folder
     files.check_writable(paths.tables(workspace, name))
     print(compose.describe(name))
     remember(name, preset, overrides, grid, results)
-    published = NOTHING if again else publishing.load(results, name)
+    if launcher == LOCAL:
+        progress = preview.progress_of(name, grid, results, workers or _processes(grid), again=again)
+        preview.check_length(progress.sec / progress.processes, yes=yes)
+        if progress.time_left:
+            print(f"{name}: {progress.time_left}")
     failed = False
     try:
         for title, part in _seed_by_seed(name, grid) if budget.ticking() and launcher == LOCAL else [(name, grid)]:
@@ -109,7 +143,8 @@ def sweep(
     print(f"tables: {reduce(name, workspace, configs, every, results, published)}")
     options = shlex.quote(f"--results={shlex.quote(str(results))}".replace("$", "$$"))
     elsewhere = "" if results == Path("results") else f" ARGS={options}"
-    print(f"to draw them: make report PRESET={workspace.name}{elsewhere}")
+    how = f"NAME={named}" if named else f"PRESET={workspace.name}"
+    print(f"to draw them: make report {how}{elsewhere}")
     return int(failed)
 
 
@@ -371,12 +406,16 @@ def _publish(
     )
 
 
-def _workspace(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]]) -> Path:
-    """The preset's workspace if these are its runs, whatever was said of how they are made; else the custom one.
+def _workspace(
+    results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]], named: str | None = None
+) -> Path:
+    """The workspace of the results named so, or the preset's if these are its runs, however they are trained; else the
+    custom one, with a line about it.
 
-    So trying other values never touches the tables that a preset's figures are drawn from. Says so where it is custom.
+    So trying other values never touches the tables that a preset's figures are drawn from.
     """
-
+    if named:
+        return paths.named(results, named)
     if all(_is_preset(name, preset, configs) for name, configs in sweeps.items()):
         return paths.workspace(results, preset)
     custom = paths.workspace(results, paths.CUSTOM)
@@ -417,6 +456,8 @@ def workspace_of(name: str, preset: str, overrides: Sequence[str], results: Path
 
 def _is_preset(name: str, preset: str, configs: Sequence[Config]) -> bool:
     """Whether these are the preset's runs, of which the same is kept."""
+    if name == compose.AD_HOC:
+        return False
 
     def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search, str]:
         asked = {f"{canonical(config, {})} {sorted(status.plan_keys(config))}" for config in configs}

@@ -9,7 +9,7 @@ from pathlib import Path
 from bnstudy.analysis import report
 from bnstudy.config import compose
 from bnstudy.store import devices
-from bnstudy.sweep import budget, study
+from bnstudy.sweep import budget, preview, study
 from bnstudy.sweep.survey import Survey
 from bnstudy.sweep.wanted import wanted
 
@@ -25,22 +25,33 @@ def members(suite: str) -> list[str]:
 
 
 def run(
-    suite: str, preset: str, overrides: Sequence[str], results: Path, workers: int | None, *, again: bool = False
+    suite: str,
+    preset: str,
+    overrides: Sequence[str],
+    results: Path,
+    workers: int | None,
+    *,
+    again: bool = False,
+    look: study.Look = study.Look.no,
+    yes: bool = False,
 ) -> int:
-    """Says what is to be made and about how long it takes, makes it, draws the report. Exit status 1 if a run failed.
+    """Print what is to be trained and about how long that takes, train it, draw the report. Exit status 1 if a run
+    failed; the sweeps after it are trained all the same.
 
     Overrides that ask for other runs than the preset have their tables, and so their report, in the custom workspace;
-    where that is so for some of the sweeps only, both are drawn.
-
-    A sweep in which a run failed does not keep the next from being made; one that was interrupted goes on where it was.
-    Where the time is spent, says what is left of the suite, too.
+    where that is so for some of the sweeps only, both are drawn. Raises ValueError for more than a day of work, unless
+    `yes`; where the time is spent, budget.Spent with what is left of the suite.
     """
     names = members(suite)
-    print(estimate(suite, names, preset, overrides, results, again=again), flush=True)
+    text, sec = estimate(suite, names, preset, overrides, results, again=again)
+    print(text, flush=True)
+    if look != study.Look.no:
+        return 0
+    preview.check_length(sec, yes=yes)
     codes = []
     for place, name in enumerate(names):
         try:
-            codes.append(study.sweep(name, preset, overrides, results, workers, again=again))
+            codes.append(study.sweep(name, preset, overrides, results, workers, again=again, yes=True))
         except budget.Spent as spent:
             waiting = study.left(names[place + 1 :], preset, overrides, results, workers, again=again)
             raise budget.Spent(f"{spent}{waiting}") from None
@@ -50,9 +61,9 @@ def run(
 
 def estimate(
     suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path, *, again: bool = False
-) -> str:
+) -> tuple[str, float]:
     """A line a sweep and their sum: runs in all and to train, minutes at the speeds that are known on this machine's
-    cores, or as the sweeps' files say of two.
+    cores, or as the sweeps' files say of two; and their sum in seconds.
 
     What is published is not to train, unless `again`; a run that several sweeps ask for counts for the first alone.
     """
@@ -76,4 +87,4 @@ def estimate(
         lines.append(f"  {name:32} {len(runs[name]):4} runs, {progress.pending:4} to train {time:>10}")
     also = f", and what {', '.join(unknown)} takes" if unknown else ""
     head = f"{suite} ({preset}): {len(names)} sweeps, about {total / 60:.0f} minutes{also}"
-    return "\n".join([head, *lines])
+    return "\n".join([head, *lines]), total

@@ -49,6 +49,6 @@ def _speeds(published: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Speeds:
             continue
         steps, batch = row["num_steps"] or 0, row["batch_size"]
         probes = {look.partition("@")[0] for look in json.loads(row["looks"] or "[]")}
-        of = kind(row["network"], row["precision"], row["norm"], batch, probes, steps)
+        of = kind(row["network"], row["precision"], row["data"], row["norm"], batch, probes, steps)
         speeds.add(of, max(1, steps * batch), row["wall_sec"] / (row["num_runs"] or 1))
     return speeds

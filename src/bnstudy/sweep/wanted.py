@@ -77,10 +77,11 @@ def remember(sweep: str, preset: str, overrides: Sequence[str], grid: Sequence[J
 def of(job: Job) -> Wanted:
     """What a job asks for."""
     config = job.config
+    data, norm = config.data, config.norm["name"]
     of_kind = kind(
-        network(config), config.precision, config.norm["name"], config.data.batch_size, config.probes, job.num_steps
+        network(config), config.precision, data.name, norm, data.batch_size, config.probes, job.num_steps
     )
-    return Wanted(job.run_id, max(1, job.num_steps * config.data.batch_size), of_kind, plan_keys(config))
+    return Wanted(job.run_id, max(1, job.num_steps * data.batch_size), of_kind, plan_keys(config))
 
 
 def remembered(results: Path) -> dict[Asked, list[Wanted] | None]:

@@ -42,7 +42,8 @@ def definition(sweep: str, preset: str, overrides: Sequence[str], options: Seque
     if len(runs) < len(configs) or not parameters:
         parameters = {WHOLE: {"values": [shlex.join(texts) for texts in runs.values()]}}
     given = [text for text in overrides if text.partition("=")[0].lstrip("+~") not in axes]
-    words = ["-m", "bnstudy", "run", "--sweep", sweep, "--preset", preset, *options, *given, "tracking.mode=online"]
+    run = ["-m", "bnstudy", "run", "--yes", "--sweep", sweep, "--preset", preset]
+    words = [*run, *options, *given, "tracking.mode=online"]
     return {
         "project": configs[0].tracking.project,
         "name": f"{sweep} ({preset})",

@@ -25,7 +25,7 @@ class Cache:
     """The cache of one results folder. Where no file can be written everything is read anew each time."""
 
     def __init__(self, results: Path) -> None:
-        self._path = paths.cache(results)
+        self._results, self._path = results, paths.cache(results)
 
     def read(self, kind: str) -> Remembered:
         """Everything that is remembered of this kind."""
@@ -42,7 +42,9 @@ class Cache:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._results.is_dir():  # nothing is there that could be remembered
+            raise FileNotFoundError(self._results)
+        self._path.parent.mkdir(exist_ok=True)
         try:
             file = self._connect()
         except sqlite3.DatabaseError as error:

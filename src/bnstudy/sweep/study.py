@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bnstudy.analysis import readme
-from bnstudy.config import compose
+from bnstudy.config import compose, project
 from bnstudy.config.identity import canonical, changed_defaults, with_former_defaults
 from bnstudy.config.schema import Config, Search, resolved
 from bnstudy.store import devices, files, locks, paths, publishing, reduction, status
@@ -137,12 +137,14 @@ def sweep(
     except budget.Spent as spent:
         waiting = left([name], preset, overrides, results, workers, again=again)
         raise budget.Spent(f"{spent}{waiting}") from None
+    finally:
+        remember(name, preset, overrides, grid, results)  # of a new folder, too
     if not launcher.wait:
         return 0
     every = search.reach(grid, Store(results), published).jobs
     print(f"tables: {reduce(name, workspace, configs, every, results, published)}")
     options = shlex.quote(f"--results={shlex.quote(str(results))}".replace("$", "$$"))
-    elsewhere = "" if results == Path("results") else f" ARGS={options}"
+    elsewhere = "" if results == project.results() else f" ARGS={options}"
     how = f"NAME={named}" if named else f"PRESET={workspace.name}"
     print(f"to draw them: make report {how}{elsewhere}")
     return int(failed)

@@ -452,14 +452,39 @@ def _publish(arguments: argparse.Namespace) -> int:
     return study.publish(arguments.name, arguments.preset, overrides, arguments.results, replace=replace)
 
 
-@command("get the data sets, or say why they cannot be had", DATA)
+@command(
+    "get the data sets, or say why they cannot be had; or import images of one's own, as in: "
+    "bnstudy data import FOLDER --name mine",
+    option(
+        "import_from",
+        "images in FOLDER/train/CLASS and FOLDER/test/CLASS, or in FOLDER/CLASS, become a data set",
+        nargs="*",
+        metavar="import FOLDER",
+    ),
+    option("--name", "of the imported data set, as in data.name=NAME (default: the folder's)"),
+    option("--title", "what figures, claims and report call it"),
+    option("--size", "side in pixels to which imported images are scaled", type=_positive, metavar="N"),
+    DATA,
+)
 def _data(arguments: argparse.Namespace) -> int:
     from bnstudy.data import sources
 
-    for name in sources.NAMES:
-        found = sources.locate(name, arguments.data_root)
-        print(f"{name}: {found.num_train} + {found.num_test} images, {found.kind}, sha256 {found.sha256[:12]}")
-        print(f"  {found.title or name} from {found.folder}")
+    if arguments.import_from:
+        word, *folders = arguments.import_from
+        if word != "import" or len(folders) != 1:
+            raise ValueError(f"data {' '.join(arguments.import_from)}: give import and one folder, or nothing")
+        from bnstudy.data.importing import import_images
+
+        folder = _folder(folders[0])
+        name = arguments.name or folder.resolve().name
+        title = arguments.title or ""
+        located = [import_images(folder, name, arguments.data_root, size=arguments.size, title=title)]
+        print(f"to train on it: bnstudy run data.name={name}")
+    else:
+        located = [sources.locate(name, arguments.data_root) for name in sources.NAMES]
+    for found in located:
+        print(f"{found.name}: {found.num_train} + {found.num_test} images, {found.kind}, sha256 {found.sha256[:12]}")
+        print(f"  {found.title or found.name} from {found.folder}")
     return 0
 
 

@@ -120,10 +120,10 @@ def locate(
     tried = [f"arrays: {folder / 'train_images.npy'} and its three companions are not there"]
     if name in archives.FILES:
         try:
-            with _work_folder(root, name) as work:
+            with work_folder(root, name) as work:
                 made = archives.prepare(name, root, work, download=download, report=report)
-                _label(made, {"source": TORCHVISION})
-                _publish(made, folder)
+                label(made, {"source": TORCHVISION})
+                publish(made, folder)
             return _allowed(_inspect(name, folder), allow_synthetic)
         except archives.Damaged as error:
             raise DataError(f"{name}: {error}") from None
@@ -199,7 +199,7 @@ def _inspect_once(name: str, folder: Path, stamps: tuple[tuple[str, int, int, in
 
 def _read(name: str, folder: Path, *, mapped: bool) -> dict[str, Array]:
     """The four arrays, checked one by one and against each other."""
-    arrays = {part: _read_array(folder / f"{part}.npy", mapped) for part in PARTS}
+    arrays = {part: _uniform(_read_array(folder / f"{part}.npy", mapped)) for part in PARTS}
     for split in ("train", "test"):
         _check_split(folder, split, arrays[f"{split}_images"], arrays[f"{split}_labels"])
     shapes = arrays["train_images"].shape[1:], arrays["test_images"].shape[1:]
@@ -233,16 +233,26 @@ def _read_array(path: Path, mapped: bool) -> Array:
     return array
 
 
+def _uniform(array: Array) -> Array:
+    """Images (N, H, W) as (N, H, W, 1) and class numbers of any whole type as int64, so that equal data are equal."""
+    if array.dtype == np.uint8 and array.ndim == 3:
+        return array[..., None]
+    return array.astype(np.int64) if array.ndim == 1 and array.dtype.kind in "iu" else array
+
+
 def _check_split(folder: Path, split: str, images: Array, labels: Array) -> None:
     images_path, labels_path = folder / f"{split}_images.npy", folder / f"{split}_labels.npy"
     if images.dtype != np.uint8:
         raise DataError(f"{images_path} holds {images.dtype}: save raw pixels of 0..255 as uint8")
     if images.ndim != 4 or 0 in images.shape:
-        raise DataError(f"{images_path} has shape {images.shape}: save (images, height, width, channels), none zero")
+        raise DataError(
+            f"{images_path} has shape {images.shape}: save (images, height, width, channels) or, with one channel, "
+            "(images, height, width), none zero"
+        )
     if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
         raise DataError(f"{images_path} has shape {images.shape}: channels come last, transpose it with (0, 2, 3, 1)")
     if labels.dtype != np.int64:
-        raise DataError(f"{labels_path} holds {labels.dtype}: save class numbers as int64")
+        raise DataError(f"{labels_path} holds {labels.dtype}: save class numbers as whole numbers, such as int64")
     if labels.shape != images.shape[:1]:
         raise DataError(
             f"{labels_path} has shape {labels.shape} for {len(images)} images: save one label an image, shape (N,)"
@@ -310,14 +320,14 @@ def _stand_in(name: str, root: Path, report: Callable[[str], None]) -> Source:
     if not _has_arrays(folder):
         report(f"{name}: generating synthetic images")
         known = KNOWN[name]
-        with _work_folder(root, name) as work:
+        with work_folder(root, name) as work:
             made = work / "arrays"
             made.mkdir()
             arrays = synthetic.make(known.shape, known.num_classes, known.num_train, known.num_test)
             for part, array in arrays.items():
                 np.save(made / f"{part}.npy", array)
-            _label(made, {"source": SYNTHETIC, "seed": synthetic.SEED})
-            _publish(made, folder)
+            label(made, {"source": SYNTHETIC, "seed": synthetic.SEED})
+            publish(made, folder)
     source = _inspect(name, folder)
     if not source.synthetic:
         raise DataError(f"{folder / SOURCE_FILE} does not say that these images are synthetic data: delete {folder}")
@@ -325,7 +335,7 @@ def _stand_in(name: str, root: Path, report: Callable[[str], None]) -> Source:
 
 
 @contextlib.contextmanager
-def _work_folder(root: Path, name: str) -> Iterator[Path]:
+def work_folder(root: Path, name: str) -> Iterator[Path]:
     """A new folder under `root`, gone afterwards; those that killed processes left are removed too."""
     work = None
     try:
@@ -346,13 +356,13 @@ def _work_folder(root: Path, name: str) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _label(made: Path, about: dict[str, Any]) -> None:
+def label(made: Path, about: dict[str, Any]) -> None:
     """Completes a folder of arrays with its SOURCE.json."""
     sha256 = {part: _sha256([np.load(made / f"{part}.npy", mmap_mode="r")]) for part in PARTS}
     (made / SOURCE_FILE).write_text(json.dumps(about | {"sha256": sha256}, indent=1) + "\n", encoding="utf-8")
 
 
-def _publish(made: Path, folder: Path) -> None:
+def publish(made: Path, folder: Path) -> None:
     """Moves a folder to its place, whole or not at all; where another process was first, its folder stays."""
     for file in made.iterdir():
         with file.open("rb") as handle:

@@ -1,0 +1,81 @@
+"""Turns images in folders, one a class, into the arrays of a data set.
+
+`FOLDER/train/CLASS/*` and `FOLDER/test/CLASS/*` become the training and the test set; of `FOLDER/CLASS/*` every fifth
+image of a class, in the order of their names, becomes a test image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from bnstudy.data import sources
+from bnstudy.data.sources import DataError, Source
+
+SPLITS = ("train", "test")
+TEST_EVERY = 5
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+Files = dict[str, list[tuple[Path, int]]]  # by split: images with their class numbers
+
+
+def import_images(folder: Path, name: str, root: Path, *, size: int | None = None, title: str = "") -> Source:
+    """Write the arrays into `root`/`name` and return what they are. `size`: the side to which images are scaled.
+
+    Raises DataError for a folder that is laid out otherwise, images that cannot be read or are of several sizes, and
+    for a data set of this name that is there.
+    """
+    target = root / name
+    if target.exists():
+        raise DataError(f"{target} is there: give another --name, or move it away")
+    classes, files = _found(folder)
+    mode = "L" if all(_open(path).mode in ("1", "L") for path, _ in files["train"][:100]) else "RGB"
+    with sources.work_folder(root, name) as work:
+        arrays = work / "arrays"
+        arrays.mkdir()
+        first: tuple[int, int] | None = (size, size) if size else None
+        for split in SPLITS:
+            images = []
+            for path, _ in files[split]:
+                image = _open(path).convert(mode)
+                image = image.resize((size, size), Image.Resampling.BILINEAR) if size else image
+                first = first or image.size
+                if image.size != first:
+                    sides = f"{image.size[0]}x{image.size[1]}, others {first[0]}x{first[1]}"
+                    raise DataError(f"{path} is {sides}: give --size")
+                images.append(np.asarray(image, dtype=np.uint8))
+            stacked: np.ndarray[Any, Any] = np.stack(images)
+            np.save(arrays / f"{split}_images.npy", stacked if stacked.ndim == 4 else stacked[..., None])
+            np.save(arrays / f"{split}_labels.npy", np.array([label for _, label in files[split]], dtype=np.int64))
+        sources.label(arrays, {"name": title or f"{name} (images of {folder.name})", "classes": classes})
+        sources.publish(arrays, target)
+    return sources.locate(name, root, download=False)
+
+
+def _found(folder: Path) -> tuple[list[str], Files]:
+    """The names of the classes, and the images of both splits."""
+    split = all((folder / name).is_dir() for name in SPLITS)
+    homes = {name: folder / name if split else folder for name in SPLITS}
+    classes = sorted(path.name for path in homes["train"].iterdir() if path.is_dir()) if folder.is_dir() else []
+    files: Files = {name: [] for name in SPLITS}
+    for label, name in enumerate(classes):
+        for which, home in homes.items():
+            images = sorted(p for p in (home / name).glob("*") if p.suffix.lower() in SUFFIXES)
+            if not split:
+                images = [p for i, p in enumerate(images) if (i % TEST_EVERY == TEST_EVERY - 1) == (which == "test")]
+            files[which] += [(path, label) for path in images]
+    if len(classes) < 2 or not all(files.values()):
+        raise DataError(
+            f"{folder}: give a folder with train/CLASS/ and test/CLASS/, or with CLASS/ alone, of two classes or more "
+            f"with five images or more; what is read ends in {', '.join(sorted(SUFFIXES))}"
+        )
+    return classes, files
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}): repair or remove it") from None

@@ -1,0 +1,71 @@
+"""Images in folders become a data set, and arrays of other types and shapes are the same data."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bnstudy import cli
+from bnstudy.data import sources
+
+
+def draw(path, side=4, value=0, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (side, side), value if mode == "L" else (value, 2 * value, 3 * value)).save(path)
+
+
+def imported(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", "import", *map(str, arguments)])
+    return ended.value.code or 0
+
+
+def test_images_in_folders_become_a_data_set_with_a_title(tmp_path, capsys):
+    for split, number in (("train", 3), ("test", 2)):
+        for label, name in enumerate(("cats", "dogs")):
+            for index in range(number):
+                draw(tmp_path / "pets" / split / name / f"{index}.png", value=10 * label + index)
+    root = tmp_path / "data"
+    assert imported(tmp_path / "pets", "--name=mine", "--title=Pets", f"--data-root={root}") == 0
+    assert "mine: 6 + 4 images" in capsys.readouterr().out
+    found = sources.locate("mine", root, download=False)
+    assert (found.title, found.shape, found.num_classes) == ("Pets", (3, 4, 4), 2)
+    arrays = sources.load(found)
+    assert arrays.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert arrays.train_images[4, 0, 0].tolist() == [11, 22, 33]
+    assert json.loads((root / "mine" / "SOURCE.json").read_text())["classes"] == ["cats", "dogs"]
+
+
+def test_without_a_split_every_fifth_image_of_a_class_is_a_test_image(tmp_path):
+    for label, name in enumerate("ab"):
+        for index in range(10):
+            draw(tmp_path / "gray" / name / f"{index}.png", side=4 + index, value=100 * label + index, mode="L")
+    assert imported(tmp_path / "gray", f"--data-root={tmp_path}", "--size=6", "--name=mine") == 0
+    found = sources.locate("mine", tmp_path, download=False)
+    assert (found.num_train, found.num_test, found.shape) == (16, 4, (1, 6, 6))
+    assert sources.load(found).test_images[:, 0, 0, 0].tolist() == [4, 9, 104, 109]
+
+
+def test_what_cannot_be_imported_is_named_and_leaves_nothing(tmp_path, capsys):
+    assert imported(tmp_path / "nowhere", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
+    assert "nowhere: give a folder with train/CLASS/" in capsys.readouterr().err
+    for index in range(10):
+        draw(tmp_path / "odd" / f"{'ab'[index // 5]}" / f"{index}.png", side=4 + index % 2)
+    assert imported(tmp_path / "odd", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
+    assert "is 5x5, others 4x4: give --size" in capsys.readouterr().err
+    assert not any((tmp_path / "data").iterdir())
+
+
+def test_small_integers_and_images_without_channels_are_the_same_data(tmp_path):
+    images, labels = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6), np.array([0, 1, 0, 1])
+    for name, pixels, kind in (("full", images[..., None], np.int64), ("short", images, np.int32)):
+        (tmp_path / name).mkdir()
+        for split in ("train", "test"):
+            np.save(tmp_path / name / f"{split}_images.npy", pixels)
+            np.save(tmp_path / name / f"{split}_labels.npy", labels.astype(kind))
+    full, short = (sources.locate(name, tmp_path, download=False) for name in ("full", "short"))
+    assert full.sha256 == short.sha256 and full.shape == short.shape == (1, 6, 6)
+    assert sources.load(short).train_labels.dtype == np.int64

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import bnstudy
 from bnstudy import cli
 from bnstudy.config import compose
 
@@ -95,6 +96,7 @@ def test_every_link_leads_somewhere() -> None:
 # The commands in one process, which imports torch once; sweeps in it, too.
 FOLLOW = """
 import json, sys
+import bnstudy
 from bnstudy import cli
 from bnstudy.config import compose
 from bnstudy.sweep import launch
@@ -182,6 +184,7 @@ def test_the_site_is_built_without_a_network_and_needs_none(tmp_path: Path) -> N
     )
     loaded = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//[^"]+"')
     assert {name: found for name, text in pages.items() if (found := loaded.findall(text))} == {}
+    assert {name for name in bnstudy.__all__ if name not in pages["api.html"]} == {"__version__"}
     rows = json.loads((ROOT / "results" / "claims.json").read_text(encoding="utf-8"))
     assert [row["id"] for row in rows if row["id"] not in pages["claims.html"]] == []
     assert "--budget-min" in pages["options.html"] and "figures/fig5.svg" in pages["gallery.html"]

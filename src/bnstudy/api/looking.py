@@ -51,17 +51,17 @@ def probe(
     `name` is a file in src/bnstudy/probes, `options` are the parameters of its function, whose docstring explains the
     columns. Tables have one row a layer, channel or the like; `depth` counts the layers from 1.
 
-    `layers` are those of `bnstudy.layers(module, images)` unless given: as paths of convolutions and dense layers in
-    the module, numbered as they stand there, or as `bnstudy.Layer` objects, which are taken as they are.
+    `layers` are those of `bnstudy.layers(module, images)` by default. Otherwise give paths of convolutions and dense
+    layers in the module, in the order in which they are to be numbered, or `bnstudy.Layer` objects.
 
     Some probes look at more than the mini-batch. Those that draw further mini-batches need `train`, those that evaluate
     need `test`: a pair of images and labels each, as above. (shifted_inputs changes pixels before they are normalised:
-    its test images have values in [0, 1], and the module normalises them itself.) What compares with the weights that
-    training began with needs `initial`, the module's state_dict from then; with None that is NaN.
+    its test images have values in [0, 1], and the module normalises them itself.) Those that compare with the
+    weights that training began with need `initial`, the module's state_dict from then; with None the result is NaN.
 
-    Raises ValueError naming what to pass instead: for a probe, option or layer that there is not, images or labels of
-    another shape, type or device than the module takes, a module without layers or that runs one of them twice in a
-    pass, and for what a probe needs and was not given.
+    Raises ValueError naming what to pass instead: for an unknown probe, option or layer, for images or labels of
+    another shape, type or device than the module takes, for a module without layers or that runs one of them twice in a
+    pass, and for anything that the probe needs and was not given.
     """
     check_probe(name, options)
     _check_batch(module, images, labels)
@@ -78,17 +78,17 @@ def probe(
 def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     """The layers of a network as probes number them, found by running a copy of it on images (N, C, H, W).
 
-    A network of this project says itself what they are. Of any other they are the convolutions (Conv2d) and dense
-    layers (Linear) in the order in which a forward pass runs them, projections of shortcuts among them. A layer's
-    `activation` is the last of the torch modules for norms and non-linearities that follow it one upon the other, each
-    on the output of the one before; where none follows (a pooling, an addition or a function comes first) it is the
-    layer's own output. Where such a module serves several layers, what it gives right after the layer is meant.
+    A network of this project lists them itself. In any other they are the convolutions (Conv2d) and dense layers
+    (Linear) in the order in which a forward pass runs them, including the projections of shortcuts. A layer's
+    `activation` is the last of the torch modules for norms and non-linearities that directly follow it, each applied to
+    the output of the one before. Where none follows (a pooling, an addition or a function comes first) it is the
+    layer's own output. Where such a module serves several layers, its output right after the layer is meant.
 
-    `block_output` marks, in a network with shortcuts, the layers through whose activation alone the images reach what
-    comes after; in one without shortcuts, where that is so of every layer, none is marked.
+    `block_output` marks, in a network with shortcuts, the layers whose activation is all that later layers receive; in
+    a network without shortcuts, where that holds for every layer, none is marked.
 
-    Raises ValueError for a module without such layers, one that the images do not pass, and a layer that runs twice in
-    a pass, has no weights of its own (tied, or computed from others), or gives something else than NCHW or NO.
+    Raises ValueError for a module without such layers, for images that do not fit it, and for a layer that runs twice
+    in a pass, has no weights of its own (tied, or computed from others), or whose output is not NCHW or NO.
     """
     _check_batch(module, images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
     return _own(module) or _found(module, images)[0]

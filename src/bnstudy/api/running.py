@@ -30,13 +30,13 @@ def configure(*overrides: str, sweep: str | None = None, preset: str = "full") -
     """The configuration of one run, from overrides as `bnstudy run` takes them.
 
     Each override is a text `KEY=VALUE`, as in `configure("model=lenet", "data=fashion_mnist", "recipe=lenet",
-    "norm=batch", "optim.lr=0.1")`; without any it is the paper's ResNet-110 with BN. With `sweep` it is that run of the
-    sweep, at `preset`, that the overrides leave of its grid: they give one value of each of its axes.
+    "norm=batch", "optim.lr=0.1")`; without any it is the paper's ResNet-110 with BN. With `sweep` it is a run of that
+    sweep at `preset`: the overrides give one value of each axis of its grid.
 
-    Three things have other defaults than on the command line. Images are looked for in the project's `data`
-    (`runtime.data_root`) and results go to its `results` (`runtime.results`), wherever Python was started, unless the
-    variables BNSTUDY_DATA_ROOT and BNSTUDY_RESULTS name other folders; and nothing is mirrored to W&B, which would take
-    hold of this process (`tracking.mode=off`). Overrides set any of them otherwise.
+    Images are in the project's `data` (`runtime.data_root`) and results go to its `results` (`runtime.results`),
+    wherever Python was started, unless the variables BNSTUDY_DATA_ROOT and BNSTUDY_RESULTS name other folders. Unlike
+    on the command line nothing is mirrored to W&B, which would affect this process (`tracking.mode=off`). Overrides
+    change all of this.
 
     Raises ValueError naming key, value and remedy for an override that does not fit.
     """
@@ -54,19 +54,19 @@ def configure(*overrides: str, sweep: str | None = None, preset: str = "full") -
 
 
 def fit(config: Config, results: Folder | None = None, *, progress: bool = True) -> Run:
-    """Trains the run in this process and returns it; one that is done already is opened, not trained again.
+    """Train the run in this process and return it; a finished run is opened, not trained again.
 
     `results` is the folder where the run is kept (default: the configuration's `runtime.results`); it is the same run,
     to the bit, that `bnstudy run` would train there. A run that was interrupted resumes from its last checkpoint.
-    `progress` shows a line on stderr: the share of the updates that are made, and the time left.
+    `progress` shows a line on stderr: the share of the updates, and the time left.
 
-    Ctrl-C, or a notebook's stop button, saves a checkpoint after the update under way; KeyboardInterrupt then says how
-    to resume. The process is left as it was found: torch's threads, determinism and random state, signal handlers.
-    (Outside of the main thread there are no signals; there only the checkpoints written now and then are kept.)
+    Ctrl-C, or a notebook's stop button, saves a checkpoint after the current update; KeyboardInterrupt then says how
+    to resume. Afterwards torch's threads, determinism and random state and the signal handlers are what they were.
+    (Outside of the main thread there are no signals; there only the periodic checkpoints are kept.)
 
-    Raises ValueError, before anything is trained, for what makes no run here: an option that a component refuses, data
-    that are not there, a GPU that is not; OSError where the disk is at fault or another process trains the run; and
-    RuntimeError where training itself raised, with its message.
+    Raises ValueError, before anything is trained, for what cannot be trained here: an option that a component refuses,
+    missing data, a missing GPU; OSError where the disk is at fault or another process trains the run; and RuntimeError
+    where training itself raised, with its message.
     """
     from bnstudy.store import status
     from bnstudy.store.jobs import jobs
@@ -128,13 +128,13 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
 
 
 def run(run_id: str, results: Folder | None = None, *, data_root: Folder | None = None) -> Run:
-    """Opens a finished run by its name, as `bnstudy.runs()` and the tables' column `run_id` have it.
+    """Open a finished run by its name, as `bnstudy.runs()` and the tables' column `run_id` have it.
 
-    `results` is the folder that holds it (default: the project's). `data_root` is where its images are, should they be
-    asked for (default: BNSTUDY_DATA_ROOT, else the project's `data`). Published tables also name runs whose raw files
-    are not part of the repository: those have to be trained first.
+    `results` is the folder that holds it (default: the project's). `data_root` is where its images are (default:
+    BNSTUDY_DATA_ROOT, else the project's `data`). Published tables also name runs whose raw files are not in the
+    repository: those have to be trained first.
 
-    Raises ValueError for a run that is not there, has not ended, failed, or whose files are damaged.
+    Raises ValueError for a run that does not exist, is not finished, failed, or whose files are damaged.
     """
     from bnstudy.store.runs import State, Store
 
@@ -210,7 +210,7 @@ class Run:
     def table(self, name: str) -> pd.DataFrame:
         """One of its tables; steps count updates already made, step 0 is the untrained network.
 
-        Raises ValueError for a table that it has not, or whose file is damaged.
+        Raises ValueError for a table that the run does not have, or whose file is damaged.
         """
         from bnstudy.store.runs import Store
 
@@ -222,8 +222,8 @@ class Run:
         """The trained network in evaluation mode: a plain torch module on `device` (cpu, cuda, cuda:N or auto).
 
         It takes images (N, C, H, W) as `images` gives them, in float32, to logits (N, K). Of a run that diverged it has
-        the weights at which that was seen. Raises ValueError where the weights were not kept, or the network's code
-        has changed so that they no longer fit.
+        the weights at which the loss exceeded its bound. Raises ValueError where the weights were not kept, or no
+        longer fit the network's code.
         """
         from bnstudy.config.schema import validate
         from bnstudy.store.runs import Store
@@ -250,8 +250,8 @@ class Run:
 
         `test`: the test images in their order. `train`: training images without augmentation, in the order from which
         probes take their mini-batches: `images("train", n)` is the mini-batch that a probe with `batch_size=n` looked
-        at. `num` is how many (default: all that the run used). Raises ValueError for a split or number that there is
-        not, and where the data are not there or are not those that the run saw.
+        at. `num` is how many (default: all that the run used). Raises ValueError for an unknown split, for more images
+        than there are, and where the data are missing or not those of the run.
         """
         import torch
 

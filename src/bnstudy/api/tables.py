@@ -26,18 +26,18 @@ def table(
     preset: str | None = None,
     query: str | None = None,
 ) -> pd.DataFrame:
-    """One table of a sweep, each row with the columns of the run it is of.
+    """One table of a sweep, each row with the columns of its run.
 
     `sweep` is one of `bnstudy.sweeps()`. `name` is a table: `runs` (one row a run: its configuration, status, final
     losses and accuracies as shares of 1), `epochs` (the curves), or a probe's name, with the columns that the probe's
-    docstring explains. Where the table and the runs have a column of one name (the `depth` of a layer and of a network)
-    the run's becomes `run_<name>`.
+    docstring explains. Where the table and the runs have a column of the same name (the `depth` of a layer and of a
+    network, the `lr` of an epoch and of a run) the run's becomes `run_<name>`.
 
-    By default the table is the published one, as this repository has it. `results`, a folder, takes one's own instead;
-    `preset` (`quick`, `full`, `custom`) the tables that a sweep of that preset last wrote there. `query` keeps the rows
-    for which it holds, in the syntax of `DataFrame.query`, as in `"norm == 'batch' and lr < 0.1"`; none may be left.
+    By default the table is the published one. `results` names another results folder, and `preset` (`quick`, `full`,
+    `custom`) takes the tables that a sweep of that preset last wrote there. `query` keeps the rows for which it holds,
+    in the syntax of `DataFrame.query`, as in `"norm == 'batch' and lr < 0.1"`; the result may be empty.
 
-    Raises ValueError for a sweep, table, preset or query that is none, and where the table is not there.
+    Raises ValueError for an unknown sweep, table or preset, an invalid query, and a table that does not exist.
     """
     if preset is not None and preset not in PRESETS:
         raise _places.unknown("preset", preset, PRESETS)
@@ -89,10 +89,10 @@ def sweeps() -> pd.DataFrame:
 def runs(results: Folder | None = None) -> pd.DataFrame:
     """One row a raw run in a results folder (default: the project's), with the columns of the table `runs`.
 
-    Among them `run_id`, by which `bnstudy.run` opens one; `status` (completed, diverged, failed, partial: begun and not
-    ended, damaged); the configuration (`network`, `norm`, `data`, `lr`, `seed`, ...), empty for a run that has not
-    ended; `final_test_accuracy` and the like as shares of 1; `wall_sec`, seconds. Every run's manifest is read, sizes
-    of its tables are compared, checksums not. No rows where there are no runs. Raises ValueError where `results` is a
+    Among them `run_id`, by which `bnstudy.run` opens one; `status` (completed, diverged, failed, damaged, or partial:
+    not finished); the configuration (`network`, `norm`, `data`, `lr`, `seed`, ...), empty for a run that has not ended;
+    `final_test_accuracy` and the like as shares of 1; `wall_sec`, seconds. The sizes of the tables are compared with
+    the manifests, their checksums are not. No rows where there are no runs. Raises ValueError where `results` is a
     file.
     """
     return reduction.overview(Store(_places.results(results)))

@@ -52,7 +52,7 @@ def targets() -> set[str]:
 
 def called(command: str) -> list[str]:
     """The commands of ours that a command line of make runs."""
-    words = [word.replace("NAME", "lenet_lr_grid") for word in shlex.split(command)]
+    words = [re.sub("(?<=[-=])NAME$", "lenet_lr_grid", word) for word in shlex.split(command)]
     if missing := [word for word in words[1:2] if not targets() & {word, re.sub("(sweep-).*", r"\1%", word)}]:
         raise AssertionError(f"{command}: there is no target {missing[0]}")
     done = subprocess.run([words[0], "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -71,7 +71,8 @@ def test_every_command_is_accepted_as_typed() -> None:
         assert not rest or cli.COMMANDS[known.command].overrides, f"{command}: {rest}"
         values = [*getattr(known, "overrides", []), *rest]
         if known.command == "sweep" and known.name != "resnet20_lr" and known.launcher == "local":
-            assert compose.expand(known.name, known.preset, values), command
+            name, first = (compose.AD_HOC, [known.name]) if "=" in known.name else (known.name, [])
+            assert compose.expand(name, known.preset, [*first, *values]), command
         if known.command == "run" and not re.search("response|perceptron|zeros", command):
             compose.one(values)
 

@@ -20,7 +20,8 @@ from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import launch, study, survey, wanted
-from bnstudy.sweep.progress import Speeds, kind
+from bnstudy.sweep.progress import Speeds
+from bnstudy.sweep.wanted import kind
 from bnstudy.tracking.sinks.console import Progress
 from bnstudy.training import construct, runner
 

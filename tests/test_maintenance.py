@@ -19,8 +19,8 @@ from bnstudy.store.jobs import jobs, under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import launch, listing, maintenance, wanted
-from bnstudy.sweep.progress import Speeds, kind, measured, progress
-from bnstudy.sweep.wanted import Wanted
+from bnstudy.sweep.progress import Speeds, measured, progress
+from bnstudy.sweep.wanted import Wanted, kind
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 from bnstudy.config.schema import from_dict
 from bnstudy.store import index, locks, paths, reduction
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep.progress import kind, measured, progress
-from bnstudy.sweep.wanted import Wanted
+from bnstudy.sweep.progress import measured, progress
+from bnstudy.sweep.wanted import Wanted, kind
 
 REDUCE = """
 import sys

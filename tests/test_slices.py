@@ -18,8 +18,8 @@ from bnstudy.store.index import Entry
 from bnstudy.store.jobs import Group
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import budget, launch, study, wanted
-from bnstudy.sweep.progress import kind, measured, progress
-from bnstudy.sweep.wanted import Wanted
+from bnstudy.sweep.progress import measured, progress
+from bnstudy.sweep.wanted import Wanted, kind
 from bnstudy.training import runner
 
 SWEEP: dict[str, Any] = {

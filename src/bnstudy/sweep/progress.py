@@ -11,29 +11,16 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bnstudy.store import paths
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State
+from bnstudy.sweep.wanted import BATCH_SIZE, Kind, Wanted, kind
 from bnstudy.tracking.sinks.console import duration
 
-if TYPE_CHECKING:
-    from bnstudy.sweep.wanted import Wanted
-
-Kind = tuple[str, ...]  # what the time of an image depends on, the most important first
-BATCH_SIZE = 4  # its place in a kind
 NETWORK_AND_PRECISION = 2  # of a kind: what a speed must share with a run to say something of it
-
-
-def kind(
-    network: str, precision: str, data: str, norm: str, batch_size: int, probes: Iterable[str], steps: int
-) -> Kind:
-    """The kind of a run. One that is only looked at takes its time for other things than one that trains."""
-    how = precision if steps else f"{precision} at initialisation"
-    return network, how, data, norm, str(batch_size), *sorted(probes)
 
 
 class Speeds:

@@ -12,8 +12,8 @@ from bnstudy.store import devices, index, locks, publishing
 from bnstudy.store.index import Entry
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import Store
-from bnstudy.sweep.progress import Pace, Progress, Speeds, kind, measured, progress
-from bnstudy.sweep.wanted import Wanted
+from bnstudy.sweep.progress import Pace, Progress, Speeds, measured, progress
+from bnstudy.sweep.wanted import Wanted, kind
 
 
 @dataclass(frozen=True)

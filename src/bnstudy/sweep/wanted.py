@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -17,12 +17,13 @@ from bnstudy.data import sources
 from bnstudy.store.cache import Cache
 from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.status import plan_keys
-from bnstudy.sweep.progress import Kind, kind
 
 PACKAGE = Path(__file__).parents[1]
 # Of the package: the schema, names, options' defaults.
 DECIDING = ("config/*.py", "config/reference.json", "store/jobs.py", "norms/*.py", "models/*.py", "probes/*.py")
 HOW = ("runtime.", "tracking.")  # overrides that say how and where runs train, and not which
+Kind = tuple[str, ...]  # what the time of an image depends on, the most important first
+BATCH_SIZE = 4  # its place in a kind
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,14 @@ def remembered(results: Path) -> dict[Asked, list[Wanted] | None]:
         same = stamp.partition(" ")[0] == _deciding(sweep)
         found[asked] = _parsed(value, check_data=False) if same else None
     return found
+
+
+def kind(
+    network: str, precision: str, data: str, norm: str, batch_size: int, probes: Iterable[str], steps: int
+) -> Kind:
+    """The kind of a run. One that is only looked at takes its time for other things than one that trains."""
+    how = precision if steps else f"{precision} at initialisation"
+    return network, how, data, norm, str(batch_size), *sorted(probes)
 
 
 def _key(asked: Asked) -> str:

@@ -1,4 +1,4 @@
-"""torchvision's files: only what has the published md5 is read, and no child outlives or outwaits us."""
+"""torchvision's files: only what has the published md5 is read, and no silent network is waited for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import hashlib
 import io
 import os
 import pickle
-import subprocess
-import sys
+import socket
 import tarfile
 import time
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,80 +19,6 @@ import numpy as np
 import pytest
 
 from bnstudy.data import archives, sources
-
-HANG = "import time; time.sleep(60)"
-
-
-def child(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
-
-
-# The watch
-
-
-def test_a_child_that_hangs_from_the_start_is_given_up(tmp_path: Path) -> None:
-    began = time.monotonic()
-    sentence = archives.watch(child(HANG), tmp_path, silence_sec=0.1, start_sec=0.4)
-    assert sentence == "the attempt was given up after 0.4 s without progress"
-    assert 0.4 < time.monotonic() - began < 10
-
-
-def test_a_child_that_stops_making_progress_is_given_up_and_gone(tmp_path: Path) -> None:
-    code = f"import os; open('{tmp_path}/pid', 'w').write(str(os.getpid())); {HANG}"
-    sentence = archives.watch(child(code), tmp_path, silence_sec=0.5, start_sec=30)
-    assert sentence == "the attempt was given up after 0.5 s without progress"
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
-
-
-def test_slow_progress_is_progress(tmp_path: Path) -> None:
-    code = f"""
-import time
-for i in range(15):
-    with open('{tmp_path}/file', 'a') as file: file.write('x')
-    time.sleep(0.1)
-"""
-    assert archives.watch(child(code), tmp_path, silence_sec=1.0, start_sec=30) is None
-
-
-def test_progress_in_folders_below_counts_and_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "_REPORT_SEC", 0.2)
-    code = f"""
-import os, time
-os.makedirs('{tmp_path}/a/b')
-for i in range(6):
-    with open('{tmp_path}/a/b/file', 'ab') as file: file.write(bytes(10**6))
-    time.sleep(0.2)
-"""
-    said: list[str] = []
-    assert archives.watch(child(code), tmp_path, silence_sec=1.0, start_sec=30, report=said.append) is None
-    assert said and all(line.endswith("MB on disk so far") for line in said)
-
-
-def test_a_child_that_fails_is_quoted(tmp_path: Path) -> None:
-    sentence = archives.watch(child("raise ImportError('no such thing')"), tmp_path)
-    assert sentence == "the reading process ended with status 1: ImportError: no such thing"
-
-
-def test_a_child_goes_when_we_are_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(text: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(archives, "_REPORT_SEC", 0.0)
-    code = f"import os; open('{tmp_path}/pid', 'w').write(str(os.getpid()).ljust(2 * 10**6)); {HANG}"
-    with pytest.raises(KeyboardInterrupt):
-        archives.watch(child(code), tmp_path, start_sec=30, report=interrupt)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
-
-
-def test_the_child_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bnstudy.data.archives", "cifar10", str(tmp_path), str(tmp_path)]
-    orphan = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert orphan.stdin
-    orphan.stdin.close()
-    assert orphan.wait(60) == 1
-
 
 # What is read. The archives are small ones, whose md5 torchvision is told.
 
@@ -146,18 +71,13 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where torchvision is told other md5s, the child is called, not started; and there is no network."""
-    if not {"fashion", "cifar"} & set(request.fixturenames):
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "silent" in request.fixturenames:
         return
-
-    def call(command: Sequence[str], folder: Path, **options: Any) -> str | None:
-        return None if archives.main(command[3:]) == 0 else "failed"
 
     def unreachable(*args: Any, **options: Any) -> None:
         raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setattr(archives, "watch", call)
     monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", unreachable)
     monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", lambda url, max_hops: url)
 
@@ -218,24 +138,25 @@ def test_a_truncated_archive_is_named(fashion: Path, download: bool) -> None:
         prepare("fashion_mnist", fashion, download=download)
 
 
-def test_a_truncated_archive_is_named_though_the_download_hung(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        pass
+@pytest.fixture
+def silent(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torchvision looks at a server that takes connections and never answers."""
+    from torchvision.datasets import FashionMNIST
 
-    def hang(*args: Any) -> None:
-        raise Killed
+    monkeypatch.setattr(archives, "SILENCE_SEC", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.getsockname()[1]}/"])
+        yield
 
-    def call(command: Sequence[str], folder: Path, **options: Any) -> str | None:
-        with pytest.raises(Killed):
-            archives.main(command[3:])
-        return "the attempt was given up after 20 s without progress"
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_network_that_is_silent_is_given_up(fashion: Path, silent: None, damaged: bool) -> None:
     archive = fashion / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
-    os.truncate(archive, 5)
-    monkeypatch.setattr(archives, "_read", hang)
-    monkeypatch.setattr(archives, "watch", call)
-    with pytest.raises(archives.Damaged, match=f"{archive} is truncated.*20 s without progress"):
+    os.truncate(archive, 5) if damaged else archive.unlink()
+    began = time.monotonic()
+    with pytest.raises(archives.Damaged if damaged else archives.Unavailable, match=r"timed out|Error downloading"):
         prepare("fashion_mnist", fashion, download=True)
+    assert time.monotonic() - began < 30 and socket.getdefaulttimeout() is None
 
 
 def test_a_truncated_batch_is_named(cifar: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import synthetic
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import curves, findings, frames, report
+from bnstudy.analysis import curves, drawing, findings, frames
 from bnstudy.analysis.findings import Evidence, Finding, Verdict
 from bnstudy.config import compose
 from bnstudy.config.identity import run_id
@@ -131,7 +131,7 @@ def test_at_equal_epochs_both_are_asked(changed: Arms, verdict: Verdict) -> None
 def test_without_its_runs_a_claim_says_what_makes_them(tmp_path: Path, name: str) -> None:
     finding = findings.load(synthetic.FINDINGS / f"{name}.py")
     with pytest.raises(frames.MissingTable, match=f"make sweep-{finding.sweep} makes it"):
-        report.seen(finding, tmp_path, synthetic.FINDINGS.parent)
+        drawing.seen(finding, tmp_path, synthetic.FINDINGS.parent)
 
 
 def test_the_runs_at_the_largest_rate_are_made_once() -> None:

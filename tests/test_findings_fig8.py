@@ -13,7 +13,7 @@ import pytest
 import synthetic
 from matplotlib.text import Text
 
-from bnstudy.analysis import figures, findings, frames, report
+from bnstudy.analysis import drawing, figures, findings, frames
 from bnstudy.analysis.findings import Evidence, Verdict
 
 PATH = synthetic.FINDINGS / "fig8.py"
@@ -26,10 +26,10 @@ Frames = dict[str, pd.DataFrame]
 
 
 def test_its_claims_were_measured_on_no_data() -> None:
-    data, origin = report.seen(FIG8, synthetic.REPOSITORY / "results", synthetic.FINDINGS.parent)
-    assert {row.data for row in report.judged(FIG8, data, origin)} == {"none"}
-    with figures.style(synthetic.FINDINGS.parent / report.STYLE):
-        fig = report.draw(FIG8, data, origin)
+    data, origin = drawing.seen(FIG8, synthetic.REPOSITORY / "results", synthetic.FINDINGS.parent)
+    assert {row.data for row in drawing.judged(FIG8, data, origin)} == {"none"}
+    with figures.style(synthetic.FINDINGS.parent / drawing.STYLE):
+        fig = drawing.draw(FIG8, data, origin)
     told = [artist.get_text() for artist in fig.findobj(Text) if isinstance(artist, Text)]
     assert any(text.startswith("products of matrices, n = ") for text in told)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -57,15 +56,6 @@ def test_what_was_not_run_says_so(tmp_path, monkeypatch):
     assert "not run" in exhibit._repr_html_()
     with pytest.raises(ValueError, match=r"show\('fig66'\): there is no such finding; there are .*fig6"):
         notebook.show("fig66")
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_a_notebook_runs_on_the_published_tables(path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(notebook, "DPI", 30)
-    monkeypatch.setattr(notebook, "show", lambda name, show=notebook.show: drawn.append(show(name)))
-    runpy.run_path(str(path))
-    assert len(drawn) == len(shown(path)) and any(exhibit.png for exhibit in drawn)
 
 
 def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):

@@ -122,7 +122,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     figures.panel(row[3], "h", f"tail index at k/n = {100 * HILL_FRACTION:g} %")
     figures.stages(row[3])
     handles = [
-        *figures.arm_entries(),
+        *figures.arm_entries(arms(tails)),
         figures.entry("inside the published axes (e, f, g)", "o"),
         figures.entry("published", "D", filled=False),
     ]

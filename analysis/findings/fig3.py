@@ -105,7 +105,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     _ranges(panels["g"], _usable(losses), _usable(published.assign(seed=0)), losses)
     figures.panel(panels["g"], "g", "usable range of step sizes")
     handles = [
-        *figures.arm_entries("o", ls="-"),
+        *figures.arm_entries(ARMS, "o", ls="-"),
         figures.entry("published (a to f)", colour=figures.INK, lw=1.1, ls=PUBLISHED_DASHES),
         figures.entry("published (g)", "D", filled=False),
         figures.entry("range goes beyond (g)", "^"),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from bnstudy.analysis import criteria, figures
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
-from bnstudy.analysis.frames import ARMS, by_arm
+from bnstudy.analysis.frames import ARMS, arms, by_arm
 from bnstudy.analysis.stats import Scale
 
 ONE_COLUMN = Part("top-column share of the positive mass without BN", above=0.75)
@@ -84,13 +84,14 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
     for position, (quantity, _) in enumerate(SCALARS):
         part = rows[rows["quantity"] == quantity]
-        for arm, shift in zip(ARMS, (-0.2, 0.2), strict=True):
-            figures.seeds(right, position + shift, part[part["norm"] == arm]["value"], arm, spacing=0.035,
-                          scale=Scale.plain)  # fmt: skip
+        for shift, (arm, of) in figures.beside(part, 0.2):
+            figures.seeds(right, position + shift, of["value"], arm, spacing=0.035, scale=Scale.plain)
+            if arm not in EXPECTED[quantity]:
+                continue
             low, high = EXPECTED[quantity][arm]
             centre = (low + high) / 2
             figures.diamonds(right, [position + shift + 0.16], [centre], arm, errors=[[centre - low], [high - centre]])
-    for arm in ARMS:
+    for arm in arms(rows):
         right.plot([], [], "o", color=figures.COLOURS[arm], ms=4, mew=0, label=figures.LABELS[arm])
     figures.diamond_entry(right, "simulated")
     right.set_xticks(range(len(SCALARS)), [label for _, label in SCALARS])

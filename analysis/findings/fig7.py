@@ -96,11 +96,12 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     figures.panel(ax, "d", "how much one pattern leaves, by depth")
     ax = panels["e"]
     of = _correlations(channels)
-    for position, arm in enumerate(ARMS):
-        figures.seeds(ax, position, of[of["norm"] == arm]["spearman"], arm, scale=Scale.plain)
+    there = arms(of)
+    for position, (arm, part) in enumerate(there.items()):
+        figures.seeds(ax, position, part["spearman"], arm, scale=Scale.plain)
     ax.axhline(0, color=figures.MUTED, lw=0.9)
-    ax.set_xticks(range(len(ARMS)), [figures.LABELS[arm] for arm in ARMS])
-    ax.set_xlim(-0.6, len(ARMS) - 0.4)
+    ax.set_xticks(range(len(there)), [figures.LABELS[arm] for arm in there])
+    ax.set_xlim(-0.6, len(there) - 0.4)
     ax.set_ylim(min(-0.05, of["spearman"].min() - 0.1), 1.02)
     ax.grid(False, axis="x")
     ax.set_ylabel("Spearman's correlation")

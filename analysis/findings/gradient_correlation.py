@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
-from bnstudy.analysis.frames import ARMS, arms, by_arm
+from bnstudy.analysis.frames import arms, by_arm
 from bnstudy.analysis.stats import Scale
 
 BATCHES = Part("mean cosine between the largest mini-batches, median over layers, without BN less with BN", above=0.2)
@@ -96,19 +95,13 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
                     color=figures.COLOURS["batch"], ha="left", va="bottom")  # fmt: skip
     for position, quantity in enumerate(("cosine", "cosine_without_label")):
         part = logits[logits["quantity"] == quantity]
-        for arm, shift in zip(ARMS, (-0.18, 0.18), strict=True):
-            figures.seeds(right, position + shift, part[part["norm"] == arm]["value"], arm, spacing=0.045,
-                          scale=Scale.plain)  # fmt: skip
+        for shift, (arm, of) in figures.beside(part, 0.18):
+            figures.seeds(right, position + shift, of["value"], arm, spacing=0.045, scale=Scale.plain)
     right.set_xticks([0, 1], ["whole gradient", "labels' own\nterms removed"])
     right.set_xlim(-0.5, 1.5)
     right.set_ylabel("mean pairwise cosine")
     right.grid(False, axis="x")
-    right.legend(
-        handles=[
-            Line2D([], [], color=figures.COLOURS[a], marker="o", ms=4, ls="", label=figures.LABELS[a]) for a in ARMS
-        ],
-        loc="upper left",
-    )
+    right.legend(handles=figures.arm_entries(arms(logits), "o", ms=4, mew=1), loc="upper left")
     figures.panel(right, "c", "between examples, at the logits")
     for ax in (left, middle, right):
         low, high = ax.get_ylim()

@@ -109,7 +109,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         _bias(panels[letter], rows[rows["network"] == network])
         figures.panel(panels[letter], letter, f"{label}: bias")
     panels["d"].set_ylabel("bias² / mean squared deviation (%)")
-    handles = [Line2D([], [], color=figures.COLOURS[arm], lw=1.6, label=figures.LABELS[arm]) for arm in ARMS]
+    handles = figures.arm_entries(arms(rows), lw=1.6)
     handles += [
         Line2D([], [], color=figures.MUTED, ls=dashes, lw=1.6, label=f"{moment} training")
         for moment, dashes in MOMENTS.items()

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
-from bnstudy.analysis.frames import ARMS, Spread, arms, spread
+from bnstudy.analysis.frames import ARMS, Spread, spread
 from bnstudy.analysis.stats import Scale
 
 INITS = {
@@ -165,9 +165,8 @@ def _losses(ax: Axes, runs: pd.DataFrame) -> None:
     for value, text in ((math.log(10), "guess"), (DIVERGED, "diverged")):
         ax.axhline(value, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
         ax.text(3.47, value * 1.15, text, fontsize=7, color=figures.MUTED, ha="right", va="bottom")
-    for arm, part in arms(runs).items():
+    for shift, (arm, part) in figures.beside(runs, 0.17):
         for position, init in enumerate(INITS):
-            shift = -0.17 if arm == "batch" else 0.17
             figures.seeds(ax, position + shift, part.loc[part["init"] == init, "loss"], arm, spacing=0.04,
                           scale=Scale.log)  # fmt: skip
         ax.plot([], [], "o", color=figures.COLOURS[arm], ms=4, mew=0, label=figures.LABELS[arm])

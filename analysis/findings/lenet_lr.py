@@ -73,7 +73,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         _accuracies(ax, runs, f"final_{side}_accuracy")
         figures.panel(ax, letter, title)
     axes[0].set_ylabel("accuracy (%)")
-    fig.legend(handles=rates.legend(), loc="outside lower center", ncols=5)
+    fig.legend(handles=rates.legend(runs), loc="outside lower center", ncols=5)
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:

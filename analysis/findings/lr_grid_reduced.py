@@ -89,7 +89,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     runs = frames["runs"]
     cells = rates.edges(runs, ["norm", "seed"])
     table = rates.shares(runs)
-    n = rates.seeds(cells) if set(cells["norm"]) == set(ARMS) else 0
+    n = rates.seeds(cells) if set(cells["norm"]) >= set(ARMS) else 0
     with_bn = table[table["trained", "batch"] == 1]
     lost, unused = with_bn[with_bn["diverged", "none"] == 1], with_bn[with_bn["trained", "none"] == 0]
     known = with_bn[(with_bn["trained", "none"] == 1) | (with_bn["diverged", "none"] == 1)]

@@ -89,7 +89,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     right.set_xlabel("learning rate")
     right.set_ylabel("noise of a step")
     handles = [
-        *figures.arm_entries(),
+        *figures.arm_entries(arms(rows)),
         figures.entry("before training", "o", filled=False, ls="-", lw=0.8),
         figures.entry(f"after {LAST} updates", "o", ls="-", lw=1.4),
         figures.entry("slope 2", lw=0.9),

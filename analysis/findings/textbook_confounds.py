@@ -103,7 +103,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     found = [{side: stats.interval(_effect(runs, factors, side)) for side in SIDES} for factors in EFFECTS]
     figures.effects(axes[2], dict(zip([*names, "all three"], found, strict=True)))
     figures.panel(axes[2], "c", "effects")
-    handles = [*figures.arm_entries("o"), *figures.effect_entries("(c)")]
+    handles = [*figures.arm_entries(arms(runs), "o"), *figures.effect_entries("(c)")]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
-from bnstudy.analysis.frames import DASH, accuracies, spread
+from bnstudy.analysis.frames import ARMS, DASH, accuracies, spread
 from bnstudy.analysis.stats import Scale
 
 SITES = ("norm1", "norm2", "norm3", "norm4")
@@ -90,7 +90,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     effects.set_xlabel("points of training accuracy")
     figures.panel(effects, "b", "what one of four adds")
     handles = [
-        *figures.arm_entries("o"),
+        *figures.arm_entries(ARMS, "o"),
         figures.entry("BN behind this layer (a)", "s", colour=figures.INK),
         figures.entry("95 % interval (b)", colour=figures.INK, lw=1.4),
     ]

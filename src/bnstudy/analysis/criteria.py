@@ -40,10 +40,18 @@ class Sample:
     arms_scale: Scale = Scale.plain
 
 
+class Where(StrEnum):
+    """In what a bound is to hold: the mean over seeds, or the seeds themselves, where nothing is left to chance."""
+
+    mean = ""
+    every = "in every seed"
+    some = "in some seed"
+
+
 @dataclass(frozen=True)
 class Part:
     """Where the mean over seeds of the quantity `of` lies, the mean being taken on `scale`; `at` tells parts apart that
-    ask the same of one quantity in several places ("layer 18").
+    ask the same of one quantity in several places ("layer 18"). `where`: it may be the seeds that are to lie there.
 
     Raises ValueError for a part without a bound, or with bounds that leave nothing between them.
     """
@@ -54,6 +62,7 @@ class Part:
     scale: Scale = Scale.plain
     unit: str = ""
     at: str = ""
+    where: Where = Where.mean
 
     def __post_init__(self) -> None:
         if self.above is None and self.below is None:
@@ -74,10 +83,12 @@ class Part:
             bound = f"above {number(self.above)}" if self.above is not None else f"below {number(self.below or 0.0)}"
         else:
             bound = f"between {number(self.above)} and {number(self.below)}"
-        return f"{self.of}: {bound}{unit}{_MEANS[self.scale]}"
+        return " ".join(filter(None, (f"{self.of}: {bound}{unit}{_MEANS[self.scale]}", self.where)))
 
     def p(self, values: pd.Series) -> float:
         """Below 0.05 where the part holds."""
+        if self.where:
+            return float(not self._holds(values))
         if self.above is None:
             return stats.below(values, self.below or 0.0, self.scale)
         if self.below is None:
@@ -87,9 +98,15 @@ class Part:
     def outcome(self, values: pd.Series) -> Outcome:
         if self.p(values) < ALPHA:
             return Outcome.holds
+        if self.where:
+            return Outcome.fails
         wrong = [stats.below(values, self.above, self.scale)] if self.above is not None else []
         wrong += [stats.above(values, self.below, self.scale)] if self.below is not None else []
         return Outcome.fails if min(wrong) < ALPHA else Outcome.open
+
+    def _holds(self, values: pd.Series) -> bool:
+        within = [_within(value, self.above, self.below) for value in values.dropna()]
+        return bool(within) and (all(within) if self.where is Where.every else any(within))
 
 
 @dataclass(frozen=True)
@@ -111,8 +128,7 @@ class Need:
 
     def met(self, values: pd.Series) -> bool:
         known = values.dropna()
-        low = self.above is None or bool((known > self.above).all())
-        return bool(len(known)) and low and (self.below is None or bool((known < self.below).all()))
+        return bool(len(known)) and all(_within(value, self.above, self.below) for value in known)
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,7 @@ class Judgement:
     partial: bool
     p: float
     n: int
+    min_n: int = MIN_SEEDS  # below which nothing is decided
     unmet: str = ""  # why nothing can be decided
     undecided: str = ""  # which parts are open
 
@@ -131,14 +148,18 @@ class Judgement:
 class Criterion:
     """Parts that reproduce a claim together; `partial`: how many of them do so partly, or other parts that do.
 
-    `needs` are preconditions; `remark` is added to the sentence: what a reader must know of how the bounds were laid
-    down. Raises ValueError where two parts on one quantity average it on different scales.
+    `needs` are preconditions, and so are `min_seeds`; `remark` is added to the sentence: what a reader must know of
+    how the bounds were laid down. Where `left_out` is given, parts without any value are left out, and it is the
+    reason of the verdict undecided where all are. Raises ValueError where two parts on one quantity average it on
+    different scales.
     """
 
     full: tuple[Part, ...]
     partial: int | tuple[Part, ...] = 0
     needs: tuple[Need, ...] = ()
     remark: str = ""
+    min_seeds: int = MIN_SEEDS
+    left_out: str = ""
 
     def __post_init__(self) -> None:
         scales: dict[str, Scale] = {}
@@ -166,23 +187,27 @@ class Criterion:
             text += f" {self.partial} of them: partly."
         for need in self.needs:
             text += f" Undecided ({need.reason}) unless in every seed {need}."
+        if self.min_seeds != MIN_SEEDS:
+            text += f" Undecided with fewer than {self.min_seeds} seeds."
         return _capital(text) + (f" ({self.remark})" if self.remark else "")
 
     def judge(self, samples: Mapping[str, Sample]) -> Judgement:
         """Raises ValueError unless there is a sample for each quantity."""
         if lacking := [of for of in self.quantities if of not in samples]:
             raise ValueError(f"no values were measured for {', '.join(map(repr, lacking))}; there are {list(samples)}")
-        found = [part.outcome(samples[part.key].values) for part in self.full]
-        p = max(part.p(samples[part.key].values) for part in self.full)  # a conjunction: the weakest part decides
-        n = min(int(samples[part.key].values.notna().sum()) for part in self.full)  # infinite ones are seeds, too
+        asked = [part for part in self.full if not self.left_out or samples[part.key].values.notna().any()]
+        found = [part.outcome(samples[part.key].values) for part in asked]
+        p = max((part.p(samples[part.key].values) for part in asked), default=1.0)  # the weakest part decides
+        n = min((int(samples[part.key].values.notna().sum()) for part in asked), default=0)  # infinite ones are seeds
         if isinstance(self.partial, tuple):
             lesser = [part.outcome(samples[part.key].values) for part in self.partial]
             partial = bool(lesser) and _all(lesser) is Outcome.holds
         else:
             partial = 0 < self.partial <= found.count(Outcome.holds)
         unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values)]
-        open_parts = [part.key for part, outcome in zip(self.full, found, strict=True) if outcome is Outcome.open]
-        return Judgement(_all(found), partial, p, n, "; ".join(unmet), " and of ".join(open_parts))
+        unmet += [] if asked else [self.left_out]
+        open_parts = [part.key for part, outcome in zip(asked, found, strict=True) if outcome is Outcome.open]
+        return Judgement(_all(found), partial, p, n, self.min_seeds, "; ".join(unmet), " and of ".join(open_parts))
 
     def interval(self, part: Part, samples: Mapping[str, Sample]) -> Interval:
         return stats.interval(samples[part.key].values, part.scale)
@@ -210,6 +235,10 @@ def told(interval: Interval) -> str:
     if math.isnan(interval.low):
         return number(interval.mean)
     return f"{number(interval.mean)} [{number(interval.low)}, {number(interval.high)}]"
+
+
+def _within(value: float, above: float | None, below: float | None) -> bool:
+    return (above is None or value > above) and (below is None or value < below)
 
 
 def _capital(text: str) -> str:

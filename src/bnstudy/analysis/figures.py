@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,51 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from bnstudy.analysis import stats
-from bnstudy.analysis.frames import Origin
+from bnstudy.analysis.frames import ARMS, Origin, arms
 from bnstudy.analysis.stats import Interval, Scale
 from bnstudy.store import files
 
-COLOURS = {"batch": "#1F5C99", "none": "#D9661F"}  # blue and orange: distinct in every common colour blindness
-OTHER = "#7A4FA3"  # an arm that is neither
 NORMS = {  # of every norm, the same in every figure (after Tol's muted palette, none of it near the two arms)
     "batch": "#1F5C99", "none": "#D9661F", "frozen": "#6699CC", "batch_scratch": "#882255", "batch_renorm": "#AA4499",
     "group": "#117733", "layer": "#999933", "instance": "#44AA99", "whitening": "#332288",
     "probability_integral": "#661100", "dropout": "#888888", "ghost_batch": "#1F5C99", "noisy_batch": "#7A4FA3",
 }  # fmt: skip
-TINTS = {"batch": "#BCD3EA", "none": "#F7D2B8"}  # the range over seeds, and bars
-LABELS = {"batch": "with BN", "none": "without BN"}
+OTHER = "#7A4FA3"  # an arm that is neither
+OWN = (OTHER, "#117733", "#882255", "#44AA99", "#999933", "#332288", "#AA4499", "#661100")  # of norms not known here
+
+
+class _Arms(dict[str, str]):
+    """What is known of the two arms that the paper compares, and a rule for any other norm."""
+
+    def __init__(self, known: Mapping[str, str], other: Callable[[str], str]) -> None:
+        super().__init__(known)
+        self._other = other
+
+    def __missing__(self, arm: str) -> str:
+        return self._other(arm)
+
+
+def _colour(arm: str) -> str:
+    """Of a norm by its name, so that it is the same in every figure."""
+    return NORMS.get(arm) or OWN[sum(arm.encode()) % len(OWN)]
+
+
+def _tint(arm: str) -> str:
+    red, green, blue = to_rgb(_colour(arm))
+    return to_hex((0.7 + 0.3 * red, 0.7 + 0.3 * green, 0.7 + 0.3 * blue))
+
+
+COLOURS = _Arms({arm: NORMS[arm] for arm in ("batch", "none")}, _colour)  # blue and orange: distinct for every eye
+TINTS = _Arms({"batch": "#BCD3EA", "none": "#F7D2B8"}, _tint)  # the range over seeds, and bars
+LABELS = _Arms({"batch": "with BN", "none": "without BN"}, str)
 PLACES: Mapping[str, tuple[str, str, Any]] = {  # where BN sits (`frames.placed`): label, colour, dashes
     "*": ("everywhere", COLOURS["batch"], "-"),
     "before_pooling": ("before the pooling", "#6A3D9A", (0, (5, 1.6))),
@@ -129,9 +155,15 @@ def entry(label: str, marker: str = "", *, filled: bool = True, colour: str = MU
     return Line2D([], [], color=colour, marker=marker, mfc=colour if filled else "white", label=label, **look)
 
 
-def arm_entries(marker: str = "", **line: Any) -> list[Line2D]:
-    """A legend entry for each arm."""
-    return [entry(LABELS[arm], marker, colour=COLOURS[arm], **line) for arm in LABELS]
+def arm_entries(of: Iterable[str] = ARMS, marker: str = "", **line: Any) -> list[Line2D]:
+    """A legend entry for each of these arms."""
+    return [entry(LABELS[arm], marker, colour=COLOURS[arm], **line) for arm in of]
+
+
+def beside(frame: pd.DataFrame, reach: float) -> Iterator[tuple[float, tuple[str, pd.DataFrame]]]:
+    """Each arm with its rows, and how far aside of a place it stands: from -`reach` to `reach`."""
+    there = arms(frame)
+    return zip(np.linspace(-reach, reach, len(there)).tolist(), there.items(), strict=True)
 
 
 def headroom(ax: Axes, share: float) -> None:
@@ -153,13 +185,15 @@ def diverged(ax: Axes, lost: pd.DataFrame, x: str = "lr") -> None:
     top = ax.get_ylim()[1]
     ticks = [tick for tick in ax.get_yticks() if 0 <= tick <= top]
     row = 0.06 * top
-    for arm, y in (("batch", -0.6 * row), ("none", -1.6 * row)):
+    lines = dict.fromkeys([*ARMS, *arms(lost)])
+    for place, arm in enumerate(lines):
+        y = -(0.6 + place) * row
         counts = lost.loc[lost["norm"] == arm, x].value_counts(sort=False)
-        for place, count in zip(counts.index.to_numpy(), counts.to_numpy(), strict=True):
-            ax.text(place, y, str(count), color=COLOURS[arm], fontsize=7, ha="center", va="center")
+        for at, count in zip(counts.index.to_numpy(), counts.to_numpy(), strict=True):
+            ax.text(at, y, str(count), color=COLOURS[arm], fontsize=7, ha="center", va="center")
     ax.axhline(0, color=MUTED, lw=0.7, zorder=1)
-    ax.set_yticks([-1.1 * row, *ticks], ["diverged", *(f"{tick:g}" for tick in ticks)])
-    ax.set_ylim(-2.2 * row, top)
+    ax.set_yticks([-(0.1 + len(lines) / 2) * row, *ticks], ["diverged", *(f"{tick:g}" for tick in ticks)])
+    ax.set_ylim(-(0.2 + len(lines)) * row, top)
 
 
 def effect_entries(where: str) -> list[Line2D]:
@@ -227,27 +261,27 @@ def stages(ax: Axes) -> None:
 
 def save(fig: Figure, folder: Path, name: str, title: str, origin: Origin) -> list[Path]:
     """`name.svg` and `name.png`, each with commits, data and number of runs in its metadata, and no date."""
-    told = f"{origin.num_runs} runs; commit {origin.commit_label or 'unknown'}; data {origin.data_label or 'none'}"
+    behind = f"{origin.num_runs} runs; commit {origin.commit_label or 'unknown'}; data {origin.data_label or 'none'}"
+    about = {"Title": title, "Description": behind}
     _settle(fig)
-    written = []
-    for kind, metadata in (
-        ("svg", {"Title": title, "Description": told, "Creator": "bnstudy", "Date": None}),
-        ("png", {"Title": title, "Description": told, "Software": "bnstudy"}),
-    ):
-        path = folder / f"{name}.{kind}"
-        with files.replacing(path) as part:
-            fig.savefig(part, format=kind, metadata=metadata, dpi=_DPI)
-        written.append(path)
-    return written
+    svg, png = (folder / each for each in names(name))
+    fig.dpi = _DPI
+    with files.replacing(svg) as part:
+        FigureCanvasSVG(fig).print_svg(part, metadata={**about, "Creator": "bnstudy", "Date": None})
+    fig.dpi = _DPI  # of an SVG it is 72
+    with files.replacing(png) as part:
+        FigureCanvasAgg(fig).print_png(part, metadata={**about, "Software": "bnstudy"})
+    return [svg, png]
 
 
 def _settle(fig: Figure) -> None:
-    """Lays out for good: laying out costs as much as drawing, and both files then agree.
+    """Lays out once for both files: `savefig` would draw twice for each, the first time to lay out.
 
     The layout's solver adds in the order in which its variables lie in memory, so the last bits of its positions differ
     from process to process, and with them the identifiers in the SVG. They are rounded off, to 0.00001 inches.
     """
-    fig.draw_without_rendering()
+    engine: Any = fig.get_layout_engine()
+    engine.execute(fig)
     fig.set_layout_engine("none")
     for part in fig.subfigs:
         part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), _DECIMALS))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bnstudy.analysis import criteria, stats
+from bnstudy.analysis import criteria, memory, stats
 from bnstudy.analysis.criteria import MIN_SEEDS, Criterion, Outcome, Sample
 from bnstudy.analysis.frames import MINUS, number
 from bnstudy.analysis.stats import ALPHA, Interval
@@ -207,16 +207,17 @@ def discover(folder: Path) -> list[Path]:
 
 def load(path: Path) -> Finding:
     """The finding in a file. Raises ValueError if it lacks a part, and whatever executing it raises."""
-    return _finding(_module(path))
+    return _finding(_module(memory.note(path)))
 
 
-def check_ids(found: Iterable[Finding], waiting: Iterable[Claim]) -> None:
+def check_ids(rows: Iterable[Row]) -> None:
     """Raises ValueError for a claim that stands twice, in two findings or in one and in `open.toml`."""
     owners: dict[str, str] = {}
-    for owner, claim in [(f.name, c) for f in found for c in f.claims] + [(OPEN_CLAIMS, c) for c in waiting]:
-        if claim.id in owners:
-            raise ValueError(f"claim {claim.id} is in {owners[claim.id]} and in {owner}: each stands once, remove one")
-        owners[claim.id] = owner
+    for each in rows:
+        owner = each.finding or OPEN_CLAIMS
+        if each.id in owners:
+            raise ValueError(f"claim {each.id} is in {owners[each.id]} and in {owner}: each stands once, remove one")
+        owners[each.id] = owner
 
 
 def open_claims(folder: Path) -> tuple[Claim, ...]:
@@ -284,7 +285,7 @@ def judged(claims: Iterable[Claim], measured: Mapping[str, Mapping[str, Sample]]
         rules[name] = rule
     found = {name: rule.judge(measured[name]) for name, rule in rules.items()}
     corrected: dict[str, float] = {}
-    tested = {name: of for name, of in found.items() if not of.unmet and of.n >= MIN_SEEDS}
+    tested = {name: of for name, of in found.items() if not of.unmet and of.n >= of.min_n}
     for family in {known[name].family for name in tested}:
         corrected |= stats.holm({name: of.p for name, of in tested.items() if known[name].family == family})
     return {name: _evidence(rules[name], measured[name], found[name], corrected.get(name, 1.0)) for name in measured}
@@ -323,10 +324,10 @@ def _evidence(
 
 
 def _verdict(found: criteria.Judgement, corrected_p: float) -> tuple[Verdict, str]:
-    if found.n < MIN_SEEDS:
-        return Verdict.undecided, FEW
-    if found.unmet:
+    if found.unmet and (found.n >= found.min_n or not found.n):
         return Verdict.undecided, found.unmet
+    if found.n < found.min_n:
+        return Verdict.undecided, f"fewer than {found.min_n} seeds"
     if found.full is Outcome.holds and corrected_p < ALPHA:
         return Verdict.reproduced, ""
     if found.full is Outcome.holds:

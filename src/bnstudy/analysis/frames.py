@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from bnstudy.analysis import memory
 from bnstudy.store import files, paths
 
 DONE = ("completed", "diverged")
@@ -74,6 +75,11 @@ def runs(workspace: Path, sweep: str) -> pd.DataFrame:
     if "num_runs" not in frame:
         frame = frame.assign(num_runs=math.nan)
     return frame if "commits" in frame else frame.assign(commits=frame["commit"])
+
+
+def tables(workspace: Path, sweep: str) -> list[str]:
+    """The names of the reduced tables of a sweep."""
+    return [path.stem for path in files.current(paths.tables(workspace, sweep)) if path.suffix == ".parquet"]
 
 
 def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> pd.DataFrame:
@@ -227,7 +233,7 @@ def number(value: float, digits: int = 3) -> str:
 
 def published(folder: Path, name: str) -> pd.DataFrame:
     """A curve read off the published figures (`NaN`: hidden). Raises MissingTable."""
-    path = folder / f"{name}.csv"
+    path = memory.note(folder / f"{name}.csv")
     if not path.exists():
         raise MissingTable(f"{path.name} is missing in {folder.name}: the published curve belongs to the repository")
     with path.open(encoding="utf-8", newline="") as file:
@@ -236,7 +242,7 @@ def published(folder: Path, name: str) -> pd.DataFrame:
 
 def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
     path = paths.tables(workspace, sweep) / f"{table}.parquet"
-    path = next((each for each in files.current(path.parent) if each.name == path.name), path)
+    path = memory.note(next((each for each in files.current(path.parent) if each.name == path.name), path))
     if not path.exists():
         raise MissingTable(f"{path.relative_to(workspace)} is missing: make sweep-{sweep} makes it")
     try:
@@ -249,5 +255,6 @@ def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
 
 
 def arms(frame: pd.DataFrame) -> Mapping[str, pd.DataFrame]:
-    """The rows of each arm that has any, in the order of `ARMS`."""
-    return {arm: frame[frame["norm"] == arm] for arm in ARMS if (frame["norm"] == arm).any()}
+    """The rows of each arm that has any: with BN, without, then other norms by name."""
+    there = set(frame["norm"].dropna().astype(str))
+    return {arm: frame[frame["norm"] == arm] for arm in [*ARMS, *sorted(there - set(ARMS))] if arm in there}

@@ -17,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnstudy.analysis import figures, findings, frames, report
+from bnstudy.analysis import drawing, figures, findings, frames, report
 from bnstudy.analysis.findings import Row
 from bnstudy.store import files, paths
 
@@ -107,16 +107,16 @@ def show(name: str) -> Exhibit:
     finding = findings.load(known[name])
     workspace = Path(os.environ.get(RESULTS, report.FINDINGS.parents[1] / "results"))
     try:
-        data, origin = report.seen(finding, workspace, report.FINDINGS.parent)
+        data, origin = drawing.seen(finding, workspace, report.FINDINGS.parent)
     except frames.MissingTable:
         problem = f"make sweep-{finding.sweep} makes its runs"
         return Exhibit(finding.title, finding.caption, b"", (), problem)
     notes = findings.notes(report.FINDINGS)
-    rows = report.judged(finding, data, origin)
+    rows = drawing.judged(finding, data, origin)
     rows = tuple(findings.noted(rows, {row.id: notes[row.id] for row in rows if row.id in notes}))
     drawn = io.BytesIO()
-    with figures.style(report.FINDINGS.parent / report.STYLE):
-        report.draw(finding, data, origin).savefig(drawn, format="png", dpi=DPI)
+    with figures.style(report.FINDINGS.parent / drawing.STYLE):
+        drawing.draw(finding, data, origin).savefig(drawn, format="png", dpi=DPI)
     return Exhibit(finding.title, finding.caption, drawn.getvalue(), rows)
 
 

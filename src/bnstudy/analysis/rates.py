@@ -177,7 +177,7 @@ def grid_figure(fig: Figure, runs: pd.DataFrame) -> None:
     for ax, letter, (title, panel) in zip(axes, "abcd", draw.items(), strict=True):
         panel(ax)
         figures.panel(ax, letter, title)
-    fig.legend(handles=legend(), loc="outside lower center", ncols=5)
+    fig.legend(handles=legend(runs), loc="outside lower center", ncols=5)
 
 
 def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
@@ -239,7 +239,7 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
     Side by side for each value of `column`. With a white dot: rates above the bar train again. No bar: no rate is known
     to train.
     """
-    order = [arm for arm in ARMS if arm in set(cells[column])] if column == "norm" else sorted(cells[column].unique())
+    order = list(arms(cells)) if column == "norm" else sorted(cells[column].unique())
     for position, value in enumerate(order):
         part = cells[cells[column] == value].sort_values("seed")
         colour = figures.COLOURS[part["norm"].iloc[0]]
@@ -257,17 +257,17 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
         of = stats.interval(part["low"], Scale.log)
         if of.n:
             ax.plot([position - 0.36, position + 0.36], [of.mean, of.mean], color=colour, lw=1)
-    ax.set_xticks(range(len(order)), [figures.LABELS.get(str(value), str(value)) for value in order])
+    ax.set_xticks(range(len(order)), [figures.LABELS[str(value)] for value in order])
     ax.set_xlim(-0.5, len(order) - 0.5)
     figures.plain_log(ax)
     ax.grid(False, axis="x")
     ax.set_ylabel("largest learning rate that trains")
 
 
-def legend() -> list[Line2D]:
-    """Entries for the arms, for the outcomes that have marks, and for the line at chance."""
+def legend(runs: pd.DataFrame) -> list[Line2D]:
+    """Entries for the arms of the runs, for the outcomes that have marks, and for the line at chance."""
     return [
-        *figures.arm_entries("o", ls="-"),
+        *figures.arm_entries(arms(runs), "o", ls="-"),
         figures.entry("trained", "o"),
         figures.entry("stalled", "v", filled=False),
         figures.entry("chance", ls=figures.DASHED, lw=0.9),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Study:
     variants: Mapping[str, Mapping[str, Any]]
     names: Mapping[str, str]
     curves: Path
+    _last: list[tuple[Mapping[str, pd.DataFrame], Judged]] = field(default_factory=list, repr=False)
 
     @property
     def tables(self) -> dict[str, str | None]:
@@ -79,10 +80,16 @@ class Study:
         return []
 
     def judged(self, tables: Mapping[str, pd.DataFrame]) -> Judged:
-        """Every claim in every variant, the base first; not run where a finding has no rows."""
-        return {
-            name: self._judged(tables, {**self.base, **change}) for name, change in {BASE: {}, **self.variants}.items()
-        }
+        """Every claim in every variant, the base first; not run where a finding has no rows.
+
+        Judging takes seconds, and what is drawn has just been judged: the last tables' verdicts are remembered.
+        """
+        if not self._last or self._last[0][0] is not tables:
+            found = {
+                name: self._judged(tables, {**self.base, **of}) for name, of in {BASE: {}, **self.variants}.items()
+            }
+            self._last[:] = [(tables, found)]
+        return self._last[0][1]
 
     def _judged(self, tables: Mapping[str, pd.DataFrame], values: Mapping[str, Any]) -> dict[str, Evidence]:
         found: dict[str, Evidence] = {}
@@ -155,6 +162,6 @@ def _cell(evidence: Evidence) -> str:
 
 def _rows(frame: pd.DataFrame, values: Mapping[str, Any], query: str | None) -> pd.DataFrame:
     """Those of the runs that have these values, and of these a finding's."""
-    for column, value in values.items():
-        frame = frame[frame[f"run_{column}" if f"run_{column}" in frame else column] == value]
+    columns = [f"run_{column}" if f"run_{column}" in frame else column for column in values]
+    frame = frame[(frame[columns] == list(values.values())).all(axis=1)]
     return frame if query is None else frame.query(query)

@@ -35,8 +35,8 @@ def figure(fig: Figure, rows: pd.DataFrame, *, momentum: float) -> None:
         (left, "eigenvalue", "sharpness after training", "largest eigenvalue of the Hessian", "a"),
         (middle, "loss", "loss after training", "mean cross-entropy", "b"),
     ):
-        for arm, part in arms(ended).items():
-            side = 1.06 if arm == "none" else 1 / 1.06  # arms side by side at each rate
+        for shift, (arm, part) in figures.beside(ended, 1):
+            side = 1.06**shift
             means = stats.over_seeds(part[part["outcome"] == "trained"], ["lr"], column, Scale.log)
             ax.plot(means["lr"] * side, means["mean"], color=figures.COLOURS[arm], lw=1.4)
             _marks(ax, part["lr"] * side, part, column, arm)
@@ -61,7 +61,7 @@ def figure(fig: Figure, rows: pd.DataFrame, *, momentum: float) -> None:
     right.set_xlabel("mean cross-entropy")
     right.set_ylabel("largest eigenvalue of the Hessian")
     figures.panel(right, "c", "sharpness and loss")
-    handles = [Line2D([], [], color=figures.COLOURS[arm], marker="o", ms=4, label=figures.LABELS[arm]) for arm in ARMS]
+    handles = figures.arm_entries(arms(rows), "o", ls="-", ms=4, mew=1, lw=1.5)
     handles += [Line2D([], [], color=figures.MUTED, lw=1, ls=(0, (2, 2)), label="before training")]
     line = f"{number(2 * (1 + momentum))}/rate"
     handles += [Line2D([], [], color=figures.MUTED, lw=0.9, label=line)]

@@ -77,6 +77,11 @@ def figures(workspace: Path) -> Path:
     return workspace / "figures"
 
 
+def drawn(workspace: Path) -> Path:
+    """What each figure was drawn from, so that it is drawn again only where that has changed; can be removed."""
+    return workspace / ".drawn"
+
+
 def notebooks(results: Path) -> Path:
     """Notebooks as they were run, and as pages."""
     return results / "notebooks"

@@ -1,0 +1,148 @@
+"""What is shown of a sweep that no finding draws: its runs along training, their ends by what differs, and a list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnstudy.analysis import figures, frames, stats
+from bnstudy.analysis.findings import Finding
+from bnstudy.analysis.frames import CHANCE, DASH, arms, number
+
+PREFIX = "sweep-"  # of the figure's name, which is no finding's
+MAX_AXES = 3
+MAX_MARKS = 12  # of a scale whose values are names
+LISTED = {
+    "outcome": "outcome", "final_train_accuracy": "training accuracy (%)", "final_test_accuracy": "test accuracy (%)",
+    "final_train_loss": "training loss", "wall_sec": "seconds",
+}  # fmt: skip
+
+
+def finding(workspace: Path, sweep: str) -> Finding:
+    """A finding without claims. Raises MissingTable where the sweep has no tables."""
+    runs = frames.runs(workspace, sweep)
+    trained = runs["final_test_accuracy"].notna().any()
+    with_epochs = trained and "epochs" in frames.tables(workspace, sweep)
+    shown = "Accuracy and loss along training, a line a run; final test accuracy by what differs from run to run, "
+    shown += "a mark a run, line: mean over seeds, crosses at the bottom: diverged."
+    return Finding(
+        name=f"{PREFIX}{sweep}",
+        title=f"Sweep {sweep}",
+        caption=shown if trained else "Runs by norm and status: none of them has an accuracy.",
+        sweep=sweep,
+        needs={"runs": None} | ({"epochs": None} if with_epochs else {}),
+        published=None,
+        size=(10.8, 6.4 if with_epochs else 3.6),
+        claims=(),
+        plot=plot if trained else _states,
+        numbers=lambda frames: [],
+    )
+
+
+def axes_of(runs: pd.DataFrame) -> list[str]:
+    """The settings that differ between runs of one norm, apart from the seed; the learning rate first."""
+    columns = list(runs.columns)
+    settings = columns[columns.index("norm") + 1 : columns.index("seed")]
+    most = runs.groupby("norm", observed=True)[settings].nunique(dropna=False).max()
+    differ = [name for name in settings if most[name] > 1]
+    return sorted(differ, key=lambda name: name != "lr")
+
+
+def plot(fig: Figure, data: Mapping[str, pd.DataFrame]) -> None:
+    runs = data["runs"]
+    names = axes_of(runs)[:MAX_AXES] or ["norm"]
+    letters = iter("abcdef")
+    parts = fig.subfigures(2 if "epochs" in data else 1, 1, squeeze=False).ravel().tolist()
+    above, below = parts[0], parts[-1]
+    if "epochs" in data:
+        for ax, value in zip(above.subplots(1, 2), ("accuracy", "loss"), strict=True):
+            _along(ax, data["epochs"], value)
+            figures.panel(ax, next(letters), f"{value} along training")
+    for ax, name in zip(below.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
+        _ends(ax, runs, name)
+        figures.panel(ax, next(letters), f"final test accuracy by {name}")
+        ax.set_ylabel("test accuracy (%)" if name == names[0] else "")
+    handles = figures.arm_entries(arms(runs), lw=1.4)
+    if "epochs" in data:
+        handles += [figures.entry("test"), figures.entry("training", ls=figures.DASHED)]
+    fig.legend(handles=handles, loc="outside lower center", ncols=6)
+
+
+def table(runs: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
+    """A row a run, by arm, settings and seed, under a row of headings."""
+    names = axes_of(runs)
+    named = {name: runs[name].astype(str) for name in names if not pd.api.types.is_numeric_dtype(runs[name])}
+    rows = runs.assign(**named).sort_values(["norm", *names, "seed"], kind="stable")
+    rows = rows.assign(outcome=rows["outcome"].where(rows["outcome"].notna(), rows["status"]))
+    shown = [*names, "seed", *LISTED]
+    for side in ("train", "test"):
+        rows[f"final_{side}_accuracy"] *= 100
+    lines = [(figures.LABELS[str(row["norm"])], *(_cell(row[name]) for name in shown)) for _, row in rows.iterrows()]
+    return (("arm", *names, "seed", *LISTED.values()), *lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float | np.floating):
+        return number(float(value))
+    return DASH if value is None or value is pd.NA else str(value)
+
+
+def _along(ax: Axes, epochs: pd.DataFrame, value: str) -> None:
+    factor = 100 if value == "accuracy" else 1
+    for arm, rows in arms(epochs).items():
+        for side, dashes in (("test", "-"), ("train", figures.DASHED)):
+            for _, run in rows.dropna(subset=[f"{side}_{value}"]).groupby("run_id", observed=True):
+                run = run.sort_values("epoch")
+                ax.plot(run["epoch"], factor * run[f"{side}_{value}"], color=figures.COLOURS[arm], ls=dashes, lw=0.8,
+                        alpha=0.7, marker="o" if len(run) == 1 else "", ms=3)  # fmt: skip
+    if value == "loss":
+        ax.set_yscale("log")
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("accuracy (%)" if factor == 100 else "mean cross-entropy")
+
+
+def _ends(ax: Axes, runs: pd.DataFrame, name: str) -> None:
+    """Final accuracies by one setting, at chance where a run diverged."""
+    lost = runs["outcome"] == "diverged"
+    runs = runs.assign(percent=(100 * runs["final_test_accuracy"]).mask(lost, 0.0)).dropna(subset=["percent"])
+    numeric = pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name])
+    values = sorted(runs[name].dropna().unique()) if numeric else sorted(runs[name].astype(str).unique())
+    place = {value: float(value) if numeric else at for at, value in enumerate(values)}
+    for arm, rows in arms(runs).items():
+        rows = rows.assign(x=(rows[name] if numeric else rows[name].astype(str)).map(place))
+        alive = rows[rows["outcome"] != "diverged"]
+        colour = figures.COLOURS[arm]
+        means = stats.over_seeds(alive.dropna(subset=["x"]), ["x"], "percent")
+        if numeric:
+            ax.plot(means["x"], means["mean"], color=colour, lw=1.2)
+        ax.plot(alive["x"], alive["percent"], "o", color=colour, ms=4, mew=0, alpha=0.8)
+        dead = rows[rows["outcome"] == "diverged"]
+        ax.plot(dead["x"], dead["percent"], "x", color=colour, ms=4.5, mew=1.2)
+    ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    if numeric and len(values) > 2 and min(values) > 0 and max(values) / min(values) > 20:
+        ax.set_xscale("log")
+    elif not numeric:
+        names = [figures.LABELS[value] if name == "norm" else value for value in values]
+        ax.set_xticks(range(len(names)), names if len(names) <= MAX_MARKS else [""] * len(names))
+        ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.set_ylim(-3, 100)
+    ax.set_xlabel("" if name == "norm" else name)
+
+
+def _states(fig: Figure, data: Mapping[str, pd.DataFrame]) -> None:
+    ax = fig.subplots()
+    there = arms(data["runs"])
+    for place, (arm, rows) in enumerate(there.items()):
+        counts = rows["status"].value_counts().sort_index()
+        ax.barh(place, len(rows), color=figures.TINTS[arm])
+        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        ax.text(0.02, place, f" {told}", va="center", fontsize=8)
+    ax.set_yticks(range(len(there)), [figures.LABELS[arm] for arm in there])
+    ax.invert_yaxis()
+    ax.set_xlabel("runs")
+    ax.grid(False, axis="y")

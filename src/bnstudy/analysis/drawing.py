@@ -1,0 +1,247 @@
+"""Findings, drawn and judged: side by side in processes, and only those of which something has changed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bnstudy.analysis import default, figures, findings, frames, memory
+from bnstudy.analysis.findings import Comparison, Finding, Row
+from bnstudy.store import devices, paths
+
+STYLE = "bnstudy.mplstyle"  # these two lie in the folder that holds the findings' folder
+CURVES = "paper_curves"
+FEW = 3  # drawings that other processes would not have finished sooner: to start one takes two seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A finding as the page shows it: `setting` is what was measured, `counts` on how many seeds and runs.
+
+    `problem` says why there is no figure, and `trace` how it crashed, if it did; of one that cannot be loaded nothing
+    else is known.
+    """
+
+    name: str
+    title: str = ""
+    caption: str = ""
+    sweep: str = ""
+    rows: tuple[Row, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    setting: str = ""
+    counts: str = ""
+    origin: frames.Origin | None = None
+    problem: str = ""
+    trace: str = ""
+    sweeps: tuple[str, ...] = ()  # whose tables it is drawn from
+    table: tuple[tuple[str, ...], ...] = ()  # its runs, under a row of headings
+
+
+@dataclass(frozen=True)
+class Task:
+    """A finding's file, or the folder of a sweep's tables, to be drawn into the figures of the folder `into`.
+
+    `analysis`: the folder of the style and of the published curves.
+    """
+
+    path: Path
+    analysis: Path
+    workspace: Path
+    into: Path
+
+    @property
+    def of_sweep(self) -> bool:
+        return self.path.suffix != ".py"
+
+    @property
+    def name(self) -> str:
+        return f"{default.PREFIX}{self.path.name}" if self.of_sweep else self.path.stem
+
+    def load(self) -> Finding:
+        return default.finding(self.workspace, self.path.name) if self.of_sweep else findings.load(self.path)
+
+
+def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
+    """Each task's section, in order of ending, and whether it was drawn anew: it is unless all that it rests on, and
+    what was drawn of it, is as it was (see `memory`)."""
+    sums: dict[Path, str | None] = {}
+    stale = []
+    for task in tasks:
+        kept = memory.recall(task.into, task.name, sums)
+        if kept is None:
+            stale.append(task)
+        else:
+            yield _from_json(kept), False
+    num_processes = min(devices.cores(), len(stale) // FEW)
+    if num_processes < 2:
+        yield from ((section(task), True) for task in stale)
+        return
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(num_processes, context, initializer=_end_with_parent)
+    try:
+        for future in as_completed([pool.submit(section, task) for task in stale]):
+            yield future.result(), True
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def section(task: Task) -> Section:
+    """A finding drawn and judged. A finding is anyone's file: its crash is told in its section, and no other's."""
+    name, analysis = task.name, task.analysis
+    memory.forget(task.into, name)
+    with memory.recording() as reads, figures.style(memory.note(analysis / STYLE)):
+        try:
+            finding = task.load()
+        except Exception as error:
+            return Section(name=name, problem=_named(error), trace="".join(traceback.format_exception(error)))
+        head: dict[str, Any] = {key: getattr(finding, key) for key in ("name", "title", "caption", "sweep")}
+        drawn: list[Path] = []
+        try:
+            data, origin = seen(finding, task.workspace, analysis)
+            result = Section(
+                **head,
+                rows=judged(finding, data, origin),
+                comparisons=tuple(finding.numbers(data)),
+                setting=_setting(data, images=finding.images),
+                counts=_counts(data, images=finding.images),
+                origin=origin,
+                sweeps=tuple(sorted({frames.source(finding.sweep, table)[0] for table in finding.needs})),
+                table=default.table(data["runs"]) if task.of_sweep else (),
+            )
+            drawn = figures.save(draw(finding, data, origin), paths.figures(task.into), name, finding.title, origin)
+        except frames.MissingTable as missing:
+            result = Section(**head, rows=_not_run(finding, str(missing)), problem=str(missing))
+        except Exception as error:
+            rows, trace = _not_run(finding, f"the finding {name} crashed"), "".join(traceback.format_exception(error))
+            result = Section(**head, rows=rows, problem=_named(error), trace=trace)
+    if result.problem:
+        remove(task.into, name)
+    if not result.trace:
+        memory.keep(task.into, name, reads, drawn, asdict(result))
+    return result
+
+
+def remove(into: Path, name: str) -> None:
+    """Figures of tables that are gone, or of another version of the finding."""
+    for each in figures.names(name):
+        (paths.figures(into) / each).unlink(missing_ok=True)
+
+
+def seen(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, pd.DataFrame], frames.Origin]:
+    """The frames that a finding draws and judges, and where they come from. Raises MissingTable."""
+    data = frames.needed(workspace, finding.sweep, finding.needs)
+    origin = frames.origin(data.values())
+    if not finding.images:
+        origin = replace(origin, data=(), synthetic=False)
+    if finding.published is not None:
+        data["published"] = frames.published(analysis / CURVES, finding.published)
+    return data, origin
+
+
+def judged(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> tuple[Row, ...]:
+    """A row for each claim of the finding."""
+    evidence = finding.evidence(data)
+    given = f"{_setting(data, images=finding.images)}; {_counts(data, images=finding.images)}"
+    told = {"data": origin.data_label, "commit": origin.commit_label, "finding": finding.name, "given": given}
+    return tuple(findings.row(claim, evidence[claim.id], **told) for claim in finding.claims)
+
+
+def draw(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> Figure:
+    """The finding's figure under its header, to be made within `figures.style`."""
+    header = f"{_setting(data, images=finding.images)}, {_counts(data, images=finding.images)}"
+    fig = figures.new(finding.size, finding.title, header, synthetic=origin.synthetic)
+    finding.plot(fig, data)
+    return fig
+
+
+def _not_run(finding: Finding, why: str) -> tuple[Row, ...]:
+    return tuple(findings.row_not_run(claim, why, finding=finding.name) for claim in finding.claims)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _end_with_parent() -> None:
+    """Ctrl-C is the parent's to handle; where it is gone, nobody asks for more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent: Any = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+def _from_json(kept: dict[str, Any]) -> Section:
+    origin = kept["origin"]
+    if origin is not None:
+        origin = frames.Origin(**origin | {"data": tuple(origin["data"]), "commits": tuple(origin["commits"])})
+    rows = tuple(Row(**row) for row in kept["rows"])
+    comparisons = tuple(Comparison(**line) for line in kept["comparisons"])
+    found = {"rows": rows, "comparisons": comparisons, "origin": origin, "sweeps": tuple(kept["sweeps"])}
+    return Section(**kept | found | {"table": tuple(tuple(line) for line in kept["table"])})
+
+
+def _setting(data: Mapping[str, pd.DataFrame], *, images: bool) -> str:
+    """What was measured: network, data where its images play a part, budget."""
+    frame = _first(data)
+    networks = frame["network"].dropna().astype(str).unique()
+    data_names = frames.data_names(frame).dropna().astype(str).unique()
+    epochs = frame["epochs"].dropna().unique()
+    counted = "1 epoch" if list(epochs) == [1] else f"{epochs[0]:g} epochs" if len(epochs) else ""
+    budget = f", {counted}" if len(epochs) == 1 and epochs[0] else ""
+    return f"{_in_prose(networks)}{f' on {_in_prose(data_names)}' if images else ''}{budget}"
+
+
+def _counts(data: Mapping[str, pd.DataFrame], *, images: bool = True) -> str:
+    """On how many seeds and runs; what is not shown images has no arms."""
+    frame = _first(data)
+    if not set(frame["norm"].unique()) <= set(frames.ARMS):
+        counted = frame.groupby("norm", observed=True)["seed"].nunique()
+        return f"n = {_range(counted.min(), counted.max())} seeds an arm, {frame['run_id'].nunique()} runs"
+    nowhere = frames.placed(frame)["place"] == "none"  # BN behind none of the layers is no BN
+    by_arm = frames.arms(frame.assign(norm=frame["norm"].astype(str).mask(nowhere, "none")))
+    seeds = {figures.LABELS[arm]: part["seed"].nunique() for arm, part in by_arm.items()}
+    if len(seeds) == 1:
+        each = "".join(f"{count} seeds{f', all {arm}' if images else ''}" for arm, count in seeds.items())
+    elif len(set(seeds.values())) == 1:
+        each = f"{min(seeds.values())} seeds an arm"
+    else:
+        each = ", ".join(f"{count} {arm}" for arm, count in seeds.items())
+    return f"n = {each}, {frame['run_id'].nunique()} runs"
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _first(data: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    return next(frame for name, frame in data.items() if name != "published")
+
+
+def _in_prose(names: Iterable[str]) -> str:
+    """Names as they are written in prose, in order; unknown ones as they are."""
+    spelling = {
+        "cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet", "mlp": "perceptron",
+        "matrix_product": "products of matrices", "tutorial_cnn": "a tutorial's network",
+    }  # fmt: skip
+    ordered = sorted(
+        names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    )
+    told = [spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in ordered]
+    if len(told) > 3 and all(name.startswith("ResNet-") for name in told):
+        return f"{told[0]} to {told[-1].removeprefix('ResNet')}"
+    return ", ".join(told)

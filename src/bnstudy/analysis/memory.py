@@ -1,0 +1,93 @@
+"""What a drawing rested on: every file that was read for it, by checksum. While all are as they were, so is it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bnstudy.store import files, paths
+
+ROOMS = ("analysis", "store", "config")  # whose code decides what is drawn
+PACKAGES = ("matplotlib", "numpy", "pandas", "pillow", "pyarrow", "scipy", "seaborn")
+
+_reads: ContextVar[dict[Path, str | None] | None] = ContextVar("reads", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[dict[Path, str | None]]:
+    """The checksum of each file that is noted within; None for one that is missing."""
+    reads: dict[Path, str | None] = {}
+    token = _reads.set(reads)
+    try:
+        yield reads
+    finally:
+        _reads.reset(token)
+
+
+def note(path: Path) -> Path:
+    """The path, noted as one that is about to be read."""
+    reads = _reads.get()
+    if reads is not None:
+        reads[path] = checksum(path)
+    return path
+
+
+def checksum(path: Path) -> str | None:
+    return files.sha256(path) if path.is_file() else None
+
+
+def keep(into: Path, name: str, reads: Mapping[Path, str | None], drawn: list[Path], section: Any) -> None:
+    """Remembers, beside what was drawn, from what it was drawn and what was found; `section` as JSON has it."""
+    entry = {
+        "code": code(),
+        "reads": {os.path.relpath(path, into): found for path, found in reads.items()},
+        "drawn": {os.path.relpath(path, into): checksum(path) for path in drawn},
+        "section": section,
+    }
+    files.write_text(_path(into, name), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
+
+
+def recall(into: Path, name: str, sums: dict[Path, str | None]) -> Any:
+    """The section as it was kept, or None where anything has changed. `sums`: checksums that are known already."""
+
+    def same(relative: str, was: str | None) -> bool:
+        path = into / relative
+        if path not in sums:
+            sums[path] = checksum(path)
+        return sums[path] == was
+
+    try:
+        entry = json.loads(_path(into, name).read_text(encoding="utf-8"))
+        whole = entry["code"] == code() and all(
+            same(*each) for each in [*entry["reads"].items(), *entry["drawn"].items()]
+        )
+        return entry["section"] if whole else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or damaged
+        return None
+
+
+def forget(into: Path, name: str) -> None:
+    _path(into, name).unlink(missing_ok=True)
+
+
+@functools.cache
+def code() -> str:
+    """A checksum of the code that draws and judges, and of the versions of what it draws with."""
+    package = Path(__file__).parents[1]
+    found = sha256(" ".join([platform.python_version(), *map(version, PACKAGES)]).encode())
+    for path in sorted(path for room in ROOMS for path in (package / room).rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def _path(into: Path, name: str) -> Path:
+    return paths.drawn(into) / f"{name}.json"

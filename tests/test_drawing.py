@@ -1,0 +1,128 @@
+"""What is drawn again: that of which a table, the finding, the style, the code or the figure has changed, no more."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+from test_report import TINY, analysis
+
+from bnstudy.analysis import default, drawing, figures, memory, report
+from bnstudy.analysis.drawing import Task
+
+OTHER = TINY.replace('"lenet_lr_grid"', '"init"').replace("model == 'lenet'", "seed >= 0")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two findings from tables of two sweeps, drawn once."""
+    root = tmp_path_factory.mktemp("project")
+    workspace = synthetic.copy(synthetic.shared(), root / "w")
+    analysis(root / "analysis", one=TINY, other=OTHER)
+    assert anew(root) == {"one", "other"} and (workspace / "figures" / "other.svg").exists()
+    return root
+
+
+def anew(root: Path) -> set[str]:
+    """Draws what has changed; returns what that was."""
+    tasks = [task(root, name) for name in ("one", "other")]
+    return {section.name for section, changed in drawing.sections(tasks) if changed}
+
+
+def task(root: Path, name: str) -> Task:
+    return Task(root / "analysis" / "findings" / f"{name}.py", root / "analysis", root / "w", root / "w")
+
+
+def change(path: str) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        with (root / path).open("ab") as file:
+            file.write(b"\n# changed\n")
+
+    return apply
+
+
+def table(root: Path) -> None:
+    path = root / "w" / "tables" / "init" / "runs.parquet"
+    pd.read_parquet(path).assign(wall_sec=1.0).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("apply", "expected"),
+    [
+        (lambda root: None, set()),
+        (table, {"other"}),
+        (change("analysis/findings/one.py"), {"one"}),
+        (change("analysis/bnstudy.mplstyle"), {"one", "other"}),
+        (change("w/figures/one.png"), {"one"}),
+        (lambda root: (root / "w/figures/other.svg").unlink(), {"other"}),
+        (lambda root: (root / "w/.drawn/one.json").write_text('{"code": 1}'), {"one"}),
+    ],
+)
+def test_only_what_has_changed_is_drawn_again(
+    drawn: Path, tmp_path: Path, apply: Callable[[Path], None], expected: set[str]
+) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(drawn, root)
+    apply(root)
+    assert anew(root) == expected
+    assert anew(root) == set()
+    if apply is not table:  # whatever was done to them
+        for each in ("one.svg", "other.png"):
+            assert (root / "w" / "figures" / each).read_bytes() == (drawn / "w" / "figures" / each).read_bytes()
+
+
+def test_other_code_draws_everything_again(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(drawn, tmp_path / "project")
+    monkeypatch.setattr(memory, "code", lambda: "other")
+    assert anew(tmp_path / "project") == {"one", "other"}
+
+
+def test_what_is_remembered_is_what_was_found(drawn: Path) -> None:
+    one = task(drawn, "one")
+    (kept, changed), fresh = next(drawing.sections([one])), drawing.section(one)
+    assert not changed and kept == fresh and kept.rows[0].verdict == "reproduced"
+
+
+def test_a_table_that_comes_is_drawn_and_one_that_goes_takes_its_figure_along(drawn: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(drawn, root)
+    shutil.move(root / "w" / "tables" / "init", tmp_path / "kept")
+    assert anew(root) == {"other"} and not (root / "w" / "figures" / "other.svg").exists()
+    assert anew(root) == set()  # not run, as before
+    shutil.move(tmp_path / "kept", root / "w" / "tables" / "init")
+    assert anew(root) == {"other"} and (root / "w" / "figures" / "other.svg").exists()
+
+
+def test_a_sweep_that_no_finding_draws_ends_in_a_page_of_its_own(tmp_path: Path) -> None:
+    """Also with an arm that is neither of the two, and a setting that differs."""
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    folder = workspace / "tables" / "lenet_lr_grid"
+    shutil.rmtree(workspace / "tables" / "init")
+    runs = pd.read_parquet(folder / "runs.parquet")
+    own = runs[runs["norm"] == "batch"].assign(norm="my_norm", run_id=lambda of: "own-" + of["run_id"].astype(str))
+    pd.concat([runs, own]).to_parquet(folder / "runs.parquet")
+    progress: list[str] = []
+    report.build(workspace, analysis(tmp_path / "analysis", other=OTHER), progress=progress.append)
+    figure = (workspace / "figures" / "sweep-lenet_lr_grid.svg").read_text()
+    colours = {figures.COLOURS[arm].lower() for arm in ("batch", "none", "my_norm")}
+    assert colours <= set(re.findall("#[0-9a-f]{6}", figure))
+    page = (workspace / "report.html").read_text()
+    section = page[page.index('<section id="sweep-lenet_lr_grid"') :]
+    assert section.count("<td>my_norm</td>") == len(own) and "<th>lr</th>" in section
+    assert any("sweep-lenet_lr_grid: n = 3 seeds an arm, 72 runs" in line for line in progress)
+    assert any(line.startswith("not run: 1 finding") for line in progress)
+
+
+def test_untrained_runs_are_counted(tmp_path: Path) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    finding = default.finding(workspace, "init")
+    data, _ = drawing.seen(finding, workspace, tmp_path)
+    with figures.style(synthetic.FINDINGS.parent / drawing.STYLE):
+        fig = figures.new(finding.size, "t", "s", synthetic=False)
+        finding.plot(fig, data)
+    assert [text.get_text() for text in fig.axes[0].texts] == [" 5 completed"] * 2

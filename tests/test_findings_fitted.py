@@ -12,6 +12,7 @@ import synthetic
 
 from bnstudy.analysis import figures, findings
 from bnstudy.analysis.findings import Evidence, Verdict
+from bnstudy.analysis.frames import DASH
 
 FITTED = findings.load(synthetic.FINDINGS / "fitted.py")
 ARMS = (("batch", 0.1), ("batch", 0.01), ("batch", 0.003), ("none", 0.01), ("none", 0.003))
@@ -80,17 +81,17 @@ def test_other_outcomes(name: str, changed: dict[str, object], verdict: Verdict)
     assert evidence(name, made(**changed)).verdict is verdict  # type: ignore[arg-type]
 
 
-def test_what_is_not_fitted_is_said() -> None:
-    told = evidence("1", made(train={("none", 0.003): 98.9})).measured
-    assert told.endswith("left out, as not fitted: without BN at 0.003 (98.9 %)")
-    assert evidence("2", made(train={("batch", 0.1): 42.0})).measured.endswith("not fitted: with BN at 0.1 (42 %)")
+def test_what_is_not_fitted_is_left_out_or_the_reason() -> None:
+    one = evidence("1", made(train={("none", 0.003): 98.9}))
+    assert f"{DASH} points (rate 0.003)" in one.measured
+    two = evidence("2", made(train={("batch", 0.1): 42.0}))
+    assert (two.verdict, two.reason) == (Verdict.undecided, "networks do not fit their training data")
 
 
 def test_a_run_that_diverged_does_not_fit() -> None:
     data = made()
-    lost = data["splits"]["run_id"] == "none0.013"
-    evidence_ = evidence("1", {**data, "splits": data["splits"][~lost]})
-    assert "not fitted: without BN at 0.01" in evidence_.measured
+    lost = data["splits"]["run_id"] == "batch0.013"
+    assert evidence("2", {**data, "splits": data["splits"][~lost]}).verdict is Verdict.undecided
 
 
 def test_differences_are_paired() -> None:

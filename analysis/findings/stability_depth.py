@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import figures, rates, stats
-from bnstudy.analysis.criteria import MIN_SEEDS
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict
-from bnstudy.analysis.frames import ARMS, DASH, number
-from bnstudy.analysis.stats import Interval, Scale
+from bnstudy.analysis import criteria, figures, rates, stats
+from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import ARMS, DASH, arms, number
+from bnstudy.analysis.stats import Scale
 
 DEPTHS = (8, 20, 56, 110)
 DEEPEST = 110
@@ -39,13 +39,18 @@ NEEDS = {
     CURVATURE: "depth in (8, 20, 56, 110)",
 }
 SIZE = (9.8, 4.6)
+LARGER, LARGER_PARTLY = (
+    Part("limit with BN over that without at depth 110", above=bound, scale=Scale.log) for bound in (TIMES, 1)
+)
+FALLS = Part("slope of log limit on log depth without BN", below=0)
+SLOWER = Part("slope with BN less a third of that without", above=0)
+KNOWN = Need("cells of a seed at depth 110 without a limit, or without BN with one above the largest rate tried",
+             "a limit is not known", below=0.5)  # fmt: skip
+ALL_KNOWN = Need("cells of a seed without a limit, or with one above the largest rate tried", "a limit is not known",
+                 below=0.5)  # fmt: skip
 LIMIT = (
     "Limit: the largest rate up to which a network learns in one epoch on all of CIFAR-10 (mean of the last 50 losses "
-    "below 2.25) or, where no rate learns, stays finite, by decades from 1e-6 to 10 and bisection to a factor of 1.25. "
-)
-UNDECIDED = (
-    "Undecided below three seeds, where a cell (depth, arm, seed) has no limit or one above the largest rate tried{}, "
-    "or where the interval holds the bound."
+    "below 2.25) or, where no rate learns, stays finite, by decades from 1e-6 to 10 and bisection to a factor of 1.25."
 )
 CLAIMS = (
     Claim(
@@ -54,9 +59,7 @@ CLAIMS = (
         where="Section 3, text",
         scale="true depth, one epoch",
         says="The largest learning rate that trains is an order of magnitude larger with BN.",
-        criterion=f"{LIMIT}At depth 110 the limit with BN over that of the same seed without, 95 % interval of the "
-        "mean on the log scale: its lower end at least 30 (reproduced), above 1 (partly). "
-        + UNDECIDED.format(" without BN"),
+        criterion=Criterion((LARGER,), partial=(LARGER_PARTLY,), needs=(KNOWN,), remark=LIMIT),
         published="0.1 against 0.0001 are the rates used",
     ),
     Claim(
@@ -65,9 +68,12 @@ CLAIMS = (
         where="Appendix H",
         scale="true depth, one epoch",
         says="Shallower networks without BN bear larger learning rates.",
-        criterion=f"{LIMIT}Slope of log limit on log depth over depths 8, 20, 56 and 110, one a seed, 95 % intervals: "
-        "without BN below 0 (partly), and a third of it minus the slope with BN at most 0: with BN it falls at most a "
-        "third as steeply (both: reproduced). " + UNDECIDED.format(""),
+        criterion=Criterion(
+            (FALLS, SLOWER),
+            partial=(FALLS,),
+            needs=(ALL_KNOWN,),
+            remark=f"Depths 8, 20, 56 and 110. With BN it falls at most a third as steeply. {LIMIT}",
+        ),
         published="values not known",
     ),
 )
@@ -81,16 +87,28 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     _ratios(right, cells)
     figures.panel(right, "b", "how many times larger with BN")
     handles = [
-        *figures.arm_entries(lw=5),
+        *figures.arm_entries(arms(cells), lw=5),
         figures.entry("none learns: finite", lw=5, colour=figures.TINTS["none"]),
         figures.entry("2 / curvature", ls=figures.DASHED, lw=1.1),
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=4)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     cells = _cells(frames)
-    return {"4-largest-epoch": _largest(cells), "15-epoch": _by_depth(cells)}
+    deepest = cells[cells["depth"] == DEEPEST]
+    with_bn, without = (_slopes(cells, arm) for arm in ARMS)
+    unknown = cells["low"].isna()
+    open_ended = np.isinf(cells["high"])
+    found = {
+        LARGER.key: _ratio(cells, DEEPEST),
+        KNOWN.of: (unknown | (open_ended & (cells["norm"] == "none")))[deepest.index].groupby(deepest["seed"]).sum(),
+        FALLS.key: without,
+        SLOWER.key: stats.effect(with_bn, SHARE * without),
+        ALL_KNOWN.of: (unknown | open_ended).groupby(cells["seed"]).sum(),
+    }
+    samples = {name: criteria.single(values) for name, values in found.items()}
+    return {"4-largest-epoch": samples, "15-epoch": samples}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -122,54 +140,9 @@ def _slopes(cells: pd.DataFrame, arm: str) -> pd.Series:
     return pd.Series(slopes, dtype=float).dropna()
 
 
-def _largest(cells: pd.DataFrame) -> Evidence:
-    deepest = cells[cells["depth"] == DEEPEST]
-    ratio = stats.interval(_ratio(cells, DEEPEST), Scale.log)
-    open_ended = deepest[np.isinf(deepest["high"]) & (deepest["norm"] == "none")]
-    enough = ratio.n >= MIN_SEEDS and not len(rates.empty(deepest)) and not len(open_ended)
-    verdict = Verdict.undecided
-    if enough and ratio.low >= TIMES:
-        verdict = Verdict.reproduced
-    elif enough and ratio.low > 1:
-        verdict = Verdict.partly if ratio.high < TIMES else Verdict.undecided
-    elif enough and ratio.high < 1:
-        verdict = Verdict.not_reproduced
-    told = {arm: _told(deepest[deepest["norm"] == arm]) for arm in ARMS}
-    return Evidence(
-        measured=f"{number(ratio.mean)} times; {told['batch']} with BN, {told['none']} without",
-        spread=f"95 % interval {_ends(ratio)}",
-        n=ratio.n,
-        verdict=verdict,
-    )
-
-
-def _by_depth(cells: pd.DataFrame) -> Evidence:
-    with_bn, without = (_slopes(cells, arm) for arm in ARMS)
-    alone = stats.interval(without)
-    beside = stats.interval(stats.effect(with_bn, SHARE * without))
-    enough = min(alone.n, beside.n) >= MIN_SEEDS and not len(rates.empty(cells)) and not np.isinf(cells["high"]).any()
-    verdict = Verdict.undecided
-    if enough and alone.below_zero:
-        verdict = Verdict.partly if beside.below_zero else Verdict.reproduced if beside.low >= 0 else Verdict.undecided
-    elif enough and alone.above_zero:
-        verdict = Verdict.not_reproduced
-    torn = int((cells["islands"] > 0).sum())
-    return Evidence(
-        measured=f"slope {number(alone.mean)} without BN, {number(stats.interval(with_bn).mean)} with",
-        spread=f"95 % intervals: without {_ends(alone)}, with minus a third of it {_ends(beside)}; "
-        f"{torn} of {len(cells)} cells not monotone",
-        n=min(alone.n, beside.n),
-        verdict=verdict,
-    )
-
-
 def _told(cells: pd.DataFrame) -> str:
     finite = int(cells["finite"].sum())
     return rates.told(cells) + (f"; none learns in {finite}, which stay finite" if finite else "")
-
-
-def _ends(interval: Interval) -> str:
-    return f"[{number(interval.low)}, {number(interval.high)}]"
 
 
 def _curvature(table: pd.DataFrame) -> pd.DataFrame:
@@ -181,8 +154,7 @@ def _limits(ax: Axes, cells: pd.DataFrame, table: pd.DataFrame) -> None:
     """A bar a seed and arm, side by side at each depth, and the median of 2 over the curvature."""
     depths = sorted(cells["depth"].unique())
     curvature = _curvature(table)
-    for arm, side in zip(ARMS, (-0.18, 0.18), strict=True):
-        part = cells[cells["norm"] == arm]
+    for side, (arm, part) in figures.beside(cells, 0.18):
         for (depth, seed), cell in part.groupby(["depth", "seed"]):
             seeds = sorted(part.loc[part["depth"] == depth, "seed"])
             x = depths.index(depth) + side + (seeds.index(seed) - (len(seeds) - 1) / 2) * 0.06

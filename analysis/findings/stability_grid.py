@@ -7,15 +7,18 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import figures, stability
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict
-from bnstudy.analysis.frames import ARMS, number
+from bnstudy.analysis import criteria, figures, stability
+from bnstudy.analysis.criteria import Criterion, Part, Sample, Where
+from bnstudy.analysis.findings import Claim, Comparison
+from bnstudy.analysis.frames import arms, number
 from bnstudy.store import outcomes
 
 PAPER_GRID = (3e-5, 1e-4, 3e-4, 0.001, 0.003, 0.1)
 DIVERGE = (0.003, 0.1, 1.0)  # rates at which the network without BN is to diverge
 USED = 0.1  # the paper's rate with BN
-SEEDS = 5
+LOST = Part("share of a seed's runs without BN at 0.003, 0.1 and 1 that diverge", above=0.99, where=Where.every)
+KEPT = Part("share of a seed's runs with BN at the paper's six rates that stay finite, that at 0.1 learning",
+            above=0.99, where=Where.every)  # fmt: skip
 
 TITLE = "ResNet-110 during its first epoch, at the paper's learning rates"
 CAPTION = (
@@ -36,10 +39,13 @@ CLAIMS = (
         where="Section 3, text",
         scale="true depth, one epoch",
         says="Without BN larger learning rates cannot be used: training diverges.",
-        criterion="ResNet-110, all of CIFAR-10, one epoch, five seeds: without BN every seed diverges (a mini-batch "
-        "loss above 1000, or not finite) at 0.003, 0.1 and 1; with BN none diverges at 0.1, 0.003, 0.001, 0.0003, "
-        "0.0001 and 0.00003, and every seed learns at 0.1 (mean of the last 50 losses below 2.25). Both: reproduced, "
-        "one: partly. Undecided before five seeds have all of these runs whole.",
+        criterion=Criterion(
+            (LOST, KEPT),
+            partial=1,
+            min_seeds=5,
+            remark="ResNet-110, all of CIFAR-10, one epoch. Diverges: a mini-batch loss above 1000, or not finite; "
+            "learns: mean of the last 50 losses below 2.25. The six rates: 0.1, 0.003, 0.001, 0.0003, 0.0001, 0.00003.",
+        ),
         published="0.1 diverges, 0.0001 trains; the grid is 0.1, 0.003, 0.001, 0.0003, 0.0001, 0.00003",
     ),
 )
@@ -54,42 +60,20 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         stability.losses(above, part)
         stability.courses(below, part)
         figures.panel(above, letter, f"rate {number(rate)}")
-        stability.told(above, [stability.tally(runs, arm, rate) for arm in ARMS])
+        stability.told(above, {arm: stability.tally(runs, arm, rate) for arm in arms(runs)})
         below.set_xlabel("update (1: the first)")
     axes[0, 0].set_ylabel("loss of the mini-batch")
     axes[1, 0].set_ylabel("mean of ten losses")
-    fig.legend(handles=stability.legend(), loc="outside lower center", ncols=5)
+    fig.legend(handles=stability.legend(runs), loc="outside lower center", ncols=5)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = stability.runs(frames["steps"])
-    diverge = [stability.count(runs, "none", rate, outcomes.DIVERGED) for rate in DIVERGE]
-    stay = [stability.count(runs, "batch", rate, outcomes.DIVERGED) for rate in PAPER_GRID]
-    learn = stability.count(runs, "batch", USED, outcomes.LEARNS)
-    n = min(part.of for part in (*diverge, *stay, learn))
-    without = all(part.all for part in diverge)
-    with_bn = learn.all and all(part.none for part in stay)
-    return {
-        "4-epoch": Evidence(
-            measured="without BN "
-            + ", ".join(f"{part} diverge at {number(rate)}" for rate, part in zip(DIVERGE, diverge, strict=True))
-            + f"; with BN {sum(part.num for part in stay)} of {sum(part.of for part in stay)} diverge at the paper's "
-            f"rates, {learn} learn at {number(USED)}",
-            spread=stability.last_losses(runs, "batch", USED),
-            n=n,
-            verdict=_verdict(n, without, with_bn),
-        )
-    }
+    lost = stability.outcomes_by_seed(runs, "none", DIVERGE) == outcomes.DIVERGED
+    found = stability.outcomes_by_seed(runs, "batch", PAPER_GRID)
+    kept = (found != outcomes.DIVERGED).assign(**{str(USED): found[USED] == outcomes.LEARNS}).drop(columns=USED)
+    return {"4-epoch": {LOST.key: criteria.single(lost.mean(axis=1)), KEPT.key: criteria.single(kept.mean(axis=1))}}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     return stability.numbers(stability.runs(frames["steps"]))
-
-
-def _verdict(n: int, without: bool, with_bn: bool) -> Verdict:
-    if n < SEEDS:
-        return Verdict.undecided
-    if without and with_bn:
-        return Verdict.reproduced
-    return Verdict.partly if without or with_bn else Verdict.not_reproduced
-

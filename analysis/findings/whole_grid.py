@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import figures, stats
-from bnstudy.analysis.criteria import MIN_SEEDS
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict
+from bnstudy.analysis import criteria, figures, stats
+from bnstudy.analysis.criteria import Criterion, Need, Part, Sample, Where
+from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import CHANCE, DASH, number, placed, spread
-from bnstudy.analysis.stats import ALPHA, Interval
 
 PLACES = ("*", "before_pooling", "none")  # where BN sits
 DEAD = 12.0  # percent of the training images, below which a run that stalled tells nothing apart
-WHOLE, PART = (0.5, 0.85), (0.25, 1.0)  # of BN's gain, for one BN before the pooling; as claim 10 has it
 MARKS = {"trained": ("o", True), "slow": ("v", False), "dead": ("s", False), "diverged": ("x", True)}
 
 TITLE = "ResNet-20 on all of CIFAR-10: accuracy against the learning rate"
@@ -31,14 +30,35 @@ SWEEP = "whole_grid"
 _WHERE = "depth == 20 and num_train == 45000 and epochs == 15"
 NEEDS = {"runs": f"status in ('completed', 'diverged') and {_WHERE}", "splits": _WHERE}
 SIZE = (9.8, 4.8)
-_CHOSEN = (
-    "Each arm's rate is that of highest mean accuracy on held-out images over the seeds, a diverged run counting 10 %. "
+GAIN = Part("test accuracy with BN everywhere at its rate less at the rate of the network without", above=0,
+            unit="points")  # fmt: skip
+ALONE = Part("whether the network without BN trains at the rate of BN everywhere (1) or not (0)", below=0.5,
+             where=Where.every)  # fmt: skip
+LOST, UNUSED = (
+    Part(f"rates at which every seed trains with BN everywhere and {what}", above=0.5, where=Where.every)
+    for what in ("every seed diverges without", "none trains without")
 )
-_UNDECIDED = (
-    "Means of paired differences, 95 % intervals, Holm's correction over claims 2-best and 10 at this scale. Undecided "
-    "below three seeds, where a rate chosen is the smallest or largest of the grid, or one at which a seed does not "
-    "train (30 % of the training images in the last epoch), and where the interval holds the bound."
-)
+_SHARE = "share (before the pooling - nowhere) / (everywhere - nowhere) of the test accuracies"
+SHARE, SHARE_PARTLY = (Part(_SHARE, above=low, below=high) for low, high in ((0.5, 0.85), (0.25, 1.0)))
+CONTROL = Need("rates at which every seed trains without BN", "without BN no rate trains in every seed", above=0.5)
+OTHER = Need("rates that BN everywhere and nowhere both choose", "both arms choose the same rate", below=0.5)
+GAINED = Need("gain of BN everywhere over nowhere", "BN everywhere is not above nowhere", above=0)
+INSIDE, TRAINS = (
+    {place: Need(f"{what}, BN {figures.PLACES[place][0]}", f"BN {figures.PLACES[place][0]}: {why}", below=0.5)
+     for place in PLACES}
+    for what, why in (
+        ("rates chosen that are the grid's smallest or largest", "the rate chosen is at the grid's end"),
+        ("runs at the rate chosen that do not train", "a seed does not train at the rate chosen"),
+    )
+)  # fmt: skip
+_CHOSEN = "Each arm's rate is that of highest mean accuracy on held-out images over the seeds; diverged: 10 %."
+_TRAINS = "Trains: 30 % of the training images in the last epoch."
+
+
+def _needs(*places: str) -> tuple[Need, ...]:
+    return tuple(need[place] for place in places for need in (INSIDE, TRAINS))
+
+
 CLAIMS = (
     Claim(
         id="2-best-grid",
@@ -46,8 +66,9 @@ CLAIMS = (
         where="Section 2.1",
         scale="ResNet-20, 15 epochs",
         says="The gain of BN comes with larger learning rates: its best is one that does not train without BN.",
-        criterion=f"{_CHOSEN}With BN everywhere the test accuracy at its rate is above that at the rate of the network "
-        f"without (partly), and at its rate no seed trains without (both: reproduced). {_UNDECIDED}",
+        criterion=Criterion(
+            (GAIN, ALONE), partial=(GAIN,), needs=(*_needs("*", "none"), OTHER), remark=f"{_CHOSEN} {_TRAINS}"
+        ),
         published="93.2 % at 0.1, which diverges without BN; 81.3 % at 0.0001 (ResNet-110)",
     ),
     Claim(
@@ -56,9 +77,7 @@ CLAIMS = (
         where="Section 3, text",
         scale="ResNet-20, 15 epochs",
         says="Without BN larger learning rates cannot be used: training diverges.",
-        criterion="There is a rate of the grid at which every seed trains with BN everywhere (30 % of the training "
-        "images in the last epoch) and every seed diverges without (reproduced), or none trains without (partly). "
-        "Undecided below three seeds, and where without BN no rate trains in every seed.",
+        criterion=Criterion((LOST,), partial=(UNUSED,), needs=(CONTROL,), remark=_TRAINS),
         published="0.1 (ResNet-110)",
     ),
     Claim(
@@ -67,9 +86,9 @@ CLAIMS = (
         where="Section 3.1, appendix E",
         scale="ResNet-20, 15 epochs",
         says="One BN layer at the very end gives about two thirds of BN's gain.",
-        criterion=f"{_CHOSEN}Test accuracies there, seed by seed, share (before the pooling - nowhere) / (everywhere - "
-        f"nowhere): between {WHOLE[0]} and {WHOLE[1]} (two one-sided tests: reproduced), between {PART[0]} and "
-        f"{PART[1]:g} (partly). Undecided where BN everywhere is not above nowhere, too. {_UNDECIDED}",
+        criterion=Criterion(
+            (SHARE,), partial=(SHARE_PARTLY,), needs=(*_needs(*PLACES), GAINED), remark=f"{_CHOSEN} {_TRAINS}"
+        ),
         published="90.1 % at rates up to 0.03 (recalled), of 81.9 to 93.2 %: 0.73",
     ),
 )
@@ -101,52 +120,35 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     fig.legend(handles=handles, loc="outside lower center", ncols=7)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = _runs(frames)
     chosen = {place: _chosen(runs, place) for place in PLACES}
-    gain, gain_text = _gain(runs, chosen)
-    share, share_text = _share(runs, chosen)
-    p = {"2-best-grid": stats.above(gain, 0.0), "10-grid": stats.equivalent(share, *WHOLE)}
-    unmet = {"2-best-grid": _unmet(runs, chosen, ("*", "none")), "10-grid": _unmet(runs, chosen, PLACES)}
-    if not unmet["10-grid"] and stats.above(_everywhere(runs, chosen), 0.0) >= ALPHA:
-        unmet["10-grid"] = "BN everywhere is not above nowhere"
-    corrected = stats.holm({name: value for name, value in p.items() if not unmet[name]})
-    alone = bool(gain.size) and _count(runs, "none", chosen["*"], "trained") == 0
-    best = _verdict(gain, unmet["2-best-grid"], corrected.get("2-best-grid", 1.0) < ALPHA)
-    if best is Verdict.reproduced and not alone:
-        best = Verdict.partly
-    elif best is Verdict.undecided and not unmet["2-best-grid"] and stats.interval(gain).below_zero:
-        best = Verdict.not_reproduced
-    end = _verdict(share, unmet["10-grid"], corrected.get("10-grid", 1.0) < ALPHA)
-    if end is Verdict.undecided and not unmet["10-grid"] and len(share) >= MIN_SEEDS:
-        of = stats.interval(share)
-        if stats.equivalent(share, *PART) < ALPHA:
-            end = Verdict.partly
-        elif of.low > PART[1] or of.high < PART[0]:
-            end = Verdict.not_reproduced
-    rates = ", ".join(f"{figures.PLACES[place][0]} {_rate(chosen[place])}" for place in PLACES)
-    return {
-        "2-best-grid": Evidence(
-            measured=f"{gain_text} points; rates chosen: {rates}; without BN "
-            f"{_count(runs, 'none', chosen['*'], 'trained')} seeds train at {_rate(chosen['*'])}"
-            + _because(unmet["2-best-grid"]),
-            spread=f"95 % interval {_ends(gain)}",
-            n=len(gain),
-            verdict=best,
-        ),
-        "4-grid": _diverges(runs),
-        "10-grid": Evidence(
-            measured=f"share {share_text}; rates chosen: {rates}" + _because(unmet["10-grid"]),
-            spread=f"95 % interval {_ends(share)}",
-            n=len(share),
-            verdict=end,
-        ),
+    at = {place: _at(runs, place, rate) for place, rate in chosen.items()}
+    everywhere = stats.effect(at["*"]["test"], at["none"]["test"])
+    one = stats.effect(at["before_pooling"]["test"], at["none"]["test"])
+    gained = stats.effect(at["*"]["test"], _at(runs, "*", chosen["none"])["test"])
+    found = {
+        GAIN.key: gained,
+        ALONE.key: (_at(runs, "none", chosen["*"])["kind"] == "trained").astype(float).reindex(gained.index),
+        SHARE.key: one / everywhere,
+        GAINED.of: everywhere,
+        OTHER.of: pd.Series(float(chosen["*"] == chosen["none"]), index=gained.index),
+        **_bears(runs),
     }
+    for place in PLACES:
+        rates = runs.loc[runs["place"] == place, "lr"]
+        at_end = float(chosen[place] in (rates.min(), rates.max()))
+        found[INSIDE[place].of] = pd.Series(at_end, index=at[place].index)
+        found[TRAINS[place].of] = (at[place]["kind"] != "trained").astype(float)
+    samples = {name: criteria.single(of) for name, of in found.items()}
+    return {claim.id: samples for claim in CLAIMS}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     runs = _runs(frames)
-    lines = []
+    chosen = {place: number(_chosen(runs, place) or math.nan) for place in PLACES}
+    lines = [Comparison("rate chosen", DASH, DASH, chosen["*"], chosen["none"])]
+    lines.append(Comparison("rate chosen, BN before the pooling", DASH, DASH, chosen["before_pooling"], DASH))
     for rate in sorted(runs["lr"].unique()):
         for place in PLACES:
             part = runs[(runs["place"] == place) & (runs["lr"] == rate)]
@@ -183,70 +185,19 @@ def _at(runs: pd.DataFrame, place: str, rate: float | None) -> pd.DataFrame:
     return runs[(runs["place"] == place) & (runs["lr"] == rate)].set_index("seed")
 
 
-def _count(runs: pd.DataFrame, place: str, rate: float | None, kind: str) -> int:
-    return int((_at(runs, place, rate)["kind"] == kind).sum())
-
-
-def _unmet(runs: pd.DataFrame, chosen: Mapping[str, float | None], places: tuple[str, ...]) -> str:
-    """Why what these places give at their rates cannot be compared; nothing where it can."""
-    for place in places:
-        rate, name = chosen[place], figures.PLACES[place][0]
-        if rate is None:
-            return f"BN {name}: no runs"
-        rates = runs.loc[runs["place"] == place, "lr"]
-        if rate in (rates.min(), rates.max()):
-            return f"BN {name}: the rate chosen is at the grid's end"
-        if _count(runs, place, rate, "trained") < len(_at(runs, place, rate)):
-            return f"BN {name}: a seed does not train at the rate chosen"
-    return ""
-
-
-def _gain(runs: pd.DataFrame, chosen: Mapping[str, float | None]) -> tuple[pd.Series, str]:
-    """By seed, with BN everywhere: test accuracy at its rate minus that at the rate chosen without."""
-    its_own, other = (_at(runs, "*", chosen[place])["test"] for place in ("*", "none"))
-    of = stats.effect(its_own, other).dropna()
-    return of, number(stats.interval(of).mean)
-
-
-def _everywhere(runs: pd.DataFrame, chosen: Mapping[str, float | None]) -> pd.Series:
-    everywhere, nowhere = (_at(runs, place, chosen[place])["test"] for place in ("*", "none"))
-    return stats.effect(everywhere, nowhere).dropna()
-
-
-def _share(runs: pd.DataFrame, chosen: Mapping[str, float | None]) -> tuple[pd.Series, str]:
-    """By seed: of the gain of BN everywhere, what one before the pooling gives."""
-    none = _at(runs, "none", chosen["none"])["test"]
-    one = stats.effect(_at(runs, "before_pooling", chosen["before_pooling"])["test"], none)
-    of = (one / _everywhere(runs, chosen)).dropna()
-    return of, number(stats.interval(of).mean)
-
-
-def _verdict(values: pd.Series, unmet: str, holds: bool) -> Verdict:
-    if unmet or len(values) < MIN_SEEDS or not holds:
-        return Verdict.undecided
-    return Verdict.reproduced
-
-
-def _diverges(runs: pd.DataFrame) -> Evidence:
-    """Whether a rate at which every seed trains with BN makes every seed diverge without."""
+def _bears(runs: pd.DataFrame) -> dict[str, pd.Series]:
+    """How many rates both arms were run at have what LOST, UNUSED and CONTROL name, the same for every seed."""
     rates = [float(rate) for rate in sorted(runs["lr"].unique())]
-    with_bn, without = ({rate: _at(runs, place, rate)["kind"] for rate in rates} for place in ("*", "none"))
-    rates = [rate for rate in rates if len(with_bn[rate]) and len(without[rate])]
-    used = [rate for rate in rates if (with_bn[rate] == "trained").all()]
-    lost = [rate for rate in used if (without[rate] == "diverged").all()]
-    unused = [rate for rate in used if not (without[rate] == "trained").any()]
-    n = min((min(len(with_bn[rate]), len(without[rate])) for rate in rates), default=0)
-    control = any((without[rate] == "trained").all() for rate in rates)
-    verdict = Verdict.undecided
-    if n >= MIN_SEEDS and control:
-        verdict = Verdict.reproduced if lost else Verdict.partly if unused else Verdict.not_reproduced
-    return Evidence(
-        measured=f"trains with BN and diverges without at {_listed(lost)}; trains with BN and not without at "
-        f"{_listed(unused)}" + _because("" if control else "without BN no rate trains in every seed"),
-        spread=f"{len(rates)} rates",
-        n=n,
-        verdict=verdict,
-    )
+    kinds = {rate: [_at(runs, place, rate)["kind"] for place in ("*", "none")] for rate in rates}
+    both = {rate: pair for rate, pair in kinds.items() if all(map(len, pair))}
+    seeds = set.intersection(*(set(of.index) for pair in both.values() for of in pair)) if both else set()
+    used = [without for with_bn, without in both.values() if (with_bn == "trained").all()]
+    counts = {
+        LOST.key: sum((of == "diverged").all() for of in used),
+        UNUSED.key: sum(not (of == "trained").any() for of in used),
+        CONTROL.of: sum((without == "trained").all() for _, without in both.values()),
+    }
+    return {name: pd.Series(float(count), index=sorted(seeds), dtype=float) for name, count in counts.items()}
 
 
 def _accuracies(ax: Axes, runs: pd.DataFrame, side: str, place: str) -> None:
@@ -259,20 +210,3 @@ def _accuracies(ax: Axes, runs: pd.DataFrame, side: str, place: str) -> None:
         rows = runs[runs["kind"] == kind]
         y = rows[side] if kind != "diverged" else [3 * (1 + PLACES.index(place)) / 1.5] * len(rows)
         ax.plot(rows["lr"], y, mark, color=colour, mfc=colour if filled else "white", ms=4, mew=1, ls="")
-
-
-def _rate(rate: float | None) -> str:
-    return DASH if rate is None else number(rate)
-
-
-def _listed(rates: list[float]) -> str:
-    return ", ".join(map(number, rates)) or "no rate"
-
-
-def _because(unmet: str) -> str:
-    return f"; {unmet}" if unmet else ""
-
-
-def _ends(values: pd.Series) -> str:
-    of: Interval = stats.interval(values)
-    return f"[{number(of.low)}, {number(of.high)}]"

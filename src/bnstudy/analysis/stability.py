@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from bnstudy.analysis import figures
 from bnstudy.analysis.findings import Comparison
-from bnstudy.analysis.frames import ARMS, DASH, number, spread
+from bnstudy.analysis.frames import ARMS, DASH, arms, number, spread
 from bnstudy.store import outcomes
 
 GUESS = math.log(10)  # loss of guessing among ten classes
@@ -26,46 +26,22 @@ SHORT = {  # outcomes as a figure's heading has them
 }
 
 
-@dataclass(frozen=True)
-class Count:
-    """How many of the runs whose outcome is known have the one asked for."""
-
-    num: int
-    of: int
-
-    @property
-    def all(self) -> bool:
-        return self.num == self.of
-
-    @property
-    def none(self) -> bool:
-        return self.num == 0
-
-    def __str__(self) -> str:
-        return f"{self.num} of {self.of}"
-
-
 def runs(steps: pd.DataFrame) -> pd.DataFrame:
     """One row a run with its outcome, over the cells of an arm and a seed (see `outcomes.by_run`)."""
     return outcomes.by_run(steps, ["norm", "seed"])
 
 
-def count(runs: pd.DataFrame, arm: str, rate: float, outcome: str) -> Count:
-    """Of the runs of an arm at a rate, those with an outcome; partial data are not among them."""
-    found = _at(runs, arm, rate)["outcome"]
-    return Count(int((found == outcome).sum()), int((found != outcomes.PARTIAL).sum()))
+def outcomes_by_seed(runs: pd.DataFrame, arm: str, rates: Sequence[float]) -> pd.DataFrame:
+    """The outcomes of an arm, a column a rate, of the seeds that have whole runs at all of these rates."""
+    part = runs[(runs["norm"] == arm) & (runs["outcome"] != outcomes.PARTIAL)]
+    at = {rate: part[np.isclose(part["lr"], rate, rtol=1e-9, atol=0)].set_index("seed")["outcome"] for rate in rates}
+    return pd.DataFrame(at).dropna()
 
 
 def tally(runs: pd.DataFrame, arm: str, rate: float) -> str:
     """Every outcome at a rate with its number of seeds: "5 learn", "3 diverge, 2 too large"."""
     found = _at(runs, arm, rate)["outcome"]
     return ", ".join(f"{num} {short}" for name, short in SHORT.items() if (num := int((found == name).sum())))
-
-
-def last_losses(runs: pd.DataFrame, arm: str, rate: float) -> str:
-    """The mean losses at the end of the runs that did not diverge, over seeds."""
-    told = f"{figures.LABELS[arm]} at {number(rate)}"
-    return f"mean of the last {outcomes.NUM_LAST} losses {told}: {_ends(runs, arm, rate)}"
 
 
 def numbers(runs: pd.DataFrame) -> list[Comparison]:
@@ -88,8 +64,8 @@ def losses(ax: Axes, steps: pd.DataFrame) -> None:
     Losses beyond the panel, and those that are not finite, stand at its top, at ten times what ends a run.
     """
     top = 10 * outcomes.DIVERGENCE_LOSS
-    for arm in ARMS:
-        for _, run in steps[steps["norm"] == arm].groupby("run_id", observed=True):
+    for arm, part in arms(steps).items():
+        for _, run in part.groupby("run_id", observed=True):
             run = run.sort_values("step")
             y = np.nan_to_num(run["loss"].to_numpy(), nan=top, posinf=top).clip(max=top)
             x = run["step"].to_numpy() + 1
@@ -105,8 +81,8 @@ def losses(ax: Axes, steps: pd.DataFrame) -> None:
 
 def courses(ax: Axes, steps: pd.DataFrame) -> None:
     """Means of ten successive losses around that of guessing, a line a run, of those that did not diverge."""
-    for arm in ARMS:
-        for _, run in steps[steps["norm"] == arm].groupby("run_id", observed=True):
+    for arm, part in arms(steps).items():
+        for _, run in part.groupby("run_id", observed=True):
             run = run.sort_values("step")
             if outcomes.of_losses(run["loss"].to_numpy()) != outcomes.DIVERGED:
                 tens = run.head(len(run) // 10 * 10).groupby(run["step"] // 10)[["step", "loss"]].mean()
@@ -116,9 +92,9 @@ def courses(ax: Axes, steps: pd.DataFrame) -> None:
     ax.set_ylim(1.7, 2.7)
 
 
-def told(ax: Axes, lines: list[str]) -> None:
+def told(ax: Axes, lines: Mapping[str, str]) -> None:
     """A line of text for each arm in its colour, below the level that ends a run."""
-    for row, (arm, line) in enumerate(zip(ARMS, lines, strict=True)):
+    for row, (arm, line) in enumerate(lines.items()):
         if line:
             ax.text(
                 0.97, 0.70 - 0.10 * row, line, transform=ax.transAxes, fontsize=7.5, color=figures.COLOURS[arm],
@@ -126,10 +102,10 @@ def told(ax: Axes, lines: list[str]) -> None:
             )  # fmt: skip
 
 
-def legend() -> list[Line2D]:
-    """Entries for the arms, the end of a run that diverged, and the two levels."""
+def legend(runs: pd.DataFrame) -> list[Line2D]:
+    """Entries for the arms of the runs, the end of a run that diverged, and the two levels."""
     return [
-        *figures.arm_entries(lw=1.2),
+        *figures.arm_entries(arms(runs), lw=1.2),
         figures.entry("diverged", "x"),
         figures.entry("guessing", ls=figures.DASHED, lw=0.9),
         figures.entry("ends a run", ls=figures.DASHED, lw=0.9, colour=figures.ALARM),

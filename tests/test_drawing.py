@@ -12,7 +12,7 @@ import pytest
 import synthetic
 from test_report import TINY, analysis
 
-from bnstudy.analysis import default, drawing, figures, memory, report
+from bnstudy.analysis import drawing, figures, memory, report, sweep_page
 from bnstudy.analysis.drawing import Task
 
 OTHER = TINY.replace('"lenet_lr_grid"', '"init"').replace("model == 'lenet'", "seed >= 0")
@@ -120,8 +120,8 @@ def test_a_sweep_that_no_finding_draws_ends_in_a_page_of_its_own(tmp_path: Path)
 
 def test_untrained_runs_are_counted(tmp_path: Path) -> None:
     workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
-    finding = default.finding(workspace, "init")
-    data, _ = drawing.seen(finding, workspace, tmp_path)
+    finding = sweep_page.finding(workspace, "init")
+    data, _ = drawing.load(finding, workspace, tmp_path)
     with figures.style(synthetic.FINDINGS.parent / drawing.STYLE):
         fig = figures.new(finding.size, "t", "s", synthetic=False)
         finding.plot(fig, data)

@@ -131,7 +131,7 @@ def test_at_equal_epochs_both_are_asked(changed: Arms, verdict: Verdict) -> None
 def test_without_its_runs_a_claim_says_what_makes_them(tmp_path: Path, name: str) -> None:
     finding = findings.load(synthetic.FINDINGS / f"{name}.py")
     with pytest.raises(frames.MissingTable, match=f"make sweep-{finding.sweep} makes it"):
-        drawing.seen(finding, tmp_path, synthetic.FINDINGS.parent)
+        drawing.load(finding, tmp_path, synthetic.FINDINGS.parent)
 
 
 def test_the_runs_at_the_largest_rate_are_made_once() -> None:

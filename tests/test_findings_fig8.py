@@ -26,8 +26,8 @@ Frames = dict[str, pd.DataFrame]
 
 
 def test_its_claims_were_measured_on_no_data() -> None:
-    data, origin = drawing.seen(FIG8, synthetic.REPOSITORY / "results", synthetic.FINDINGS.parent)
-    assert {row.data for row in drawing.judged(FIG8, data, origin)} == {"none"}
+    data, origin = drawing.load(FIG8, synthetic.REPOSITORY / "results", synthetic.FINDINGS.parent)
+    assert {row.data for row in drawing.judge(FIG8, data, origin)} == {"none"}
     with figures.style(synthetic.FINDINGS.parent / drawing.STYLE):
         fig = drawing.draw(FIG8, data, origin)
     told = [artist.get_text() for artist in fig.findobj(Text) if isinstance(artist, Text)]

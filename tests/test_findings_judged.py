@@ -49,7 +49,7 @@ OTHERWISE = {
 def published(path: Path) -> tuple[Finding, dict, dict[str, Evidence]]:
     finding = findings.load(path)
     try:
-        data, _ = drawing.seen(finding, ROOT / "results", synthetic.FINDINGS.parent)
+        data, _ = drawing.load(finding, ROOT / "results", synthetic.FINDINGS.parent)
     except frames.MissingTable:
         pytest.skip("not run yet")
     return finding, data, finding.evidence(data)

@@ -65,7 +65,7 @@ def test_a_hyphen_before_a_number_is_written_as_a_minus_sign() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "whole", "part", "verdict"),
+    ("n", "full", "partial", "verdict"),
     [
         (5, True, True, Verdict.reproduced),
         (5, False, True, Verdict.partly),
@@ -74,8 +74,8 @@ def test_a_hyphen_before_a_number_is_written_as_a_minus_sign() -> None:
         (0, False, False, Verdict.undecided),
     ],
 )
-def test_the_common_rule(n: int, whole: bool, part: bool, verdict: Verdict) -> None:
-    assert findings.judge(n, whole=whole, part=part) is verdict
+def test_the_common_rule(n: int, full: bool, partial: bool, verdict: Verdict) -> None:
+    assert findings.judge(n, full=full, partial=partial) is verdict
 
 
 def test_every_claim_of_the_paper_stands_exactly_once() -> None:

@@ -46,7 +46,7 @@ def plot(fig, frames):
 
 
 def check(frames):
-    return {{"1": Evidence(str(len(frames["steps"])), "s", 3, judge(3, whole=True, part=True))}}
+    return {{"1": Evidence(str(len(frames["steps"])), "s", 3, judge(3, full=True, partial=True))}}
 
 
 def numbers(frames):

@@ -30,7 +30,7 @@ def plot(fig, frames):
 
 
 def check(frames):
-    return {"{name}": Evidence("m", "s", 3, judge(3, whole=True, part=True))}
+    return {"{name}": Evidence("m", "s", 3, judge(3, full=True, partial=True))}
 
 
 def numbers(frames):
@@ -324,7 +324,7 @@ def test_bn_that_stands_nowhere_is_the_arm_without(tmp_path: Path, elsewhere: st
     runs.assign(norm="batch", norm_where=where).to_parquet(path)
     finding = findings.load(analysis(tmp_path / "analysis", one=TINY) / "one.py")
     with figures.style(tmp_path / "analysis" / drawing.STYLE):
-        fig = drawing.draw(finding, *drawing.seen(finding, workspace, tmp_path / "analysis"))
+        fig = drawing.draw(finding, *drawing.load(finding, workspace, tmp_path / "analysis"))
     assert fig.texts[1].get_text().endswith(f", n = {told}, 48 runs")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import rates
+from bnstudy.analysis import limits
 from bnstudy.analysis.criteria import Criterion, Sample
 from bnstudy.analysis.findings import Claim, Comparison
 
@@ -29,7 +29,7 @@ CLAIMS = (
         scale="reduced",
         says="Shallower networks without BN bear larger learning rates.",
         criterion=Criterion(
-            (rates.FALLS,),
+            (limits.FALLS,),
             remark="Over the depths of the sweep, by least squares, seed by seed; a rate trains where the training "
             "accuracy of the last epoch is 30 % or more.",
         ),
@@ -39,12 +39,12 @@ CLAIMS = (
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    rates.depth_figure(fig, frames["runs"])
+    limits.depth_figure(fig, frames["runs"])
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
-    return {"15": rates.by_depth(rates.edges(frames["runs"], ["norm", "depth", "seed"]))}
+    return {"15": limits.slopes(limits.by_cell(frames["runs"], ["norm", "depth", "seed"]))}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
-    return rates.depth_numbers(frames["runs"])
+    return limits.depth_numbers(frames["runs"])

@@ -146,7 +146,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             f"{', '.join(f'{largest[m]:.2f}' for m in SHOWN)}",
             spread="largest, by seed: " + ", ".join(spread(_largest(values, m)).range for m in SHOWN),
             n=n,
-            verdict=judge(n, whole=all(near), part=False),
+            verdict=judge(n, full=all(near), partial=False),
         ),
     }
 

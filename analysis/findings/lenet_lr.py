@@ -9,12 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import criteria, figures, rates, stats
+from bnstudy.analysis import criteria, figures, limits, stats
 from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judge
-from bnstudy.analysis.frames import ARMS, DASH, arms, number, spread
+from bnstudy.analysis.frames import ARMS, CHANCE, DASH, arms, number, spread
 
-CHANCE = 0.1  # ten classes
 BEST = Part("test accuracy with BN less without, each at its best rate", above=0, unit="points")
 MATCHED = Part(
     "test accuracy with BN less without, at the smallest rate at which every seed of both arms trains", above=-2,
@@ -73,7 +72,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         _accuracies(ax, runs, f"final_{side}_accuracy")
         figures.panel(ax, letter, title)
     axes[0].set_ylabel("accuracy (%)")
-    fig.legend(handles=rates.legend(runs), loc="outside lower center", ncols=5)
+    fig.legend(handles=limits.legend(runs), loc="outside lower center", ncols=5)
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -82,7 +81,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     n = _seeds(runs)
     trained = {arm: _all_trained(part) for arm, part in arms(runs).items()}
     top = {arm: max(trained.get(arm, []), default=math.nan) for arm in ARMS}
-    top_verdict = judge(n, whole=_above(top["batch"], top["none"]), part=False)
+    top_verdict = judge(n, full=_above(top["batch"], top["none"]), partial=False)
     if top_verdict is Verdict.not_reproduced and top["batch"] == top["none"] == grid[-1]:
         top_verdict = Verdict.undecided
     one = Evidence(
@@ -98,7 +97,8 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = frames["runs"]
     test, train = (
-        100 * runs[f"final_{side}_accuracy"].where(runs["outcome"] != "diverged", CHANCE) for side in ("test", "train")
+        (100 * runs[f"final_{side}_accuracy"]).where(runs["outcome"] != "diverged", CHANCE)
+        for side in ("test", "train")
     )
     counted = runs.assign(percent=test, train=train)
     best = {arm: _best(counted[counted["norm"] == arm]) for arm in ARMS}
@@ -132,7 +132,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _accuracies(ax: Axes, runs: pd.DataFrame, column: str) -> None:
-    ax.axhline(100 * CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
     for arm, part in arms(runs).items():
         colour, side = figures.COLOURS[arm], 1.08 if arm == "none" else 1 / 1.08  # arms side by side at each rate
         alive = part[part["outcome"] != "diverged"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import figures, rates
+from bnstudy.analysis import figures, limits
 from bnstudy.analysis.criteria import Sample
 from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judge
 from bnstudy.analysis.frames import ARMS
@@ -32,7 +32,7 @@ CLAIMS = (
         where=EXERCISE,
         scale="reduced",
         says="The region of convergence of LeNet is wider with BN by an order of magnitude.",
-        criterion=rates.wider(),
+        criterion=limits.larger(),
     ),
     Claim(
         id="lenet-region-2",
@@ -48,33 +48,33 @@ CLAIMS = (
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     runs = frames["runs"]
     left, right = fig.subplots(1, 2)
-    rates.accuracies(left, runs)
+    limits.accuracies(left, runs)
     figures.panel(left, "a", "test accuracy after the last epoch")
-    rates.brackets(right, rates.edges(runs, ["norm", "seed"]), "norm")
+    limits.brackets(right, limits.by_cell(runs, ["norm", "seed"]), "norm")
     figures.panel(right, "b", "where training ends, a bar a seed")
-    fig.legend(handles=rates.legend(runs), loc="outside lower center", ncols=5)
+    fig.legend(handles=limits.legend(runs), loc="outside lower center", ncols=5)
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
-    return {"lenet-region-1": rates.limits(rates.edges(frames["runs"], ["norm", "seed"]))}
+    return {"lenet-region-1": limits.ratios(limits.by_cell(frames["runs"], ["norm", "seed"]))}
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
-    cells = rates.edges(frames["runs"], ["norm", "seed"])
-    n = rates.seeds(cells) if set(cells["norm"]) >= set(ARMS) else 0
-    torn = cells["islands"] > 0
-    nowhere = cells["low"].isna() & ~torn  # no two rates that train
+    cells = limits.by_cell(frames["runs"], ["norm", "seed"])
+    n = limits.seeds(cells) if set(cells["norm"]) >= set(ARMS) else 0
+    non_monotone = cells["non_monotone"] > 0
+    nowhere = cells["low"].isna() & ~non_monotone  # no two rates that train
     return {
         "lenet-region-2": Evidence(
-            measured=f"{int(torn.sum())} of {len(cells)} cells have such a rate",
-            spread=", ".join(f"{figures.LABELS[arm]} {int(torn[cells['norm'] == arm].sum())}" for arm in ARMS),
+            measured=f"{int(non_monotone.sum())} of {len(cells)} cells have such a rate",
+            spread=", ".join(f"{figures.LABELS[arm]} {int(non_monotone[cells['norm'] == arm].sum())}" for arm in ARMS),
             n=n,
             verdict=Verdict.undecided
             if nowhere.any()
-            else judge(n, whole=not torn.any(), part=bool(torn.mean() <= 0.2)),
+            else judge(n, full=not non_monotone.any(), partial=bool(non_monotone.mean() <= 0.2)),
         ),
     }
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
-    return rates.grid_numbers(frames["runs"])
+    return limits.grid_numbers(frames["runs"])

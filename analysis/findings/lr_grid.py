@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import rates
+from bnstudy.analysis import limits
 from bnstudy.analysis.criteria import Sample
 from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
 
@@ -39,18 +39,18 @@ CLAIMS = (
         where="Section 3, text",
         scale="paper",
         says="The largest learning rate that trains is an order of magnitude larger with BN.",
-        criterion=rates.wider(),
+        criterion=limits.larger(),
         published="0.1 against 0.0001 are the rates used",
     ),
 )
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    rates.grid_figure(fig, frames["runs"])
+    limits.grid_figure(fig, frames["runs"])
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
-    return {"4-largest": rates.limits(rates.edges(frames["runs"], ["norm", "seed"]))}
+    return {"4-largest": limits.ratios(limits.by_cell(frames["runs"], ["norm", "seed"]))}
 
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
@@ -66,10 +66,10 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             f"{len(outcomes['batch', 0.1])} train at 0.1",
             spread="",
             n=n,
-            verdict=judge(n, whole=all(hit[key] == len(outcomes[key]) for key in asked), part=False),
+            verdict=judge(n, full=all(hit[key] == len(outcomes[key]) for key in asked), partial=False),
         ),
     }
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
-    return rates.grid_numbers(frames["runs"])
+    return limits.grid_numbers(frames["runs"])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import criteria, rates
+from bnstudy.analysis import criteria, limits
 from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judge
 from bnstudy.analysis.frames import ARMS, CHANCE, number
@@ -48,7 +48,7 @@ CLAIMS = (
         where=SMALL,
         scale="reduced",
         says="The largest learning rate that trains is an order of magnitude larger with BN.",
-        criterion=rates.wider(),
+        criterion=limits.larger(),
         published="0.1 against 0.0001 are the rates used (ResNet-110)",
     ),
     Claim(
@@ -67,17 +67,17 @@ CLAIMS = (
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    rates.grid_figure(fig, frames["runs"])
+    limits.grid_figure(fig, frames["runs"])
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = frames["runs"]
     percent = (100 * runs["final_test_accuracy"]).where(runs["outcome"] != "diverged", CHANCE)
-    on_grid = rates.grid(runs.assign(percent=percent))
+    on_grid = limits.grid(runs.assign(percent=percent))
     best = on_grid.loc[on_grid.groupby(["norm", "seed"])["percent"].idxmax()]
     with_bn = best[best["norm"] == "batch"].set_index("seed")["percent"]
     return {
-        "4-largest-reduced": rates.limits(rates.edges(runs, ["norm", "seed"])),
+        "4-largest-reduced": limits.ratios(limits.by_cell(runs, ["norm", "seed"])),
         "2-best-reduced": {
             BEST: criteria.compared(best, "lr", Scale.log, of="batch"),
             GENERALISES.of: criteria.single(with_bn),
@@ -87,13 +87,13 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
 
 def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
     runs = frames["runs"]
-    cells = rates.edges(runs, ["norm", "seed"])
-    table = rates.shares(runs)
-    n = rates.seeds(cells) if set(cells["norm"]) >= set(ARMS) else 0
+    cells = limits.by_cell(runs, ["norm", "seed"])
+    table = limits.shares(runs)
+    n = limits.seeds(cells) if set(cells["norm"]) >= set(ARMS) else 0
     with_bn = table[table["trained", "batch"] == 1]
     lost, unused = with_bn[with_bn["diverged", "none"] == 1], with_bn[with_bn["trained", "none"] == 0]
     known = with_bn[(with_bn["trained", "none"] == 1) | (with_bn["diverged", "none"] == 1)]
-    verdict = judge(n, whole=len(lost) > 0, part=False)
+    verdict = judge(n, full=len(lost) > 0, partial=False)
     stalled = not len(lost) and (len(unused) > 0 or not len(known))
     return {
         "4-reduced": Evidence(
@@ -112,4 +112,4 @@ def _listed(table: pd.DataFrame) -> str:
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
-    return rates.grid_numbers(frames["runs"])
+    return limits.grid_numbers(frames["runs"])

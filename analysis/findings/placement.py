@@ -15,10 +15,9 @@ from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
 from bnstudy.analysis.figures import PLACES
 from bnstudy.analysis.findings import Claim, Comparison
-from bnstudy.analysis.frames import DASH, Spread, number, placed, spread
+from bnstudy.analysis.frames import CHANCE, DASH, Spread, number, placed, spread
 from bnstudy.analysis.stats import Scale
 
-CHANCE = 10  # per cent, of ten classes
 STAGES = ("stage1.*", "stage2.*", "stage3.*")
 
 TITLE = "Where does BN have to sit?"

@@ -99,14 +99,14 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         ),
         spread=f"grid {number(grid[0])} to {number(grid[-1])}, {len(grid)} rates",
         n=n,
-        verdict=judge(n, whole=len(first) == len(ARMS) and not any(steps), part=sorted(steps) == [0, 1]),
+        verdict=judge(n, full=len(first) == len(ARMS) and not any(steps), partial=sorted(steps) == [0, 1]),
     )
     apart, num = _at_initialisation(frames["activation_moments"])
     three = Evidence(
         measured=f"largest difference {number(apart)}",
         spread=f"{num} channel moments",
         n=n,
-        verdict=judge(n, whole=num > 0 and apart == 0, part=num > 0 and apart < 1e-5),
+        verdict=judge(n, full=num > 0 and apart == 0, partial=num > 0 and apart < 1e-5),
     )
     return {"precision-2": two, "precision-3": three}
 

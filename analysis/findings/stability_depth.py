@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import criteria, figures, rates, stats
+from bnstudy.analysis import criteria, figures, limits, stats
 from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import ARMS, DASH, arms, number
@@ -123,7 +123,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _cells(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    return rates.edges(frames["runs"], ["norm", "depth", "seed"])
+    return limits.by_cell(frames["runs"], ["norm", "depth", "seed"])
 
 
 def _ratio(cells: pd.DataFrame, depth: int) -> pd.Series:
@@ -142,7 +142,7 @@ def _slopes(cells: pd.DataFrame, arm: str) -> pd.Series:
 
 def _told(cells: pd.DataFrame) -> str:
     finite = int(cells["finite"].sum())
-    return rates.told(cells) + (f"; none learns in {finite}, which stay finite" if finite else "")
+    return limits.described(cells) + (f"; none learns in {finite}, which stay finite" if finite else "")
 
 
 def _curvature(table: pd.DataFrame) -> pd.DataFrame:
@@ -180,7 +180,7 @@ def _bar(ax: Axes, x: float, arm: str, cell: pd.Series) -> None:
         return
     # A bracket of a factor of 1.25 is thinner than its line: caps keep it visible.
     ax.plot([x, x], [cell["low"], cell["high"]], color=colour, lw=4, solid_capstyle="projecting", zorder=3)
-    if cell["islands"]:
+    if cell["non_monotone"]:
         ax.plot([x], [math.sqrt(cell["low"] * cell["high"])], "o", color="white", ms=2.5, mew=0, zorder=4)
 
 

@@ -60,7 +60,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         stability.losses(above, part)
         stability.courses(below, part)
         figures.panel(above, letter, f"rate {number(rate)}")
-        stability.told(above, {arm: stability.tally(runs, arm, rate) for arm in arms(runs)})
+        stability.labels(above, {arm: stability.tally(runs, arm, rate) for arm in arms(runs)})
         below.set_xlabel("update (1: the first)")
     axes[0, 0].set_ylabel("loss of the mini-batch")
     axes[1, 0].set_ylabel("mean of ten losses")

@@ -88,20 +88,20 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             "; ".join(f"to {t} %: fewer with BN at {sum(each)} of {len(each)} rates" for t, each in fewer.items()),
             _told(medians[TARGETS[0]], TARGETS[0]),
             n,
-            judge(n, whole=all(every), part=2 * sum(every) > len(every)) if every else Verdict.undecided,
+            judge(n, full=all(every), partial=2 * sum(every) > len(every)) if every else Verdict.undecided,
         ),
         "textbook-faster-2": Evidence(
             "; ".join(f"to {t} %: {_both(each)}" for t, each in best.items()),
             f"best rates to {TARGETS[1]} %: "
             + ", ".join(f"{number(min(low, key=lambda lr: low[lr][arm]))} {figures.LABELS[arm]}" for arm in ARMS),
             n,
-            judge(n, whole=all(ahead), part=any(ahead) and not any(behind)) if every else Verdict.undecided,
+            judge(n, full=all(ahead), partial=any(ahead) and not any(behind)) if every else Verdict.undecided,
         ),
         "textbook-faster-3": Evidence(
             f"at {number(rate)}: {_both(low[rate])}" if reaches else f"without BN no rate gives {TARGETS[1]} %",
             _told(low, TARGETS[1]),
             n,
-            judge(n, whole=low[rate]["batch"] >= low[rate]["none"] and ahead[1], part=False)
+            judge(n, full=low[rate]["batch"] >= low[rate]["none"] and ahead[1], partial=False)
             if reaches
             else Verdict.undecided,
         ),

@@ -82,14 +82,14 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         "textbook-folding-1": _evidence(
             rows,
             folded,
-            whole=_equal(rows, folded, "float32", False) and _equal(rows, folded, "float32", True),
-            part=_equal(rows, folded, "float32", False) or _equal(rows, folded, "float32", True),
+            full=_equal(rows, folded, "float32", False) and _equal(rows, folded, "float32", True),
+            partial=_equal(rows, folded, "float32", False) or _equal(rows, folded, "float32", True),
         ),
         "textbook-folding-2": _evidence(
             rows,
             unbiased,
-            whole=_equal(rows, unbiased, "float32", False) and _equal(rows, unbiased, "float32", True),
-            part=_equal(rows, unbiased, "float64", False) and _equal(rows, unbiased, "float64", True),
+            full=_equal(rows, unbiased, "float32", False) and _equal(rows, unbiased, "float32", True),
+            partial=_equal(rows, unbiased, "float64", False) and _equal(rows, unbiased, "float64", True),
         ),
     }
 
@@ -125,7 +125,7 @@ def _equal(rows: pd.DataFrame, change: tuple[str, str], precision: str, trained:
     return bool((_of(rows, change, precision, trained) <= LIMIT).all())
 
 
-def _evidence(rows: pd.DataFrame, change: tuple[str, str], *, whole: bool, part: bool) -> Evidence:
+def _evidence(rows: pd.DataFrame, change: tuple[str, str], *, full: bool, partial: bool) -> Evidence:
     found = {(p, t): _of(rows, change, p, t) for p in ("float32", "float64") for t in STARTED}
     n = min(values.index.nunique() for values in found.values())
     return Evidence(
@@ -134,5 +134,5 @@ def _evidence(rows: pd.DataFrame, change: tuple[str, str], *, whole: bool, part:
         + " in float32",
         f"in float64 at most {number(max(found['float64', t].max() for t in STARTED))}",
         n,
-        judge(n, whole=whole, part=part),
+        judge(n, full=full, partial=partial),
     )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
-from bnstudy.analysis.frames import ARMS, DASH, Spread, number, spread
+from bnstudy.analysis.frames import ARMS, CHANCE, DASH, Spread, number, spread
 from bnstudy.analysis.stats import Scale
 
 ACTIVATIONS = {"sigmoid": ("sigmoid", "-"), "relu": ("ReLU", "--")}
@@ -21,7 +21,6 @@ CELLS = tuple(itertools.product(ARMS, ACTIVATIONS))
 SCALES = (0.1, 1.0, 10.0)
 RATE = 0.1  # at which the claims compare; the others show where training ends
 RIBBONS = {(0.01, 0.99): 0.9, (0.25, 0.75): 1.7}  # quantiles, with the widths of their lines
-CHANCE = 10.0  # percent
 EPOCHS = 10
 
 TITLE = "A perceptron with BN and without: weights, units and gradients along training"
@@ -179,7 +178,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
                 f"{label}: after {onset[arm].range} updates" for arm, label in figures.LABELS.items() if num[arm]
             ),
             n,
-            judge(n, whole=num["batch"] == 0 < num["none"], part=num["batch"] < num["none"]),
+            judge(n, full=num["batch"] == 0 < num["none"], partial=num["batch"] < num["none"]),
         ),
     }
 

@@ -113,7 +113,7 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
             f"in {int(lost.sum())} of {len(lost)} pairs",
             f"{spread(gaps).range} points" if len(gaps) else "",
             n,
-            judge(n, whole=len(lost) > 0 and lost.mean() >= 0.5, part=bool(lost.any())),
+            judge(n, full=len(lost) > 0 and lost.mean() >= 0.5, partial=bool(lost.any())),
         ),
     }
 

@@ -20,13 +20,13 @@ class Bracket:
     """Every rate tried up to `low` trains, apart from the smallest, which may be too small to; `high` does not.
 
     `low` is None where no rate trains below the first that fails, `high` where the largest rate tried trains. A rate
-    above `high` that trains is one of the `islands`: what trains is then no interval, and the bracket is its lower end.
+    above `high` that trains is one of `non_monotone`: what trains is then no interval, and the bracket its lower end.
     `finite`: no rate learns, and the bracket is that of the rates which stay finite; learning cannot end above it.
     """
 
     low: float | None
     high: float | None
-    islands: tuple[float, ...] = ()
+    non_monotone: tuple[float, ...] = ()
     finite: bool = False
 
     def middle(self, factor: float) -> float | None:
@@ -42,7 +42,7 @@ class Bracket:
             told = f"at or above {number(self.low)}"
         else:
             told = f"{number(self.low)} to {number(self.high)}"
-        told = f"{told} (again at {', '.join(map(number, self.islands))})" if self.islands else told
+        told = f"{told} (again at {', '.join(map(number, self.non_monotone))})" if self.non_monotone else told
         return f"{told}; none learns, finite" if self.finite else told
 
 
@@ -61,7 +61,7 @@ def of(ended: Mapping[float, str]) -> Bracket:
     return Bracket(
         low=rates[edge - 1] if edge else None,
         high=rates[edge] if edge < len(rates) else None,
-        islands=tuple(rate for rate, does in zip(rates[edge:], works[edge:], strict=True) if does),
+        non_monotone=tuple(rate for rate, does in zip(rates[edge:], works[edge:], strict=True) if does),
         finite=finite,
     )
 

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import default, figures, findings, frames, memory
+from bnstudy.analysis import figures, findings, frames, memory, sweep_page
 from bnstudy.analysis.findings import Comparison, Finding, Row
 from bnstudy.store import devices, paths
 
@@ -68,10 +68,10 @@ class Task:
 
     @property
     def name(self) -> str:
-        return f"{default.PREFIX}{self.path.name}" if self.of_sweep else self.path.stem
+        return f"{sweep_page.PREFIX}{self.path.name}" if self.of_sweep else self.path.stem
 
     def load(self) -> Finding:
-        return default.finding(self.workspace, self.path.name) if self.of_sweep else findings.load(self.path)
+        return sweep_page.finding(self.workspace, self.path.name) if self.of_sweep else findings.load(self.path)
 
 
 def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
@@ -113,16 +113,16 @@ def section(task: Task) -> Section:
         head: dict[str, Any] = {key: getattr(finding, key) for key in ("name", "title", "caption", "sweep")}
         drawn: list[Path] = []
         try:
-            data, origin = seen(finding, task.workspace, analysis)
+            data, origin = load(finding, task.workspace, analysis)
             result = Section(
                 **head,
-                rows=judged(finding, data, origin),
+                rows=judge(finding, data, origin),
                 comparisons=tuple(finding.numbers(data)),
                 setting=_setting(data, images=finding.images),
                 counts=_counts(data, images=finding.images),
                 origin=origin,
                 sweeps=tuple(sorted({frames.source(finding.sweep, table)[0] for table in finding.needs})),
-                table=default.table(data["runs"]) if task.of_sweep else (),
+                table=sweep_page.table(data["runs"]) if task.of_sweep else (),
             )
             drawn = figures.save(draw(finding, data, origin), paths.figures(task.into), name, finding.title, origin)
         except frames.MissingTable as missing:
@@ -143,7 +143,7 @@ def remove(into: Path, name: str) -> None:
         (paths.figures(into) / each).unlink(missing_ok=True)
 
 
-def seen(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, pd.DataFrame], frames.Origin]:
+def load(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, pd.DataFrame], frames.Origin]:
     """The frames that a finding draws and judges, and where they come from. Raises MissingTable."""
     data = frames.needed(workspace, finding.sweep, finding.needs)
     origin = frames.origin(data.values())
@@ -154,7 +154,7 @@ def seen(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, p
     return data, origin
 
 
-def judged(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> tuple[Row, ...]:
+def judge(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> tuple[Row, ...]:
     """A row for each claim of the finding."""
     evidence = finding.evidence(data)
     given = f"{_setting(data, images=finding.images)}; {_counts(data, images=finding.images)}"

@@ -261,13 +261,13 @@ def noted(rows: Iterable[Row], known: Mapping[str, Note]) -> list[Row]:
     return found
 
 
-def judge(n: int, *, whole: bool, part: bool) -> Verdict:
-    """The rule all findings share: too few seeds, no verdict; the whole criterion: reproduced; a part of it: partly."""
+def judge(n: int, *, full: bool, partial: bool) -> Verdict:
+    """The rule of criteria in words: too few seeds, no verdict; the full criterion, reproduced; part of it, partly."""
     if n < MIN_SEEDS:
         return Verdict.undecided
-    if whole:
+    if full:
         return Verdict.reproduced
-    return Verdict.partly if part else Verdict.not_reproduced
+    return Verdict.partly if partial else Verdict.not_reproduced
 
 
 def judged(claims: Iterable[Claim], measured: Mapping[str, Mapping[str, Sample]]) -> dict[str, Evidence]:
@@ -404,8 +404,8 @@ def markdown(rows: Sequence[Row]) -> str:
     lines += [HOW_JUDGED, ""]
     for name, of in grouped(rows).items():
         tally = ", ".join(f"{count} {verdict}" for verdict, count in tallied(of).items())
-        lines += [f"## {GROUPS[name]}", "", f"{len(of)} claims: {tally}.", "", _line(head)]
-        lines += [_line(["---"] * len(head)), *map(_row_line, of), ""]
+        lines += [f"## {GROUPS[name]}", "", f"{len(of)} claims: {tally}.", "", line(head)]
+        lines += [line(["---"] * len(head)), *map(_row_line, of), ""]
     del lines[-1]
     lines += _apart(rows) + _misses(rows) + _disputes(rows)
     return "\n".join(lines) + "\n"
@@ -417,11 +417,11 @@ def _row_line(r: Row) -> str:
     verdict = f"**{r.verdict}**{f' ({r.reason})' if r.reason else ''}"
     given = "; ".join(part for part in (r.given, r.calibrated) if part)
     cells = [r.id, r.where, r.says, r.criterion, r.scale, measured, r.spread or DASH, str(r.n) if r.n else DASH]
-    return _line([*cells, verdict, given or DASH, r.data or DASH, r.commit or DASH])
+    return line([*cells, verdict, given or DASH, r.data or DASH, r.commit or DASH])
 
 
 def _apart(rows: Sequence[Row]) -> list[str]:
-    told = [f"- **{r.id}**: {_plain(r.effect)}" for r in rows if r.effect]
+    told = [f"- **{r.id}**: {escaped(r.effect)}" for r in rows if r.effect]
     head = (
         "Means over seeds of each arm by itself, with 95 % intervals; geometric where the arms are compared by their "
         "ratio. Verdicts go by the comparison seed by seed, whose interval stands above."
@@ -431,7 +431,7 @@ def _apart(rows: Sequence[Row]) -> list[str]:
 
 def _misses(rows: Sequence[Row]) -> list[str]:
     told = [
-        f"- **{r.id}**, {r.verdict}: {_plain(r.explanation)} *What would test it:* {_plain(r.test)}"
+        f"- **{r.id}**, {r.verdict}: {escaped(r.explanation)} *What would test it:* {escaped(r.test)}"
         for r in rows
         if r.explanation
     ]
@@ -440,7 +440,7 @@ def _misses(rows: Sequence[Row]) -> list[str]:
 
 
 def _disputes(rows: Sequence[Row]) -> list[str]:
-    told = [f"- **{r.id}**: {_plain(r.disputed)}" for r in rows if r.disputed]
+    told = [f"- **{r.id}**: {escaped(r.disputed)}" for r in rows if r.disputed]
     return ["", "## Where others disagree", "", *told] if told else []
 
 
@@ -465,12 +465,13 @@ def tallied(rows: Iterable[Row]) -> dict[str, int]:
     return {str(verdict): given.count(verdict) for verdict in Verdict if verdict in given}
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(_plain, cells))} |"
+def line(cells: Iterable[object]) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(escaped(str(cell)) for cell in cells)} |"
 
 
-def _plain(text: str) -> str:
-    """What would break a table (bars, line ends) or be read as markup is escaped."""
+def escaped(text: str) -> str:
+    """Markdown in which nothing breaks a table (bars, line ends) or is read as markup."""
     return re.sub(r"([|<>])", r"\\\1", text.replace("\n", " "))
 
 

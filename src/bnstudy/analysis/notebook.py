@@ -107,12 +107,12 @@ def show(name: str) -> Exhibit:
     finding = findings.load(known[name])
     workspace = Path(os.environ.get(RESULTS, report.FINDINGS.parents[1] / "results"))
     try:
-        data, origin = drawing.seen(finding, workspace, report.FINDINGS.parent)
+        data, origin = drawing.load(finding, workspace, report.FINDINGS.parent)
     except frames.MissingTable:
         problem = f"make sweep-{finding.sweep} makes its runs"
         return Exhibit(finding.title, finding.caption, b"", (), problem)
     notes = findings.notes(report.FINDINGS)
-    rows = drawing.judged(finding, data, origin)
+    rows = drawing.judge(finding, data, origin)
     rows = tuple(findings.noted(rows, {row.id: notes[row.id] for row in rows if row.id in notes}))
     drawn = io.BytesIO()
     with figures.style(report.FINDINGS.parent / drawing.STYLE):

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnstudy.analysis.findings import Verdict
+from bnstudy.analysis.findings import Verdict, line
 from bnstudy.analysis.frames import MINUS, number
 from bnstudy.store import files
 
@@ -88,12 +88,9 @@ def short_table(rows: Sequence[Row]) -> str:
         if row["verdict"] == Verdict.not_run and smaller:
             verdict += f" ({'; '.join(smaller)})"
         scale = {"init": "untrained"}.get(row["scale"], row["scale"])
-        lines.append(_line(row["id"], row["says"].removesuffix("."), scale, row["n"], verdict))
+        lines.append(line([row["id"], row["says"].removesuffix("."), scale, row["n"], verdict]))
     counts = Counter(row["verdict"] for row in numbered)
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     note = f"{NO_TEST} No test: the set-up was chosen by these numbers, or it is true by construction."
     return "\n".join([*lines, "", f"{told}. {note}"])
 
-
-def _line(*cells: object) -> str:
-    return "| " + " | ".join(re.sub(r"([|<>])", r"\\\1", str(cell).replace("\n", " ")) for cell in cells) + " |"

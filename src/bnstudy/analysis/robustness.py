@@ -120,7 +120,7 @@ def compared(judged: Judged, variant: str) -> Evidence:
         measured=f"{len(alike)} of {len(decided)} verdicts alike",
         spread="; ".join(told),
         n=n,
-        verdict=judge(n, whole=len(alike) == len(decided), part=len(alike) >= ALIKE * len(decided)),
+        verdict=judge(n, full=len(alike) == len(decided), partial=len(alike) >= ALIKE * len(decided)),
         reason="" if decided else "no claim is decided in both",
     )
 

@@ -92,7 +92,7 @@ def courses(ax: Axes, steps: pd.DataFrame) -> None:
     ax.set_ylim(1.7, 2.7)
 
 
-def told(ax: Axes, lines: Mapping[str, str]) -> None:
+def labels(ax: Axes, lines: Mapping[str, str]) -> None:
     """A line of text for each arm in its colour, below the level that ends a run."""
     for row, (arm, line) in enumerate(lines.items()):
         if line:

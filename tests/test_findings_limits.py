@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy.analysis import figures, findings, rates
+from bnstudy.analysis import figures, findings, limits
 from bnstudy.analysis.findings import Evidence, Verdict
 
 GRID = (1e-4, 1e-3, 0.01, 0.1, 1.0)
@@ -98,8 +98,8 @@ def test_what_the_search_adds_is_no_part_of_the_grid() -> None:
     data = runs(AS_PUBLISHED)["runs"]
     more = data[data["seed"] == 0].assign(lr=0.03, run_id="more", final_test_accuracy=0.99)
     both = pd.concat([data, more], ignore_index=True)
-    assert rates.grid(both)["lr"].max() == 1 and set(rates.grid(both)["lr"]) == set(GRID)
-    assert rates.best(both[both["norm"] == "batch"]) == rates.best(data[data["norm"] == "batch"]) == 0.01
+    assert limits.grid(both)["lr"].max() == 1 and set(limits.grid(both)["lr"]) == set(GRID)
+    assert limits.best(both[both["norm"] == "batch"]) == limits.best(data[data["norm"] == "batch"]) == 0.01
     assert len(GRIDS[0].numbers({"runs": both})) == 1 + len(GRID)
 
 

@@ -15,19 +15,18 @@ from matplotlib.lines import Line2D
 from bnstudy.analysis import bracket, criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Comparison
-from bnstudy.analysis.frames import ARMS, DASH, arms, number, spread
+from bnstudy.analysis.frames import ARMS, CHANCE, DASH, arms, number, spread
 from bnstudy.analysis.stats import Scale
 
 FACTOR = 1.25  # to which the searches of the sweeps narrow a bracket
-CHANCE = 10.0  # accuracy (%) of guessing among ten classes
 OUTCOMES = ("trained", "stalled", "diverged")
 
 
-def edges(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def by_cell(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """One row a cell, the runs that share the columns `by`: its bracket of the largest learning rate that trains.
 
     `low`: the largest rate up to which every tried one trains; NaN where there is none, which decides nothing about the
-    cell. `high`: the next, which does not train, infinite where none is known. `islands`: how many rates above `high`
+    cell. `high`: the next, which does not train, infinite where none is known. `non_monotone`: how many rates above it
     train. `finite`: none learns, and the bracket is that of the rates which stay finite (outcomes by losses). `told`:
     the same in words.
     """
@@ -36,11 +35,11 @@ def edges(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         found = bracket.of(dict(zip(cell["lr"], cell["outcome"], strict=True)))
         low = math.nan if found.low is None else found.low
         high = math.inf if found.high is None else found.high
-        rows.append((*key, low, high, len(found.islands), found.finite, str(found)))
-    return pd.DataFrame(rows, columns=[*by, "low", "high", "islands", "finite", "told"])
+        rows.append((*key, low, high, len(found.non_monotone), found.finite, str(found)))
+    return pd.DataFrame(rows, columns=[*by, "low", "high", "non_monotone", "finite", "text"])
 
 
-def wider(factor: float = 10) -> Criterion:
+def larger(factor: float = 10) -> Criterion:
     """That the largest rate that trains is larger with BN, by this factor; a part: by more than the search resolves."""
     of = "largest rate that trains with BN over that without"
     return Criterion(
@@ -50,16 +49,16 @@ def wider(factor: float = 10) -> Criterion:
     )
 
 
-def limits(cells: pd.DataFrame) -> dict[str, Sample]:
+def ratios(cells: pd.DataFrame) -> dict[str, Sample]:
     """What `wider` asks for."""
-    part = wider().full[0]
+    part = larger().full[0]
     return {part.key: criteria.compared(cells, "low", Scale.log, of="batch")}
 
 
 FALLS = Part("slope of the log of the largest rate that trains on the log of depth, without BN", below=0)
 
 
-def by_depth(cells: pd.DataFrame) -> dict[str, Sample]:
+def slopes(cells: pd.DataFrame) -> dict[str, Sample]:
     """What `FALLS` asks for: by seed that has every depth, over those at which some rate trains."""
     cells = cells[cells.groupby("seed")["depth"].transform("nunique") == cells["depth"].nunique()]
     slopes = {
@@ -69,24 +68,24 @@ def by_depth(cells: pd.DataFrame) -> dict[str, Sample]:
     return {FALLS.key: criteria.single(pd.Series(slopes, dtype=float))}
 
 
-def empty(cells: pd.DataFrame) -> pd.DataFrame:
+def without_limit(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells of which no rate is known up to which training works."""
     return cells[cells["low"].isna()]
 
 
-def told(cells: pd.DataFrame) -> str:
+def described(cells: pd.DataFrame) -> str:
     """The largest rates that train over some cells: median and range of `low`; which brackets are open, torn, empty."""
     low = spread(cells["low"])
     words = [str(low)] if low.n else []
     open_ended = int((cells["high"].eq(math.inf) & cells["low"].notna()).sum())
     words += [f"{open_ended} at or above"] if open_ended else []
-    words += [f"{count} not monotone" for count in [int(cells["islands"].gt(0).sum())] if count]
+    words += [f"{count} not monotone" for count in [int(cells["non_monotone"].gt(0).sum())] if count]
     return ("; ".join(words) + _none(cells)).removeprefix("; ") or DASH
 
 
 def _none(cells: pd.DataFrame) -> str:
     """How many cells have no rate that trains, as the end of a sentence."""
-    count = len(empty(cells))
+    count = len(without_limit(cells))
     return f"; no rate trains in {count} of {len(cells)} cells" if count else ""
 
 
@@ -172,7 +171,7 @@ def grid_figure(fig: Figure, runs: pd.DataFrame) -> None:
         "test accuracy after the last epoch": lambda ax: accuracies(ax, runs),
         "how far training is ahead of test accuracy": lambda ax: gaps(ax, runs),
         "when training diverges": lambda ax: divergences(ax, runs),
-        "where training ends, a bar a seed": lambda ax: brackets(ax, edges(runs, ["norm", "seed"]), "norm"),
+        "where training ends, a bar a seed": lambda ax: brackets(ax, by_cell(runs, ["norm", "seed"]), "norm"),
     }
     for ax, letter, (title, panel) in zip(axes, "abcd", draw.items(), strict=True):
         panel(ax)
@@ -201,24 +200,24 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
             ax.set_ylabel("training accuracy (%)\ndiverged: 0")
         figures.panel(ax, "abcdef"[place], f"{depth} layers")
     ends = panels["ends"]
-    brackets(ends, edges(runs, ["norm", "depth", "seed"]), "depth")
+    brackets(ends, by_cell(runs, ["norm", "depth", "seed"]), "depth")
     ends.set_xlabel("weight layers")
     figures.panel(ends, "abcdefg"[len(depths)], "where training ends, a bar a seed")
 
 
 def depth_numbers(runs: pd.DataFrame) -> list[Comparison]:
     """The largest rates that train by depth."""
-    cells = edges(runs, ["norm", "depth", "seed"])
+    cells = by_cell(runs, ["norm", "depth", "seed"])
     return [
-        Comparison(f"largest learning rate that trains, {depth} layers", DASH, DASH, DASH, told(part))
+        Comparison(f"largest learning rate that trains, {depth} layers", DASH, DASH, DASH, described(part))
         for depth, part in cells.groupby("depth")
     ]
 
 
 def grid_numbers(runs: pd.DataFrame) -> list[Comparison]:
     """The largest rates that train, and the test accuracies at each rate that every cell was run at, the grid's."""
-    cells = edges(runs, ["norm", "seed"])
-    largest = [told(cells[cells["norm"] == arm]) for arm in ARMS]
+    cells = by_cell(runs, ["norm", "seed"])
+    largest = [described(cells[cells["norm"] == arm]) for arm in ARMS]
     lines = [Comparison("largest learning rate that trains", DASH, DASH, largest[0], largest[1])]
     for lr, part in grid(runs).groupby("lr"):
         ours = [_accuracy(part[part["norm"] == arm]) for arm in ARMS]
@@ -243,8 +242,8 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
     for position, value in enumerate(order):
         part = cells[cells[column] == value].sort_values("seed")
         colour = figures.COLOURS[part["norm"].iloc[0]]
-        ends = zip(part["low"], part["high"], part["islands"], strict=True)
-        for place, (low, high, islands) in enumerate(ends):
+        ends = zip(part["low"], part["high"], part["non_monotone"], strict=True)
+        for place, (low, high, non_monotone) in enumerate(ends):
             x = position + (place - (len(part) - 1) / 2) * spacing
             if math.isnan(low):
                 continue
@@ -252,7 +251,7 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
                 ax.plot([x], [low], "^", color=colour, ms=6, mew=0)
             else:
                 ax.plot([x, x], [low, high], color=colour, lw=5, solid_capstyle="butt", zorder=3)
-                if islands:
+                if non_monotone:
                     ax.plot([x], [math.sqrt(low * high)], "o", color="white", ms=3, mew=0, zorder=4)
         of = stats.interval(part["low"], Scale.log)
         if of.n:

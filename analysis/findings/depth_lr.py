@@ -1,4 +1,4 @@
-"""Do shallower networks without BN bear larger learning rates (Bjorck et al. 2018, appendix H)?"""
+"""Do shallower networks without BN train at larger learning rates (Bjorck et al. 2018, appendix H)?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLAIMS = (
         origin="paper",
         where="Appendix H",
         scale="reduced",
-        says="Shallower networks without BN bear larger learning rates.",
+        says="Without BN shallower networks train at larger learning rates.",
         criterion=Criterion(
             (limits.FALLS,),
             remark="Over the depths of the sweep, by least squares, seed by seed; a rate trains where the training "

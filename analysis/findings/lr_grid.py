@@ -1,4 +1,4 @@
-"""Which learning rates the paper's network bears with BN and without (Bjorck et al. 2018, section 3)."""
+"""Which learning rates the paper's network trains at, with BN and without (Bjorck et al. 2018, section 3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bnstudy.analysis import limits
 from bnstudy.analysis.criteria import Sample
 from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
 
-TITLE = "ResNet-110: the learning rates it bears with and without BN"
+TITLE = "ResNet-110: learning-rate limits with BN and without"
 CAPTION = (
     "ResNet-110 on CIFAR-10 for 165 epochs at each learning rate. (a) Accuracy on the test images; a mark a run, line: "
     "mean, on the grid, of the runs that did not diverge; numbers below the axis: runs that diverged (mini-batch "

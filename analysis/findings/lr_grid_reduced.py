@@ -1,4 +1,4 @@
-"""Which learning rates a network bears with BN and without, on a laptop's scale (Bjorck et al. 2018, section 3)."""
+"""Which learning rates a network trains at, with BN and without, at a small scale (Bjorck et al. 2018, section 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judg
 from bnstudy.analysis.frames import ARMS, CHANCE, number
 from bnstudy.analysis.stats import Scale
 
-TITLE = "ResNet-20 on 128 images: the learning rates it bears with and without BN"
+TITLE = "ResNet-20 on 128 images: learning-rate limits with BN and without"
 CAPTION = (
     "A small edition of the grid of learning rates: ResNet-20 instead of ResNet-110, 128 images of CIFAR-10 instead of "
     "50,000, 80 epochs instead of 165, without augmentation, tested on 1,000 images. (a) Accuracy on these; a mark a "

@@ -22,7 +22,7 @@ TIMES = 30  # by which the limit is to be larger with BN, at least
 SHARE = 1 / 3  # of the slope without BN, that with BN at most
 CURVATURE = "stability_curvature/hessian_top_eigenvalue"
 
-TITLE = "The largest learning rate a network bears in its first epoch, by depth"
+TITLE = "The largest stable learning rate of the first epoch, by depth"
 CAPTION = (
     "CIFAR ResNets on all of CIFAR-10, one epoch on mini-batches of 128 at a constant rate, fp32. (a) Limit of each "
     "seed: a bar from the largest rate that learns (mean of the last 50 losses below 2.25) to the next, which does "
@@ -67,7 +67,7 @@ CLAIMS = (
         origin="paper",
         where="Appendix H",
         scale="true depth, one epoch",
-        says="Shallower networks without BN bear larger learning rates.",
+        says="Without BN shallower networks train at larger learning rates.",
         criterion=Criterion(
             (FALLS, SLOWER),
             partial=(FALLS,),

@@ -1,4 +1,4 @@
-"""Which of the paper's learning rates its network bears at its own depth (Bjorck et al. 2018, section 3)."""
+"""Which of the paper's learning rates its network trains at, at its own depth (Bjorck et al. 2018, section 3)."""
 
 from __future__ import annotations
 

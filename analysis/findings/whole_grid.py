@@ -133,7 +133,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
         SHARE.key: one / everywhere,
         GAINED.of: everywhere,
         OTHER.of: pd.Series(float(chosen["*"] == chosen["none"]), index=gained.index),
-        **_bears(runs),
+        **_by_rate(runs),
     }
     for place in PLACES:
         rates = runs.loc[runs["place"] == place, "lr"]
@@ -185,7 +185,7 @@ def _at(runs: pd.DataFrame, place: str, rate: float | None) -> pd.DataFrame:
     return runs[(runs["place"] == place) & (runs["lr"] == rate)].set_index("seed")
 
 
-def _bears(runs: pd.DataFrame) -> dict[str, pd.Series]:
+def _by_rate(runs: pd.DataFrame) -> dict[str, pd.Series]:
     """How many rates both arms were run at have what LOST, UNUSED and CONTROL name, the same for every seed."""
     rates = [float(rate) for rate in sorted(runs["lr"].unique())]
     kinds = {rate: [_at(runs, place, rate)["kind"] for place in ("*", "none")] for rate in rates}

@@ -1,4 +1,4 @@
-"""What a network bears: outcomes of runs at rates of a grid, counted over seeds, and how their losses are drawn."""
+"""What becomes of runs at the rates of a grid, counted over seeds, and how their losses are drawn."""
 
 from __future__ import annotations
 

@@ -57,13 +57,17 @@ class ReportError(RuntimeError):
 def make(
     workspace: Path, *, html: bool, into: Path | None = None, findings_dir: Path = FINDINGS, strict: bool = False
 ) -> int:
-    """`build`, with the paths of what it made or what failed told to the user; returns the exit code."""
+    """`build`, with what it wrote and what failed printed, the page last; returns the exit code."""
     try:
         made, failures = build(workspace, findings_dir, into=into, html=html, strict=strict), {}
     except ReportError as error:
         made, failures = error.paths, error.failures
+    drawn = [path for path in made if path.suffix == ".svg"]
+    if drawn:
+        print(f"{len(drawn)} figures in {drawn[0].parent}")
     for path in made:
-        print(path)
+        if path.suffix not in (".svg", ".png"):
+            print(path)
     for name, why in failures.items():
         print(f"{name}: {why}", file=sys.stderr)
     return int(bool(failures))

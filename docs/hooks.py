@@ -111,4 +111,5 @@ def _helps() -> Iterator[tuple[str, str]]:
     for action in cli._parser()._actions:
         if isinstance(action.choices, dict):  # the commands
             for name, sub in action.choices.items():
-                yield name, sub.format_help()
+                folder = r"\(default:\s+/\S*/(results|data)\)"  # of the machine that builds the site
+                yield name, re.sub(folder, r"(default: the project's \1)", sub.format_help())

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bnstudy.analysis import criteria, findings
-from bnstudy.analysis.criteria import Criterion, Need, Outcome, Part, Sample
+from bnstudy.analysis.criteria import Criterion, Need, Outcome, Part, Sample, Where
 from bnstudy.analysis.findings import Claim, Verdict
 from bnstudy.analysis.stats import Scale
 
@@ -121,3 +121,26 @@ def test_slips_in_a_criterion_are_named():
 
 def test_what_is_not_defined_is_open():
     assert RATIO.outcome(pd.Series([math.nan] * 5)) is Outcome.open
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1, 1, 1], Verdict.reproduced), ([1, 0, 1], Verdict.partly), ([0, 0, 0], Verdict.not_reproduced),
+     ([1, 1, math.nan], Verdict.undecided)],
+)  # fmt: skip
+def test_a_bound_may_hold_in_every_seed_or_in_some(values: list[float], expected: Verdict) -> None:
+    every, some = (Part("learns", above=0.5, where=where) for where in (Where.every, Where.some))
+    rule = Criterion((every,), partial=(some,))
+    assert verdict(rule, learns=criteria.single(pd.Series(values, dtype=float)))[0] is expected
+    assert "above 0.5 in every seed: reproduced" in str(rule) and "above 0.5 in some seed: partly" in str(rule)
+
+
+def test_parts_without_values_are_left_out_where_that_is_said() -> None:
+    near, far = (Part("apart", above=-2, below=2, at=at) for at in ("near", "far"))
+    rule = Criterion((near, far), partial=1, left_out="nothing fits", min_seeds=4)
+    nothing = criteria.single(pd.Series(dtype=float))
+    assert verdict(rule, **{near.key: around(0, 0.1), far.key: nothing}) == (Verdict.reproduced, "")
+    assert verdict(rule, **{near.key: nothing, far.key: nothing}) == (Verdict.undecided, "nothing fits")
+    assert verdict(rule, **{near.key: around(0, 0.1, 3), far.key: nothing}) == (
+        Verdict.undecided, "fewer than 4 seeds"
+    )  # fmt: skip

@@ -112,6 +112,8 @@ def test_the_figure_shows_the_numbers_that_are_judged(path: Path) -> None:
         and not any(differs_by(panel, estimate.mean) for panel in panels)
     ]
     assert missing == []
+    lines = finding.numbers(data)
+    assert all(line.quantity and isinstance(cell, str) for line in lines for cell in (line.ours_batch, line.ours_none))
 
 
 def plotted(finding: Finding, data: dict) -> Figure:

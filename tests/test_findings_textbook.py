@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy.analysis import figures, findings
+from bnstudy.analysis import findings
 from bnstudy.analysis.findings import Evidence, Finding, Verdict
 
 SEEDS = range(5)
@@ -238,15 +238,6 @@ def test_two_seeds_or_three_epochs_decide_nothing(name: str, make: Callable[[], 
     short = {table: rows.assign(epochs=3) for table, rows in frames.items()}
     short = {table: rows[rows["epoch"] <= 9] if "epoch" in rows else rows for table, rows in short.items()}
     assert {each.verdict for each in judged(name, short)} == {Verdict.undecided}
-
-
-@pytest.mark.parametrize(("name", "make"), [(name, make) for name, make, _ in CASES])
-def test_each_draws_and_tells_its_numbers(name: str, make: Callable[[], Frames]) -> None:
-    one, frames = finding(name), make()
-    fig = figures.new(one.size, "t", "s", synthetic=False)
-    one.plot(fig, frames)
-    assert fig.axes and all(ax.lines or ax.collections or ax.texts for ax in fig.axes)
-    assert all(isinstance(line.ours_batch, str) for line in one.numbers(frames))
 
 
 def test_an_effect_is_that_of_a_full_factorial() -> None:

@@ -17,7 +17,7 @@ def keep_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs keep the weights of their network, and the store reads them, where it does not by itself."""
     if hasattr(Store, "weights"):
         return
-    end = runner._Making.end
+    end = runner._Trainer.end
 
     def end_and_keep(self, mirrors):
         states = [self._engine.network(run).state_dict() for run in range(self._engine.num_runs)]
@@ -29,7 +29,7 @@ def keep_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def weights(self: Store, run_id: str) -> dict[str, Tensor]:
         return torch.load(paths.run(self.results, run_id) / WEIGHTS)
 
-    monkeypatch.setattr(runner._Making, "end", end_and_keep)
+    monkeypatch.setattr(runner._Trainer, "end", end_and_keep)
     monkeypatch.setattr(Store, "weights", weights, raising=False)
 
 

@@ -260,7 +260,7 @@ def test_ctrl_c_is_130(root, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(study, "single", interrupted)
     assert main("run", *TINY, "--data-root", root, "--results", tmp_path) == cli.EXIT_INTERRUPTED
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command resumes there" in capsys.readouterr().err
 
 
 @pytest.fixture

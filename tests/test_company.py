@@ -172,14 +172,14 @@ def test_a_stack_is_what_the_bits_of_its_runs_depend_on(tmp_path, root):
 def test_a_group_that_is_taken_apart_says_so_and_keeps_its_bits(tmp_path, root, undisturbed, monkeypatch, capsys):
     configs = grid(root)
     interrupted(configs, tmp_path, at=5)
-    begin = runner._Making.__init__
+    begin = runner._Trainer.__init__
 
     def no_room(self, group, *rest):
         if len(group.jobs) > 1:
             raise RuntimeError("out of memory")
         begin(self, group, *rest)
 
-    monkeypatch.setattr(runner._Making, "__init__", no_room)
+    monkeypatch.setattr(runner._Trainer, "__init__", no_room)
     sweep(configs, tmp_path)
     log = capsys.readouterr().out
     assert all(word in log for word in ("out of memory", names(configs)[5], "by itself"))

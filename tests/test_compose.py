@@ -312,3 +312,10 @@ def test_infinity_is_no_learning_rate():
     with pytest.raises(ValueError, match=r"optim\.lr = inf"):
         compose.one(["optim.lr=inf"])
     assert math.isinf(compose.one(["train.divergence_loss=inf"]).train.divergence_loss)
+
+
+def test_arms_and_recipes_say_what_they_set():
+    lines = compose.choices(["arm=batch,none", "optim.momentum=0.5", "recipe=lenet", "norm=batch"])
+    assert lines[0] == "arm=batch sets norm=batch, optim.lr=0.1, train.epochs=165"
+    assert lines[1].startswith("arm=none sets norm=none, optim.lr=0.0001")
+    assert len(lines) == 3 and "data.batch_size=256" in lines[2]

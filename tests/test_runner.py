@@ -621,9 +621,9 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path
         assert wait_for(partial(none_alive, workers)), "a worker outlived its parent"
         ended = ended or "tables: " in told
         if end == signal.SIGINT:
-            assert process.returncode == 130 and "the same command goes on" in errors, errors
+            assert process.returncode == 130 and "the same command resumes" in errors, errors
         if end == signal.SIGALRM:
-            assert "the same command goes on. lenet_lr_grid, seed 0: 0 of 2 runs done\n" in told
+            assert "the same command resumes. lenet_lr_grid, seed 0: 0 of 2 runs done\n" in told
             assert "\nlenet_lr_grid               2 runs: 2 interrupted; about " in told
             assert process.returncode == 0, errors
         if end != signal.SIGKILL:
@@ -677,7 +677,7 @@ def test_ctrl_c_saves_a_real_run_and_the_same_command_goes_on(tmp_path, root):
     finally:
         process.kill()
     assert process.returncode == 130 and "Traceback" not in errors, errors
-    assert "the same command goes on from there" in errors
+    assert "the same command resumes there" in errors
     one = compose.one([*overrides, f"runtime.data_root='{root}'"])
     (group,) = pending([one], results)
     saved = checkpoint.load(results, group)

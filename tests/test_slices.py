@@ -118,7 +118,7 @@ def test_a_slice_goes_seed_by_seed_in_the_order_of_the_suite_and_says_what_is_le
     assert [name.split("-")[3] for name in done].count("s0") == 2 and len(done) == 3  # seed 0's arms, then seed 1's
     assert told.index("Brief.") < told.index("brief, seed 0: 2 runs") < told.index("brief, seed 1: 2 runs")
     assert "Tiny." not in told
-    _, left = told.split("what was done is kept; the same command goes on.")
+    _, left = told.split("what was done is kept; the same command resumes.")
     assert re.search(r"\nbrief +4 runs: 3 completed, 1 interrupted; about .* left for one process\n", left)
     assert re.search(r"\ntiny +4 runs: 4 pending; about .* left for one process\n", left)
 

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code = COMMANDS[known.command].act(known)
         sys.exit(code)
     except budget.Spent as spent:
-        print(f"bnstudy: the time is spent, what was done is kept; the same command goes on. {spent}".rstrip())
+        print(f"bnstudy: the time is spent, what was done is kept; the same command resumes. {spent}".rstrip())
     except ValueError as error:
         print(f"bnstudy: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # whatever is still to end: another one ends it at once
-        print("\nbnstudy: interrupted; what was saved is kept, the same command goes on from there", file=sys.stderr)
+        print("\nbnstudy: interrupted; what was saved is kept, the same command resumes there", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 
@@ -239,6 +239,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from bnstudy.sweep import study
 
     overrides, preview = _with_places(arguments), _preview(arguments)
+    _print_choices(arguments)
     if arguments.several:
         return study.sweep(compose.AD_HOC, arguments.preset, overrides, arguments.results, None, **preview)
     if arguments.sweep is None:
@@ -290,6 +291,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if "=" in name:
         arguments.overrides.insert(0, name)
         name = compose.AD_HOC
+    _print_choices(arguments)
     launcher, overrides = launchers.chosen(arguments.launcher, _with_places(arguments), wait=arguments.wait)
     at = arguments.results, arguments.jobs, launcher
     preview = _preview(arguments)
@@ -562,8 +564,16 @@ def _with_places(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
+def _print_choices(arguments: argparse.Namespace) -> None:
+    """Print what the chosen recipe, arm or variant sets: a rate and a budget, too, which its name does not say."""
+    from bnstudy.config import compose
+
+    for line in compose.choices([text for text in arguments.overrides if not text.startswith("launcher.")]):
+        print(line, file=sys.stderr)
+
+
 def _say_what_is_given_twice(overrides: Sequence[str]) -> None:
-    """Of several values for one key the last counts, as in a shell's options; which those are is said."""
+    """Print which values do not count: of several for one key only the last does, as in a shell's options."""
     last: dict[str, str] = {}
     for text in overrides:
         key = text.lstrip("+~").partition("=")[0]

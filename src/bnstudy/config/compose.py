@@ -30,6 +30,7 @@ from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 
 ROOT = project.ROOT
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
+BUNDLES = ("recipe", "arm", "variant")  # groups whose files set values all over the configuration
 LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
 AD_HOC = "adhoc"  # a sweep without a file: a single run's configuration, the axes from the overrides
 VERSION = "1.3"
@@ -187,6 +188,16 @@ def _primary(sweep: str) -> tuple[Path, str]:
     if sweep == AD_HOC:
         return CONF, "config"
     return _file(sweep).parent, sweep
+
+
+def choices(overrides: Sequence[str]) -> list[str]:
+    """What each recipe, arm or variant among the overrides sets, as in `arm=batch sets norm=batch, optim.lr=0.1`."""
+    lines = []
+    for text in (text for override in _parsed(overrides) for text in _points(override)):
+        key, _, name = text.partition("=")
+        if key in BUNDLES and (values := _set_by(_confs(), key, name)):
+            lines.append(f"{text} sets {', '.join(f'{leaf}={value}' for leaf, value in values.items())}")
+    return lines
 
 
 def _place(points: MutableMapping[str, list[str]], override: Override) -> None:

@@ -110,7 +110,7 @@ def locate(
     """The first of: arrays in `root`/`name`, torchvision's files under `root` or downloaded, synthetic data if allowed.
 
     What is read from torchvision's files is laid out as arrays, so that it is read so once. Files that are there but
-    damaged are an error, never a reason to go on to the next source. Raises DataError saying what was tried and the
+    damaged are an error, never a reason to try the next source. Raises DataError saying what was tried and the
     remedies.
     """
     root = Path(root).absolute()
@@ -121,9 +121,9 @@ def locate(
     if name in archives.FILES:
         try:
             with work_folder(root, name) as work:
-                made = archives.prepare(name, root, work, download=download, report=report)
-                label(made, {"source": TORCHVISION})
-                publish(made, folder)
+                prepared = archives.prepare(name, root, work, download=download, report=report)
+                label(prepared, {"source": TORCHVISION})
+                publish(prepared, folder)
             return _allowed(_inspect(name, folder), allow_synthetic)
         except archives.Damaged as error:
             raise DataError(f"{name}: {error}") from None
@@ -321,13 +321,13 @@ def _stand_in(name: str, root: Path, report: Callable[[str], None]) -> Source:
         report(f"{name}: generating synthetic images")
         known = KNOWN[name]
         with work_folder(root, name) as work:
-            made = work / "arrays"
-            made.mkdir()
+            prepared = work / "arrays"
+            prepared.mkdir()
             arrays = synthetic.make(known.shape, known.num_classes, known.num_train, known.num_test)
             for part, array in arrays.items():
-                np.save(made / f"{part}.npy", array)
-            label(made, {"source": SYNTHETIC, "seed": synthetic.SEED})
-            publish(made, folder)
+                np.save(prepared / f"{part}.npy", array)
+            label(prepared, {"source": SYNTHETIC, "seed": synthetic.SEED})
+            publish(prepared, folder)
     source = _inspect(name, folder)
     if not source.synthetic:
         raise DataError(f"{folder / SOURCE_FILE} does not say that these images are synthetic data: delete {folder}")
@@ -356,20 +356,20 @@ def work_folder(root: Path, name: str) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def label(made: Path, about: dict[str, Any]) -> None:
+def label(prepared: Path, about: dict[str, Any]) -> None:
     """Completes a folder of arrays with its SOURCE.json."""
-    sha256 = {part: _sha256([np.load(made / f"{part}.npy", mmap_mode="r")]) for part in PARTS}
-    (made / SOURCE_FILE).write_text(json.dumps(about | {"sha256": sha256}, indent=1) + "\n", encoding="utf-8")
+    sha256 = {part: _sha256([np.load(prepared / f"{part}.npy", mmap_mode="r")]) for part in PARTS}
+    (prepared / SOURCE_FILE).write_text(json.dumps(about | {"sha256": sha256}, indent=1) + "\n", encoding="utf-8")
 
 
-def publish(made: Path, folder: Path) -> None:
+def publish(prepared: Path, folder: Path) -> None:
     """Moves a folder to its place, whole or not at all; where another process was first, its folder stays."""
-    for file in made.iterdir():
+    for file in prepared.iterdir():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        made.rename(folder)
+        prepared.rename(folder)
     except OSError as error:
         if not _has_arrays(folder):
             raise DataError(

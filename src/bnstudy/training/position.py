@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 LOOKS = DUE, AT_DIVERGENCE = "due", "at divergence"
-Leavable = Callable[[str], AbstractContextManager[str | None]]  # given what goes on within
+Leavable = Callable[[str], AbstractContextManager[str | None]]  # given what happens within, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Mark:
 
 @dataclass(slots=True)
 class Position:
-    """Where training stands: with the engine's state, enough to go on to the bit. Lists have one entry a run."""
+    """Where training stands: with the engine's state, enough to resume to the bit. Lists have one entry a run."""
 
     step: int = 0
     diverged_step: list[int | None] = field(default_factory=list)

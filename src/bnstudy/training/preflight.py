@@ -1,7 +1,6 @@
-"""Which configurations make no run here, found out before any run is made: what components, data and machine refuse.
+"""Checks before any run starts: whether components, data and machine take the configuration.
 
-Whether a value is of its type and in its range `config` decides, of which nothing here is repeated; a component's file
-decides about its own options, and is asked by building it.
+Types and ranges of values are checked in `config`. A component's file checks its own options: it is built for that.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def _check_components(config: Config, source: Source) -> None:
         _check_batches(config, source, network)
     except ValueError:
         raise
-    except Exception:  # no value's fault but a component's, which the run itself will tell of, with the traceback
+    except Exception:  # a component's fault and no value's: the run itself fails, and says where
         return
 
 
@@ -85,13 +84,13 @@ def _check_batches(config: Config, source: Source, network: nn.Module) -> None:
         looks = plan.at or plan.every_steps or plan.every_epochs or plan.at_end or plan.at_divergence
         if looks and plan.on == "probe_batch":
             asked.setdefault(plan.batch_size or size, f"probes.{name}.batch_size = {plan.batch_size or size}")
-    for examples, said in asked.items():
+    for examples, value in asked.items():
         try:
             network.train()(torch.zeros(examples, *_shape(config, source), device="meta"))
         except ValueError as error:
             norm = config.norm["name"]
             options = "".join(f", norm.{key} = {value}" for key, value in norm_options(config).items() if key == "size")
-            raise ValueError(f"{said}{options}: {norm} needs two or more in each ({error})") from None
+            raise ValueError(f"{value}{options}: {norm} needs two or more in each ({error})") from None
 
 
 def _outline(config: Config, source: Source) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Makes one group of runs: builds what it needs, resumes where it was, keeps its rows, ends with a manifest a run."""
+"""Train one group of runs: build or resume it, keep its rows, and end with a manifest for each run."""
 
 from __future__ import annotations
 
@@ -160,10 +160,10 @@ def run(
     stop: Stop,
     endings: Mapping[str, Ending | None] | None = None,
 ) -> list[Ended]:
-    """Makes the group's runs. An exception marks them failed, or, in a group of several, has each made for itself.
+    """Train the group's runs. An exception marks a run failed; in a group of several each then trains alone.
 
     This process holds them meanwhile; those that other processes ended since they had these `endings` are left alone.
-    Whatever is raised or marked, what a checkpoint holds stays: once the cause is gone the runs go on from there.
+    Whatever is raised or marked, what a checkpoint holds stays: once the cause is gone the runs resume from there.
     Raises Refused (bad input; nothing was written), Interrupted (after a checkpoint), KeyboardInterrupt (where there
     was nothing to save), or OSError (the disk's fault and not a run's; locks.Locked: another process trains one).
     """
@@ -182,7 +182,7 @@ def _train_what_is_left(group: Group, results: Path, endings: Mapping[str, Endin
     ended = _looked_at(group, results, work.threads)
     ended += _ended_elsewhere(group, results, endings, {one.run_id for one in ended})
     left = tuple(job for job in group.jobs if job.run_id not in {one.run_id for one in ended})
-    if left and checkpoint.exists(results, group):  # it goes on whole
+    if left and checkpoint.exists(results, group):  # it resumes whole
         left, ended = group.jobs, []
     if left:
         ended += _train(Group(left), results, work)
@@ -274,18 +274,18 @@ def _run(group: Group, results: Path, work: _Work) -> list[Ended]:
         checkpoint.forget(results, group)
         saved = None
     try:
-        made = _Making(group, results, saved["threads"] if saved else work.threads, _looks(group, results, saved))
+        trainer = _Trainer(group, results, saved["threads"] if saved else work.threads, _looks(group, results, saved))
     except ValueError as error:
         raise Refused(str(error)) from error
     work.held.check()
     let_go(results, {job.run_id for job in group.jobs}, keep=group)  # what is there of them is written anew
-    if saved is None or not made.resume(saved):
-        made.begin()
+    if saved is None or not trainer.resume(saved):
+        trainer.begin()
     del saved  # its tensors have been copied
-    with made.mirrored() as mirrors, work.stop.deferred(made.training.total_steps > 0):
-        made.make(mirrors, work)
+    with trainer.mirrored() as mirrors, work.stop.deferred(trainer.training.total_steps > 0):
+        trainer.train(mirrors, work)
     work.held.check()
-    return made.end(mirrors)
+    return trainer.end(mirrors)
 
 
 def _looks(group: Group, results: Path, saved: dict[str, Any] | None) -> dict[str, Look]:
@@ -312,7 +312,7 @@ def _take_apart(group: Group, results: Path, work: _Work) -> tuple[list[Ended], 
     gc.collect()  # what raised left its networks behind
     try:
         for job in left[:1]:
-            _Making(Group((job,)), results, work.threads, {})
+            _Trainer(Group((job,)), results, work.threads, {})
         work.held.check()
         _divide_checkpoint(group, left, results)
     except OSError:
@@ -339,8 +339,8 @@ def _divide_checkpoint(group: Group, left: Sequence[Job], results: Path) -> None
     checkpoint.forget(results, group)
 
 
-class _Making:
-    """A group of runs in the making: its network, its data, its tables, and the time they took."""
+class _Trainer:
+    """A group of runs while it trains: its network, data and tables, and the time they took."""
 
     def __init__(self, group: Group, results: Path, threads: int, looks: dict[str, Look]) -> None:
         self._began = time.perf_counter()
@@ -359,22 +359,22 @@ class _Making:
         self._commits = [provenance.code()["commit"]]
         how = engine.facts(self._config, len(configs), self._device)["engine"]
         self._groups = [{"id": group.id, "num_runs": len(configs), "engine": how, "from_step": 0}]
-        self._earlier: list[dict[str, Any]] = []  # facts of processes that made a part of the runs before
+        self._earlier: list[dict[str, Any]] = []  # facts of processes that trained a part of the runs before
         self.training = Training(configs, self._engine, loader, Observer(looks, self._config, loader, initial))
         self._before = {job.run_id: _ended_with(job, self._store) for job in group.jobs}
         self._lacked = {job.run_id for job in group.jobs if _lacks(job, results)}
 
     def begin(self) -> None:
-        """From the start. A run that has ended, trained again for a look, stays until its new files replace it."""
+        """Start. A run that has ended and is trained again for a look stays until its new files replace it."""
         self._writers = [self._store.writer(job.run_id) for job in self._group.jobs]
         for job, writer in zip(self._group.jobs, self._writers, strict=True):
             writer.restart() if self._before[job.run_id] is None else writer.again()
 
     def resume(self, saved: dict[str, Any]) -> bool:
-        """Goes on from a checkpoint, to the bit; False, with a sentence and nothing changed, where it is of no use.
+        """Resume from a checkpoint, to the bit; False, after saying why and changing nothing, where it is of no use.
 
-        Of no use is one of other code, whose state is another, and one whose rows are damaged. Whatever else is raised
-        is not the checkpoint's fault.
+        That is one of other code, with another state, or one whose rows are damaged. Anything else that is raised is
+        not the checkpoint's fault.
         """
         try:
             position = Position(**saved["position"])
@@ -402,7 +402,7 @@ class _Making:
 
     @contextmanager
     def mirrored(self) -> Iterator[list[Sink]]:
-        """The runs' mirrors; where the making stops short they are closed with the reason."""
+        """The runs' mirrors at the tracker; where training stops short they are closed with the reason."""
         mirrors = [sinks.make(job.config, job.run_id, self._results, _facts(job)) for job in self._group.jobs]
         try:
             yield mirrors
@@ -411,15 +411,15 @@ class _Making:
                 mirror.finish("failed" if isinstance(error, Exception) else "interrupted", {})
             raise
 
-    def make(self, mirrors: Sequence[Sink], work: _Work) -> None:
-        """Trains to the end of the budget, saving now and then. Raises Interrupted once asked to stop, after a save."""
+    def train(self, mirrors: Sequence[Sink], work: _Work) -> None:
+        """Train to the end of the budget, saving now and then; on a request to stop save, and raise Interrupted."""
         try:
-            self._train(mirrors, work)
-        except Left:  # the look is repeated when the runs go on
+            self._train_and_save(mirrors, work)
+        except Left:  # the look is repeated when the runs resume
             self._save()
             raise Interrupted from None
 
-    def _train(self, mirrors: Sequence[Sink], work: _Work) -> None:
+    def _train_and_save(self, mirrors: Sequence[Sink], work: _Work) -> None:
         last_save = time.monotonic()
 
         def mark_due() -> bool:
@@ -441,13 +441,13 @@ class _Making:
             self._save()
 
     def end(self, mirrors: Sequence[Sink]) -> list[Ended]:
-        """Writes the runs' final tables and manifests; only then is the checkpoint dropped."""
+        """Write the runs' final tables and manifests, then remove the checkpoint."""
         *earlier, last = self._facts()
         facts = {
             **provenance.code(),
             "commits": self._commits,
             **last,
-            "earlier": earlier,  # how parts were made that were made otherwise
+            "earlier": earlier,  # how parts were trained that were trained otherwise
             "num_runs": len(self._group.jobs),
             "group": self._group.id,
             "groups": self._groups,  # several: taken apart, or resumed with another engine
@@ -458,8 +458,8 @@ class _Making:
             manifest["looks"] = {table: look.record for table, look in self._looks.items()}
             self._writers[index].finish(manifest, self._weights(job, index))
             self._compare(job)
-            told = {name: manifest[name] for name in ("outcome", "diverged_step", "num_steps")}
-            mirrors[index].finish(manifest["status"], manifest["final"] | told)
+            summary = {name: manifest[name] for name in ("outcome", "diverged_step", "num_steps")}
+            mirrors[index].finish(manifest["status"], manifest["final"] | summary)
             ended.append(Ended(job.run_id, State(manifest["status"])))
         checkpoint.forget(self._results, self._group)
         for writer in self._writers:
@@ -474,7 +474,7 @@ class _Making:
         return save({name: value.cpu().contiguous() for name, value in state.items()}, {"run": job.run_id})
 
     def _compare(self, job: Job) -> None:
-        """Says whether a run that was trained again ended in the same bits."""
+        """Print whether a run that was trained again ended in the same bits."""
         before = self._before[job.run_id]
         if before is None or job.run_id not in self._lacked:
             return
@@ -502,7 +502,7 @@ class _Making:
         checkpoint.save(self._results, self._group, state)
 
     def _facts(self) -> list[dict[str, Any]]:
-        """On what and how the runs were made so far, this process last, each way once."""
+        """The machines and settings that trained the runs so far, this process last, each once."""
         computed = engine.facts(self._config, len(self._group.jobs), self._device)
         ours = {**provenance.machine(), "threads": self._threads, **computed}
         return [*(each for each in self._earlier if each != ours), ours]

@@ -57,8 +57,8 @@ class Training:
     def rows(self, mark_due: Callable[[], bool], leavable: Leavable = nullcontext) -> Iterator[Rows | Mark]:
         """Trains and yields. After each update `mark_due` is asked; where it agrees, a `Mark` follows what is held.
 
-        Probes look within `leavable`: what is raised there leaves the state such that it may be saved, and training
-        goes on from it with the same look.
+        Probes look within `leavable`: what is raised there leaves a state that may be saved, and training resumes from
+        it with the same look.
         """
         position, self._leavable = self.position, leavable
         if position.step == 0:

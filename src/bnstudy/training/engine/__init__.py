@@ -35,7 +35,7 @@ def device(config: Config) -> torch.device:
 def prepare_host(threads: int) -> None:
     """Settings of the process: threads, deterministic kernels, and an allocator that keeps the memory it has.
 
-    What was computed before is forgotten (see `facts`).
+    Records of what computed before are cleared (see `facts`).
 
     glibc returns large blocks to the system as soon as they are freed, so that every activation of every step costs
     page faults; told to keep them it does not.

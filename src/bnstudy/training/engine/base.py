@@ -40,4 +40,4 @@ class Engine(Protocol):
         """Everything that changes in training: weights, running statistics, velocities, who is alive."""
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Goes on from `state`, to the bit."""
+        """Resume from `state`, to the bit."""

@@ -58,8 +58,8 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
         Exception
     ):  # the forward pass asks for values: whatever that provokes, the network itself can still be called
         return network
-    made = fx.GraphModule(network, graph)
-    modules = dict(made.named_modules())
+    fused = fx.GraphModule(network, graph)
+    modules = dict(fused.named_modules())
     for node in list(graph.nodes):
         if node.op == "call_module":
             module = modules[node.target]
@@ -68,25 +68,25 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
                 graph.erase_node(node)
     for node in list(graph.nodes):
         if found := _pooled_conv(node, modules, num_runs) or _norm_relu(node, modules):
-            _replace(made, *found)
+            _replace(fused, *found)
     graph.eliminate_dead_code()
     for node in list(graph.nodes):  # of the convolutions that are left
         if found := _winograd(node, modules):
-            _replace(made, *found)
+            _replace(fused, *found)
     graph.eliminate_dead_code()
-    made.recompile()
-    return made
+    fused.recompile()
+    return fused
 
 
 Found = tuple[nn.Module, tuple[fx.Node, ...], fx.Node]  # what takes its place, what it is called with, the last of it
 
 
-def _replace(made: fx.GraphModule, module: nn.Module, inputs: tuple[fx.Node, ...], last: fx.Node) -> None:
+def _replace(fused: fx.GraphModule, module: nn.Module, inputs: tuple[fx.Node, ...], last: fx.Node) -> None:
     name = f"fused_{last.name}"
-    made.add_submodule(name, module)
-    with made.graph.inserting_before(last):
-        last.replace_all_uses_with(made.graph.call_module(name, inputs))
-    made.graph.erase_node(last)
+    fused.add_submodule(name, module)
+    with fused.graph.inserting_before(last):
+        last.replace_all_uses_with(fused.graph.call_module(name, inputs))
+    fused.graph.erase_node(last)
 
 
 def _pooled_conv(pool: fx.Node, modules: dict[str, nn.Module], num_runs: int) -> Found | None:

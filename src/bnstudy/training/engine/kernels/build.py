@@ -92,11 +92,11 @@ def _compile(source: Path, macros: list[str], target: Path) -> bool:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            made, log = Path(scratch) / target.name, Path(scratch) / "log"
+            library, log = Path(scratch) / target.name, Path(scratch) / "log"
             for more in TRIED:
-                code, reason = _run([path, *FLAGS, *more, *macros, str(source), "-o", str(made)], log)
+                code, reason = _run([path, *FLAGS, *more, *macros, str(source), "-o", str(library)], log)
                 if code == 0:
-                    content = made.read_bytes()
+                    content = library.read_bytes()
                     with files.replacing(target) as part:  # others compile the same at the same time
                         part.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
                     return True
@@ -111,9 +111,9 @@ def _compile(source: Path, macros: list[str], target: Path) -> bool:
 
 def _run(command: list[str], log: Path) -> tuple[int, str]:
     """Exit status and last line. Raises TimeoutExpired once the compiler and all that it started are killed."""
-    with log.open("w+b") as said:
+    with log.open("w+b") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
         try:
             code = process.wait(TIMEOUT_SEC)
@@ -122,8 +122,8 @@ def _run(command: list[str], log: Path) -> tuple[int, str]:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-        said.seek(0)
-        return code, said.read().decode(errors="replace").strip().rpartition("\n")[2]
+        output.seek(0)
+        return code, output.read().decode(errors="replace").strip().rpartition("\n")[2]
 
 
 @functools.cache

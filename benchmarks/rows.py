@@ -30,7 +30,7 @@ from bnstudy.store import paths
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import Store
 from bnstudy.store.status import looks
-from bnstudy.sweep import launch
+from bnstudy.sweep import pool
 from bnstudy.sweep.plan import plan
 from bnstudy.training import construct, engine, runner
 from bnstudy.training.engine.base import Engine
@@ -176,7 +176,7 @@ def grid(setting: Setting) -> Prepared:
         groups = plan(wanted, {job.run_id for job in wanted}, results, setting.threads)
         workers = min(setting.threads, len(groups))
         threads = max(1, setting.threads // workers)
-        ended = launch.launch(groups, results, workers=workers, threads=threads, report=lambda *_: None)
+        ended = pool.launch(groups, results, workers=workers, threads=threads, report=lambda *_: None)
         bad = [e for e in ended if e[1] not in ("completed", "diverged")]
         if bad or len(ended) != len(wanted):
             raise RuntimeError(f"{len(ended)} of {len(wanted)} runs ended, of these badly: {bad}")

@@ -15,7 +15,7 @@ from bnstudy.store import paths, status
 from bnstudy.store.jobs import Group, Job, jobs
 from bnstudy.store.runs import Store
 from bnstudy.store.status import looks
-from bnstudy.sweep import launch
+from bnstudy.sweep import pool
 from bnstudy.sweep.plan import plan
 from bnstudy.training import construct, engine, preflight, runner
 from bnstudy.training.engine.base import Engine
@@ -122,11 +122,11 @@ def written(results: Path, run_ids: Sequence[str]) -> dict[tuple[str, str], byte
 
 
 def launch_here(groups: Sequence[Group], results: Path, **options: Any) -> list[tuple[str, str, str]]:
-    """`launch.launch` in this process, one group after another: it costs no import of torch."""
+    """`pool.launch` in this process, one group after another: it costs no import of torch."""
     preflight.check(job for group in groups for job in group.jobs)
     ended = []
     for index, group in enumerate(groups):
-        told = launch._make(group, options.get("endings"), results, 1, lambda done, total: None, runner.Stop())
+        told = pool._train(group, options.get("endings"), results, 1, lambda done, total: None, runner.Stop())
         ended += told
         options["report"](index, 0, 0, told)
     return ended

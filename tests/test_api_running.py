@@ -20,7 +20,7 @@ import bnstudy
 from bnstudy.api import _places
 from bnstudy.config import compose, schema
 from bnstudy.store.runs import Store
-from bnstudy.sweep import launch, study
+from bnstudy.sweep import pool, study
 from bnstudy.training import engine, runner, train
 
 
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def one_core(monkeypatch):
     """Bits depend on the number of threads."""
-    monkeypatch.setattr(launch, "cores", lambda: 1)
+    monkeypatch.setattr(pool, "cores", lambda: 1)
 
 
 PLANS = {
@@ -212,7 +212,7 @@ def test_a_run_that_raises_says_what_and_where_the_traceback_is(data, tmp_path, 
 def finished(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         keep_weights(patched)
-        patched.setattr(launch, "cores", lambda: 1)
+        patched.setattr(pool, "cores", lambda: 1)
         yield bnstudy.fit(make(data), tmp_path_factory.mktemp("results"), progress=False)
 
 

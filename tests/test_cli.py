@@ -19,7 +19,7 @@ from bnstudy.config import compose
 from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import launch, study, survey, wanted
+from bnstudy.sweep import pool, study, survey, wanted
 from bnstudy.sweep.progress import Speeds
 from bnstudy.sweep.wanted import kind
 from bnstudy.tracking.sinks.console import Progress
@@ -34,7 +34,7 @@ SMALL += ["data.num_train=64", "data.batch_size=32", "tracking.mode=off", "runti
 @pytest.fixture(autouse=True)
 def _here(monkeypatch, tmp_path):
     """Sweeps run in this process, reports are not drawn, and the folder is nobody's results."""
-    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(pool, "launch", launch_here)
     monkeypatch.setattr(report, "make", lambda workspace, **options: 0)
     monkeypatch.setattr(study, "log_figures", lambda *arguments, **options: None)
     monkeypatch.chdir(tmp_path)
@@ -345,7 +345,7 @@ def test_a_search_goes_on_where_it_was_cut(sweep, data_root, tmp_path, capsys, m
 
     read = Store.manifest
     monkeypatch.setattr(Store, "manifest", outcome)
-    monkeypatch.setattr(launch, "launch", cut)
+    monkeypatch.setattr(pool, "launch", cut)
     rounds = ["cut", "made"]
     with pytest.raises(Cut):
         sweep(*SEARCH, "optim.lr=0.1,1,10,100")

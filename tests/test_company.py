@@ -17,7 +17,7 @@ from bnstudy.config.schema import Config
 from bnstudy.store import checkpoint, devices, reduction
 from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import Store
-from bnstudy.sweep import launch, study
+from bnstudy.sweep import pool, study
 from bnstudy.sweep.plan import plan, side_by_side
 from bnstudy.training import runner
 from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
@@ -225,14 +225,14 @@ def test_what_draws_random_numbers_trains_alone(root, monkeypatch):
 
 def test_the_number_of_threads_does_not_depend_on_what_is_left(tmp_path, root, monkeypatch):
     """Bits depend on it: a sweep of which one run is left makes that with as many as the others had."""
-    monkeypatch.setattr(launch, "cores", lambda: 8)
+    monkeypatch.setattr(pool, "cores", lambda: 8)
     threads = []
 
     def launched(groups, results, **options):
         threads.append(options["threads"])
         return launch_here(groups, results, **options)
 
-    monkeypatch.setattr(launch, "launch", launched)
+    monkeypatch.setattr(pool, "launch", launched)
     configs = grid(root, rates=RATES[:4])
     for wanted, workers in (
         (study.with_threads(jobs(configs), tmp_path), None),  # eight cores for four runs

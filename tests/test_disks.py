@@ -14,7 +14,7 @@ from small_runs import config, launch_here, make, names, pending, quadrants, tor
 from bnstudy.store import checkpoint, files, index, locks, paths
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import launch, study
+from bnstudy.sweep import pool, study
 from bnstudy.tracking.sinks import wandb
 from bnstudy.training import runner
 
@@ -23,7 +23,7 @@ LOOKS = {"probes": {"weights": {"at": [0], "every_steps": 2, "at_end": True}}, "
 
 @pytest.fixture(autouse=True)
 def _process(monkeypatch):
-    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(pool, "launch", launch_here)
     with torch_as_it_was():
         yield
 

@@ -100,9 +100,9 @@ import json, sys
 import bnstudy
 from bnstudy import cli
 from bnstudy.config import compose
-from bnstudy.sweep import launch
+from bnstudy.sweep import pool
 from small_runs import launch_here
-launch.launch = launch_here
+pool.launch = launch_here
 for preset in ("quick", "full"):
     assert len(compose.expand("resnet20_lr", preset)) == 8
     assert all("zeros" in config.probes for config in compose.expand("init", preset))

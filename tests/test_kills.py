@@ -23,7 +23,7 @@ from bnstudy.config.schema import resolved
 from bnstudy.store import checkpoint, locks, paths, reduction
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import Store, Writer
-from bnstudy.sweep import launch, study
+from bnstudy.sweep import pool, study
 
 FORK = multiprocessing.get_context("fork")  # real processes, that need not import torch
 PHASES = ("training", "checkpointing", "writing tables", "reducing", "drawing")
@@ -70,7 +70,7 @@ def sweep(root):
 def work(configs, results, findings, phase):
     """All that `make sweep-NAME` and `make report` do; `phase` holds which part of it is under way."""
     sys.stdout = sys.stderr = io.StringIO()
-    launch.launch = launch_here
+    pool.launch = launch_here
 
     @contextmanager
     def during(name):

@@ -20,7 +20,7 @@ from bnstudy.config.schema import to_dict
 from bnstudy.store import devices, locks, paths
 from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import launch, launchers, sharing, slurm, task
+from bnstudy.sweep import launchers, pool, slurm, task
 from bnstudy.sweep.launchers import LOCAL, Launcher
 
 SLURM = Launcher("slurm")
@@ -35,7 +35,7 @@ def root(tmp_path_factory):
 @pytest.fixture
 def here(monkeypatch):
     """Jobs make their runs in this process."""
-    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(pool, "launch", launch_here)
     with torch_as_it_was():
         yield
 
@@ -59,8 +59,8 @@ def test_a_job_makes_what_is_not_done_and_says_what_failed(tmp_path, root, here,
     make([good], tmp_path / "alone")
     assert task.run(Group((job(good),)), tmp_path) == {}
     (told,) = task.run(Group((job(bad),)), tmp_path).items()
-    assert told[0] == job(bad).run_id and told[1].startswith("RuntimeError: ")
-    assert f"{task.SAID}{told[0]}: failed: {told[1]}" in capsys.readouterr().err
+    assert told[0] == job(bad).run_id and told[1].startswith("failed: RuntimeError: ")
+    assert f"{task.OWN}{told[0]}: {told[1]}" in capsys.readouterr().err
     assert written(tmp_path, names([good])) == written(tmp_path / "alone", names([good]))
     before = {path: path.stat().st_mtime_ns for path in paths.run(tmp_path, job(good).run_id).iterdir()}
     task.run(Group((job(good),)), tmp_path)
@@ -82,7 +82,7 @@ def waiting(monkeypatch):
             Store(results).writer(run_id).finish({"status": "completed"})
         return [(run_id, str(State.partial if numbers else State.completed), "") for run_id in pending]
 
-    monkeypatch.setattr(sharing, "make", make)
+    monkeypatch.setattr(pool, "run", make)
     return to_send, began
 
 
@@ -121,7 +121,7 @@ def test_a_process_of_a_job_does_not_die_of_the_jobs_signals(tmp_path, root):
     thread = threading.Thread(target=warn)
     thread.start()
     group = Group((job(config(root)),))
-    ended = launch.launch([group], tmp_path, workers=1, threads=1, report=lambda *told: None)
+    ended = pool.launch([group], tmp_path, workers=1, threads=1, report=lambda *told: None)
     thread.join()
     assert seen and [state for _, state, _ in ended] == ["completed"]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
@@ -213,7 +213,7 @@ def test_a_worker_is_started_with_its_gpu_alone_in_sight(monkeypatch):
             seen.append((os.environ.get(devices.VISIBLE), os.environ["OMP_NUM_THREADS"]))
 
     monkeypatch.setenv(devices.VISIBLE, "4,5")
-    worker = launch._start(Context(), Path("results"), 3, "5", 0)
+    worker = pool._start(Context(), Path("results"), 3, "5", 0)
     assert seen == [("5", "3")] and worker.gpu == "5" and os.environ[devices.VISIBLE] == "4,5"
 
 

@@ -18,7 +18,7 @@ from bnstudy.store.index import Entry
 from bnstudy.store.jobs import jobs, under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import launch, listing, maintenance, wanted
+from bnstudy.sweep import listing, maintenance, pool, wanted
 from bnstudy.sweep.progress import Speeds, measured, progress
 from bnstudy.sweep.wanted import Wanted, kind
 
@@ -30,7 +30,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _process(monkeypatch):
-    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(pool, "launch", launch_here)
     with torch_as_it_was():
         yield
 

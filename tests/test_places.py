@@ -16,7 +16,7 @@ from bnstudy.analysis import frames, report
 from bnstudy.config import compose
 from bnstudy.store import files, paths, provenance, reduction
 from bnstudy.store.runs import Store
-from bnstudy.sweep import launch
+from bnstudy.sweep import pool
 from bnstudy.tracking import agents
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,7 +130,7 @@ def test_a_home_is_put_in_and_an_address_refused_before_anything_else(tmp_path, 
 
 @pytest.mark.parametrize("below", ["quick", "quick/tables", "quick/tables/lenet_lr_grid"])
 def test_tables_that_could_not_be_written_are_refused_before_training(data_root, tmp_path, monkeypatch, capsys, below):
-    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(pool, "launch", launch_here)
     blocked = tmp_path / "results" / below
     blocked.parent.mkdir(parents=True)
     blocked.write_text("a file where a folder belongs")
@@ -207,7 +207,7 @@ def test_an_agents_command_keeps_the_folders_whole():
 
 def test_what_is_said_to_draw_them_is_what_a_shell_makes_of_it(data_root, tmp_path, monkeypatch, capsys):
     """The command that a sweep ends with, given to a shell and to make."""
-    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(pool, "launch", launch_here)
     monkeypatch.setattr(report, "make", lambda workspace, **options: 0)
     results = tmp_path / "it's $(odd) #"
     few = ["seed=0", "norm=batch", "optim.lr=0.1", "train.steps=1", "data.num_train=64", "data.batch_size=32"]

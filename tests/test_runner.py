@@ -39,7 +39,7 @@ from bnstudy.data.sources import DataError
 from bnstudy.store import checkpoint, locks, paths
 from bnstudy.store.jobs import Group, jobs, under_way
 from bnstudy.store.runs import State, Store, Writer
-from bnstudy.sweep import launch, study
+from bnstudy.sweep import pool, study
 from bnstudy.training import engine, runner
 from bnstudy.training.engine.lockstep import Lockstep
 from bnstudy.training.engine.parallel import Parallel
@@ -234,7 +234,7 @@ def remove_table(results, run_id):
 @pytest.fixture
 def here(monkeypatch):
     """Sweeps make their runs in this process."""
-    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(pool, "launch", launch_here)
 
 
 @pytest.mark.parametrize("damage", [damage_manifest, damage_table, damage_bit, remove_table])

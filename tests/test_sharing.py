@@ -19,7 +19,7 @@ from bnstudy.config.schema import resolved
 from bnstudy.store import checkpoint, locks, paths
 from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import State, Store, Writer
-from bnstudy.sweep import launch, sharing, study
+from bnstudy.sweep import pool, study
 from bnstudy.tracking.sinks.console import Progress
 
 FORK = multiprocessing.get_context("fork")  # torch is imported already
@@ -34,7 +34,7 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _process(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(pool, "launch", launch_here)
     with torch_as_it_was():
         yield
 
@@ -70,19 +70,14 @@ def ended(process):
     return process.exitcode
 
 
-def test_runs_under_way_side_by_side_are_not_counted_as_ended(tmp_path, root, monkeypatch):
+def test_runs_under_way_side_by_side_are_not_counted_as_ended(root):
     """Two groups of two, one of them 90 % and then at its end, the other 60 %."""
     groups = [Group(tuple(jobs(config(root, seed=s, optim__lr=lr) for lr in (0.1, 0.2)))) for s in (0, 1)]
-    shown = []
-
-    def launched(groups, results, *, report, **values):
-        for signs in ((0, 90, 100, []), (1, 60, 100, []), (0, 0, 0, [("a", "completed", ""), ("b", "failed", "")])):
-            report(*signs)
-            shown.append((progress._done, progress._whole))
-
-    monkeypatch.setattr(launch, "launch", launched)
-    progress = Progress("sweep", 5, "runs ended")
-    sharing._launch(groups, tmp_path, 2, 1, progress, 1, {})
+    progress, shown = Progress("sweep", 5, "runs ended"), []
+    shares = pool.Shares(groups, progress, 1, "")
+    for signs in ((0, 90, 100, []), (1, 60, 100, []), (0, 0, 0, [("a", "completed", ""), ("b", "failed", "")])):
+        shares.show(*signs)
+        shown.append((progress._done, progress._whole))
     assert shown == [(2.8, 1), (4.0, 1), (4.2, 3)]
 
 
@@ -141,7 +136,7 @@ def test_a_run_that_failed_elsewhere_is_told_and_not_tried_again(tmp_path, root,
         store.writer(ids[2]).finish(ended)
         return launch_here(groups, results, **options)
 
-    monkeypatch.setattr(launch, "launch", others_first)
+    monkeypatch.setattr(pool, "launch", others_first)
     assert study.make("a sweep", jobs(configs), tmp_path, 1)
     told = capsys.readouterr()
     assert f"{ids[1]}: failed: the disk is bad (trained by another process)" in told.err
@@ -159,7 +154,7 @@ def test_what_our_own_process_died_over_is_not_tried_twice_but_told_as_done_wher
         make(configs[1:], results)  # another launcher, meanwhile
         return [(run_id, "partial", "its process died") for run_id in ids]
 
-    monkeypatch.setattr(launch, "launch", dying)
+    monkeypatch.setattr(pool, "launch", dying)
     assert study.make("a sweep", jobs(configs), tmp_path, 1)
     told = capsys.readouterr()
     assert told.err.splitlines()[-1] == f"{ids[0]}: partial: its process died"

@@ -17,7 +17,7 @@ from bnstudy.store import devices, paths
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import Group
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import budget, launch, study, wanted
+from bnstudy.sweep import budget, pool, study, wanted
 from bnstudy.sweep.progress import measured, progress
 from bnstudy.sweep.wanted import Wanted, kind
 from bnstudy.training import runner
@@ -92,12 +92,12 @@ def suite(root, results, *options):
 
 
 def test_slices_until_done_give_the_bytes_of_one_go(root, tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(launch, "launch", launch_here)
+    monkeypatch.setattr(pool, "launch", launch_here)
     assert suite(root, tmp_path / "whole", "--preset", "quick")
     assert "spent" not in capsys.readouterr().out
     slices, ended = 0, False
     while not ended and slices < 20:
-        monkeypatch.setattr(launch, "launch", sliced(marks=6))
+        monkeypatch.setattr(pool, "launch", sliced(marks=6))
         ended = suite(root, tmp_path / "slices", "--preset", "quick", "--budget-min", "9")
         slices += 1
         assert ("the time is spent" in capsys.readouterr().out) != ended
@@ -110,7 +110,7 @@ def test_slices_until_done_give_the_bytes_of_one_go(root, tiny, tmp_path, monkey
 def test_a_slice_goes_seed_by_seed_in_the_order_of_the_suite_and_says_what_is_left(
     root, tiny, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(launch, "launch", sliced(marks=4))  # one for each run of `brief`, and the last is cut
+    monkeypatch.setattr(pool, "launch", sliced(marks=4))  # one for each run of `brief`, and the last is cut
     assert not suite(root, tmp_path / "r", "--preset", "full", "--budget-min", "9")
     store, told = Store(tmp_path / "r"), capsys.readouterr().out
     done = [name for name in store.run_ids() if store.state(name).done]

@@ -71,7 +71,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     from bnstudy.store import status
     from bnstudy.store.jobs import jobs
     from bnstudy.store.runs import State, Store
-    from bnstudy.sweep import launch
+    from bnstudy.sweep import pool
     from bnstudy.sweep.plan import plan
     from bnstudy.tracking.sinks.console import Progress
 
@@ -92,7 +92,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     from bnstudy.store import checkpoint
     from bnstudy.training import engine, preflight, runner  # and with them torch
 
-    threads = config.runtime.threads or launch.cores()
+    threads = config.runtime.threads or pool.cores()
     live = True if "ipykernel" in sys.modules else None  # a notebook's output is no terminal, but a line can move there
     begun: list[int] = []
     stop = runner.Stop()

@@ -17,35 +17,45 @@ MAX_STACK = 10  # runs side by side: more share nothing that ten do not
 
 
 def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) -> list[Group]:
-    """Groups that make every pending job once.
+    """Groups that train every pending job once.
 
-    Groups that were interrupted go on as they were. The others are put side by side where they differ in the learning
-    rate alone and `side_by_side` says so; where there are fewer groups than workers the largest are halved, unless
-    runtime.engine=stacked. How runs are grouped is a matter of speed: but for that engine a run's bits are those it has
-    alone. Raises ValueError where runtime.engine asks for what cannot be.
+    Groups that were interrupted are resumed as they were. The others train side by side where they differ in the
+    learning rate alone and `side_by_side` allows it; where there are fewer groups than workers the largest are halved,
+    unless runtime.engine=stacked. How runs are grouped is a matter of speed: but for that engine a run's bits are those
+    it has alone. Raises ValueError where runtime.engine asks for what cannot be.
     """
     _check_stacked(jobs)
-    by_id = {job.run_id: job for job in jobs}
-    left = dict.fromkeys(job.run_id for job in jobs if job.run_id in pending)
-    groups = []
-    # The largest first: where a kill came while one was taken apart, it is there whole beside the first of its parts.
-    for members in sorted(under_way(results).values(), key=len, reverse=True):
-        untaken = all(member in left or member not in pending for member in members)
-        if untaken and all(member in by_id for member in members) and any(member in left for member in members):
-            groups.append(Group(tuple(by_id[member] for member in members)))
-            for member in members:
-                left.pop(member, None)
+    interrupted = _interrupted(jobs, pending, results)
+    resumed = {job.run_id for group in interrupted for job in group.jobs}
     alike: dict[str, list[Job]] = {}
-    for job in (by_id[member] for member in left):
+    for job in {job.run_id: job for job in jobs if job.run_id in pending - resumed}.values():
         alike.setdefault(_alike(job) if side_by_side(job.config) else job.run_id, []).append(job)
     parts = [group[i : i + MAX_STACK] for group in alike.values() for i in range(0, len(group), MAX_STACK)]
-    while halvable := [i for i, part in enumerate(parts) if len(part) > 1 and not _asked_for(part[0])]:
-        if len(parts) >= workers:
+    return interrupted + [Group(tuple(part)) for part in _halved(parts, workers)]
+
+
+def _interrupted(jobs: Sequence[Job], pending: set[str], results: Path) -> list[Group]:
+    """The groups that have a checkpoint, if all of their runs are asked for, and those that wait are in one group."""
+    by_id, groups, taken = {job.run_id: job for job in jobs}, list[Group](), set[str]()
+    # The largest first: where a kill came while one was taken apart, it is there whole beside the first of its parts.
+    for members in sorted(under_way(results).values(), key=len, reverse=True):
+        waiting = pending.intersection(members)
+        if waiting and by_id.keys() >= set(members) and not waiting & taken:
+            groups.append(Group(tuple(by_id[member] for member in members)))
+            taken |= waiting
+    return groups
+
+
+def _halved(parts: list[list[Job]], workers: int) -> list[list[Job]]:
+    """The parts, the largest of them halved until there is one a worker, as far as they can be."""
+    while len(parts) < workers:
+        halvable = [i for i, part in enumerate(parts) if len(part) > 1 and not _is_stacked(part[0])]
+        if not halvable:
             break
         largest = max(halvable, key=lambda i: len(parts[i]))
         half = (len(parts[largest]) + 1) // 2
         parts[largest : largest + 1] = [parts[largest][:half], parts[largest][half:]]
-    return groups + [Group(tuple(part)) for part in parts]
+    return parts
 
 
 def side_by_side(config: Config) -> bool:
@@ -71,18 +81,18 @@ def side_by_side(config: Config) -> bool:
 def _check_stacked(jobs: Sequence[Job]) -> None:
     """Raises ValueError where runtime.engine=stacked asks for a run that cannot lie beside another, or has no other.
 
-    That is asked of all jobs and not of the pending ones: the last that is left of a stack may be made alone.
+    All jobs count and not the pending ones alone: the last that is left of a stack may train alone.
     """
-    asked = [job for job in jobs if _asked_for(job) and side_by_side(job.config)]
-    alike = Counter(_alike(job) for job in asked)
-    for job in asked:
+    stacked = [job for job in jobs if _is_stacked(job) and side_by_side(job.config)]
+    alike = Counter(_alike(job) for job in stacked)
+    for job in stacked:
         if alike[_alike(job)] == 1:
             raise ValueError(
                 f"runtime.engine = 'stacked': no other run differs from {job.run_id} in optim.lr alone; use auto"
             )
 
 
-def _asked_for(job: Job) -> bool:
+def _is_stacked(job: Job) -> bool:
     return job.config.runtime.engine == "stacked"
 
 

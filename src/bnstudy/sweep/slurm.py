@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from bnstudy.store import files, locks, paths
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import Ending, State, Store
-from bnstudy.sweep import budget, launch, task
-from bnstudy.sweep.launch import Ended
+from bnstudy.sweep import budget, pool, task
 from bnstudy.sweep.launchers import Launcher
 from bnstudy.sweep.plan import plan
+from bnstudy.sweep.pool import Ended
 from bnstudy.tracking.sinks.console import Progress
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _wait(
                 for job in jobs:
                     unseen[job.id] = 0 if job.id in queue else unseen[job.id] + 1
             for run_id in list(left):
-                end, job = launch.ended(wanted[run_id], store, endings[run_id]), job_of[run_id]
+                end, job = pool.ended(wanted[run_id], store, endings[run_id]), job_of[run_id]
                 if end is None and unseen[job.id] >= LOOKS and locks.holder(results, run_id) is None:
                     note = f"job {job.id} ended first ({_last_words(Path(job.log))}); its log: {job.log}"
                     end = run_id, str(State.partial), note
@@ -199,5 +199,5 @@ def _last_words(log: Path) -> str:
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     except OSError:
         return "it left no log"
-    own = [line.removeprefix(task.SAID) for line in lines if line.startswith(task.SAID)]
+    own = [line.removeprefix(task.OWN) for line in lines if line.startswith(task.OWN)]
     return (own or lines or ["it said nothing"])[-1]

@@ -23,10 +23,10 @@ from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import State, Store
 from bnstudy.store.status import Status
-from bnstudy.sweep import budget, launch, preview, search, sharing, slurm
-from bnstudy.sweep.launch import Ended
+from bnstudy.sweep import budget, pool, preview, search, slurm
 from bnstudy.sweep.launchers import LOCAL, Launcher
 from bnstudy.sweep.plan import plan
+from bnstudy.sweep.pool import Ended
 from bnstudy.sweep.survey import Survey
 from bnstudy.sweep.wanted import remember, wanted
 from bnstudy.tracking.sinks.console import Progress
@@ -64,8 +64,8 @@ def single(config: Config, results: Path, *, look: Look = Look.no, yes: bool = F
     if before.time_left:
         print(f"{job.run_id}: {before.time_left}")
     (group,) = plan([job], {job.run_id}, results, workers=1)
-    threads = config.runtime.threads or launch.cores()
-    launch.prepare(threads)
+    threads = config.runtime.threads or pool.cores()
+    pool.prepare(threads)
     from bnstudy.training import preflight, runner  # and with it torch, which reads the environment
 
     preflight.check([job])
@@ -186,7 +186,7 @@ def with_threads(
     if launcher != LOCAL:
         return list(grid)
     processes = min(workers or _at_once(grid, results) or _processes(grid), len(grid))
-    threads = max(1, launch.cores() // processes)
+    threads = max(1, pool.cores() // processes)
     return [
         job
         if job.config.runtime.threads
@@ -198,7 +198,7 @@ def with_threads(
 def _processes(jobs: Sequence[Job]) -> int:
     """How many processes train at a time on this machine, where nothing was said."""
     on_gpu = devices.on_gpu(jobs[0].config.runtime.device)
-    return max(1, devices.gpus()) if on_gpu else launch.cores()
+    return max(1, devices.gpus()) if on_gpu else pool.cores()
 
 
 def _at_once(part: Sequence[Job], results: Path) -> int | None:
@@ -280,7 +280,7 @@ def _make(
         return slurm.run(title, wanted, pending, results, launcher, workers)
     workers = workers or _processes(wanted)
     with Progress(title, len(pending), "runs ended") as progress:
-        ended = sharing.make(wanted, pending, results, workers, progress)
+        ended = pool.run(wanted, pending, results, workers, progress)
         counts = Counter(state for _, state, _ in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     return ended

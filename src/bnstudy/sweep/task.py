@@ -1,8 +1,8 @@
-"""One group of runs as a job that something else starts: a file that describes it, and what is done with that.
+"""One group of runs as a job of a cluster: the file that describes it, and what the job does with that.
 
-It makes its runs as a sweep on one machine does, with one worker process. A cluster tells a job before it ends it:
+It trains its runs as a sweep on one machine does, with one worker process. A cluster signals a job before it ends it:
 SIGUSR2 (or SIGUSR1) ahead of its time limit and of preemption, after which the job is to be queued again; SIGTERM where
-it is cancelled, and with some preemptions. Either way what was trained is saved. After SIGTERM alone the job goes on
+it is cancelled, and with some preemptions. Either way what was trained is saved. After SIGTERM alone the job trains on
 until it is killed, since Slurm queues again what it preempts only if it has not ended by itself.
 """
 
@@ -23,15 +23,15 @@ from bnstudy.data.sources import Source
 from bnstudy.store import files, status
 from bnstudy.store.jobs import Group, Job
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import sharing
+from bnstudy.sweep import pool
 from bnstudy.tracking.sinks.console import Progress
 
-SAID = "bnstudy: "  # begins what a job says of itself at its end, among all that others write to its log
+OWN = "bnstudy: "  # begins a job's own lines in its log, among those of others
 AGAIN = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def write(path: Path, group: Group, threads: int) -> None:
-    """Describes the group to be made with so many threads a run, in a file that can be read from any folder."""
+    """Describe a group, to be trained with so many threads a run, in a file that can be read from any folder."""
     described = []
     for job in group.jobs:
         runtime = replace(job.config.runtime, threads=threads)
@@ -41,7 +41,7 @@ def write(path: Path, group: Group, threads: int) -> None:
 
 
 def read(path: Path) -> Group:
-    """What `write` described. Raises ValueError where the file holds something else."""
+    """The group that `write` described. Raises ValueError where the file holds something else."""
     return Group(tuple(_job(**each) for each in json.loads(path.read_text(encoding="utf-8"))))
 
 
@@ -51,63 +51,66 @@ def _job(config: dict[str, Any], source: dict[str, Any]) -> Job:
 
 
 def run(group: Group, results: Path) -> dict[str, str]:
-    """Makes the runs that are not done. Says and returns, by run, what kept any from ending well; that raises nothing.
+    """Train the runs that are not done. Log and return, by run, what kept any from ending well; raise nothing of it.
 
     On SIGUSR1 or SIGUSR2, once all is saved, calls the handler that one of them had: submitit's queues the job again.
     """
-    store, kept = Store(results), dict[str, str]()
     queue_again = {number: handler for number in AGAIN if callable(handler := signal.getsignal(number))}
-    with _listening() as told:
-        while pending := {job.run_id for job in group.jobs if not status.of(job, store).done}:
-            try:
-                with Progress("job", len(pending), "runs ended") as progress:
-                    ended = sharing.make(group.jobs, pending, results, 1, progress)
-            except KeyboardInterrupt:
-                if not told.again:
-                    raise
-                break
-            except (ValueError, OSError) as error:
-                print(f"{SAID}{error}", file=sys.stderr, flush=True)
-                kept = dict.fromkeys(sorted(pending), str(error))
-                break
-            if not told.soon or all(state != State.partial for _, state, _ in ended):
-                for run_id, state, note in ended:
-                    if state not in (State.completed, State.diverged):
-                        kept[run_id] = note
-                        print(f"{SAID}{run_id}: {state}: {note}", file=sys.stderr, flush=True)
-                break
-            told.soon = False  # saved, and nobody ended us yet
-    if told.again:
+    with _listening() as signals:
+        troubles = _train(group, results, signals)
+    for run_id, text in troubles.items():
+        print(f"{OWN}{run_id}: {text}", file=sys.stderr, flush=True)
+    if signals.again:
         for number, handler in queue_again.items():
             handler(number, None)
-    return kept
+    return troubles
+
+
+def _train(group: Group, results: Path, signals: _Signals) -> dict[str, str]:
+    """By run, what kept it from ending well. After a SIGTERM all is saved, and trained on for as long as there is."""
+    store = Store(results)
+    while pending := {job.run_id for job in group.jobs if not status.of(job, store).done}:
+        signals.soon = False
+        try:
+            with Progress("job", len(pending), "runs ended") as progress:
+                ended = pool.run(group.jobs, pending, results, 1, progress)
+        except KeyboardInterrupt:
+            if not signals.again:
+                raise
+            return {}
+        except (ValueError, OSError) as error:
+            return dict.fromkeys(sorted(pending), str(error))
+        if not (signals.soon and any(state == State.partial for _, state, _ in ended)):
+            good = (State.completed, State.diverged)
+            return {run_id: f"{state}: {note}" for run_id, state, note in ended if state not in good}
+    return {}
 
 
 @dataclass
-class _Told:
-    """What signals have said so far."""
+class _Signals:
+    """What signals have asked for so far."""
 
     again: bool = False  # save, and be queued again
     soon: bool = False  # the end may be near
 
 
 @contextmanager
-def _listening() -> Iterator[_Told]:
-    told = _Told()
+def _listening() -> Iterator[_Signals]:
+    received = _Signals()
 
-    def hear(number: int, frame: FrameType | None) -> None:
+    def receive(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
-            told.soon = True  # our worker has heard it too
+            received.soon = True  # the worker has received it too, and saves
             return
-        told.again = True
+        received.again = True
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, *AGAIN)}
     for number in (signal.SIGTERM, *AGAIN):
-        signal.signal(number, hear)
+        signal.signal(number, receive)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        yield told
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,0 +1,453 @@
+"""Train groups of runs in parallel processes of one machine, beside other commands that train the same runs.
+
+A process that dies takes nothing with it but its group. What others hold is left to them, and awaited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from bnstudy.store import devices, failures, locks, status
+from bnstudy.store.jobs import Group, Job
+from bnstudy.store.locks import Holder
+from bnstudy.store.runs import Ending, State, Store
+from bnstudy.sweep.plan import plan
+from bnstudy.tracking.sinks.console import Progress as Bar
+
+INTERRUPTED = 130  # exit status of a worker that was asked to stop
+CHECK, TRAIN = "check", "train"  # what a worker is to do with what comes
+ELSEWHERE = "elsewhere"  # the state of a run that another process holds
+POLL_SEC = 0.5  # between looks at what others train
+LONGEST_SEC = 1e6  # that an operating system waits
+LEAVE_SEC = 60.0  # for a worker that is asked to stop, or has nothing left to do
+SAY_SEC = 5.0  # of them before a line says what is waited for
+LOOK_SEC = 1.0  # between looks at workers that tell nothing
+Ended = tuple[str, str, str]  # run id, state, note
+Report = Callable[[int, int, int, list[Ended]], None]
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    group: int | None = None
+    heard: float = 0.0  # when it last gave a sign of progress
+    hung: bool = False  # killed, as it gave none for too long
+    gpu: str | None = None  # its own, where there are several
+    slot: int = 0  # its place among those that work at the same time
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return devices.cores()
+
+
+def prepare(threads: int) -> None:
+    """This process is to compute with so many threads: to be called before what computes is imported."""
+    _set(devices.for_threads(threads))
+
+
+def run(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Bar) -> list[Ended]:
+    """Train the pending runs, and report how each ended, here or in another process that trains them, too.
+
+    Returns once every one has ended. A run whose process dies is taken up by whichever command looks next; by none is
+    it tried twice.
+    """
+    store = Store(results)
+    runs = {job.run_id: _Run(job, store.ending(job.run_id)) for job in wanted if job.run_id in pending}
+    # Of workers and not of what is left to run: a sweep that is resumed rounds as it did before.
+    threads = wanted[0].config.runtime.threads or max(1, cores() // workers)
+    while True:
+        waiting = [run for run in runs.values() if run.waits(store)]
+        num_ended = len(runs) - len(waiting)
+        if not waiting:
+            progress.update(num_ended)
+            return [run.end for run in runs.values() if run.end is not None]
+        held = {run.job.run_id: run.holder for run in waiting if run.holder is not None}
+        ours = {run.job.run_id for run in waiting if not run.died}
+        groups = plan(wanted, ours, results, workers) if ours - held.keys() else []
+        free = [group for group in groups if not any(job.run_id in held for job in group.jobs)]
+        if not free:
+            others = ", ".join(sorted(map(str, set(held.values()))))
+            progress.update(num_ended, f"{len(held)} are trained by {others}")
+            time.sleep(POLL_SEC)
+            continue
+        at_once = min(workers, len(free))
+        show = Shares(free, progress, num_ended, f"{at_once} processes of {threads} threads").show
+        endings = {run_id: run.before for run_id, run in runs.items()}
+        for end in launch(free, results, workers=at_once, threads=threads, report=show, endings=endings):
+            runs[end[0]].note(end)
+
+
+@dataclass
+class _Run:
+    """Where a run is that is to be trained by this command or another."""
+
+    job: Job
+    before: Ending | None  # of its manifest, before this command began
+    holder: Holder | None = None  # who trains it now
+    died: str = ""  # how its process here died, after which it is left to others
+    end: Ended | None = None
+
+    def waits(self, store: Store) -> bool:
+        """Whether it has not ended yet, after a look at the disk."""
+        if self.end is None:
+            self.holder = locks.holder(store.results, self.job.run_id)
+        if self.end is None and self.holder is None:  # who lets go of a run has ended it, or leaves it to us
+            if (end := ended(self.job, store, self.before)) is not None:
+                run_id, state, note = end
+                self.end = run_id, state, f"{note} ({locks.ELSEWHERE})" if note else locks.ELSEWHERE
+            elif self.died:
+                self.end = self.job.run_id, str(State.partial), self.died
+        return self.end is None
+
+    def note(self, end: Ended) -> None:
+        """What a worker of this command told of it."""
+        _, state, note = end
+        if state == State.partial:
+            self.died = note
+        elif state != ELSEWHERE:
+            self.end = end
+
+
+class Shares:
+    """How much of each group is trained, summed up on the console."""
+
+    def __init__(self, groups: Sequence[Group], progress: Bar, before: int, note: str) -> None:
+        self._sizes, self._progress, self._before, self._note = [len(g.jobs) for g in groups], progress, before, note
+        self._share: dict[int, float] = {}  # of the groups that have begun
+        self._over = set[int]()
+
+    def show(self, group: int, done: int, total: int, ended: list[Ended]) -> None:
+        if ended and not any(state == ELSEWHERE for _, state, _ in ended):
+            self._over.add(group)
+        now = 1.0 if group in self._over else done / max(total, 1)
+        if group not in self._share and not ended:
+            self._progress.resumed(now * self._sizes[group])
+        self._share[group] = now
+        trained = sum(share * self._sizes[index] for index, share in self._share.items())
+        whole = self._before + sum(self._sizes[index] for index in self._over)
+        self._progress.update(self._before + trained, self._note, whole=whole)
+
+
+def launch(
+    groups: Sequence[Group],
+    results: Path,
+    *,
+    workers: int,
+    threads: int,
+    report: Report,
+    endings: Mapping[str, Ending | None] | None = None,
+) -> list[Ended]:
+    """Train every group, `workers` at a time with `threads` CPU threads each; how each run ended, in order of ending.
+
+    `report(group, steps done, steps in all, ended)` is called on every sign of progress. A worker that dies leaves its
+    group as its last checkpoint has it: "partial", to be resumed when the sweep is run again. One that makes no
+    progress for runtime.hang_minutes is killed, and its runs are marked failed. Runs that other processes hold are
+    "elsewhere". On Ctrl-C the workers save what they can; then KeyboardInterrupt is raised. So do they, and ValueError
+    is raised, where a value makes no run: all that can be checked beforehand is checked before anything is trained.
+    """
+    pool = _Pool(groups, results, threads, report, endings)
+    try:
+        return pool.run(workers)
+    except BaseException:
+        _interrupt(pool.workers)
+        raise
+
+
+class _Pool:
+    """Workers, and the groups that they are still to train."""
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        results: Path,
+        threads: int,
+        report: Report,
+        endings: Mapping[str, Ending | None] | None,
+    ) -> None:
+        self.workers: list[_Worker] = []
+        self._groups, self._results, self._threads = groups, results, threads
+        self._report, self._endings = report, endings
+        self._todo = list(range(len(groups)))[::-1]
+        self._ended: list[Ended] = []
+        self._context = multiprocessing.get_context("spawn")
+
+    def run(self, at_once: int) -> list[Ended]:
+        self._start(at_once)
+        if self.workers:
+            _check(self.workers[0], self._groups)
+        while self._todo or self.workers:
+            self._start(at_once)
+            for worker in list(self.workers):
+                self._hand_out(worker)
+            self._kill_what_hangs()
+            for pipe in wait([worker.pipe for worker in self.workers], LOOK_SEC) if self.workers else ():
+                self._hear(next(worker for worker in self.workers if worker.pipe is pipe))
+        return self._ended
+
+    def _start(self, at_once: int) -> None:
+        """Has as many workers as there are groups left for, up to `at_once`."""
+        idle = sum(worker.group is None for worker in self.workers)
+        while len(self.workers) < at_once and idle < len(self._todo):
+            slots = {worker.slot for worker in self.workers}
+            slot = next(slot for slot in range(len(slots) + 1) if slot not in slots)
+            device = self._groups[0].jobs[0].config.runtime.device
+            gpu = devices.one_of(device, [worker.gpu for worker in self.workers])
+            self.workers.append(_start(self._context, self._results, self._threads, gpu, slot))
+            idle += 1
+
+    def _hand_out(self, worker: _Worker) -> None:
+        """Gives an idle worker the next group, or, where none is left, lets it go."""
+        if worker.group is not None:
+            return
+        if not self._todo:
+            _stop(worker)
+            self.workers.remove(worker)
+            return
+        worker.group, worker.heard = self._todo.pop(), time.monotonic()
+        with contextlib.suppress(OSError):  # it died already, as its pipe is about to tell
+            worker.pipe.send((TRAIN, (self._groups[worker.group], self._endings)))
+
+    def _kill_what_hangs(self) -> None:
+        for worker in self.workers:
+            assert worker.group is not None
+            if time.monotonic() - worker.heard > _patience_sec(self._groups[worker.group]):
+                worker.process.kill()  # as its pipe is about to tell
+                worker.hung = True
+
+    def _hear(self, worker: _Worker) -> None:
+        """Takes what a worker sends. Raises ValueError for a value that makes no run."""
+        assert worker.group is not None
+        worker.heard = time.monotonic()
+        try:
+            kind, *content = worker.pipe.recv()
+        except (EOFError, OSError):
+            _await(worker)
+            self._end(worker, _fallen(worker, self._groups[worker.group], self._results))
+            self.workers.remove(worker)
+            return
+        if kind == "refused":
+            raise ValueError(content[0])
+        if kind == "progress":
+            self._report(worker.group, content[0], content[1], [])
+        else:
+            self._end(worker, content[0])
+
+    def _end(self, worker: _Worker, ended: list[Ended]) -> None:
+        assert worker.group is not None
+        self._ended += ended
+        self._report(worker.group, 0, 0, ended)
+        worker.group = None
+
+
+def _start(context: Any, results: Path, threads: int, gpu: str | None, slot: int) -> _Worker:
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, results, threads), daemon=False)
+    wanted = devices.for_threads(threads)
+    wanted |= {} if gpu is None else {devices.VISIBLE: gpu}
+    before = {name: os.environ.get(name) for name in wanted}
+    _set(wanted)  # read by the libraries when the process starts
+    # A cluster's signals to its job are for the process that waits here; one that does not know them would die of them.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
+    try:
+        with _on(devices.share(slot, threads)):
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        _set(before)
+        theirs.close()
+    return _Worker(process, ours, gpu=gpu, slot=slot)
+
+
+@contextlib.contextmanager
+def _on(on: set[int] | None) -> Iterator[None]:
+    """Within, this thread runs on these cores, and so does what it starts, before a library is loaded there."""
+    if on is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with contextlib.suppress(OSError):  # a core that is no more
+        os.sched_setaffinity(0, on)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _set(environment: Mapping[str, str | None]) -> None:
+    for name, value in environment.items():
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def _check(worker: _Worker, groups: Sequence[Group]) -> None:
+    """Has one worker look at all that is to be made, while the others import what they need."""
+    try:
+        worker.pipe.send((CHECK, groups))
+        patience_sec = min(map(_patience_sec, groups))
+        if not worker.pipe.poll(min(patience_sec, LONGEST_SEC)):
+            worker.process.kill()
+            raise ValueError(
+                f"the check of what is to be run made no progress for {patience_sec / 60:g} minutes "
+                "(runtime.hang_minutes): its process was killed; see whether data and disks answer"
+            )
+        kind, *content = worker.pipe.recv()
+    except (EOFError, OSError):  # it died, as its pipe is about to tell
+        return
+    if kind == "refused":
+        raise ValueError(content[0])
+
+
+def _patience_sec(group: Group) -> float:
+    return min(job.config.runtime.hang_minutes for job in group.jobs) * 60
+
+
+def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
+    """How the runs ended of a worker that is no more."""
+    if not worker.hung:
+        note = f"its process died ({_cause(worker.process.exitcode)}); run the sweep again to resume"
+        return _as_it_stands(group, results, note)
+    minutes = group.jobs[0].config.runtime.hang_minutes
+    error = f"no progress for {minutes:g} minutes (runtime.hang_minutes): its process was killed"
+    left = [job for job in group.jobs if not status.of(job, Store(results), verify=False).state.done]
+    try:
+        with locks.hold(results, [job.run_id for job in left]):
+            for job in left:
+                failures.record(job, results, error)
+    except OSError as trouble:  # another command was faster to take over, or the disk is at fault
+        return _as_it_stands(group, results, f"{error}; {trouble.strerror}")
+    failed = [(job.run_id, str(State.failed), f"{error}; what was saved is kept") for job in left]
+    return [end for end in _as_it_stands(group, results, "") if end[1] != State.partial] + failed
+
+
+def _stop(worker: _Worker) -> None:
+    worker.pipe.close()
+    _await(worker)
+
+
+def _await(worker: _Worker) -> None:
+    """Waits for the process to end, which has nothing to do any more, and ends it where it does not."""
+    worker.process.join(timeout=LEAVE_SEC)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
+
+
+def _interrupt(pool: Sequence[_Worker]) -> None:
+    """A terminal's Ctrl-C has reached the workers too; a signal to this process alone has not. A second one kills."""
+    for worker in pool:
+        if worker.process.is_alive():
+            os.kill(worker.process.pid, signal.SIGTERM)
+    until = time.monotonic() + LEAVE_SEC
+    try:
+        for worker in pool:
+            worker.process.join(timeout=SAY_SEC)
+        if left := sum(worker.process.is_alive() for worker in pool):
+            print(f"\nwaiting up to {LEAVE_SEC:g} s for {left} processes to save what they have", file=sys.stderr)
+        for worker in pool:
+            worker.process.join(timeout=max(0.0, until - time.monotonic()))
+    finally:
+        for worker in pool:
+            if worker.process.is_alive():
+                worker.process.kill()
+
+
+def _cause(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return "SIGKILL: killed, or out of memory"
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit {code}"
+
+
+def _work(pipe: Connection, results: Path, threads: int) -> None:
+    """Be a worker: groups come in, progress and endings go out, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as long as there is nothing to save
+    _die_with_parent()
+    from bnstudy.training import preflight, runner  # torch is imported here, in the worker
+
+    def tell(kind: str, *content: object) -> None:
+        try:
+            pipe.send((kind, *content))
+        except OSError:
+            os._exit(1)  # nobody listens any more; the next command resumes from the checkpoint
+
+    stop = runner.Stop(ends_process=True)
+    with stop.listening():
+        while True:
+            try:
+                try:
+                    task, content = pipe.recv()
+                except (EOFError, OSError):
+                    return
+                try:
+                    if task == CHECK:
+                        preflight.check(job for group in content for job in group.jobs)
+                        tell("checked")
+                    else:
+                        report = functools.partial(tell, "progress")
+                        group, endings = content
+                        tell("ended", _train(group, endings, results, threads, report, stop))
+                except ValueError as error:
+                    tell("refused", str(error))
+                if stop.requested:
+                    os._exit(INTERRUPTED)
+            except (KeyboardInterrupt, runner.Interrupted):
+                os._exit(INTERRUPTED)
+
+
+def _train(
+    group: Group,
+    endings: Mapping[str, Ending | None] | None,
+    results: Path,
+    threads: int,
+    report: Callable[[int, int], None],
+    stop: Any,
+) -> list[Ended]:
+    from bnstudy.training import runner
+
+    try:
+        ended = runner.run(group, results, threads=threads, report=report, stop=stop, endings=endings)
+    except locks.Locked as locked:
+        return [(job.run_id, ELSEWHERE, str(locked.strerror)) for job in group.jobs]
+    except OSError as error:
+        return _as_it_stands(group, results, f"{error}; what was saved is kept")
+    return [(e.run_id, str(e.state), e.note) for e in ended]
+
+
+def _as_it_stands(group: Group, results: Path, note: str) -> list[Ended]:
+    """How the runs ended of a group whose training broke off: some may have been done before."""
+    found = {job.run_id: status.of(job, Store(results), verify=False) for job in group.jobs}
+    return [(name, str(s.state), "") if s.done else (name, str(State.partial), note) for name, s in found.items()]
+
+
+def ended(job: Job, store: Store, before: Ending | None) -> Ended | None:
+    """How a run ended that is done as asked, or failed with another ending than `before`; None where it has not."""
+    now = status.of(job, store, verify=False)
+    if now.done:
+        return job.run_id, str(now.state), ""
+    if now.state == State.failed and store.ending(job.run_id) != before:
+        return job.run_id, str(now.state), str(store.manifest(job.run_id)["error"])
+    return None
+
+
+def _die_with_parent() -> None:
+    """A killed parent must not leave workers behind that a new command would run against."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

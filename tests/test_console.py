@@ -6,7 +6,8 @@ import io
 
 import pytest
 
-from bnstudy.tracking.sinks.console import Progress, duration
+from bnstudy.store.words import duration
+from bnstudy.tracking.sinks.console import Progress
 
 
 class Clock:

@@ -332,7 +332,7 @@ def test_the_time_of_runs_side_by_side_is_counted_once(tmp_path: Path) -> None:
     workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
     path, folder = workspace / "tables" / "lenet_lr_grid" / "runs.parquet", analysis(tmp_path / "analysis", one=TINY)
     runs = pd.read_parquet(path)  # 48 of 12.5 s
-    for made, told in ((runs.drop(columns="num_runs"), "at most 10 min"), (runs.assign(num_runs=6), "100 s")):
+    for made, told in ((runs.drop(columns="num_runs"), "at most 10 min 0 s"), (runs.assign(num_runs=6), "1 min 40 s")):
         made.to_parquet(path)
         report.build(workspace, folder, progress=lambda line: None)
         assert f'<td class="tight">{told}</td>' in (workspace / "report.html").read_text()

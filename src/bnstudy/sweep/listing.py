@@ -13,7 +13,7 @@ from typing import Any
 
 from bnstudy.store import index, locks, paths
 from bnstudy.store.runs import State, Store
-from bnstudy.tracking.sinks.console import duration
+from bnstudy.store.words import duration
 
 SHOWN = ("run", "state", "test_accuracy", "age", "sweep")  # on a terminal; a CSV file has every column
 WORDS = {State.partial: "interrupted"}

@@ -13,10 +13,10 @@ from bnstudy.store import status
 from bnstudy.store.jobs import Job
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import Store
+from bnstudy.store.words import duration
 from bnstudy.sweep import budget, wanted
 from bnstudy.sweep.progress import Progress
 from bnstudy.sweep.survey import Survey
-from bnstudy.tracking.sinks.console import duration
 
 DAY_SEC = 86400.0
 UNKNOWN = "how long is not known: no run here or published is like them"

@@ -17,8 +17,8 @@ from bnstudy.store.index import Entry
 from bnstudy.store.jobs import under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State
+from bnstudy.store.words import duration
 from bnstudy.sweep.wanted import BATCH_SIZE, Kind, Wanted, kind
-from bnstudy.tracking.sinks.console import duration
 
 NETWORK_AND_PRECISION = 2  # of a kind: what a speed must share with a run to say something of it
 

@@ -18,6 +18,7 @@ from bnstudy.analysis.drawing import Section, Task
 from bnstudy.analysis.findings import Row, Verdict
 from bnstudy.config import project
 from bnstudy.store import files, paths
+from bnstudy.store.words import duration
 
 Progress = Callable[[str], None]
 FINDINGS = project.ROOT / "analysis" / "findings"
@@ -246,11 +247,5 @@ def _sweep(workspace: Path, name: str) -> dict[str, Any]:
         "data": origin.data_label or frames.DASH,
         "commits": ", ".join(frames.commits(done)) or frames.DASH,
         "devices": ", ".join(sorted(done["device"].dropna().astype(str).unique())) or frames.DASH,
-        "wall": f"{'at most ' if beside.isna().any() else ''}{_duration(frames.process_sec(done).sum())}",
+        "wall": f"{'at most ' if beside.isna().any() else ''}{duration(frames.process_sec(done).sum())}",
     }
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
 
+from bnstudy.store.words import duration
+
 LINE_SEC = 10.0  # between lines where the stream is a file or a pipe
 REDRAW_SEC = 0.1  # between redraws on a terminal
 CLEAR = "\r\x1b[K"  # to the line's start, and empty it
@@ -106,15 +108,3 @@ class Progress:
         else:
             self._stream.write(f"{line}\n")
         self._stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words of at most two units: `8 s`, `3 min 20 s`, `2 h 5 min`, `1 d 3 h`."""
-    whole = round(max(seconds, 0))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"

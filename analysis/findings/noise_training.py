@@ -33,7 +33,7 @@ CAPTION = (
     "distance to that of 512 images that contain them, in all parameters. (a) Noise of the gradient, the step's "
     "divided by the squared rate, against the number of updates. (b) The same, divided by the square of the gradient "
     "of the 512 images. (c) Noise of the step against the rate, before training (hollow, slope 2 by identity) and "
-    "after 60 updates (filled); grey: slope 2. Line: geometric mean over seeds, band: 95 % interval; runs that "
+    "after 60 updates (filled); grey: slope 2. Line: geometric mean over seeds, bar or band: 95 % interval; runs that "
     "diverged end before. A network of reduced depth on few images: it says nothing about ResNet-110 trained as in the "
     "paper."
 )
@@ -141,13 +141,15 @@ def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _along(ax: Axes, rows: pd.DataFrame, column: str) -> None:
-    """Against the number of updates, one line an arm and rate."""
+    """Against the number of updates, one line an arm and rate, side by side with their intervals."""
     steps = sorted(rows["step"].unique())
-    for (arm, rate), part in rows.groupby(["norm", "lr"]):
+    cells = rows.groupby(["norm", "lr"])
+    for place, ((arm, rate), part) in enumerate(cells):
         lines = stats.over_seeds(part.assign(look=part["step"].map(steps.index)), ["look"], column, Scale.log)
         label = f"{figures.LABELS[str(arm)]}, {number(float(str(rate)))}"
-        dashes = DASHES[float(str(rate))]
-        figures.band(ax, lines, "look", str(arm), label=label, marker="o", ms=3.4, mew=0, ls=dashes)
+        x, colour = lines["look"] + 0.06 * (place - (len(cells) - 1) / 2), figures.COLOURS[str(arm)]
+        ax.vlines(x, lines["low"], lines["high"], color=colour, lw=1.1, alpha=0.7)
+        ax.plot(x, lines["mean"], color=colour, label=label, marker="o", ms=3.4, mew=0, ls=DASHES[float(str(rate))])
     ax.set_yscale("log")
     ax.set_xticks(range(len(steps)), [str(step) for step in steps])
     ax.set_xlabel("updates")

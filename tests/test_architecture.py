@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "bnstudy"
 
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
-COMPOSING = {"config.compose", "config.errors", "sweep.launchers"}
+COMPOSING = {"config.compose", "config.errors"}
 ALLOWED = {
     "hydra": COMPOSING,
     "omegaconf": COMPOSING,
-    "wandb": {"tracking.sinks.wandb", "tracking.workspace"},
+    "wandb": {"tracking.wandb", "tracking.workspace"},
     "torchvision": {"data"},
 }
 TRAIN_LINES = 150

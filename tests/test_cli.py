@@ -22,7 +22,7 @@ from bnstudy.store.runs import State, Store
 from bnstudy.sweep import pool, study, survey, wanted
 from bnstudy.sweep.progress import Speeds
 from bnstudy.sweep.wanted import kind
-from bnstudy.tracking.sinks.console import Progress
+from bnstudy.tracking.console import Progress
 from bnstudy.training import construct, runner
 
 TINY = ["model=mlp", "model.hidden='16'", "data.name=quadrants", "data.batch_size=25", "data.augment=false"]

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from bnstudy.store.words import duration
-from bnstudy.tracking.sinks.console import Progress
+from bnstudy.tracking.console import Progress
 
 
 class Clock:

@@ -15,7 +15,7 @@ from bnstudy.store import checkpoint, files, index, locks, paths
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import pool, study
-from bnstudy.tracking.sinks import wandb
+from bnstudy.tracking import wandb
 from bnstudy.training import runner
 
 LOOKS = {"probes": {"weights": {"at": [0], "every_steps": 2, "at_end": True}}, "runtime__checkpoint_every_sec": 0.0}

@@ -20,7 +20,7 @@ from bnstudy.store import checkpoint, locks, paths
 from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import State, Store, Writer
 from bnstudy.sweep import pool, study
-from bnstudy.tracking.sinks.console import Progress
+from bnstudy.tracking.console import Progress
 
 FORK = multiprocessing.get_context("fork")  # torch is imported already
 PLAIN = {"runtime__engine": "plain", "train__steps": 20, "runtime__checkpoint_every_sec": 0.0}

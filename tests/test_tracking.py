@@ -20,10 +20,10 @@ from PIL import Image
 from wandb_stub import KEY, Backend
 
 from bnstudy.config.schema import Config, Sweep, Tracking
-from bnstudy.tracking import sinks
 from bnstudy.tracking import sync as tracking
-from bnstudy.tracking.sinks import wandb as mirror
-from bnstudy.tracking.sinks.wandb import Wandb
+from bnstudy.tracking import tracker
+from bnstudy.tracking import wandb as mirror
+from bnstudy.tracking.wandb import Wandb
 
 # A run as training reports it: the probe's rows for step 2 come before the losses of steps 0 and 1.
 STEPS = {step: {"steps/loss": 2.5 / (1 + step), "steps/lr": 0.1} for step in range(4)}
@@ -50,7 +50,7 @@ CONFIG = {"model": {"name": "resnet", "depth": 110}, "optim": {"lr": 0.1}}
 CHILD = """
 import json, sys
 from pathlib import Path
-from bnstudy.tracking.sinks.wandb import Wandb
+from bnstudy.tracking.wandb import Wandb
 results, mode, content = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 run = Wandb(results, mode=mode, project="p", run_id="run-1", group="init", tags=["resnet110"], config=content["config"])
 run.table("activation_moments", 2, content["moments"])
@@ -339,14 +339,14 @@ def config(mode: str) -> Config:
 
 
 def test_the_configuration_decides_group_and_tags(results: Path) -> None:
-    sinks.make(config("offline"), "run-1", results, CONFIG).finish("completed", {})
+    tracker.tracker_of(config("offline"), "run-1", results, CONFIG).finish("completed", {})
     head = next(r["run"] for r in records(tracking.offline_runs(results)[0]) if r["type"] == "run")
     assert (head["run_group"], head["project"]) == ("lr", "bnstudy")
     assert head["tags"] == ["resnet20", "batch", "cifar10", "mine"]
 
 
 def test_off_writes_nothing(results: Path) -> None:
-    run = sinks.make(config("off"), "run-1", results, CONFIG)
+    run = tracker.tracker_of(config("off"), "run-1", results, CONFIG)
     run.scalars(0, {"loss": 1.0})
     run.table("activation_moments", 0, MOMENTS)
     run.finish("completed", {})

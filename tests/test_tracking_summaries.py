@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bnstudy.tracking.sinks.summaries import Histogram, summarise
+from bnstudy.tracking.summaries import Histogram, summarise
 
 NAN, INF = math.nan, math.inf
 

@@ -16,7 +16,7 @@ from wandb_stub import Backend
 from bnstudy.analysis import figures
 from bnstudy.config.schema import Config, to_dict
 from bnstudy.tracking import workspace
-from bnstudy.tracking.sinks.summaries import summarise
+from bnstudy.tracking.summaries import summarise
 from bnstudy.training.train import EPOCHS, FINAL, STEPS
 
 HILL: dict[str, Any] = {"depth": 55, "layer": "l55", "quantity": "hill", "x": 0.05, "x_high": None, "value": 1.5}

@@ -73,7 +73,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     from bnstudy.store.runs import State, Store
     from bnstudy.sweep import pool
     from bnstudy.sweep.plan import plan
-    from bnstudy.tracking.sinks.console import Progress
+    from bnstudy.tracking.console import Progress
 
     folder = _places.results(config.runtime.results if results is None else results)
     config = replace(config, runtime=replace(config.runtime, results=str(folder)))

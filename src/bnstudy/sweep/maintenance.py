@@ -21,7 +21,7 @@ from bnstudy.store.runs import State, Store, looks_of
 from bnstudy.store.status import Look
 from bnstudy.sweep.survey import Survey
 from bnstudy.sweep.wanted import Asked, remembered, wanted
-from bnstudy.tracking.sinks.console import Progress
+from bnstudy.tracking.console import Progress
 
 PRESETS = ("quick", "full")
 HOW = ("runtime.", "tracking.")  # what may be said of runs whose configuration is settled

@@ -24,7 +24,7 @@ from bnstudy.store.jobs import Group, Job
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import Ending, State, Store
 from bnstudy.sweep.plan import plan
-from bnstudy.tracking.sinks.console import Progress as Bar
+from bnstudy.tracking.console import Progress as Bar
 
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
 CHECK, TRAIN = "check", "train"  # what a worker is to do with what comes

@@ -23,7 +23,7 @@ from bnstudy.sweep import budget, pool, task
 from bnstudy.sweep.launchers import Launcher
 from bnstudy.sweep.plan import plan
 from bnstudy.sweep.pool import Ended
-from bnstudy.tracking.sinks.console import Progress
+from bnstudy.tracking.console import Progress
 
 if TYPE_CHECKING:
     import submitit

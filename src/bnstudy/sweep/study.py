@@ -29,7 +29,7 @@ from bnstudy.sweep.plan import plan
 from bnstudy.sweep.pool import Ended
 from bnstudy.sweep.survey import Survey
 from bnstudy.sweep.wanted import remember, wanted
-from bnstudy.tracking.sinks.console import Progress
+from bnstudy.tracking.console import Progress
 from bnstudy.tracking.sync import log_figures
 
 REPRODUCE = ("init", "lenet_lr_grid")  # what `make reproduce` runs, in this order

@@ -24,7 +24,7 @@ from bnstudy.store import files, status
 from bnstudy.store.jobs import Group, Job
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import pool
-from bnstudy.tracking.sinks.console import Progress
+from bnstudy.tracking.console import Progress
 
 OWN = "bnstudy: "  # begins a job's own lines in its log, among those of others
 AGAIN = (signal.SIGUSR1, signal.SIGUSR2)

@@ -20,7 +20,7 @@ from bnstudy.config import compose
 from bnstudy.config.identity import canonical
 from bnstudy.store import files, paths
 from bnstudy.tracking import sync as tracking
-from bnstudy.tracking.sinks.wandb import confine, obstacle
+from bnstudy.tracking.wandb import confine, obstacle
 
 REGISTER_SEC = 60.0
 AXIS = "axis."  # before an axis in a parameter's name, which W&B puts among the run's own keys: norm is one of those

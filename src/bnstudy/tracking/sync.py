@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnstudy.store import paths
-from bnstudy.tracking.sinks.wandb import Wandb, confine, obstacle
+from bnstudy.tracking.wandb import Wandb, confine, obstacle
 
 WANDB = (sys.executable, "-P", "-m", "wandb")  # its own command
 BATCH = 20  # offline runs handed to one `wandb sync`

@@ -1,6 +1,6 @@
 """The study's dashboard at W&B, as code: which panels there are, over the names that the mirror gives to its numbers.
 
-What a name stands for is decided in `sinks` (`summaries` for probes); nothing here is read back by the study.
+What a name stands for is decided in `tracker` (`summaries` for probes); nothing here is read back by the study.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import wandb_workspaces.workspaces as views
 
 from bnstudy.analysis import figures
 from bnstudy.store import files, paths
-from bnstudy.tracking.sinks.wandb import confine, obstacle
+from bnstudy.tracking.wandb import confine, obstacle
 
 NAME = "Batch normalization and learning rates"
 ARM = panels.Config("norm.name")

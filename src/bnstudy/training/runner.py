@@ -27,8 +27,7 @@ from bnstudy.store import checkpoint, failures, files, locks, provenance, status
 from bnstudy.store.jobs import Group, Job, let_go
 from bnstudy.store.runs import Ending, State, Store, StoreError, Writer
 from bnstudy.store.status import Look
-from bnstudy.tracking import sinks
-from bnstudy.tracking.sinks import Sink
+from bnstudy.tracking.tracker import Tracker, tracker_of
 from bnstudy.training import completion, engine
 from bnstudy.training.construct import build_network, make_loader
 from bnstudy.training.engine.stacked import unstack
@@ -401,9 +400,9 @@ class _Trainer:
         return True
 
     @contextmanager
-    def mirrored(self) -> Iterator[list[Sink]]:
+    def mirrored(self) -> Iterator[list[Tracker]]:
         """The runs' mirrors at the tracker; where training stops short they are closed with the reason."""
-        mirrors = [sinks.make(job.config, job.run_id, self._results, _facts(job)) for job in self._group.jobs]
+        mirrors = [tracker_of(job.config, job.run_id, self._results, _facts(job)) for job in self._group.jobs]
         try:
             yield mirrors
         except BaseException as error:
@@ -411,7 +410,7 @@ class _Trainer:
                 mirror.finish("failed" if isinstance(error, Exception) else "interrupted", {})
             raise
 
-    def train(self, mirrors: Sequence[Sink], work: _Work) -> None:
+    def train(self, mirrors: Sequence[Tracker], work: _Work) -> None:
         """Train to the end of the budget, saving now and then; on a request to stop save, and raise Interrupted."""
         try:
             self._train_and_save(mirrors, work)
@@ -419,7 +418,7 @@ class _Trainer:
             self._save()
             raise Interrupted from None
 
-    def _train_and_save(self, mirrors: Sequence[Sink], work: _Work) -> None:
+    def _train_and_save(self, mirrors: Sequence[Tracker], work: _Work) -> None:
         last_save = time.monotonic()
 
         def mark_due() -> bool:
@@ -440,7 +439,7 @@ class _Trainer:
         if self.training.total_steps:  # from here on a kill finds the group trained to its end
             self._save()
 
-    def end(self, mirrors: Sequence[Sink]) -> list[Ended]:
+    def end(self, mirrors: Sequence[Tracker]) -> list[Ended]:
         """Write the runs' final tables and manifests, then remove the checkpoint."""
         *earlier, last = self._facts()
         facts = {
@@ -531,15 +530,15 @@ def _facts(job: Job) -> dict[str, Any]:
     return resolved(job.config) | {"probes": plans, "data_source": job.source.record}
 
 
-def _mirror(sink: Sink, rows: Rows) -> None:
+def _mirror(tracker: Tracker, rows: Rows) -> None:
     columns = [name for name in rows.columns if name != "step"]
     found = [dict(zip(columns, values, strict=True)) for values in zip(*(rows.values[c] for c in columns), strict=True)]
     if rows.table in SCALARS:
         steps = rows.values.get("step", [rows.step] * len(found))
         for step, values in zip(steps, found, strict=True):
-            sink.scalars(step, {f"{rows.table}/{name}": value for name, value in values.items()})
+            tracker.scalars(step, {f"{rows.table}/{name}": value for name, value in values.items()})
     else:
-        sink.table(rows.table.partition("@")[0], rows.step, found)
+        tracker.table(rows.table.partition("@")[0], rows.step, found)
 
 
 def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wall_sec: float) -> dict[str, Any]:

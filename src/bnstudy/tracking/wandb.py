@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from bnstudy.store import paths
-from bnstudy.tracking.sinks.summaries import Histogram, summarise
+from bnstudy.tracking.summaries import Histogram, summarise
 
 REACH_SEC = 10.0  # for one answer of the server, before anything is sent to it
 INIT_SEC = 30.0

@@ -1,4 +1,4 @@
-"""Where a run's rows go besides its tables: the W&B mirror. (Progress on the console is `sinks.console`.)"""
+"""Where a run's rows go besides its tables: the W&B mirror. (Progress on the console is `console`.)"""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from bnstudy.config.identity import network
 from bnstudy.config.schema import Config
 
 
-class Sink(Protocol):
+class Tracker(Protocol):
     """A mirror of one run. Nothing is ever read back from it, and its troubles never reach the training."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Points of curves at `step`; within a run these steps never fall."""
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """What the probe `name` found at `step`."""
+        """Rows of the probe `name` at `step`."""
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
         """The run's end, with its status (completed, diverged, failed, interrupted) and final numbers."""
 
 
-class Nothing:
-    """The sink of `tracking.mode: off`."""
+class NoTracker:
+    """The tracker of `tracking.mode: off`."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Drops the values."""
+        """Drop the values."""
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Drops the rows."""
+        """Drop the rows."""
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
-        """Ends nothing."""
+        """End nothing."""
 
 
-def make(config: Config, run_id: str, results: Path, facts: Mapping[str, Any]) -> Sink:
+def tracker_of(config: Config, run_id: str, results: Path, facts: Mapping[str, Any]) -> Tracker:
     """The mirror that `config.tracking` asks for; `facts`, nested, become the W&B run's config."""
     if config.tracking.mode == "off":
-        return Nothing()
-    from bnstudy.tracking.sinks.wandb import Wandb
+        return NoTracker()
+    from bnstudy.tracking.wandb import Wandb
 
     tags = [network(config), config.norm["name"], config.data.name, *config.tracking.tags]
     return Wandb(

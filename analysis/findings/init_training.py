@@ -79,16 +79,16 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     left.legend(loc="upper right", handlelength=2.6)
     left.axhline(GUESS, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
     left.set_yscale("log")
-    for ax, title, letter in ((left, "loss along training", "a"), (middle, "near a guess's loss", "b")):
+    for ax, title, letter in ((left, "loss along training", "a"), (middle, "the same near the loss of guessing", "b")):
         ax.set_xlim(0, max(1, last))
         ax.set_xlabel("updates made")
         ax.set_ylabel("loss of the mini-batch")
         figures.panel(ax, letter, title)
     middle.set_ylim(ZOOM)
-    for level, name in ((GUESS, "guess"), (TRAINED, "has begun to learn below")):
+    for level, name in ((GUESS, "guessing"), (TRAINED, "has begun to learn below")):
         middle.axhline(level, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
-        middle.text(0.99, level, name, transform=middle.get_yaxis_transform(), fontsize=7, color=figures.MUTED,
-                    ha="right", va="bottom")  # fmt: skip
+        middle.text(0.99, level - 0.006, name, transform=middle.get_yaxis_transform(), fontsize=7, color=figures.MUTED,
+                    ha="right", va="top")  # fmt: skip
     runs = _runs(frames)
     for position, init in enumerate(INITS):
         ended = runs[(runs["init"] == init) & np.isfinite(runs["last"])]
@@ -101,7 +101,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     right.set_ylim(bottom=0)
     right.set_ylabel("test accuracy (%); dashed: chance")
     right.grid(False, axis="x")
-    figures.panel(right, "c", "what it then knows")
+    figures.panel(right, "c", "accuracy after the last update")
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:

@@ -433,10 +433,11 @@ def _as_it_stands(group: Group, results: Path, note: str) -> list[Ended]:
 
 def ended(job: Job, store: Store, before: Ending | None) -> Ended | None:
     """How a run ended that is done as asked, or failed with another ending than `before`; None where it has not."""
-    now = status.of(job, store, verify=False)
+    anew = store.ending(job.run_id) != before
+    now = status.of(job, store, verify=not anew)  # one that ended before may be pending because it is damaged
     if now.done:
         return job.run_id, str(now.state), ""
-    if now.state == State.failed and store.ending(job.run_id) != before:
+    if now.state == State.failed and anew:
         return job.run_id, str(now.state), str(store.manifest(job.run_id)["error"])
     return None
 

@@ -157,7 +157,7 @@ def test_after_ctrl_c_the_jobs_go_on_and_are_found_again(sweeps: Sweeps, tmp_pat
     until(lambda: "RUNNING" in sweeps.states())
     process.send_signal(signal.SIGINT)
     status, said = ended(process)
-    assert status == 130 and "the jobs go on" in said and "RUNNING" in sweeps.states()
+    assert status == 130 and "the jobs stay" in said and "RUNNING" in sweeps.states()
     status, said = sweeps.run(*command, "--no-wait")
     assert status == 0 and "2 runs are in the queue already" in said and "are submitted" not in said
     status, said = sweeps.run(*command)

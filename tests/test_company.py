@@ -241,7 +241,7 @@ def test_the_number_of_threads_does_not_depend_on_what_is_left(tmp_path, root, m
     ):
         for left in (configs[:1], configs):
             part = [job for job in wanted if job.run_id in names(left)]
-            study.make("t", part, tmp_path / str(len(threads)), workers)
+            study.train("t", part, tmp_path / str(len(threads)), workers)
     assert threads == [2, 2, 4, 4, 4, 4]
     said = [replace(c, runtime=replace(c.runtime, threads=3)) for c in configs]
     assert {job.config.runtime.threads for job in study.with_threads(jobs(said), tmp_path)} == {3}

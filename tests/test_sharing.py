@@ -56,7 +56,7 @@ def launcher(configs, results, told, slow_sec=0.0):
             save(*arguments)
 
         Writer.restart, checkpoint.save = log, slowly  # type: ignore[method-assign]
-        code = study.make("the sweep", jobs(configs), results, 1)
+        code = study.train("the sweep", jobs(configs), results, 1)
         print("exit", int(code))
 
     process = FORK.Process(target=work)
@@ -95,7 +95,7 @@ def test_two_launchers_share_a_sweep_and_both_tell_of_all_of_it(tmp_path, root):
     for file in told:
         text = file.read_text()
         assert "8 of 8 runs ended, 100 %" in text and "8 completed" in text and text.endswith("exit 0\n"), text
-        counts = re.search(r"the sweep: (\d) of these were made here, (\d) by other processes", text)
+        counts = re.search(r"the sweep: (\d) of these were trained here, (\d) by other processes", text)
         assert counts is not None, text
         made.append(int(counts[1]))
         assert int(counts[1]) + int(counts[2]) == 8
@@ -137,10 +137,10 @@ def test_a_run_that_failed_elsewhere_is_told_and_not_tried_again(tmp_path, root,
         return launch_here(groups, results, **options)
 
     monkeypatch.setattr(pool, "launch", others_first)
-    assert study.make("a sweep", jobs(configs), tmp_path, 1)
+    assert study.train("a sweep", jobs(configs), tmp_path, 1)
     told = capsys.readouterr()
     assert f"{ids[1]}: failed: the disk is bad (trained by another process)" in told.err
-    assert "1 of these were made here, 2 by other processes" in told.out
+    assert "1 of these were trained here, 2 by other processes" in told.out
     assert [store.state(run_id) for run_id in ids] == [State.completed, State.failed, State.diverged]
 
 
@@ -155,7 +155,7 @@ def test_what_our_own_process_died_over_is_not_tried_twice_but_told_as_done_wher
         return [(run_id, "partial", "its process died") for run_id in ids]
 
     monkeypatch.setattr(pool, "launch", dying)
-    assert study.make("a sweep", jobs(configs), tmp_path, 1)
+    assert study.train("a sweep", jobs(configs), tmp_path, 1)
     told = capsys.readouterr()
     assert told.err.splitlines()[-1] == f"{ids[0]}: partial: its process died"
     assert "1 completed, 1 partial" in told.err
@@ -186,7 +186,7 @@ def test_two_real_launchers_of_the_command_line(tmp_path, data_root, killed):
     codes = [process.returncode for process in (first, second)]
     assert codes == [-signal.SIGKILL if killed else 0, 0], told
     assert written(results, names(configs)) == written(tmp_path / "alone", names(configs))
-    counted = [re.search(r"(\d) of these were made here, (\d) by other processes", output) for output, _ in told]
+    counted = [re.search(r"(\d) of these were trained here, (\d) by other processes", output) for output, _ in told]
     if not killed:
         assert [int(c[1]) + int(c[2]) if c else 0 for c in counted] == [6, 6], told
         assert sum(int(c[1]) if c else 0 for c in counted) == 6, told

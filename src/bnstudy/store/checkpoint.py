@@ -1,8 +1,8 @@
-"""What an interrupted group of runs needs to go on to the bit, in one file, written atomically.
+"""What an interrupted group of runs needs to resume with the same bits, in one file, written atomically.
 
 The file is a line with the checksum of all that follows, which is what torch saves: nothing is parsed that is not what
 was written, since readers differ in which damage they see.
-It is dropped when its runs are made, or when it is itself of no use; never because an attempt to go on from it failed.
+It is removed when its runs have ended, or when it is damaged; never because an attempt to resume from it failed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def save(results: Path, group: Group, state: dict[str, Any]) -> None:
     if not (path.parent / paths.MEMBERS).exists():
         files.write_text(path.parent / paths.MEMBERS, "\n".join(members) + "\n")
     _write(path, {**state, "schema": SCHEMA, "members": members})
-    told = {"step": state["position"]["step"], "wall_sec": state["wall_sec"]}
-    files.write_text(path.parent / paths.PACE, json.dumps(told))  # for who does not load torch
+    pace = {"step": state["position"]["step"], "wall_sec": state["wall_sec"]}
+    files.write_text(path.parent / paths.PACE, json.dumps(pace))  # for commands that do not load torch
 
 
 def load(results: Path, group: Group) -> dict[str, Any] | None:
@@ -59,7 +59,7 @@ def load(results: Path, group: Group) -> dict[str, Any] | None:
 
 
 def of_no_use(group: Group, why: str) -> None:
-    """Says so of the group's checkpoint."""
+    """Log that the group's checkpoint is of no use, and why."""
     print(f"the checkpoint of {group.jobs[0].run_id} is of no use ({why}); its runs start again", flush=True)
 
 

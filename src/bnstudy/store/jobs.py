@@ -17,7 +17,7 @@ from bnstudy.store import paths
 
 @dataclass(frozen=True)
 class Job:
-    """One run to make: its configuration and the bytes it sees."""
+    """One run to train: its configuration and the bytes it sees."""
 
     config: Config
     source: Source
@@ -48,7 +48,7 @@ class Group:
 def jobs(configs: Iterable[Config]) -> list[Job]:
     """Configurations with the data they will see, in their order, each identity once. Raises DataError."""
     found: dict[str, Source] = {}
-    made: dict[str, Job] = {}
+    by_id: dict[str, Job] = {}
     for config in configs:
         name, runtime = config.data.name, config.runtime
         if name not in found:
@@ -56,8 +56,8 @@ def jobs(configs: Iterable[Config]) -> list[Job]:
                 name, Path(runtime.data_root), allow_synthetic=runtime.synthetic, download=runtime.download
             )
         job = Job(config, found[name])
-        made.setdefault(job.run_id, job)
-    return list(made.values())
+        by_id.setdefault(job.run_id, job)
+    return list(by_id.values())
 
 
 def under_way(results: Path) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ WEIGHTS = "weights.safetensors"
 TRACEBACK = "traceback.txt"
 MEMBERS = "members.txt"
 PACE = "pace.json"
-CUSTOM = "custom"  # the workspace of sweeps whose overrides made other runs than a preset
+CUSTOM = "custom"  # the workspace of sweeps whose overrides ask for other runs than a preset
 
 
 def runs(results: Path) -> Path:
@@ -43,7 +43,7 @@ def cache(results: Path) -> Path:
 
 
 def cluster(results: Path) -> Path:
-    """What is kept of jobs that a launcher started: what they are to make, their logs, and which were submitted."""
+    """Jobs of a cluster: the groups they train, their logs, and which were submitted."""
     return results / "cluster"
 
 

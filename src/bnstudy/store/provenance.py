@@ -1,4 +1,4 @@
-"""What a run was made with: commit, uncommitted changes, versions, machine. None of it is part of a run's identity."""
+"""What a run was trained with: commit, uncommitted changes, versions, machine. No part of a run's identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slice of time: when it is spent, work stops as on Ctrl-C, with what can be saved saved, and goes on next time."""
+"""A slice of time: when it is spent, work stops as on Ctrl-C, with everything saved; the next command resumes it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from bnstudy.sweep.wanted import Asked, remembered, wanted
 from bnstudy.tracking.console import Progress
 
 PRESETS = ("quick", "full")
-HOW = ("runtime.", "tracking.")  # what may be said of runs whose configuration is settled
+HOW = ("runtime.", "tracking.")  # overrides that leave a run what it is
 
 
 def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], results: Path) -> int:
@@ -34,7 +34,7 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
     """
     Store(results)  # refuses what is none before anything is composed
     offline, presets = [*overrides, "runtime.download=false"], [preset] if preset else ["quick", "full"]
-    searching = {name: bool(said.get("search")) for name, said in compose.headers().items()}
+    searching = {name: bool(header.get("search")) for name, header in compose.headers().items()}
     if unknown := [name for name in names if name not in searching]:
         raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.suggestions(unknown[0], searching)}")
     there = {*searching, compose.AD_HOC}
@@ -116,7 +116,7 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
     if not failed:
         print(f"no run{f' of {sweep}' if sweep else ''} has failed")
         return 0
-    for members in under_way(results).values():  # runs that went side by side go on so
+    for members in under_way(results).values():  # runs that trained side by side resume so
         if failed.intersection(members):
             failed |= {name for name in members if store.ending(name) is not None}
     configs, reasons = list[Config](), dict[str, str]()
@@ -129,7 +129,7 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
     for run_id in sorted(failed - {job.run_id for job in wanted}):
         why = reasons.get(run_id, "its data, or an option's default, are others now")
         print(f"{run_id}: cannot be trained ({why}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr)
-    bad = study.make(f"retry{f' of {sweep}' if sweep else ''}", wanted, results, workers) if wanted else False
+    bad = study.train(f"retry{f' of {sweep}' if sweep else ''}", wanted, results, workers) if wanted else False
     trained = {job.run_id for job in wanted}
     for asked, runs in remembered(results).items():
         if trained.intersection(run.run_id for run in runs or ()):
@@ -165,5 +165,5 @@ def forget(run_id: str, results: Path) -> int:
     with locks.hold(results, [run_id]):
         let_go(results, {run_id})
         shutil.rmtree(paths.run(results, run_id))
-    print(f"{run_id} is forgotten; tables that were made with it keep its rows until its sweep is run again")
+    print(f"{run_id} is forgotten; tables that have its rows keep them until its sweep is run again")
     return 0

@@ -114,7 +114,7 @@ class _Run:
         return self.end is None
 
     def note(self, end: Ended) -> None:
-        """What a worker of this command told of it."""
+        """Take over how it ended in a worker of this command."""
         _, state, note = end
         if state == State.partial:
             self.died = note
@@ -199,7 +199,7 @@ class _Pool:
         return self._ended
 
     def _start(self, at_once: int) -> None:
-        """Has as many workers as there are groups left for, up to `at_once`."""
+        """Start as many workers as there are groups left for, up to `at_once`."""
         idle = sum(worker.group is None for worker in self.workers)
         while len(self.workers) < at_once and idle < len(self._todo):
             slots = {worker.slot for worker in self.workers}
@@ -210,7 +210,7 @@ class _Pool:
             idle += 1
 
     def _hand_out(self, worker: _Worker) -> None:
-        """Gives an idle worker the next group, or, where none is left, lets it go."""
+        """Give an idle worker the next group, or, where none is left, let it go."""
         if worker.group is not None:
             return
         if not self._todo:
@@ -229,7 +229,7 @@ class _Pool:
                 worker.hung = True
 
     def _hear(self, worker: _Worker) -> None:
-        """Takes what a worker sends. Raises ValueError for a value that makes no run."""
+        """Receive what a worker sends. Raises ValueError for a value that makes no run."""
         assert worker.group is not None
         worker.heard = time.monotonic()
         try:
@@ -293,7 +293,7 @@ def _set(environment: Mapping[str, str | None]) -> None:
 
 
 def _check(worker: _Worker, groups: Sequence[Group]) -> None:
-    """Has one worker look at all that is to be made, while the others import what they need."""
+    """Have one worker check all that is to train, while the others import what they need."""
     try:
         worker.pipe.send((CHECK, groups))
         patience_sec = min(map(_patience_sec, groups))

@@ -66,12 +66,12 @@ def run(
         print(f"{title}: {len(new)} jobs are submitted, as {_ids(new)}; their logs are in {paths.cluster(results)}")
         jobs += new
     if not launcher.wait:
-        print(f"the same command waits for them and makes the tables; scancel {_ids(jobs)} ends them")
+        print(f"the same command waits for them and writes the tables; scancel {_ids(jobs)} ends them")
         return []
     try:
         return _wait(title, {job.run_id: job for job in wanted}, jobs, pending, endings, results)
     except (KeyboardInterrupt, budget.Spent):
-        print(f"\n{title}: the jobs go on; the same command waits for them again, scancel {_ids(jobs)} ends them")
+        print(f"\n{title}: the jobs stay; the same command waits for them again, scancel {_ids(jobs)} ends them")
         raise
 
 
@@ -194,10 +194,10 @@ def _message(error: str) -> str:
 
 
 def _last_words(log: Path) -> str:
-    """What a job said of itself, or else the last line in its log."""
+    """The last of a job's own lines in its log, or else its last line."""
     try:
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     except OSError:
         return "it left no log"
     own = [line.removeprefix(task.OWN) for line in lines if line.startswith(task.OWN)]
-    return (own or lines or ["it said nothing"])[-1]
+    return (own or lines or ["its log is empty"])[-1]

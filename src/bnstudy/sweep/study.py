@@ -1,4 +1,4 @@
-"""What the commands do: make runs, reduce them to tables, publish tables. Composes the modules, decides little."""
+"""What the commands do: train runs, reduce them to tables, publish tables. Composes the modules, decides little."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def sweep(
     try:
         for title, part in _seed_by_seed(name, grid) if budget.ticking() and launcher == LOCAL else [(name, grid)]:
             at_once = workers or _at_once(part, results)
-            failed |= make_all(title, part, results, at_once, launcher, published=published)[1]
+            failed |= train_all(title, part, results, at_once, launcher, published=published)[1]
     except budget.Spent as spent:
         waiting = left([name], preset, overrides, results, workers, again=again)
         raise budget.Spent(f"{spent}{waiting}") from None
@@ -161,11 +161,11 @@ def left(
 ) -> str:
     """A line for each of these sweeps that is not done: how far it is, and how long it still takes."""
     runs = {name: wanted(name, preset, overrides, results) for name in names}
-    survey, said, lines = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers(), []
+    survey, headers, lines = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers(), []
     for name in names:
         progress = survey.progress(name, runs[name], processes=workers, again=again)
         if progress.pending:
-            then = "; its search follows" if said.get(name, {}).get("search") else ""
+            then = "; its search follows" if headers.get(name, {}).get("search") else ""
             lines.append(f"\n{name:24} {progress}{then}")
     return "".join(lines)
 
@@ -196,19 +196,19 @@ def with_threads(
 
 
 def _processes(jobs: Sequence[Job]) -> int:
-    """How many processes train at a time on this machine, where nothing was said."""
+    """How many processes train at a time on this machine, where --jobs is not given."""
     on_gpu = devices.on_gpu(jobs[0].config.runtime.device)
     return max(1, devices.gpus()) if on_gpu else pool.cores()
 
 
 def _at_once(part: Sequence[Job], results: Path) -> int | None:
-    """How many processes, where nothing was said and time is limited: on a GPU so many that all arms go on."""
+    """How many processes, where --jobs is not given and time is limited: on a GPU so many that all arms train."""
     if not budget.ticking() or not devices.on_gpu(part[0].config.runtime.device):
         return None
     return max(devices.gpus(), len(plan(part, {job.run_id for job in part}, results, workers=1)))
 
 
-def make_all(
+def train_all(
     name: str,
     grid: Sequence[Job],
     results: Path,
@@ -217,7 +217,7 @@ def make_all(
     *,
     published: Published = NOTHING,
 ) -> tuple[tuple[Job, ...], bool]:
-    """Makes what the sweep asks for: its grid and, where it searches, what follows from what is done, round by round.
+    """Train what the sweep asks for: its grid and, where it searches, what follows from what is done, round by round.
 
     Returns all the jobs that were asked for, and whether any failed or stayed unfinished; no round follows such a one,
     nor one whose end is not waited for.
@@ -228,7 +228,7 @@ def make_all(
         asked = reached.jobs
         if reached.more:
             print(f"{name}: of its search {reached.more} more runs follow these")
-        failed = make(name, asked, results, workers, launcher, published=published)
+        failed = train(name, asked, results, workers, launcher, published=published)
         reached = search.reach(grid, store, published)
         if failed or not launcher.wait or len(reached.jobs) == len(asked):
             break
@@ -237,7 +237,7 @@ def make_all(
     return reached.jobs, failed
 
 
-def make(
+def train(
     title: str,
     wanted: Sequence[Job],
     results: Path,
@@ -246,7 +246,7 @@ def make(
     *,
     published: Published = NOTHING,
 ) -> bool:
-    """Makes the jobs that are not done, nor published, with progress; whether any failed or stayed unfinished."""
+    """Train the jobs that are not done, nor published, with progress; whether any failed or stayed unfinished."""
     store = Store(results)
     found = {job.run_id: status.of(job, store) for job in wanted}
     pending = {run_id for run_id, now in found.items() if not now.done}
@@ -260,19 +260,19 @@ def make(
     if not pending:
         return False
     try:
-        ended = _make(title, wanted, pending, results, workers, launcher)
+        ended = _train(title, wanted, pending, results, workers, launcher)
     except budget.Spent:
-        made = sum(status.of(job, store).done or job.run_id in known for job in wanted)
-        raise budget.Spent(f"{title}: {made} of {len(wanted)} runs done") from None
+        num_done = sum(status.of(job, store).done or job.run_id in known for job in wanted)
+        raise budget.Spent(f"{title}: {num_done} of {len(wanted)} runs done") from None
     if elsewhere := sum(locks.ELSEWHERE in note for _, _, note in ended):
-        print(f"{title}: {len(ended) - elsewhere} of these were made here, {elsewhere} by other processes")
+        print(f"{title}: {len(ended) - elsewhere} of these were trained here, {elsewhere} by other processes")
     bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
     for run_id, how, note in bad:
         print(f"{run_id}: {how}: {note}", file=sys.stderr)
     return bool(bad)
 
 
-def _make(
+def _train(
     title: str, wanted: Sequence[Job], pending: set[str], results: Path, workers: int | None, launcher: Launcher
 ) -> list[Ended]:
     """How each pending run ended."""
@@ -337,7 +337,7 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
         synthetic |= {job.source.name for job in grid if job.source.synthetic}
         if synthetic:
             print(_loud(synthetic))
-        wanted, bad = make_all(name, grid, results, workers)
+        wanted, bad = train_all(name, grid, results, workers)
         failed |= bad
         reduce(name, workspace, configs, wanted, results)
     failed |= bool(report.make(workspace, html=True))
@@ -362,8 +362,8 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, 
     if workspace.name == paths.CUSTOM:
         raise ValueError(f"{name}: what is published is the preset {preset} as it is, without overrides")
     with locks.hold(results, [f"publish-{name}"]):
-        told = _publish(name, preset, configs, workspace, results, replace=replace)
-    print(told)
+        message = _publish(name, preset, configs, workspace, results, replace=replace)
+    print(message)
     code = report.make(paths.workspace(results, None), html=True)
     if paths.workspace(results, None).resolve() == (readme.README.parent / "results").resolve():
         readme.update(paths.workspace(results, None) / "claims.json")
@@ -378,9 +378,9 @@ def _publish(
     files.settle(target)
     published = publishing.load(results, name)
     wanted = search.reach(jobs(configs), store, published).jobs
-    made = [job.source.name for job in wanted if job.source.synthetic]
-    if made:
-        raise ValueError(f"{name} ran on synthetic data ({made[0]}): only real data is published")
+    synthetic = [job.source.name for job in wanted if job.source.synthetic]
+    if synthetic:
+        raise ValueError(f"{name} ran on synthetic data ({synthetic[0]}): only real data is published")
     states = {job.run_id: status.of(job, store) for job in wanted}
     done = {run_id for run_id, now in states.items() if now.done}
     choice = publishing.choose(wanted, done, published, replace=replace)
@@ -443,7 +443,7 @@ def _explain(wanted: Sequence[Job], found: Mapping[str, Status], store: Store) -
 
 
 def _former(job: Job, store: Store) -> str:
-    """What is to be said where the same words described another run before a default changed, and that is there."""
+    """A message where the same words described another run before a default changed, and that run is there."""
     if not (changed := changed_defaults(job.config)):
         return ""
     former = replace(job, config=with_former_defaults(job.config)).run_id
@@ -457,7 +457,7 @@ def workspace_of(name: str, preset: str, overrides: Sequence[str], results: Path
 
 
 def _is_preset(name: str, preset: str, configs: Sequence[Config]) -> bool:
-    """Whether these are the preset's runs, of which the same is kept."""
+    """Whether these are the preset's runs, with the same tables."""
     if name == compose.AD_HOC:
         return False
 

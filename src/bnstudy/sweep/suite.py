@@ -1,4 +1,4 @@
-"""Which sweeps make up a study of several, what they will cost together, and making them one after another."""
+"""Suites: several sweeps trained one after another, with an estimate of their time and a report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bnstudy.sweep.wanted import wanted
 
 def members(suite: str) -> list[str]:
     """The sweeps that say they belong to the suite (`sweep.suites`), in its order. Raises ValueError for none."""
-    suites = {name: said.get("suites", {}) for name, said in compose.headers().items()}
+    suites = {name: header.get("suites", {}) for name, header in compose.headers().items()}
     found = {name: places[suite] for name, places in suites.items() if suite in places}
     if not found:
         known = ", ".join(sorted({name for places in suites.values() for name in places}))
@@ -68,13 +68,13 @@ def estimate(
     What is published is not to train, unless `again`; a run that several sweeps ask for counts for the first alone.
     """
     runs = {name: wanted(name, preset, overrides, results) for name in names}
-    survey, said = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers()
+    survey, headers = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers()
     lines, total, unknown, counted = [], 0.0, list[str](), set[str]()
     for name in names:
         left = [run for run in runs[name] if run.run_id not in counted]
         progress = survey.progress(name, left, again=again)
         counted |= {run.run_id for run in left}
-        minutes = said.get(name, {}).get("minutes", {}).get(preset)
+        minutes = headers.get(name, {}).get("minutes", {}).get(preset)
         if not progress.unknown:
             sec = progress.sec / devices.cores()
         elif minutes is not None:

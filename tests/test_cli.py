@@ -255,7 +255,7 @@ def test_one_bad_value_of_an_axis_is_found_before_the_good_ones_are_made(data_ro
 
 
 def test_ctrl_c_is_130(root, tmp_path, capsys, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(study, "single", interrupted)

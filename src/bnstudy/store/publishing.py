@@ -91,7 +91,8 @@ def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
         path = next((path for path in files.current(folder) if path.name == f"{RUNS}.parquet"), None)
         if path is None:
             continue
-        stamp = f"{path.stat().st_size} {path.stat().st_mtime_ns} {path.stat().st_ino}"
+        stat = path.stat()
+        stamp = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {' '.join(BRIEF)}"
         before, value = known.get(sweep, ("", ""))
         if before == stamp:
             found[sweep] = json.loads(value)

@@ -176,7 +176,7 @@ wandb-workspace: $(READY) ## save the study's dashboard to W&B (needs a key)
 	$(BNSTUDY) wandb-workspace $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## speed against a textbook loop, as ratios
+bench: $(READY) ## speed against a tutorial's and a careful user's loop, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: lock

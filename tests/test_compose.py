@@ -183,7 +183,7 @@ SLIPS = {
     "train.epochs=1.5": r"train\.epochs = 1\.5: give .*",
     "data.augment=maybe": r"data\.augment = 'maybe': give .*",
     "seed=-2": "seed = -2: give 0 or more",
-    "optim=0.1": r"optim\.? = 0\.1: give a mapping of lr, momentum, .*",
+    "optim=0.1": r"optim\.? = 0\.1: SGD is the only optimiser; give a mapping of lr, momentum, .*",
     "optim.lr": r"'optim\.lr': give KEY=VALUE, as in optim\.lr=0\.1, without spaces around the =",
     "0.1": r"'0\.1': give KEY=VALUE, as in optim\.lr=0\.1, without spaces around the =",
     "=3": r"'=3': give KEY=VALUE, as in optim\.lr=0\.1",

@@ -388,7 +388,8 @@ def test_a_run_that_failed_goes_on_from_its_checkpoint(tmp_path, root, configs, 
         (ended,) = make(configs, tmp_path / "cut")
     store, (name,) = Store(tmp_path / "cut"), names(configs)
     assert store.state(name) == State.failed and store.manifest(name)["error"] == f"{type(error).__name__}: {error}"
-    assert ended.note == store.manifest(name)["error"] + ("; what was saved is kept" if at else "")
+    assert ended.note.startswith(store.manifest(name)["error"] + ("; what was saved is kept" if at else ""))
+    assert str(paths.run(tmp_path / "cut", name) / "traceback.txt") in ended.note
     assert len(under_way(tmp_path / "cut")) == (1 if at else 0)
     with raising_step(error, 0):
         make(configs, tmp_path / "cut")

@@ -13,7 +13,7 @@ import benchmarks
 def main() -> int:
     """Exit status 0, 1 where a row failed, 2 for bad input."""
     parser = argparse.ArgumentParser(
-        prog="benchmarks", description="Speed against a tutorial's and a careful user's loop, as ratios measured in one run."
+        prog="benchmarks", description="Speed against a tutorial's and a careful user's loop, as ratios of one run."
     )
     parser.add_argument("--rows", default=None, help="comma-separated rows (default: all; empty: only show the tables)")
     parser.add_argument("--name", default=None, help="name of the file in results/bench (default: after the processor)")

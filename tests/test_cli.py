@@ -499,7 +499,7 @@ def made_up(data_root, folder):
 def test_publishing_made_images_is_refused(data_root, tmp_path, capsys):
     folder = made_up(data_root, tmp_path / "data")
     assert main("publish", "init", "--data-root", folder, "--results", tmp_path) == cli.EXIT_USAGE
-    assert "synthetic images" in capsys.readouterr().err
+    assert "images are synthetic" in capsys.readouterr().err
     overrides = [f"runtime.data_root='{folder}'", "runtime.synthetic=true"]
     with pytest.raises(ValueError, match=r"init ran on synthetic data .*: only real data is published"):
         study.publish("init", "full", overrides, tmp_path)

@@ -114,12 +114,11 @@ def test_agents_make_the_grid_once_each(tmp_path):
 
 def test_without_a_key_what_would_be_registered_is_written_down(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(agents, "obstacle", lambda: "there is no W&B key")
-    monkeypatch.chdir(tmp_path)
+    places = [f"--results={tmp_path / 'results'}", f"--data-root={tmp_path / 'data'}"]
     with pytest.raises(SystemExit) as ended:
-        cli.main(["wandb-sweep", "init", "--preset", "quick"])
+        cli.main(["wandb-sweep", "init", "--preset", "quick", *places])
     assert ended.value.code == 1
     told = capsys.readouterr().err
     assert told.startswith("wandb-sweep: there is no W&B key. What would be registered is in ")
     twin = yaml.safe_load((tmp_path / "results/wandb/sweeps/init-quick.yaml").read_text())
-    places = ["--results=results", f"--data-root={os.environ.get('BNSTUDY_DATA_ROOT', 'data')}"]
     assert twin == agents.definition("init", "quick", [], places)

@@ -32,7 +32,7 @@ OTHERWISE = {
         "5-constant 5-training 7-explosion 8-late 9 9-exponential 9-means 9-reading 12 14-density 15-reduced "
         "3-reduced textbook-covariate-predicts textbook-lenet-5 textbook-mlp-2 textbook-mlp-4 textbook-modes-4 "
         "textbook-normalisers-3 gradient-correlation-matched gradient-correlation-own textbook-statistics-1 "
-        "textbook-statistics-2 textbook-statistics-3"
+        "textbook-statistics-2 textbook-statistics-3 B1-shortcuts"
     ),
     "the ratio or difference seed by seed of what is drawn as means, on another scale or in two panels": (
         "8 8-levels 16 16-loss 16-depth 16-bn 2-best-reduced precision-1 jacobians-4 10-init-activations "
@@ -40,8 +40,8 @@ OTHERWISE = {
         "textbook-covariate-noise textbook-covariate-gradient textbook-shift-2 textbook-lenet-4 textbook-mlp-1 "
         "textbook-mlp-3 textbook-partial-2 textbook-subsets-2 textbook-tiny-1"
     ),
-    "a share of the layers or kinds that are drawn one by one": (
-        "6-layers 6-power-law-layers 12-layers 12-parameters-layers 13-layers textbook-shift-3"
+    "a share of the seeds, layers or kinds that are drawn one by one": (
+        "6-layers 6-power-law 6-power-law-layers 12-layers 12-parameters-layers 13-layers textbook-shift-3"
     ),
 }
 

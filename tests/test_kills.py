@@ -95,7 +95,8 @@ def work(configs, results, findings, phase):
 def made(configs, results):
     """Everything that has to be alike: raw tables, reduced tables, claims and pictures."""
     workspace, found = paths.workspace(results, "quick"), dict[object, object](written(results, names(configs)))
-    for path in sorted(p for p in workspace.rglob("*") if p.is_file() and ".part" not in p.name):
+    files = [p for p in workspace.rglob("*") if p.is_file() and ".part" not in p.name]
+    for path in sorted(p for p in files if p.parent.name != ".drawn"):  # says which tables figures were drawn from
         if path.stem == "runs":
             found[path.name] = pd.read_parquet(path).drop(columns=PROVENANCE).to_csv()
         elif path.stem not in ("throughput", "report"):  # the page says how long the runs took

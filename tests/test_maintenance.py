@@ -126,6 +126,7 @@ def test_where_the_index_cannot_be_kept_it_is_done_without(tmp_path):
 @pytest.fixture
 def sweep(tmp_path, data_root, monkeypatch):
     """The sweep `init`, which may be changed, and how often it was composed."""
+    (tmp_path / "results").mkdir()  # without one nothing is remembered
     folder = tmp_path / "sweeps"
     shutil.copytree(compose.SWEEPS, folder)
     monkeypatch.setattr(compose, "SWEEPS", folder)

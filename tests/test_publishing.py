@@ -179,7 +179,7 @@ def trained(monkeypatch):
         finish(results, [job for job in wanted if job.run_id in pending])
         return [(run_id, "completed", "") for run_id in sorted(pending)]
 
-    monkeypatch.setattr(study, "_make", make)
+    monkeypatch.setattr(study, "_train", make)
     monkeypatch.setattr(compose, "describe", lambda name: name)
     return found
 

@@ -167,7 +167,7 @@ SEVERAL_RUNS = f"what to change, several values make an axis, as in optim.lr=0.1
 SWEEP_NAMES = f"one of {', '.join(_sweeps())}"
 SWEEP = option("name", SWEEP_NAMES, metavar="SWEEP")
 SWEEP_OR_VALUES = option("name", f"{SWEEP_NAMES}; or none, with values alone: a sweep without a file", metavar="SWEEP")
-SUITE = option("name", "as sweeps/*.yaml name it: paper_init, paper_train, textbook", metavar="SUITE")
+SUITE = option("name", "as sweeps/*.yaml name it: paper_init, paper_train, textbook, beyond", metavar="SUITE")
 RUN_ID = option("run_id", "the run's name, whole", metavar="ID")
 RESULTS = option(
     "--results",

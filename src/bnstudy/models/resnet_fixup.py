@@ -19,11 +19,9 @@ INPUT_SIZE = resnet.INPUT_SIZE
 LAYERS_A_BRANCH = 2  # m
 
 
-def build(
-    shape: tuple[int, int, int], num_classes: int, norm: Factory, *, depth: int = 110, shortcut: str = "projection"
-) -> nn.Module:
-    """Options and errors are those of `resnet`; raises ValueError for a norm, too, which would undo what Fixup does."""
-    network = resnet.build(shape, num_classes, norm, depth=depth, shortcut=shortcut)
+def build(shape: tuple[int, int, int], num_classes: int, norm: Factory, *, depth: int = 110) -> nn.Module:
+    """Depths and errors are those of `resnet`; raises ValueError for a norm, too, which would undo what Fixup does."""
+    network = resnet.build(shape, num_classes, norm, depth=depth)
     assert isinstance(network, resnet.ResNet)
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, resnet.Block)}
     places = [network.norm, *(norm for block in blocks.values() for norm in (block.norm1, block.norm2))]

@@ -16,17 +16,9 @@ GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 EPS = 1e-4  # added to the variance of the weights times their number
 
 
-def build(
-    shape: tuple[int, int, int],
-    num_classes: int,
-    norm: Factory,
-    *,
-    depth: int = 110,
-    shortcut: str = "projection",
-    bias: bool = False,
-) -> nn.Module:
-    """Options and errors are those of `resnet`. The classifier stays as it is."""
-    network = resnet.build(shape, num_classes, norm, depth=depth, shortcut=shortcut, bias=bias)
+def build(shape: tuple[int, int, int], num_classes: int, norm: Factory, *, depth: int = 110) -> nn.Module:
+    """Depths and errors are those of `resnet`. The classifier stays as it is."""
+    network = resnet.build(shape, num_classes, norm, depth=depth)
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):
             parent, _, child = name.rpartition(".")
@@ -51,5 +43,5 @@ def _standardised(conv: nn.Conv2d) -> StandardisedConv2d:
         conv.kernel_size,  # type: ignore[arg-type]
         conv.stride,  # type: ignore[arg-type]
         conv.padding,  # type: ignore[arg-type]
-        bias=conv.bias is not None,
+        bias=False,
     )

@@ -10,16 +10,8 @@ from bnstudy.norms import Factory
 INPUT_SIZE = resnet.INPUT_SIZE
 
 
-def build(
-    shape: tuple[int, int, int],
-    num_classes: int,
-    norm: Factory,
-    *,
-    depth: int = 110,
-    shortcut: str = "projection",
-    bias: bool = False,
-) -> nn.Module:
-    """Options and errors are those of `resnet`."""
-    network = resnet.build(shape, num_classes, norm, depth=depth, shortcut=shortcut, bias=bias)
+def build(shape: tuple[int, int, int], num_classes: int, norm: Factory, *, depth: int = 110) -> nn.Module:
+    """Depths and errors are those of `resnet`."""
+    network = resnet.build(shape, num_classes, norm, depth=depth)
     network.initial_factors = {"classifier": 0.0}  # type: ignore[assignment]
     return network

@@ -17,7 +17,7 @@ from bnstudy.store.runs import Store
 from bnstudy.store.status import looks
 from bnstudy.sweep import pool
 from bnstudy.sweep.plan import plan
-from bnstudy.training import construct, engine, preflight, runner
+from bnstudy.training import construct, engine, preflight, runner, signals
 from bnstudy.training.engine.base import Engine
 from bnstudy.training.observer import Observer, Rows
 from bnstudy.training.train import Training
@@ -92,13 +92,13 @@ def make(
     results: Path,
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
-    stop: runner.Stop | None = None,
+    stop: signals.Stop | None = None,
 ) -> list[runner.Ended]:
     """Makes what is pending of these runs, as a worker would."""
     return [
         ended
         for group in pending(configs, results)
-        for ended in runner.run(group, results, threads=1, report=report, stop=stop or runner.Stop())
+        for ended in runner.run(group, results, threads=1, report=report, stop=stop or signals.Stop())
     ]
 
 
@@ -126,7 +126,7 @@ def launch_here(groups: Sequence[Group], results: Path, **options: Any) -> list[
     preflight.check(job for group in groups for job in group.jobs)
     ended = []
     for index, group in enumerate(groups):
-        told = pool._train(group, options.get("endings"), results, 1, lambda done, total: None, runner.Stop())
+        told = pool._train(group, options.get("endings"), results, 1, lambda done, total: None, signals.Stop())
         ended += told
         options["report"](index, 0, 0, told)
     return ended

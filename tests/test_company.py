@@ -19,7 +19,7 @@ from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import Store
 from bnstudy.sweep import pool, study
 from bnstudy.sweep.plan import plan, side_by_side
-from bnstudy.training import runner
+from bnstudy.training import runner, signals
 from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
 
 RATES = (0.01, 0.1, 0.5, 1e30, 1.0, 3.0)  # one of them diverges
@@ -48,12 +48,12 @@ def sweep(configs: Sequence[Config], results: Path, workers: int = 1) -> None:
     wanted, store = jobs(configs), Store(results)
     left = {job.run_id for job in wanted if not store.state(job.run_id).done}
     for group in plan(wanted, left, results, workers):
-        runner.run(group, results, threads=1, report=lambda *_: None, stop=runner.Stop())
+        runner.run(group, results, threads=1, report=lambda *_: None, stop=signals.Stop())
 
 
 def interrupted(configs: Sequence[Config], results: Path, at: int) -> None:
     """The sweep's first group, stopped at an update and saved there."""
-    stop = runner.Stop()
+    stop = signals.Stop()
 
     def ask(done: int, total: int) -> None:
         stop.requested = done >= at
@@ -146,9 +146,9 @@ def test_whatever_trains_beside_it_a_run_is_the_run_alone(tmp_path, root, change
     for size in (2, len(configs)):
         for group in [jobs(configs)[first : first + size] for first in range(0, len(configs), size)]:
             of = Group(tuple(group))
-            runner.run(of, tmp_path / str(size), threads=threads, report=lambda *_: None, stop=runner.Stop())
+            runner.run(of, tmp_path / str(size), threads=threads, report=lambda *_: None, stop=signals.Stop())
     for job in jobs(configs):
-        runner.run(Group((job,)), tmp_path / "1", threads=threads, report=lambda *_: None, stop=runner.Stop())
+        runner.run(Group((job,)), tmp_path / "1", threads=threads, report=lambda *_: None, stop=signals.Stop())
     alone = written(tmp_path / "1", names(configs))
     assert len(alone) >= len(configs)
     computed = Store(tmp_path / "1").manifest(names(configs)[0])["provenance"]["kernels"]
@@ -163,7 +163,7 @@ def test_a_stack_is_what_the_bits_of_its_runs_depend_on(tmp_path, root):
     for size in (2, 6):
         for first in range(0, 6, size):
             of = Group(tuple(jobs(stacked)[first : first + size]))
-            runner.run(of, tmp_path / str(size), threads=1, report=lambda *_: None, stop=runner.Stop())
+            runner.run(of, tmp_path / str(size), threads=1, report=lambda *_: None, stop=signals.Stop())
     assert written(tmp_path / "2", names(stacked)) != written(tmp_path / "6", names(stacked))
     said = Store(tmp_path / "6").manifest(names(stacked)[0])["provenance"]
     assert (said["engine"], said["num_runs"]) == ("stacked", 6)

@@ -22,7 +22,7 @@ from bnstudy.data import sources
 from bnstudy.data.sources import DataError
 from bnstudy.store import checkpoint, paths, reduction
 from bnstudy.store.runs import State, Store, StoreError
-from bnstudy.training import runner
+from bnstudy.training import runner, signals
 
 # The same examples every time: what is found by chance would redden other people's changes. It is pinned as an example.
 settings.register_profile("pinned", derandomize=True, deadline=None)
@@ -64,7 +64,7 @@ def results(tmp_path_factory, root):
     with torch_as_it_was():
         done, under_way = config(root, **looks), config(root, seed=1, **looks)
         make([done], results)
-        stop = runner.Stop()
+        stop = signals.Stop()
         stop.requested = True
         with pytest.raises(runner.Interrupted):
             make([under_way], results, stop=stop)

@@ -15,7 +15,7 @@ from small_runs import config, job, make, names, quadrants, torch_as_it_was, wri
 from bnstudy import probes
 from bnstudy.store.jobs import Group, under_way
 from bnstudy.store.runs import State, Store
-from bnstudy.training import runner
+from bnstudy.training import runner, signals
 from bnstudy.training.train import Training
 
 PROBES = {"gradient_norms": {"at": [0, 3, 9], "at_end": True, "at_divergence": True}, "weights": {"at": [3]}}
@@ -66,7 +66,7 @@ def test_a_request_within_a_look_is_honoured_at_once(tmp_path, root, monkeypatch
         step = manifest["diverged_step"]
         assert step is not None
     with monkeypatch.context() as patch:
-        begun, stop = long_at(patch, step), runner.Stop()
+        begun, stop = long_at(patch, step), signals.Stop()
 
         def ask():
             while not begun:
@@ -88,7 +88,7 @@ def test_a_request_within_a_look_is_honoured_at_once(tmp_path, root, monkeypatch
 
 def test_a_request_before_a_look_does_not_wait_for_it(tmp_path, root, monkeypatch):
     """One that comes during the update before."""
-    wanted, stop = config(root, probes=PROBES), runner.Stop()
+    wanted, stop = config(root, probes=PROBES), signals.Stop()
     begun = long_at(monkeypatch, 3)
     plain = Training._advance
 
@@ -103,7 +103,7 @@ def test_a_request_before_a_look_does_not_wait_for_it(tmp_path, root, monkeypatc
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
-    stop = runner.Stop()
+    stop = signals.Stop()
     with stop.listening(), stop.deferred():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
@@ -111,25 +111,25 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
 
 
 def test_what_cannot_be_left_yet_is_named(monkeypatch, capfd):
-    monkeypatch.setattr(runner, "PATIENCE_SEC", 0.05)
-    stop = runner.Stop()
-    with stop.listening(), stop.deferred(), pytest.raises(runner.Left):
+    monkeypatch.setattr(signals, "PATIENCE_SEC", 0.05)
+    stop = signals.Stop()
+    with stop.listening(), stop.deferred(), pytest.raises(signals.Left):
         blocked = {signal.SIGTERM}
         with stop.leavable("the probes at step 7 (weights)"):
             stop._leavable = False  # as where no handler can run
             os.kill(os.getpid(), signal.SIGTERM)
             assert blocked and stop.requested
             time.sleep(0.5)
-            raise runner.Left
+            raise signals.Left
     assert "as soon as the probes at step 7 (weights) can be left" in capfd.readouterr().err
 
 
 BUSY = """
 import hashlib
-from bnstudy.training import runner
+from bnstudy.training import runner, signals
 
-runner.PATIENCE_SEC = runner.ENDING_SEC = 0.2
-stop = runner.Stop(ends_process=True)
+signals.PATIENCE_SEC = signals.ENDING_SEC = 0.2
+stop = signals.Stop(ends_process=True)
 with stop.listening(), stop.deferred(), stop.leavable("the probes at step 0"):
     print("looking", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"word", b"salt", 10**9)  # no handler runs meanwhile

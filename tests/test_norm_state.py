@@ -9,7 +9,7 @@ import pytest
 from small_runs import config, make, names, pending, quadrants, torch_as_it_was, written
 
 from bnstudy.store.runs import Store
-from bnstudy.training import runner
+from bnstudy.training import runner, signals
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_running_statistics_of_a_resumed_run_are_those_of_one_that_went_through(
     (one,) = configs = [config(root, norm={"name": norm}, probes=plan)]
     make(configs, tmp_path / "whole")
     while pending(configs, tmp_path / "cut"):
-        stop = runner.Stop()
+        stop = signals.Stop()
 
         def ask(done, total, stop=stop):
             stop.requested = True  # at every step

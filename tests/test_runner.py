@@ -40,7 +40,7 @@ from bnstudy.store import checkpoint, locks, paths
 from bnstudy.store.jobs import Group, jobs, under_way
 from bnstudy.store.runs import State, Store, Writer
 from bnstudy.sweep import pool, study
-from bnstudy.training import engine, runner
+from bnstudy.training import engine, runner, signals
 from bnstudy.training.engine.lockstep import Lockstep
 from bnstudy.training.engine.parallel import Parallel
 
@@ -93,7 +93,7 @@ def test_stopped_at_every_step_and_resumed_is_undisturbed(tmp_path, root, config
     wanted = undisturbed(configs, tmp_path / "whole")
     stops = 0
     while pending(configs, tmp_path / "cut"):
-        stop = runner.Stop()
+        stop = signals.Stop()
 
         def ask(done, total, stop=stop):
             stop.requested = True
@@ -165,7 +165,7 @@ def test_killed_at_the_last_manifest(tmp_path, root, configs, steps, moment, mon
 
 def test_a_request_to_stop_waits_for_a_checkpoint_and_a_second_ctrl_c_does_not(tmp_path, root):
     configs = alone(root, runtime__checkpoint_every_sec=1e9)
-    stop = runner.Stop()
+    stop = signals.Stop()
     with stop.listening():
         with pytest.raises(runner.Interrupted):
             make(configs, tmp_path, report=lambda done, total: os.kill(os.getpid(), signal.SIGTERM), stop=stop)
@@ -174,7 +174,7 @@ def test_a_request_to_stop_waits_for_a_checkpoint_and_a_second_ctrl_c_does_not(t
         assert saved is not None and saved["position"]["step"] == 4  # the first epoch's end
     with pytest.raises(KeyboardInterrupt), stop.listening():  # nothing is under way: at once
         os.kill(os.getpid(), signal.SIGINT)
-    stop = runner.Stop()
+    stop = signals.Stop()
     with stop.listening(), stop.deferred():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)  # a parent's, that comes with a terminal's Ctrl-C
@@ -186,7 +186,7 @@ def test_a_request_to_stop_waits_for_a_checkpoint_and_a_second_ctrl_c_does_not(t
 def test_resuming_keeps_the_number_of_threads(tmp_path, root):
     """Results depend on it."""
     (one,) = configs = alone(root)
-    stop = runner.Stop()
+    stop = signals.Stop()
     stop.requested = True
     with pytest.raises(runner.Interrupted):
         runner.run(Group((job(one),)), tmp_path, threads=2, report=lambda done, total: None, stop=stop)
@@ -198,7 +198,7 @@ def test_two_groups_never_share_a_run(tmp_path, root, capsys):
     """The sweep was interrupted with one choice of rates and run on with another: rows of both would be mixed."""
     first, second, third = stacked(root, train__steps=9)
     for configs, at in (((first, third), 6), ((third, second), 2)):
-        stop = runner.Stop()
+        stop = signals.Stop()
 
         def ask(done, total, stop=stop, at=at):
             stop.requested = done >= at
@@ -269,7 +269,7 @@ DAMAGE = {
 def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(tmp_path, root, configs, damage, capsys):
     configs = configs(root)
     wanted = undisturbed(configs, tmp_path / "whole")
-    stop = runner.Stop()
+    stop = signals.Stop()
 
     def ask(done, total):
         stop.requested = done >= 2  # once there are rows to be damaged
@@ -339,13 +339,13 @@ def test_data_that_vanish_are_told_of_in_words_and_nothing_is_written(tmp_path, 
     one = job(config(copied))
     shutil.rmtree(copied)
     with pytest.raises(runner.Refused, match=r"train_images\.npy cannot be read"):
-        runner.run(Group((one,)), tmp_path / "cut", threads=1, report=lambda done, total: None, stop=runner.Stop())
+        runner.run(Group((one,)), tmp_path / "cut", threads=1, report=lambda done, total: None, stop=signals.Stop())
     assert not [path for path in (tmp_path / "cut").rglob("*") if path != paths.locks(tmp_path / "cut")]
 
 
 def half_made(configs, results, step=5):
     """Stopped after so many updates; the checkpoint's bytes."""
-    stop = runner.Stop()
+    stop = signals.Stop()
 
     def ask(done, total):
         stop.requested = done == step

@@ -17,10 +17,10 @@ from bnstudy.store import devices, paths
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import Group
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import budget, pool, study, wanted
+from bnstudy.sweep import pool, study, wanted
 from bnstudy.sweep.progress import measured, progress
 from bnstudy.sweep.wanted import Wanted, kind
-from bnstudy.training import runner
+from bnstudy.training import runner, signals
 
 SWEEP: dict[str, Any] = {
     "defaults": ["config", {"override model": "mlp"}, {"override probes": "none"}, "_self_"],
@@ -63,7 +63,7 @@ def sliced(marks):
     def launch_a_slice(groups, results, **options):
         ended = []
         for index, group in enumerate(groups):
-            stop = runner.Stop()
+            stop = signals.Stop()
 
             def report(done, total, stop=stop):
                 left[0] -= 1
@@ -72,7 +72,7 @@ def sliced(marks):
             try:
                 made = runner.run(group, results, threads=1, report=report, stop=stop)
             except runner.Interrupted:
-                raise budget.Spent from None
+                raise signals.Spent from None
             ended += [(one.run_id, str(one.state), one.note) for one in made]
             options["report"](index, 0, 0, ended[-len(made) :])
         return ended
@@ -152,7 +152,7 @@ def test_the_pace_is_that_of_finished_runs_and_of_checkpoints(tmp_path):
 
 def test_a_checkpoint_says_how_far_it_is(root, tmp_path):
     one = job(config(root, train__steps=40))
-    stop = runner.Stop()
+    stop = signals.Stop()
 
     def report(done, total):
         assert total == one.num_steps == 40
@@ -170,7 +170,7 @@ def test_on_a_gpu_a_slice_has_all_arms_of_a_seed_go_on_together(root, tmp_path, 
     part = [job(config(root, norm={"name": norm})) for norm in ("batch", "none")]
     monkeypatch.setattr(devices, "on_gpu", lambda device: True)
     assert study._at_once(part, tmp_path) is None
-    with budget.minutes(9):
+    with signals.limit(9):
         assert study._at_once(part, tmp_path) == 2
         monkeypatch.setattr(devices, "on_gpu", lambda device: False)
         assert study._at_once(part, tmp_path) is None

@@ -12,7 +12,7 @@ from bnstudy.config import identity, plugins
 from bnstudy.config.schema import ProbePlan, from_dict, to_dict
 from bnstudy.store import paths, status, weights
 from bnstudy.store.runs import Store, StoreError, sealed
-from bnstudy.training import construct, runner
+from bnstudy.training import construct, runner, signals
 from bnstudy.training.train import Training
 
 START = {"weights": {"at": [0]}}
@@ -218,7 +218,7 @@ def test_comments_and_docstrings_change_nothing(tmp_path):
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_checkpoint_of_other_code_is_of_no_use(root, tmp_path, changed, changed_file, capsys):
     made = config(root, runtime__checkpoint_every_sec=0.0)
-    stop = runner.Stop()
+    stop = signals.Stop()
 
     def ask(done, total):
         stop.requested = done >= 4
@@ -235,7 +235,7 @@ def test_a_checkpoint_of_other_code_is_of_no_use(root, tmp_path, changed, change
 
 def test_a_resumed_run_gets_what_was_asked_for_since_it_began(root, tmp_path):
     """It goes on as it was begun, and the looks that were missed are added."""
-    stop = runner.Stop()
+    stop = signals.Stop()
 
     def ask(done, total):
         stop.requested = done >= 4

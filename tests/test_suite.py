@@ -11,7 +11,8 @@ from bnstudy.config import compose
 from bnstudy.store import index
 from bnstudy.store.index import Entry
 from bnstudy.store.runs import State
-from bnstudy.sweep import budget, study, suite, wanted
+from bnstudy.sweep import study, suite, wanted
+from bnstudy.training import signals
 
 
 def test_members_are_the_sweeps_of_that_name() -> None:
@@ -30,12 +31,12 @@ def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
 
     def sweep(name: str, *values: object, **_: object) -> int:
         if name == second:
-            raise budget.Spent(f"{name}: 3 of 8 runs done")
+            raise signals.Spent(f"{name}: 3 of 8 runs done")
         return 0
 
     monkeypatch.setattr(study, "sweep", sweep)
     monkeypatch.setattr(study, "left", lambda names, *values, **_: f"\nleft: {', '.join(names)}")
-    with pytest.raises(budget.Spent, match=f"{second}: 3 of 8 runs done\nleft: {', '.join(others)}$"):
+    with pytest.raises(signals.Spent, match=f"{second}: 3 of 8 runs done\nleft: {', '.join(others)}$"):
         suite.run("paper_init", "full", [], tmp_path, None)
 
 

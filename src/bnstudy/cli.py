@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,17 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known.overrides = [*getattr(known, "overrides", []), *rest]
     _say_what_is_given_twice(known.overrides)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; read when it is first imported
-    for polite in (signal.SIGINT, signal.SIGTERM):  # both save; SIGINT too where a script's `&` or nohup has it ignored
-        signal.signal(polite, signal.default_int_handler)
-    from bnstudy.sweep import budget
+    from bnstudy.training import signals
 
+    signals.raise_interrupts()
     try:
         for folder in getattr(known, "components", None) or ():
             project.use_components(folder)
-        with budget.minutes(getattr(known, "budget_min", None)):
+        with signals.limit(getattr(known, "budget_min", None)):
             code = COMMANDS[known.command].act(known)
         sys.exit(code)
-    except budget.Spent as spent:
+    except signals.Spent as spent:
         print(f"bnstudy: the time is spent, what was done is kept; the same command resumes. {spent}".rstrip())
     except ValueError as error:
         print(f"bnstudy: {error}", file=sys.stderr)
@@ -53,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"bnstudy: {error.filename or ''}: {error.strerror or error}".replace(": :", ":"), file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whatever is still to end: another one ends it at once
+        signals.end_on_interrupt()  # whatever is still to end
         print("\nbnstudy: interrupted; what was saved is kept, the same command resumes there", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 

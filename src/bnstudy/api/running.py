@@ -90,12 +90,12 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     (group,) = plan([job], {name}, folder, workers=1)
 
     from bnstudy.store import checkpoint
-    from bnstudy.training import engine, preflight, runner  # and with them torch
+    from bnstudy.training import engine, preflight, runner, signals  # and with them torch
 
     threads = config.runtime.threads or pool.cores()
     live = True if "ipykernel" in sys.modules else None  # a notebook's output is no terminal, but a line can move there
     begun: list[int] = []
-    stop = runner.Stop()
+    stop = signals.Stop()
     try:
         with (
             engine.host_as_it_was(),

@@ -25,6 +25,7 @@ from bnstudy.store.locks import Holder
 from bnstudy.store.runs import Ending, State, Store
 from bnstudy.sweep.plan import plan
 from bnstudy.tracking.console import Progress as Bar
+from bnstudy.training import signals
 
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
 CHECK, TRAIN = "check", "train"  # what a worker is to do with what comes
@@ -260,13 +261,10 @@ def _start(context: Any, results: Path, threads: int, gpu: str | None, slot: int
     wanted |= {} if gpu is None else {devices.VISIBLE: gpu}
     before = {name: os.environ.get(name) for name in wanted}
     _set(wanted)  # read by the libraries when the process starts
-    # A cluster's signals to its job are for the process that waits here; one that does not know them would die of them.
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     try:
-        with _on(devices.share(slot, threads)):
+        with signals.cluster_signals_blocked(), _on(devices.share(slot, threads)):
             process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         _set(before)
         theirs.close()
     return _Worker(process, ours, gpu=gpu, slot=slot)
@@ -372,7 +370,7 @@ def _cause(code: int | None) -> str:
 
 def _work(pipe: Connection, results: Path, threads: int) -> None:
     """Be a worker: groups come in, progress and endings go out, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as long as there is nothing to save
+    signals.end_on_interrupt()  # as long as there is nothing to save
     _die_with_parent()
     from bnstudy.training import preflight, runner  # torch is imported here, in the worker
 
@@ -382,7 +380,7 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
         except OSError:
             os._exit(1)  # nobody listens any more; the next command resumes from the checkpoint
 
-    stop = runner.Stop(ends_process=True)
+    stop = signals.Stop(ends_process=True)
     with stop.listening():
         while True:
             try:
@@ -412,7 +410,7 @@ def _train(
     results: Path,
     threads: int,
     report: Callable[[int, int], None],
-    stop: Any,
+    stop: signals.Stop,
 ) -> list[Ended]:
     from bnstudy.training import runner
 

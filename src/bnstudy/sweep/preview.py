@@ -14,9 +14,10 @@ from bnstudy.store.jobs import Job
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import Store
 from bnstudy.store.words import duration
-from bnstudy.sweep import budget, wanted
+from bnstudy.sweep import wanted
 from bnstudy.sweep.progress import Progress
 from bnstudy.sweep.survey import Survey
+from bnstudy.training import signals
 
 DAY_SEC = 86400.0
 UNKNOWN = "how long is not known: no run here or published is like them"
@@ -24,7 +25,7 @@ UNKNOWN = "how long is not known: no run here or published is like them"
 
 def check_length(sec: float, *, yes: bool) -> None:
     """Raises ValueError for more than a day of work, unless `yes`, or the time of this command is limited."""
-    if sec > DAY_SEC and not yes and not budget.ticking():
+    if sec > DAY_SEC and not yes and not signals.limited():
         raise ValueError(
             f"this would take about {duration(sec)}: add --yes (make: YES=1) to train it all the "
             "same, --budget-min N (make: BUDGET_MIN=N) to train a sweep in slices, or ask for less: fewer epochs, a "

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from bnstudy.store import files, locks, paths
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import Ending, State, Store
-from bnstudy.sweep import budget, pool, task
+from bnstudy.sweep import pool, task
 from bnstudy.sweep.launchers import Launcher
 from bnstudy.sweep.plan import plan
 from bnstudy.sweep.pool import Ended
 from bnstudy.tracking.console import Progress
+from bnstudy.training import signals
 
 if TYPE_CHECKING:
     import submitit
@@ -70,7 +71,7 @@ def run(
         return []
     try:
         return _wait(title, {job.run_id: job for job in wanted}, jobs, pending, endings, results)
-    except (KeyboardInterrupt, budget.Spent):
+    except (KeyboardInterrupt, signals.Spent):
         print(f"\n{title}: the jobs stay; the same command waits for them again, scancel {_ids(jobs)} ends them")
         raise
 

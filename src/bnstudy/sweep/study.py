@@ -23,7 +23,7 @@ from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import State, Store
 from bnstudy.store.status import Status
-from bnstudy.sweep import budget, pool, preview, search, slurm
+from bnstudy.sweep import pool, preview, search, slurm
 from bnstudy.sweep.launchers import LOCAL, Launcher
 from bnstudy.sweep.plan import plan
 from bnstudy.sweep.pool import Ended
@@ -31,6 +31,7 @@ from bnstudy.sweep.survey import Survey
 from bnstudy.sweep.wanted import remember, wanted
 from bnstudy.tracking.console import Progress
 from bnstudy.tracking.sync import log_figures
+from bnstudy.training import signals
 
 REPRODUCE = ("init", "lenet_lr_grid")  # what `make reproduce` runs, in this order
 
@@ -69,7 +70,7 @@ def single(config: Config, results: Path, *, look: Look = Look.no, yes: bool = F
     from bnstudy.training import preflight, runner  # and with it torch, which reads the environment
 
     preflight.check([job])
-    stop = runner.Stop(ends_process=True)
+    stop = signals.Stop(ends_process=True)
     try:
         with stop.listening(), Progress(job.run_id) as progress:
             resumed = False
@@ -109,7 +110,7 @@ def sweep(
     Runs that are published are done, unless they are to be trained `again`. The tables go to the preset's workspace,
     or, where these are other runs, to the custom one, or to that of the results that are `named` so.
     Where the time is limited it goes seed by seed, all arms of a seed together, so that what is done then can be
-    compared; when it is spent, raises budget.Spent, which says what is left.
+    compared; when it is spent, raises signals.Spent, which says what is left.
     Raises ValueError for more than a day of work on this machine, unless `yes`.
     """
     configs = compose.expand(name, preset, overrides)
@@ -131,12 +132,12 @@ def sweep(
             print(f"{name}: {progress.time_left}")
     failed = False
     try:
-        for title, part in _seed_by_seed(name, grid) if budget.ticking() and launcher == LOCAL else [(name, grid)]:
+        for title, part in _seed_by_seed(name, grid) if signals.limited() and launcher == LOCAL else [(name, grid)]:
             at_once = workers or _at_once(part, results)
             failed |= train_all(title, part, results, at_once, launcher, published=published)[1]
-    except budget.Spent as spent:
+    except signals.Spent as spent:
         waiting = left([name], preset, overrides, results, workers, again=again)
-        raise budget.Spent(f"{spent}{waiting}") from None
+        raise signals.Spent(f"{spent}{waiting}") from None
     finally:
         remember(name, preset, overrides, grid, results)  # of a new folder, too
     if not launcher.wait:
@@ -203,7 +204,7 @@ def _processes(jobs: Sequence[Job]) -> int:
 
 def _at_once(part: Sequence[Job], results: Path) -> int | None:
     """How many processes, where --jobs is not given and time is limited: on a GPU so many that all arms train."""
-    if not budget.ticking() or not devices.on_gpu(part[0].config.runtime.device):
+    if not signals.limited() or not devices.on_gpu(part[0].config.runtime.device):
         return None
     return max(devices.gpus(), len(plan(part, {job.run_id for job in part}, results, workers=1)))
 
@@ -261,9 +262,9 @@ def train(
         return False
     try:
         ended = _train(title, wanted, pending, results, workers, launcher)
-    except budget.Spent:
+    except signals.Spent:
         num_done = sum(status.of(job, store).done or job.run_id in known for job in wanted)
-        raise budget.Spent(f"{title}: {num_done} of {len(wanted)} runs done") from None
+        raise signals.Spent(f"{title}: {num_done} of {len(wanted)} runs done") from None
     if elsewhere := sum(locks.ELSEWHERE in note for _, _, note in ended):
         print(f"{title}: {len(ended) - elsewhere} of these were trained here, {elsewhere} by other processes")
     bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]

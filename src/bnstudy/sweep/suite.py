@@ -9,9 +9,10 @@ from pathlib import Path
 from bnstudy.analysis import report
 from bnstudy.config import compose
 from bnstudy.store import devices
-from bnstudy.sweep import budget, preview, study
+from bnstudy.sweep import preview, study
 from bnstudy.sweep.survey import Survey
 from bnstudy.sweep.wanted import wanted
+from bnstudy.training import signals
 
 
 def members(suite: str) -> list[str]:
@@ -40,7 +41,7 @@ def run(
 
     Overrides that ask for other runs than the preset have their tables, and so their report, in the custom workspace;
     where that is so for some of the sweeps only, both are drawn. Raises ValueError for more than a day of work, unless
-    `yes`; where the time is spent, budget.Spent with what is left of the suite.
+    `yes`; where the time is spent, signals.Spent with what is left of the suite.
     """
     names = members(suite)
     text, sec = estimate(suite, names, preset, overrides, results, again=again)
@@ -52,9 +53,9 @@ def run(
     for place, name in enumerate(names):
         try:
             codes.append(study.sweep(name, preset, overrides, results, workers, again=again, yes=True))
-        except budget.Spent as spent:
+        except signals.Spent as spent:
             waiting = study.left(names[place + 1 :], preset, overrides, results, workers, again=again)
-            raise budget.Spent(f"{spent}{waiting}") from None
+            raise signals.Spent(f"{spent}{waiting}") from None
     workspaces = [study.workspace_of(name, preset, overrides, results) for name in names]
     return max(*codes, *(report.make(workspace, html=True) for workspace in dict.fromkeys(workspaces)))
 

@@ -9,13 +9,9 @@ until it is killed, since Slurm queues again what it preempts only if it has not
 from __future__ import annotations
 
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from bnstudy.config.schema import from_dict, to_dict
@@ -25,9 +21,10 @@ from bnstudy.store.jobs import Group, Job
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import pool
 from bnstudy.tracking.console import Progress
+from bnstudy.training import signals
+from bnstudy.training.signals import ClusterJob
 
 OWN = "bnstudy: "  # begins a job's own lines in its log, among those of others
-AGAIN = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def write(path: Path, group: Group, threads: int) -> None:
@@ -53,64 +50,30 @@ def _job(config: dict[str, Any], source: dict[str, Any]) -> Job:
 def run(group: Group, results: Path) -> dict[str, str]:
     """Train the runs that are not done. Log and return, by run, what kept any from ending well; raise nothing of it.
 
-    On SIGUSR1 or SIGUSR2, once all is saved, calls the handler that one of them had: submitit's queues the job again.
+    On SIGUSR1 or SIGUSR2, once all is saved, the job is queued again (`signals.cluster_job`).
     """
-    queue_again = {number: handler for number in AGAIN if callable(handler := signal.getsignal(number))}
-    with _listening() as signals:
-        troubles = _train(group, results, signals)
+    with signals.cluster_job() as cluster:
+        troubles = _train(group, results, cluster)
     for run_id, text in troubles.items():
         print(f"{OWN}{run_id}: {text}", file=sys.stderr, flush=True)
-    if signals.again:
-        for number, handler in queue_again.items():
-            handler(number, None)
     return troubles
 
 
-def _train(group: Group, results: Path, signals: _Signals) -> dict[str, str]:
+def _train(group: Group, results: Path, cluster: ClusterJob) -> dict[str, str]:
     """By run, what kept it from ending well. After a SIGTERM all is saved, and trained on for as long as there is."""
     store = Store(results)
     while pending := {job.run_id for job in group.jobs if not status.of(job, store).done}:
-        signals.soon = False
+        cluster.warned = False
         try:
             with Progress("job", len(pending), "runs ended") as progress:
                 ended = pool.run(group.jobs, pending, results, 1, progress)
         except KeyboardInterrupt:
-            if not signals.again:
+            if not cluster.requeue:
                 raise
             return {}
         except (ValueError, OSError) as error:
             return dict.fromkeys(sorted(pending), str(error))
-        if not (signals.soon and any(state == State.partial for _, state, _ in ended)):
+        if not (cluster.warned and any(state == State.partial for _, state, _ in ended)):
             good = (State.completed, State.diverged)
             return {run_id: f"{state}: {note}" for run_id, state, note in ended if state not in good}
     return {}
-
-
-@dataclass
-class _Signals:
-    """What signals have asked for so far."""
-
-    again: bool = False  # save, and be queued again
-    soon: bool = False  # the end may be near
-
-
-@contextmanager
-def _listening() -> Iterator[_Signals]:
-    received = _Signals()
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM:
-            received.soon = True  # the worker has received it too, and saves
-            return
-        received.again = True
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, *AGAIN)}
-    for number in (signal.SIGTERM, *AGAIN):
-        signal.signal(number, receive)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import gc
 import math
-import os
-import signal
-import socket
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -33,11 +27,10 @@ from bnstudy.training.construct import build_network, make_loader
 from bnstudy.training.engine.stacked import unstack
 from bnstudy.training.observer import Observer, Rows
 from bnstudy.training.position import Position
+from bnstudy.training.signals import Left, Stop
 from bnstudy.training.train import Training
 
 SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
-PATIENCE_SEC = 5.0  # before a request that is not honoured yet is answered in words
-ENDING_SEC = 2.0  # in which a process may still end by itself after a second Ctrl-C
 STALLED_BELOW = 0.3  # final train accuracy of a run that finished and did not train
 Report = Callable[[int, int], None]  # steps done, steps in all
 
@@ -57,97 +50,6 @@ class Ended:
     run_id: str
     state: State
     note: str = ""
-
-
-class Left(BaseException):
-    """A look was left on request: what it looked at is as it was, and can be saved."""
-
-
-class Stop:
-    """Ctrl-C and SIGTERM: honoured at once, or, while something can be saved, at the next mark or within a look."""
-
-    def __init__(self, *, ends_process: bool = False) -> None:
-        """`ends_process`: whether a second Ctrl-C ends this process, also within an operation that takes minutes."""
-        self.requested, self._ends_process = False, ends_process
-        self._deferring = self._leavable = False
-        self._within: str | None = None  # what is going on, in words
-
-    @contextmanager
-    def leavable(self, what: str) -> Iterator[str | None]:
-        """Within, a request raises Left, also one that waits already; if that takes long, a line says so of `what`."""
-        self._leavable, self._within = self._deferring, what
-        try:
-            if self._leavable and self.requested:
-                raise Left
-            yield what
-        finally:
-            self._leavable, self._within = False, None
-
-    @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        """Within, a request that is not honoured for PATIENCE_SEC is answered with what it waits for.
-
-        Python runs no handler while an operation of torch goes on, which may take minutes; the bytes that it writes for
-        each signal come at once. What is on the disk is whole at any time, so that a process may be ended at any time.
-        """
-        reading, writing = socket.socketpair()
-        writing.setblocking(False)
-
-        def watch() -> None:
-            interrupts = 0
-            with reading:
-                while True:
-                    try:
-                        if not (number := reading.recv(1)):
-                            return
-                        interrupts += number[0] == signal.SIGINT
-                        reading.settimeout(ENDING_SEC if interrupts > 1 else PATIENCE_SEC)
-                    except TimeoutError:
-                        if interrupts > 1 and self._ends_process:
-                            print("\nended at once; what was saved is kept", file=sys.stderr, flush=True)
-                            os._exit(128 + signal.SIGINT)
-                        if self._within is not None:
-                            print(f"\nstopping as soon as {self._within} can be left", file=sys.stderr, flush=True)
-                        reading.settimeout(None)
-
-        with writing:
-            before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-            watching = threading.Thread(target=watch, daemon=True)
-            watching.start()
-            try:
-                yield
-            finally:
-                signal.set_wakeup_fd(before)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Installs the handlers (in the main thread; elsewhere signals are the caller's business)."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with self._speaking():
-                yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def deferred(self, worthwhile: bool = True) -> Iterator[None]:
-        """Within, a request waits for the next mark, unless there is nothing `worthwhile` to save."""
-        self._deferring = worthwhile
-        try:
-            yield
-        finally:
-            self._deferring = False
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if not self._deferring or (self.requested and number == signal.SIGINT):
-            raise KeyboardInterrupt
-        again, self.requested = self.requested, True  # a second Ctrl-C does not wait
-        if self._leavable and not again:
-            raise Left
 
 
 def run(
@@ -178,7 +80,7 @@ def run(
 
 
 def _train_what_is_left(group: Group, results: Path, endings: Mapping[str, Ending | None], work: _Work) -> list[Ended]:
-    ended = _looked_at(group, results, work.threads)
+    ended = _looked_at(group, results, work)
     ended += _ended_elsewhere(group, results, endings, {one.run_id for one in ended})
     left = tuple(job for job in group.jobs if job.run_id not in {one.run_id for one in ended})
     if left and checkpoint.exists(results, group):  # it resumes whole
@@ -194,16 +96,17 @@ def _lacks(job: Job, results: Path) -> bool:
     return bool(status.of(job, Store(results), verify=False).lacking)
 
 
-def _looked_at(group: Group, results: Path, threads: int) -> list[Ended]:
+def _looked_at(group: Group, results: Path, work: _Work) -> list[Ended]:
     """The finished runs of the group that lacked only looks which need no training, after these were taken."""
     store, ended = Store(results), []
     for job in group.jobs:
         before = status.of(job, store)
         if not before.lacking or before.changed:
             continue
-        engine.prepare_host(threads)
+        engine.prepare_host(work.threads)
         try:
-            looked = completion.complete(job, store)
+            with work.stop.leavable(f"the probes of {job.run_id}"):
+                looked = completion.complete(job, store)
         except (OSError, StoreError):
             raise
         except Exception as error:

@@ -19,7 +19,7 @@ from bnstudy.config import compose
 from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import pool, study, survey, wanted
+from bnstudy.sweep import pool, study, survey, tables, wanted
 from bnstudy.sweep.progress import Speeds
 from bnstudy.sweep.wanted import kind
 from bnstudy.tracking.console import Progress
@@ -502,7 +502,7 @@ def test_publishing_made_images_is_refused(data_root, tmp_path, capsys):
     assert "images are synthetic" in capsys.readouterr().err
     overrides = [f"runtime.data_root='{folder}'", "runtime.synthetic=true"]
     with pytest.raises(ValueError, match=r"init ran on synthetic data .*: only real data is published"):
-        study.publish("init", "full", overrides, tmp_path)
+        tables.publish("init", "full", overrides, tmp_path)
     assert not (tmp_path / "tables").exists()
 
 
@@ -513,8 +513,8 @@ def test_publishing_copies_a_finished_sweep(data_root, tmp_path, capsys, small):
     published.mkdir(parents=True)
     pd.DataFrame({"run_id": ["a"]}).to_parquet(published / "old.parquet")  # of an earlier release
     with pytest.raises(ValueError, match="what is published is the preset quick as it is, without overrides"):
-        study.publish("lenet_lr_grid", "quick", [*overrides, "norm=batch"], tmp_path)
-    assert study.publish("lenet_lr_grid", "quick", overrides, tmp_path) == 0
+        tables.publish("lenet_lr_grid", "quick", [*overrides, "norm=batch"], tmp_path)
+    assert tables.publish("lenet_lr_grid", "quick", overrides, tmp_path) == 0
     made = paths.tables(paths.workspace(tmp_path, "quick"), "lenet_lr_grid")
     assert {p.name: files.sha256(p) for p in published.iterdir()} == {p.name: files.sha256(p) for p in made.iterdir()}
     assert "published lenet_lr_grid (quick, 2 runs)" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from bnstudy.config.schema import Config
 from bnstudy.store import checkpoint, devices, reduction
 from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import Store
-from bnstudy.sweep import pool, study
+from bnstudy.sweep import pool, rounds
 from bnstudy.sweep.plan import plan, side_by_side
 from bnstudy.training import runner, signals
 from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
@@ -235,16 +235,16 @@ def test_the_number_of_threads_does_not_depend_on_what_is_left(tmp_path, root, m
     monkeypatch.setattr(pool, "launch", launched)
     configs = grid(root, rates=RATES[:4])
     for wanted, workers in (
-        (study.with_threads(jobs(configs), tmp_path), None),  # eight cores for four runs
-        (study.with_threads(jobs(configs), tmp_path, 2), 2),
+        (rounds.with_threads(jobs(configs), tmp_path), None),  # eight cores for four runs
+        (rounds.with_threads(jobs(configs), tmp_path, 2), 2),
         (jobs(configs), 2),  # as `retry` asks for them
     ):
         for left in (configs[:1], configs):
             part = [job for job in wanted if job.run_id in names(left)]
-            study.train("t", part, tmp_path / str(len(threads)), workers)
+            rounds.train("t", part, tmp_path / str(len(threads)), workers)
     assert threads == [2, 2, 4, 4, 4, 4]
     said = [replace(c, runtime=replace(c.runtime, threads=3)) for c in configs]
-    assert {job.config.runtime.threads for job in study.with_threads(jobs(said), tmp_path)} == {3}
+    assert {job.config.runtime.threads for job in rounds.with_threads(jobs(said), tmp_path)} == {3}
 
 
 def test_a_checkpoint_of_another_version_is_dropped_aloud(tmp_path, root, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from small_runs import config, launch_here, make, names, pending, quadrants, tor
 from bnstudy.store import checkpoint, files, index, locks, paths
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import pool, study
+from bnstudy.sweep import pool, rounds
 from bnstudy.tracking import wandb
 from bnstudy.training import runner
 
@@ -73,13 +73,13 @@ def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(tmp_path, ro
         (group,) = pending([second], disk)
         saved = checkpoint.load(disk, group)
         assert saved is not None and saved["position"]["step"] >= 4
-        assert study.train("a sweep", jobs(configs), disk, 1)  # still full
+        assert rounds.train("a sweep", jobs(configs), disk, 1)  # still full
         told = capsys.readouterr()
         assert "No space left on device" in told.err and "what was saved is kept" in told.err
         assert "2 runs, 1 done, 1 to train" in told.out and "Traceback" not in told.err
         assert not list(disk.rglob("*.part")) and locks.holders(disk) == {}
         (disk / "filler").unlink()
-        assert not study.train("a sweep", jobs(configs), disk, 1)
+        assert not rounds.train("a sweep", jobs(configs), disk, 1)
         assert written(disk, names(configs)) == wanted
 
 
@@ -151,13 +151,13 @@ def test_a_read_only_results_folder_is_told_of_and_can_be_read(tmp_path, root, c
         make([first], disk)
         before = written(disk, names(configs))
         again("ro")
-        assert study.train("a sweep", jobs(configs), disk, 1)
+        assert rounds.train("a sweep", jobs(configs), disk, 1)
         told = capsys.readouterr()
         assert f"{names(configs)[1]}: partial: " in told.err and "Read-only file system" in told.err
         states = [entry.state for entry in index.entries(disk, names(configs)).values()]
         assert states == [State.completed, State.absent] and written(disk, names(configs)) == before
         again("rw")
-        assert not study.train("a sweep", jobs(configs), disk, 1)
+        assert not rounds.train("a sweep", jobs(configs), disk, 1)
         assert written(disk, names([first])) == before
 
 

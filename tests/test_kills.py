@@ -23,7 +23,7 @@ from bnstudy.config.schema import resolved
 from bnstudy.store import checkpoint, locks, paths, reduction
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import Store, Writer
-from bnstudy.sweep import pool, study
+from bnstudy.sweep import pool, rounds
 
 FORK = multiprocessing.get_context("fork")  # real processes, that need not import torch
 PHASES = ("training", "checkpointing", "writing tables", "reducing", "drawing")
@@ -82,7 +82,7 @@ def work(configs, results, findings, phase):
     Writer.finish = during("writing tables")(Writer.finish)  # type: ignore[method-assign]
     wanted, workspace = jobs(configs), paths.workspace(results, "quick")
     with during("training"):
-        bad = study.train(SWEEP, wanted, results, 1)
+        bad = rounds.train(SWEEP, wanted, results, 1)
     with during("reducing"):
         expected = {job.run_id: resolved(job.config) for job in wanted}
         folder = paths.tables(workspace, SWEEP)

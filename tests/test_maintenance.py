@@ -18,7 +18,7 @@ from bnstudy.store.index import Entry
 from bnstudy.store.jobs import jobs, under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import listing, maintenance, pool, wanted
+from bnstudy.sweep import listing, pool, study, wanted
 from bnstudy.sweep.progress import Speeds, measured, progress
 from bnstudy.sweep.wanted import Wanted, kind
 
@@ -230,15 +230,15 @@ def test_a_retry_makes_what_failed_and_nothing_else(tmp_path, root, capsys):
     configs = [config(root, seed=seed, sweep__name="init" if seed else "precision") for seed in (0, 1, 2)]
     ids, results = names(configs), tmp_path / "results"
     how = [f"runtime.data_root='{root}'", "tracking.mode=off", "runtime.device=cpu", "runtime.threads=1"]
-    assert maintenance.retry(None, how, results, 1) == 0 and "no run has failed" in capsys.readouterr().out
+    assert study.retry(None, how, results, 1) == 0 and "no run has failed" in capsys.readouterr().out
     failed(configs[:2], results)
     Store(results).writer(ids[2])
-    assert maintenance.retry("jacobians", how, results, 1) == 0
+    assert study.retry("jacobians", how, results, 1) == 0
     assert "no run of jacobians has failed" in capsys.readouterr().out
-    assert maintenance.retry("init", how, results, 1) == 0
+    assert study.retry("init", how, results, 1) == 0
     assert [Store(results).state(name) for name in ids] == [State.failed, State.completed, State.partial]
     capsys.readouterr()
-    assert maintenance.retry(None, how, results, 1) == 0
+    assert study.retry(None, how, results, 1) == 0
     assert [Store(results).state(name) for name in ids] == [State.completed, State.completed, State.partial]
     make(configs[:2], tmp_path / "whole")
     assert written(results, ids[:2]) == written(tmp_path / "whole", ids[:2])
@@ -253,13 +253,13 @@ def test_a_retry_of_what_is_no_longer_the_same_says_so(tmp_path, root, capsys):
     manifest["config"]["optim"]["inertia"] = manifest["config"]["optim"].pop("momentum")
     Store(tmp_path / "results").writer(ids[1]).finish(manifest)
     how = [f"runtime.data_root='{tmp_path / 'data'}'", "tracking.mode=off"]
-    assert maintenance.retry(None, how, tmp_path / "results", 1) == 1
+    assert study.retry(None, how, tmp_path / "results", 1) == 1
     told = capsys.readouterr().err
     assert f"{ids[0]}: cannot be trained (its data, or an option's default, are others now)" in told
     assert "(optim.inertia: there is no such key; there are: lr" in told and f"make clean-run ID={ids[1]}" in told
     for wrong, words in ((["optim.lr=3"], "optim.lr=3: a retry trains the very runs"), ([], "no sweep 'x'")):
         with pytest.raises(ValueError, match=words):
-            maintenance.retry("x", wrong, tmp_path, 1)
+            study.retry("x", wrong, tmp_path, 1)
 
 
 def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp_path, root, capsys):
@@ -272,11 +272,11 @@ def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp
     before = states(tmp_path, *ids)
     for slip, hint in ((ids[0][:-3], f"did you mean {ids[0]}"), ("", "2 runs are in"), ("../runs", "2 runs are in")):
         with pytest.raises(ValueError, match=f"there is no run '{slip}'; {hint}"):
-            maintenance.forget(slip, tmp_path)
+            listing.forget(slip, tmp_path)
     with locks.hold(tmp_path, ids[:1]), pytest.raises(locks.Locked, match="another process trains this run"):
-        maintenance.forget(ids[0], tmp_path)
+        listing.forget(ids[0], tmp_path)
     assert states(tmp_path, *ids) == before == [State.completed] * 2
-    assert maintenance.forget(ids[0], tmp_path) == 0
+    assert listing.forget(ids[0], tmp_path) == 0
     assert states(tmp_path, *ids) == [State.absent, State.completed] and under_way(tmp_path) == {}
     told = capsys.readouterr().out
     assert f"{ids[1]}: to start again" in told and f"{ids[0]} is forgotten" in told
@@ -285,7 +285,7 @@ def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp
 def test_a_retry_keeps_how_the_run_was_trained(tmp_path, root):
     one = job(config(root, runtime__threads=3, runtime__keep_weights=False))
     failures.record(one, tmp_path, "the disk is full")
-    again = maintenance._again(Store(tmp_path).manifest(one.run_id), ["runtime.threads=2"])
+    again = study._again(Store(tmp_path).manifest(one.run_id), ["runtime.threads=2"])
     assert again.runtime == replace(one.config.runtime, threads=2) and job(again).run_id == one.run_id
 
 

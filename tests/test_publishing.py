@@ -22,7 +22,7 @@ from bnstudy.store import files, paths, publishing, reduction
 from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.runs import Store
 from bnstudy.store.status import looks
-from bnstudy.sweep import search, study, suite
+from bnstudy.sweep import preview, rounds, search, study, tables
 
 NAME = "grown"
 COLUMNS = {"step": "int64", "value": "float64", "name": "string"}
@@ -88,12 +88,12 @@ def forget(results: Path) -> None:
 
 @pytest.fixture
 def publish(monkeypatch):
-    """`study.publish` of a sweep that consists of these configurations; nothing is drawn."""
+    """`tables.publish` of a sweep that consists of these configurations; nothing is drawn."""
     monkeypatch.setattr(report, "make", lambda *_, **__: 0)
 
     def act(results: Path, configs: Sequence[Config], **options: Any) -> int:
         monkeypatch.setattr(compose, "expand", lambda name, preset, overrides: list(configs))
-        return study.publish(NAME, "full", [], results, **options)
+        return tables.publish(NAME, "full", [], results, **options)
 
     return act
 
@@ -179,7 +179,7 @@ def trained(monkeypatch):
         finish(results, [job for job in wanted if job.run_id in pending])
         return [(run_id, "completed", "") for run_id in sorted(pending)]
 
-    monkeypatch.setattr(study, "_train", make)
+    monkeypatch.setattr(rounds, "_train", make)
     monkeypatch.setattr(compose, "describe", lambda name: name)
     return found
 
@@ -210,8 +210,8 @@ def test_a_suite_s_estimate_leaves_out_what_is_published(tmp_path, root, publish
     finish(tmp_path, jobs(grid(root, (0,))))
     publish(tmp_path, grid(root, (0,)))
     forget(tmp_path)
-    assert "2 runs,    0 to train" in suite.estimate("s", [NAME], "full", [], tmp_path)[0]
-    assert "2 runs,    2 to train" in suite.estimate("s", [NAME], "full", [], tmp_path, again=True)[0]
+    assert "2 runs,    0 to train" in preview.estimate("s", [NAME], "full", [], tmp_path)[0]
+    assert "2 runs,    2 to train" in preview.estimate("s", [NAME], "full", [], tmp_path, again=True)[0]
 
 
 @pytest.mark.parametrize(("column", "value"), [("lr", 0.2), ("data_sha256", "f" * 64), ("normalise", "mean")])

@@ -39,7 +39,7 @@ from bnstudy.data.sources import DataError
 from bnstudy.store import checkpoint, locks, paths
 from bnstudy.store.jobs import Group, jobs, under_way
 from bnstudy.store.runs import State, Store, Writer
-from bnstudy.sweep import pool, study
+from bnstudy.sweep import pool, rounds
 from bnstudy.training import engine, runner, signals
 from bnstudy.training.engine.lockstep import Lockstep
 from bnstudy.training.engine.parallel import Parallel
@@ -244,7 +244,7 @@ def test_a_damaged_run_is_named_and_made_again(tmp_path, root, damage, here, cap
     first, second = names(configs)
     damage(tmp_path, first)
     assert Store(tmp_path).state(first) == State.damaged
-    assert not study.train("a sweep", jobs(configs), tmp_path, 1)
+    assert not rounds.train("a sweep", jobs(configs), tmp_path, 1)
     printed = capsys.readouterr().out
     assert f"{first}: its files are not what was written; it is trained again" in printed
     assert second not in printed and "2 runs, 1 done, 1 to train" in printed
@@ -556,7 +556,7 @@ def test_a_probe_that_raises_fails_its_run_alone_and_is_tried_again(tmp_path, ro
     rates = (0.5, 0.0, 0.3)  # of one stack
     configs = [config(root, optim__lr=lr, train__steps=20, probes={"weights": {"at_end": True}}) for lr in rates]
     good, bad, other = names(configs)
-    assert study.train("a sweep", jobs(configs), tmp_path, 1)
+    assert rounds.train("a sweep", jobs(configs), tmp_path, 1)
     captured = capsys.readouterr()
     store = Store(tmp_path)
     assert [store.state(name) for name in (good, bad, other)] == [State.completed, State.failed, State.completed]
@@ -565,7 +565,7 @@ def test_a_probe_that_raises_fails_its_run_alone_and_is_tried_again(tmp_path, ro
     assert manifest["error"] == "RuntimeError: the probe stumbled" and "Traceback" in manifest["traceback"]
     assert not under_way(tmp_path)
     raising()
-    assert not study.train("a sweep", jobs(configs), tmp_path, 1)
+    assert not rounds.train("a sweep", jobs(configs), tmp_path, 1)
     assert "3 runs, 2 done, 1 to train" in capsys.readouterr().out
     assert store.state(bad) == State.completed
 

@@ -19,7 +19,7 @@ from bnstudy.config.schema import resolved
 from bnstudy.store import checkpoint, locks, paths
 from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import State, Store, Writer
-from bnstudy.sweep import pool, study
+from bnstudy.sweep import pool, rounds
 from bnstudy.tracking.console import Progress
 
 FORK = multiprocessing.get_context("fork")  # torch is imported already
@@ -56,7 +56,7 @@ def launcher(configs, results, told, slow_sec=0.0):
             save(*arguments)
 
         Writer.restart, checkpoint.save = log, slowly  # type: ignore[method-assign]
-        code = study.train("the sweep", jobs(configs), results, 1)
+        code = rounds.train("the sweep", jobs(configs), results, 1)
         print("exit", int(code))
 
     process = FORK.Process(target=work)
@@ -137,7 +137,7 @@ def test_a_run_that_failed_elsewhere_is_told_and_not_tried_again(tmp_path, root,
         return launch_here(groups, results, **options)
 
     monkeypatch.setattr(pool, "launch", others_first)
-    assert study.train("a sweep", jobs(configs), tmp_path, 1)
+    assert rounds.train("a sweep", jobs(configs), tmp_path, 1)
     told = capsys.readouterr()
     assert f"{ids[1]}: failed: the disk is bad (trained by another process)" in told.err
     assert "1 of these were trained here, 2 by other processes" in told.out
@@ -155,7 +155,7 @@ def test_what_our_own_process_died_over_is_not_tried_twice_but_told_as_done_wher
         return [(run_id, "partial", "its process died") for run_id in ids]
 
     monkeypatch.setattr(pool, "launch", dying)
-    assert study.train("a sweep", jobs(configs), tmp_path, 1)
+    assert rounds.train("a sweep", jobs(configs), tmp_path, 1)
     told = capsys.readouterr()
     assert told.err.splitlines()[-1] == f"{ids[0]}: partial: its process died"
     assert "1 completed, 1 partial" in told.err

@@ -17,7 +17,7 @@ from bnstudy.store import devices, paths
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import Group
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import pool, study, wanted
+from bnstudy.sweep import pool, rounds, wanted
 from bnstudy.sweep.progress import measured, progress
 from bnstudy.sweep.wanted import Wanted, kind
 from bnstudy.training import runner, signals
@@ -169,8 +169,8 @@ def test_a_checkpoint_says_how_far_it_is(root, tmp_path):
 def test_on_a_gpu_a_slice_has_all_arms_of_a_seed_go_on_together(root, tmp_path, monkeypatch):
     part = [job(config(root, norm={"name": norm})) for norm in ("batch", "none")]
     monkeypatch.setattr(devices, "on_gpu", lambda device: True)
-    assert study._at_once(part, tmp_path) is None
+    assert rounds.at_once(part, tmp_path) is None
     with signals.limit(9):
-        assert study._at_once(part, tmp_path) == 2
+        assert rounds.at_once(part, tmp_path) == 2
         monkeypatch.setattr(devices, "on_gpu", lambda device: False)
-        assert study._at_once(part, tmp_path) is None
+        assert rounds.at_once(part, tmp_path) is None

@@ -11,23 +11,23 @@ from bnstudy.config import compose
 from bnstudy.store import index
 from bnstudy.store.index import Entry
 from bnstudy.store.runs import State
-from bnstudy.sweep import study, suite, wanted
+from bnstudy.sweep import preview, study, wanted
 from bnstudy.training import signals
 
 
 def test_members_are_the_sweeps_of_that_name() -> None:
-    names = suite.members("textbook")
+    names = study.members("textbook")
     assert {n for n in compose.sweeps() if n.startswith("textbook_")} < set(names)
-    assert suite.members("paper_train")[:2] == ["fig1_matched", "fig1_paper"]
+    assert study.members("paper_train")[:2] == ["fig1_matched", "fig1_paper"]
     with pytest.raises(ValueError, match=r"suite 'nonesuch': no sweep belongs to it; there are .*paper_init, paper_t"):
-        suite.members("nonesuch")
+        study.members("nonesuch")
 
 
 def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suite, "estimate", lambda *values, **_: ("", 0.0))
-    _, second, *others = suite.members("paper_init")
+    monkeypatch.setattr(preview, "estimate", lambda *values, **_: ("", 0.0))
+    _, second, *others = study.members("paper_init")
 
     def sweep(name: str, *values: object, **_: object) -> int:
         if name == second:
@@ -35,9 +35,9 @@ def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
         return 0
 
     monkeypatch.setattr(study, "sweep", sweep)
-    monkeypatch.setattr(study, "left", lambda names, *values, **_: f"\nleft: {', '.join(names)}")
+    monkeypatch.setattr(preview, "left", lambda names, *values, **_: f"\nleft: {', '.join(names)}")
     with pytest.raises(signals.Spent, match=f"{second}: 3 of 8 runs done\nleft: {', '.join(others)}$"):
-        suite.run("paper_init", "full", [], tmp_path, None)
+        study.suite("paper_init", "full", [], tmp_path, None)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_the_report_is_of_the_runs_that_were_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], drawn: list[str]
 ) -> None:
     seen = list[Path]()
-    monkeypatch.setattr(suite, "members", lambda name: ["textbook_lenet", "textbook_mlp"])
-    monkeypatch.setattr(suite, "estimate", lambda *values, **_: ("", 0.0))
+    monkeypatch.setattr(study, "members", lambda name: ["textbook_lenet", "textbook_mlp"])
+    monkeypatch.setattr(preview, "estimate", lambda *values, **_: ("", 0.0))
     monkeypatch.setattr(study, "sweep", lambda *values, **_: 0)
 
     def draw(workspace: Path, **options: object) -> int:
@@ -56,7 +56,7 @@ def test_the_report_is_of_the_runs_that_were_asked_for(
         return 0
 
     monkeypatch.setattr(report, "make", draw)
-    assert suite.run("textbook", "quick", overrides, tmp_path, None) == 0
+    assert study.suite("textbook", "quick", overrides, tmp_path, None) == 0
     assert seen == [tmp_path / name for name in drawn]
 
 
@@ -66,7 +66,7 @@ def test_the_estimate_counts_what_is_still_to_make(
     overrides = [f"runtime.data_root='{data_root}'"]
     names = ["textbook_lenet", "textbook_mlp"]  # of which no run is the other's, too
     minutes = [compose.expand(name, "full")[0].sweep.minutes["full"] for name in names]
-    whole, _ = suite.estimate("textbook", names, "full", overrides, tmp_path)
+    whole, _ = preview.estimate("textbook", names, "full", overrides, tmp_path)
     assert whole.splitlines()[0].startswith(f"textbook (full): 2 sweeps, about {sum(minutes):.0f} minutes")
     assert "textbook_lenet                     10 runs,   10 to train" in whole
     looks = {run.run_id: run.looks for name in names for run in wanted.wanted(name, "full", overrides, tmp_path)}
@@ -76,14 +76,14 @@ def test_the_estimate_counts_what_is_still_to_make(
         return dict.fromkeys(run_ids, Entry(State.absent)) | done
 
     monkeypatch.setattr(index, "entries", entries)
-    left, _ = suite.estimate("textbook", names, "full", overrides, tmp_path)
+    left, _ = preview.estimate("textbook", names, "full", overrides, tmp_path)
     assert f"10 runs,    5 to train {minutes[0] / 2:.1f} min".split() == left.splitlines()[1].split()[1:]
 
 
 def test_a_run_of_several_sweeps_is_estimated_once(tmp_path: Path, data_root: Path) -> None:
     """The region's search begins with the grid's runs: of its 9 rates the grid has 6."""
     overrides = [f"runtime.data_root='{data_root}'"]
-    text, _ = suite.estimate("textbook", ["lenet_lr_grid", "lenet_region"], "quick", overrides, tmp_path)
+    text, _ = preview.estimate("textbook", ["lenet_lr_grid", "lenet_region"], "quick", overrides, tmp_path)
     told = text.splitlines()
     assert "lenet_lr_grid                      48 runs,   48 to train" in told[1]
     assert "lenet_region                       54 runs,   18 to train" in told[2]
@@ -95,7 +95,7 @@ def test_a_run_of_several_sweeps_is_estimated_once(tmp_path: Path, data_root: Pa
 @pytest.mark.parametrize("name", ["textbook", "paper_init"])
 def test_what_two_cores_can_do_says_how_long_it_takes(name: str) -> None:
     said = compose.headers()
-    for member in suite.members(name):
+    for member in study.members(name):
         minutes = said[member]["minutes"]
         assert minutes.keys() == said[member]["presets"].keys(), member
         assert 0 < minutes["quick"] <= minutes["full"], member
@@ -104,4 +104,4 @@ def test_what_two_cores_can_do_says_how_long_it_takes(name: str) -> None:
 def test_the_textbook_fits_its_budget() -> None:
     """Quick: under 90 minutes on two cores."""
     said = compose.headers()
-    assert 0 < sum(said[name]["minutes"]["quick"] for name in suite.members("textbook")) < 90
+    assert 0 < sum(said[name]["minutes"]["quick"] for name in study.members("textbook")) < 90

@@ -322,12 +322,11 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     overrides=SEVERAL_RUNS,
 )
 def _suite(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import suite
-    from bnstudy.sweep.study import Look
+    from bnstudy.sweep import study
 
     overrides, at = _with_places(arguments), (arguments.results, arguments.jobs)
-    how = {"look": Look.runs if arguments.dry_run else Look.no, "yes": arguments.yes}
-    return suite.run(arguments.name, arguments.preset, overrides, *at, again=arguments.again, **how)
+    how = {"look": study.Look.runs if arguments.dry_run else study.Look.no, "yes": arguments.yes}
+    return study.suite(arguments.name, arguments.preset, overrides, *at, again=arguments.again, **how)
 
 
 @command(
@@ -338,9 +337,9 @@ def _suite(arguments: argparse.Namespace) -> int:
     COMPONENTS,
 )
 def _status(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import maintenance
+    from bnstudy.sweep import overview
 
-    return maintenance.status(arguments.names, arguments.preset, _with_places(arguments), arguments.results)
+    return overview.status(arguments.names, arguments.preset, _with_places(arguments), arguments.results)
 
 
 @command(
@@ -375,16 +374,16 @@ def _show(arguments: argparse.Namespace) -> int:
     overrides="runtime.* and tracking.* only",
 )
 def _retry(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import maintenance
+    from bnstudy.sweep import study
 
-    return maintenance.retry(arguments.sweep, _with_places(arguments), arguments.results, arguments.jobs)
+    return study.retry(arguments.sweep, _with_places(arguments), arguments.results, arguments.jobs)
 
 
 @command("remove one run: its tables, its manifest, its checkpoint; refused while a process trains it", RUN_ID, RESULTS)
 def _clean_run(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import maintenance
+    from bnstudy.sweep import listing
 
-    return maintenance.forget(arguments.run_id, arguments.results)
+    return listing.forget(arguments.run_id, arguments.results)
 
 
 REDRAWN = "the committed tables, drawn into results/redrawn"
@@ -446,10 +445,10 @@ def _notebooks(arguments: argparse.Namespace) -> int:
     *PLACES,
 )
 def _publish(arguments: argparse.Namespace) -> int:
-    from bnstudy.sweep import study
+    from bnstudy.sweep import tables
 
     overrides, replace = _with_places(arguments), arguments.replace
-    return study.publish(arguments.name, arguments.preset, overrides, arguments.results, replace=replace)
+    return tables.publish(arguments.name, arguments.preset, overrides, arguments.results, replace=replace)
 
 
 @command(

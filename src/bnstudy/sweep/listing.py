@@ -1,10 +1,11 @@
-"""Lists of the runs that are in a results folder, and what is known of one of them."""
+"""List, show and remove the runs that are in a results folder."""
 
 from __future__ import annotations
 
 import csv
 import difflib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bnstudy.store import index, locks, paths
+from bnstudy.store.jobs import let_go
 from bnstudy.store.runs import State, Store
 from bnstudy.store.words import duration
 
@@ -71,6 +73,25 @@ def show(name: str, results: Path) -> int:
     return 0
 
 
+def forget(run_id: str, results: Path) -> int:
+    """Removes one run: its tables, its manifest, what was saved of it. Raises ValueError if there is none of that name.
+
+    Raises locks.Locked where a process trains it.
+    """
+    there = Store(results).run_ids()
+    if run_id not in there:
+        near = [name for name in there if run_id and name.startswith(run_id)][:3] or difflib.get_close_matches(
+            run_id, there
+        )
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{len(there)} runs are in {paths.runs(results)}"
+        raise ValueError(f"there is no run {run_id!r}; {hint}")
+    with locks.hold(results, [run_id]):
+        let_go(results, {run_id})
+        shutil.rmtree(paths.run(results, run_id))
+    print(f"{run_id} is forgotten; tables that have its rows keep them until its sweep is run again")
+    return 0
+
+
 def whole_name(name: str, results: Path) -> str:
     """The run of this name, or the only one that begins so. Raises ValueError where there is none, or several."""
     known = Store(results).run_ids()
@@ -110,7 +131,6 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)
-
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
+from bnstudy.config import compose
 from bnstudy.config.schema import Config, resolved, resolved_plan
-from bnstudy.store import status
+from bnstudy.store import devices, status
 from bnstudy.store.jobs import Job
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import Store
@@ -39,6 +41,57 @@ def progress_of(
     """How far these runs are, and the time that is left for them."""
     runs = [wanted.of(job) for job in jobs]
     return Survey.of(results, runs).progress(sweep, runs, processes=processes, again=again)
+
+
+def estimate(
+    suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path, *, again: bool = False
+) -> tuple[str, float]:
+    """A line a sweep and their sum: runs in all and to train, minutes at the speeds that are known on this machine's
+    cores, or as the sweeps' files say of two; and their sum in seconds.
+
+    What is published is not to train, unless `again`; a run that several sweeps ask for counts for the first alone.
+    """
+    runs = {name: wanted.wanted(name, preset, overrides, results) for name in names}
+    survey, headers = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers()
+    lines, total, unknown, counted = [], 0.0, list[str](), set[str]()
+    for name in names:
+        left = [run for run in runs[name] if run.run_id not in counted]
+        progress = survey.progress(name, left, again=again)
+        counted |= {run.run_id for run in left}
+        minutes = headers.get(name, {}).get("minutes", {}).get(preset)
+        if not progress.unknown:
+            sec = progress.sec / devices.cores()
+        elif minutes is not None:
+            sec = 60 * minutes * progress.pending / len(runs[name])
+        else:
+            unknown.append(name)
+            sec = math.nan
+        total += 0.0 if math.isnan(sec) else sec
+        time = "unknown" if math.isnan(sec) else f"{sec / 60:.1f} min"
+        lines.append(f"  {name:32} {len(runs[name]):4} runs, {progress.pending:4} to train {time:>10}")
+    also = f", and what {', '.join(unknown)} takes" if unknown else ""
+    head = f"{suite} ({preset}): {len(names)} sweeps, about {total / 60:.0f} minutes{also}"
+    return "\n".join([head, *lines]), total
+
+
+def left(
+    names: Sequence[str],
+    preset: str,
+    overrides: Sequence[str],
+    results: Path,
+    workers: int | None,
+    *,
+    again: bool = False,
+) -> str:
+    """A line for each of these sweeps that is not done: how far it is, and how long it still takes."""
+    runs = {name: wanted.wanted(name, preset, overrides, results) for name in names}
+    survey, headers, lines = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers(), []
+    for name in names:
+        progress = survey.progress(name, runs[name], processes=workers, again=again)
+        if progress.pending:
+            then = "; its search follows" if headers.get(name, {}).get("search") else ""
+            lines.append(f"\n{name:24} {progress}{then}")
+    return "".join(lines)
 
 
 def dry_run(

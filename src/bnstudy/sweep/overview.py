@@ -1,30 +1,20 @@
-"""Looking after runs: how far every sweep is, training again what failed, removing a run."""
+"""Print how far the sweeps are that were begun, asked for or published."""
 
 from __future__ import annotations
 
-import difflib
-import shlex
-import shutil
-import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from bnstudy.config import compose, errors
-from bnstudy.config.schema import Config, Sweep, from_dict
-from bnstudy.store import index, locks, paths
-from bnstudy.store.jobs import jobs, let_go, under_way
-from bnstudy.store.runs import State, Store, looks_of
-from bnstudy.store.status import Look
+from bnstudy.store import index
+from bnstudy.store.runs import Store
 from bnstudy.sweep.survey import Survey
 from bnstudy.sweep.wanted import Asked, remembered, wanted
 from bnstudy.tracking.console import Progress
 
 PRESETS = ("quick", "full")
-HOW = ("runtime.", "tracking.")  # overrides that leave a run what it is
 
 
 def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], results: Path) -> int:
@@ -95,75 +85,3 @@ def _print_rest(survey: Survey, shown: Collection[str], results: Path) -> None:
         print(f"{'other runs':24}        {len(runs):4} runs: {counts} (bnstudy ls lists them)")
 
 
-def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: int | None) -> int:
-    """Train the runs that failed, of one sweep or of all, once more, as they were, with the `runtime` and `tracking`
-    that they had; the overrides change those. Exit status 1 if any failed.
-
-    Raises ValueError for an override of anything else: with another value it is another run.
-    """
-    for text in overrides:
-        if not text.lstrip("+").startswith(HOW):
-            raise ValueError(f"{text}: a retry trains the very runs that failed; give only runtime.* and tracking.*")
-    from bnstudy.sweep import study  # and with it what draws
-
-    store, known = Store(results), index.entries(results, Store(results).run_ids())
-    failed = {run_id for run_id, entry in known.items() if entry.state == State.failed}
-    if sweep is not None:
-        names = {*compose.sweeps(), *(entry.sweep for entry in known.values() if entry.sweep)}
-        if sweep not in names:
-            raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sorted(names))}")
-        failed = {run_id for run_id in failed if known[run_id].sweep == sweep}
-    if not failed:
-        print(f"no run{f' of {sweep}' if sweep else ''} has failed")
-        return 0
-    for members in under_way(results).values():  # runs that trained side by side resume so
-        if failed.intersection(members):
-            failed |= {name for name in members if store.ending(name) is not None}
-    configs, reasons = list[Config](), dict[str, str]()
-    for run_id in sorted(failed):
-        try:
-            configs.append(_again(store.manifest(run_id), overrides))
-        except ValueError as error:
-            reasons[run_id] = str(error)
-    wanted = [job for job in jobs(configs) if job.run_id in failed]
-    for run_id in sorted(failed - {job.run_id for job in wanted}):
-        why = reasons.get(run_id, "its data, or an option's default, are others now")
-        print(f"{run_id}: cannot be trained ({why}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr)
-    bad = study.train(f"retry{f' of {sweep}' if sweep else ''}", wanted, results, workers) if wanted else False
-    trained = {job.run_id for job in wanted}
-    for asked, runs in remembered(results).items():
-        if trained.intersection(run.run_id for run in runs or ()):
-            command = shlex.join([asked.sweep, "--preset", asked.preset, *asked.overrides])
-            print(f"for its tables: bnstudy sweep {command}")
-    return int(bad or len(wanted) < len(failed))
-
-
-def _again(manifest: Mapping[str, Any], overrides: Sequence[str]) -> Config:
-    """The configuration of a manifest's run. Raises ValueError where it is none any more."""
-    given = compose.one(overrides)
-    how = manifest.get("how") or {"runtime": asdict(given.runtime), "tracking": asdict(given.tracking)}
-    for text in overrides:
-        section, _, key = text.lstrip("+").partition("=")[0].partition(".")
-        how[section][key] = getattr(getattr(given, section), key)
-    plans = {look.probe: look.plan for look in map(Look.of, looks_of(manifest).values())}
-    config = from_dict({**manifest["config"], **how, "probes": {}})
-    return replace(config, probes=plans, sweep=Sweep(name=manifest["sweep"]))
-
-
-def forget(run_id: str, results: Path) -> int:
-    """Removes one run: its tables, its manifest, what was saved of it. Raises ValueError if there is none of that name.
-
-    Raises locks.Locked where a process trains it.
-    """
-    there = Store(results).run_ids()
-    if run_id not in there:
-        near = [name for name in there if run_id and name.startswith(run_id)][:3] or difflib.get_close_matches(
-            run_id, there
-        )
-        hint = f"did you mean {' or '.join(near)}?" if near else f"{len(there)} runs are in {paths.runs(results)}"
-        raise ValueError(f"there is no run {run_id!r}; {hint}")
-    with locks.hold(results, [run_id]):
-        let_go(results, {run_id})
-        shutil.rmtree(paths.run(results, run_id))
-    print(f"{run_id} is forgotten; tables that have its rows keep them until its sweep is run again")
-    return 0

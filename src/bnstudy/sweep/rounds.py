@@ -1,0 +1,159 @@
+"""Train the jobs of a sweep that are not done, here or on a cluster, round by round of its search."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bnstudy.config.identity import changed_defaults, with_former_defaults
+from bnstudy.store import devices, locks, status
+from bnstudy.store.jobs import Job
+from bnstudy.store.publishing import NOTHING, Published
+from bnstudy.store.runs import State, Store
+from bnstudy.store.status import Status
+from bnstudy.sweep import pool, search, slurm
+from bnstudy.sweep.launchers import LOCAL, Launcher
+from bnstudy.sweep.plan import plan
+from bnstudy.sweep.pool import Ended
+from bnstudy.tracking.console import Progress
+from bnstudy.training import signals
+
+
+def with_threads(
+    grid: Sequence[Job], results: Path, workers: int | None = None, launcher: Launcher = LOCAL
+) -> list[Job]:
+    """The jobs, each with its number of CPU threads: the cores shared out among the processes that a whole grid has.
+
+    Bits depend on that number, so that it must not depend on what is left of the grid. It stays as it is where
+    runtime.threads says it, and on a cluster, whose launcher does.
+    """
+    if launcher != LOCAL:
+        return list(grid)
+    threads = max(1, pool.cores() // min(workers or at_once(grid, results) or processes(grid), len(grid)))
+    return [
+        job
+        if job.config.runtime.threads
+        else replace(job, config=replace(job.config, runtime=replace(job.config.runtime, threads=threads)))
+        for job in grid
+    ]
+
+
+def processes(jobs: Sequence[Job]) -> int:
+    """How many processes train at a time on this machine, where --jobs is not given."""
+    on_gpu = devices.on_gpu(jobs[0].config.runtime.device)
+    return max(1, devices.gpus()) if on_gpu else pool.cores()
+
+
+def at_once(part: Sequence[Job], results: Path) -> int | None:
+    """How many processes, where --jobs is not given and time is limited: on a GPU so many that all arms train."""
+    if not signals.limited() or not devices.on_gpu(part[0].config.runtime.device):
+        return None
+    return max(devices.gpus(), len(plan(part, {job.run_id for job in part}, results, workers=1)))
+
+
+def train_all(
+    name: str,
+    grid: Sequence[Job],
+    results: Path,
+    workers: int | None,
+    launcher: Launcher = LOCAL,
+    *,
+    published: Published = NOTHING,
+) -> tuple[tuple[Job, ...], bool]:
+    """Train what the sweep asks for: its grid and, where it searches, what follows from what is done, round by round.
+
+    Returns all the jobs that were asked for, and whether any failed or stayed unfinished; no round follows such a one,
+    nor one whose end is not waited for.
+    """
+    store = Store(results)
+    reached = search.reach(grid, store, published)
+    while True:
+        asked = reached.jobs
+        if reached.more:
+            print(f"{name}: of its search {reached.more} more runs follow these")
+        failed = train(name, asked, results, workers, launcher, published=published)
+        reached = search.reach(grid, store, published)
+        if failed or not launcher.wait or len(reached.jobs) == len(asked):
+            break
+    for cell, largest in reached.found:
+        print(f"{cell}: {largest}")
+    return reached.jobs, failed
+
+
+def train(
+    title: str,
+    wanted: Sequence[Job],
+    results: Path,
+    workers: int | None,
+    launcher: Launcher = LOCAL,
+    *,
+    published: Published = NOTHING,
+) -> bool:
+    """Train the jobs that are not done, nor published, with progress; whether any failed or stayed unfinished."""
+    store = Store(results)
+    found = {job.run_id: status.of(job, store) for job in wanted}
+    pending = {run_id for run_id, now in found.items() if not now.done}
+    num_done, known = len(wanted) - len(pending), pending & published.ids(wanted)
+    pending -= known
+    explain([job for job in wanted if job.run_id in pending], found, store)
+    counted = f"{len(known)} published, " if known else ""
+    print(f"{title}: {len(wanted)} runs, {counted}{num_done} done, {len(pending)} to train")
+    if known:
+        print(f"{title}: AGAIN=1 (--again) trains those that are published, too")
+    if not pending:
+        return False
+    try:
+        ended = _train(title, wanted, pending, results, workers, launcher)
+    except signals.Spent:
+        num_done = sum(status.of(job, store).done or job.run_id in known for job in wanted)
+        raise signals.Spent(f"{title}: {num_done} of {len(wanted)} runs done") from None
+    if elsewhere := sum(locks.ELSEWHERE in note for _, _, note in ended):
+        print(f"{title}: {len(ended) - elsewhere} of these were trained here, {elsewhere} by other processes")
+    bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
+    for run_id, how, note in bad:
+        print(f"{run_id}: {how}: {note}", file=sys.stderr)
+    return bool(bad)
+
+
+def _train(
+    title: str, wanted: Sequence[Job], pending: set[str], results: Path, workers: int | None, launcher: Launcher
+) -> list[Ended]:
+    """How each pending run ended."""
+    if launcher != LOCAL:
+        return slurm.run(title, wanted, pending, results, launcher, workers)
+    workers = workers or processes(wanted)
+    with Progress(title, len(pending), "runs ended") as progress:
+        ended = pool.run(wanted, pending, results, workers, progress)
+        counts = Counter(state for _, state, _ in ended)
+        progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    return ended
+
+
+def explain(wanted: Sequence[Job], found: Mapping[str, Status], store: Store) -> None:
+    """Logs why runs that have ended are not done, each reason once, and where a changed default renamed one."""
+    reasons: dict[str, list[str]] = {}
+    for job in wanted:
+        now = found[job.run_id]
+        if now.state == State.damaged:
+            reason = "its files are not what was written; it is trained again"
+        elif not now.state.done:
+            reason = _former(job, store)
+        else:
+            reason = now.reason
+        if reason:
+            reasons.setdefault(reason, []).append(job.run_id)
+    for reason, names in reasons.items():
+        print(f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}")
+
+
+def _former(job: Job, store: Store) -> str:
+    """A message where the same words described another run before a default changed, and that run is there."""
+    if not (changed := changed_defaults(job.config)):
+        return ""
+    former = replace(job, config=with_former_defaults(job.config)).run_id
+    if not store.state(former, verify=False).done:
+        return ""
+    return f"not the run {former}, which is there, as a default changed ({'; '.join(map(str, changed))}): it is trained"

@@ -1,0 +1,153 @@
+"""The tables of a sweep: reduced from its runs into a workspace, and published from there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bnstudy.analysis import readme
+from bnstudy.config import compose
+from bnstudy.config.identity import canonical
+from bnstudy.config.schema import Config, Search, resolved
+from bnstudy.store import files, locks, paths, publishing, reduction, status
+from bnstudy.store.jobs import Job, jobs
+from bnstudy.store.publishing import NOTHING, Published
+from bnstudy.store.runs import Store
+from bnstudy.sweep import search
+
+
+def reduce(
+    name: str,
+    workspace: Path,
+    configs: Sequence[Config],
+    wanted: Sequence[Job],
+    results: Path,
+    published: Published = NOTHING,
+) -> Path:
+    """Writes the sweep's tables into a workspace, those rows that are only published among them; returns the folder."""
+    folder, store = paths.tables(workspace, name), Store(results)
+    here = {job.run_id for job in wanted if status.of(job, store).done}
+    known = published.ids(wanted) - here
+    _reduce(configs[0], [job for job in wanted if job.run_id not in known], folder, store, published.rows(known))
+    return folder
+
+
+def _reduce(
+    like: Config, wanted: Sequence[Job], folder: Path, store: Store, published: Mapping[str, pa.Table]
+) -> None:
+    """Reduces these jobs' raw runs, as the sweep of the configuration says, and adds what is published of others."""
+    expected = {job.run_id: resolved(job.config) for job in wanted}
+    kept = like.sweep
+    reduction.reduce(
+        store,
+        list(expected),
+        folder,
+        tables=kept.tables,
+        rows=kept.rows,
+        expected=expected,
+        outcome_by=kept.outcome_by,
+        looks={job.run_id: status.tables(job.config, store, job.run_id) for job in wanted},
+        published=published,
+    )
+
+
+def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, replace: bool = False) -> int:
+    """Adds the seeds of a sweep that are whole, every run of them done, to its published tables, and draws those anew.
+
+    Runs that are published already keep their rows, also where their raw runs are gone; `replace` takes the raw run
+    instead where there is one. Raises ValueError for synthetic data, where no seed is whole, for overrides that make
+    other runs than the preset, where the preset does not ask for what is published, and where a raw run is not what was
+    published of it; locks.Locked where another process publishes the sweep.
+    """
+    from bnstudy.analysis import report
+
+    configs = compose.expand(name, preset, overrides)
+    workspace = workspace_for(results, preset, {name: configs})
+    if workspace.name == paths.CUSTOM:
+        raise ValueError(f"{name}: what is published is the preset {preset} as it is, without overrides")
+    with locks.hold(results, [f"publish-{name}"]):
+        message = _publish(name, preset, configs, workspace, results, replace=replace)
+    print(message)
+    code = report.make(paths.workspace(results, None), html=True)
+    if paths.workspace(results, None).resolve() == (readme.README.parent / "results").resolve():
+        readme.update(paths.workspace(results, None) / "claims.json")
+    return code
+
+
+def _publish(
+    name: str, preset: str, configs: Sequence[Config], workspace: Path, results: Path, *, replace: bool
+) -> str:
+    """What was published, in words."""
+    target, store = paths.tables(paths.workspace(results, None), name), Store(results)
+    files.settle(target)
+    published = publishing.load(results, name)
+    wanted = search.reach(jobs(configs), store, published).jobs
+    synthetic = [job.source.name for job in wanted if job.source.synthetic]
+    if synthetic:
+        raise ValueError(f"{name} ran on synthetic data ({synthetic[0]}): only real data is published")
+    states = {job.run_id: status.of(job, store) for job in wanted}
+    done = {run_id for run_id, now in states.items() if now.done}
+    choice = publishing.choose(wanted, done, published, replace=replace)
+    if not choice.earlier | choice.new:
+        counted = Counter(" ".join((now.state, now.reason)).strip() for now in states.values())
+        counts = ", ".join(f"{count} {text}" for text, count in counted.items())
+        raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={preset}")
+    if both := choice.earlier & done:
+        with tempfile.TemporaryDirectory() as scratch:
+            _reduce(configs[0], [job for job in wanted if job.run_id in both], Path(scratch), store, {})
+            ours = {path.stem: pq.read_table(path) for path in Path(scratch).glob("*.parquet")}
+        if other := publishing.differences(ours, published, both):
+            lines = "\n".join(f"  {run_id}: {what}" for run_id, what in other.items())
+            raise ValueError(f"{name}: raw runs are not what is published; REPLACE=1 (--replace) takes them:\n{lines}")
+    with files.replacing_all(target) as staged:
+        new = [job for job in wanted if job.run_id in choice.new]
+        _reduce(configs[0], new, staged, store, published.rows(choice.earlier))
+    reduce(name, workspace, configs, wanted, results, published)
+    missing = ", ".join(f"{seed} ({count} runs)" for seed, count in choice.missing.items())
+    seeds = ", ".join(map(str, choice.seeds))
+    return (
+        f"published {name} ({preset}, {len(choice.earlier | choice.new)} runs): {target}\n"
+        f"seeds that are in: {seeds} (n = {len(choice.seeds)}), {len(choice.new)} runs of them new"
+        + (f"; missing, as not every run of theirs is done: {missing}" if missing else "")
+    )
+
+
+def workspace_for(
+    results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]], named: str | None = None
+) -> Path:
+    """The workspace of the results named so, or the preset's if these are its runs, however they are trained; else the
+    custom one, with a line about it.
+
+    So trying other values never touches the tables that a preset's figures are drawn from.
+    """
+    if named:
+        return paths.named(results, named)
+    if all(_is_preset(name, preset, configs) for name, configs in sweeps.items()):
+        return paths.workspace(results, preset)
+    custom = paths.workspace(results, paths.CUSTOM)
+    print(f"the overrides ask for other runs than the preset {preset}: its tables stay, these go to {custom}")
+    return custom
+
+
+def workspace_of(name: str, preset: str, overrides: Sequence[str], results: Path) -> Path:
+    """Where a sweep of these overrides has its tables, without a word about it."""
+    same = _is_preset(name, preset, compose.expand(name, preset, overrides))
+    return paths.workspace(results, preset if same else paths.CUSTOM)
+
+
+def _is_preset(name: str, preset: str, configs: Sequence[Config]) -> bool:
+    """Whether these are the preset's runs, with the same tables."""
+    if name == compose.AD_HOC:
+        return False
+
+    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search, str]:
+        asked = {f"{canonical(config, {})} {sorted(status.plan_keys(config))}" for config in configs}
+        sweep = configs[0].sweep
+        return asked, sweep.tables, sweep.search, sweep.outcome_by
+
+    return kept(configs) == kept(compose.expand(name, preset, []))

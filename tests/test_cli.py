@@ -19,9 +19,9 @@ from bnstudy.config import compose
 from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import pool, study, survey, tables, wanted
+from bnstudy.sweep import pool, specs, study, survey, tables
 from bnstudy.sweep.progress import Speeds
-from bnstudy.sweep.wanted import kind
+from bnstudy.sweep.specs import kind
 from bnstudy.tracking.console import Progress
 from bnstudy.training import construct, runner
 
@@ -413,7 +413,7 @@ def test_status_counts_what_was_begun_and_works_without_data(data_root, tmp_path
     store.writer(third).finish({"status": "failed", "sweep": "init"})
     store.writer("lenet-alone")
     custom = ["seed=7", f"runtime.data_root='{data_root}'"]
-    wanted.wanted("precision", "quick", custom, tmp_path)
+    specs.of_sweep("precision", "quick", custom, tmp_path)
     store.writer(names(compose.expand("precision", "quick", custom))[0])
 
     def lines(*options):

@@ -18,9 +18,9 @@ from bnstudy.store.index import Entry
 from bnstudy.store.jobs import jobs, under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import listing, pool, study, wanted
+from bnstudy.sweep import listing, pool, specs, study
 from bnstudy.sweep.progress import Speeds, measured, progress
-from bnstudy.sweep.wanted import Wanted, kind
+from bnstudy.sweep.specs import RunSpec, kind
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +139,14 @@ def sweep(tmp_path, data_root, monkeypatch):
     monkeypatch.setattr(compose, "expand", counted)
 
     def composed_or_not(preset="quick", root=data_root):
-        return wanted.wanted("init", preset, [f"runtime.data_root='{root}'"], tmp_path / "results")
+        return specs.of_sweep("init", preset, [f"runtime.data_root='{root}'"], tmp_path / "results")
 
     return folder / "init.yaml", composed, composed_or_not
 
 
 def test_a_sweep_is_composed_once_until_something_that_decides_it_changes(tmp_path, data_root, sweep, monkeypatch):
     path, composed, asked = sweep
-    monkeypatch.setattr(wanted, "_common", wanted._common.__wrapped__)  # looks again each time
+    monkeypatch.setattr(specs, "_common", specs._common.__wrapped__)  # looks again each time
     fresh = asked()
     configs = compose.expand("init", "quick", [f"runtime.data_root='{data_root}'"])
     assert [run.run_id for run in fresh] == names(configs) and {run.work for run in fresh} == {1}
@@ -165,20 +165,20 @@ def test_a_sweep_is_composed_once_until_something_that_decides_it_changes(tmp_pa
     assert {run.run_id for run in asked(root=other)}.isdisjoint(run.run_id for run in there)
     shutil.rmtree(other / "cifar10")
     with pytest.raises(DataError, match="not to be had"):
-        wanted.wanted("init", "quick", [f"runtime.data_root='{other}'", "runtime.download=false"], tmp_path / "results")
+        specs.of_sweep("init", "quick", [f"runtime.data_root='{other}'", "runtime.download=false"], tmp_path / "results")
 
 
 def test_the_components_defaults_have_a_say(monkeypatch, tmp_path):
-    monkeypatch.setattr(wanted, "_common", wanted._common.__wrapped__)
-    before = wanted._deciding("init")
-    assert before == wanted._deciding("init") != wanted._deciding("precision")
+    monkeypatch.setattr(specs, "_common", specs._common.__wrapped__)
+    before = specs._deciding("init")
+    assert before == specs._deciding("init") != specs._deciding("precision")
     package = tmp_path / "package"
-    shutil.copytree(wanted.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "data"))
-    monkeypatch.setattr(wanted, "PACKAGE", package)
-    copied = wanted._deciding("init")
+    shutil.copytree(specs.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    monkeypatch.setattr(specs, "PACKAGE", package)
+    copied = specs._deciding("init")
     norm = package / "norms" / "batch.py"
     norm.write_text(norm.read_text().replace("1e-5", "1e-4"))
-    assert wanted._deciding("init") != copied
+    assert specs._deciding("init") != copied
 
 
 def test_how_far_and_how_long_still(tmp_path):
@@ -190,7 +190,7 @@ def test_how_far_and_how_long_still(tmp_path):
         return Entry(State.completed, sec, facts=facts | {"steps": steps})
 
     here, one = Holder("h", 1), kind("lenet", "fp32", "images", "batch", 10, (), 1)
-    runs = [Wanted(name, 10 * steps, one) for name, steps in zip("abcdefg", (1, 3, 2, 2, 2, 5, 1), strict=True)]
+    runs = [RunSpec(name, 10 * steps, one) for name, steps in zip("abcdefg", (1, 3, 2, 2, 2, 5, 1), strict=True)]
     entries = dict.fromkeys("abcdefg", Entry(State.absent)) | {
         "a": completed(30.0, 1),
         "b": Entry(State.diverged, 90.0),

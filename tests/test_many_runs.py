@@ -14,7 +14,7 @@ from bnstudy.config.schema import from_dict
 from bnstudy.store import index, locks, paths, reduction
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep.progress import measured, progress
-from bnstudy.sweep.wanted import Wanted, kind
+from bnstudy.sweep.specs import RunSpec, kind
 
 REDUCE = """
 import sys
@@ -34,7 +34,7 @@ def look(results, count):
     names = many_runs.run_ids(count)
     entries = index.entries(results, names)
     images, of = 128 * 235 * many_runs.NUM_EPOCHS, kind("lenet", "fp32", "images", "batch", 128, (), 1)
-    runs = [Wanted(name, images, of) for name in names]
+    runs = [RunSpec(name, images, of) for name in names]
     return str(progress(runs, entries, measured(runs, entries, results), locks.holders(results)))
 
 

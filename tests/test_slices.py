@@ -17,9 +17,9 @@ from bnstudy.store import devices, paths
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import Group
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import pool, rounds, wanted
+from bnstudy.sweep import pool, rounds, specs
 from bnstudy.sweep.progress import measured, progress
-from bnstudy.sweep.wanted import Wanted, kind
+from bnstudy.sweep.specs import RunSpec, kind
 from bnstudy.training import runner, signals
 
 SWEEP: dict[str, Any] = {
@@ -129,7 +129,7 @@ def _names(sweep, root, preset="full"):
 
 def test_the_pace_is_that_of_finished_runs_and_of_checkpoints(tmp_path):
     one, other = (kind(network, "fp32", "images", "batch", 1, (), 9) for network in ("lenet", "mlp"))
-    runs = [Wanted(name, 9, one) for name in "abcd"] + [Wanted("e", 9, other)]
+    runs = [RunSpec(name, 9, one) for name in "abcd"] + [RunSpec("e", 9, other)]
     facts = {"network": "lenet", "precision": "fp32", "data": "images", "norm": "batch", "batch_size": 1, "steps": 9}
     entries = {run.run_id: Entry(State.absent) for run in runs} | {
         "a": Entry(State.completed, 9.0, facts=facts),
@@ -160,7 +160,7 @@ def test_a_checkpoint_says_how_far_it_is(root, tmp_path):
 
     with pytest.raises(runner.Interrupted):
         runner.run(Group((one,)), tmp_path, threads=1, report=report, stop=stop)
-    run = wanted.of(one)
+    run = specs.of_job(one)
     found = measured([run], {one.run_id: Entry(State.partial)}, tmp_path)
     assert 8 * 26 <= found.seen[one.run_id] < 40 * 26 == run.work and found.here.sec_per_image(run.kind)
     assert job(config(root, train__steps=None, train__epochs=2)).num_steps == 2 * 4  # the last of 22 images

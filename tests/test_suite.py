@@ -11,7 +11,7 @@ from bnstudy.config import compose
 from bnstudy.store import index
 from bnstudy.store.index import Entry
 from bnstudy.store.runs import State
-from bnstudy.sweep import preview, study, wanted
+from bnstudy.sweep import preview, specs, study
 from bnstudy.training import signals
 
 
@@ -69,7 +69,7 @@ def test_the_estimate_counts_what_is_still_to_make(
     whole, _ = preview.estimate("textbook", names, "full", overrides, tmp_path)
     assert whole.splitlines()[0].startswith(f"textbook (full): 2 sweeps, about {sum(minutes):.0f} minutes")
     assert "textbook_lenet                     10 runs,   10 to train" in whole
-    looks = {run.run_id: run.looks for name in names for run in wanted.wanted(name, "full", overrides, tmp_path)}
+    looks = {run.run_id: run.looks for name in names for run in specs.of_sweep(name, "full", overrides, tmp_path)}
 
     def entries(results: Path, run_ids: set[str]) -> dict[str, Entry]:
         done = {run_id: Entry(State.completed, looks=looks[run_id]) for run_id in run_ids if "batch_scratch" in run_id}

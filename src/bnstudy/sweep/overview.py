@@ -10,8 +10,8 @@ from pathlib import Path
 from bnstudy.config import compose, errors
 from bnstudy.store import index
 from bnstudy.store.runs import Store
+from bnstudy.sweep.specs import SweepSpec, of_sweep, remembered
 from bnstudy.sweep.survey import Survey
-from bnstudy.sweep.wanted import Asked, remembered, wanted
 from bnstudy.tracking.console import Progress
 
 PRESETS = ("quick", "full")
@@ -29,17 +29,17 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
         raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.suggestions(unknown[0], searching)}")
     there = {*searching, compose.AD_HOC}
     known = {asked: runs for asked, runs in remembered(results).items() if asked.sweep in there}
-    known |= {Asked.of(name, each): None for name in names for each in presets if not known.get(Asked.of(name, each))}
+    known |= {SweepSpec.of(name, each): None for name in names for each in presets if not known.get(SweepSpec.of(name, each))}
     entries = index.entries(results, Store(results).run_ids())
     in_known = {run.run_id for runs in known.values() for run in runs or ()}
     begun = {entry.sweep for run_id, entry in entries.items() if run_id not in in_known}
-    known |= {Asked.of(name, each): None for name in searching if name in begun for each in presets}
+    known |= {SweepSpec.of(name, each): None for name in searching if name in begun for each in presets}
     known = {a: r for a, r in known.items() if a.preset in presets and (not names or a.sweep in names)}
-    trouble, unread = dict[Asked, str](), [asked for asked, runs in known.items() if runs is None]
+    trouble, unread = dict[SweepSpec, str](), [asked for asked, runs in known.items() if runs is None]
     with Progress("status", max(1, len(unread)), "sweeps composed") if unread else nullcontext() as bar:
         for number, asked in enumerate(unread):
             try:
-                known[asked] = wanted(asked.sweep, asked.preset, [*offline, *asked.overrides], results)
+                known[asked] = of_sweep(asked.sweep, asked.preset, [*offline, *asked.overrides], results)
             except ValueError as error:  # no data, or overrides of another version
                 trouble[asked] = str(error).splitlines()[0]
             if bar:

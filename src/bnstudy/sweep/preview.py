@@ -16,7 +16,7 @@ from bnstudy.store.jobs import Job
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import Store
 from bnstudy.store.words import duration
-from bnstudy.sweep import wanted
+from bnstudy.sweep import specs
 from bnstudy.sweep.progress import Progress
 from bnstudy.sweep.survey import Survey
 from bnstudy.training import signals
@@ -39,7 +39,7 @@ def progress_of(
     sweep: str, jobs: Sequence[Job], results: Path, processes: int | None = None, *, again: bool = False
 ) -> Progress:
     """How far these runs are, and the time that is left for them."""
-    runs = [wanted.of(job) for job in jobs]
+    runs = [specs.of_job(job) for job in jobs]
     return Survey.of(results, runs).progress(sweep, runs, processes=processes, again=again)
 
 
@@ -51,7 +51,7 @@ def estimate(
 
     What is published is not to train, unless `again`; a run that several sweeps ask for counts for the first alone.
     """
-    runs = {name: wanted.wanted(name, preset, overrides, results) for name in names}
+    runs = {name: specs.of_sweep(name, preset, overrides, results) for name in names}
     survey, headers = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers()
     lines, total, unknown, counted = [], 0.0, list[str](), set[str]()
     for name in names:
@@ -84,7 +84,7 @@ def left(
     again: bool = False,
 ) -> str:
     """A line for each of these sweeps that is not done: how far it is, and how long it still takes."""
-    runs = {name: wanted.wanted(name, preset, overrides, results) for name in names}
+    runs = {name: specs.of_sweep(name, preset, overrides, results) for name in names}
     survey, headers, lines = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers(), []
     for name in names:
         progress = survey.progress(name, runs[name], processes=workers, again=again)

@@ -18,7 +18,7 @@ from bnstudy.store.jobs import under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State
 from bnstudy.store.words import duration
-from bnstudy.sweep.wanted import BATCH_SIZE, Kind, Wanted, kind
+from bnstudy.sweep.specs import BATCH_SIZE, Kind, RunSpec, kind
 
 NETWORK_AND_PRECISION = 2  # of a kind: what a speed must share with a run to say something of it
 
@@ -50,7 +50,7 @@ class Pace:
     published: Speeds
     seen: Mapping[str, float] = field(default_factory=dict)
 
-    def sec_left(self, run: Wanted) -> tuple[float | None, bool]:
+    def sec_left(self, run: RunSpec) -> tuple[float | None, bool]:
         """The seconds that a run still takes (None: not known), and whether by a published speed."""
         left = max(0.0, run.work - self.seen.get(run.run_id, 0.0))
         for speeds in (self.here, self.published):
@@ -60,7 +60,7 @@ class Pace:
 
 
 def measured(
-    runs: Iterable[Wanted], entries: Mapping[str, Entry], results: Path, published: Speeds | None = None
+    runs: Iterable[RunSpec], entries: Mapping[str, Entry], results: Path, published: Speeds | None = None
 ) -> Pace:
     """The speed of every run in `entries` that is completed, and of those of `runs` that have a checkpoint."""
     here, seen = Speeds(), dict[str, float]()
@@ -113,7 +113,7 @@ class Progress:
 
 
 def progress(
-    runs: Sequence[Wanted],
+    runs: Sequence[RunSpec],
     entries: Mapping[str, Entry],
     pace: Pace,
     holders: Mapping[str, Holder],

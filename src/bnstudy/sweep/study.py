@@ -20,7 +20,7 @@ from bnstudy.store.status import Look as Observation
 from bnstudy.sweep import pool, preview, rounds, search, tables
 from bnstudy.sweep.launchers import LOCAL, Launcher
 from bnstudy.sweep.plan import plan
-from bnstudy.sweep.wanted import HOW, remember, remembered
+from bnstudy.sweep.specs import HOW, remember, remembered
 from bnstudy.tracking.console import Progress
 from bnstudy.tracking.sync import log_figures
 from bnstudy.training import signals

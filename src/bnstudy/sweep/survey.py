@@ -13,7 +13,7 @@ from bnstudy.store.index import Entry
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import Store
 from bnstudy.sweep.progress import Pace, Progress, Speeds, measured, progress
-from bnstudy.sweep.wanted import Wanted, kind
+from bnstudy.sweep.specs import RunSpec, kind
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Survey:
     pace: Pace
 
     @classmethod
-    def of(cls, results: Path, runs: Iterable[Wanted]) -> Survey:
+    def of(cls, results: Path, runs: Iterable[RunSpec]) -> Survey:
         runs = list(runs)
         entries = index.entries(results, {*Store(results).run_ids(), *(run.run_id for run in runs)})
         published = publishing.brief(results)
@@ -34,7 +34,7 @@ class Survey:
         return cls(entries, published, locks.holders(results), pace)
 
     def progress(
-        self, sweep: str, runs: Sequence[Wanted], *, processes: int | None = None, again: bool = False
+        self, sweep: str, runs: Sequence[RunSpec], *, processes: int | None = None, again: bool = False
     ) -> Progress:
         """How far the sweep's runs are; with `again` it counts for nothing that they are published."""
         known = () if again else self.published.get(sweep, ())

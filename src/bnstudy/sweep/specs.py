@@ -1,4 +1,4 @@
-"""Which runs a sweep asks for: composed once, and remembered while everything that decides it stays the same."""
+"""The runs of a sweep in brief: composed once, and remembered while everything that decides them stays the same."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ BATCH_SIZE = 4  # its place in a kind
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One run of a sweep: the images that it trains on (1 where none), what the time of one depends on, and what is to
-    look at it (see `status.look_key`)."""
+class RunSpec:
+    """One run of a sweep: the images that it trains on (1 where none), what the time of one depends on, and its looks
+    (see `status.look_key`)."""
 
     run_id: str
     work: int
@@ -38,54 +38,54 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A sweep as it was asked for: its name, its preset, and the overrides that say which runs it has."""
+class SweepSpec:
+    """A sweep with its preset and the overrides that say which runs it has."""
 
     sweep: str
     preset: str
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, sweep: str, preset: str, overrides: Sequence[str] = ()) -> Asked:
+    def of(cls, sweep: str, preset: str, overrides: Sequence[str] = ()) -> SweepSpec:
         return cls(sweep, preset, tuple(text for text in overrides if not text.startswith(HOW)))
 
     def __str__(self) -> str:
         return " ".join([self.sweep, self.preset, *self.overrides])
 
 
-def wanted(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> list[Wanted]:
+def of_sweep(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> list[RunSpec]:
     """The sweep's runs, in its order, on the data that are there now. Raises ValueError as composing does."""
-    asked, store = Asked.of(sweep, preset, overrides), Cache(results)
-    stamp, value = store.read("sweep").get(_key(asked), ("", ""))
+    spec, store = SweepSpec.of(sweep, preset, overrides), Cache(results)
+    stamp, value = store.read("sweep").get(_key(spec), ("", ""))
     if stamp == _stamp(sweep, overrides) and (runs := _parsed(value, check_data=True)) is not None:
         return runs
     return remember(sweep, preset, overrides, jobs(compose.expand(sweep, preset, overrides)), results)
 
 
-def remember(sweep: str, preset: str, overrides: Sequence[str], grid: Sequence[Job], results: Path) -> list[Wanted]:
+def remember(sweep: str, preset: str, overrides: Sequence[str], grid: Sequence[Job], results: Path) -> list[RunSpec]:
     """Remembers the sweep's runs, and returns them."""
     data = {}
     for job in grid:
         runtime = job.config.runtime
         data[job.source.name, runtime.data_root, runtime.synthetic] = job.source.identity
-    runs = [of(job) for job in grid]
+    runs = [of_job(job) for job in grid]
     value = {"data": [[*place, identity] for place, identity in data.items()], "runs": [asdict(run) for run in runs]}
-    key = _key(Asked.of(sweep, preset, overrides))
+    key = _key(SweepSpec.of(sweep, preset, overrides))
     Cache(results).write("sweep", {key: (_stamp(sweep, overrides), value)})
     return runs
 
 
-def of(job: Job) -> Wanted:
-    """What a job asks for."""
+def of_job(job: Job) -> RunSpec:
+    """The run of a job, in brief."""
     config = job.config
     data, norm = config.data, config.norm["name"]
     of_kind = kind(
         network(config), config.precision, data.name, norm, data.batch_size, config.probes, job.num_steps
     )
-    return Wanted(job.run_id, max(1, job.num_steps * data.batch_size), of_kind, plan_keys(config))
+    return RunSpec(job.run_id, max(1, job.num_steps * data.batch_size), of_kind, plan_keys(config))
 
 
-def remembered(results: Path) -> dict[Asked, list[Wanted] | None]:
+def remembered(results: Path) -> dict[SweepSpec, list[RunSpec] | None]:
     """Every sweep that was asked for here, with its runs as they were then; None where those may be others now."""
     found = {}
     for key, (stamp, value) in Cache(results).read("sweep").items():
@@ -93,9 +93,9 @@ def remembered(results: Path) -> dict[Asked, list[Wanted] | None]:
             sweep, preset, overrides = json.loads(key)
         except ValueError:
             continue
-        asked = Asked(sweep, preset, tuple(overrides))
+        spec = SweepSpec(sweep, preset, tuple(overrides))
         same = stamp.partition(" ")[0] == _deciding(sweep)
-        found[asked] = _parsed(value, check_data=False) if same else None
+        found[spec] = _parsed(value, check_data=False) if same else None
     return found
 
 
@@ -107,8 +107,8 @@ def kind(
     return network, how, data, norm, str(batch_size), *sorted(probes)
 
 
-def _key(asked: Asked) -> str:
-    return json.dumps([asked.sweep, asked.preset, asked.overrides])
+def _key(spec: SweepSpec) -> str:
+    return json.dumps([spec.sweep, spec.preset, spec.overrides])
 
 
 def _stamp(sweep: str, overrides: Sequence[str]) -> str:
@@ -136,7 +136,7 @@ def _common() -> Any:
     return digest
 
 
-def _parsed(text: str, *, check_data: bool) -> list[Wanted] | None:
+def _parsed(text: str, *, check_data: bool) -> list[RunSpec] | None:
     """The runs of a value that still holds; with `check_data` only if the data are the same bytes now."""
     try:
         value = json.loads(text)
@@ -144,6 +144,6 @@ def _parsed(text: str, *, check_data: bool) -> list[Wanted] | None:
             if sources.locate(name, Path(root), allow_synthetic=synthetic, download=False).identity != identity:
                 return None
         lists = ("kind", "looks")
-        return [Wanted(**run | {key: tuple(run[key]) for key in lists}) for run in value["runs"]]
+        return [RunSpec(**run | {key: tuple(run[key]) for key in lists}) for run in value["runs"]]
     except (OSError, ValueError, KeyError, TypeError):  # what is wrong with data, composing will say
         return None

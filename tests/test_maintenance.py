@@ -165,7 +165,9 @@ def test_a_sweep_is_composed_once_until_something_that_decides_it_changes(tmp_pa
     assert {run.run_id for run in asked(root=other)}.isdisjoint(run.run_id for run in there)
     shutil.rmtree(other / "cifar10")
     with pytest.raises(DataError, match="not to be had"):
-        specs.of_sweep("init", "quick", [f"runtime.data_root='{other}'", "runtime.download=false"], tmp_path / "results")
+        specs.of_sweep(
+            "init", "quick", [f"runtime.data_root='{other}'", "runtime.download=false"], tmp_path / "results"
+        )
 
 
 def test_the_components_defaults_have_a_say(monkeypatch, tmp_path):

@@ -249,10 +249,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _preview(arguments: argparse.Namespace) -> dict[str, Any]:
-    from bnstudy.sweep.study import Look
+    from bnstudy.sweep.preview import Show
 
-    look = Look.configurations if arguments.cfg else Look.runs if arguments.dry_run else Look.no
-    return {"look": look, "yes": arguments.yes}
+    show = Show.configurations if getattr(arguments, "cfg", None) else Show.runs if arguments.dry_run else Show.nothing
+    return {"show": show, "yes": arguments.yes}
 
 
 @command(
@@ -325,8 +325,9 @@ def _suite(arguments: argparse.Namespace) -> int:
     from bnstudy.sweep import study
 
     overrides, at = _with_places(arguments), (arguments.results, arguments.jobs)
-    how = {"look": study.Look.runs if arguments.dry_run else study.Look.no, "yes": arguments.yes}
-    return study.suite(arguments.name, arguments.preset, overrides, *at, again=arguments.again, **how)
+    return study.suite(
+        arguments.name, arguments.preset, overrides, *at, again=arguments.again, **_preview(arguments)
+    )
 
 
 @command(

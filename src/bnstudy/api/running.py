@@ -94,7 +94,6 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
 
     threads = config.runtime.threads or pool.cores()
     live = True if "ipykernel" in sys.modules else None  # a notebook's output is no terminal, but a line can move there
-    begun: list[int] = []
     stop = signals.Stop()
     try:
         with (
@@ -103,16 +102,8 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
             Progress(name, live=live) if progress else nullcontext() as shown,
         ):
             preflight.check([job])
-
-            def step_done(done: int, total: int) -> None:
-                if shown is None:
-                    return
-                if not begun:
-                    begun.append(done)
-                    shown.resumed(done / total)  # what a checkpoint had, if there was one
-                shown.update(done / total, f"step {done} of {total}")
-
-            (ended,) = runner.run(group, folder, threads=threads, report=step_done, stop=stop)
+            report = shown.step if shown is not None else lambda done, total: None
+            (ended,) = runner.run(group, folder, threads=threads, report=report, stop=stop)
             if shown is not None:
                 if ended.state.done:  # without an update, or before the last one
                     shown.update(1)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bnstudy.config import compose, errors
 from bnstudy.store import index
 from bnstudy.store.runs import Store
-from bnstudy.sweep.specs import SweepSpec, of_sweep, remembered
+from bnstudy.sweep.specs import RunSpec, SweepSpec, of_sweep, remembered
 from bnstudy.sweep.survey import Survey
 from bnstudy.tracking.console import Progress
 
@@ -21,59 +20,82 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
     """Print a line for each of these sweeps, or for each that was begun or published: its runs by state, the time left.
 
     Sweeps that were begun with overrides have their own lines, and runs that belong to none are counted at the end.
+    Raises ValueError for a name that no sweep has.
     """
-    Store(results)  # refuses what is none before anything is composed
-    offline, presets = [*overrides, "runtime.download=false"], [preset] if preset else ["quick", "full"]
-    searching = {name: bool(header.get("search")) for name, header in compose.headers().items()}
-    if unknown := [name for name in names if name not in searching]:
-        raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.suggestions(unknown[0], searching)}")
-    there = {*searching, compose.AD_HOC}
-    known = {asked: runs for asked, runs in remembered(results).items() if asked.sweep in there}
-    known |= {SweepSpec.of(name, each): None for name in names for each in presets if not known.get(SweepSpec.of(name, each))}
-    entries = index.entries(results, Store(results).run_ids())
-    in_known = {run.run_id for runs in known.values() for run in runs or ()}
-    begun = {entry.sweep for run_id, entry in entries.items() if run_id not in in_known}
-    known |= {SweepSpec.of(name, each): None for name in searching if name in begun for each in presets}
-    known = {a: r for a, r in known.items() if a.preset in presets and (not names or a.sweep in names)}
-    trouble, unread = dict[SweepSpec, str](), [asked for asked, runs in known.items() if runs is None]
-    with Progress("status", max(1, len(unread)), "sweeps composed") if unread else nullcontext() as bar:
-        for number, asked in enumerate(unread):
-            try:
-                known[asked] = of_sweep(asked.sweep, asked.preset, [*offline, *asked.overrides], results)
-            except ValueError as error:  # no data, or overrides of another version
-                trouble[asked] = str(error).splitlines()[0]
-            if bar:
-                bar.update(number + 1, asked.sweep)
-    every = [run for runs in known.values() for run in runs or ()]
-    survey = Survey.of(results, every)
+    Store(results)  # refuses what is no folder before anything is composed
+    headers = compose.headers()
+    if unknown := [name for name in names if name not in headers]:
+        raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.suggestions(unknown[0], headers)}")
+    known = _known(names, [preset] if preset else PRESETS, results)
+    runs, reasons = _composed(known, overrides, results)
+    survey = Survey.of(results, (run for each in runs.values() for run in each))
     shown = set[str]()
-    for asked in sorted(known, key=lambda asked: (asked.sweep, asked.overrides, PRESETS.index(asked.preset))):
-        label = f"{asked.sweep:24} {asked.preset:6}"
-        if asked in trouble:
-            print(f"{label} {trouble[asked]}; {_counted(survey, asked.sweep)}")
+    for spec in sorted(known, key=lambda spec: (spec.sweep, spec.overrides, PRESETS.index(spec.preset))):
+        label = f"{spec.sweep:24} {spec.preset:6}"
+        if spec in reasons:
+            print(f"{label} {reasons[spec]}; {_counted(survey, spec.sweep)}")
+        elif (progress := survey.progress(spec.sweep, runs[spec])).begun or names:
+            then = "; its search follows" if headers.get(spec.sweep, {}).get("search") else ""
+            print(" ".join([label, f"{progress}{then}", *spec.overrides]))
         else:
-            progress = survey.progress(asked.sweep, known[asked] or ())
-            if not (progress.begun or names):
-                continue
-            then = "; its search follows" if searching.get(asked.sweep) else ""
-            print(" ".join([label, f"{progress}{then}", *asked.overrides]))
-        shown.add(asked.sweep)
-    published = {name for name, rows in survey.published.items() if rows}
+            continue
+        shown.add(spec.sweep)
     if not names:
-        for name in sorted(published - shown):
-            print(f"{name:24}        {len(survey.published[name]):4} runs published, none here")
-        _print_rest(survey, {run.run_id for run in every}, results)
-        if others := sorted(searching.keys() - shown - published):
-            print(f"not begun (bnstudy status NAME counts its runs): {', '.join(others)}")
+        _print_published(survey, shown)
+        _print_rest(survey, {run.run_id for each in runs.values() for run in each}, results)
+        _print_not_begun(survey, shown, headers)
     if size := sum(entry.weights for entry in survey.entries.values()):
         print(f"kept weights: {size / 1e6:.1f} MB (runtime.keep_weights=false keeps none)")
     return 0
+
+
+def _known(names: Sequence[str], presets: Sequence[str], results: Path) -> dict[SweepSpec, list[RunSpec] | None]:
+    """Every sweep that was begun or is named, of these presets; its runs, or None where they are to be composed."""
+    sweeps = compose.headers()
+    known = {spec: runs for spec, runs in remembered(results).items() if spec.sweep in {*sweeps, compose.AD_HOC}}
+    named = (SweepSpec.of(name, preset) for name in names for preset in presets)
+    known |= {spec: None for spec in named if not known.get(spec)}
+    run_ids = {run.run_id for runs in known.values() for run in runs or ()}
+    entries = index.entries(results, Store(results).run_ids())
+    begun = {entry.sweep for run_id, entry in entries.items() if run_id not in run_ids}
+    known |= {SweepSpec.of(name, preset): None for name in sweeps if name in begun for preset in presets}
+    names = names or [spec.sweep for spec in known]
+    return {spec: runs for spec, runs in known.items() if spec.preset in presets and spec.sweep in names}
+
+
+def _composed(
+    known: Mapping[SweepSpec, list[RunSpec] | None], overrides: Sequence[str], results: Path
+) -> tuple[dict[SweepSpec, list[RunSpec]], dict[SweepSpec, str]]:
+    """The runs of each sweep; for one that cannot be composed, the reason."""
+    runs, reasons = {spec: each for spec, each in known.items() if each is not None}, dict[SweepSpec, str]()
+    if len(runs) == len(known):
+        return runs, reasons
+    with Progress("status", len(known) - len(runs), "sweeps composed") as progress:
+        for number, spec in enumerate([spec for spec in known if spec not in runs]):
+            given = [*overrides, "runtime.download=false", *spec.overrides]
+            try:
+                runs[spec] = of_sweep(spec.sweep, spec.preset, given, results)
+            except ValueError as error:  # no data, or overrides of another version
+                reasons[spec] = str(error).splitlines()[0]
+            progress.update(number + 1, spec.sweep)
+    return runs, reasons
 
 
 def _counted(survey: Survey, sweep: str) -> str:
     """The runs that were trained for a sweep, where which it asks for is not known."""
     counts = Counter(str(entry.state) for entry in survey.entries.values() if entry.sweep == sweep)
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none of its runs is here"
+
+
+def _print_published(survey: Survey, shown: Collection[str]) -> None:
+    for name, rows in sorted(survey.published.items()):
+        if rows and name not in shown:
+            print(f"{name:24}        {len(rows):4} runs published, none here")
+
+
+def _print_not_begun(survey: Survey, shown: Collection[str], sweeps: Collection[str]) -> None:
+    if names := sorted(name for name in sweeps if name not in shown and not survey.published.get(name)):
+        print(f"not begun (bnstudy status NAME counts its runs): {', '.join(names)}")
 
 
 def _print_rest(survey: Survey, shown: Collection[str], results: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 
 import yaml
@@ -25,6 +26,14 @@ DAY_SEC = 86400.0
 UNKNOWN = "how long is not known: no run here or published is like them"
 
 
+class Show(StrEnum):
+    """What a command shows in place of training."""
+
+    nothing = "nothing"
+    runs = "runs"
+    configurations = "configurations"
+
+
 def check_length(sec: float, *, yes: bool) -> None:
     """Raises ValueError for more than a day of work, unless `yes`, or the time of this command is limited."""
     if sec > DAY_SEC and not yes and not signals.limited():
@@ -41,6 +50,16 @@ def progress_of(
     """How far these runs are, and the time that is left for them."""
     runs = [specs.of_job(job) for job in jobs]
     return Survey.of(results, runs).progress(sweep, runs, processes=processes, again=again)
+
+
+def announce(
+    sweep: str, jobs: Sequence[Job], results: Path, processes: int | None = None, *, again: bool = False, yes: bool
+) -> None:
+    """Print the time that is left for these runs. Raises ValueError as `check_length`."""
+    progress = progress_of(sweep, jobs, results, processes, again=again)
+    check_length(progress.sec / progress.processes, yes=yes)
+    if progress.time_left:
+        print(f"{sweep or jobs[0].run_id}: {progress.time_left}")
 
 
 def estimate(

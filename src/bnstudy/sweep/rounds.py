@@ -54,6 +54,14 @@ def at_once(part: Sequence[Job], results: Path) -> int | None:
     return max(devices.gpus(), len(plan(part, {job.run_id for job in part}, results, workers=1)))
 
 
+def parts(name: str, grid: Sequence[Job], launcher: Launcher = LOCAL) -> list[tuple[str, Sequence[Job]]]:
+    """The grid with its title; where time is limited, seed by seed, so that what is done then can be compared."""
+    if launcher != LOCAL or not signals.limited():
+        return [(name, grid)]
+    seeds = sorted({job.config.seed for job in grid})
+    return [(f"{name}, seed {seed}", [job for job in grid if job.config.seed == seed]) for seed in seeds]
+
+
 def train_all(
     name: str,
     grid: Sequence[Job],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from bnstudy.store import files, index, paths, publishing, status
 from bnstudy.store.jobs import Job, jobs, under_way
 from bnstudy.store.publishing import NOTHING
 from bnstudy.store.runs import State, Store, looks_of
-from bnstudy.store.status import Look as Observation
+from bnstudy.store.status import Look
 from bnstudy.sweep import pool, preview, rounds, search, tables
 from bnstudy.sweep.launchers import LOCAL, Launcher
 from bnstudy.sweep.plan import plan
+from bnstudy.sweep.preview import Show
 from bnstudy.sweep.specs import HOW, remember, remembered
 from bnstudy.tracking.console import Progress
 from bnstudy.tracking.sync import log_figures
@@ -28,23 +28,15 @@ from bnstudy.training import signals
 REPRODUCE = ("init", "lenet_lr_grid")  # what `make reproduce` trains, in this order
 
 
-class Look(StrEnum):
-    """What a command shows in place of training."""
-
-    no = "no"
-    runs = "runs"
-    configurations = "configurations"
-
-
-def single(config: Config, results: Path, *, look: Look = Look.no, yes: bool = False) -> int:
+def single(config: Config, results: Path, *, show: Show = Show.nothing, yes: bool = False) -> int:
     """Train one run in this process, with all cores. Exit status 0, also for a run that diverged.
 
     Raises ValueError for more than a day of work, unless `yes`.
     """
     (job,) = jobs([config])
-    if look == Look.configurations:
+    if show == Show.configurations:
         return preview.print_configurations([job])
-    if look == Look.runs:
+    if show == Show.runs:
         return preview.dry_run("", [job], results)
     store = Store(results)
     now = status.of(job, store)
@@ -52,10 +44,7 @@ def single(config: Config, results: Path, *, look: Look = Look.no, yes: bool = F
     if now.done:
         print(f"{job.run_id}: {now.state} already, in {paths.run(results, job.run_id)}{_outcome(store, job.run_id)}")
         return 0
-    before = preview.progress_of("", [job], results)
-    preview.check_length(before.sec, yes=yes)
-    if before.time_left:
-        print(f"{job.run_id}: {before.time_left}")
+    preview.announce("", [job], results, yes=yes)
     (group,) = plan([job], {job.run_id}, results, workers=1)
     threads = config.runtime.threads or pool.cores()
     pool.prepare(threads)
@@ -65,16 +54,7 @@ def single(config: Config, results: Path, *, look: Look = Look.no, yes: bool = F
     stop = signals.Stop(ends_process=True)
     try:
         with stop.listening(), Progress(job.run_id) as progress:
-            resumed = False
-
-            def step_done(done: int, total: int) -> None:
-                nonlocal resumed
-                if not resumed:  # what a checkpoint had, if there was one
-                    progress.resumed(done / total)
-                    resumed = True
-                progress.update(done / total, f"step {done} of {total}")
-
-            (ended,) = runner.run(group, results, threads=threads, report=step_done, stop=stop)
+            (ended,) = runner.run(group, results, threads=threads, report=progress.step, stop=stop)
             if ended.state.done:  # without an update, or before the last one
                 progress.update(1)
             progress.close(f"{ended.state} {ended.note}".strip())
@@ -94,7 +74,7 @@ def sweep(
     *,
     again: bool = False,
     named: str | None = None,
-    look: Look = Look.no,
+    show: Show = Show.nothing,
     yes: bool = False,
 ) -> int:
     """Train every run of a sweep that is not done, then reduce it. Exit status 1 if a run failed or did not end.
@@ -108,23 +88,19 @@ def sweep(
     configs = compose.expand(name, preset, overrides)
     grid = rounds.with_threads(jobs(configs), results, workers, launcher)
     published = NOTHING if again else publishing.load(results, name)
-    if look == Look.configurations:
+    if show == Show.configurations:
         return preview.print_configurations(grid)
-    if look == Look.runs:
+    if show == Show.runs:
         return preview.dry_run(name, grid, results, workers or rounds.processes(grid), published)
     workspace = tables.workspace_for(results, preset, {name: configs}, named)
-    Store(results)  # refuses what is no folder
-    files.check_writable(paths.tables(workspace, name))
+    _check_folders(results, workspace, [name])
     print(compose.describe(name))
     remember(name, preset, overrides, grid, results)
     if launcher == LOCAL:
-        progress = preview.progress_of(name, grid, results, workers or rounds.processes(grid), again=again)
-        preview.check_length(progress.sec / progress.processes, yes=yes)
-        if progress.time_left:
-            print(f"{name}: {progress.time_left}")
+        preview.announce(name, grid, results, workers or rounds.processes(grid), again=again, yes=yes)
     failed = False
     try:
-        for title, part in _seed_by_seed(name, grid) if signals.limited() and launcher == LOCAL else [(name, grid)]:
+        for title, part in rounds.parts(name, grid, launcher):
             at_once = workers or rounds.at_once(part, results)
             failed |= rounds.train_all(title, part, results, at_once, launcher, published=published)[1]
     except signals.Spent as spent:
@@ -136,11 +112,22 @@ def sweep(
         return 0
     every = search.reach(grid, Store(results), published).jobs
     print(f"tables: {tables.reduce(name, workspace, configs, every, results, published)}")
-    options = shlex.quote(f"--results={shlex.quote(str(results))}".replace("$", "$$"))
-    elsewhere = "" if results == project.results() else f" ARGS={options}"
-    how = f"NAME={named}" if named else f"PRESET={workspace.name}"
-    print(f"to draw them: make report {how}{elsewhere}")
+    print(f"to draw them: make report {f'NAME={named}' if named else f'PRESET={workspace.name}'}{_elsewhere(results)}")
     return int(failed)
+
+
+def _check_folders(results: Path, workspace: Path, sweeps: Iterable[str]) -> None:
+    """Raises, before anything is trained, where results or tables could not be written."""
+    Store(results)  # refuses what is no folder
+    for name in sweeps:
+        files.check_writable(paths.tables(workspace, name))
+
+
+def _elsewhere(results: Path) -> str:
+    """What a `make` command is to be given where the results are not in the project's folder."""
+    if results == project.results():
+        return ""
+    return f" ARGS={shlex.quote(f'--results={shlex.quote(str(results))}'.replace('$', '$$'))}"
 
 
 def members(suite: str) -> list[str]:
@@ -161,7 +148,7 @@ def suite(
     workers: int | None,
     *,
     again: bool = False,
-    look: Look = Look.no,
+    show: Show = Show.nothing,
     yes: bool = False,
 ) -> int:
     """Print what is to be trained and about how long that takes, train it, draw the report. Exit status 1 if a run
@@ -176,7 +163,7 @@ def suite(
     names = members(name)
     text, sec = preview.estimate(name, names, preset, overrides, results, again=again)
     print(text, flush=True)
-    if look != Look.no:
+    if show != Show.nothing:
         return 0
     preview.check_length(sec, yes=yes)
     codes = []
@@ -190,11 +177,6 @@ def suite(
     return max(*codes, *(report.make(workspace, html=True) for workspace in dict.fromkeys(workspaces)))
 
 
-def _seed_by_seed(name: str, grid: Sequence[Job]) -> list[tuple[str, list[Job]]]:
-    seeds = sorted({job.config.seed for job in grid})
-    return [(f"{name}, seed {seed}", [job for job in grid if job.config.seed == seed]) for seed in seeds]
-
-
 def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
     """Run the main job, on synthetic images where a data set cannot be had: its results are then marked."""
     from bnstudy.analysis import report  # and with it matplotlib, which takes half a second that no run needs
@@ -203,9 +185,7 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
     synthetic = set()
     sweeps = {name: compose.expand(name, preset, [*overrides, "runtime.synthetic=true"]) for name in REPRODUCE}
     workspace = tables.workspace_for(results, preset, sweeps)
-    Store(results)  # refuses what is no folder
-    for name in sweeps:
-        files.check_writable(paths.tables(workspace, name))
+    _check_folders(results, workspace, sweeps)
     for name, configs in sweeps.items():
         grid = rounds.with_threads(jobs(configs), results, workers)
         synthetic |= {job.source.name for job in grid if job.source.synthetic}
@@ -230,36 +210,49 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
     for text in overrides:
         if not text.lstrip("+").startswith(HOW):
             raise ValueError(f"{text}: a retry trains the very runs that failed; give only runtime.* and tracking.*")
-    store, known = Store(results), index.entries(results, Store(results).run_ids())
-    failed = {run_id for run_id, entry in known.items() if entry.state == State.failed}
-    if sweep is not None:
-        names = {*compose.sweeps(), *(entry.sweep for entry in known.values() if entry.sweep)}
-        if sweep not in names:
-            raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sorted(names))}")
-        failed = {run_id for run_id in failed if known[run_id].sweep == sweep}
+    failed = _failed(sweep, results)
     if not failed:
         print(f"no run{f' of {sweep}' if sweep else ''} has failed")
         return 0
-    for members in under_way(results).values():  # runs that trained side by side resume so
-        if failed.intersection(members):
-            failed |= {name for name in members if store.ending(name) is not None}
-    configs, reasons = list[Config](), dict[str, str]()
-    for run_id in sorted(failed):
-        try:
-            configs.append(_again(store.manifest(run_id), overrides))
-        except ValueError as error:
-            reasons[run_id] = str(error)
-    wanted = [job for job in jobs(configs) if job.run_id in failed]
-    for run_id in sorted(failed - {job.run_id for job in wanted}):
-        why = reasons.get(run_id, "its data, or an option's default, are others now")
-        print(f"{run_id}: cannot be trained ({why}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr)
+    wanted = _jobs_again(failed, overrides, results)
     bad = rounds.train(f"retry{f' of {sweep}' if sweep else ''}", wanted, results, workers) if wanted else False
     trained = {job.run_id for job in wanted}
-    for asked, runs in remembered(results).items():
+    for spec, runs in remembered(results).items():
         if trained.intersection(run.run_id for run in runs or ()):
-            command = shlex.join([asked.sweep, "--preset", asked.preset, *asked.overrides])
+            command = shlex.join([spec.sweep, "--preset", spec.preset, *spec.overrides])
             print(f"for its tables: bnstudy sweep {command}")
     return int(bad or len(wanted) < len(failed))
+
+
+def _failed(sweep: str | None, results: Path) -> set[str]:
+    """The runs that failed, of one sweep or of all, with those that ended beside them: they resume so."""
+    store = Store(results)
+    entries = index.entries(results, store.run_ids())
+    failed = {run_id for run_id, entry in entries.items() if entry.state == State.failed}
+    if sweep is not None:
+        names = {*compose.sweeps(), *(entry.sweep for entry in entries.values() if entry.sweep)}
+        if sweep not in names:
+            raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sorted(names))}")
+        failed = {run_id for run_id in failed if entries[run_id].sweep == sweep}
+    for group in under_way(results).values():
+        if failed.intersection(group):
+            failed |= {run_id for run_id in group if store.ending(run_id) is not None}
+    return failed
+
+
+def _jobs_again(run_ids: Collection[str], overrides: Sequence[str], results: Path) -> list[Job]:
+    """The jobs of runs that failed; what cannot be trained any more is named with its reason."""
+    configs, reasons = list[Config](), dict[str, str]()
+    for run_id in sorted(run_ids):
+        try:
+            configs.append(_again(Store(results).manifest(run_id), overrides))
+        except ValueError as error:
+            reasons[run_id] = str(error)
+    again = [job for job in jobs(configs) if job.run_id in run_ids]
+    for run_id in sorted(set(run_ids) - {job.run_id for job in again}):
+        reason = reasons.get(run_id, "its data, or an option's default, are others now")
+        print(f"{run_id}: cannot be trained ({reason}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr)
+    return again
 
 
 def _again(manifest: Mapping[str, Any], overrides: Sequence[str]) -> Config:
@@ -269,7 +262,7 @@ def _again(manifest: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     for text in overrides:
         section, _, key = text.lstrip("+").partition("=")[0].partition(".")
         how[section][key] = getattr(getattr(given, section), key)
-    plans = {look.probe: look.plan for look in map(Observation.of, looks_of(manifest).values())}
+    plans = {look.probe: look.plan for look in map(Look.of, looks_of(manifest).values())}
     config = from_dict({**manifest["config"], **how, "probes": {}})
     return replace(config, probes=plans, sweep=Sweep(name=manifest["sweep"]))
 

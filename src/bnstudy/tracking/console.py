@@ -42,7 +42,7 @@ class Progress:
         self._live = self._stream.isatty() if live is None else live
         self._clock = clock
         self._start = clock()
-        self._closed = False
+        self._closed = self._stepped = False
         self._note, self._whole = "", math.floor(begun)
         self._show(self._start)
 
@@ -55,6 +55,13 @@ class Progress:
         now = self._clock()
         if now - self._shown >= (REDRAW_SEC if self._live else LINE_SEC):
             self._show(now)
+
+    def step(self, done: int, total: int) -> None:
+        """`done` of a run's `total` updates are made; what was made at the first call is a checkpoint's."""
+        if not self._stepped:
+            self._stepped = True
+            self.resumed(done / total)
+        self.update(done / total, f"step {done} of {total}")
 
     def resumed(self, part: float) -> None:
         """`part` units of what is done were there before this stage began, as only now is known."""

@@ -26,9 +26,9 @@ def main(
     """
     from benchmarks import limits, measure, record, render
     from benchmarks import rows as known
-    from bnstudy.sweep import pool
+    from bnstudy.store import devices
 
-    machine = record.machine(pool.cores())
+    machine = record.machine(devices.cores())
     on_gpu = machine["gpu"] is not None
     chosen = known.choose(rows, on_gpu)
     path = record.path(results, name or record.slug(machine))
@@ -40,7 +40,7 @@ def main(
         for number, row in enumerate(chosen, start=1):
             print(f"[{number}/{len(chosen)}] {row.name}: {row.what}", flush=True)
             with tempfile.TemporaryDirectory(prefix="bnstudy-bench-") as scratch:
-                setting = known.setting(data_root.absolute(), Path(scratch), pool.cores(), on_gpu)
+                setting = known.setting(data_root.absolute(), Path(scratch), devices.cores(), on_gpu)
                 sides = {name: partial(side, setting) for name, side in row.sides.items()}
                 try:
                     measured = measure.interleaved(sides, row.repeats, report=render.progress(row.unit))

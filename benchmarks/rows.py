@@ -371,7 +371,7 @@ def _make(setting: Setting, *configs: Config) -> _Made:
     loader = construct.make_loader(jobs(configs)[0], device)
     networks = [construct.build_network(config, loader) for config in configs]
     initial = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
-    made = engine.make(configs, networks, device)
+    made = engine.build_engine(configs, networks, device)
     return _Made(
         Training(configs, made, loader, Observer(looks(configs[0]), configs[0], loader, initial)), made, loader
     )

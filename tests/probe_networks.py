@@ -108,7 +108,7 @@ def look(network, loader, reads=READABLE, batch_size=6, **options):
 def rows_by(columns, probe, seen, options):
     """A probe's rows, in their order, by their values in these columns."""
     found = defaultdict(list)
-    for row in probes.run(probe, options, seen):
+    for row in probes.rows(probe, options, seen):
         found[tuple(row[column] for column in columns)].append(row)
     return found
 

@@ -71,7 +71,7 @@ def training(configs: Sequence[Config]) -> tuple[Training, Engine]:
     on = torch.device("cpu")
     loader = construct.make_loader(jobs(configs)[0], on)
     networks = [construct.build_network(each, loader) for each in configs]
-    made = engine.make(configs, networks, on)
+    made = engine.build_engine(configs, networks, on)
     initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
     return Training(configs, made, loader, Observer(looks(configs[0]), configs[0], loader, initial)), made
 
@@ -98,7 +98,7 @@ def make(
     return [
         ended
         for group in pending(configs, results)
-        for ended in runner.run(group, results, threads=1, report=report, stop=stop or signals.Stop())
+        for ended in runner.train(group, results, threads=1, report=report, stop=stop or signals.Stop())
     ]
 
 

@@ -39,7 +39,7 @@ def test_the_twin_of_every_sweep_has_its_runs_and_no_other(sweep):
     given = twin["command"][twin["command"].index("quick") + 1 : -1]
     arguments = points(twin)
     chosen = [arguments[0], arguments[-1]]
-    made = [compose.point(sweep, "quick", agents.chosen([*given, *point])) for point in chosen]
+    made = [compose.point(sweep, "quick", agents.run_overrides([*given, *point])) for point in chosen]
     runs = [canonical(config, {}) for config in compose.expand(sweep, "quick")]
     assert len(arguments) == len(set(runs))
     assert [canonical(config, {}) for config in made] == [runs[0], runs[-1]]
@@ -52,7 +52,8 @@ def test_every_point_of_a_grid_is_the_run_it_says():
         "axis.seed": {"values": [0, 1]},
         "axis.optim.lr": {"values": [1e-05, 0.001, 3]},
     }
-    made = [compose.point("lenet_lr_grid", "full", ["norm=batch", *agents.chosen(point)]) for point in points(twin)]
+    given = [["norm=batch", *agents.run_overrides(point)] for point in points(twin)]
+    made = [compose.point("lenet_lr_grid", "full", each) for each in given]
     assert [(c.norm["name"], c.seed, c.optim.lr) for c in made] == list(
         itertools.product(["batch"], [0, 1], [1e-5, 1e-3, 3.0])
     )
@@ -62,7 +63,7 @@ def test_where_points_are_the_same_run_each_run_is_there_once():
     twin = agents.definition("lenet_lr_grid", "quick", ["optim.lr=0.1,0.10", "seed=0", "norm=batch,none"])
     assert twin["parameters"] == {"job": {"values": ["norm=batch optim.lr=0.1", "norm=none optim.lr=0.1"]}}
     (first, _) = points(twin)
-    made = compose.point("lenet_lr_grid", "quick", ["seed=0", *agents.chosen(first)])
+    made = compose.point("lenet_lr_grid", "quick", ["seed=0", *agents.run_overrides(first)])
     assert (made.norm["name"], made.optim.lr, made.seed) == ("batch", 0.1, 0)
 
 

@@ -104,7 +104,7 @@ def test_our_own_networks_say_themselves_what_their_layers_are(name):
     images, labels = torch.randn(4, *shape), torch.arange(4)
     assert bnstudy.layers(network, images) == network.layers
     found = bnstudy.probe(network, images, labels, "activation_moments")
-    rows = probes.run("activation_moments", {}, observe(network, images, labels, reads=READABLE))
+    rows = probes.rows("activation_moments", {}, observe(network, images, labels, reads=READABLE))
     assert found.to_dict("records") == rows
 
 

@@ -19,8 +19,9 @@ from torch.nn import functional
 import bnstudy
 from bnstudy.api import _places
 from bnstudy.config import compose, schema
+from bnstudy.store import devices
 from bnstudy.store.runs import Store
-from bnstudy.sweep import pool, study
+from bnstudy.sweep import study
 from bnstudy.training import engine, runner, train
 
 
@@ -32,7 +33,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def one_core(monkeypatch):
     """Bits depend on the number of threads."""
-    monkeypatch.setattr(pool, "cores", lambda: 1)
+    monkeypatch.setattr(devices, "cores", lambda: 1)
 
 
 PLANS = {
@@ -119,7 +120,7 @@ def test_training_here_is_training_by_the_command_and_leaves_the_process_as_it_w
     shown = capsys.readouterr()
     assert run.id in shown.err and "100 %" in shown.err and "step 9 of 9" not in shown.out
     with small_runs.torch_as_it_was():
-        study.single(config, tmp_path / "there")
+        study.train_one(config, tmp_path / "there")
     ours, theirs = (small_runs.written(tmp_path / place, [run.id]) for place in ("here", "there"))
     assert ours == theirs and len(ours) == 4
 
@@ -128,7 +129,7 @@ def test_a_run_that_is_done_is_opened_and_not_trained_again(data, tmp_path, one_
     config = make(data)
     first = bnstudy.fit(config, tmp_path, progress=False)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(runner, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runner, "train", lambda *_, **__: pytest.fail("trained again"))
     assert bnstudy.fit(config, str(tmp_path)) == first == bnstudy.run(first.id, tmp_path, data_root=data)
 
 
@@ -212,7 +213,7 @@ def test_a_run_that_raises_says_what_and_where_the_traceback_is(data, tmp_path, 
 def finished(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         keep_weights(patched)
-        patched.setattr(pool, "cores", lambda: 1)
+        patched.setattr(devices, "cores", lambda: 1)
         yield bnstudy.fit(make(data), tmp_path_factory.mktemp("results"), progress=False)
 
 

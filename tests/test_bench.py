@@ -57,7 +57,7 @@ def test_the_baseline_has_the_losses_of_the_plain_engine(network: tuple[str, ...
     names = loop.network.state_dict()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in loop.network.parameters())
     loop.network.load_state_dict(dict(zip(names, ours.state_dict().values(), strict=True)))
-    plain = engine.make([config], [ours], torch.device("cpu"))
+    plain = engine.build_engine([config], [ours], torch.device("cpu"))
     loop.network.train()
     for step in range(3):
         images_NCHW, labels_N = loader.batch(step)

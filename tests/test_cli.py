@@ -20,8 +20,8 @@ from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import pool, specs, study, survey, tables
-from bnstudy.sweep.progress import Speeds
 from bnstudy.sweep.specs import kind
+from bnstudy.sweep.tally import Speeds
 from bnstudy.tracking.console import Progress
 from bnstudy.training import construct, runner
 
@@ -35,7 +35,7 @@ SMALL += ["data.num_train=64", "data.batch_size=32", "tracking.mode=off", "runti
 def _here(monkeypatch, tmp_path):
     """Sweeps run in this process, reports are not drawn, and the folder is nobody's results."""
     monkeypatch.setattr(pool, "launch", launch_here)
-    monkeypatch.setattr(report, "make", lambda workspace, **options: 0)
+    monkeypatch.setattr(report, "write", lambda workspace, **options: 0)
     monkeypatch.setattr(study, "log_figures", lambda *arguments, **options: None)
     monkeypatch.chdir(tmp_path)
     with torch_as_it_was():
@@ -146,7 +146,7 @@ def test_what_a_checkpoint_had_is_not_counted_as_this_sessions_pace(root, tmp_pa
         return [runner.Ended("", State.completed)]
 
     told = []
-    monkeypatch.setattr(runner, "run", half_done)
+    monkeypatch.setattr(runner, "train", half_done)
     monkeypatch.setattr(study, "_outcome", lambda *_: "")
     monkeypatch.setattr(Progress, "resumed", lambda self, part: told.append(part))
     assert main("run", *TINY, "--data-root", root, "--results", tmp_path) == 0
@@ -258,7 +258,7 @@ def test_ctrl_c_is_130(root, tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "single", interrupted)
+    monkeypatch.setattr(study, "train_one", interrupted)
     assert main("run", *TINY, "--data-root", root, "--results", tmp_path) == cli.EXIT_INTERRUPTED
     assert "the same command resumes there" in capsys.readouterr().err
 
@@ -377,7 +377,7 @@ def test_figures_are_drawn_where_they_belong(command, tmp_path, monkeypatch):
         drawn.append((workspace, options))
         return 0
 
-    monkeypatch.setattr(report, "make", make)
+    monkeypatch.setattr(report, "write", make)
     options = {"html": command == "report", "strict": False}
     for preset in ("quick", "full", "custom"):
         assert main(command, "--preset", preset, "--results", tmp_path) == 0
@@ -531,7 +531,7 @@ def few_images(shape, num_classes, num_train, num_test):
 
 @pytest.mark.parametrize("there", [False, True])
 def test_only_reproduce_goes_on_without_data_and_says_so(tmp_path, data_root, capsys, monkeypatch, there):
-    monkeypatch.setattr(synthetic, "make", few_images)
+    monkeypatch.setattr(synthetic, "images", few_images)
     data = data_root if there else tmp_path / "data"
     places = ["--data-root", data, "--results", tmp_path / "results"]
     one = [*SMALL, "model=lenet", "norm=batch", "runtime.download=false"]

@@ -48,7 +48,7 @@ def sweep(configs: Sequence[Config], results: Path, workers: int = 1) -> None:
     wanted, store = jobs(configs), Store(results)
     left = {job.run_id for job in wanted if not store.state(job.run_id).done}
     for group in plan(wanted, left, results, workers):
-        runner.run(group, results, threads=1, report=lambda *_: None, stop=signals.Stop())
+        runner.train(group, results, threads=1, report=lambda *_: None, stop=signals.Stop())
 
 
 def interrupted(configs: Sequence[Config], results: Path, at: int) -> None:
@@ -59,7 +59,7 @@ def interrupted(configs: Sequence[Config], results: Path, at: int) -> None:
         stop.requested = done >= at
 
     with pytest.raises(runner.Interrupted):
-        runner.run(pending(configs, results)[0], results, threads=1, report=ask, stop=stop)
+        runner.train(pending(configs, results)[0], results, threads=1, report=ask, stop=stop)
 
 
 def reduced(configs: Sequence[Config], results: Path) -> dict[str, object]:
@@ -146,9 +146,9 @@ def test_whatever_trains_beside_it_a_run_is_the_run_alone(tmp_path, root, change
     for size in (2, len(configs)):
         for group in [jobs(configs)[first : first + size] for first in range(0, len(configs), size)]:
             of = Group(tuple(group))
-            runner.run(of, tmp_path / str(size), threads=threads, report=lambda *_: None, stop=signals.Stop())
+            runner.train(of, tmp_path / str(size), threads=threads, report=lambda *_: None, stop=signals.Stop())
     for job in jobs(configs):
-        runner.run(Group((job,)), tmp_path / "1", threads=threads, report=lambda *_: None, stop=signals.Stop())
+        runner.train(Group((job,)), tmp_path / "1", threads=threads, report=lambda *_: None, stop=signals.Stop())
     alone = written(tmp_path / "1", names(configs))
     assert len(alone) >= len(configs)
     computed = Store(tmp_path / "1").manifest(names(configs)[0])["provenance"]["kernels"]
@@ -163,7 +163,7 @@ def test_a_stack_is_what_the_bits_of_its_runs_depend_on(tmp_path, root):
     for size in (2, 6):
         for first in range(0, 6, size):
             of = Group(tuple(jobs(stacked)[first : first + size]))
-            runner.run(of, tmp_path / str(size), threads=1, report=lambda *_: None, stop=signals.Stop())
+            runner.train(of, tmp_path / str(size), threads=1, report=lambda *_: None, stop=signals.Stop())
     assert written(tmp_path / "2", names(stacked)) != written(tmp_path / "6", names(stacked))
     said = Store(tmp_path / "6").manifest(names(stacked)[0])["provenance"]
     assert (said["engine"], said["num_runs"]) == ("stacked", 6)
@@ -225,7 +225,7 @@ def test_what_draws_random_numbers_trains_alone(root, monkeypatch):
 
 def test_the_number_of_threads_does_not_depend_on_what_is_left(tmp_path, root, monkeypatch):
     """Bits depend on it: a sweep of which one run is left makes that with as many as the others had."""
-    monkeypatch.setattr(pool, "cores", lambda: 8)
+    monkeypatch.setattr(devices, "cores", lambda: 8)
     threads = []
 
     def launched(groups, results, **options):

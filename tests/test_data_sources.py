@@ -310,7 +310,7 @@ def test_synthetic_data_is_made_only_if_allowed_and_says_so(tmp_path: Path, monk
     assert source.folder == tmp_path / "synthetic" / "cifar10"
     assert json.loads((source.folder / "SOURCE.json").read_text())["source"] == "synthetic"
     assert sources.load(source).train_images.shape == (40, 32, 32, 3)
-    monkeypatch.setattr(synthetic, "make", None)  # it is there now
+    monkeypatch.setattr(synthetic, "images", None)  # it is there now
     assert find("cifar10", tmp_path, allow_synthetic=True) == source
     assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
 
@@ -351,7 +351,7 @@ def test_a_damaged_or_unlabelled_stand_in_is_refused(tmp_path: Path) -> None:
 def test_two_that_make_a_data_set_at_once_end_with_one_whole_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both, make = threading.Barrier(2), synthetic.make
+    both, make = threading.Barrier(2), synthetic.images
 
     def make_together(*args: Any) -> Arrays:
         both.wait(timeout=30)
@@ -359,7 +359,7 @@ def test_two_that_make_a_data_set_at_once_end_with_one_whole_set(
         both.wait(timeout=30)
         return made
 
-    monkeypatch.setattr(synthetic, "make", make_together)
+    monkeypatch.setattr(synthetic, "images", make_together)
     found: list[sources.Source] = []
     threads = [
         threading.Thread(target=lambda: found.append(find("cifar10", tmp_path, allow_synthetic=True))) for _ in range(2)

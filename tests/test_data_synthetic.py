@@ -12,7 +12,7 @@ SHAPES = [(3, 32, 32), (1, 28, 28)]
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shape_counts_and_classes(shape: tuple[int, int, int]) -> None:
-    arrays = synthetic.make(shape, 10, 510, 300)
+    arrays = synthetic.images(shape, 10, 510, 300)
     assert arrays["train_images"].shape == (510, *shape[1:], shape[0]) and arrays["train_images"].dtype == np.uint8
     assert arrays["test_images"].shape == (300, *shape[1:], shape[0]) and arrays["test_labels"].dtype == np.int64
     assert np.bincount(arrays["train_labels"]).tolist() == [51] * 10
@@ -20,7 +20,7 @@ def test_shape_counts_and_classes(shape: tuple[int, int, int]) -> None:
 
 
 def test_it_is_a_function_of_the_seed() -> None:
-    first, again, other = (synthetic.make((3, 32, 32), 10, 300, 20, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (synthetic.images((3, 32, 32), 10, 300, 20, seed=seed) for seed in (1, 1, 2))
     for part, array in first.items():
         np.testing.assert_array_equal(array, again[part])
     assert (first["train_images"] != other["train_images"]).mean() > 0.9
@@ -48,7 +48,7 @@ def test_channels_share_most_of_their_variance() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_pixels_are_spread_as_in_photographs(shape: tuple[int, int, int]) -> None:
-    images = synthetic.make(shape, 10, 1000, 10)["train_images"] / 255
+    images = synthetic.images(shape, 10, 1000, 10)["train_images"] / 255
     assert images.mean() == pytest.approx(synthetic.MEAN, abs=0.01)
     assert images.std() == pytest.approx(synthetic.STD, abs=0.03)  # less what is clipped
     assert ((images == 0) | (images == 1)).mean() < 0.06
@@ -56,7 +56,7 @@ def test_pixels_are_spread_as_in_photographs(shape: tuple[int, int, int]) -> Non
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_linear_model_learns_and_does_not_suffice(shape: tuple[int, int, int]) -> None:
-    arrays = synthetic.make(shape, 10, 4000, 1000)
+    arrays = synthetic.images(shape, 10, 4000, 1000)
     train, test = (arrays[f"{s}_images"].reshape(-1, np.prod(shape)) / 255 - synthetic.MEAN for s in ("train", "test"))
     target = np.eye(10)[arrays["train_labels"]]
     weights = np.linalg.solve(train.T @ train + 30 * np.eye(train.shape[1]), train.T @ target)

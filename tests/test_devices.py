@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from bnstudy.store import devices
-from bnstudy.sweep import pool
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_control_groups_limit_cores(monkeypatch, tmp_path, groups, files, cores)
     monkeypatch.setattr(devices, "CGROUPS", tmp_path)
     monkeypatch.setattr(devices, "OWN_CGROUP", tmp_path / "own")
     monkeypatch.setattr(devices, "AFFINITY", frozenset(range(8)))
-    assert devices.cores() == pool.cores() == cores
+    assert devices.cores() == cores
 
 
 def test_cores_are_those_from_before_a_library_bound_the_thread():

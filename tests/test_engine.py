@@ -369,7 +369,7 @@ def test_the_device_is_what_there_is(monkeypatch):
 def test_every_engine_keeps_the_numbers(asked):
     net = network("lenet", "batch", 0)
     config = Config(runtime=Runtime(engine=asked), optim=Optim(momentum=0.9, weight_decay=0.0))
-    made = engine.make([config], [net], torch.device("cpu"))
+    made = engine.build_engine([config], [net], torch.device("cpu"))
     ((loss, _),) = plain(net, [batch("lenet")], config.optim, 0.1)
     assert made.step(batch("lenet"), [0.1]).loss_R.item() == pytest.approx(loss, abs=1e-5)
     assert engine.facts(Config(), 1, torch.device("cpu"))["device"] == "cpu"

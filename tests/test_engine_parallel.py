@@ -128,7 +128,7 @@ def test_the_engine_follows_device_and_setting():
 
     def kind(name, count, asked):
         given = Config(model={"name": name}, norm={"name": "batch"}, runtime=Runtime(engine=asked))
-        return type(engine.make([given] * count, nets[name][:count], CPU))
+        return type(engine.build_engine([given] * count, nets[name][:count], CPU))
 
     assert kind("lenet", 2, "stacked") is Lockstep and kind("lenet", 1, "parallel") is Lockstep
     assert kind("lenet", 2, "auto") is Parallel and kind("resnet", 2, "auto") is Parallel

@@ -75,7 +75,7 @@ def test_dropped_biases_leave_training_as_it_was_and_evaluation_not():
     for name in normed(zeroed):
         nn.init.zeros_(zeroed.get_parameter(f"{name}.bias"))
     assert all(unbiased(whole).get_submodule(name).bias is None for name in normed(whole))
-    rows = probes.run("folding", {}, observe(whole, images, labels, reads=set()))
+    rows = probes.rows("folding", {}, observe(whole, images, labels, reads=set()))
     found = {(r["change"], r["mode"], r["precision"]): r["difference"] for r in rows}
     assert len(found) == len(rows) == 6 and {r["num_layers"] for r in rows} == {4}
     assert found["folded", "evaluation", "float64"] < 1e-12 < found["folded", "evaluation", "float32"] < 1e-5

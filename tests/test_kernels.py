@@ -610,7 +610,7 @@ def test_one_value_a_channel_has_no_variance() -> None:
 
 def kernel_facts(net: nn.Module, *images: Tensor) -> dict[str, object]:
     """What the manifest of a run would say after these passes."""
-    build.forget()
+    build.reset_uses()
     for each in images:
         Fused(copy.deepcopy(net), 1)(each)
     facts = engine.facts(Config(), 1, torch.device("cpu"))
@@ -651,5 +651,5 @@ def test_the_layout_in_memory_is_that_of_the_networks_own_convolutions(
     net = nn.Sequential(nn.Conv2d(3, channels, 3), nn.Flatten(), nn.Linear(36 * channels, 10))
     for name in ("lenet", "of_ones_own"):
         config = Config(model={"name": name}, norm={"name": "none"}, runtime=Runtime(engine="plain"))
-        made = engine.make([config], [copy.deepcopy(net)], torch.device("cpu"))
+        made = engine.build_engine([config], [copy.deepcopy(net)], torch.device("cpu"))
         assert made._network[0].weight.is_contiguous(memory_format=layout)  # type: ignore[attr-defined]

@@ -88,7 +88,7 @@ def work(configs, results, findings, phase):
         folder = paths.tables(workspace, SWEEP)
         reduction.reduce(Store(results), list(expected), folder, expected=expected)
     with during("drawing"):
-        bad |= bool(report.make(workspace, html=True, findings_dir=findings))
+        bad |= bool(report.write(workspace, html=True, findings_dir=findings))
     os._exit(int(bad))
 
 

@@ -45,9 +45,9 @@ def test_a_group_described_in_a_file_is_the_group(tmp_path, root, monkeypatch):
     monkeypatch.chdir(root.parent)
     relative = config(root, runtime__data_root=root.name, norm={"name": "batch", "eps": 1e-3})
     group = Group((job(relative), job(replace(relative, seed=1))))
-    task.write(tmp_path / "group.json", group, 3)
+    task.write_group(tmp_path / "group.json", group, 3)
     monkeypatch.chdir(tmp_path)
-    read = task.read(tmp_path / "group.json")
+    read = task.read_group(tmp_path / "group.json")
     assert read.id == group.id
     assert [one.source.folder.is_dir() for one in read.jobs] == [True, True]
     for one, other in zip(read.jobs, group.jobs, strict=True):
@@ -57,13 +57,13 @@ def test_a_group_described_in_a_file_is_the_group(tmp_path, root, monkeypatch):
 def test_a_job_makes_what_is_not_done_and_says_what_failed(tmp_path, root, here, capsys):
     good, bad = config(root), config(root, model=TOO_WIDE)
     make([good], tmp_path / "alone")
-    assert task.run(Group((job(good),)), tmp_path) == {}
-    (told,) = task.run(Group((job(bad),)), tmp_path).items()
+    assert task.train(Group((job(good),)), tmp_path) == {}
+    (told,) = task.train(Group((job(bad),)), tmp_path).items()
     assert told[0] == job(bad).run_id and told[1].startswith("failed: RuntimeError: ")
     assert f"{task.OWN}{told[0]}: {told[1]}" in capsys.readouterr().err
     assert written(tmp_path, names([good])) == written(tmp_path / "alone", names([good]))
     before = {path: path.stat().st_mtime_ns for path in paths.run(tmp_path, job(good).run_id).iterdir()}
-    task.run(Group((job(good),)), tmp_path)
+    task.train(Group((job(good),)), tmp_path)
     assert {path: path.stat().st_mtime_ns for path in paths.run(tmp_path, job(good).run_id).iterdir()} == before
 
 
@@ -82,7 +82,7 @@ def waiting(monkeypatch):
             Store(results).writer(run_id).finish({"status": "completed"})
         return [(run_id, str(State.partial if numbers else State.completed), "") for run_id in pending]
 
-    monkeypatch.setattr(pool, "run", make)
+    monkeypatch.setattr(pool, "train", make)
     return to_send, began
 
 
@@ -93,7 +93,7 @@ def test_a_job_that_is_to_be_queued_again_is_once_all_is_saved(tmp_path, root, w
     queued = []
     before = signal.signal(number, lambda told, _: queued.append((told, len(began))))  # as submitit does
     try:
-        task.run(Group((job(config(root)),)), tmp_path)
+        task.train(Group((job(config(root)),)), tmp_path)
     finally:
         signal.signal(number, before)
     assert queued == [(number, 1)]
@@ -103,7 +103,7 @@ def test_a_job_that_is_only_warned_goes_on(tmp_path, root, waiting):
     to_send, began = waiting
     to_send += [[signal.SIGTERM], []]
     before = signal.getsignal(signal.SIGTERM)
-    task.run(Group((job(config(root)),)), tmp_path)
+    task.train(Group((job(config(root)),)), tmp_path)
     assert len(began) == 2 and began[0] == began[1]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -128,13 +128,13 @@ def test_a_process_of_a_job_does_not_die_of_the_jobs_signals(tmp_path, root):
 
 
 def test_what_a_launcher_is_told():
-    launcher, rest = launchers.chosen("slurm", ["launcher.partition=gpu", "seed=0", "launcher.mem_gb=4"], wait=False)
+    launcher, rest = launchers.choose("slurm", ["launcher.partition=gpu", "seed=0", "launcher.mem_gb=4"], wait=False)
     assert launcher == Launcher("slurm", ("partition=gpu", "mem_gb=4"), wait=False) and rest == ["seed=0"]
-    assert launchers.chosen("local", ["seed=0"]) == (LOCAL, ["seed=0"])
+    assert launchers.choose("local", ["seed=0"]) == (LOCAL, ["seed=0"])
     with pytest.raises(ValueError, match=r"^launcher\.partition=gpu: .*--launcher slurm"):
-        launchers.chosen("local", ["launcher.partition=gpu"])
+        launchers.choose("local", ["launcher.partition=gpu"])
     with pytest.raises(ValueError, match=r"^--no-wait: .*--launcher slurm"):
-        launchers.chosen("local", [], wait=False)
+        launchers.choose("local", [], wait=False)
 
 
 @pytest.mark.parametrize(
@@ -143,14 +143,14 @@ def test_what_a_launcher_is_told():
 )
 def test_a_value_that_a_launcher_does_not_take_is_refused_before_anything_starts(value, words):
     with pytest.raises(ValueError, match=rf"^launcher\.{value}.*{words}"):
-        launchers.chosen("slurm", [f"launcher.{value}"])
+        launchers.choose("slurm", [f"launcher.{value}"])
 
 
 def test_the_launchers_of_the_help_are_the_files_there_are():
     names = cli._launchers()
     assert names == ["local", "slurm"]
     for name in names:
-        assert launchers.chosen(name, []) == (Launcher(name), [])
+        assert launchers.choose(name, []) == (Launcher(name), [])
 
 
 def test_an_own_file_says_what_differs_and_one_of_earlier_releases_is_refused(tmp_path, monkeypatch):
@@ -161,7 +161,7 @@ def test_an_own_file_says_what_differs_and_one_of_earlier_releases_is_refused(tm
     assert made.parameters.items() >= {"mem_gb": 3, "timeout_min": 7, "cpus_per_task": 2, "name": "a title"}.items()
     (tmp_path / "mine.yaml").write_text("defaults: [slurm, _self_]\nhydra: {launcher: {mem_gb: 3}}\n")
     with pytest.raises(compose.ComposeError, match=r"mine\.yaml.*without hydra\.launcher"):
-        launchers.chosen("mine", [])
+        launchers.choose("mine", [])
 
 
 @pytest.mark.parametrize(("name", "words"), [("joblib", "--jobs N"), ("slrum", "there are: local, slurm")])
@@ -192,12 +192,12 @@ def test_each_process_has_a_gpu_for_itself_and_one_that_follows_it_the_same(tmp_
     monkeypatch.delenv(devices.VISIBLE, raising=False)
     taken: list[str | None] = []
     for _ in range(4):
-        taken.append(devices.one_of("auto", taken))
+        taken.append(devices.choose_gpu("auto", taken))
     assert taken == ["0", "1", "2", "0"]
-    assert devices.one_of("cuda", ["0", "2"]) == "1"  # whose process died
-    assert devices.one_of("cuda:1", []) is None and devices.one_of("cpu", []) is None
+    assert devices.choose_gpu("cuda", ["0", "2"]) == "1"  # whose process died
+    assert devices.choose_gpu("cuda:1", []) is None and devices.choose_gpu("cpu", []) is None
     monkeypatch.setenv(devices.VISIBLE, "1")
-    assert devices.one_of("auto", []) is None  # there is nothing to choose
+    assert devices.choose_gpu("auto", []) is None  # there is nothing to choose
 
 
 def test_a_worker_is_started_with_its_gpu_alone_in_sight(monkeypatch):
@@ -243,7 +243,7 @@ def wanted(root):
 
 def submit(wanted, results, *, wait=False, at_a_time=None):
     pending = {one.run_id for one in wanted}
-    return slurm.run("t", wanted, pending, results, replace(SLURM, wait=wait), at_a_time)
+    return slurm.train("t", wanted, pending, results, replace(SLURM, wait=wait), at_a_time)
 
 
 def test_jobs_are_an_array_that_is_found_again(tmp_path, cluster, wanted, here, capsys):
@@ -258,10 +258,10 @@ def test_jobs_are_an_array_that_is_found_again(tmp_path, cluster, wanted, here, 
     assert submit(wanted, results) == []
     told = capsys.readouterr().out
     assert "t: 2 runs are in the queue already, as 7" in told and "are submitted" not in told
-    described = [task.read(file) for file in sorted((paths.cluster(results) / "groups").iterdir())]
+    described = [task.read_group(file) for file in sorted((paths.cluster(results) / "groups").iterdir())]
     assert {one.run_id for group in described for one in group.jobs} == {one.run_id for one in wanted}
     for group in described:  # as the cluster does
-        task.run(group, results)
+        task.train(group, results)
     assert sorted(submit(wanted, results, wait=True)) == sorted((one.run_id, "completed", "") for one in wanted)
     assert {Store(results).manifest(one.run_id)["provenance"]["threads"] for one in wanted} == {1}
 
@@ -337,7 +337,7 @@ def test_jobs_in_a_folder_of_any_other_name_are_submitted(tmp_path, cluster, wan
     submit(wanted, results)
     (record,) = [json.loads(path.read_text()) for path in paths.cluster(results).glob("*.json")]
     assert all(Path(each["log"]).is_relative_to(results) for each in record)
-    described = [task.read(file) for file in sorted((paths.cluster(results) / "groups").iterdir())]
+    described = [task.read_group(file) for file in sorted((paths.cluster(results) / "groups").iterdir())]
     assert {one.run_id for group in described for one in group.jobs} == {one.run_id for one in wanted}
 
 

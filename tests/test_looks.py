@@ -34,7 +34,7 @@ def torch_state():
 
 def long_at(monkeypatch, step, probe="gradient_norms"):
     """The probe never ends at this step; a list that says so once it has begun."""
-    begun, plain = [], probes.run
+    begun, plain = [], probes.rows
 
     def run(name, options, snapshot):
         if name == probe and snapshot.step == step:
@@ -43,7 +43,7 @@ def long_at(monkeypatch, step, probe="gradient_norms"):
                 time.sleep(0.01)
         return plain(name, options, snapshot)
 
-    monkeypatch.setattr(probes, "run", run)
+    monkeypatch.setattr(probes, "rows", run)
     return begun
 
 
@@ -98,7 +98,7 @@ def test_a_request_before_a_look_does_not_wait_for_it(tmp_path, root, monkeypatc
 
     monkeypatch.setattr(Training, "_advance", advance)
     with pytest.raises(runner.Interrupted):
-        runner.run(Group((job(wanted),)), tmp_path, threads=1, report=lambda *_: None, stop=stop)
+        runner.train(Group((job(wanted),)), tmp_path, threads=1, report=lambda *_: None, stop=stop)
     assert not begun and list(under_way(tmp_path).values()) == [names([wanted])]
 
 

@@ -19,8 +19,8 @@ from bnstudy.store.jobs import jobs, under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import listing, pool, specs, study
-from bnstudy.sweep.progress import Speeds, measured, progress
 from bnstudy.sweep.specs import RunSpec, kind
+from bnstudy.sweep.tally import Speeds, measured, tally
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_the_components_defaults_have_a_say(monkeypatch, tmp_path):
 
 def test_how_far_and_how_long_still(tmp_path):
     def how_far(runs, entries, holders):
-        return str(progress(runs, entries, measured(runs, entries, tmp_path), holders))
+        return str(tally(runs, entries, measured(runs, entries, tmp_path), holders))
 
     def completed(sec, steps):
         facts = {"network": "lenet", "precision": "fp32", "data": "images", "norm": "batch", "batch_size": 10}
@@ -274,11 +274,11 @@ def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp
     before = states(tmp_path, *ids)
     for slip, hint in ((ids[0][:-3], f"did you mean {ids[0]}"), ("", "2 runs are in"), ("../runs", "2 runs are in")):
         with pytest.raises(ValueError, match=f"there is no run '{slip}'; {hint}"):
-            listing.forget(slip, tmp_path)
+            listing.remove(slip, tmp_path)
     with locks.hold(tmp_path, ids[:1]), pytest.raises(locks.Locked, match="another process trains this run"):
-        listing.forget(ids[0], tmp_path)
+        listing.remove(ids[0], tmp_path)
     assert states(tmp_path, *ids) == before == [State.completed] * 2
-    assert listing.forget(ids[0], tmp_path) == 0
+    assert listing.remove(ids[0], tmp_path) == 0
     assert states(tmp_path, *ids) == [State.absent, State.completed] and under_way(tmp_path) == {}
     told = capsys.readouterr().out
     assert f"{ids[1]}: to start again" in told and f"{ids[0]} is forgotten" in told

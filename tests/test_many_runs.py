@@ -13,8 +13,8 @@ import pytest
 from bnstudy.config.schema import from_dict
 from bnstudy.store import index, locks, paths, reduction
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep.progress import measured, progress
 from bnstudy.sweep.specs import RunSpec, kind
+from bnstudy.sweep.tally import measured, tally
 
 REDUCE = """
 import sys
@@ -35,7 +35,7 @@ def look(results, count):
     entries = index.entries(results, names)
     images, of = 128 * 235 * many_runs.NUM_EPOCHS, kind("lenet", "fp32", "images", "batch", 128, (), 1)
     runs = [RunSpec(name, images, of) for name in names]
-    return str(progress(runs, entries, measured(runs, entries, results), locks.holders(results)))
+    return str(tally(runs, entries, measured(runs, entries, results), locks.holders(results)))
 
 
 def test_made_runs_are_read_as_real_ones(tmp_path, monkeypatch):

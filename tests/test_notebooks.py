@@ -68,10 +68,10 @@ def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(notebook, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setenv(notebook.RESULTS, "")
     with pytest.raises(ValueError, match=r"there is no 'two'; there are one"):
-        notebook.make(["two"], tmp_path)
+        notebook.write(["two"], tmp_path)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "tables").symlink_to(synthetic.REPOSITORY / "results" / "tables")
-    assert notebook.make([], tmp_path / "results") == 0
+    assert notebook.write([], tmp_path / "results") == 0
     page = (tmp_path / "results" / "notebooks" / "one.html").read_text(encoding="utf-8")
     assert "<em>title</em>" in page and "data:image/png;base64," in page
     assert "undecided</b>" in page and "holds the bound" in page

@@ -208,7 +208,7 @@ def test_an_agents_command_keeps_the_folders_whole():
 def test_what_is_said_to_draw_them_is_what_a_shell_makes_of_it(data_root, tmp_path, monkeypatch, capsys):
     """The command that a sweep ends with, given to a shell and to make."""
     monkeypatch.setattr(pool, "launch", launch_here)
-    monkeypatch.setattr(report, "make", lambda workspace, **options: 0)
+    monkeypatch.setattr(report, "write", lambda workspace, **options: 0)
     results = tmp_path / "it's $(odd) #"
     few = ["seed=0", "norm=batch", "optim.lr=0.1", "train.steps=1", "data.num_train=64", "data.batch_size=32"]
     with torch_as_it_was(), pytest.raises(SystemExit) as ended:

@@ -15,7 +15,7 @@ from bnstudy.probes.activation_moments import moments
 def test_rows_are_mean_and_biased_variance_of_each_channel(norm):
     network, loader = make_network(norm), make_loader()
     seen = look(network, loader)
-    rows = iter(probes.run("activation_moments", {}, seen))
+    rows = iter(probes.rows("activation_moments", {}, seen))
     for layer in network.layers:
         for site, values in (("preactivation", seen.preactivations), ("activation", seen.activations)):
             act = values[layer.depth].double().numpy()
@@ -32,19 +32,19 @@ def test_rows_are_mean_and_biased_variance_of_each_channel(norm):
 
 def test_one_site_alone_has_the_rows_it_has_among_both():
     seen = look(make_network(), make_loader())
-    both = probes.run("activation_moments", {}, seen)
-    alone = probes.run("activation_moments", {"sites": ["activation"]}, seen)
+    both = probes.rows("activation_moments", {}, seen)
+    alone = probes.rows("activation_moments", {"sites": ["activation"]}, seen)
     assert alone == [row for row in both if row["site"] == "activation"]
     for sites in ([], ["activations"]):
         with pytest.raises(ValueError, match="give one or both of preactivation, activation"):
-            probes.run("activation_moments", {"sites": sites}, seen)
+            probes.rows("activation_moments", {"sites": sites}, seen)
 
 
 def test_batch_norm_gives_half_normal_moments_after_relu():
     """Normalised values of mean 0 and variance 1 that are normal have mean sqrt(1 / 2 pi) after ReLU."""
     network, loader = make_network(), make_loader(512, 16)
     loader.images.normal_(generator=torch.Generator().manual_seed(0))
-    rows = probes.run("activation_moments", {}, look(network, loader, batch_size=512))
+    rows = probes.rows("activation_moments", {}, look(network, loader, batch_size=512))
     stem = [row for row in rows if row["layer"] == "stem" and row["site"] == "activation"]
     for row in stem:
         assert row["mean"] == pytest.approx((2 * np.pi) ** -0.5, rel=0.02)

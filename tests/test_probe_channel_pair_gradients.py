@@ -18,13 +18,13 @@ from bnstudy.probes.channel_pair_gradients import rank1_share
 
 def rows_of(gradient, **options):
     seen = SimpleNamespace(layers=(Layer(45, "conv", "conv", "relu"),), gradients={45: torch.as_tensor(gradient)})
-    return probes.run("channel_pair_gradients", options, seen)  # type: ignore[arg-type]
+    return probes.rows("channel_pair_gradients", options, seen)  # type: ignore[arg-type]
 
 
 def test_entries_are_sums_over_taps_by_a_loop():
     network, loader = make_network(), make_loader()
     seen = look(network, loader)
-    rows = probes.run("channel_pair_gradients", {"entry_depths": [2, 4]}, seen)
+    rows = probes.rows("channel_pair_gradients", {"entry_depths": [2, 4]}, seen)
     shares = [row for row in rows if row["quantity"] == "rank1_share"]
     assert [row["layer"] for row in shares] == [layer.name for layer in network.layers if layer.kind == "conv"]
     assert {(row["in_channel"], row["out_channel"]) for row in shares} == {(-1, -1)}

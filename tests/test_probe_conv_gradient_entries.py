@@ -29,7 +29,7 @@ def convolve(image, grad):
         layers=(Layer(1, "conv", "conv", "relu"),), inputs={1: image}, output_gradients={1: grad},
         gradients={1: weight}, module=lambda layer: conv,
     )  # fmt: skip
-    return probes.run("conv_gradient_entries", {}, seen)
+    return probes.rows("conv_gradient_entries", {}, seen)
 
 
 def loop(image, grad):
@@ -99,8 +99,8 @@ def test_a_gradient_that_is_not_finite_has_no_numbers():
 def test_a_network_has_its_convolutions_and_their_averages_between_the_quantiles(norm):
     network = make_network(norm)
     seen = look(network, make_loader())
-    rows = probes.run("conv_gradient_entries", {}, seen)
-    averages = {row["depth"]: row for row in probes.run("conv_gradient_sums", {}, seen)}
+    rows = probes.rows("conv_gradient_entries", {}, seen)
+    averages = {row["depth"]: row for row in probes.rows("conv_gradient_sums", {}, seen)}
     assert {row["depth"] for row in rows} == set(averages)
     for depth, average in averages.items():
         here = [row for row in rows if row["depth"] == depth]

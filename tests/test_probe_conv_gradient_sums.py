@@ -53,7 +53,7 @@ def loop(seen, layer):
 def test_sums_are_those_of_a_loop_over_every_summand(norm):
     network, loader = make_network(norm, widths=(2, 3)).double(), make_loader(size=4)
     seen = look(network, loader, batch_size=3)
-    rows = probes.run("conv_gradient_sums", {}, seen)
+    rows = probes.rows("conv_gradient_sums", {}, seen)
     convs = [layer for layer in network.layers if layer.kind == "conv"]
     assert [(row["depth"], row["layer"]) for row in rows] == [(layer.depth, layer.name) for layer in convs]
     assert {seen.module(layer).stride for layer in convs} == {(1, 1), (2, 2)}
@@ -71,7 +71,7 @@ def convolve(image, grad, **options):
     conv(image).backward(grad)
     layer = make_network().layers[0]
     seen = Pass((layer,), conv, {1: image}, {1: grad}, {1: conv.weight.grad})
-    (row,) = probes.run("conv_gradient_sums", {}, seen)  # type: ignore[arg-type]
+    (row,) = probes.rows("conv_gradient_sums", {}, seen)  # type: ignore[arg-type]
     return row
 
 

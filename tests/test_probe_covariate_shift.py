@@ -41,7 +41,7 @@ def test_rows_are_those_of_steps_made_by_hand():
     size = 0.3
     rows = {
         row["depth"]: row
-        for row in probes.run(
+        for row in probes.rows(
             "covariate_shift", {"step_size": size}, look(network, loader, reads=READS, initial=first.state_dict())
         )
     }
@@ -72,11 +72,11 @@ def test_noise_is_new_after_the_step_and_the_state_of_chance_as_before():
     labels = torch.arange(32) % 10
     before = torch.get_rng_state()
     seen = observe(network, images, labels, reads=READS, initial=network.state_dict())
-    rows = probes.run("covariate_shift", {"step_size": 1e-9}, seen)
+    rows = probes.rows("covariate_shift", {"step_size": 1e-9}, seen)
     assert torch.equal(before, torch.get_rng_state())
     assert min(row["step_drift"] for row in rows) > 0.05  # without a step to speak of
     quiet = models.build("lenet", {}, norms.factory("batch", {}), "xavier_uniform", (1, 28, 28), 10, 0)
-    rows = probes.run("covariate_shift", {"step_size": 1e-9}, observe(quiet, images, labels, reads=READS))
+    rows = probes.rows("covariate_shift", {"step_size": 1e-9}, observe(quiet, images, labels, reads=READS))
     assert max(row["step_drift"] for row in rows) < 1e-4
     assert all(math.isnan(row["start_drift"]) for row in rows)
 
@@ -84,4 +84,4 @@ def test_noise_is_new_after_the_step_and_the_state_of_chance_as_before():
 @pytest.mark.parametrize("size", [0.0, -1.0, math.inf, math.nan])
 def test_a_step_size_that_makes_no_step_is_named(size):
     with pytest.raises(ValueError, match="step_size"):
-        probes.run("covariate_shift", {"step_size": size}, look(make_network(), make_loader(), reads=READS))
+        probes.rows("covariate_shift", {"step_size": size}, look(make_network(), make_loader(), reads=READS))

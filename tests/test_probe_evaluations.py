@@ -108,7 +108,7 @@ def test_shifts_stay_within_the_pixels_range():
 
 def test_an_affine_change_of_contrast_is_undone_by_reestimated_statistics(network):
     """Without padding, BN behind the first convolution takes away a factor and a shift of all pixels: exactly."""
-    rows = {(r["inputs"], r["statistics"]): r for r in probes.run("shifted_inputs", {}, look(network))}
+    rows = {(r["inputs"], r["statistics"]): r for r in probes.rows("shifted_inputs", {}, look(network))}
     assert len(rows) == 2 * len(SHIFTS)
     plain = rows["unchanged", "re-estimated"]
     assert rows["less contrast", "re-estimated"]["loss"] == pytest.approx(plain["loss"], rel=1e-2)
@@ -121,14 +121,14 @@ def test_an_affine_change_of_contrast_is_undone_by_reestimated_statistics(networ
 
 
 def test_a_network_without_statistics_has_stored_rows_alone():
-    rows = probes.run("shifted_inputs", {}, look(trained("none", 2)))
+    rows = probes.rows("shifted_inputs", {}, look(trained("none", 2)))
     assert {r["statistics"] for r in rows} == {"stored"} and len(rows) == len(SHIFTS)
 
 
 def test_modes_are_those_of_plain_loops(network):
     options = {"batch_sizes": [1, 8, 256], "num_training": 1}
     before = copy.deepcopy(network.state_dict())
-    rows = {(r["mode"], r["order"], r["batch_size"]): r for r in probes.run("modes", options, look(network))}
+    rows = {(r["mode"], r["order"], r["batch_size"]): r for r in probes.rows("modes", options, look(network))}
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert network.training
     loader = Loader()
@@ -152,14 +152,14 @@ def test_modes_are_those_of_plain_loops(network):
 
 
 def test_modes_of_a_network_without_statistics_are_one():
-    (row,) = probes.run("modes", {}, look(trained("none", 2)))
+    (row,) = probes.rows("modes", {}, look(trained("none", 2)))
     assert row["mode"] == "eval"
 
 
 def test_values_that_make_no_batches_are_named(network):
     for options in ({"batch_sizes": [0]}, {"num_training": 0}):
         with pytest.raises(ValueError, match="give 1 or more"):
-            probes.run("modes", options, look(network))
+            probes.rows("modes", options, look(network))
 
 
 def test_a_score_is_that_of_the_whole_set():
@@ -222,7 +222,7 @@ def test_one_image_left_is_no_mini_batch_of_its_own(network):
     """It failed there: 501 images are 251 and 250."""
     loader = Small(501)
     seen = observe(network, *loader.probe_batch(64), reads=set(), loader=loader)
-    rows = probes.run("shifted_inputs", {}, seen)
+    rows = probes.rows("shifted_inputs", {}, seen)
     assert all(math.isfinite(row["loss"]) for row in rows) and len(rows) == 2 * len(SHIFTS)
 
 
@@ -230,12 +230,12 @@ def test_accumulated_is_not_defined_without_a_mini_batch_of_training_images(netw
     """It was "eval", digit for digit."""
     loader = Small(499)
     seen = observe(network, *loader.probe_batch(64), reads=set(), loader=loader)
-    rows = {row["mode"]: row for row in probes.run("modes", {"batch_sizes": [64]}, seen)}
+    rows = {row["mode"]: row for row in probes.rows("modes", {"batch_sizes": [64]}, seen)}
     assert math.isnan(rows["accumulated"]["loss"]) and math.isfinite(rows["eval"]["loss"])
 def test_splits_are_what_a_plain_loop_gives_and_none_where_nothing_is_held_out(network, monkeypatch):
     loader = Loader()
     evaluating = copy.deepcopy(network).eval()
-    rows = {row["split"]: row for row in probes.run("splits", {}, look(network))}
+    rows = {row["split"]: row for row in probes.rows("splits", {}, look(network))}
     for split, part in (("train", slice(400)), ("held_out", slice(400, None))):
         expected = accuracy(evaluating, loader.images[part], loader.labels[part])
         assert rows[split]["accuracy"] == pytest.approx(expected)
@@ -246,12 +246,12 @@ def test_splits_are_what_a_plain_loop_gives_and_none_where_nothing_is_held_out(n
     monkeypatch.setattr(Loader, "split_batches", lambda self, split, size: iter(
         zip(self.images.split(size), self.labels.split(size), strict=True) if split == "train" else ()
     ))  # fmt: skip
-    assert [row["split"] for row in probes.run("splits", {}, look(network))] == ["train"]
+    assert [row["split"] for row in probes.rows("splits", {}, look(network))] == ["train"]
 
 
 def test_held_out_images_are_counted_in_whole_batches_up_to_a_number(network, monkeypatch):
     monkeypatch.setattr("bnstudy.probes.splits.BATCH", 20)
-    rows = {row["split"]: row for row in probes.run("splits", {"num_held_out": 50}, look(network))}
+    rows = {row["split"]: row for row in probes.rows("splits", {"num_held_out": 50}, look(network))}
     assert (rows["train"]["num_examples"], rows["held_out"]["num_examples"]) == (400, 60)
     with pytest.raises(ValueError, match="num_held_out = 0"):
-        probes.run("splits", {"num_held_out": 0}, look(network))
+        probes.rows("splits", {"num_held_out": 0}, look(network))

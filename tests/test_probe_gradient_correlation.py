@@ -21,7 +21,7 @@ OPTIONS = {"batch_sizes": (1, 4, 6), "num_batches": 4}
 
 def rows_of(network, loader, **options):
     seen = look(network, loader, reads=probes.reads(["gradient_correlation"]))
-    return {(r["batch_size"], r["depth"]): r for r in probes.run("gradient_correlation", OPTIONS | options, seen)}
+    return {(r["batch_size"], r["depth"]): r for r in probes.rows("gradient_correlation", OPTIONS | options, seen)}
 
 
 def slow(network, loader, layer, size):
@@ -93,7 +93,7 @@ def test_opposite_labels_of_two_classes_have_cosine_minus_1():
         network.classifier.bias.fill_(0.0)
     loader.images[1], loader.labels = loader.images[0].clone(), torch.tensor([0, 1])
     seen = look(network, loader, reads=(), batch_size=2)
-    rows = probes.run("gradient_correlation", {"batch_sizes": [1]}, seen)
+    rows = probes.rows("gradient_correlation", {"batch_sizes": [1]}, seen)
     assert rows[-1]["layer"] == "classifier"
     assert rows[-1]["cosine_mean"] == pytest.approx(-1) and rows[-1]["num_batches"] == 2
 

@@ -27,7 +27,7 @@ def double_feed(num=12, **options):
 
 def rows_of(network, loader, **options):
     seen = look(network, loader, reads=[])
-    return {row["batch_size"]: row for row in probes.run("gradient_noise", OPTIONS | options, seen)}
+    return {row["batch_size"]: row for row in probes.rows("gradient_noise", OPTIONS | options, seen)}
 
 
 def slow(network, images, labels):

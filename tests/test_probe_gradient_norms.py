@@ -11,7 +11,7 @@ from bnstudy import probes
 
 def test_rows_are_autograds():
     network, loader = make_network(), make_loader()
-    rows = probes.run("gradient_norms", {}, look(network, loader, reads={"gradients"}))
+    rows = probes.rows("gradient_norms", {}, look(network, loader, reads={"gradients"}))
     images, labels = loader.probe_batch(6)
     functional.cross_entropy(network.train()(images), labels).backward()
     assert [row["depth"] for row in rows] == [layer.depth for layer in network.layers]

@@ -24,7 +24,7 @@ def rows_of(gradient, **options):
     layer = Layer(1, "stem", "conv", "relu")
     seen: Any = SimpleNamespace(layers=(layer,), gradients={1: torch.as_tensor(gradient)})
     rows: dict[str, list] = {}
-    for row in probes.run("gradient_tails", options, seen):
+    for row in probes.rows("gradient_tails", options, seen):
         rows.setdefault(row["quantity"], []).append(row)
     return rows
 
@@ -183,5 +183,5 @@ def test_equal_values_have_an_infinite_index():
 
 def test_every_layer_has_the_same_rows():
     network = make_network()
-    rows = probes.run("gradient_tails", {"num_bins": 6, "num_bootstrap": 3}, look(network, make_loader()))
+    rows = probes.rows("gradient_tails", {"num_bins": 6, "num_bootstrap": 3}, look(network, make_loader()))
     assert len(rows) == len(network.layers) * (5 + len(QUANTILES) + 2 * 6 + len(TAIL_SHARES))

@@ -29,7 +29,7 @@ def double_feed(num=12, size=4, num_classes=3):
 
 
 def run(network, loader, batch_size=12, **options):
-    (row,) = probes.run("hessian_top_eigenvalue", options, look(network, loader, reads=[], batch_size=batch_size))
+    (row,) = probes.rows("hessian_top_eigenvalue", options, look(network, loader, reads=[], batch_size=batch_size))
     return row
 
 

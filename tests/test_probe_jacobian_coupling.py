@@ -39,7 +39,7 @@ def test_frozen_is_what_the_other_probe_takes_example_by_example():
     found = run(seen, sizes=[4], whole_sizes=[4])
     alone = [
         row["value"]
-        for row in probes.run("jacobian_singular_values", {"starts": [0], "num_examples": 4}, seen)
+        for row in probes.rows("jacobian_singular_values", {"starts": [0], "num_examples": 4}, seen)
         if row["stretch"] == "to_features"
     ]
     num_features = len(found[4, 1])
@@ -48,7 +48,7 @@ def test_frozen_is_what_the_other_probe_takes_example_by_example():
 
 
 def test_without_batch_statistics_nothing_is_left_out():
-    for row in probes.run(
+    for row in probes.rows(
         "jacobian_coupling", {}, look(make_network("none"), make_loader(16), reads=[], batch_size=16)
     ):
         assert row["difference"] == pytest.approx(0, abs=1e-12)

@@ -218,8 +218,8 @@ def test_where_a_stretch_can_begin():
 
 def test_values_are_kept_evenly_spaced_with_both_ends():
     seen = look(make_product(width=10), make_loader(), reads=[])
-    every = probes.run("jacobian_singular_values", {"starts": [1], "num_examples": 1}, seen)
-    some = probes.run("jacobian_singular_values", {"starts": [1], "num_examples": 1, "num_values": 4}, seen)
+    every = probes.rows("jacobian_singular_values", {"starts": [1], "num_examples": 1}, seen)
+    some = probes.rows("jacobian_singular_values", {"starts": [1], "num_examples": 1, "num_values": 4}, seen)
     assert [row["index"] for row in every] == list(range(10)) and {row["count"] for row in every} == {10}
     assert some == [every[i] for i in (0, 3, 6, 9)]
     assert jsv.kept(3, 5) == [0, 1, 2] and jsv.kept(4096, 2) == [0, 4095]

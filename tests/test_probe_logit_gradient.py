@@ -20,7 +20,7 @@ def rows_of(logits, labels):
     logits, labels = torch.as_tensor(logits), torch.as_tensor(labels)
     seen = SimpleNamespace(logits_NK=logits, labels_N=labels)
     seen.logit_gradient_NK = Snapshot.logit_gradient_NK.fget(seen)  # type: ignore[attr-defined]
-    rows = probes.run("logit_gradient", {}, seen)  # type: ignore[arg-type]
+    rows = probes.rows("logit_gradient", {}, seen)  # type: ignore[arg-type]
     entries = {(r["example"], r["column"]): r for r in rows if r["quantity"] == "entry"}
     return entries, {r["quantity"]: r for r in rows if r["quantity"] != "entry"}
 
@@ -32,7 +32,7 @@ def cosine(a, b):
 def test_rows_are_those_of_loops_over_autograds_gradient():
     network, loader = make_network("none").double(), make_loader()
     seen = look(network, loader, reads={"logits"})
-    rows = probes.run("logit_gradient", {}, seen)
+    rows = probes.rows("logit_gradient", {}, seen)
     logits = network.train()(loader.images[:6].double()).detach().requires_grad_()
     functional.cross_entropy(logits, seen.labels_N).backward()
     grad, softmax = logits.grad, logits.detach().softmax(1)

@@ -36,7 +36,7 @@ def test_rows_are_the_moments_of_a_network_moved_by_hand(norm):
     network, loader = make_network(norm).double(), make_loader()
     images, labels = loader.images[:6].double(), loader.labels[:6]
     seen = look(network, loader, reads={"gradients"})
-    rows = iter(probes.run(NAME, {"step_size": 0.5, "num": 3, "depths": [2, 5]}, seen))
+    rows = iter(probes.rows(NAME, {"step_size": 0.5, "num": 3, "depths": [2, 5]}, seen))
     functional.cross_entropy(network.train()(images), labels).backward()
     for fraction in (0.0, 0.5, 1.0):
         moved = copy.deepcopy(network)
@@ -65,7 +65,7 @@ def test_the_whole_step_ends_where_the_engines_first_update_does():
     network, loader = make_network("none"), make_loader()
     seen = look(network, loader, reads={"gradients"})
     every = [layer.depth for layer in network.layers]
-    rows = [r for r in probes.run(NAME, {"step_size": lr, "num": 2, "depths": every}, seen) if r["fraction"] == 1]
+    rows = [r for r in probes.rows(NAME, {"step_size": lr, "num": 2, "depths": every}, seen) if r["fraction"] == 1]
     engine = Lockstep(
         [network], Optim(lr=lr, momentum=0.9, weight_decay=1e-4), divergence_loss=1e3, device=torch.device("cpu")
     )
@@ -89,7 +89,8 @@ def test_a_step_on_black_images_has_a_closed_form():
     bias, weight, shift = (p.detach().numpy() for p in (network.stem.bias, *network.classifier.parameters()))
     exps = np.exp(weight @ bias + shift)
     g = exps / exps.sum() - np.bincount(loader.labels[:6].numpy(), minlength=5) / 6
-    for row in probes.run(NAME, {"step_size": 0.1, "num": 3, "depths": []}, look(network, loader, reads={"gradients"})):
+    options = {"step_size": 0.1, "num": 3, "depths": []}
+    for row in probes.rows(NAME, options, look(network, loader, reads={"gradients"})):
         a = row["step_size"]
         moved = bias - a * weight.T @ g
         logits = (weight - a * np.outer(g, bias)) @ moved + shift - a * g
@@ -100,10 +101,10 @@ def test_a_step_on_black_images_has_a_closed_form():
 def test_moments_of_an_explosion_are_kept_and_those_beyond_it_are_undefined():
     network, loader = make_network("none", num_blocks=3), make_loader()
     seen = look(network, loader, reads={"gradients"})
-    rows = [r for r in probes.run(NAME, {"step_size": 1e4, "num": 2}, seen) if r["fraction"] == 1]
+    rows = [r for r in probes.rows(NAME, {"step_size": 1e4, "num": 2}, seen) if r["fraction"] == 1]
     largest = {r["depth"]: r["variance"] for r in rows}
     assert largest[14] > 1e30 * largest[1] and math.isfinite(largest[14])  # squares far beyond float32
-    beyond = [r for r in probes.run(NAME, {"step_size": 1e9, "num": 2}, seen) if r["fraction"] == 1]
+    beyond = [r for r in probes.rows(NAME, {"step_size": 1e9, "num": 2}, seen) if r["fraction"] == 1]
     assert math.isnan(beyond[-1]["variance"]) and not math.isfinite(beyond[-1]["loss"])
 
 
@@ -111,10 +112,10 @@ def test_a_channel_that_overflowed_is_its_layers_largest():
     act_NC = torch.tensor([[0.0, 1e30, math.inf, 1.0], [1.0, -1e30, -math.inf, 3.0]])
     there = SimpleNamespace(loss=math.nan, preactivations={7: act_NC})
     seen = SimpleNamespace(layers=(Layer(7, "x", "conv", "x"),), displaced=lambda step_size, reads: there)
-    (row, _) = probes.run(NAME, {"num": 2}, seen)  # type: ignore[arg-type]
+    (row, _) = probes.rows(NAME, {"num": 2}, seen)  # type: ignore[arg-type]
     assert row["channel"] == 2 and math.isnan(row["variance"])
     act_NC[:, 2] = 0
-    (row, _) = probes.run(NAME, {"num": 2}, seen)  # type: ignore[arg-type]
+    (row, _) = probes.rows(NAME, {"num": 2}, seen)  # type: ignore[arg-type]
     assert row["channel"] == 1 and row["variance"] == pytest.approx(1e60)
 
 
@@ -122,7 +123,7 @@ def test_a_channel_that_overflowed_is_its_layers_largest():
 def test_options_that_make_no_sense_are_refused(options):
     seen = look(make_network(), make_loader(), reads={"gradients"})
     with pytest.raises(ValueError, match=rf"{NAME}: {next(iter(options))} = .*give"):
-        probes.run(NAME, options, seen)
+        probes.rows(NAME, options, seen)
 
 
 def test_the_sweep_looks_along_the_step_that_the_run_makes():

@@ -14,7 +14,7 @@ def test_rows_are_the_networks_own_tensors():
     with torch.no_grad():
         for index, parameter in enumerate(network.parameters()):
             parameter.add_(0.01 * index)
-    rows = probes.run("norm_parameters", {}, look(network, make_loader(), reads=()))
+    rows = probes.rows("norm_parameters", {}, look(network, make_loader(), reads=()))
     found = {(r["site"], r["quantity"], r["channel"]): r["value"] for r in rows}
     norms = {name: m for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert len(found) == len(rows) == sum(4 * norm.num_features for norm in norms.values())
@@ -25,4 +25,4 @@ def test_rows_are_the_networks_own_tensors():
 
 
 def test_without_norms_there_are_no_rows():
-    assert probes.run("norm_parameters", {}, look(make_network("none"), make_loader(), reads=())) == []
+    assert probes.rows("norm_parameters", {}, look(make_network("none"), make_loader(), reads=())) == []

@@ -34,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def run_all(snapshot):
-    return {name: probes.run(name, SMALL.get(name, {}), snapshot) for name in NAMES}
+    return {name: probes.rows(name, SMALL.get(name, {}), snapshot) for name in NAMES}
 
 
 def test_the_small_options_are_options():
@@ -53,11 +53,11 @@ def test_reads_are_what_the_probes_need_together():
 def test_every_probe_makes_do_with_what_it_reads(name, norm):
     network, loader = make_network(norm), make_loader()
     seen = look(network, loader, reads=probes.reads([name]), initial=network.state_dict())
-    rows = probes.run(name, SMALL.get(name, {}), seen)
+    rows = probes.rows(name, SMALL.get(name, {}), seen)
     assert rows or (name, norm) == ("norm_parameters", "none")
     assert all(list(row) == list(probes.columns(name)) for row in rows)
     everything = look(network, loader, initial=network.state_dict())
-    assert repr(probes.run(name, SMALL.get(name, {}), everything)) == repr(rows)  # repr: NaN equals NaN
+    assert repr(probes.rows(name, SMALL.get(name, {}), everything)) == repr(rows)  # repr: NaN equals NaN
 
 
 # Steps at which a plan is due, of 13 with 4 updates an epoch.
@@ -99,9 +99,9 @@ def test_a_row_that_does_not_fit_is_refused(changed, message, monkeypatch):
     monkeypatch.setattr(plugins, "load", lambda kind, name: made_up)
     monkeypatch.setattr(plugins, "defaults", lambda kind, name: {})
     with pytest.raises(ValueError, match=message):
-        probes.run("made_up", {}, None)  # type: ignore[arg-type]
+        probes.rows("made_up", {}, None)  # type: ignore[arg-type]
     made_up.probe = lambda snapshot: iter([good])
-    assert probes.run("made_up", {}, None) == [good]  # type: ignore[arg-type]
+    assert probes.rows("made_up", {}, None) == [good]  # type: ignore[arg-type]
 
 
 def test_a_probe_that_reads_what_there_is_not_is_refused(monkeypatch):
@@ -128,14 +128,14 @@ def test_options_that_make_no_sense_are_refused(name, options):
     network = make_network()
     seen = look(network, make_loader(), reads=probes.reads([name]))
     with pytest.raises(ValueError, match=rf"{name}: .*{next(iter(options))} = .*give"):
-        probes.run(name, options, seen)
+        probes.rows(name, options, seen)
     with pytest.raises(ValueError, match=rf"^probes\.{name}\.options: .*{next(iter(options))} = .*give"):
-        probes.check(name, options, seen.layers)
+        probes.check_options(name, options, seen.layers)
 
 
 @pytest.mark.parametrize("name", plugins.names("probes"))
 def test_options_that_make_sense_are_found_so_without_a_snapshot(name):
-    probes.check(name, SMALL.get(name, {}), make_network().layers)
+    probes.check_options(name, SMALL.get(name, {}), make_network().layers)
 
 
 def test_a_probe_may_refuse_what_does_not_fit_the_layers(monkeypatch):
@@ -147,9 +147,9 @@ def test_a_probe_may_refuse_what_does_not_fit_the_layers(monkeypatch):
     monkeypatch.setattr(plugins, "load", lambda kind, name: SimpleNamespace(probe=probe))
     monkeypatch.setattr(plugins, "defaults", lambda kind, name: {"depth": 1})
     layers = make_network().layers
-    probes.check("made_up", {"depth": len(layers)}, layers)
+    probes.check_options("made_up", {"depth": len(layers)}, layers)
     with pytest.raises(ValueError, match=r"^probes\.made_up\.options: depth = 99: give 1 to"):
-        probes.check("made_up", {"depth": 99}, layers)
+        probes.check_options("made_up", {"depth": 99}, layers)
 
 
 # --- diverged and dead networks ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from bnstudy import probes
 
 
 def eigenvalue(network, name, **options):
-    (row,) = probes.run(name, options, look(network, make_loader(), reads=set()))
+    (row,) = probes.rows(name, options, look(network, make_loader(), reads=set()))
     assert row["converged"]
     return row["eigenvalue"]
 
@@ -52,4 +52,4 @@ def test_a_rescaling_that_batch_norm_undoes_changes_the_plain_eigenvalue_alone()
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_iterations": 0}])
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="relative_sharpness: tolerance"):
-        probes.run("relative_sharpness", options, look(make_network(), make_loader(), reads=set()))
+        probes.rows("relative_sharpness", options, look(make_network(), make_loader(), reads=set()))

@@ -24,7 +24,7 @@ from bnstudy.probes.tail_fits import LAWS, log_ratio, power_law_distance
 def rows_of(values_ON, **options):
     layer = Layer(1, "stem", "conv", "relu")
     seen: Any = SimpleNamespace(layers=(layer,), gradients={1: torch.as_tensor(values_ON)})
-    return probes.run("tail_fits", options, seen)
+    return probes.rows("tail_fits", options, seen)
 
 
 def by_law(rows, chosen=False):

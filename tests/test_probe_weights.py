@@ -17,7 +17,7 @@ from bnstudy.probes.weights import QUANTILES, drifts
 def test_rows_are_numpys_and_scipys():
     network, loader = make_network(), make_loader()
     initial = make_network(seed=5).state_dict()
-    rows = probes.run("weights", {}, look(network, loader, reads=(), initial=initial))
+    rows = probes.rows("weights", {}, look(network, loader, reads=(), initial=initial))
     found = {(r["layer"], r["quantity"], r["x"] if r["quantity"] == "quantile" else None): r["value"] for r in rows}
     assert len(found) == len(rows) == len(network.layers) * (4 + len(QUANTILES))
     for layer in network.layers:
@@ -43,5 +43,5 @@ def test_known_drifts():
 
 
 def test_without_initial_weights_drifts_are_undefined():
-    rows = probes.run("weights", {}, look(make_network(), make_loader(), reads=()))
+    rows = probes.rows("weights", {}, look(make_network(), make_loader(), reads=()))
     assert all(math.isnan(r["value"]) == (r["quantity"] in ("l2_drift_relative", "wasserstein")) for r in rows)

@@ -89,7 +89,7 @@ def forget(results: Path) -> None:
 @pytest.fixture
 def publish(monkeypatch):
     """`tables.publish` of a sweep that consists of these configurations; nothing is drawn."""
-    monkeypatch.setattr(report, "make", lambda *_, **__: 0)
+    monkeypatch.setattr(report, "write", lambda *_, **__: 0)
 
     def act(results: Path, configs: Sequence[Config], **options: Any) -> int:
         monkeypatch.setattr(compose, "expand", lambda name, preset, overrides: list(configs))
@@ -210,8 +210,8 @@ def test_a_suite_s_estimate_leaves_out_what_is_published(tmp_path, root, publish
     finish(tmp_path, jobs(grid(root, (0,))))
     publish(tmp_path, grid(root, (0,)))
     forget(tmp_path)
-    assert "2 runs,    0 to train" in preview.estimate("s", [NAME], "full", [], tmp_path)[0]
-    assert "2 runs,    2 to train" in preview.estimate("s", [NAME], "full", [], tmp_path, again=True)[0]
+    assert "2 runs,    0 to train" in preview.suite_time("s", [NAME], "full", [], tmp_path)[0]
+    assert "2 runs,    2 to train" in preview.suite_time("s", [NAME], "full", [], tmp_path, again=True)[0]
 
 
 @pytest.mark.parametrize(("column", "value"), [("lr", 0.2), ("data_sha256", "f" * 64), ("normalise", "mean")])

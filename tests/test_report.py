@@ -220,11 +220,11 @@ def test_make_tells_paths_and_failures_and_gives_the_exit_code(
 ) -> None:
     workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
     folder = analysis(tmp_path / "analysis", good=TINY)
-    assert report.make(workspace, html=False, findings_dir=folder) == 0
+    assert report.write(workspace, html=False, findings_dir=folder) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(workspace / "claims.json")
     assert not (workspace / "report.html").exists()
     analysis(tmp_path / "other", bad=TINY.replace("fig.subplots()", "fig.no_such()"), good=TINY)
-    assert report.make(workspace, html=True, findings_dir=tmp_path / "other" / "findings") == 1
+    assert report.write(workspace, html=True, findings_dir=tmp_path / "other" / "findings") == 1
     told = capsys.readouterr()
     assert told.err.startswith("bad: AttributeError") and told.out.splitlines()[-1].endswith("report.html")
 

@@ -189,7 +189,7 @@ def test_resuming_keeps_the_number_of_threads(tmp_path, root):
     stop = signals.Stop()
     stop.requested = True
     with pytest.raises(runner.Interrupted):
-        runner.run(Group((job(one),)), tmp_path, threads=2, report=lambda done, total: None, stop=stop)
+        runner.train(Group((job(one),)), tmp_path, threads=2, report=lambda done, total: None, stop=stop)
     make(configs, tmp_path)  # asks for one thread
     assert Store(tmp_path).manifest(names(configs)[0])["provenance"]["threads"] == 2
 
@@ -339,7 +339,7 @@ def test_data_that_vanish_are_told_of_in_words_and_nothing_is_written(tmp_path, 
     one = job(config(copied))
     shutil.rmtree(copied)
     with pytest.raises(runner.Refused, match=r"train_images\.npy cannot be read"):
-        runner.run(Group((one,)), tmp_path / "cut", threads=1, report=lambda done, total: None, stop=signals.Stop())
+        runner.train(Group((one,)), tmp_path / "cut", threads=1, report=lambda done, total: None, stop=signals.Stop())
     assert not [path for path in (tmp_path / "cut").rglob("*") if path != paths.locks(tmp_path / "cut")]
 
 
@@ -494,7 +494,7 @@ def test_a_kill_while_a_group_is_taken_apart(tmp_path, root, monkeypatch):
     wanted = undisturbed(configs, tmp_path / "whole")
     half_made(configs, tmp_path / "cut")
     with monkeypatch.context() as patch, raising_step(MemoryError(), 0):
-        patch.setattr(checkpoint, "forget", killed)
+        patch.setattr(checkpoint, "remove", killed)
         with pytest.raises(Killed):
             make(configs, tmp_path / "cut")
     assert sorted(map(len, under_way(tmp_path / "cut").values())) == [1, 1, 1, 3]
@@ -541,15 +541,15 @@ def test_two_processes_never_make_the_same_run(tmp_path, root):
 @pytest.fixture
 def raising(monkeypatch):
     """A probe that raises for the run that does not learn, until it is put right."""
-    run = probes.run
+    run = probes.rows
 
     def raise_where_nothing_is_learnt(name, options, seen):
         if name == "weights" and seen.step > 5 and seen.loss > 1.0:
             raise RuntimeError("the probe stumbled")
         return run(name, options, seen)
 
-    monkeypatch.setattr(probes, "run", raise_where_nothing_is_learnt)
-    return lambda: monkeypatch.setattr(probes, "run", run)
+    monkeypatch.setattr(probes, "rows", raise_where_nothing_is_learnt)
+    return lambda: monkeypatch.setattr(probes, "rows", run)
 
 
 def test_a_probe_that_raises_fails_its_run_alone_and_is_tried_again(tmp_path, root, raising, here, capsys):

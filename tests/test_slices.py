@@ -18,8 +18,8 @@ from bnstudy.store.index import Entry
 from bnstudy.store.jobs import Group
 from bnstudy.store.runs import State, Store
 from bnstudy.sweep import pool, rounds, specs
-from bnstudy.sweep.progress import measured, progress
 from bnstudy.sweep.specs import RunSpec, kind
+from bnstudy.sweep.tally import measured, tally
 from bnstudy.training import runner, signals
 
 SWEEP: dict[str, Any] = {
@@ -47,7 +47,7 @@ def tiny(tmp_path, monkeypatch):
     brief = SWEEP | {"train": {"epochs": 1}, "sweep": SWEEP["sweep"] | {"name": "brief", "suites": {"little": 1}}}
     (folder / "brief.yaml").write_text(f"# Brief.\n{yaml.safe_dump(brief)}")
     monkeypatch.setattr(compose, "SWEEPS", folder)
-    monkeypatch.setattr(report, "make", lambda workspace, **options: 0)
+    monkeypatch.setattr(report, "write", lambda workspace, **options: 0)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def sliced(marks):
                 stop.requested = left[0] <= 0
 
             try:
-                made = runner.run(group, results, threads=1, report=report, stop=stop)
+                made = runner.train(group, results, threads=1, report=report, stop=stop)
             except runner.Interrupted:
                 raise signals.Spent from None
             ended += [(one.run_id, str(one.state), one.note) for one in made]
@@ -143,9 +143,9 @@ def test_the_pace_is_that_of_finished_runs_and_of_checkpoints(tmp_path):
     found = measured(runs, entries, tmp_path)
     assert found.here.sec_per_image(one) == 24.0 / 12 and found.seen == {"b": 3.0}
     text = "   5 runs: 1 completed, 1 interrupted, 3 pending; about {} left for {}, and 1 of a kind whose speed is not"
-    assert str(progress(runs, entries, found, {})).startswith(text.format("48 s", "one process"))  # 2 s x (6 + 9 + 9)
-    assert str(progress(runs, entries, found, {}, 2)).startswith(text.format("24 s", "2 processes"))
-    assert str(progress(runs[4:], entries, found, {})) == "   1 runs: 1 pending"
+    assert str(tally(runs, entries, found, {})).startswith(text.format("48 s", "one process"))  # 2 s x (6 + 9 + 9)
+    assert str(tally(runs, entries, found, {}, 2)).startswith(text.format("24 s", "2 processes"))
+    assert str(tally(runs[4:], entries, found, {})) == "   1 runs: 1 pending"
     (folder / paths.PACE).write_text("{")
     assert measured(runs, entries, tmp_path).here.sec_per_image(one) == 1.0
 
@@ -159,7 +159,7 @@ def test_a_checkpoint_says_how_far_it_is(root, tmp_path):
         stop.requested = done >= 8
 
     with pytest.raises(runner.Interrupted):
-        runner.run(Group((one,)), tmp_path, threads=1, report=report, stop=stop)
+        runner.train(Group((one,)), tmp_path, threads=1, report=report, stop=stop)
     run = specs.of_job(one)
     found = measured([run], {one.run_id: Entry(State.partial)}, tmp_path)
     assert 8 * 26 <= found.seen[one.run_id] < 40 * 26 == run.work and found.here.sec_per_image(run.kind)

@@ -129,7 +129,7 @@ def test_a_probe_that_raises_leaves_a_finished_run_as_it_was(root, tmp_path, mon
     def raises(*_, **__):
         raise RuntimeError("stumbles")
 
-    monkeypatch.setattr("bnstudy.probes.run", raises)
+    monkeypatch.setattr("bnstudy.probes.rows", raises)
     _, again = run(root, tmp_path, START)
     assert again.state == "failed" and "stumbles" in again.note
     assert written(tmp_path, [ended.run_id]) == before and Store(tmp_path).state(ended.run_id).done

@@ -26,7 +26,7 @@ def test_members_are_the_sweeps_of_that_name() -> None:
 def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preview, "estimate", lambda *values, **_: ("", 0.0))
+    monkeypatch.setattr(preview, "suite_time", lambda *values, **_: ("", 0.0))
     _, second, *others = study.members("paper_init")
 
     def sweep(name: str, *values: object, **_: object) -> int:
@@ -48,14 +48,14 @@ def test_the_report_is_of_the_runs_that_were_asked_for(
 ) -> None:
     seen = list[Path]()
     monkeypatch.setattr(study, "members", lambda name: ["textbook_lenet", "textbook_mlp"])
-    monkeypatch.setattr(preview, "estimate", lambda *values, **_: ("", 0.0))
+    monkeypatch.setattr(preview, "suite_time", lambda *values, **_: ("", 0.0))
     monkeypatch.setattr(study, "sweep", lambda *values, **_: 0)
 
     def draw(workspace: Path, **options: object) -> int:
         seen.append(workspace)
         return 0
 
-    monkeypatch.setattr(report, "make", draw)
+    monkeypatch.setattr(report, "write", draw)
     assert study.suite("textbook", "quick", overrides, tmp_path, None) == 0
     assert seen == [tmp_path / name for name in drawn]
 
@@ -66,7 +66,7 @@ def test_the_estimate_counts_what_is_still_to_make(
     overrides = [f"runtime.data_root='{data_root}'"]
     names = ["textbook_lenet", "textbook_mlp"]  # of which no run is the other's, too
     minutes = [compose.expand(name, "full")[0].sweep.minutes["full"] for name in names]
-    whole, _ = preview.estimate("textbook", names, "full", overrides, tmp_path)
+    whole, _ = preview.suite_time("textbook", names, "full", overrides, tmp_path)
     assert whole.splitlines()[0].startswith(f"textbook (full): 2 sweeps, about {sum(minutes):.0f} minutes")
     assert "textbook_lenet                     10 runs,   10 to train" in whole
     looks = {run.run_id: run.looks for name in names for run in specs.of_sweep(name, "full", overrides, tmp_path)}
@@ -76,14 +76,14 @@ def test_the_estimate_counts_what_is_still_to_make(
         return dict.fromkeys(run_ids, Entry(State.absent)) | done
 
     monkeypatch.setattr(index, "entries", entries)
-    left, _ = preview.estimate("textbook", names, "full", overrides, tmp_path)
+    left, _ = preview.suite_time("textbook", names, "full", overrides, tmp_path)
     assert f"10 runs,    5 to train {minutes[0] / 2:.1f} min".split() == left.splitlines()[1].split()[1:]
 
 
 def test_a_run_of_several_sweeps_is_estimated_once(tmp_path: Path, data_root: Path) -> None:
     """The region's search begins with the grid's runs: of its 9 rates the grid has 6."""
     overrides = [f"runtime.data_root='{data_root}'"]
-    text, _ = preview.estimate("textbook", ["lenet_lr_grid", "lenet_region"], "quick", overrides, tmp_path)
+    text, _ = preview.suite_time("textbook", ["lenet_lr_grid", "lenet_region"], "quick", overrides, tmp_path)
     told = text.splitlines()
     assert "lenet_lr_grid                      48 runs,   48 to train" in told[1]
     assert "lenet_region                       54 runs,   18 to train" in told[2]

@@ -241,11 +241,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.several:
         return study.sweep(compose.AD_HOC, arguments.preset, overrides, arguments.results, None, **preview)
     if arguments.sweep is None:
-        return study.single(compose.one(overrides), arguments.results, **preview)
+        return study.train_one(compose.one(overrides), arguments.results, **preview)
     from bnstudy.tracking import agents
 
-    config = compose.point(arguments.sweep, arguments.preset, agents.chosen(overrides))
-    return study.single(config, arguments.results, **preview)
+    config = compose.point(arguments.sweep, arguments.preset, agents.run_overrides(overrides))
+    return study.train_one(config, arguments.results, **preview)
 
 
 def _preview(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         arguments.overrides.insert(0, name)
         name = compose.AD_HOC
     _print_choices(arguments)
-    launcher, overrides = launchers.chosen(arguments.launcher, _with_places(arguments), wait=arguments.wait)
+    launcher, overrides = launchers.choose(arguments.launcher, _with_places(arguments), wait=arguments.wait)
     at = arguments.results, arguments.jobs, launcher
     preview = _preview(arguments)
     return study.sweep(name, arguments.preset, overrides, *at, again=arguments.again, named=arguments.title, **preview)
@@ -384,7 +384,7 @@ def _retry(arguments: argparse.Namespace) -> int:
 def _clean_run(arguments: argparse.Namespace) -> int:
     from bnstudy.sweep import listing
 
-    return listing.forget(arguments.run_id, arguments.results)
+    return listing.remove(arguments.run_id, arguments.results)
 
 
 REDRAWN = "the committed tables, drawn into results/redrawn"
@@ -420,7 +420,7 @@ def _draw(arguments: argparse.Namespace, *, html: bool) -> int:
         workspace = paths.named(arguments.results, arguments.title)
     own = arguments.preset or arguments.title
     into = workspace if own else paths.redrawn(arguments.results)  # the committed ones stay as they are
-    return report.make(workspace, into=into, html=html, strict=arguments.strict)
+    return report.write(workspace, into=into, html=html, strict=arguments.strict)
 
 
 @command(
@@ -431,7 +431,7 @@ def _draw(arguments: argparse.Namespace, *, html: bool) -> int:
 def _notebooks(arguments: argparse.Namespace) -> int:
     from bnstudy.analysis import notebook
 
-    return notebook.make(arguments.names, arguments.results)
+    return notebook.write(arguments.names, arguments.results)
 
 
 @command(
@@ -513,7 +513,7 @@ def _wandb_sweep(arguments: argparse.Namespace) -> int:
     from bnstudy.tracking import agents
 
     places = arguments.results, arguments.data_root
-    return agents.register(arguments.name, arguments.preset, arguments.overrides, *places)
+    return agents.register_sweep(arguments.name, arguments.preset, arguments.overrides, *places)
 
 
 @command(

@@ -125,7 +125,7 @@ def names() -> dict[str, Path]:
     return {path.stem: path for path in sorted(NOTEBOOKS.glob("*.py"))}
 
 
-def make(chosen: Sequence[str], results: Path) -> int:
+def write(chosen: Sequence[str], results: Path) -> int:
     """Run the notebooks named (none: all) on the tables of `results`, and keep each as .ipynb and as .html.
 
     Raises ValueError for a name that is none, or where the packages that run notebooks are not installed.

@@ -125,7 +125,7 @@ def look(
         )
     columns = probes.columns(name)
     with drawing(seed, step, images_NCHW.device):
-        rows = by_column(probes.run(name, options, shown), columns)
+        rows = by_column(probes.rows(name, options, shown), columns)
     typed = {column: pa.array(rows[column], type=ARROW[kind], from_pandas=False) for column, kind in columns.items()}
     frame: pd.DataFrame = pa.table(typed).to_pandas()
     return frame

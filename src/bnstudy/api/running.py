@@ -68,10 +68,9 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     missing data, a missing GPU; OSError where the disk is at fault or another process trains the run; and RuntimeError
     where training itself raised, with its message.
     """
-    from bnstudy.store import status
+    from bnstudy.store import devices, status
     from bnstudy.store.jobs import jobs
     from bnstudy.store.runs import State, Store
-    from bnstudy.sweep import pool
     from bnstudy.sweep.plan import plan
     from bnstudy.tracking.console import Progress
 
@@ -92,7 +91,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     from bnstudy.store import checkpoint
     from bnstudy.training import engine, preflight, runner, signals  # and with them torch
 
-    threads = config.runtime.threads or pool.cores()
+    threads = config.runtime.threads or devices.cores()
     live = True if "ipykernel" in sys.modules else None  # a notebook's output is no terminal, but a line can move there
     stop = signals.Stop()
     try:
@@ -103,7 +102,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
         ):
             preflight.check([job])
             report = shown.step if shown is not None else lambda done, total: None
-            (ended,) = runner.run(group, folder, threads=threads, report=report, stop=stop)
+            (ended,) = runner.train(group, folder, threads=threads, report=report, stop=stop)
             if shown is not None:
                 if ended.state.done:  # without an update, or before the last one
                     shown.update(1)

@@ -50,7 +50,7 @@ def import_images(folder: Path, name: str, root: Path, *, size: int | None = Non
             np.save(arrays / f"{split}_images.npy", stacked if stacked.ndim == 4 else stacked[..., None])
             np.save(arrays / f"{split}_labels.npy", np.array([label for _, label in files[split]], dtype=np.int64))
         sources.label(arrays, {"name": title or f"{name} (images of {folder.name})", "classes": classes})
-        sources.publish(arrays, target)
+        sources.move_into_place(arrays, target)
     return sources.locate(name, root, download=False)
 
 

@@ -123,7 +123,7 @@ def locate(
             with work_folder(root, name) as work:
                 prepared = archives.prepare(name, root, work, download=download, report=report)
                 label(prepared, {"source": TORCHVISION})
-                publish(prepared, folder)
+                move_into_place(prepared, folder)
             return _allowed(_inspect(name, folder), allow_synthetic)
         except archives.Damaged as error:
             raise DataError(f"{name}: {error}") from None
@@ -323,11 +323,11 @@ def _stand_in(name: str, root: Path, report: Callable[[str], None]) -> Source:
         with work_folder(root, name) as work:
             prepared = work / "arrays"
             prepared.mkdir()
-            arrays = synthetic.make(known.shape, known.num_classes, known.num_train, known.num_test)
+            arrays = synthetic.images(known.shape, known.num_classes, known.num_train, known.num_test)
             for part, array in arrays.items():
                 np.save(prepared / f"{part}.npy", array)
             label(prepared, {"source": SYNTHETIC, "seed": synthetic.SEED})
-            publish(prepared, folder)
+            move_into_place(prepared, folder)
     source = _inspect(name, folder)
     if not source.synthetic:
         raise DataError(f"{folder / SOURCE_FILE} does not say that these images are synthetic data: delete {folder}")
@@ -362,7 +362,7 @@ def label(prepared: Path, about: dict[str, Any]) -> None:
     (prepared / SOURCE_FILE).write_text(json.dumps(about | {"sha256": sha256}, indent=1) + "\n", encoding="utf-8")
 
 
-def publish(prepared: Path, folder: Path) -> None:
+def move_into_place(prepared: Path, folder: Path) -> None:
     """Moves a folder to its place, whole or not at all; where another process was first, its folder stays."""
     for file in prepared.iterdir():
         with file.open("rb") as handle:

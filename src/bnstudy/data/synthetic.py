@@ -24,7 +24,7 @@ _LUMINANCE = 0.9  # share of a colour channel's amplitude that all channels have
 Array = np.ndarray[Any, Any]
 
 
-def make(
+def images(
     shape: tuple[int, int, int], num_classes: int, num_train: int, num_test: int, seed: int = SEED
 ) -> dict[str, Array]:
     """{train,test}_{images,labels}: uint8 (N, H, W, C) of `shape` (C, H, W), int64 (N,), classes equally frequent."""

@@ -50,7 +50,7 @@ def columns(name: str) -> dict[str, str]:
     return found
 
 
-def run(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict[str, Any]]:
+def rows(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict[str, Any]]:
     """The probe's rows. Raises ValueError for options it refuses, and for a row that does not fit its columns."""
     table = columns(name)
     probe: Callable[..., Any] = plugins.load("probes", name).probe
@@ -61,7 +61,7 @@ def run(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict[
     return rows
 
 
-def check(name: str, options: Mapping[str, Any], layers: tuple[Layer, ...]) -> None:
+def check_options(name: str, options: Mapping[str, Any], layers: tuple[Layer, ...]) -> None:
     """Raises ValueError for options that the probe refuses, before there is anything to look at.
 
     A probe looks at its options first: it is begun, and left where it reads more of a snapshot than its layers.

@@ -67,7 +67,7 @@ def exists(results: Path, group: Group) -> bool:
     return _path(results, group.id).exists()
 
 
-def forget(results: Path, group: Group) -> None:
+def remove(results: Path, group: Group) -> None:
     shutil.rmtree(_path(results, group.id).parent, ignore_errors=True)
 
 

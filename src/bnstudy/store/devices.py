@@ -120,7 +120,7 @@ def _visible(chosen: str, present: int) -> list[str]:
     return found
 
 
-def one_of(device: str, taken: Sequence[str | None]) -> str | None:
+def choose_gpu(device: str, taken: Sequence[str | None]) -> str | None:
     """The GPU for one more process, when others have `taken` theirs: the one that fewest have.
 
     None where there is nothing to choose: `device` (`runtime.device`) says which, or there are not several.

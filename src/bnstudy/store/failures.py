@@ -11,7 +11,7 @@ from bnstudy.config.schema import resolved
 from bnstudy.store import files, paths, provenance
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import Store
-from bnstudy.store.status import code, looks
+from bnstudy.store.status import component_code, looks
 
 
 def in_words(error: Exception) -> str:
@@ -38,7 +38,7 @@ def record(job: Job, results: Path, error: str, raised: Exception | None = None)
         "config": resolved(job.config),
         "how": {"runtime": asdict(job.config.runtime), "tracking": asdict(job.config.tracking)},  # for `retry`
         "looks": {table: look.record for table, look in looks(job.config).items()},
-        "code": code(job.config),
+        "code": component_code(job.config),
         "sweep": job.config.sweep.name,
         "data": job.source.record,
         "provenance": {**provenance.code(), **provenance.machine()},

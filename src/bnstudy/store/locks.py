@@ -48,7 +48,7 @@ class Locked(OSError):
         super().__init__(errno.EWOULDBLOCK, f"{BUSY} ({holder})", run_id)
 
 
-class Held:
+class Locks:
     """Runs that this process holds."""
 
     def __init__(self, files: Mapping[str, Path], name: str) -> None:
@@ -62,7 +62,7 @@ class Held:
 
 
 @contextmanager
-def hold(results: Path, run_ids: Iterable[str]) -> Iterator[Held]:
+def hold(results: Path, run_ids: Iterable[str]) -> Iterator[Locks]:
     """Holds these runs, all of them. Raises Locked naming one that another process holds."""
     files = {run_id: paths.lock(results, run_id) for run_id in sorted(run_ids)}
     name = f"{os.getpid()} {platform.node()} {secrets.token_hex(4)}"
@@ -73,7 +73,7 @@ def hold(results: Path, run_ids: Iterable[str]) -> Iterator[Held]:
                 stack.enter_context(_locked(path, WAIT_SEC, name))
             except Timeout:
                 raise Locked(run_id, _named(_read(path))) from None
-        yield Held(files, name)
+        yield Locks(files, name)
 
 
 def holder(results: Path, run_id: str) -> Holder | None:

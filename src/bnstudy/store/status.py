@@ -79,7 +79,7 @@ def tables(config: Config, store: Store, run_id: str) -> dict[str, str]:
     return {name: table for name, table in found.items() if table is not None}
 
 
-def code(config: Config) -> dict[str, str]:
+def component_code(config: Config) -> dict[str, str]:
     """Checksums of the files that say what the run's network, norm and initial weights are, by their names."""
     found = {
         f"{kind}/{getattr(config, key)['name']}.py": plugins.checksum(kind, getattr(config, key)["name"])
@@ -92,7 +92,7 @@ def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
     """The files that say something else than they said `then`; none where that is accepted or was not recorded."""
     if config.runtime.accept_code:
         return ()
-    now = code(config)
+    now = component_code(config)
     return tuple(file for file, checksum in then.items() if file in now and checksum != now[file])
 
 

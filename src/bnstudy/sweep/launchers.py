@@ -58,7 +58,7 @@ class Launcher:
 LOCAL = Launcher("local")
 
 
-def chosen(name: str, overrides: Sequence[str], *, wait: bool = True) -> tuple[Launcher, list[str]]:
+def choose(name: str, overrides: Sequence[str], *, wait: bool = True) -> tuple[Launcher, list[str]]:
     """The launcher, with those of the overrides that are its own, and the other overrides. Raises ValueError."""
     own = tuple(text.removeprefix(PREFIX) for text in overrides if text.startswith(PREFIX))
     if name == LOCAL.name and (own or not wait):

@@ -73,7 +73,7 @@ def show(name: str, results: Path) -> int:
     return 0
 
 
-def forget(run_id: str, results: Path) -> int:
+def remove(run_id: str, results: Path) -> int:
     """Removes one run: its tables, its manifest, what was saved of it. Raises ValueError if there is none of that name.
 
     Raises locks.Locked where a process trains it.

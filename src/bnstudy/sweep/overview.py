@@ -34,9 +34,9 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
         label = f"{spec.sweep:24} {spec.preset:6}"
         if spec in reasons:
             print(f"{label} {reasons[spec]}; {_counted(survey, spec.sweep)}")
-        elif (progress := survey.progress(spec.sweep, runs[spec])).begun or names:
+        elif (tally := survey.tally(spec.sweep, runs[spec])).begun or names:
             then = "; its search follows" if headers.get(spec.sweep, {}).get("search") else ""
-            print(" ".join([label, f"{progress}{then}", *spec.overrides]))
+            print(" ".join([label, f"{tally}{then}", *spec.overrides]))
         else:
             continue
         shown.add(spec.sweep)

@@ -24,7 +24,7 @@ from bnstudy.store.jobs import Group, Job
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import Ending, State, Store
 from bnstudy.sweep.plan import plan
-from bnstudy.tracking.console import Progress as Bar
+from bnstudy.tracking.console import Progress
 from bnstudy.training import signals
 
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
@@ -50,17 +50,12 @@ class _Worker:
     slot: int = 0  # its place among those that work at the same time
 
 
-def cores() -> int:
-    """CPU cores this process may use."""
-    return devices.cores()
-
-
-def prepare(threads: int) -> None:
+def use_threads(threads: int) -> None:
     """This process is to compute with so many threads: to be called before what computes is imported."""
     _set(devices.for_threads(threads))
 
 
-def run(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Bar) -> list[Ended]:
+def train(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Progress) -> list[Ended]:
     """Train the pending runs, and report how each ended, here or in another process that trains them, too.
 
     Returns once every one has ended. A run whose process dies is taken up by whichever command looks next; by none is
@@ -69,7 +64,7 @@ def run(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, p
     store = Store(results)
     runs = {job.run_id: _Run(job, store.ending(job.run_id)) for job in wanted if job.run_id in pending}
     # Of workers and not of what is left to run: a sweep that is resumed rounds as it did before.
-    threads = wanted[0].config.runtime.threads or max(1, cores() // workers)
+    threads = wanted[0].config.runtime.threads or max(1, devices.cores() // workers)
     while True:
         waiting = [run for run in runs.values() if run.waits(store)]
         num_ended = len(runs) - len(waiting)
@@ -126,7 +121,7 @@ class _Run:
 class Shares:
     """How much of each group is trained, summed up on the console."""
 
-    def __init__(self, groups: Sequence[Group], progress: Bar, before: int, note: str) -> None:
+    def __init__(self, groups: Sequence[Group], progress: Progress, before: int, note: str) -> None:
         self._sizes, self._progress, self._before, self._note = [len(g.jobs) for g in groups], progress, before, note
         self._share: dict[int, float] = {}  # of the groups that have begun
         self._over = set[int]()
@@ -206,7 +201,7 @@ class _Pool:
             slots = {worker.slot for worker in self.workers}
             slot = next(slot for slot in range(len(slots) + 1) if slot not in slots)
             device = self._groups[0].jobs[0].config.runtime.device
-            gpu = devices.one_of(device, [worker.gpu for worker in self.workers])
+            gpu = devices.choose_gpu(device, [worker.gpu for worker in self.workers])
             self.workers.append(_start(self._context, self._results, self._threads, gpu, slot))
             idle += 1
 
@@ -415,7 +410,7 @@ def _train(
     from bnstudy.training import runner
 
     try:
-        ended = runner.run(group, results, threads=threads, report=report, stop=stop, endings=endings)
+        ended = runner.train(group, results, threads=threads, report=report, stop=stop, endings=endings)
     except locks.Locked as locked:
         return [(job.run_id, ELSEWHERE, str(locked.strerror)) for job in group.jobs]
     except OSError as error:

@@ -18,8 +18,8 @@ from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import Store
 from bnstudy.store.words import duration
 from bnstudy.sweep import specs
-from bnstudy.sweep.progress import Progress
 from bnstudy.sweep.survey import Survey
+from bnstudy.sweep.tally import Tally
 from bnstudy.training import signals
 
 DAY_SEC = 86400.0
@@ -44,25 +44,25 @@ def check_length(sec: float, *, yes: bool) -> None:
         )
 
 
-def progress_of(
+def tally_of(
     sweep: str, jobs: Sequence[Job], results: Path, processes: int | None = None, *, again: bool = False
-) -> Progress:
+) -> Tally:
     """How far these runs are, and the time that is left for them."""
     runs = [specs.of_job(job) for job in jobs]
-    return Survey.of(results, runs).progress(sweep, runs, processes=processes, again=again)
+    return Survey.of(results, runs).tally(sweep, runs, processes=processes, again=again)
 
 
 def announce(
     sweep: str, jobs: Sequence[Job], results: Path, processes: int | None = None, *, again: bool = False, yes: bool
 ) -> None:
     """Print the time that is left for these runs. Raises ValueError as `check_length`."""
-    progress = progress_of(sweep, jobs, results, processes, again=again)
-    check_length(progress.sec / progress.processes, yes=yes)
-    if progress.time_left:
-        print(f"{sweep or jobs[0].run_id}: {progress.time_left}")
+    tally = tally_of(sweep, jobs, results, processes, again=again)
+    check_length(tally.sec / tally.processes, yes=yes)
+    if tally.time_left:
+        print(f"{sweep or jobs[0].run_id}: {tally.time_left}")
 
 
-def estimate(
+def suite_time(
     suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path, *, again: bool = False
 ) -> tuple[str, float]:
     """A line a sweep and their sum: runs in all and to train, minutes at the speeds that are known on this machine's
@@ -75,19 +75,19 @@ def estimate(
     lines, total, unknown, counted = [], 0.0, list[str](), set[str]()
     for name in names:
         left = [run for run in runs[name] if run.run_id not in counted]
-        progress = survey.progress(name, left, again=again)
+        tally = survey.tally(name, left, again=again)
         counted |= {run.run_id for run in left}
         minutes = headers.get(name, {}).get("minutes", {}).get(preset)
-        if not progress.unknown:
-            sec = progress.sec / devices.cores()
+        if not tally.unknown:
+            sec = tally.sec / devices.cores()
         elif minutes is not None:
-            sec = 60 * minutes * progress.pending / len(runs[name])
+            sec = 60 * minutes * tally.pending / len(runs[name])
         else:
             unknown.append(name)
             sec = math.nan
         total += 0.0 if math.isnan(sec) else sec
         time = "unknown" if math.isnan(sec) else f"{sec / 60:.1f} min"
-        lines.append(f"  {name:32} {len(runs[name]):4} runs, {progress.pending:4} to train {time:>10}")
+        lines.append(f"  {name:32} {len(runs[name]):4} runs, {tally.pending:4} to train {time:>10}")
     also = f", and what {', '.join(unknown)} takes" if unknown else ""
     head = f"{suite} ({preset}): {len(names)} sweeps, about {total / 60:.0f} minutes{also}"
     return "\n".join([head, *lines]), total
@@ -106,10 +106,10 @@ def left(
     runs = {name: specs.of_sweep(name, preset, overrides, results) for name in names}
     survey, headers, lines = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers(), []
     for name in names:
-        progress = survey.progress(name, runs[name], processes=workers, again=again)
-        if progress.pending:
+        tally = survey.tally(name, runs[name], processes=workers, again=again)
+        if tally.pending:
             then = "; its search follows" if headers.get(name, {}).get("search") else ""
-            lines.append(f"\n{name:24} {progress}{then}")
+            lines.append(f"\n{name:24} {tally}{then}")
     return "".join(lines)
 
 
@@ -128,7 +128,7 @@ def dry_run(
         reason = f"  {now.reason}" if now.reason and state == "to train" else ""
         print(f"{job.run_id:40}  {state:10}  {job.num_steps:8} steps  {seen:11,} images{reason}")
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    left = progress_of(sweep, jobs, results, processes, again=published is NOTHING).time_left
+    left = tally_of(sweep, jobs, results, processes, again=published is NOTHING).time_left
     end = f"; {left or UNKNOWN}" if states["to train"] else ""
     print(f"{len(jobs)} runs: {counts}; {images:,} images to train on{end}")
     return 0

@@ -32,7 +32,7 @@ def with_threads(
     """
     if launcher != LOCAL:
         return list(grid)
-    threads = max(1, pool.cores() // min(workers or at_once(grid, results) or processes(grid), len(grid)))
+    threads = max(1, devices.cores() // min(workers or at_once(grid, results) or processes(grid), len(grid)))
     return [
         job
         if job.config.runtime.threads
@@ -44,7 +44,7 @@ def with_threads(
 def processes(jobs: Sequence[Job]) -> int:
     """How many processes train at a time on this machine, where --jobs is not given."""
     on_gpu = devices.on_gpu(jobs[0].config.runtime.device)
-    return max(1, devices.gpus()) if on_gpu else pool.cores()
+    return max(1, devices.gpus()) if on_gpu else devices.cores()
 
 
 def at_once(part: Sequence[Job], results: Path) -> int | None:
@@ -54,7 +54,7 @@ def at_once(part: Sequence[Job], results: Path) -> int | None:
     return max(devices.gpus(), len(plan(part, {job.run_id for job in part}, results, workers=1)))
 
 
-def parts(name: str, grid: Sequence[Job], launcher: Launcher = LOCAL) -> list[tuple[str, Sequence[Job]]]:
+def by_seed(name: str, grid: Sequence[Job], launcher: Launcher = LOCAL) -> list[tuple[str, Sequence[Job]]]:
     """The grid with its title; where time is limited, seed by seed, so that what is done then can be compared."""
     if launcher != LOCAL or not signals.limited():
         return [(name, grid)]
@@ -131,10 +131,10 @@ def _train(
 ) -> list[Ended]:
     """How each pending run ended."""
     if launcher != LOCAL:
-        return slurm.run(title, wanted, pending, results, launcher, workers)
+        return slurm.train(title, wanted, pending, results, launcher, workers)
     workers = workers or processes(wanted)
     with Progress(title, len(pending), "runs ended") as progress:
-        ended = pool.run(wanted, pending, results, workers, progress)
+        ended = pool.train(wanted, pending, results, workers, progress)
         counts = Counter(state for _, state, _ in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     return ended

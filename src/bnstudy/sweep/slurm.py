@@ -44,7 +44,7 @@ class Submitted:
     log: str
 
 
-def run(
+def train(
     title: str, wanted: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
 ) -> list[Ended]:
     """How each pending run ended, or, where that is not waited for, nothing.
@@ -83,7 +83,7 @@ class _Work:
         self._described, self._results = described, results
 
     def __call__(self, group_id: str) -> dict[str, str]:
-        return task.run(task.read(self._described / f"{group_id}.json"), self._results)
+        return task.train(task.read_group(self._described / f"{group_id}.json"), self._results)
 
     def checkpoint(self, group_id: str) -> submitit.helpers.DelayedSubmission:
         import submitit
@@ -102,7 +102,7 @@ def _submit(
     groups = plan(wanted, pending, results, at_a_time or 1)
     for group in groups:
         threads = group.jobs[0].config.runtime.threads or executor.parameters["cpus_per_task"]
-        task.write(folder / "groups" / f"{group.id}.json", group, threads)
+        task.write_group(folder / "groups" / f"{group.id}.json", group, threads)
     for part in (groups[first : first + ARRAY] for first in range(0, len(groups), ARRAY)):
         try:
             jobs = executor.map_array(_Work(folder / "groups", results.resolve()), [group.id for group in part])

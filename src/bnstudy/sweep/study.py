@@ -11,7 +11,7 @@ from typing import Any
 
 from bnstudy.config import compose, errors, project
 from bnstudy.config.schema import Config, Sweep, from_dict
-from bnstudy.store import files, index, paths, publishing, status
+from bnstudy.store import devices, files, index, paths, publishing, status
 from bnstudy.store.jobs import Job, jobs, under_way
 from bnstudy.store.publishing import NOTHING
 from bnstudy.store.runs import State, Store, looks_of
@@ -28,7 +28,7 @@ from bnstudy.training import signals
 REPRODUCE = ("init", "lenet_lr_grid")  # what `make reproduce` trains, in this order
 
 
-def single(config: Config, results: Path, *, show: Show = Show.nothing, yes: bool = False) -> int:
+def train_one(config: Config, results: Path, *, show: Show = Show.nothing, yes: bool = False) -> int:
     """Train one run in this process, with all cores. Exit status 0, also for a run that diverged.
 
     Raises ValueError for more than a day of work, unless `yes`.
@@ -46,15 +46,15 @@ def single(config: Config, results: Path, *, show: Show = Show.nothing, yes: boo
         return 0
     preview.announce("", [job], results, yes=yes)
     (group,) = plan([job], {job.run_id}, results, workers=1)
-    threads = config.runtime.threads or pool.cores()
-    pool.prepare(threads)
+    threads = config.runtime.threads or devices.cores()
+    pool.use_threads(threads)
     from bnstudy.training import preflight, runner  # and with it torch, which reads the environment
 
     preflight.check([job])
     stop = signals.Stop(ends_process=True)
     try:
         with stop.listening(), Progress(job.run_id) as progress:
-            (ended,) = runner.run(group, results, threads=threads, report=progress.step, stop=stop)
+            (ended,) = runner.train(group, results, threads=threads, report=progress.step, stop=stop)
             if ended.state.done:  # without an update, or before the last one
                 progress.update(1)
             progress.close(f"{ended.state} {ended.note}".strip())
@@ -100,7 +100,7 @@ def sweep(
         preview.announce(name, grid, results, workers or rounds.processes(grid), again=again, yes=yes)
     failed = False
     try:
-        for title, part in rounds.parts(name, grid, launcher):
+        for title, part in rounds.by_seed(name, grid, launcher):
             at_once = workers or rounds.at_once(part, results)
             failed |= rounds.train_all(title, part, results, at_once, launcher, published=published)[1]
     except signals.Spent as spent:
@@ -161,7 +161,7 @@ def suite(
     from bnstudy.analysis import report
 
     names = members(name)
-    text, sec = preview.estimate(name, names, preset, overrides, results, again=again)
+    text, sec = preview.suite_time(name, names, preset, overrides, results, again=again)
     print(text, flush=True)
     if show != Show.nothing:
         return 0
@@ -174,7 +174,7 @@ def suite(
             waiting = preview.left(names[place + 1 :], preset, overrides, results, workers, again=again)
             raise signals.Spent(f"{spent}{waiting}") from None
     workspaces = [tables.workspace_of(member, preset, overrides, results) for member in names]
-    return max(*codes, *(report.make(workspace, html=True) for workspace in dict.fromkeys(workspaces)))
+    return max(*codes, *(report.write(workspace, html=True) for workspace in dict.fromkeys(workspaces)))
 
 
 def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
@@ -194,7 +194,7 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
         wanted, bad = rounds.train_all(name, grid, results, workers)
         failed |= bad
         tables.reduce(name, workspace, configs, wanted, results)
-    failed |= bool(report.make(workspace, html=True))
+    failed |= bool(report.write(workspace, html=True))
     log_figures(workspace, results, mode=configs[0].tracking.mode, project=configs[0].tracking.project)
     if synthetic:
         print(_loud(synthetic))

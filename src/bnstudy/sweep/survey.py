@@ -12,8 +12,8 @@ from bnstudy.store import devices, index, locks, publishing
 from bnstudy.store.index import Entry
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import Store
-from bnstudy.sweep.progress import Pace, Progress, Speeds, measured, progress
 from bnstudy.sweep.specs import RunSpec, kind
+from bnstudy.sweep.tally import Pace, Speeds, Tally, measured, tally
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Survey:
         pace = measured(runs, entries, results, _speeds(published))
         return cls(entries, published, locks.holders(results), pace)
 
-    def progress(
+    def tally(
         self, sweep: str, runs: Sequence[RunSpec], *, processes: int | None = None, again: bool = False
-    ) -> Progress:
+    ) -> Tally:
         """How far the sweep's runs are; with `again` it counts for nothing that they are published."""
         known = () if again else self.published.get(sweep, ())
-        return progress(runs, self.entries, self.pace, self.holders, processes, known)
+        return tally(runs, self.entries, self.pace, self.holders, processes, known)
 
 
 def _speeds(published: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Speeds:

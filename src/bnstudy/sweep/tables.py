@@ -73,7 +73,7 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, 
     with locks.hold(results, [f"publish-{name}"]):
         message = _publish(name, preset, configs, workspace, results, replace=replace)
     print(message)
-    code = report.make(paths.workspace(results, None), html=True)
+    code = report.write(paths.workspace(results, None), html=True)
     if paths.workspace(results, None).resolve() == (readme.README.parent / "results").resolve():
         readme.update(paths.workspace(results, None) / "claims.json")
     return code

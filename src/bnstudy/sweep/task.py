@@ -27,7 +27,7 @@ from bnstudy.training.signals import ClusterJob
 OWN = "bnstudy: "  # begins a job's own lines in its log, among those of others
 
 
-def write(path: Path, group: Group, threads: int) -> None:
+def write_group(path: Path, group: Group, threads: int) -> None:
     """Describe a group, to be trained with so many threads a run, in a file that can be read from any folder."""
     described = []
     for job in group.jobs:
@@ -37,7 +37,7 @@ def write(path: Path, group: Group, threads: int) -> None:
     files.write_text(path, json.dumps(described))
 
 
-def read(path: Path) -> Group:
+def read_group(path: Path) -> Group:
     """The group that `write` described. Raises ValueError where the file holds something else."""
     return Group(tuple(_job(**each) for each in json.loads(path.read_text(encoding="utf-8"))))
 
@@ -47,7 +47,7 @@ def _job(config: dict[str, Any], source: dict[str, Any]) -> Job:
     return Job(from_dict(config), Source(**whole))
 
 
-def run(group: Group, results: Path) -> dict[str, str]:
+def train(group: Group, results: Path) -> dict[str, str]:
     """Train the runs that are not done. Log and return, by run, what kept any from ending well; raise nothing of it.
 
     On SIGUSR1 or SIGUSR2, once all is saved, the job is queued again (`signals.cluster_job`).
@@ -66,7 +66,7 @@ def _train(group: Group, results: Path, cluster: ClusterJob) -> dict[str, str]:
         cluster.warned = False
         try:
             with Progress("job", len(pending), "runs ended") as progress:
-                ended = pool.run(group.jobs, pending, results, 1, progress)
+                ended = pool.train(group.jobs, pending, results, 1, progress)
         except KeyboardInterrupt:
             if not cluster.requeue:
                 raise

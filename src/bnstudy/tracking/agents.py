@@ -55,14 +55,14 @@ def definition(sweep: str, preset: str, overrides: Sequence[str], options: Seque
     }
 
 
-def chosen(overrides: Sequence[str]) -> list[str]:
+def run_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides of one run, what agents add to them taken apart."""
     whole = f"{WHOLE}="
     parts = (shlex.split(text.removeprefix(whole)) if text.startswith(whole) else [text] for text in overrides)
     return [text.removeprefix(AXIS) for part in parts for text in part]
 
 
-def register(sweep: str, preset: str, overrides: Sequence[str], results: Path, data_root: Path) -> int:
+def register_sweep(sweep: str, preset: str, overrides: Sequence[str], results: Path, data_root: Path) -> int:
     """Registers the twin and says how agents are started; exit status 1, and a plain sentence, on trouble."""
     twin = definition(sweep, preset, overrides, [f"--results={results}", f"--data-root={data_root}"])
     confine(results)

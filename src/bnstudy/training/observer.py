@@ -70,7 +70,7 @@ class Observer:
                 probe, options = looks[table].probe, looks[table].plan.options
                 columns = {"step": "int64", **probes.columns(probe)}
                 with drawing(self._seed, step, images_NCHW.device):  # whichever probes look beside it
-                    rows = probes.run(probe, options, seen)
+                    rows = probes.rows(probe, options, seen)
                 yield Rows(run, table, step, columns, by_column(({"step": step, **row} for row in rows), columns))
 
     def _view(self, look: Look) -> tuple[str, int]:

@@ -38,7 +38,8 @@ def _check_device(config: Config) -> None:
         raise ValueError(
             f"runtime.device = {asked!r}: torch sees {num_gpus} GPU(s) here; give cuda:0 to cuda:{num_gpus - 1}"
         )
-    engine.make([config], [nn.Linear(1, 1)], engine.device(config))  # refuses what it can, with a network of one weight
+    # Refuses what it can, with a network of one weight.
+    engine.build_engine([config], [nn.Linear(1, 1)], engine.device(config))
 
 
 def _check_data(config: Config, source: Source) -> None:
@@ -57,7 +58,7 @@ def _check_components(config: Config, source: Source) -> None:
             file = f"models/{config.model['name']}.py"
             raise ValueError(f"{file}: the network has no `layers`: set self.layers, its weight layers in depth order")
         for name, plan in config.probes.items():
-            probes.check(name, plan.options, layers)
+            probes.check_options(name, plan.options, layers)
         _check_batches(config, source, network)
     except ValueError:
         raise

@@ -52,7 +52,7 @@ class Ended:
     note: str = ""
 
 
-def run(
+def train(
     group: Group,
     results: Path,
     *,
@@ -88,7 +88,7 @@ def _train_what_is_left(group: Group, results: Path, endings: Mapping[str, Endin
     if left:
         ended += _train(Group(left), results, work)
     elif all(one.state.done for one in ended):
-        checkpoint.forget(results, group)
+        checkpoint.remove(results, group)
     return ended
 
 
@@ -141,7 +141,7 @@ class _Work:
     threads: int
     report: Report
     stop: Stop
-    held: locks.Held
+    held: locks.Locks
 
 
 def _train(group: Group, results: Path, work: _Work) -> list[Ended]:
@@ -173,7 +173,7 @@ def _run(group: Group, results: Path, work: _Work) -> list[Ended]:
     saved = checkpoint.load(results, group)
     if saved and (changed := status.changed_code(group.jobs[0].config, saved["code"])):
         checkpoint.of_no_use(group, f"{', '.join(changed)} changed since")
-        checkpoint.forget(results, group)
+        checkpoint.remove(results, group)
         saved = None
     try:
         trainer = _Trainer(group, results, saved["threads"] if saved else work.threads, _looks(group, results, saved))
@@ -238,7 +238,7 @@ def _divide_checkpoint(group: Group, left: Sequence[Job], results: Path) -> None
             "writers": [saved["writers"][run]],
         }
         checkpoint.save(results, Group((job,)), saved | part)
-    checkpoint.forget(results, group)
+    checkpoint.remove(results, group)
 
 
 class _Trainer:
@@ -255,7 +255,7 @@ class _Trainer:
         loader = make_loader(group.jobs[0], self._device)
         networks = [build_network(config, loader) for config in configs]
         initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
-        self._engine = engine.make(configs, networks, self._device)
+        self._engine = engine.build_engine(configs, networks, self._device)
         self._store, self._writers = Store(results), list[Writer]()
         self._before_sec = 0.0
         self._commits = [provenance.code()["commit"]]
@@ -287,7 +287,7 @@ class _Trainer:
                 writer.restore(state)
         except (TypeError, ValueError) as error:
             checkpoint.of_no_use(self._group, str(error))
-            checkpoint.forget(self._results, self._group)
+            checkpoint.remove(self._results, self._group)
             return False
         self._engine.load(saved["engine"])
         self.training.position, self._writers = position, writers
@@ -363,7 +363,7 @@ class _Trainer:
             summary = {name: manifest[name] for name in ("outcome", "diverged_step", "num_steps")}
             mirrors[index].finish(manifest["status"], manifest["final"] | summary)
             ended.append(Ended(job.run_id, State(manifest["status"])))
-        checkpoint.forget(self._results, self._group)
+        checkpoint.remove(self._results, self._group)
         for writer in self._writers:
             writer.clean()
         return ended
@@ -397,7 +397,7 @@ class _Trainer:
             "wall_sec": self._wall_sec(),
             "commits": self._commits,
             "looks": {table: look.record for table, look in self._looks.items()},
-            "code": status.code(self._config),
+            "code": status.component_code(self._config),
             "groups": self._groups,
             "facts": self._facts(),
         }
@@ -461,7 +461,7 @@ def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wal
         "diverged_step": diverged_step,
         "error": None,
         "config": resolved(job.config),
-        "code": status.code(job.config),
+        "code": status.component_code(job.config),
         "sweep": job.config.sweep.name,
         "data": job.source.record,
         "provenance": facts,

@@ -55,7 +55,7 @@ class ReportError(RuntimeError):
         super().__init__("; ".join(f"{name}: {why}" for name, why in failures.items()))
 
 
-def make(
+def write(
     workspace: Path, *, html: bool, into: Path | None = None, findings_dir: Path = FINDINGS, strict: bool = False
 ) -> int:
     """`build`, with what it wrote and what failed printed, the page last; returns the exit code."""

@@ -40,7 +40,7 @@ def prepare_host(threads: int) -> None:
     glibc returns large blocks to the system as soon as they are freed, so that every activation of every step costs
     page faults; told to keep them it does not.
     """
-    build.forget()
+    build.reset_uses()
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports all of the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -78,7 +78,7 @@ def _set_allocator(settings: Mapping[int, int]) -> None:
         libc.malloc_trim(0)
 
 
-def make(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.device) -> Engine:
+def build_engine(configs: Sequence[Config], networks: Sequence[nn.Module], on: torch.device) -> Engine:
     """An engine for runs that differ in the learning rate alone.
 
     Several stay networks of their own, so that a run's bits are those it has alone, unless the engine is to be stacked:

@@ -154,12 +154,12 @@ def pointers(*arrays: Tensor | None) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(None if array is None else array.data_ptr()) for array in arrays]
 
 
-def note(name: str, library: object) -> None:
+def count_use(name: str, library: object) -> None:
     """Takes down that the kernel `name` computes, or, where there is no library of it, that torch does."""
     (missed if library is None else used).add(name)
 
 
-def forget() -> None:
+def reset_uses() -> None:
     """Nothing has been computed yet: another run begins."""
     used.clear()
     missed.clear()

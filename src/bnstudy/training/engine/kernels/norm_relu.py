@@ -140,7 +140,7 @@ def _library_for(x: Tensor, added: Tensor | None) -> Any:
     if added is not None and (added.dtype != x.dtype or added.stride() != x.stride()):
         return None
     library = _library(x.dtype, channels)
-    build.note("norm_relu", library)
+    build.count_use("norm_relu", library)
     return library
 
 

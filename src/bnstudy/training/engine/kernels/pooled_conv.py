@@ -94,7 +94,7 @@ class _Call:
             return None
         entering, leaving = conv.in_channels // conv.groups, conv.out_channels // num_runs
         library = _library(REALS[x_NCHW.dtype], entering, leaving, kernel, *x_NCHW.shape[2:], padding)
-        build.note("pooled_conv", library)
+        build.count_use("pooled_conv", library)
         shared = conv.groups == 1 and num_runs > 1
         return None if library is None else _Call(library, num_runs, shared, leaving, (height, width))
 

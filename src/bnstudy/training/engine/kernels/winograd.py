@@ -42,7 +42,7 @@ class WinogradConv(nn.Module):
         weight = self.conv.weight
         library = _library(weight.dtype, *weight.shape[:2]) if (fits := _fits(x_NCHW, weight)) else None
         if fits:
-            build.note("winograd", library)
+            build.count_use("winograd", library)
         if library is None:
             found: Tensor = self.conv(x_NCHW)
             return torch.relu(found) if self.relu else found

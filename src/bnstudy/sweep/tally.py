@@ -80,7 +80,7 @@ def measured(
 
 
 @dataclass
-class Progress:
+class Tally:
     """Runs by state, and the time that is left for those that are not done."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -112,19 +112,19 @@ class Progress:
         return f"{self.counts.total():4} runs: {counted}{'; ' if self.time_left else ''}{self.time_left}"
 
 
-def progress(
+def tally(
     runs: Sequence[RunSpec],
     entries: Mapping[str, Entry],
     pace: Pace,
     holders: Mapping[str, Holder],
     processes: int | None = None,
     published: Collection[str] = (),
-) -> Progress:
+) -> Tally:
     """How far these runs are; `published` ones that are not done here count as that.
 
     `processes` share what is left; None: as many as are at it, or one.
     """
-    found, at_work = Progress(), set[Holder]()
+    found, at_work = Tally(), set[Holder]()
     for run in runs:
         entry, holder = entries[run.run_id], holders.get(run.run_id)
         if entry.state.done and set(run.looks) <= set(entry.looks):

@@ -56,13 +56,13 @@ help: ## list the targets
 	@printf '\nsweeps (NAME):%s\n' "$(patsubst sweeps/%.yaml, %,$(sort $(wildcard sweeps/*.yaml)))"
 	@printf 'variables: DATA_ROOT=%s (data folder)  PYTHON=%s (3.11 or newer, makes .venv)  ARGS="..." (added to the command)\n' \
 	  $(call quoted,DATA_ROOT) $(call quoted,PYTHON)
-	@printf 'PRESET is quick for reproduce and textbook, full for sweep-NAME, paper-init, paper-train, publish and wandb-sweep-NAME\n'
+	@printf 'PRESET is quick, for minutes, unless full is given; full is what is published\n'
 
 .PHONY: setup
 setup: $(READY) ## make .venv with the locked, hash-checked packages [CPU=1: torch without its 4 GB of GPU libraries]
 
 .PHONY: reproduce
-reproduce: $(READY) ## the main job, from data to report [PRESET=quick|full] [JOBS=n]; run again to go on
+reproduce: $(READY) ## the main job, from data to report [PRESET=quick|full] [JOBS=n]; run again to resume
 	$(BNSTUDY) reproduce $(preset) $(jobs) $(ARGS)
 
 .PHONY: test
@@ -88,20 +88,20 @@ sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|slur
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(yes) $(name) $(launcher) $(seed) $(ARGS)
 
 .PHONY: paper-init
-paper-init: $(READY) ## the claims on untrained networks, at full depth and thirty seeds [PRESET=quick|full (default)] [JOBS=n] [BUDGET_MIN=n]
-	$(BNSTUDY) suite paper_init $(or $(preset),--preset full) $(jobs) $(budget) $(again) $(yes) $(ARGS)
+paper-init: $(READY) ## the claims on untrained networks, at full depth and thirty seeds [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n]
+	$(BNSTUDY) suite paper_init $(preset) $(jobs) $(budget) $(again) $(yes) $(ARGS)
 
 .PHONY: paper-train
-paper-train: $(READY) ## the paper's trainings, for a GPU; in slices of BUDGET_MIN=n minutes: run again to go on [JOBS=n]
-	$(BNSTUDY) suite paper_train $(or $(preset),--preset full) $(jobs) $(budget) $(again) $(yes) $(ARGS)
+paper-train: $(READY) ## the paper's trainings, for a GPU; [PRESET=quick|full]; in slices of BUDGET_MIN=n minutes: run again to resume [JOBS=n]
+	$(BNSTUDY) suite paper_train $(preset) $(jobs) $(budget) $(again) $(yes) $(ARGS)
 
 .PHONY: textbook
-textbook: $(READY) ## the textbook's study and its report [PRESET=quick (default)|full] [JOBS=n] [BUDGET_MIN=n]; run again to go on
+textbook: $(READY) ## the textbook's study and its report [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n]; run again to resume
 	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(again) $(yes) $(ARGS)
 
 .PHONY: beyond
-beyond: $(READY) ## questions beyond the paper, by intervention and theory [PRESET=quick (default)|full] [JOBS=n] [BUDGET_MIN=n]; run again to resume
-	$(BNSTUDY) suite beyond $(preset) $(jobs) $(budget) $(again) $(ARGS)
+beyond: $(READY) ## questions beyond the paper, by intervention and theory [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n]; run again to resume
+	$(BNSTUDY) suite beyond $(preset) $(jobs) $(budget) $(again) $(yes) $(ARGS)
 
 .PHONY: status
 status: $(READY) ## how far the sweeps are that were begun, or one: [SWEEP=NAME] [PRESET=quick|full]
@@ -147,9 +147,9 @@ docs: $(READY) ## the documentation as a site: site/index.html; no network
 	@echo site/index.html
 
 .PHONY: publish
-publish: $(READY) ## add a sweep's whole seeds to the committed tables: SWEEP=NAME [PRESET=quick|full] [REPLACE=1]
+publish: $(READY) ## add a sweep's whole seeds to the committed tables: SWEEP=NAME [REPLACE=1]
 	@test -n $(call quoted,SWEEP) || { echo "publish: name the sweep, as in: make publish SWEEP=init" >&2; exit 2; }
-	$(BNSTUDY) publish $(call quoted,SWEEP) $(preset) $(if $(REPLACE),--replace) $(ARGS)
+	$(BNSTUDY) publish $(call quoted,SWEEP) $(if $(REPLACE),--replace) $(ARGS)
 
 .PHONY: data
 data: $(READY) ## get the data sets into DATA_ROOT, or say why they cannot be had

@@ -100,7 +100,7 @@ def test_usage_has_what_a_command_is_of_before_the_overrides(capsys):
         (["publish", "init", "seed=0"], ["unknown arguments: seed=0"]),
         (["sweep", "init", "--preset", "custom"], ["invalid choice: 'custom'"]),
         *(([name, "--preset", "huge"], ["invalid choice: 'huge'"]) for name in ("figures", "report", "status")),
-        *(([name, "--preset", "huge"], ["invalid choice: 'huge'"]) for name in ("reproduce", "publish")),
+        *(([name, "--preset", "huge"], ["invalid choice: 'huge'"]) for name in ("reproduce", "sweep")),
         (["run", "data.name=nowhere", "runtime.download=false"], ["'nowhere' is not to be had", "Tried:"]),
         (["sweep", "init", "runtime.download=false"], ["'cifar10' is not to be had"]),
     ],
@@ -502,22 +502,22 @@ def test_publishing_made_images_is_refused(data_root, tmp_path, capsys):
     assert "images are synthetic" in capsys.readouterr().err
     overrides = [f"runtime.data_root='{folder}'", "runtime.synthetic=true"]
     with pytest.raises(ValueError, match=r"init ran on synthetic data .*: only real data is published"):
-        tables.publish("init", "full", overrides, tmp_path)
+        tables.publish("init", overrides, tmp_path)
     assert not (tmp_path / "tables").exists()
 
 
 def test_publishing_copies_a_finished_sweep(data_root, tmp_path, capsys, small):
     overrides = [f"runtime.data_root='{data_root}'"]
-    assert study.sweep("lenet_lr_grid", "quick", overrides, tmp_path, 1) == 0
+    assert study.sweep("lenet_lr_grid", "full", overrides, tmp_path, 1) == 0
     published = paths.tables(paths.workspace(tmp_path, None), "lenet_lr_grid")
     published.mkdir(parents=True)
     pd.DataFrame({"run_id": ["a"]}).to_parquet(published / "old.parquet")  # of an earlier release
-    with pytest.raises(ValueError, match="what is published is the preset quick as it is, without overrides"):
-        tables.publish("lenet_lr_grid", "quick", [*overrides, "norm=batch"], tmp_path)
-    assert tables.publish("lenet_lr_grid", "quick", overrides, tmp_path) == 0
-    made = paths.tables(paths.workspace(tmp_path, "quick"), "lenet_lr_grid")
+    with pytest.raises(ValueError, match="what is published is the preset full as it is, without overrides"):
+        tables.publish("lenet_lr_grid", [*overrides, "norm=batch"], tmp_path)
+    assert tables.publish("lenet_lr_grid", overrides, tmp_path) == 0
+    made = paths.tables(paths.workspace(tmp_path, "full"), "lenet_lr_grid")
     assert {p.name: files.sha256(p) for p in published.iterdir()} == {p.name: files.sha256(p) for p in made.iterdir()}
-    assert "published lenet_lr_grid (quick, 2 runs)" in capsys.readouterr().out
+    assert "published lenet_lr_grid (2 runs)" in capsys.readouterr().out
 
 
 def few_images(shape, num_classes, num_train, num_test):

@@ -256,7 +256,7 @@ def test_a_slip_in_a_sweeps_file_is_named_with_the_file(text, tmp_path, monkeypa
     monkeypatch.setattr(compose, "SWEEPS", tmp_path)
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ComposeError) as caught:
-        compose.expand("mine")
+        compose.expand("mine", "full")
     assert str(caught.value).startswith(f"sweeps/mine.yaml: {FILES[text]}")
 
 
@@ -282,14 +282,14 @@ def test_a_slip_is_named_where_one_value_refers_to_another(tmp_path, monkeypatch
         compose.expand("mine", "full", ["train.epochs=many"])
     (tmp_path / "mine.yaml").write_text(START + refers + "train: {epochs: many}\n")
     with pytest.raises(ComposeError, match=r"mine\.yaml: train\.epochs = 'many': give a"):
-        compose.expand("mine")
+        compose.expand("mine", "full")
 
 
 def test_a_sweeps_file_without_presets_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(compose, "SWEEPS", tmp_path)
     (tmp_path / "mine.yaml").write_text(START)
     with pytest.raises(ValueError, match="sweep mine has no preset 'full'; it has: none"):
-        compose.expand("mine")
+        compose.expand("mine", "full")
 
 
 def test_a_slip_among_several_values_is_named():

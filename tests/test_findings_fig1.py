@@ -130,7 +130,7 @@ def test_at_equal_epochs_both_are_asked(changed: Arms, verdict: Verdict) -> None
 @pytest.mark.parametrize("name", ["fig1_paper", "fig1_matched", "sharpness_paper", "sharpness_matched"])
 def test_without_its_runs_a_claim_says_what_makes_them(tmp_path: Path, name: str) -> None:
     finding = findings.load(synthetic.FINDINGS / f"{name}.py")
-    with pytest.raises(frames.MissingTable, match=f"make sweep-{finding.sweep} makes it"):
+    with pytest.raises(frames.MissingTable, match=f"make sweep-{finding.sweep} PRESET=full"):
         drawing.load(finding, tmp_path, synthetic.FINDINGS.parent)
 
 

@@ -23,7 +23,7 @@ def test_rows_carry_their_run_and_a_table_s_own_column_keeps_its_name() -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(frames.MissingTable, match=r"tables/init/runs\.parquet is missing: make sweep-init makes it"):
+    with pytest.raises(frames.MissingTable, match=r"tables/init/runs\.parquet is missing: make sweep-init PRESET=full"):
         frames.runs(tmp_path, "init")
     other = "none of the 1090 rows of table 'conv_gradient_sums' is of 'depth == 999'; make sweep-init, full and"
     with pytest.raises(frames.MissingTable, match=other):

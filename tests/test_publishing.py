@@ -93,7 +93,7 @@ def publish(monkeypatch):
 
     def act(results: Path, configs: Sequence[Config], **options: Any) -> int:
         monkeypatch.setattr(compose, "expand", lambda name, preset, overrides: list(configs))
-        return tables.publish(NAME, "full", [], results, **options)
+        return tables.publish(NAME, [], results, **options)
 
     return act
 

@@ -14,8 +14,7 @@ from typing import Any
 from bnstudy.config import project
 from bnstudy.store import paths
 
-PRESETS = ("quick", "full")
-DRAWN = (*PRESETS, paths.CUSTOM)
+DRAWN = (*paths.PRESETS, paths.CUSTOM)
 MINUTES_OF_TEN_YEARS = 5_256_000
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -155,8 +154,17 @@ def option(name: str, help: str, **rest: Any) -> Option:
     return name, {"help": help, **rest}
 
 
-def _preset(default: str | None, *, choices: Sequence[str] = PRESETS, otherwise: str = "") -> Option:
-    return option("--preset", f"default: {default or otherwise}", choices=choices, default=default)
+def _preset_unless(otherwise: str, choices: Sequence[str] = paths.PRESETS) -> Option:
+    """The option where none means something else than the default preset."""
+    return option("--preset", f"default: {otherwise}", choices=choices)
+
+
+PRESET = option(
+    "--preset",
+    "how many seeds, epochs and values: quick is for minutes, full is what is published (default: %(default)s)",
+    choices=paths.PRESETS,
+    default=paths.QUICK,
+)
 
 
 CONFIGURED = "conf/ has what can be chosen, src/bnstudy/config/schema.py every key with its default"
@@ -227,7 +235,7 @@ STRICT = option("--strict", "refuse a figure whose runs were trained by several 
         metavar="SWEEP",
     ),
     option("-m", "several values make an axis: a sweep without a file", dest="several", action="store_true"),
-    _preset("full"),
+    PRESET,
     *TRAINED_AT,
     *PREVIEW,
     overrides=ONE_RUN,
@@ -258,7 +266,7 @@ def _preview(arguments: argparse.Namespace) -> dict[str, Any]:
 @command(
     "train every run of a sweep that is not done, then write the sweep's tables",
     SWEEP_OR_VALUES,
-    _preset("full"),
+    PRESET,
     *TRAINED_AT,
     *PREVIEW,
     NAMED,
@@ -298,7 +306,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 @command(
     "data, sweeps, tables, figures, claims and report in one go",
-    _preset("quick"),
+    PRESET,
     *TRAINED_AT,
     JOBS,
     overrides=SEVERAL_RUNS,
@@ -312,7 +320,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 @command(
     "every sweep of a suite, one after another, the estimate first, then their report",
     SUITE,
-    _preset("quick"),
+    PRESET,
     *TRAINED_AT,
     DRY_RUN,
     YES,
@@ -333,7 +341,7 @@ def _suite(arguments: argparse.Namespace) -> int:
 @command(
     "sweeps that were begun, or those named: runs completed, diverged, failed, running, pending; time left",
     option("names", SWEEP_NAMES, metavar="SWEEP", nargs="*"),
-    _preset(None, otherwise="both"),
+    _preset_unless("both"),
     *PLACES,
     COMPONENTS,
 )
@@ -392,7 +400,7 @@ REDRAWN = "the committed tables, drawn into results/redrawn"
 
 @command(
     "draw the figures and judge the claims from tables: the committed ones, or a preset's",
-    _preset(None, choices=DRAWN, otherwise=REDRAWN),
+    _preset_unless(REDRAWN, DRAWN),
     NAMED,
     STRICT,
     RESULTS,
@@ -403,7 +411,7 @@ def _figures(arguments: argparse.Namespace) -> int:
 
 @command(
     "the same as figures, and a page that shows them all: report.html",
-    _preset(None, choices=DRAWN, otherwise=REDRAWN),
+    _preset_unless(REDRAWN, DRAWN),
     NAMED,
     STRICT,
     RESULTS,
@@ -437,10 +445,9 @@ def _notebooks(arguments: argparse.Namespace) -> int:
 @command(
     "add a sweep's whole seeds to the committed tables and draw those anew; refuses synthetic data",
     SWEEP,
-    _preset("full"),
     option(
         "--replace",
-        "take the raw run where it differs from what is published, and drop what the preset does not ask for",
+        "take the raw run where it differs from what is published, and drop what the sweep does not ask for",
         action="store_true",
     ),
     *PLACES,
@@ -449,7 +456,7 @@ def _publish(arguments: argparse.Namespace) -> int:
     from bnstudy.sweep import tables
 
     overrides, replace = _with_places(arguments), arguments.replace
-    return tables.publish(arguments.name, arguments.preset, overrides, arguments.results, replace=replace)
+    return tables.publish(arguments.name, overrides, arguments.results, replace=replace)
 
 
 @command(
@@ -505,7 +512,7 @@ def _sync(arguments: argparse.Namespace) -> int:
 @command(
     "register a sweep's grid at W&B, for agents to train its runs",
     SWEEP,
-    _preset("full"),
+    PRESET,
     *PLACES,
     overrides=SEVERAL_RUNS,
 )

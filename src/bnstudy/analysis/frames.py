@@ -107,9 +107,10 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
             raise MissingTable(f"{told}; it has: {', '.join(map(str, frame))}") from None
         if frame.empty:
             told = f"sweep {sweep!r}: none of the {num_rows} rows of table {table!r} is of {query!r}"
-            raise MissingTable(f"{told}; make sweep-{sweep}, full and without overrides, makes such")
+            raise MissingTable(f"{told}; {_trained_by(workspace, sweep)}, without overrides, trains such")
     if frame.empty:
-        raise MissingTable(f"sweep {sweep!r}: table {table!r} is empty; make sweep-{sweep} makes it again")
+        command = _trained_by(workspace, sweep)
+        raise MissingTable(f"sweep {sweep!r}: table {table!r} is empty; {command} writes it again")
     return frame.reset_index(drop=True)
 
 
@@ -244,14 +245,20 @@ def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
     path = paths.tables(workspace, sweep) / f"{table}.parquet"
     path = memory.note(next((each for each in files.current(path.parent) if each.name == path.name), path))
     if not path.exists():
-        raise MissingTable(f"{path.relative_to(workspace)} is missing: make sweep-{sweep} makes it")
+        raise MissingTable(f"{path.relative_to(workspace)} is missing: {_trained_by(workspace, sweep)} writes it")
     try:
         with path.open("rb") as file:  # a path would be read as an address
             frame: Any = pd.read_parquet(file, page_checksum_verification=True)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:  # whatever the bytes provoke
         told = f"{path.relative_to(workspace)} cannot be read ({type(error).__name__})"
-        raise MissingTable(f"{told}: make sweep-{sweep} makes it again") from error
+        raise MissingTable(f"{told}: {_trained_by(workspace, sweep)} writes it again") from error
     return pd.DataFrame(frame)
+
+
+def _trained_by(workspace: Path, sweep: str) -> str:
+    """The command that writes the sweep's tables in a workspace; those of the results folder itself are published."""
+    preset = "" if workspace.name == paths.QUICK else f" PRESET={paths.FULL}"
+    return f"make sweep-{sweep}{preset}"
 
 
 def arms(frame: pd.DataFrame) -> Mapping[str, pd.DataFrame]:

@@ -109,7 +109,7 @@ def show(name: str) -> Exhibit:
     try:
         data, origin = drawing.load(finding, workspace, report.FINDINGS.parent)
     except frames.MissingTable:
-        problem = f"make sweep-{finding.sweep} makes its runs"
+        problem = f"make sweep-{finding.sweep} PRESET={paths.FULL} trains its runs"
         return Exhibit(finding.title, finding.caption, b"", (), problem)
     notes = findings.notes(report.FINDINGS)
     rows = drawing.judge(finding, data, origin)

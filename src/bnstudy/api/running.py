@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnstudy.api import _places
 from bnstudy.config.schema import Config, from_dict
+from bnstudy.store import paths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ SPLITS = ("train", "test")
 EVALUATION_BATCH = 1000
 
 
-def configure(*overrides: str, sweep: str | None = None, preset: str = "full") -> Config:
+def configure(*overrides: str, sweep: str | None = None, preset: str = paths.QUICK) -> Config:
     """The configuration of one run, from overrides as `bnstudy run` takes them.
 
     Each override is a text `KEY=VALUE`, as in `configure("model=lenet", "data=fashion_mnist", "recipe=lenet",

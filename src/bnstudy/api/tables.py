@@ -14,7 +14,7 @@ from bnstudy.api import _places
 from bnstudy.store import paths, reduction
 from bnstudy.store.runs import Store
 
-PRESETS = ("quick", "full", paths.CUSTOM)
+PRESETS = (*paths.PRESETS, paths.CUSTOM)
 Folder = str | PathLike[str]
 
 

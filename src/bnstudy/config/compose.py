@@ -120,7 +120,7 @@ def describe(sweep: str) -> str:
     return "\n".join(line.lstrip("# ").rstrip() for line in lines)
 
 
-def expand(sweep: str, preset: str = "full", overrides: Sequence[str] = ()) -> list[Config]:
+def expand(sweep: str, preset: str, overrides: Sequence[str] = ()) -> list[Config]:
     """Every run of a sweep: the product of its axes, as the preset and then the overrides change them.
 
     An override of an axis replaces the axis; any other applies to every run. Raises ValueError for an unknown sweep or

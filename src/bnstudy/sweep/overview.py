@@ -7,13 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bnstudy.config import compose, errors
-from bnstudy.store import index
+from bnstudy.store import index, paths
 from bnstudy.store.runs import Store
 from bnstudy.sweep.specs import RunSpec, SweepSpec, of_sweep, remembered
 from bnstudy.sweep.survey import Survey
 from bnstudy.tracking.console import Progress
-
-PRESETS = ("quick", "full")
 
 
 def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], results: Path) -> int:
@@ -26,11 +24,11 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
     headers = compose.headers()
     if unknown := [name for name in names if name not in headers]:
         raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.suggestions(unknown[0], headers)}")
-    known = _known(names, [preset] if preset else PRESETS, results)
+    known = _known(names, [preset] if preset else paths.PRESETS, results)
     runs, reasons = _composed(known, overrides, results)
     survey = Survey.of(results, (run for each in runs.values() for run in each))
     shown = set[str]()
-    for spec in sorted(known, key=lambda spec: (spec.sweep, spec.overrides, PRESETS.index(spec.preset))):
+    for spec in sorted(known, key=lambda spec: (spec.sweep, spec.overrides, paths.PRESETS.index(spec.preset))):
         label = f"{spec.sweep:24} {spec.preset:6}"
         if spec in reasons:
             print(f"{label} {reasons[spec]}; {_counted(survey, spec.sweep)}")

@@ -56,22 +56,22 @@ def _reduce(
     )
 
 
-def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, replace: bool = False) -> int:
+def publish(name: str, overrides: Sequence[str], results: Path, *, replace: bool = False) -> int:
     """Adds the seeds of a sweep that are whole, every run of them done, to its published tables, and draws those anew.
 
     Runs that are published already keep their rows, also where their raw runs are gone; `replace` takes the raw run
     instead where there is one. Raises ValueError for synthetic data, where no seed is whole, for overrides that make
-    other runs than the preset, where the preset does not ask for what is published, and where a raw run is not what was
+    other runs than the preset full, where that does not ask for what is published, and where a raw run is not what was
     published of it; locks.Locked where another process publishes the sweep.
     """
     from bnstudy.analysis import report
 
-    configs = compose.expand(name, preset, overrides)
-    workspace = workspace_for(results, preset, {name: configs})
+    configs = compose.expand(name, paths.FULL, overrides)
+    workspace = workspace_for(results, paths.FULL, {name: configs})
     if workspace.name == paths.CUSTOM:
-        raise ValueError(f"{name}: what is published is the preset {preset} as it is, without overrides")
+        raise ValueError(f"{name}: what is published is the preset {paths.FULL} as it is, without overrides")
     with locks.hold(results, [f"publish-{name}"]):
-        message = _publish(name, preset, configs, workspace, results, replace=replace)
+        message = _publish(name, configs, workspace, results, replace=replace)
     print(message)
     code = report.write(paths.workspace(results, None), html=True)
     if paths.workspace(results, None).resolve() == (readme.README.parent / "results").resolve():
@@ -79,9 +79,7 @@ def publish(name: str, preset: str, overrides: Sequence[str], results: Path, *, 
     return code
 
 
-def _publish(
-    name: str, preset: str, configs: Sequence[Config], workspace: Path, results: Path, *, replace: bool
-) -> str:
+def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Path, *, replace: bool) -> str:
     """What was published, in words."""
     target, store = paths.tables(paths.workspace(results, None), name), Store(results)
     files.settle(target)
@@ -96,7 +94,7 @@ def _publish(
     if not choice.earlier | choice.new:
         counted = Counter(" ".join((now.state, now.reason)).strip() for now in states.values())
         counts = ", ".join(f"{count} {text}" for text, count in counted.items())
-        raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={preset}")
+        raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={paths.FULL}")
     if both := choice.earlier & done:
         with tempfile.TemporaryDirectory() as scratch:
             _reduce(configs[0], [job for job in wanted if job.run_id in both], Path(scratch), store, {})
@@ -111,7 +109,7 @@ def _publish(
     missing = ", ".join(f"{seed} ({count} runs)" for seed, count in choice.missing.items())
     seeds = ", ".join(map(str, choice.seeds))
     return (
-        f"published {name} ({preset}, {len(choice.earlier | choice.new)} runs): {target}\n"
+        f"published {name} ({len(choice.earlier | choice.new)} runs): {target}\n"
         f"seeds that are in: {seeds} (n = {len(choice.seeds)}), {len(choice.new)} runs of them new"
         + (f"; missing, as not every run of theirs is done: {missing}" if missing else "")
     )

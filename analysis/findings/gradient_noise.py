@@ -28,7 +28,7 @@ CAPTION = (
     "Gradients in all parameters at the same weights, of mini-batches drawn without replacement from N = 5,120 images, "
     "before training and after one epoch. (a, b) Mean squared distance from the gradient of all images, divided "
     f"by that gradient's square; grey: equation 3, {LAW}, with C the mean over 1,024 single examples. Geometric mean "
-    "(line) and 95 % interval (band). (c) Slopes on log axes over mini-batches of 4 to 128; one dot a seed, bar: mean "
+    "(line) and 95 % interval (bar). (c) Slopes on log axes over mini-batches of 4 to 128; one dot a seed, bar: mean "
     f"with 95 % interval, grey: {MINUS}1 ± 0.1. With BN a single example has no gradient, the whole set's is the mean "
     "of mini-batches of 512, and the slope is of the variance around the mean over mini-batches of the same size. (d, "
     "e) How much of the mean squared distance is due to that mean: how far it is from the gradient of mini-batches of "
@@ -205,7 +205,8 @@ def _noise(ax: Axes, rows: pd.DataFrame) -> None:
         part = rows[rows["moment"] == moment]
         for arm, of_arm in arms(part).items():
             rows_of = stats.over_seeds(of_arm, ["batch_size"], "relative", Scale.log)
-            figures.band(ax, rows_of, "batch_size", arm, label="", ls=dashes)
+            factor = 0.93 if arm == "batch" else 1  # without BN they are to stand on equation 3
+            figures.whiskers(ax, rows_of, "batch_size", arm, label="", factor=factor, ls=dashes, lw=1.2, ms=3)
         law = part.assign(law=part["law"] / part["gradient_squared"]).dropna(subset="law")
         law = stats.over_seeds(law, ["batch_size"], "law", Scale.log)
         ax.plot(law["batch_size"], law["mean"], color=figures.MUTED, lw=0.9, zorder=5)
@@ -231,10 +232,11 @@ def _slopes(ax: Axes, fits: pd.DataFrame) -> None:
 def _bias(ax: Axes, rows: pd.DataFrame) -> None:
     ax.axhline(0, color=figures.MUTED, lw=0.9, zorder=1)
     rows = rows[rows["batch_size"] > 1]
-    for moment, dashes in MOMENTS.items():
+    for place, (moment, dashes) in enumerate(MOMENTS.items()):
         for arm, part in arms(rows[rows["moment"] == moment]).items():
             lines = stats.over_seeds(part, ["batch_size"], "bias_percent")
-            figures.band(ax, lines, "batch_size", arm, label="", ls=dashes, marker="o", ms=3, lw=1.1, mew=0)
+            factor = 1 + 0.08 * (place - 0.5)
+            figures.whiskers(ax, lines, "batch_size", arm, label="", factor=factor, ls=dashes, ms=3, lw=1.1)
     _sizes(ax, rows)
 
 

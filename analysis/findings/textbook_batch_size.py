@@ -129,10 +129,10 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 def _lines(ax: Axes, runs: pd.DataFrame, value: str) -> None:
     ax.axvspan(*BEST, color=figures.FAINT, alpha=0.6, lw=0, zorder=0)
-    for norm, (label, colour, line) in NORMS.items():
+    for place, (norm, (label, colour, line)) in enumerate(NORMS.items()):
         part = stats.over_seeds(runs[runs["norm"] == norm], ["batch_size"], value)
-        ax.fill_between(part["batch_size"], part["low"], part["high"], color=colour, alpha=0.13, lw=0)
-        ax.plot(part["batch_size"], part["mean"], color=colour, ls=line, marker="o", ms=3, label=label)
+        factor = 1.06 ** (place - 1)
+        figures.whiskers(ax, part, "batch_size", norm, label=label, factor=factor, colour=colour, ls=line)
     sizes = sorted(runs["batch_size"].unique())
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{size}" for size in sizes])

@@ -124,6 +124,22 @@ def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None =
     ax.plot(rows[x], rows[centre], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
 
 
+def whiskers(
+    ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None = None, shift: float = 0, factor: float = 1,
+    colour: str = "", **line: Any,
+) -> None:
+    """As `band`, with a bar at each place in place of the band, for lines whose bands would lie on one another.
+
+    They stand side by side: `shift` is added to x, and on a logarithmic axis x is multiplied by `factor`. `colour`:
+    instead of the arm's.
+    """
+    rows, colour = frame.sort_values(x), colour or COLOURS[arm]
+    at = (rows[x] + shift) * factor
+    ax.vlines(at, rows["low"], rows["high"], color=colour, lw=1.1, alpha=0.75)
+    style: dict[str, Any] = {"marker": "o", "ms": 3.4, "mew": 0, **line}
+    ax.plot(at, rows["mean"], color=colour, label=LABELS[arm] if label is None else label, **style)
+
+
 def plain_log(ax: Axes, which: str = "y") -> None:
     """A logarithmic axis ("x" or "y") over few decades: ticks at 1, 3, 10, 30, ..., written out."""
     ax.set(**{f"{which}scale": "log"})

@@ -29,16 +29,15 @@ IN_WORDS = {
 # difference or ratio of two that stand in one panel.
 OTHERWISE = {
     "one number a seed from a whole curve or cloud: a slope, a distance, an extent, where a level is passed": (
-        "5-constant 5-training 7-explosion 8-late 9 9-exponential 9-means 9-reading 12 14-density 15-reduced "
+        "5-constant 5-training 7-explosion 9 9-exponential 9-means 9-reading 12 14-density 15-reduced "
         "3-reduced textbook-covariate-predicts textbook-lenet-5 textbook-mlp-2 textbook-mlp-4 textbook-modes-4 "
-        "textbook-normalisers-3 gradient-correlation-matched gradient-correlation-own textbook-statistics-1 "
-        "textbook-statistics-2 textbook-statistics-3 B1-shortcuts"
+        "textbook-normalisers-3 B1-shortcuts"
     ),
     "the ratio or difference seed by seed of what is drawn as means, on another scale or in two panels": (
-        "8 8-levels 16 16-loss 16-depth 16-bn 2-best-reduced precision-1 jacobians-4 10-init-activations "
-        "10-init-gradients 10-init-stages 10-stages-reduced 6-stable 6-heavier textbook-covariate-bn "
+        "8 8-levels 16 16-loss 16-depth 16-bn 2-best-reduced 10-init-activations "
+        "10-init-gradients 10-init-stages 10-stages-reduced 6-stable textbook-covariate-bn "
         "textbook-covariate-noise textbook-covariate-gradient textbook-shift-2 textbook-lenet-4 textbook-mlp-1 "
-        "textbook-mlp-3 textbook-partial-2 textbook-subsets-2 textbook-tiny-1"
+        "textbook-mlp-3 textbook-subsets-2 textbook-tiny-1"
     ),
     "a share of the seeds, layers or kinds that are drawn one by one": (
         "6-layers 6-power-law 6-power-law-layers 12-layers 12-parameters-layers 13-layers textbook-shift-3"

@@ -14,6 +14,7 @@ from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import ARMS, DASH, arms, by_arm, number
+from bnstudy.analysis.stats import Scale
 
 MATCHED = 0.01
 OWN = {"batch": 0.1, "none": 0.01}  # learning rates
@@ -34,8 +35,10 @@ CAPTION = (
     "pairs in which neither gradient is zero; median over the layers. (a, b) Between mini-batches of 128, against the "
     "number of updates. (c) Between single examples without BN; with BN an example has no gradient of its own. (d) "
     "Against the size of the sets, each arm at its own rate: before training (hollow) and after 80 updates (filled). "
-    "(e) The same two moments layer by layer, mini-batches of 128, means alone. Line: mean over seeds, band: "
-    "95 % interval. A network of reduced depth on few images: it says nothing about ResNet-110 trained as in the paper."
+    "(e) The same two moments layer by layer, mini-batches of 128, means alone. (f) The difference of the arms, mean "
+    "of the looks after 5, 20 and 80 updates, one dot a seed; dashed: the bound of the claims. Line: mean over seeds, "
+    "bar: 95 % interval. A network of reduced depth on few images: it says nothing about ResNet-110 trained as in the "
+    "paper."
 )
 SWEEP = "correlation_training"
 NEEDS = {"gradient_correlation": "defined"}
@@ -89,22 +92,22 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     rows = frames["gradient_correlation"]
     medians = _over_layers(rows)
     panels = fig.subplot_mosaic([list("abc"), list("def")])
-    first, second, single, third, fourth = (panels[letter] for letter in "abcde")
+    first, second, single, third, fourth, fifth = (panels[letter] for letter in "abcdef")
     large = medians[medians["batch_size"] == LARGEST]
     for ax, arm, letter in ((first, "batch", "a"), (second, "none", "b")):
         _along(ax, large[large["norm"] == arm])
         figures.panel(ax, letter, f"mini-batches of {LARGEST}, {figures.LABELS[arm]}")
     _along(single, medians[(medians["batch_size"] == 1) & (medians["norm"] == "none")])
     figures.panel(single, "c", "single examples, without BN")
-    panels["f"].axis("off")
     ends = rows[rows["step"].isin([0, LAST])]
     own = ends[ends["lr"] == ends["norm"].map(OWN)]
-    for arm, part in arms(own).items():
+    for side, (arm, part) in figures.beside(own, 0.06):
         for step, fill in ((0, "white"), (LAST, figures.COLOURS[arm])):
             here = part[part["step"] == step]
             style: dict[str, Any] = {"marker": "o", "ms": 4.2, "mfc": fill, "mew": 1.0, "lw": 1.2 if step else 0.7}
             by_size = stats.over_seeds(_over_layers(here), ["batch_size"], "cosine")
-            figures.band(third, by_size, "batch_size", arm, label="", **style)
+            factor = 1 + side + (0.06 if step else -0.06)
+            figures.whiskers(third, by_size, "batch_size", arm, label="", factor=factor, **style)
             depths = stats.over_seeds(here[here["batch_size"] == LARGEST], ["depth"], "cosine_mean")
             fourth.plot(depths["depth"], depths["mean"], color=figures.COLOURS[arm], **style)
     third.set_xscale("log", base=2)
@@ -116,19 +119,18 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     fourth.xaxis.set_major_locator(MaxNLocator(integer=True))
     fourth.set_xlabel("weight layer")
     figures.panel(fourth, "e", f"by depth, mini-batches of {LARGEST}")
-    own_rates = [figures.entry(f"{figures.LABELS[a]}, {rate:g}", colour=figures.COLOURS[a]) for a, rate in OWN.items()]
+    _compared(fifth, large)
+    figures.panel(fifth, "f", "without BN less with BN, updates 5 to 80")
     moments = [
-        figures.entry("before training", "o", filled=False, ls="-", lw=0.7),
-        figures.entry(f"after {LAST} updates", "o", ls="-", lw=1.2),
+        figures.entry("before training (d, e)", "o", filled=False, ls="-", lw=0.7),
+        figures.entry(f"after {LAST} updates (d, e)", "o", ls="-", lw=1.2),
     ]
-    rates = [figures.entry(f"{rate:g}", ls=dashes) for rate, dashes in STYLES.items()]
-    legend = panels["f"].legend(handles=rates, loc="upper left", title="learning rate (a, b, c)", title_fontsize=7.5)
-    panels["f"].add_artist(legend)
-    panels["f"].legend(handles=[*own_rates, *moments], loc="center left", title="learning rate (d, e)",
-                       title_fontsize=7.5)  # fmt: skip
+    rates = [figures.entry(f"rate {rate:g} (a, b, c)", ls=dashes) for rate, dashes in STYLES.items()]
+    handles = [*figures.arm_entries(arms(rows), lw=1.6), *rates, *moments]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     for ax in (first, second, single, third, fourth):
         ax.axhline(0, color=figures.MUTED, lw=0.7, zorder=1)
-        ax.set_ylim(min(ax.get_ylim()[0] - 0.03, -0.05), 1.02)
+        ax.set_ylim(-0.2, 1.02)
         ax.set_ylabel("mean cosine")
 
 
@@ -185,13 +187,26 @@ def _higher(medians: pd.DataFrame) -> Sample:
     return criteria.compared(whole, "mean")
 
 
+def _compared(ax: Axes, large: pd.DataFrame) -> None:
+    """What the first two claims are judged by: one dot a seed, bar: mean with 95 % interval."""
+    each = {f"both at {MATCHED:g}": large[large["lr"] == MATCHED]}
+    each[f"{OWN['batch']:g} with BN,\n{OWN['none']:g} without"] = large[large["lr"] == large["norm"].map(OWN)]
+    for place, rows in enumerate(each.values()):
+        figures.seeds(ax, place, _higher(rows).values, "batch", scale=Scale.plain, spacing=0.06, colour=figures.INK)
+    ax.axhline(0, color=figures.MUTED, lw=0.7, zorder=1)
+    ax.axhline(MORE.above or 0, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    ax.set_xticks(range(len(each)), list(each))
+    ax.set_xlim(-0.6, len(each) - 0.4)
+    ax.set_ylabel("difference of mean cosines")
+    ax.grid(False, axis="x")
+
+
 def _along(ax: Axes, medians: pd.DataFrame) -> None:
     """Against the number of updates, one line an arm and rate."""
     steps = sorted(medians["step"].unique())
-    for (arm, rate), part in medians.groupby(["norm", "lr"]):
+    for place, ((arm, rate), part) in enumerate(medians.groupby(["norm", "lr"])):
         lines = stats.over_seeds(part.assign(look=part["step"].map(steps.index)), ["look"], "cosine")
-        label = f"{figures.LABELS[str(arm)]}, {number(float(str(rate)))}"
-        style = STYLES[float(str(rate))]
-        figures.band(ax, lines, "look", str(arm), label=label, marker="o", ms=3.4, mew=0, ls=style)
+        shift = 0.07 * (place - 0.5)
+        figures.whiskers(ax, lines, "look", str(arm), label="", shift=shift, ls=STYLES[float(str(rate))])
     ax.set_xticks(range(len(steps)), [str(step) for step in steps])
     ax.set_xlabel("updates")

@@ -13,6 +13,7 @@ from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import ARMS, MINUS, arms, by_arm, over_seeds
+from bnstudy.analysis.stats import Scale
 
 LAYER = 55  # the paper's, counted from the stem
 STABLE_LAYERS = (18, 55, 90)
@@ -67,19 +68,21 @@ CAPTION = (
     "BN cut by the axis). (b) Share of |gradient| above x; dots: where the power law fits best from (smallest "
     "Kolmogorov-Smirnov distance, among the largest 1 to 50 %), dashed: that power law; grey: the normal law. (c) Hill "
     "estimate of the tail index from the largest share k/n; median and range over seeds, thin bars: 95 % interval of "
-    "the median seed, from resampled output channels. (d) How much likelier other laws are than the power law, in "
+    "the median seed, from resampled output channels. (d) Shape of the stretched exponential fitted to the largest "
+    "tenth, one dot a seed, bar: mean with 95 % interval. (e) How much likelier other laws are than the power law, in "
     "standard deviations over output channels, one dot a seed: filled above the best threshold, hollow for the largest "
     "tenth. Lognormal and stretched exponential contain the power law, so that they are never less likely, and are "
-    "given twice the ratio, which then is normal where the power law holds; beyond 2 there is no power law. (e) The "
-    "same by depth, the larger of those two, above the best threshold. (f) Index of a stable law from five quantiles "
+    "given twice the ratio, which then is normal where the power law holds; beyond 2 there is no power law. (f) The "
+    "same by depth, the larger of those two, above the best threshold. (g) Index of a stable law from five quantiles "
     "(round dots, one a seed) and Hill's index of the largest 5 % (squares): a stable law has one index for both; 2 is "
-    "the normal law. Lines and bars: medians; bands: ranges over seeds. Fits are this project's own; its tests compare "
-    "power law, likelihood ratio and Hill's estimate with the library powerlaw's."
+    "the normal law. Other lines and bars: medians (f: means); bands: ranges over seeds (f: 95 % intervals). Fits are "
+    "this project's own; its tests compare power law, likelihood ratio and Hill's estimate with the library "
+    "powerlaw's."
 )
 SWEEP = "gradient_statistics"
 NEEDS = {"gradient_tails": "step == 0 and depth < 110 and run_depth == 110", "tail_fits": "step == 0 and depth < 110"}
 PUBLISHED = "fig2"
-SIZE = (10.4, 6.6)
+SIZE = (12.6, 6.6)
 HOLDS = (
     "half-normal less likely than the power law by more than 2 standard deviations of the log-likelihood ratio (over "
     "output channels), and neither lognormal nor stretched exponential, which contain the power law, with twice the "
@@ -142,13 +145,14 @@ CLAIMS = (
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     tails, fits = frames["gradient_tails"], _judged(frames["tail_fits"])
-    panels = fig.subplot_mosaic([["a", "b", "c"], ["d", "e", "f"]])
+    panels = fig.subplot_mosaic([list("abcd"), list("eefg")])
     here, fits_here = tails[tails["depth"] == LAYER], fits[fits["depth"] == LAYER]
     _density(panels["a"], here, frames["published"])
     _survival(panels["b"], here, fits_here)
     _hill_plot(panels["c"], here)
-    _likelihoods(panels["d"], fits_here)
-    ax = panels["e"]
+    _shapes(panels["d"], fits_here)
+    _likelihoods(panels["e"], fits_here)
+    ax = panels["f"]
     for arm, part in arms(_strongest(fits[fits["chosen"]])).items():
         figures.band(ax, stats.over_seeds(part, ["depth"], "evidence"), "depth", arm)
     ax.axhline(CLEAR, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
@@ -157,14 +161,15 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     ax.legend(handles=[figures.entry(BEYOND, ls=figures.DASHED, lw=0.9)], loc="upper left")
     ax.set_ylabel("against a power law (std)")
     figures.stages(ax)
-    _indices(panels["f"], tails)
+    _indices(panels["g"], tails)
     for letter, title in {
         "a": f"layer {LAYER}: density",
         "b": f"layer {LAYER}: survival",
         "c": f"layer {LAYER}: tail index",
-        "d": f"layer {LAYER}: laws compared",
-        "e": "against a power law, by depth",
-        "f": "stable law's index, and Hill's",
+        "d": f"layer {LAYER}: shape of the tail",
+        "e": f"layer {LAYER}: laws compared",
+        "f": "against a power law, by depth",
+        "g": "stable law's index, and Hill's",
     }.items():
         figures.panel(panels[letter], letter, title)
 
@@ -174,7 +179,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     without = _held(fits[fits["norm"] == "none"])
     at = without[without["depth"] == LAYER].set_index("seed")
     layers = without[without["chosen"]].groupby("seed")["held"].mean()
-    tenth = fits[(fits["depth"] == LAYER) & ~fits["chosen"] & (fits["law"] == "stretched_exponential")]
+    tenth = _stretched(fits[fits["depth"] == LAYER])
     indices = _stable_and_hill(tails[tails["norm"] == "none"])
     of = {layer: indices[indices["depth"] == layer].set_index("seed") for layer in STABLE_LAYERS}
     shapes = {
@@ -335,6 +340,25 @@ def _hill_plot(ax: Axes, here: pd.DataFrame) -> None:
     ax.set_ylabel("tail index (smaller: heavier)")
     interval = figures.entry("95 %, median seed", "|", ms=9, mew=0.9)
     ax.legend(handles=[*ax.get_legend_handles_labels()[0], interval], loc="upper right")
+
+
+def _stretched(fits: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and layer: the stretched exponential fitted to the largest tenth."""
+    return fits[~fits["chosen"] & (fits["law"] == "stretched_exponential")]
+
+
+def _shapes(ax: Axes, fits: pd.DataFrame) -> None:
+    tenth = _stretched(fits)
+    for place, arm in enumerate(ARMS):
+        figures.seeds(ax, place, tenth.loc[tenth["norm"] == arm, "shape"], arm, scale=Scale.plain)
+    for level, text in ((1, "exponential"), (2, "Gaussian")):
+        ax.axhline(level, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+        ax.text(-0.97, level + 0.03, text, fontsize=7, color=figures.MUTED, va="bottom")
+    ax.set_ylim(0, max(2.25, ax.get_ylim()[1]))
+    ax.set_xticks(range(len(ARMS)), [figures.LABELS[arm] for arm in ARMS])
+    ax.set_xlim(-1, len(ARMS) - 0.4)
+    ax.set_ylabel("shape (smaller: heavier)")
+    ax.grid(False, axis="x")
 
 
 def _likelihoods(ax: Axes, fits: pd.DataFrame) -> None:

@@ -48,7 +48,9 @@ CAPTION = (
     "(bottom), first seed; each panel has its own colours. (g) Size of the largest channel mean and (h) the largest "
     "variance of each layer, before the step and after it, one line a seed (g shows at other layers than 8, 44 and 80 "
     "the channel whose variance is largest); dots: geometric means with 95 % intervals. Hollow diamonds: ends of the "
-    "published colour bars. (i) The rates that match, one dot a seed."
+    "published colour bars. (i) The rates that match, one dot a seed, bar: geometric mean "
+    "with 95 % interval. (j) The part of the step at which a tenth of the last variance is reached, one dot a seed, "
+    "bar: mean with 95 % interval."
 )
 SWEEP = "diverging_update"
 NEEDS = {"moments_along_step": "step == 0"}
@@ -89,8 +91,8 @@ CLAIMS = (
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    panels = fig.subplot_mosaic([["a", "b", "c", "g", "i"], ["d", "e", "f", "h", "i"]],
-                                width_ratios=(1, 1, 1, 1.5, 0.5))  # fmt: skip
+    panels = fig.subplot_mosaic([["a", "b", "c", "g", "i"], ["d", "e", "f", "h", "j"]],
+                                width_ratios=(1, 1, 1, 1.5, 0.6))  # fmt: skip
     rows = _step(frames)
     rates = _rates(rows)
     seed = int(str(rates.index.min())) if len(rates) else None
@@ -123,11 +125,19 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     panels["g"].set_xlabel("")
     panels["g"].legend(loc="upper left")
     figures.seeds(panels["i"], 0, rates, "none", scale=Scale.log, spacing=0.1)
-    panels["i"].set_yscale("log")
+    figures.plain_log(panels["i"])
     panels["i"].set_xticks([])
     panels["i"].set_xlim(-0.6, 0.6)
     panels["i"].set_ylabel("learning rate of the step")
     figures.panel(panels["i"], "i", "matched rates")
+    onsets = _at_layers(_onset(rows, rates), "onset")
+    for place, layer in enumerate(LAYERS[1:]):
+        figures.seeds(panels["j"], place, 100 * onsets[layer], "none", scale=Scale.plain, spacing=0.07)
+    panels["j"].set_xticks(range(2), [f"layer {layer}" for layer in LAYERS[1:]])
+    panels["j"].set_xlim(-0.6, 1.6)
+    panels["j"].set_ylabel("part of the step (%)")
+    panels["j"].grid(False, axis="x")
+    figures.panel(panels["j"], "j", "when it explodes")
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:

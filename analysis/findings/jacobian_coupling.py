@@ -24,7 +24,8 @@ CAPTION = (
     "one image's values in that image, the mini-batch's statistics held constant. Coupled: in all images of the "
     "mini-batch, which move one another's values through the statistics. (a) Norm of the difference over that of the "
     "frozen Jacobian, one image's values. (b) Largest over smallest singular value, one image's values. (c) Singular "
-    "values of the values of all images of a mini-batch of eight. Lines: means over seeds; band: 95 % interval."
+    "values of the values of all images of a mini-batch of eight. Line: mean over seeds (b, c: geometric), bar or "
+    "band: 95 % interval; one dot a seed."
 )
 SWEEP = "jacobian_coupling"
 NEEDS = {"jacobian_coupling": "step == 0"}
@@ -49,10 +50,10 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     table = frames["jacobian_coupling"]
     ends = _ends(table)
     one, whole = ends[ends["num_examples"] == 1], table[table["num_examples"] > 1]
-    _by_size(axes[0], one.assign(value=100 * one["difference"]), "coupled")
+    _by_size(axes[0], one.assign(value=100 * one["difference"]), "coupled", Scale.plain)
     for kind, dashes in KINDS.items():
-        _by_size(axes[1], one.assign(value=one[kind]), kind)
-        rows = stats.over_seeds(whole.assign(place=whole["index"] + 1), ["place"], kind)
+        _by_size(axes[1], one.assign(value=one[kind]), kind, Scale.log)
+        rows = stats.over_seeds(whole.assign(place=whole["index"] + 1), ["place"], kind, Scale.log)
         figures.band(axes[2], rows, "place", "batch", label=kind, ls=dashes)
     for ax, letter, title, label in (
         (axes[0], "a", "difference", "relative difference (%)"),
@@ -99,10 +100,11 @@ def _ends(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"difference": of["difference"].first(), **conditions}).reset_index()
 
 
-def _by_size(ax: Axes, rows: pd.DataFrame, kind: str) -> None:
-    colour, side = figures.COLOURS["batch"], 1.04 if kind == "coupled" else 1 / 1.04
-    medians, frozen = rows.groupby("size")["value"].median(), kind == "frozen"
-    ax.plot(medians.index * side, medians, color=colour, ls=KINDS[kind], lw=1.5)
+def _by_size(ax: Axes, rows: pd.DataFrame, kind: str, scale: Scale) -> None:
+    colour, side = figures.COLOURS["batch"], 1.07 if kind == "coupled" else 1 / 1.07
+    frozen = kind == "frozen"
+    means = stats.over_seeds(rows, ["size"], "value", scale)
+    figures.whiskers(ax, means, "size", "batch", label="", factor=side, ls=KINDS[kind], marker="", lw=1.5)
     ax.plot(rows["size"] * side, rows["value"], "o", color=colour, mfc="white" if frozen else colour, ms=4, mew=1)
     ax.plot([], [], "o", color=colour, mfc="white" if frozen else colour, ms=4, mew=1, ls=KINDS[kind], label=kind)
     ax.set_xscale("log", base=2)

@@ -27,7 +27,8 @@ CAPTION = (
     "ResNet-20 on 5,000 images, three epochs. (a) Test accuracy after the last epoch; one mark a run, lines: mean "
     "over seeds of the runs that did not diverge; filled and solid: fp32, hollow and dashed: bf16. Numbers below the "
     "axis: runs that diverged (mini-batch loss above 1000, or not finite). (b) bf16 minus fp32 of one seed, where "
-    "neither diverged. In bf16 products and activations have 16 bits, weights, statistics, loss and updates 32."
+    "neither diverged; at the right each seed's mean over the rates, bar: mean with 95 % interval, dotted: a point "
+    "either way. In bf16 products and activations have 16 bits, weights, statistics, loss and updates 32."
 )
 SWEEP = "precision"
 NEEDS = {
@@ -82,7 +83,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     pairs = _pairs(frames["runs"])
-    apart = {arm: pairs[pairs["norm"] == arm].groupby("seed")["apart"].mean() for arm in ARMS}
+    apart = _apart(pairs)
     return {"precision-1": {part.key: criteria.single(apart[arm]) for arm, part in ALIKE.items()}}
 
 
@@ -148,6 +149,16 @@ def _differences(ax: Axes, pairs: pd.DataFrame) -> None:
         _rates(ax, pairs)
         limit = max(2.0, 1.15 * float(pairs["apart"].abs().max()))
         ax.set_ylim(-limit, limit)
+        mean_at = 3.2 * float(pairs["lr"].max())
+        for arm, of in _apart(pairs).items():
+            x, whole = mean_at * _shift(arm, 0.5), stats.interval(of)
+            ax.plot([x] * len(of), of, "o", color=figures.COLOURS[arm], ms=4.4, mew=0, alpha=0.85)
+            ax.vlines([x * 1.1], whole.low, whole.high, color=figures.COLOURS[arm], lw=1.3)
+            ax.plot([x * 1.1], [whole.mean], "_", color=figures.COLOURS[arm], ms=9, mew=2)
+        rates = sorted(pairs["lr"].unique())
+        ax.set_xticks([*rates, mean_at], [*(f"{rate:g}" for rate in rates), "mean"])
+    for bound in (-1, 1):
+        ax.axhline(bound, color=figures.MUTED, lw=0.8, ls=":", zorder=1)
     ax.set_ylabel("difference in test accuracy (points)")
 
 
@@ -186,6 +197,11 @@ def _pairs(runs: pd.DataFrame) -> pd.DataFrame:
     wide = alive.pivot(index=keys, columns="precision", values="final_test_accuracy").reindex(columns=list(PRECISIONS))
     wide = wide.dropna().reset_index()
     return wide.assign(apart=100 * (wide["bf16"] - wide["fp32"]))
+
+
+def _apart(pairs: pd.DataFrame) -> dict[str, pd.Series]:
+    """By arm, each seed's mean over the rates."""
+    return {arm: pairs[pairs["norm"] == arm].groupby("seed")["apart"].mean() for arm in ARMS}
 
 
 def _first_divergence(part: pd.DataFrame, precision: str, grid: list[float]) -> int:

@@ -36,8 +36,8 @@ TITLE = "A tutorial's network: BN behind two layers, one, or none"
 CAPTION = (
     "Convolutions of 10 and 20, dense layers of 50 and 10 on Fashion-MNIST, ReLU, learning rate 0.1, batches of 256. "
     "The tutorial's log-softmax is part of the loss; its ReLU on the classifier's outputs is kept in (a) and left out "
-    "in (b). Test accuracy after each epoch, mean (line) over seeds and 95 % interval (band). (c) Training loss in the "
-    "last epoch, one dot a run, filled: with the ReLU, hollow: without."
+    "in (b). Test accuracy after each epoch, mean (line) over seeds and 95 % interval (bar). (c) Training loss in the "
+    "last epoch, one dot a run, filled: with the ReLU, hollow: without; line: mean with 95 % interval."
 )
 SWEEP = "textbook_tutorial"
 NEEDS = {"epochs": None}
@@ -157,10 +157,10 @@ def _seeds(last: pd.DataFrame) -> int:
 
 
 def _curves(ax: Axes, rows: pd.DataFrame) -> None:
-    for place, (where, colour, line) in PLACES.items():
+    for index, (place, (where, colour, line)) in enumerate(PLACES.items()):
         part = stats.over_seeds(rows[rows["place"] == place], ["epoch"], "test")
-        ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.13, lw=0)
-        ax.plot(part["epoch"], part["mean"], color=colour, ls=line, marker="o", ms=2.5, label=where)
+        shift = 0.14 * (index - 1.5)
+        figures.whiskers(ax, part, "epoch", "batch", label=where, shift=shift, colour=colour, ls=line, ms=2.5, lw=1.2)
     ax.set_xlabel("epoch")
 
 
@@ -170,6 +170,11 @@ def _losses(ax: Axes, last: pd.DataFrame) -> None:
             part = last[(last["place"] == place) & (last["rectified_outputs"] == rectified)]["train_loss"]
             x = [index + shift + 0.03 * (i - (len(part) - 1) / 2) for i in range(len(part))]
             ax.plot(x, part, "o", color=colour, mfc=face, ms=4.4, mew=1.1)
+            of = stats.interval(part)
+            if of.n > 1:
+                ax.fill_between([index + shift - 0.12, index + shift + 0.12], of.low, of.high, color=colour, alpha=0.25,
+                                lw=0)  # fmt: skip
+            ax.plot([index + shift - 0.12, index + shift + 0.12], [of.mean] * 2, color=colour, lw=1.6)
     ax.set_xticks(range(len(PLACES)), [where.replace(" and ", "\nand ") for where, _, _ in PLACES.values()], fontsize=7)
     ax.set_ylim(bottom=0)
     names = {True: "with the last ReLU", False: "without it"}

@@ -31,8 +31,9 @@ TITLE = "Why the test accuracy jumps"
 CAPTION = (
     "LeNet with BN on Fashion-MNIST, learning rate 1. (a, b) Test accuracy after each epoch with running statistics, "
     "by the weight of the new value in them; violet: with statistics re-estimated on 20 batches of 500 training images "
-    "(weight 0.1). Mean (line) over seeds and 95 % interval (band). (c) A run's jumpiness: the mean absolute change "
-    "of its test accuracy from epoch to epoch, from the third on; one dot a run; filled: running, hollow: re-estimated."
+    "(weight 0.1). Mean (line) over seeds and 95 % interval (bar). (c) A run's jumpiness: the mean absolute change "
+    "of its test accuracy from epoch to epoch, from the third on; one dot a run, line: geometric mean with 95 % "
+    "interval; filled: running, hollow: re-estimated."
 )
 SWEEP = "textbook_statistics"
 NEEDS = {"modes": "mode in ('eval', 'accumulated') and step > 0"}
@@ -127,10 +128,10 @@ def _of(found: pd.DataFrame, where: str, weight: float, mode: str) -> pd.Series[
 def _curves(ax: Axes, rows: pd.DataFrame) -> None:
     kinds = [(weight, "eval", figures.COLOURS["batch"], line, f"{weight}") for weight, line in LINES.items()]
     kinds += [(CHAPTER, "accumulated", figures.OTHER, "-", "re-estimated")]
-    for weight, mode, colour, line, label in kinds:
+    for place, (weight, mode, colour, line, label) in enumerate(kinds):
         part = stats.over_seeds(rows[(rows["norm_momentum"] == weight) & (rows["mode"] == mode)], ["epoch"], "percent")
-        ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.12, lw=0)
-        ax.plot(part["epoch"], part["mean"], color=colour, ls=line, marker="o", ms=2.5, label=label)
+        shift = 0.14 * (place - 1.5)
+        figures.whiskers(ax, part, "epoch", "batch", label=label, shift=shift, colour=colour, ls=line, ms=2.5, lw=1.2)
     ax.set_xlabel("epoch")
 
 
@@ -145,6 +146,10 @@ def _jumps(ax: Axes, found: pd.DataFrame) -> None:
                 values = found[at]["jump"]
                 x = [place * 3.6 + index + shift + 0.04 * (i - (len(values) - 1) / 2) for i in range(len(values))]
                 ax.plot(x, values, "o", color=colour, ms=4, mfc=colour if mode == "eval" else "white", mew=1)
+                of, ends = stats.interval(values, Scale.log), [place * 3.6 + index + shift + s for s in (-0.13, 0.13)]
+                if of.n > 1:
+                    ax.fill_between(ends, of.low, of.high, color=colour, alpha=0.2, lw=0)
+                ax.plot(ends, [of.mean] * 2, color=colour, lw=1.6)
     ticks = [place * 3.6 + index for place in range(len(PLACES)) for index in range(len(LINES))]
     ax.set_xticks(ticks, [f"{weight:g}" for weight in LINES] * len(PLACES))
     ax.set_xlabel("weight; left: all layers, right: convolutions alone")

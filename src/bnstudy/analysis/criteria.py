@@ -260,7 +260,7 @@ def _at(places: list[str]) -> str:
         return f", at {named[0]}" if named else ""
     kinds, last = zip(*(place.rpartition(" ")[::2] for place in named), strict=True)
     if len(set(kinds)) == 1 and kinds[0] and all(end[0].isdigit() for end in last):
-        plural = "" if " " in kinds[0] else "es" if kinds[0].endswith("ch") else "s"
+        plural = "" if " " in kinds[0] or kinds[0].endswith("s") else "es" if kinds[0].endswith("ch") else "s"
         return f", at {kinds[0]}{plural} {', '.join(last[:-1])} and {last[-1]}"
     return f", for each of {', '.join(named[:-1])} and {named[-1]}"
 

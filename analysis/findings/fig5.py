@@ -59,7 +59,7 @@ CAPTION = (
 SWEEP = "init"
 NEEDS = {"activation_moments": "step == 0 and site == 'activation' and run_depth == 110"}
 PUBLISHED = "fig5"
-SIZE = (12.6, 4.1)
+SIZE = (12.6, 4.4)
 _PUBLISHED_SHAPE = f"ln std without BN from {MINUS}1.25 at layer 6 to 3.03 at layer 102; with BN between 0.00 and 0.98"
 CLAIMS = (
     Claim(
@@ -135,18 +135,18 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             for _, line in blocks.groupby("seed"):
                 ax.plot(line["layer"], line[statistic], color=figures.COLOURS[arm], lw=0.5, alpha=0.35)
             rows = stats.over_seeds(blocks, ["layer"], statistic)
-            figures.band(ax, rows, "layer", arm, label=f"{figures.LABELS[arm]}, ours")
+            figures.band(ax, rows, "layer", arm)
             if (arm, statistic) == ("none", "std"):
                 theory = pd.Series(mean_field())
                 start = float(rows.loc[rows["layer"] == LAYERS[0], "mean"].sum())
-                ax.plot(theory.index, theory + start, color=figures.INK, lw=1, ls=figures.DASHED, label="mean-field")
+                ax.plot(theory.index, theory + start, color=figures.INK, lw=1, ls=figures.DASHED)
             end = part[part["layer"] == CLASSIFIER]
             ax.plot(
                 end["layer"], end[statistic], "o", color=figures.COLOURS[arm], ms=3.2, mew=0, alpha=0.8, clip_on=False
             )
             seen = published[(published["norm"] == arm) & (published["statistic"] == statistic)]
-            label_seen = f"{figures.LABELS[arm]}, published"
-            figures.diamonds(ax, seen["layer"], seen["ln_value"], arm, errors=_bars(seen), label=label_seen)
+            aside = seen["layer"] + {"batch": -0.9, "none": 0.9}.get(arm, 0)  # the bars of the arms cover each other
+            figures.diamonds(ax, aside, seen["ln_value"], arm, errors=_bars(seen))
         for (first, last_layer), width in zip(figures.STAGES, (16, 32, 64), strict=True):
             ax.text((first + last_layer) / 2, 0.015, f"{width} channels", transform=ax.get_xaxis_transform(),
                     ha="center", va="bottom", fontsize=7, color=figures.MUTED)  # fmt: skip
@@ -156,8 +156,13 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         ax.set_xticks([*LAYERS, CLASSIFIER])
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.06 * (high - low), high)
-        outputs = figures.entry("classifier's outputs, ours", "o", ms=3.2, mew=0)
-        ax.legend(handles=[*ax.get_legend_handles_labels()[0], outputs], loc="upper left")
+    handles = [
+        *figures.arm_entries(arms(logs), lw=1.6),
+        figures.entry("published (a, b)", "D", filled=False, ms=4.6),
+        figures.entry("classifier's outputs, ours (a, b)", "o", ms=3.2, mew=0),
+        figures.entry("mean-field theory without BN (a)", colour=figures.INK, ls=figures.DASHED, lw=1),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:

@@ -96,7 +96,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     figures.diamond_entry(right, "simulated")
     right.set_xticks(range(len(SCALARS)), [label for _, label in SCALARS])
     right.set_xlim(-0.5, len(SCALARS) - 0.5)
-    right.set_ylim(0, 1.14)
+    right.set_ylim(0, max(1.32, 1.1 * right.dataLim.y1))
     right.set_yticks(np.arange(0, 1.01, 0.2))
     right.grid(False, axis="x")
     right.set_ylabel("fraction")

@@ -31,7 +31,7 @@ CONDITION = {
             at=f"factors {m}")
     for m in NUM_FACTORS
 }  # fmt: skip
-COLOUR, TINT = figures.COLOURS["none"], figures.TINTS["none"]
+COLOUR, TINT = figures.OTHER, "#DCD0E6"  # of no arm: there is no network
 
 TITLE = "Singular values of products of random square matrices"
 CAPTION = (
@@ -120,7 +120,10 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         _histogram(panels[letter], values, published, factors)
         name = "one matrix" if factors == 1 else f"{factors} matrices"
         figures.panel(panels[letter], letter, name)
-    panels["a"].legend(loc="lower left")
+    ours = figures.entry("ours (a, b, c)", "s", colour=TINT, ms=6, mew=0)
+    seen = figures.entry("published (a, b, c)", "D", filled=False, colour=COLOUR, ms=3.6)
+    theory = figures.entry("Theorem 1", colour=figures.INK, lw=1.1)
+    fig.legend(handles=[ours, seen, theory], loc="outside lower center", ncols=3)
     _shares_below(panels["d"], values)
     _condition(panels["e"], values)
 
@@ -173,14 +176,13 @@ def _histogram(ax: Axes, values: pd.DataFrame, published: pd.DataFrame, factors:
     if pooled.size:
         counts, edges = np.histogram(pooled, bins=NUM_BINS)
         scale = NUM_VALUES / pooled.size
-        ax.stairs(counts * scale, edges, fill=True, color=TINT, label=f"ours, {len(pooled):,} values")
+        ax.stairs(counts * scale, edges, fill=True, color=TINT)
         expected = NUM_VALUES * np.diff(_law(factors).below(edges))
         centres = (edges[1:] + edges[:-1]) / 2
-        ax.plot(centres, np.where(expected > 0.5, expected, np.nan), color=figures.INK, lw=1.1, label="Theorem 1")
+        ax.plot(centres, np.where(expected > 0.5, expected, np.nan), color=figures.INK, lw=1.1)
     seen = published[published["num_matrices"] == factors]
     ax.plot(
-        seen["singular_value"], seen["count"], "D", color=COLOUR, mfc="white", ms=3, mew=0.9, zorder=4,
-        label="published",
+        seen["singular_value"], seen["count"], "D", color=COLOUR, mfc="white", ms=3, mew=0.9, zorder=4
     )  # fmt: skip
     ax.set_yscale("log")
     ax.set_ylim(3, 8000)

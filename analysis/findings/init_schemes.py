@@ -164,13 +164,16 @@ def _by_init(runs: pd.DataFrame, column: str) -> dict[str, Spread]:
 def _losses(ax: Axes, runs: pd.DataFrame) -> None:
     for value, text in ((math.log(10), "guess"), (DIVERGED, "diverged")):
         ax.axhline(value, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
-        ax.text(3.47, value * 1.15, text, fontsize=7, color=figures.MUTED, ha="right", va="bottom")
+        below = text == "guess"  # above the line are losses
+        ax.text(3.47, value / 1.25 if below else value * 1.15, text, fontsize=7, color=figures.MUTED, ha="right",
+                va="top" if below else "bottom")  # fmt: skip
     for shift, (arm, part) in figures.beside(runs, 0.17):
         for position, init in enumerate(INITS):
             figures.seeds(ax, position + shift, part.loc[part["init"] == init, "loss"], arm, spacing=0.04,
                           scale=Scale.log)  # fmt: skip
         ax.plot([], [], "o", color=figures.COLOURS[arm], ms=4, mew=0, label=figures.LABELS[arm])
     ax.set_yscale("log")
+    ax.set_ylim(bottom=0.5)
     ax.set_xticks(range(len(INITS)), [label.replace(" ", "\n") for label, _ in INITS.values()])
     ax.set_xlim(-0.5, len(INITS) - 0.5)
     ax.set_ylabel("mean cross-entropy")

@@ -81,7 +81,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     left.set_yscale("log")
     for ax, title, letter in ((left, "loss along training", "a"), (middle, "the same near the loss of guessing", "b")):
         ax.set_xlim(0, max(1, last))
-        ax.set_xlabel("updates made")
+        ax.set_xlabel("updates")
         ax.set_ylabel("loss of the mini-batch")
         figures.panel(ax, letter, title)
     middle.set_ylim(ZOOM)

@@ -103,7 +103,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.stages(ax)
     left.set_ylabel("ln standard deviation, averaged over channels")
     hidden = "\nand ".join(PLACES[place][0] for place in END)
-    left.text(0.03, 0.97, f"{hidden}:\nas nowhere", transform=left.transAxes, va="top", fontsize=7, color=figures.MUTED)
+    left.text(0.03, 0.97, f"{hidden}: as nowhere", transform=left.transAxes, va="top", fontsize=7, color=figures.MUTED)
     figures.panel(left, "a", "activations by depth")
     middle.set_yscale("log")
     middle.set_ylabel("standard deviation of the gradient")
@@ -114,7 +114,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.seeds(right, x, values, "batch", spacing=0.07, scale=Scale.plain, colour=colour)
     labels = [label for label, _, _ in PLACES.values()]
     right.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
-    right.set_ylim(0, 1.04)
+    right.set_ylim(0, max(1.04, 1.02 * right.dataLim.y1))
+    right.set_yticks(np.arange(0, 1.01, 0.2))
     right.set_ylabel("top-column share of positive mass")
     right.grid(False, axis="x")
     figures.panel(right, "c", "gradient at the outputs")

@@ -51,7 +51,7 @@ CAPTION = (
 )
 SWEEP = "init"
 NEEDS = {"conv_gradient_sums": "step == 0 and run_depth == 110"}
-SIZE = (12.2, 3.9)
+SIZE = (12.2, 4.2)
 CALIBRATED = "Table 1: the configuration was chosen by its values with BN"
 CLAIMS = (
     Claim(
@@ -95,10 +95,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     sums = frames["conv_gradient_sums"]
     left, right, third = fig.subplots(1, 3)
     for arm, part in arms(sums).items():
-        for quantity, letter, dashes in (("sum_abs", "a", "-"), ("abs_sum", "b", (0, (4, 1.6)))):
-            label = f"{letter}, {figures.LABELS[arm]}"
+        for quantity, dashes in (("sum_abs", "-"), ("abs_sum", (0, (4, 1.6)))):
             rows = stats.over_seeds(part, ["depth"], quantity, Scale.log)
-            figures.band(left, rows, "depth", arm, label=label, ls=dashes)
+            figures.band(left, rows, "depth", arm, ls=dashes)
             figures.diamonds(left, LAYERS, RECALLED[arm][quantity], arm)
         figures.band(right, stats.over_seeds(part, ["depth"], "ratio", Scale.log), "depth", arm)
         figures.diamonds(right, LAYERS, RECALLED[arm]["ratio"], arm)
@@ -119,12 +118,12 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     figures.plain_log(right)
     figures.plain_log(third)
     third.axhline(1, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
-    third.text(2, 0.93, "independent signs", fontsize=7, color=figures.MUTED, va="top")
+    third.text(109, 0.93, "independent signs", fontsize=7, color=figures.MUTED, ha="right", va="top")
     right.set_ylim(bottom=0.8)
-    figures.headroom(left, 0.16)
-    for ax, columns in ((left, 3), (right, 1)):
-        figures.diamond_entry(ax, "Table 1, as recalled")
-        ax.legend(loc="upper right", ncols=columns)
+    kinds = [figures.entry("a (a)", lw=1.6), figures.entry("b (a)", ls=(0, (4, 1.6)), lw=1.6)]
+    recalled = figures.entry("Table 1, as recalled", "D", filled=False, ms=4.6)
+    handles = [*figures.arm_entries(arms(sums), lw=1.6), *kinds, recalled]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:

@@ -190,7 +190,7 @@ def _course(ax: Axes, rows: pd.DataFrame, column: str) -> None:
         ax.plot(values["step"], values["mean"], color=colour, marker="o", ms=2.5, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel("updates made")
+    ax.set_xlabel("updates")
 
 
 def _runs(ax: Axes, runs: pd.DataFrame) -> None:

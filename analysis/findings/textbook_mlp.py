@@ -19,6 +19,7 @@ from bnstudy.analysis.stats import Scale
 ACTIVATIONS = {"sigmoid": ("sigmoid", "-"), "relu": ("ReLU", "--")}
 CELLS = tuple(itertools.product(ARMS, ACTIVATIONS))
 SCALES = (0.1, 1.0, 10.0)
+SHAPES = {"sigmoid": "o", "relu": "s"}  # of the marks of runs
 RATE = 0.1  # at which the claims compare; the others show where training ends
 RIBBONS = {(0.01, 0.99): 0.9, (0.25, 0.75): 1.7}  # quantiles, with the widths of their lines
 EPOCHS = 10
@@ -31,8 +32,7 @@ CAPTION = (
     "units that pass on less than a tenth of the largest derivative, before training (thin) and after it (thick). (d) "
     "Norm of the gradient in the hidden layer's weights before training. (e) Test accuracy after training; diverged: "
     "at chance. (a, b) Xavier's scale; (a to e) learning rate 0.1. (f) Runs at each rate and scale of the initial "
-    "weights, a square each: filled where it diverged (loss above 1000 or not finite); from above: with BN sigmoid, "
-    "ReLU, without BN sigmoid, ReLU."
+    "weights, a mark each: filled where it diverged (loss above 1000 or not finite)."
 )
 SWEEP = "textbook_mlp"
 NEEDS = {
@@ -132,14 +132,15 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     _diverged(axes[5], frames["runs"])
     titles = (
         "drift of the weights", "quantiles of the weights", "saturated units",
-        "hidden layer's gradient at the start", "accuracy", "runs that diverged",
+        "hidden layer's gradient at the start", "accuracy", "runs: filled where they diverged",
     )  # fmt: skip
     for ax, title, letter in zip(axes, titles, "abcdef", strict=True):
         figures.panel(ax, letter, title)
     handles = [
         figures.entry(_where((arm, act)), colour=figures.COLOURS[arm], ls=ACTIVATIONS[act][1]) for arm, act in CELLS
     ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=2.4)
+    marks = [figures.entry(f"{name} (f)", SHAPES[act], filled=False) for act, (name, _) in ACTIVATIONS.items()]
+    fig.legend(handles=[*handles, *marks], loc="outside lower center", ncols=6, handlelength=2.4)
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
@@ -292,7 +293,7 @@ def _by_scale(ax: Axes, rows: pd.DataFrame, scale: Scale = Scale.plain, **line: 
 
 
 def _diverged(ax: Axes, runs: pd.DataFrame) -> None:
-    """A cell a rate and scale, in it a row of squares an arm and activation, one a seed: filled where it diverged."""
+    """A cell a rate and scale, in it a row of marks an arm and activation, one a seed: filled where it diverged."""
     rates = sorted(runs["lr"].unique())
     for (x, rate), (y, scale) in itertools.product(enumerate(rates), enumerate(SCALES)):
         part = _at(runs[runs["lr"] == rate], scale)
@@ -300,7 +301,7 @@ def _diverged(ax: Axes, runs: pd.DataFrame) -> None:
             lost = sorted(_cell(part, arm, act)["outcome"] == "diverged", reverse=True)
             for place, diverged in enumerate(lost):
                 ax.plot(
-                    x - 0.3 + 0.6 * place / max(1, len(lost) - 1), y - 0.27 + 0.18 * row, "s", ms=4, mew=0.8,
+                    x - 0.3 + 0.6 * place / max(1, len(lost) - 1), y - 0.27 + 0.18 * row, SHAPES[act], ms=4, mew=0.8,
                     color=figures.COLOURS[arm], mfc=figures.COLOURS[arm] if diverged else "white",
                 )  # fmt: skip
     ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])

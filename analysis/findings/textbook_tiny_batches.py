@@ -38,7 +38,7 @@ CAPTION = (
 )
 SWEEP = "textbook_tiny_batches"
 NEEDS = {"runs": "status in ('completed', 'diverged')"}
-SIZE = (8.6, 4.2)
+SIZE = (9.6, 4.2)
 CLAIMS = (
     Claim(
         id="textbook-tiny-1",

@@ -242,6 +242,9 @@ def _in_prose(names: Iterable[str]) -> str:
         names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
     )
     told = [spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in ordered]
+    depths = [name.removeprefix("deep_perceptron") for name in told]
+    if all(depth.isdigit() for depth in depths):
+        return f"perceptrons of {depths[0]} to {depths[-1]} layers"
     if len(told) > 3 and all(name.startswith("ResNet-") for name in told):
         return f"{told[0]} to {told[-1].removeprefix('ResNet')}"
     return ", ".join(told)

@@ -128,15 +128,20 @@ def gaps(ax: Axes, runs: pd.DataFrame) -> None:
 
 
 def divergences(ax: Axes, runs: pd.DataFrame) -> None:
-    """The update at which runs diverge, by rate."""
+    """The update at which runs diverge, by rate; above, how many do not."""
     for arm, part in arms(runs[runs["outcome"] == "diverged"]).items():
         ax.plot(part["lr"], part["diverged_step"] + 1, "x", color=figures.COLOURS[arm], ms=4.5, mew=1.3, ls="")
     if (runs["outcome"] == "diverged").any():
         figures.plain_log(ax)
-    quiet = [arm for arm, part in arms(runs).items() if not (part["outcome"] == "diverged").any()]
-    for place, arm in enumerate(quiet):
-        ax.text(0.02, 0.04 + 0.07 * place, f"{figures.LABELS[arm]}: no run diverged", transform=ax.transAxes,
-                fontsize=7.5, color=figures.COLOURS[arm])  # fmt: skip
+    tried = grid(runs)
+    lasting = arms(tried[tried["outcome"] != "diverged"])
+    figures.headroom(ax, 0.1 + 0.06 * len(lasting))
+    for place, (arm, part) in enumerate(lasting.items()):
+        for lr, count in part["lr"].value_counts(sort=False).items():
+            ax.text(float(str(lr)), 0.96 - 0.06 * place, str(count), transform=ax.get_xaxis_transform(), fontsize=7,
+                    color=figures.COLOURS[arm], ha="center", va="center")  # fmt: skip
+    ax.text(0.01, 0.95 - 0.06 * len(lasting), "above: runs that last", transform=ax.transAxes, fontsize=7,
+            color=figures.MUTED, va="center")  # fmt: skip
     ax.set_ylabel("update that diverged (1: the first)")
     _axis(ax, runs)
 

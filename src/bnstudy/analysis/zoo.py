@@ -1,0 +1,107 @@
+"""The norm zoo: networks with BN, with parts of it, with other norms and with none, and a table that compares them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bnstudy.analysis import criteria, frames, limits, stats
+from bnstudy.analysis.findings import line
+from bnstudy.analysis.frames import CHANCE, number
+from bnstudy.analysis.stats import Scale
+
+SWEEP = "norm_zoo"
+NOT_RUN = "not run"
+
+
+class Arm(NamedTuple):
+    """What an arm is called in figures, and the runs that belong to it: their network, norm and where that sits."""
+
+    label: str
+    model: str = "resnet"
+    norm: str = "none"
+    where: str = "*"
+
+
+ARMS = {  # an arm of conf/arm: what it is
+    "batch": Arm("BN", norm="batch"),
+    "mean_only": Arm("BN: mean only", norm="mean_only"),
+    "variance_only": Arm("BN: variance only", norm="variance_only"),
+    "batch_before_pooling": Arm("one BN, at the end", norm="batch", where="before_pooling"),
+    "group": Arm("group", norm="group"),
+    "layer": Arm("layer", norm="layer"),
+    "dynamic_tanh": Arm("dynamic tanh", norm="dynamic_tanh"),
+    "standardised": Arm("weights standardised", model="resnet_standardised"),
+    "skipinit": Arm("SkipInit", norm="skipinit", where="stage*.norm2"),
+    "fixup": Arm("Fixup", model="resnet_fixup"),
+    "zero_classifier": Arm("classifier from zero", model="resnet_zero_classifier"),
+    "none": Arm("none"),
+}
+
+
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """With `arm`, the name of each row's arm; rows of no arm are left out."""
+    kinds = {(arm.model, arm.norm, arm.where if arm.norm != "none" else "*"): name for name, arm in ARMS.items()}
+    where = frame["norm_where"].where(frame["norm"] != "none", "*")
+    found = [kinds.get(kind) for kind in zip(frame["model"], frame["norm"], where, strict=True)]
+    return frame.assign(arm=np.array(found, dtype=object)).dropna(subset="arm")
+
+
+def cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """The bracket of the largest rate that learns in each arm and seed (see `limits.by_cell`); runs have `arm`."""
+    return limits.by_cell(runs, ["arm", "seed"])
+
+
+def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a run with `percent`, the final test accuracy; chance where it diverged."""
+    return runs.assign(percent=(100 * runs["final_test_accuracy"]).where(runs["outcome"] != "diverged", CHANCE))
+
+
+def best(runs: pd.DataFrame) -> tuple[float, pd.Series, bool]:
+    """Of one arm: the rate of highest mean accuracy among those that every seed has, the accuracies there by seed, and
+    whether it lies inside the grid. NaN and none without such a rate."""
+    rates = accuracies(runs).pivot(index="seed", columns="lr", values="percent").dropna(axis="columns")
+    if rates.empty:
+        return math.nan, pd.Series(dtype=float), False
+    rate, grid = float(str(rates.mean().idxmax())), rates.columns.to_numpy(dtype=float)
+    return rate, rates[rate], bool(grid.min() < rate < grid.max())
+
+
+def seconds(runs: pd.DataFrame) -> float:
+    """Median over the runs that reached their end of the time a step took."""
+    ended = runs[(runs["status"] == "completed") & (runs["num_steps"] > 0)]
+    return float((ended["wall_sec"] / ended["num_steps"]).median()) if len(ended) else math.nan
+
+
+def table(workspace: Path) -> str:
+    """In Markdown: largest stable rate, accuracy at the best rate, cost of a step, an arm a line; what there are no
+    published runs of is "not run"."""
+    try:
+        runs = named(frames.load(workspace, SWEEP, "runs", "status in ('completed', 'diverged')"))
+    except frames.MissingTable:
+        runs = pd.DataFrame(columns=["arm"])
+    lines = [line(["arm", "largest rate that learns", "test accuracy at its best rate (%)", "time of a step", "n"])]
+    lines.append(line(["---"] * 5))
+    by_arm: Mapping[str, pd.DataFrame] = {name: runs[runs["arm"] == name] for name in ARMS}
+    unit = seconds(by_arm["none"]) if len(by_arm["none"]) else math.nan
+    for name, part in by_arm.items():
+        lines.append(line([ARMS[name].label, *(_cells(part, unit) if len(part) else [NOT_RUN] * 3), _seeds(part)]))
+    return "\n".join(lines)
+
+
+def _cells(runs: pd.DataFrame, unit: float) -> list[str]:
+    limit = stats.interval(cells(runs)["low"], Scale.log)
+    rate, percent, inside = best(runs)
+    edge = "" if inside else ", the grid's edge"
+    accuracy = f"{criteria.told(stats.interval(percent))} at {number(rate)}{edge}" if len(percent) else NOT_RUN
+    cost = seconds(runs) / unit
+    return [criteria.told(limit), accuracy, NOT_RUN if math.isnan(cost) else f"{number(cost)} of that without a norm"]
+
+
+def _seeds(runs: pd.DataFrame) -> str:
+    return str(runs["seed"].nunique() if len(runs) else 0)

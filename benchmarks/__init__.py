@@ -52,9 +52,9 @@ def main(
             record.keep(path, row=(row.name, entry))
             print(f"  {render.result(entry)}", flush=True)
     records = record.read_all(results)
-    for found, content in records.items():
-        if found == path or not chosen:
-            print(f"\n{render.table(content)}\n{found}")
+    for file, content in records.items():
+        if file == path or not chosen:
+            print(f"\n{render.table(content)}\n{file}")
     if docs:
         render.write(list(records.values()))
     return int(failed)

@@ -69,10 +69,10 @@ def _kernels(device: torch.device) -> int:
         optimizer.step()
 
     update()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         update()
         torch.cuda.synchronize(device)
-    return sum(event.device_type.name == "CUDA" for event in seen.events() or [])
+    return sum(event.device_type.name == "CUDA" for event in profile.events() or [])
 
 
 def _seconds(act: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:

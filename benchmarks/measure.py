@@ -105,9 +105,9 @@ class Side:
         self._pipe, theirs = context.Pipe()
         # Not a daemon: it may have to start processes of its own, which daemons must not.
         self._process = context.Process(target=_serve, args=(theirs, prepare), daemon=False)
-        kept = {name: os.environ.pop(name) for name in without if name in os.environ}
+        removed = {name: os.environ.pop(name) for name in without if name in os.environ}
         self._process.start()
-        os.environ.update(kept)
+        os.environ.update(removed)
         theirs.close()
 
     def __enter__(self) -> Self:

@@ -89,7 +89,7 @@ def read(path: Path) -> Record:
 
 def read_all(results: Path) -> dict[Path, Record]:
     """Every machine's file, in the order of their names."""
-    return {found: read(found) for found in sorted(paths.bench(results).glob("*.json"))}
+    return {file: read(file) for file in sorted(paths.bench(results).glob("*.json"))}
 
 
 def _write(path: Path, content: Record) -> None:

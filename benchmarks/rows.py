@@ -114,10 +114,10 @@ def setting(data_root: Path, scratch: Path, threads: int, on_gpu: bool) -> Setti
 
 def train_epoch(overrides: Overrides, setting: Setting) -> Prepared:
     """Images/s over an epoch of training with the evaluation after it."""
-    made = _make(setting, _config(setting, overrides, f"train.epochs={FOREVER}"))
-    epoch = _epochs(made.training)
+    ours = _make(setting, _config(setting, overrides, f"train.epochs={FOREVER}"))
+    epoch = _epochs(ours.training)
     epoch()
-    return Prepared(lambda: made.loader.num_train / seconds(epoch))
+    return Prepared(lambda: ours.loader.num_train / seconds(epoch))
 
 
 def train_epoch_textbook(overrides: Overrides, setting: Setting) -> Prepared:
@@ -168,20 +168,20 @@ def train_updates_careful(overrides: Overrides, setting: Setting) -> Prepared:
 def grid(setting: Setting) -> Prepared:
     """Runs an hour as a sweep makes them: worker processes that start, runs side by side, tables and manifests."""
     arms = [replace(arm, optim=replace(arm.optim, lr=lr)) for arm in _arms(setting) for lr in setting.rates]
-    wanted = jobs(arms)
+    grid_jobs = jobs(arms)
     number = itertools.count()
 
     def sweep() -> None:
         results = setting.scratch / f"grid-{next(number)}"
-        groups = plan(wanted, {job.run_id for job in wanted}, results, setting.threads)
+        groups = plan(grid_jobs, {job.run_id for job in grid_jobs}, results, setting.threads)
         workers = min(setting.threads, len(groups))
         threads = max(1, setting.threads // workers)
         ended = pool.launch(groups, results, workers=workers, threads=threads, report=lambda *_: None)
         bad = [e for e in ended if e[1] not in ("completed", "diverged")]
-        if bad or len(ended) != len(wanted):
-            raise RuntimeError(f"{len(ended)} of {len(wanted)} runs ended, of these badly: {bad}")
+        if bad or len(ended) != len(grid_jobs):
+            raise RuntimeError(f"{len(ended)} of {len(grid_jobs)} runs ended, of these badly: {bad}")
 
-    return Prepared(lambda: 3600 * len(wanted) / seconds(sweep), {"num_runs": len(wanted)})
+    return Prepared(lambda: 3600 * len(grid_jobs) / seconds(sweep), {"num_runs": len(grid_jobs)})
 
 
 def grid_textbook(setting: Setting) -> Prepared:
@@ -249,13 +249,13 @@ def probes(setting: Setting) -> Prepared:
 def evaluate(overrides: Overrides, setting: Setting) -> Prepared:
     """Images/s of an evaluation with running statistics."""
     config = _config(setting, overrides)
-    made = _make(setting, config)
+    ours = _make(setting, config)
     num_test = len(_images(setting, config)[1][1])
     size = min(EVALUATION_BATCH, num_test)
 
     def run() -> None:
-        batches = itertools.islice(made.loader.test_batches(size), -(-num_test // size))
-        made.engine.evaluate(batches)[0].tolist()  # waits for the device
+        batches = itertools.islice(ours.loader.test_batches(size), -(-num_test // size))
+        ours.engine.evaluate(batches)[0].tolist()  # waits for the device
 
     run()
     return Prepared(lambda: num_test / seconds(run))
@@ -323,10 +323,10 @@ def first_step_textbook(setting: Setting) -> Prepared:
 def memory(overrides: Overrides, setting: Setting) -> Prepared:
     """Peak memory (MiB) of some updates on the whole data set, which is held in memory."""
     config = _config(setting, overrides)
-    made = _make(setting, config)
+    ours = _make(setting, config)
 
     def run() -> float:
-        marks = (event for event in made.training.rows(lambda: True) if isinstance(event, Mark))
+        marks = (event for event in ours.training.rows(lambda: True) if isinstance(event, Mark))
         for _ in itertools.islice(marks, setting.updates):
             pass
         return textbook.peak_mib()
@@ -371,9 +371,9 @@ def _make(setting: Setting, *configs: Config) -> _Made:
     loader = construct.make_loader(jobs(configs)[0], device)
     networks = [construct.build_network(config, loader) for config in configs]
     initial = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
-    made = engine.build_engine(configs, networks, device)
+    lockstep = engine.build_engine(configs, networks, device)
     return _Made(
-        Training(configs, made, loader, Observer(looks(configs[0]), configs[0], loader, initial)), made, loader
+        Training(configs, lockstep, loader, Observer(looks(configs[0]), configs[0], loader, initial)), lockstep, loader
     )
 
 
@@ -392,9 +392,9 @@ def _config(setting: Setting, overrides: Overrides, *more: str) -> Config:
     """A run without probes and mirror, unless told otherwise."""
     size = [f"data.batch_size={setting.batch_size}"] if RESNET[1] in overrides else []
     size += [f"model.depth={setting.depth}"] if RESNET[0] in overrides else []
-    made = compose.one([*overrides, *size, "probes=none", "tracking.mode=off", *more])
-    where = replace(made.runtime, data_root=str(setting.data_root), synthetic=setting.synthetic, download=False)
-    return replace(made, runtime=where)
+    config = compose.one([*overrides, *size, "probes=none", "tracking.mode=off", *more])
+    where = replace(config.runtime, data_root=str(setting.data_root), synthetic=setting.synthetic, download=False)
+    return replace(config, runtime=where)
 
 
 def _images(setting: Setting, config: Config) -> tuple[Images, Images]:

@@ -67,7 +67,7 @@ def test_a_sweep_without_a_search_is_its_grid() -> None:
 def test_the_grid_comes_first_then_a_run_a_round_in_each_cell_that_has_a_bracket() -> None:
     store = Known()
     reached = reach(store)
-    assert reached.jobs == tuple(grid(LR)) and not reached.found
+    assert reached.jobs == tuple(grid(LR)) and not reached.largest
     assert reached.at_least == 0 and reached.at_most == 4 * 3 and reached.more == "0 to 12"
     counts = []
     while pending := [job for job in reached.jobs if job.run_id not in store.ended]:
@@ -77,7 +77,7 @@ def test_the_grid_comes_first_then_a_run_a_round_in_each_cell_that_has_a_bracket
         reached = reach(store)
     assert counts == [12, 2, 2, 2]  # one cell trains nowhere, one everywhere
     assert not reached.more and len({job.run_id for job in reached.jobs}) == len(reached.jobs) == 18
-    assert [f"{name}: {found}" for name, found in reached.found] == [
+    assert [f"{name}: {found}" for name, found in reached.largest] == [
         "lenet-batch-s0, largest optim.lr that trains: 5.62 to 7.5",
         "lenet-batch-s1, largest optim.lr that trains: 1.78 to 2.37",
         "lenet-none-s0, largest optim.lr that trains: none of those tried",
@@ -122,7 +122,7 @@ def test_by_losses_the_search_and_the_tables_judge_alike(tmp_path: Path) -> None
         for job in pending:
             make(job)
     reached = search.reach(wanted, store)
-    assert [f"{name}: {found}" for name, found in reached.found] == [
+    assert [f"{name}: {found}" for name, found in reached.largest] == [
         "lenet-batch-s0, largest optim.lr that learns: 1.78 to 2.37",
         "lenet-none-s0, largest optim.lr that learns: 1.78 to 2.37; none learns, finite",
     ]

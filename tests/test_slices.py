@@ -141,7 +141,7 @@ def test_the_pace_is_that_of_finished_runs_and_of_checkpoints(tmp_path):
     (folder / paths.MEMBERS).write_text("b\n")
     (folder / paths.PACE).write_text(json.dumps({"step": 3, "wall_sec": 15.0}))
     found = measured(runs, entries, tmp_path)
-    assert found.here.sec_per_image(one) == 24.0 / 12 and found.seen == {"b": 3.0}
+    assert found.here.sec_per_image(one) == 24.0 / 12 and found.images_done == {"b": 3.0}
     text = "   5 runs: 1 completed, 1 interrupted, 3 pending; about {} left for {}, and 1 of a kind whose speed is not"
     assert str(tally(runs, entries, found, {})).startswith(text.format("48 s", "one process"))  # 2 s x (6 + 9 + 9)
     assert str(tally(runs, entries, found, {}, 2)).startswith(text.format("24 s", "2 processes"))
@@ -162,7 +162,7 @@ def test_a_checkpoint_says_how_far_it_is(root, tmp_path):
         runner.train(Group((one,)), tmp_path, threads=1, report=report, stop=stop)
     run = specs.of_job(one)
     found = measured([run], {one.run_id: Entry(State.partial)}, tmp_path)
-    assert 8 * 26 <= found.seen[one.run_id] < 40 * 26 == run.work and found.here.sec_per_image(run.kind)
+    assert 8 * 26 <= found.images_done[one.run_id] < 40 * 26 == run.work and found.here.sec_per_image(run.kind)
     assert job(config(root, train__steps=None, train__epochs=2)).num_steps == 2 * 4  # the last of 22 images
 
 

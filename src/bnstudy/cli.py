@@ -489,9 +489,10 @@ def _data(arguments: argparse.Namespace) -> int:
         print(f"to train on it: bnstudy run data.name={name}")
     else:
         located = [sources.locate(name, arguments.data_root) for name in sources.NAMES]
-    for found in located:
-        print(f"{found.name}: {found.num_train} + {found.num_test} images, {found.kind}, sha256 {found.sha256[:12]}")
-        print(f"  {found.title or found.name} from {found.folder}")
+    for source in located:
+        images = f"{source.num_train} + {source.num_test} images"
+        print(f"{source.name}: {images}, {source.kind}, sha256 {source.sha256[:12]}")
+        print(f"  {source.title or source.name} from {source.folder}")
     return 0
 
 

@@ -65,14 +65,14 @@ def probe(
     """
     check_probe(name, options)
     _check_batch(module, images, labels)
-    found, num_classes = _chosen(module, images, layers)
+    chosen_layers, num_classes = _chosen(module, images, layers)
     _check_range(labels, num_classes)
     for key, pair in (("train", train), ("test", test)):
         if pair is not None:
             _check_pair(module, key, pair, num_classes)
     loader = _Given(name, train, test)
     known: State | None = _NoInitial(name) if initial is NOT_GIVEN else initial
-    return look(module, images, labels, name, options, loader=loader, initial=known, layers=found)
+    return look(module, images, labels, name, options, loader=loader, initial=known, layers=chosen_layers)
 
 
 def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
@@ -259,13 +259,13 @@ def _chosen(
         return _found(module, images)
     if not given:
         raise ValueError("layers = []: name one or more, or leave it out for all that the module has")
-    found, num_classes = _found(module, images, [each.name if isinstance(each, Layer) else each for each in given])
+    by_name, num_classes = _found(module, images, [each.name if isinstance(each, Layer) else each for each in given])
     known = [name for name, _ in module.named_modules() if name]
     whole = [each for each in given if isinstance(each, Layer)]
     for each in whole:
         if each.activation not in known:
             raise _places.unknown(f"layers: activation of {each.name}", each.activation, known)
-    return tuple(whole) if len(whole) == len(given) else found, num_classes
+    return tuple(whole) if len(whole) == len(given) else by_name, num_classes
 
 
 @dataclass
@@ -318,11 +318,11 @@ def _run(module: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
         if name and (weighed or not any(True for _ in each.children())):
             note(name, each)
     kind = next(replica.parameters(), images).dtype
-    seen = images.detach().to(kind).clone().requires_grad_()
+    inputs = images.detach().to(kind).clone().requires_grad_()
     devices = [images.device] if images.is_cuda else []
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices):
-            logits = replica(seen * 1)  # a result and no leaf, so that a network may write over it
+            logits = replica(inputs * 1)  # a result and no leaf, so that a network may write over it
     except Exception as error:
         raise ValueError(
             f"images of shape {tuple(images.shape)} do not pass the module in training mode "
@@ -345,26 +345,26 @@ def _found(module: nn.Module, images: Tensor, names: Sequence[str] | None = None
             "module: its forward pass runs no torch.nn.Conv2d or torch.nn.Linear inside of it, which are what probes "
             "look at; a single one is given as torch.nn.Sequential(module)"
         )
-    wanted = list(kinds if names is None else names)
-    for name in wanted:
+    selection = list(kinds if names is None else names)
+    for name in selection:
         if name not in kinds:
             raise _places.unknown("layers", name, kinds)
-    if len(set(wanted)) < len(wanted):
-        raise ValueError(f"layers = {wanted}: name each once")
+    if len(set(selection)) < len(selection):
+        raise ValueError(f"layers = {selection}: name each once")
     own, counts = dict(module.named_parameters()), Counter(call.name for call in calls)
     ends = []
-    for name in wanted:
+    for name in selection:
         place = next(index for index, call in enumerate(calls) if call.name == name)
         _check_layer(calls[place], counts[name], own, [each for each in kinds if each != name])
         ends.append(calls[_activation(calls, place)])
     # The last, the classifier, has no block.
     alone = [not _reached(logits.grad_fn, avoiding=end.node) for end in ends[:-1]]
     marks = [*alone, False] if not all(alone) else [False] * len(ends)
-    found = [
+    layers = [
         Layer(depth, name, kinds[name], end.name, block_output=mark)
-        for depth, (name, end, mark) in enumerate(zip(wanted, ends, marks, strict=True), start=1)
+        for depth, (name, end, mark) in enumerate(zip(selection, ends, marks, strict=True), start=1)
     ]
-    return tuple(found), logits.shape[1]
+    return tuple(layers), logits.shape[1]
 
 
 def _check_layer(call: _Call, count: int, own: Mapping[str, Tensor], others: Sequence[str]) -> None:
@@ -405,13 +405,13 @@ def _follows(call: _Call) -> bool:
 
 def _reached(node: Any, avoiding: Any) -> bool:
     """Whether a way leads from the output's node of autograd's graph to a leaf without passing the other node."""
-    left, seen = [node], {avoiding}
-    while left:
-        each = left.pop()
-        if each is None or each in seen:
+    stack, visited = [node], {avoiding}
+    while stack:
+        each = stack.pop()
+        if each is None or each in visited:
             continue
-        seen.add(each)
+        visited.add(each)
         if hasattr(each, "variable"):  # the images: nothing else requires a gradient
             return True
-        left += [following for following, _ in each.next_functions]
+        stack += [following for following, _ in each.next_functions]
     return False

@@ -114,8 +114,8 @@ def claims(results: Folder | None = None, *, preset: str | None = None) -> pd.Da
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        wanted = f" PRESET={preset}" if preset else ""
-        raise ValueError(f"{path} is missing: make report{wanted} judges the claims from the tables") from None
+        preset_argument = f" PRESET={preset}" if preset else ""
+        raise ValueError(f"{path} is missing: make report{preset_argument} judges the claims from the tables") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): make report writes it again") from None
     return pd.DataFrame(rows)

@@ -73,12 +73,12 @@ def differences(then: Values, config: Config) -> list[Difference]:
     then = {key: value for key, value in then.items() if key not in NOT_TRAINING}
     then, now, reference = flat(then), flat(resolved(config)), flat(_reference_of(config))
     ignored = {"train.epochs"} if config.train.steps is not None else set()  # a budget in steps takes its place
-    found = []
+    differing = []
     for key in sorted((then.keys() | now.keys()) - ignored):
         was, is_ = (values.get(key, reference.get(key, ABSENT)) for values in (then, now))
         if was != is_:
-            found.append(Difference(key, was, is_))
-    return found
+            differing.append(Difference(key, was, is_))
+    return differing
 
 
 def changed_defaults(config: Config) -> list[Difference]:
@@ -132,32 +132,32 @@ def _component_reference(kind: str, name: str) -> Values:
 def _unlike_reference(values: Values) -> Values:
     left = dict(values)
     components = {key: left.pop(key) for key, _ in COMPONENTS}
-    found = _unlike(left, reference()["run"])
+    unlike = _unlike(left, reference()["run"])
     for key, kind in COMPONENTS:
         name = components[key]["name"]
-        found[key] = {"name": name} | _unlike(
+        unlike[key] = {"name": name} | _unlike(
             {k: v for k, v in components[key].items() if k != "name"}, _component_reference(kind, name)
         )
-    return found
+    return unlike
 
 
 def _unlike(values: Values, against: Values) -> Values:
-    found = {}
+    unlike = {}
     for key, value in values.items():
         if isinstance(value, dict):
             if nested := _unlike(value, against.get(key, {})):
-                found[key] = nested
+                unlike[key] = nested
         elif key not in against or _plain(value) != _plain(against[key]):
-            found[key] = _plain(value)
-    return found
+            unlike[key] = _plain(value)
+    return unlike
 
 
 def flat(values: Values, above: str = "") -> Values:
     """Nested dictionaries by dotted key, each value in one spelling (1 and 1.0)."""
-    found: Values = {}
+    result: Values = {}
     for key, value in values.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": _plain(value)}
-    return found
+        result |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": _plain(value)}
+    return result
 
 
 def _plain(value: Any) -> Any:

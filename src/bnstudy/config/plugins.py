@@ -96,13 +96,13 @@ def checksum(kind: str, name: str) -> str:
 
     Comments, docstrings and blank lines do not count.
     """
-    found, left = dict[str, str](), [_known(kind, name)]
+    checksums, left = dict[str, str](), [_known(kind, name)]
     while left:
         stem = left.pop()
-        if stem not in found and (path := _path(kind, stem)).is_file():
-            found[stem] = source_checksum(path)
+        if stem not in checksums and (path := _path(kind, stem)).is_file():
+            checksums[stem] = source_checksum(path)
             left += _imported(path, f"bnstudy.{kind}")
-    return hashlib.sha256(" ".join(found[stem] for stem in sorted(found)).encode()).hexdigest()[:12]
+    return hashlib.sha256(" ".join(checksums[stem] for stem in sorted(checksums)).encode()).hexdigest()[:12]
 
 
 def _imported(path: Path, package: str) -> list[str]:
@@ -169,13 +169,13 @@ def _tree(kind: str, name: str) -> ast.Module:
 
 
 def _check_signature(kind: str, name: str, function: ast.FunctionDef) -> None:
-    given, wanted = [each.arg for each in (*function.args.posonlyargs, *function.args.args)], GIVEN[kind]
-    call = f"def {function.name}({', '.join(wanted)}"
-    if len(given) > len(wanted):
-        option = given[len(wanted)]
+    given, expected = [each.arg for each in (*function.args.posonlyargs, *function.args.args)], GIVEN[kind]
+    call = f"def {function.name}({', '.join(expected)}"
+    if len(given) > len(expected):
+        option = given[len(expected)]
         raise ValueError(f"{kind}/{name}.py: option {option!r} must stand after a *, as in {call}, *, {option}=...)")
-    if len(given) < len(wanted) and function.args.vararg is None:
-        raise ValueError(f"{kind}/{name}.py: {function.name} is given {', '.join(wanted)}: write {call}, ...)")
+    if len(given) < len(expected) and function.args.vararg is None:
+        raise ValueError(f"{kind}/{name}.py: {function.name} is given {', '.join(expected)}: write {call}, ...)")
 
 
 def _check_constants(kind: str, name: str, function: ast.FunctionDef) -> None:

@@ -191,14 +191,14 @@ class _Images:
     @staticmethod
     def on(device: torch.device | str, images_NHWC: Array, input_size: int | None, margin: int) -> _Images:
         num, height, width, channels = images_NHWC.shape
-        seen = tuple(max(size, input_size or 0) for size in (height, width))
-        top, left = (margin + (large - small) // 2 for large, small in zip(seen, (height, width), strict=True))
-        padded = torch.zeros(num, channels, seen[0] + 2 * margin, seen[1] + 2 * margin, dtype=torch.uint8)
+        sides = tuple(max(size, input_size or 0) for size in (height, width))
+        top, left = (margin + (large - small) // 2 for large, small in zip(sides, (height, width), strict=True))
+        padded = torch.zeros(num, channels, sides[0] + 2 * margin, sides[1] + 2 * margin, dtype=torch.uint8)
         padded.numpy()[:, :, top : top + height, left : left + width] = images_NHWC.transpose(0, 3, 1, 2)
         _, plane, row, _ = padded.stride()
-        length = (channels - 1) * plane + (seen[0] - 1) * row + seen[1]
+        length = (channels - 1) * plane + (sides[0] - 1) * row + sides[1]
         flat = padded.to(device).view(-1)
-        return _Images(flat.as_strided((flat.numel() - length + 1, length), (1, 1)), (channels, *seen), margin)
+        return _Images(flat.as_strided((flat.numel() - length + 1, length), (1, 1)), (channels, *sides), margin)
 
     def starts(self, chosen_N: Tensor, y_N: Tensor | None = None, x_N: Tensor | None = None) -> Tensor:
         """Where the crops of these images begin; without offsets, the images themselves."""
@@ -208,8 +208,8 @@ class _Images:
 
     def windows(self, start_N: Tensor) -> Tensor:
         """(N, C, H, W), a view with gaps between the rows."""
-        found = self.every_window.index_select(0, start_N)
-        return found.as_strided((len(start_N), *self.shape), (found.shape[1], *self._strides()[1:]))
+        rows = self.every_window.index_select(0, start_N)
+        return rows.as_strided((len(start_N), *self.shape), (rows.shape[1], *self._strides()[1:]))
 
     def _strides(self) -> tuple[int, int, int, int]:
         channels, height, width = self.shape

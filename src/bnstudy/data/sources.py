@@ -166,8 +166,8 @@ def _inspect(name: str, folder: Path) -> Source:
     stamps = []
     for file in (*(f"{part}.npy" for part in PARTS), SOURCE_FILE):
         with contextlib.suppress(OSError):  # reading it will say what is wrong
-            seen = (folder / file).stat()
-            stamps.append((file, seen.st_size, seen.st_mtime_ns, seen.st_ino))
+            stat = (folder / file).stat()
+            stamps.append((file, stat.st_size, stat.st_mtime_ns, stat.st_ino))
     return _inspect_once(name, folder, tuple(stamps))
 
 
@@ -269,12 +269,12 @@ def _check_classes(folder: Path, arrays: Mapping[str, Array], num_classes: int |
                 f"{folder / part}.npy has labels from {low} to {high}, out of range: number the classes 0..{bound - 1}"
             )
     if num_classes is None:
-        seen = np.unique(arrays["train_labels"])
-        if len(seen) != bound:
-            gap = int(np.setdiff1d(np.arange(min(bound, len(seen) + 1)), seen)[0])
+        labels = np.unique(arrays["train_labels"])
+        if len(labels) != bound:
+            gap = int(np.setdiff1d(np.arange(min(bound, len(labels) + 1)), labels)[0])
             raise DataError(
                 f"{folder / 'train_labels.npy'} never has the label {gap}, but has {bound - 1}: number the classes "
-                f"0..{len(seen) - 1} without a gap"
+                f"0..{len(labels) - 1} without a gap"
             )
 
 

@@ -104,20 +104,20 @@ def _visible(chosen: str, present: int) -> list[str]:
     """
     entries = [entry.strip() for entry in chosen.split(",")]
     kind = next((prefix for prefix in ("GPU-", "MIG-") if entries[0].startswith(prefix)), None)
-    found: list[str] = []
+    names: list[str] = []
     for entry in entries:
         if kind is None:
             digits = re.match(r"\+?(\d+)", entry)
             name = str(int(digits[1])) if digits else ""
             valid = digits is not None and int(digits[1]) < present
         else:
-            name, valid = entry, entry.startswith(kind) and (kind == "MIG-" or len(found) < present or entry in found)
+            name, valid = entry, entry.startswith(kind) and (kind == "MIG-" or len(names) < present or entry in names)
         if not valid:
             break
-        if name in found:
+        if name in names:
             return []
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 def choose_gpu(device: str, taken: Sequence[str | None]) -> str | None:

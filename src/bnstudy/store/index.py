@@ -31,21 +31,21 @@ class Entry:
 def entries(results: Path, run_ids: Iterable[str]) -> dict[str, Entry]:
     """The state of each of these runs now, as `Store.state` has it where tables are not read."""
     store, cache = Store(results), Cache(results)
-    known, found, fresh = cache.read("run"), dict[str, Entry](), dict[str, tuple[str, Any]]()
+    known, entries, fresh = cache.read("run"), dict[str, Entry](), dict[str, tuple[str, Any]]()
     for run_id in run_ids:
         stamp = _stamp(store, run_id)
         if stamp is None:
-            found[run_id] = Entry(State.absent)
+            entries[run_id] = Entry(State.absent)
             continue
         before, value = known.get(run_id, ("", ""))
         entry = _parsed(value) if before == stamp else None
         if entry is None:
             entry = _read(store, run_id)
             fresh[run_id] = stamp, asdict(entry)
-        found[run_id] = entry
+        entries[run_id] = entry
     if fresh:
         cache.write("run", fresh)
-    return found
+    return entries
 
 
 def _stamp(store: Store, run_id: str) -> str | None:

@@ -47,15 +47,15 @@ class Group:
 
 def jobs(configs: Iterable[Config]) -> list[Job]:
     """Configurations with the data they will see, in their order, each identity once. Raises DataError."""
-    found: dict[str, Source] = {}
+    sources_by_name: dict[str, Source] = {}
     by_id: dict[str, Job] = {}
     for config in configs:
         name, runtime = config.data.name, config.runtime
-        if name not in found:
-            found[name] = sources.locate(
+        if name not in sources_by_name:
+            sources_by_name[name] = sources.locate(
                 name, Path(runtime.data_root), allow_synthetic=runtime.synthetic, download=runtime.download
             )
-        job = Job(config, found[name])
+        job = Job(config, sources_by_name[name])
         by_id.setdefault(job.run_id, job)
     return list(by_id.values())
 

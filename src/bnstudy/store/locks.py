@@ -91,8 +91,8 @@ def holder(results: Path, run_id: str) -> Holder | None:
 def holders(results: Path) -> dict[str, Holder]:
     """Every run that a process holds."""
     folder = paths.locks(results)
-    found = {path.name: holder(results, path.name) for path in sorted(folder.iterdir())} if folder.is_dir() else {}
-    return {run_id: who for run_id, who in found.items() if who is not None}
+    by_run = {path.name: holder(results, path.name) for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+    return {run_id: who for run_id, who in by_run.items() if who is not None}
 
 
 @contextmanager

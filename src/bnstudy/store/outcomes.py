@@ -73,6 +73,6 @@ def by_run(steps: pd.DataFrame, cell: Sequence[str]) -> pd.DataFrame:
             twice = part.loc[part["lr"].duplicated(keep=False), "run_id"].tolist()
             both = f"{twice[0]} and {twice[1]} have the same rate and cell ({', '.join(cell)})"
             raise ValueError(f"{both}: give every column in which they differ")
-        told = in_cell(dict(zip(part["lr"], part["outcome"], strict=True)))
-        runs.loc[part.index, "outcome"] = part["lr"].map(told)
+        outcomes = in_cell(dict(zip(part["lr"], part["outcome"], strict=True)))
+        runs.loc[part.index, "outcome"] = part["lr"].map(outcomes)
     return runs

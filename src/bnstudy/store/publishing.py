@@ -42,10 +42,10 @@ class Published:
         if row is None or not _ended(row):
             return False
         _check_identity(job, row)
-        kept = job.config.sweep.tables
+        tables = job.config.sweep.tables
         if status.changed_code(job.config, json.loads(row.get("code") or "{}")):
             return False
-        looked = [name for name in job.config.probes if kept is None or name in kept]
+        looked = [name for name in job.config.probes if tables is None or name in tables]
         if (looks := row.get("looks")) is not None:  # tables published by earlier releases do not say
             plans = {look_key(name, resolved_plan(name, job.config.probes[name])) for name in looked}
             return plans <= set(json.loads(looks))
@@ -84,7 +84,7 @@ def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
     Raises ValueError where a table cannot be read.
     """
-    cache, found, fresh = Cache(results), dict[str, dict[str, dict[str, Any]]](), dict[str, tuple[str, Any]]()
+    cache, facts, fresh = Cache(results), dict[str, dict[str, dict[str, Any]]](), dict[str, tuple[str, Any]]()
     known = cache.read("published")
     for folder in paths.sweeps(paths.workspace(results, None)):
         sweep = folder.name
@@ -95,14 +95,14 @@ def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
         stamp = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {' '.join(BRIEF)}"
         before, value = known.get(sweep, ("", ""))
         if before == stamp:
-            found[sweep] = json.loads(value)
+            facts[sweep] = json.loads(value)
             continue
         rows = {row["run_id"]: row for row in _read(path, folder).to_pylist() if _ended(row)}
-        found[sweep] = {run_id: {key: row.get(key) for key in BRIEF} for run_id, row in rows.items()}
-        fresh[sweep] = stamp, found[sweep]
+        facts[sweep] = {run_id: {key: row.get(key) for key in BRIEF} for run_id, row in rows.items()}
+        fresh[sweep] = stamp, facts[sweep]
     if fresh:
         cache.write("published", fresh)
-    return found
+    return facts
 
 
 def run_key(job: Job) -> str:
@@ -138,22 +138,22 @@ class Choice:
     missing: Mapping[int, int]  # seed -> how many of its runs are neither done nor published
 
 
-def choose(wanted: Sequence[Job], done: Collection[str], published: Published, *, replace: bool) -> Choice:
+def choose(jobs: Sequence[Job], done: Collection[str], published: Published, *, replace: bool) -> Choice:
     """The published runs that the sweep asks for, and of its raw runs those of the seeds that are whole.
 
     With `replace` a raw run takes the place of the published one. Raises ValueError where something is published that
     the sweep does not ask for, unless `replace` drops that.
     """
-    known, asked = published.ids(wanted), {run_key(job) for job in wanted}
-    if (strangers := sorted(published.runs.keys() - asked)) and not replace:
+    known, requested = published.ids(jobs), {run_key(job) for job in jobs}
+    if (strangers := sorted(published.runs.keys() - requested)) and not replace:
         raise ValueError(
             f"{len(strangers)} published runs, {strangers[0]} among them, are not asked for by this preset of the "
             "sweep: they would be mixed with others; REPLACE=1 (--replace) drops them"
         )
-    missing: dict[int, int] = {job.config.seed: 0 for job in wanted}
-    for job in wanted:
+    missing: dict[int, int] = {job.config.seed: 0 for job in jobs}
+    for job in jobs:
         missing[job.config.seed] += job.run_id not in known and job.run_id not in done
-    whole = {job.run_id for job in wanted if not missing[job.config.seed]}
+    whole = {job.run_id for job in jobs if not missing[job.config.seed]}
     new = {run_id for run_id in whole if run_id in done and (replace or run_id not in known)}
     seeds = tuple(sorted(seed for seed, count in missing.items() if not count))
     return Choice(frozenset(known - new), frozenset(new), seeds, {s: n for s, n in sorted(missing.items()) if n})
@@ -165,25 +165,25 @@ def differences(ours: Mapping[str, pa.Table], published: Published, run_ids: Ite
     `ours` are tables of the raw runs, reduced. Circumstances (commit, machine, time) do not count, nor does a table or
     a column that only one side has: a later version may have added it.
     """
-    found = dict[str, str]()
+    differing = dict[str, str]()
     rows = {row["run_id"]: row for row in ours[RUNS].to_pylist()}
     for run_id in sorted(run_ids):
         mine, theirs = rows[run_id], published.runs[run_id]
         columns = [name for name in theirs if name in mine and name not in CIRCUMSTANCES]
         if other := [name for name in columns if not _equal(mine[name], theirs[name])]:
-            found[run_id] = f"{other[0]}: {theirs[other[0]]} published, {mine[other[0]]} now"
+            differing[run_id] = f"{other[0]}: {theirs[other[0]]} published, {mine[other[0]]} now"
     for name in sorted((ours.keys() & published.tables.keys()) - {RUNS, *TIMES}):
         mine, theirs = (reduction.by_run(tables[name]) for tables in (ours, published.tables))
-        for run_id in sorted(set(run_ids) - found.keys()):
+        for run_id in sorted(set(run_ids) - differing.keys()):
             left, right = mine.get(run_id), theirs.get(run_id)
             if left is None or right is None:
                 if left is not right:
-                    found[run_id] = f"rows of {name} {'now' if right is None else 'published'} alone"
+                    differing[run_id] = f"rows of {name} {'now' if right is None else 'published'} alone"
             elif left.num_rows != right.num_rows:
-                found[run_id] = f"{name}: {right.num_rows} rows published, {left.num_rows} now"
+                differing[run_id] = f"{name}: {right.num_rows} rows published, {left.num_rows} now"
             elif other := [c for c in right.column_names if c in left.column_names and not _same(left[c], right[c])]:
-                found[run_id] = f"values of {name}.{other[0]}"
-    return found
+                differing[run_id] = f"values of {name}.{other[0]}"
+    return differing
 
 
 def _ended(row: Mapping[str, Any]) -> bool:
@@ -191,8 +191,8 @@ def _ended(row: Mapping[str, Any]) -> bool:
 
 
 def _check_identity(job: Job, row: Mapping[str, Any]) -> None:
-    asked = reduction.config_columns(resolved(job.config))
-    for key, value in (asked | {"data_sha256": job.source.sha256}).items():
+    expected = reduction.config_columns(resolved(job.config))
+    for key, value in (expected | {"data_sha256": job.source.sha256}).items():
         known = row.get(key) is not None  # an option that was introduced since has no value there
         if known and not _equal(_plain(value, row[key]), row[key]):
             raise ValueError(

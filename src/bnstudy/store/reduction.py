@@ -109,12 +109,12 @@ def reduce(
         run_id: store.manifest(run_id) for run_id in every if states[run_id].done or states[run_id] == State.failed
     }
     done = [run_id for run_id in every if states[run_id].done]
-    asked = {run_id: None if looks is None else looks.get(run_id, {}) for run_id in every}
-    held = {run_id: _held(manifests[run_id], asked[run_id]) for run_id in done}
+    tables_by_probe = {run_id: None if looks is None else looks.get(run_id, {}) for run_id in every}
+    held = {run_id: _held(manifests[run_id], tables_by_probe[run_id]) for run_id in done}
     names = sorted({name for run_id in done for name in held[run_id]} if tables is None else set(tables))
 
     runs = [
-        _run_row(run_id, states[run_id], manifests.get(run_id), expected.get(run_id, {}), asked[run_id])
+        _run_row(run_id, states[run_id], manifests.get(run_id), expected.get(run_id, {}), tables_by_probe[run_id])
         for run_id in every
     ]
     if outcome_by == "losses":
@@ -124,7 +124,7 @@ def reduce(
     published = dict(published or {})
     runs += published.pop(RUNS).to_pylist() if RUNS in published else []
     names = sorted({*names, *published}) if tables is None else names
-    made = {RUNS: runs_table(sorted(runs, key=lambda row: row["run_id"]))}
+    reduced = {RUNS: runs_table(sorted(runs, key=lambda row: row["run_id"]))}
     without: dict[str, list[str]] = {}
     for name in names:
         having = {run_id: held[run_id][name] for run_id in done if name in held[run_id]}
@@ -133,9 +133,9 @@ def reduce(
             without[name] = lacking
         parts = _parts(store, name, having, manifests, queries.get(name))
         if parts or name in published:
-            made[name] = _joined(name, parts, by_run(published[name]) if name in published else {})
-    counts = {name: table.num_rows for name, table in made.items()}
-    for name, table in made.items():
+            reduced[name] = _joined(name, parts, by_run(published[name]) if name in published else {})
+    counts = {name: table.num_rows for name, table in reduced.items()}
+    for name, table in reduced.items():
         _write(table, folder / f"{name}.parquet")
     for path in folder.glob("*.parquet"):
         if path.stem not in counts:
@@ -210,7 +210,7 @@ def _run_row(
     state: State,
     manifest: dict[str, Any] | None,
     config: Mapping[str, Any],
-    asked: Mapping[str, str] | None,
+    table_by_probe: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     if manifest is None:  # absent, partial or damaged: only what was asked for is known
         return {"run_id": run_id, **config_columns(config), "status": str(state)}
@@ -229,8 +229,9 @@ def _run_row(
     row |= {key: code.get(key) for key in ("commit", "dirty", "device", "threads", "num_runs")}
     if "code" in manifest:
         row["code"] = json.dumps(manifest["code"])
-        wanted = [look for table, look in looks_of(manifest).items() if asked is None or table in asked.values()]
-        row["looks"] = json.dumps(sorted(look_key(look["probe"], look["plan"]) for look in wanted))
+        looks = looks_of(manifest)
+        tables = looks if table_by_probe is None else looks.keys() & table_by_probe.values()
+        row["looks"] = json.dumps(sorted(look_key(looks[table]["probe"], looks[table]["plan"]) for table in tables))
     row["commits"] = " ".join(code.get("commits") or []) or code.get("commit")  # several: resumed with other code
     return row
 
@@ -267,8 +268,8 @@ def run_ids_of(table: pa.Table) -> set[str]:
 
 def chosen(tables: Mapping[str, pa.Table], run_ids: Iterable[str]) -> dict[str, pa.Table]:
     """The rows of these runs; a table in which none has any is left out."""
-    wanted = pa.array(sorted(run_ids), type=pa.string())
-    parts = {name: table.filter(pc.is_in(table["run_id"].cast(pa.string()), wanted)) for name, table in tables.items()}
+    ids = pa.array(sorted(run_ids), type=pa.string())
+    parts = {name: table.filter(pc.is_in(table["run_id"].cast(pa.string()), ids)) for name, table in tables.items()}
     return {name: part for name, part in parts.items() if part.num_rows}
 
 
@@ -283,13 +284,13 @@ def by_run(table: pa.Table) -> dict[str, pa.Table]:
     }
 
 
-def _held(manifest: Mapping[str, Any], asked: Mapping[str, str] | None) -> dict[str, str]:
+def _held(manifest: Mapping[str, Any], table_by_probe: Mapping[str, str] | None) -> dict[str, str]:
     """By the name that it has for the sweep, each wanted table of a run."""
     there = manifest["tables"]
-    if asked is None:
+    if table_by_probe is None:
         return {name: name for name in there}
     others = {name: name for name in there if name not in looks_of(manifest)}
-    return others | {probe: table for probe, table in asked.items() if table in there}
+    return others | {probe: table for probe, table in table_by_probe.items() if table in there}
 
 
 def _parts(
@@ -313,7 +314,7 @@ def _parts(
         rows = store.rows(run_id, manifests[run_id], table)
         if "step" in columns and np.any(np.diff(steps := rows["step"].to_numpy()) < 0):
             rows = rows.take(np.argsort(steps, kind="stable"))
-        parts[run_id] = _kept(rows.select(list(columns)), name, query)
+        parts[run_id] = _filtered(rows.select(list(columns)), name, query)
     return parts
 
 
@@ -326,8 +327,8 @@ def _joined(name: str, own: Mapping[str, pa.Table], published: Mapping[str, pa.T
     try:
         schema = pa.unify_schemas(schemas, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        told = f"table {name!r}: published rows do not fit new ones ({error})"
-        raise ValueError(f"{told}; REPLACE=1 takes the raw runs instead") from None
+        message = f"table {name!r}: published rows do not fit new ones ({error})"
+        raise ValueError(f"{message}; REPLACE=1 takes the raw runs instead") from None
     run_ids = sorted({*own, *published})
     parts = [own[run_id] if run_id in own else published[run_id] for run_id in run_ids]
     lengths = [part.num_rows for part in parts]
@@ -337,15 +338,15 @@ def _joined(name: str, own: Mapping[str, pa.Table], published: Mapping[str, pa.T
     return whole.add_column(0, "run_id", pa.DictionaryArray.from_arrays(index, pa.array(given, type=pa.string())))
 
 
-def _kept(rows: pa.Table, name: str, query: str | None) -> pa.Table:
+def _filtered(rows: pa.Table, name: str, query: str | None) -> pa.Table:
     if query is None:
         return rows
     try:
-        kept = rows.to_pandas().query(query).index
+        index = rows.to_pandas().query(query).index
     except Exception as error:  # whatever the text provokes: it is the user's
-        told = f"sweep.rows.{name} = {query!r} is no query of its columns {', '.join(rows.column_names)}"
-        raise ValueError(f"{told} ({error})") from error
-    return rows.take(pa.array(kept, type=pa.int64()))
+        message = f"sweep.rows.{name} = {query!r} is no query of its columns {', '.join(rows.column_names)}"
+        raise ValueError(f"{message} ({error})") from error
+    return rows.take(pa.array(index, type=pa.int64()))
 
 
 def _write(table: pa.Table, path: Path) -> None:

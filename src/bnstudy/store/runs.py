@@ -148,8 +148,8 @@ class Store:
         manifest, folder = self.manifest(run_id), paths.run(self.results, run_id)
         entries = {name: _write_table(folder / f"{name}.parquet", table) for name, table in tables.items()}
         manifest["looks"] = {**looks_of(manifest), **looks}
-        kept = manifest.pop("tables")
-        files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, {**kept, **entries}))
+        before = manifest.pop("tables")
+        files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, {**before, **entries}))
 
     def writer(self, run_id: str) -> Writer:
         """Begins a run, or goes on with it after `Writer.restore`."""
@@ -158,10 +158,10 @@ class Store:
     def ending(self, run_id: str) -> Ending | None:
         """What tells one ending of a run from a later one; None where it has none."""
         try:
-            seen = (paths.run(self.results, run_id) / paths.MANIFEST).stat()
+            stat = (paths.run(self.results, run_id) / paths.MANIFEST).stat()
         except OSError:
             return None
-        return seen.st_ino, seen.st_mtime_ns
+        return stat.st_ino, stat.st_mtime_ns
 
     def retract_failure(self, run_id: str) -> None:
         """A run that failed goes on: it is under way again."""
@@ -221,14 +221,14 @@ class Writer:
         Raises StoreError, with everything as it was, if a segment is missing or is not what was written.
         """
         flushed = {table: list(sums) for table, sums in state["segments"].items()}
-        kept = {self._segment(table, n): digest for table, sums in flushed.items() for n, digest in enumerate(sums)}
-        for path, digest in kept.items():
+        segments = {self._segment(table, n): digest for table, sums in flushed.items() for n, digest in enumerate(sums)}
+        for path, digest in segments.items():
             _check_segment(path, digest)
         self._columns = {table: dict(columns) for table, columns in state["columns"].items()}
         self._flushed = flushed
         self._buffer.clear()
         for path in self._segments.iterdir():
-            if path not in kept:
+            if path not in segments:
                 path.unlink()
 
     def again(self) -> None:
@@ -258,8 +258,8 @@ class Writer:
                 _check_segment(path, digest)
             whole = pa.concat_tables([_segment_table(path) for path in segments]).combine_chunks()
             tables[table] = _write_table(self._folder / f"{table}.parquet", whole)
-        kept = None if weights is None else self._write_weights(weights)
-        files.write_text(self._folder / paths.MANIFEST, sealed({**manifest, "weights": kept}, self.run_id, tables))
+        entry = None if weights is None else self._write_weights(weights)
+        files.write_text(self._folder / paths.MANIFEST, sealed({**manifest, "weights": entry}, self.run_id, tables))
 
     def _write_weights(self, weights: bytes) -> dict[str, Any]:
         with files.writing(path := self._folder / paths.WEIGHTS) as file:

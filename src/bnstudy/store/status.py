@@ -75,17 +75,17 @@ def tables(config: Config, store: Store, run_id: str) -> dict[str, str]:
     if not store.state(run_id, verify=False).done:
         return {}
     manifest = store.manifest(run_id)
-    found = {name: table_of(config, manifest, name, plan) for name, plan in config.probes.items()}
-    return {name: table for name, table in found.items() if table is not None}
+    by_probe = {name: table_of(config, manifest, name, plan) for name, plan in config.probes.items()}
+    return {name: table for name, table in by_probe.items() if table is not None}
 
 
 def component_code(config: Config) -> dict[str, str]:
     """Checksums of the files that say what the run's network, norm and initial weights are, by their names."""
-    found = {
+    checksums = {
         f"{kind}/{getattr(config, key)['name']}.py": plugins.checksum(kind, getattr(config, key)["name"])
         for key, kind in identity.COMPONENTS
     }
-    return found | {"models/init.py": plugins.source_checksum(project.PACKAGE / "models" / "init.py")}
+    return checksums | {"models/init.py": plugins.source_checksum(project.PACKAGE / "models" / "init.py")}
 
 
 def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
@@ -120,14 +120,14 @@ def looks(config: Config, manifests: Iterable[Manifest] = ()) -> dict[str, Look]
 
     A probe's table has its name; where it looks in a second way, that table is named after the plan, too.
     """
-    found: dict[str, Look] = {}
+    by_table: dict[str, Look] = {}
     for manifest in manifests:
         for record in looks_of(manifest).values():
             if record["probe"] in plugins.names("probes"):
-                _add(found, Look.of(record))
+                _add(by_table, Look.of(record))
     for name, plan in config.probes.items():
-        _add(found, Look(name, plan))
-    return found
+        _add(by_table, Look(name, plan))
+    return by_table
 
 
 def table_name(look: Look, taken: Iterable[str]) -> str:
@@ -137,10 +137,10 @@ def table_name(look: Look, taken: Iterable[str]) -> str:
     return look_key(look.probe, resolved_plan(look.probe, look.plan))
 
 
-def _add(found: dict[str, Look], look: Look) -> None:
-    same_probe = [each for each in found.values() if each.probe == look.probe]
+def _add(by_table: dict[str, Look], look: Look) -> None:
+    same_probe = [each for each in by_table.values() if each.probe == look.probe]
     if not any(_same_plan(look.probe, asdict(each.plan), look.plan) for each in same_probe):
-        found[table_name(look, found)] = look
+        by_table[table_name(look, by_table)] = look
 
 
 def look_key(probe: str, plan: Mapping[str, Any]) -> str:

@@ -21,13 +21,13 @@ SHOWN = ("run", "state", "test_accuracy", "age", "sweep")  # on a terminal; a CS
 WORDS = {State.partial: "interrupted"}
 
 
-def ls(wanted: Sequence[str], results: Path, *, as_csv: bool = False) -> int:
+def ls(filters: Sequence[str], results: Path, *, as_csv: bool = False) -> int:
     """Print a line for each run, the latest last: those whose columns have the values, or whose names have the text.
 
     Raises ValueError for a column that there is not.
     """
     rows = _rows(results)
-    for text in wanted:
+    for text in filters:
         key, equals, value = text.partition("=")
         if equals and rows and key not in rows[0]:
             raise ValueError(f"{text}: there is no column {key!r}; there are: {', '.join(rows[0])}")
@@ -95,14 +95,15 @@ def remove(run_id: str, results: Path) -> int:
 def whole_name(name: str, results: Path) -> str:
     """The run of this name, or the only one that begins so. Raises ValueError where there is none, or several."""
     known = Store(results).run_ids()
-    found = [name] if name in known else [run_id for run_id in known if name and run_id.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    raise ValueError(f"there is {'no run' if not found else 'more than one run'} {name!r}; {_hint(name, found, known)}")
+    matches = [name] if name in known else [run_id for run_id in known if name and run_id.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    count = "more than one run" if matches else "no run"
+    raise ValueError(f"there is {count} {name!r}; {_hint(name, matches, known)}")
 
 
-def _hint(name: str, found: Sequence[str], known: Iterable[str]) -> str:
-    near = found[:3] or difflib.get_close_matches(name, list(known), 3)
+def _hint(name: str, matches: Sequence[str], known: Iterable[str]) -> str:
+    near = matches[:3] or difflib.get_close_matches(name, list(known), 3)
     return f"did you mean {' or '.join(near)}?" if near else "bnstudy ls lists those there are"
 
 
@@ -135,7 +136,7 @@ def _text(value: Any) -> str:
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested values by dotted key."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return found
+        result |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return result

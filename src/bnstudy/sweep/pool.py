@@ -55,16 +55,16 @@ def use_threads(threads: int) -> None:
     _set(devices.for_threads(threads))
 
 
-def train(wanted: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Progress) -> list[Ended]:
+def train(jobs: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Progress) -> list[Ended]:
     """Train the pending runs, and report how each ended, here or in another process that trains them, too.
 
     Returns once every one has ended. A run whose process dies is taken up by whichever command looks next; by none is
     it tried twice.
     """
     store = Store(results)
-    runs = {job.run_id: _Run(job, store.ending(job.run_id)) for job in wanted if job.run_id in pending}
+    runs = {job.run_id: _Run(job, store.ending(job.run_id)) for job in jobs if job.run_id in pending}
     # Of workers and not of what is left to run: a sweep that is resumed rounds as it did before.
-    threads = wanted[0].config.runtime.threads or max(1, devices.cores() // workers)
+    threads = jobs[0].config.runtime.threads or max(1, devices.cores() // workers)
     while True:
         waiting = [run for run in runs.values() if run.waits(store)]
         num_ended = len(runs) - len(waiting)
@@ -73,7 +73,7 @@ def train(wanted: Sequence[Job], pending: set[str], results: Path, workers: int,
             return [run.end for run in runs.values() if run.end is not None]
         held = {run.job.run_id: run.holder for run in waiting if run.holder is not None}
         ours = {run.job.run_id for run in waiting if not run.died}
-        groups = plan(wanted, ours, results, workers) if ours - held.keys() else []
+        groups = plan(jobs, ours, results, workers) if ours - held.keys() else []
         free = [group for group in groups if not any(job.run_id in held for job in group.jobs)]
         if not free:
             others = ", ".join(sorted(map(str, set(held.values()))))
@@ -252,10 +252,10 @@ class _Pool:
 def _start(context: Any, results: Path, threads: int, gpu: str | None, slot: int) -> _Worker:
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, results, threads), daemon=False)
-    wanted = devices.for_threads(threads)
-    wanted |= {} if gpu is None else {devices.VISIBLE: gpu}
-    before = {name: os.environ.get(name) for name in wanted}
-    _set(wanted)  # read by the libraries when the process starts
+    environment = devices.for_threads(threads)
+    environment |= {} if gpu is None else {devices.VISIBLE: gpu}
+    before = {name: os.environ.get(name) for name in environment}
+    _set(environment)  # read by the libraries when the process starts
     try:
         with signals.cluster_signals_blocked(), _on(devices.share(slot, threads)):
             process.start()
@@ -420,8 +420,8 @@ def _train(
 
 def _as_it_stands(group: Group, results: Path, note: str) -> list[Ended]:
     """How the runs ended of a group whose training broke off: some may have been done before."""
-    found = {job.run_id: status.of(job, Store(results), verify=False) for job in group.jobs}
-    return [(name, str(s.state), "") if s.done else (name, str(State.partial), note) for name, s in found.items()]
+    statuses = {job.run_id: status.of(job, Store(results), verify=False) for job in group.jobs}
+    return [(name, str(s.state), "") if s.done else (name, str(State.partial), note) for name, s in statuses.items()]
 
 
 def ended(job: Job, store: Store, before: Ending | None) -> Ended | None:

@@ -123,10 +123,10 @@ def dry_run(
         now = status.of(job, store, verify=False)
         state = str(now.state) if now.done else "published" if job.run_id in known else "to train"
         states[state] += 1
-        seen = job.num_steps * job.config.data.batch_size
-        images += seen if state == "to train" else 0
+        num_images = job.num_steps * job.config.data.batch_size
+        images += num_images if state == "to train" else 0
         reason = f"  {now.reason}" if now.reason and state == "to train" else ""
-        print(f"{job.run_id:40}  {state:10}  {job.num_steps:8} steps  {seen:11,} images{reason}")
+        print(f"{job.run_id:40}  {state:10}  {job.num_steps:8} steps  {num_images:11,} images{reason}")
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     left = tally_of(sweep, jobs, results, processes, again=published is NOTHING).time_left
     end = f"; {left or UNKNOWN}" if states["to train"] else ""

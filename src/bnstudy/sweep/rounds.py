@@ -79,21 +79,21 @@ def train_all(
     store = Store(results)
     reached = search.reach(grid, store, published)
     while True:
-        asked = reached.jobs
+        jobs = reached.jobs
         if reached.more:
             print(f"{name}: of its search {reached.more} more runs follow these")
-        failed = train(name, asked, results, workers, launcher, published=published)
+        failed = train(name, jobs, results, workers, launcher, published=published)
         reached = search.reach(grid, store, published)
-        if failed or not launcher.wait or len(reached.jobs) == len(asked):
+        if failed or not launcher.wait or len(reached.jobs) == len(jobs):
             break
-    for cell, largest in reached.found:
-        print(f"{cell}: {largest}")
+    for cell, value in reached.largest:
+        print(f"{cell}: {value}")
     return reached.jobs, failed
 
 
 def train(
     title: str,
-    wanted: Sequence[Job],
+    jobs: Sequence[Job],
     results: Path,
     workers: int | None,
     launcher: Launcher = LOCAL,
@@ -102,22 +102,22 @@ def train(
 ) -> bool:
     """Train the jobs that are not done, nor published, with progress; whether any failed or stayed unfinished."""
     store = Store(results)
-    found = {job.run_id: status.of(job, store) for job in wanted}
-    pending = {run_id for run_id, now in found.items() if not now.done}
-    num_done, known = len(wanted) - len(pending), pending & published.ids(wanted)
+    statuses = {job.run_id: status.of(job, store) for job in jobs}
+    pending = {run_id for run_id, now in statuses.items() if not now.done}
+    num_done, known = len(jobs) - len(pending), pending & published.ids(jobs)
     pending -= known
-    explain([job for job in wanted if job.run_id in pending], found, store)
+    explain([job for job in jobs if job.run_id in pending], statuses, store)
     counted = f"{len(known)} published, " if known else ""
-    print(f"{title}: {len(wanted)} runs, {counted}{num_done} done, {len(pending)} to train")
+    print(f"{title}: {len(jobs)} runs, {counted}{num_done} done, {len(pending)} to train")
     if known:
         print(f"{title}: AGAIN=1 (--again) trains those that are published, too")
     if not pending:
         return False
     try:
-        ended = _train(title, wanted, pending, results, workers, launcher)
+        ended = _train(title, jobs, pending, results, workers, launcher)
     except signals.Spent:
-        num_done = sum(status.of(job, store).done or job.run_id in known for job in wanted)
-        raise signals.Spent(f"{title}: {num_done} of {len(wanted)} runs done") from None
+        num_done = sum(status.of(job, store).done or job.run_id in known for job in jobs)
+        raise signals.Spent(f"{title}: {num_done} of {len(jobs)} runs done") from None
     if elsewhere := sum(locks.ELSEWHERE in note for _, _, note in ended):
         print(f"{title}: {len(ended) - elsewhere} of these were trained here, {elsewhere} by other processes")
     bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
@@ -127,24 +127,24 @@ def train(
 
 
 def _train(
-    title: str, wanted: Sequence[Job], pending: set[str], results: Path, workers: int | None, launcher: Launcher
+    title: str, jobs: Sequence[Job], pending: set[str], results: Path, workers: int | None, launcher: Launcher
 ) -> list[Ended]:
     """How each pending run ended."""
     if launcher != LOCAL:
-        return slurm.train(title, wanted, pending, results, launcher, workers)
-    workers = workers or processes(wanted)
+        return slurm.train(title, jobs, pending, results, launcher, workers)
+    workers = workers or processes(jobs)
     with Progress(title, len(pending), "runs ended") as progress:
-        ended = pool.train(wanted, pending, results, workers, progress)
+        ended = pool.train(jobs, pending, results, workers, progress)
         counts = Counter(state for _, state, _ in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     return ended
 
 
-def explain(wanted: Sequence[Job], found: Mapping[str, Status], store: Store) -> None:
+def explain(jobs: Sequence[Job], statuses: Mapping[str, Status], store: Store) -> None:
     """Logs why runs that have ended are not done, each reason once, and where a changed default renamed one."""
     reasons: dict[str, list[str]] = {}
-    for job in wanted:
-        now = found[job.run_id]
+    for job in jobs:
+        now = statuses[job.run_id]
         if now.state == State.damaged:
             reason = "its files are not what was written; it is trained again"
         elif not now.state.done:

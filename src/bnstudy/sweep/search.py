@@ -26,7 +26,7 @@ class Reach:
     jobs: tuple[Job, ...]
     at_least: int = 0
     at_most: int = 0
-    found: tuple[tuple[str, bracket.Bracket], ...] = ()  # what was looked for, in the cells that are done
+    largest: tuple[tuple[str, bracket.Bracket], ...] = ()  # searched values that train, of the cells that are done
 
     @property
     def more(self) -> str:
@@ -48,18 +48,18 @@ def reach(grid: Sequence[Job], store: Store, published: Published = NOTHING) -> 
     for job in grid:
         alike = _with(job, axis, lowest)
         cells.setdefault(canonical(alike.config, alike.source.identity), []).append(job)
-    asked, at_least, at_most, found = list(grid), 0, 0, []
+    jobs, at_least, at_most, largest = list(grid), 0, 0, []
     for cell in cells.values():
-        made = _Cell({value_at(job.config, axis): job for job in cell}, axis, store, published)
-        tried = bracket.search(tuple(made.jobs), factor, made.outcome)
-        asked += list(made.jobs.values())[len(cell) :]
+        outcomes = _Cell({value_at(job.config, axis): job for job in cell}, axis, store, published)
+        tried = bracket.search(tuple(outcomes.jobs), factor, outcomes.outcome)
+        jobs += list(outcomes.jobs.values())[len(cell) :]
         least, most = bracket.still(tried, factor)
         at_least, at_most = at_least + least, at_most + most
         ended = {value: outcome for value, outcome in tried.items() if outcome is not None}
         if len(ended) == len(tried):
             works = "learns" if grid[0].config.sweep.outcome_by == "losses" else "trains"
-            found.append((f"{_name(cell[0].config)}, largest {axis} that {works}", bracket.of(ended)))
-    return Reach(tuple(asked), at_least, at_most, tuple(found))
+            largest.append((f"{_name(cell[0].config)}, largest {axis} that {works}", bracket.of(ended)))
+    return Reach(tuple(jobs), at_least, at_most, tuple(largest))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Submitted:
 
 
 def train(
-    title: str, wanted: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
+    title: str, grid: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
 ) -> list[Ended]:
     """How each pending run ended, or, where that is not waited for, nothing.
 
@@ -63,14 +63,14 @@ def train(
     if queued:
         print(f"{title}: {len(queued & pending)} runs are in the queue already, as {_ids(jobs)}")
     if pending - queued:
-        new = _submit(title, wanted, pending - queued, results, launcher, at_a_time)
+        new = _submit(title, grid, pending - queued, results, launcher, at_a_time)
         print(f"{title}: {len(new)} jobs are submitted, as {_ids(new)}; their logs are in {paths.cluster(results)}")
         jobs += new
     if not launcher.wait:
         print(f"the same command waits for them and writes the tables; scancel {_ids(jobs)} ends them")
         return []
     try:
-        return _wait(title, {job.run_id: job for job in wanted}, jobs, pending, endings, results)
+        return _wait(title, {job.run_id: job for job in grid}, jobs, pending, endings, results)
     except (KeyboardInterrupt, signals.Spent):
         print(f"\n{title}: the jobs stay; the same command waits for them again, scancel {_ids(jobs)} ends them")
         raise
@@ -92,14 +92,14 @@ class _Work:
 
 
 def _submit(
-    title: str, wanted: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
+    title: str, grid: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
 ) -> list[Submitted]:
     from submitit.core.utils import FailedJobError
 
-    folder, found = paths.cluster(results).resolve(), list[Submitted]()
+    folder, submitted_jobs = paths.cluster(results).resolve(), list[Submitted]()
     at_once: dict[str, Any] = {"array_parallelism": at_a_time} if at_a_time else {}
     executor = launcher.executor(folder / "%j", name=f"bnstudy-{title}", **at_once)
-    groups = plan(wanted, pending, results, at_a_time or 1)
+    groups = plan(grid, pending, results, at_a_time or 1)
     for group in groups:
         threads = group.jobs[0].config.runtime.threads or executor.parameters["cpus_per_task"]
         task.write_group(folder / "groups" / f"{group.id}.json", group, threads)
@@ -114,13 +114,13 @@ def _submit(
         ]
         record = paths.cluster(results) / f"{submitted[0].id.partition('_')[0]}.json"
         files.write_text(record, json.dumps([asdict(job) for job in submitted]))
-        found += submitted
-    return found
+        submitted_jobs += submitted
+    return submitted_jobs
 
 
 def _wait(
     title: str,
-    wanted: Mapping[str, Job],
+    job_by_run: Mapping[str, Job],
     jobs: Sequence[Submitted],
     pending: Collection[str],
     endings: dict[str, Ending | None],
@@ -136,7 +136,7 @@ def _wait(
                 for job in jobs:
                     unseen[job.id] = 0 if job.id in queue else unseen[job.id] + 1
             for run_id in list(left):
-                end, job = pool.ended(wanted[run_id], store, endings[run_id]), job_of[run_id]
+                end, job = pool.ended(job_by_run[run_id], store, endings[run_id]), job_of[run_id]
                 if end is None and unseen[job.id] >= LOOKS and locks.holder(results, run_id) is None:
                     note = f"job {job.id} ended first ({_last_words(Path(job.log))}); its log: {job.log}"
                     end = run_id, str(State.partial), note
@@ -164,14 +164,14 @@ def _earlier(results: Path) -> list[Submitted]:
     queue = _queue() if records else {}
     if queue is None:
         raise ValueError("Slurm's queue does not answer (squeue): jobs may be in it already; try again later")
-    found = []
+    queued_jobs = []
     for record in records:
         jobs = [Submitted(job["id"], tuple(job["run_ids"]), job["log"]) for job in json.loads(record.read_text())]
         if queued := [job for job in jobs if job.id in queue]:
-            found += queued
+            queued_jobs += queued
         else:
             record.unlink(missing_ok=True)
-    return found
+    return queued_jobs
 
 
 def _queue() -> dict[str, str] | None:

@@ -87,7 +87,7 @@ def of_job(job: Job) -> RunSpec:
 
 def remembered(results: Path) -> dict[SweepSpec, list[RunSpec] | None]:
     """Every sweep that was asked for here, with its runs as they were then; None where those may be others now."""
-    found = {}
+    by_spec = {}
     for key, (stamp, value) in Cache(results).read("sweep").items():
         try:
             sweep, preset, overrides = json.loads(key)
@@ -95,8 +95,8 @@ def remembered(results: Path) -> dict[SweepSpec, list[RunSpec] | None]:
             continue
         spec = SweepSpec(sweep, preset, tuple(overrides))
         same = stamp.partition(" ")[0] == _deciding(sweep)
-        found[spec] = _parsed(value, check_data=False) if same else None
-    return found
+        by_spec[spec] = _parsed(value, check_data=False) if same else None
+    return by_spec
 
 
 def kind(

@@ -133,11 +133,11 @@ def _elsewhere(results: Path) -> str:
 def members(suite: str) -> list[str]:
     """The sweeps that say they belong to the suite (`sweep.suites`), in its order. Raises ValueError for none."""
     suites = {name: header.get("suites", {}) for name, header in compose.headers().items()}
-    found = {name: places[suite] for name, places in suites.items() if suite in places}
-    if not found:
+    places_in_suite = {name: places[suite] for name, places in suites.items() if suite in places}
+    if not places_in_suite:
         known = ", ".join(sorted({name for places in suites.values() for name in places}))
         raise ValueError(f"suite {suite!r}: no sweep belongs to it; there are {known}")
-    return sorted(found, key=lambda name: (found[name], name))
+    return sorted(places_in_suite, key=lambda name: (places_in_suite[name], name))
 
 
 def suite(
@@ -191,9 +191,9 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
         synthetic |= {job.source.name for job in grid if job.source.synthetic}
         if synthetic:
             print(_loud(synthetic))
-        wanted, bad = rounds.train_all(name, grid, results, workers)
+        every, bad = rounds.train_all(name, grid, results, workers)
         failed |= bad
-        tables.reduce(name, workspace, configs, wanted, results)
+        tables.reduce(name, workspace, configs, every, results)
     failed |= bool(report.write(workspace, html=True))
     log_figures(workspace, results, mode=configs[0].tracking.mode, project=configs[0].tracking.project)
     if synthetic:
@@ -214,14 +214,14 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
     if not failed:
         print(f"no run{f' of {sweep}' if sweep else ''} has failed")
         return 0
-    wanted = _jobs_again(failed, overrides, results)
-    bad = rounds.train(f"retry{f' of {sweep}' if sweep else ''}", wanted, results, workers) if wanted else False
-    trained = {job.run_id for job in wanted}
+    grid = _jobs_again(failed, overrides, results)
+    bad = rounds.train(f"retry{f' of {sweep}' if sweep else ''}", grid, results, workers) if grid else False
+    trained = {job.run_id for job in grid}
     for spec, runs in remembered(results).items():
         if trained.intersection(run.run_id for run in runs or ()):
             command = shlex.join([spec.sweep, "--preset", spec.preset, *spec.overrides])
             print(f"for its tables: bnstudy sweep {command}")
-    return int(bad or len(wanted) < len(failed))
+    return int(bad or len(grid) < len(failed))
 
 
 def _failed(sweep: str | None, results: Path) -> set[str]:

@@ -25,33 +25,33 @@ def reduce(
     name: str,
     workspace: Path,
     configs: Sequence[Config],
-    wanted: Sequence[Job],
+    grid: Sequence[Job],
     results: Path,
     published: Published = NOTHING,
 ) -> Path:
     """Writes the sweep's tables into a workspace, those rows that are only published among them; returns the folder."""
     folder, store = paths.tables(workspace, name), Store(results)
-    here = {job.run_id for job in wanted if status.of(job, store).done}
-    known = published.ids(wanted) - here
-    _reduce(configs[0], [job for job in wanted if job.run_id not in known], folder, store, published.rows(known))
+    here = {job.run_id for job in grid if status.of(job, store).done}
+    known = published.ids(grid) - here
+    _reduce(configs[0], [job for job in grid if job.run_id not in known], folder, store, published.rows(known))
     return folder
 
 
 def _reduce(
-    like: Config, wanted: Sequence[Job], folder: Path, store: Store, published: Mapping[str, pa.Table]
+    like: Config, grid: Sequence[Job], folder: Path, store: Store, published: Mapping[str, pa.Table]
 ) -> None:
     """Reduces these jobs' raw runs, as the sweep of the configuration says, and adds what is published of others."""
-    expected = {job.run_id: resolved(job.config) for job in wanted}
-    kept = like.sweep
+    expected = {job.run_id: resolved(job.config) for job in grid}
+    settings = like.sweep
     reduction.reduce(
         store,
         list(expected),
         folder,
-        tables=kept.tables,
-        rows=kept.rows,
+        tables=settings.tables,
+        rows=settings.rows,
         expected=expected,
-        outcome_by=kept.outcome_by,
-        looks={job.run_id: status.tables(job.config, store, job.run_id) for job in wanted},
+        outcome_by=settings.outcome_by,
+        looks={job.run_id: status.tables(job.config, store, job.run_id) for job in grid},
         published=published,
     )
 
@@ -84,28 +84,28 @@ def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Pat
     target, store = paths.tables(paths.workspace(results, None), name), Store(results)
     files.settle(target)
     published = publishing.load(results, name)
-    wanted = search.reach(jobs(configs), store, published).jobs
-    synthetic = [job.source.name for job in wanted if job.source.synthetic]
+    grid = search.reach(jobs(configs), store, published).jobs
+    synthetic = [job.source.name for job in grid if job.source.synthetic]
     if synthetic:
         raise ValueError(f"{name} ran on synthetic data ({synthetic[0]}): only real data is published")
-    states = {job.run_id: status.of(job, store) for job in wanted}
+    states = {job.run_id: status.of(job, store) for job in grid}
     done = {run_id for run_id, now in states.items() if now.done}
-    choice = publishing.choose(wanted, done, published, replace=replace)
+    choice = publishing.choose(grid, done, published, replace=replace)
     if not choice.earlier | choice.new:
         counted = Counter(" ".join((now.state, now.reason)).strip() for now in states.values())
         counts = ", ".join(f"{count} {text}" for text, count in counted.items())
         raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={paths.FULL}")
     if both := choice.earlier & done:
         with tempfile.TemporaryDirectory() as scratch:
-            _reduce(configs[0], [job for job in wanted if job.run_id in both], Path(scratch), store, {})
+            _reduce(configs[0], [job for job in grid if job.run_id in both], Path(scratch), store, {})
             ours = {path.stem: pq.read_table(path) for path in Path(scratch).glob("*.parquet")}
         if other := publishing.differences(ours, published, both):
             lines = "\n".join(f"  {run_id}: {what}" for run_id, what in other.items())
             raise ValueError(f"{name}: raw runs are not what is published; REPLACE=1 (--replace) takes them:\n{lines}")
     with files.replacing_all(target) as staged:
-        new = [job for job in wanted if job.run_id in choice.new]
+        new = [job for job in grid if job.run_id in choice.new]
         _reduce(configs[0], new, staged, store, published.rows(choice.earlier))
-    reduce(name, workspace, configs, wanted, results, published)
+    reduce(name, workspace, configs, grid, results, published)
     missing = ", ".join(f"{seed} ({count} runs)" for seed, count in choice.missing.items())
     seeds = ", ".join(map(str, choice.seeds))
     return (
@@ -143,9 +143,9 @@ def _is_preset(name: str, preset: str, configs: Sequence[Config]) -> bool:
     if name == compose.AD_HOC:
         return False
 
-    def kept(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search, str]:
-        asked = {f"{canonical(config, {})} {sorted(status.plan_keys(config))}" for config in configs}
+    def essentials(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search, str]:
+        identities = {f"{canonical(config, {})} {sorted(status.plan_keys(config))}" for config in configs}
         sweep = configs[0].sweep
-        return asked, sweep.tables, sweep.search, sweep.outcome_by
+        return identities, sweep.tables, sweep.search, sweep.outcome_by
 
-    return kept(configs) == kept(compose.expand(name, preset, []))
+    return essentials(configs) == essentials(compose.expand(name, preset, []))

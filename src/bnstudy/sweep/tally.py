@@ -48,11 +48,11 @@ class Pace:
 
     here: Speeds
     published: Speeds
-    seen: Mapping[str, float] = field(default_factory=dict)
+    images_done: Mapping[str, float] = field(default_factory=dict)
 
     def sec_left(self, run: RunSpec) -> tuple[float | None, bool]:
         """The seconds that a run still takes (None: not known), and whether by a published speed."""
-        left = max(0.0, run.work - self.seen.get(run.run_id, 0.0))
+        left = max(0.0, run.work - self.images_done.get(run.run_id, 0.0))
         for speeds in (self.here, self.published):
             if (sec := speeds.sec_per_image(run.kind)) is not None:
                 return left * sec, speeds is self.published
@@ -63,7 +63,7 @@ def measured(
     runs: Iterable[RunSpec], entries: Mapping[str, Entry], results: Path, published: Speeds | None = None
 ) -> Pace:
     """The speed of every run in `entries` that is completed, and of those of `runs` that have a checkpoint."""
-    here, seen = Speeds(), dict[str, float]()
+    here, images_done = Speeds(), dict[str, float]()
     for entry in entries.values():
         if entry.state == State.completed and entry.sec is not None and entry.facts:
             facts, probes = entry.facts, {look.partition("@")[0] for look in entry.looks}
@@ -74,9 +74,9 @@ def measured(
     for run in runs:
         if run.run_id in begun and not entries[run.run_id].state.done:
             steps, sec = begun[run.run_id]
-            seen[run.run_id] = steps * int(run.kind[BATCH_SIZE])
-            here.add(run.kind, seen[run.run_id], sec)
-    return Pace(here, published or Speeds(), seen)
+            images_done[run.run_id] = steps * int(run.kind[BATCH_SIZE])
+            here.add(run.kind, images_done[run.run_id], sec)
+    return Pace(here, published or Speeds(), images_done)
 
 
 @dataclass
@@ -124,23 +124,23 @@ def tally(
 
     `processes` share what is left; None: as many as are at it, or one.
     """
-    found, at_work = Tally(), set[Holder]()
+    result, at_work = Tally(), set[Holder]()
     for run in runs:
         entry, holder = entries[run.run_id], holders.get(run.run_id)
         if entry.state.done and set(run.looks) <= set(entry.looks):
-            found.counts[entry.state] += 1
+            result.counts[entry.state] += 1
             continue
         if holder is not None:
             at_work.add(holder)
         elif run.run_id in published:
-            found.counts["published"] += 1
+            result.counts["published"] += 1
             continue
-        found.counts["running" if holder is not None else _WORD.get(entry.state, entry.state)] += 1
+        result.counts["running" if holder is not None else _WORD.get(entry.state, entry.state)] += 1
         sec, by_published = pace.sec_left(run)
-        found.sec, found.unknown = found.sec + (sec or 0.0), found.unknown + (sec is None)
-        found.by_published_speed |= by_published
-    found.processes = max(1, min(processes or len(at_work), found.pending))
-    return found
+        result.sec, result.unknown = result.sec + (sec or 0.0), result.unknown + (sec is None)
+        result.by_published_speed |= by_published
+    result.processes = max(1, min(processes or len(at_work), result.pending))
+    return result
 
 
 _WORD = {State.absent: "pending", State.partial: "interrupted"} | dict.fromkeys(
@@ -152,12 +152,12 @@ _ORDER = (*_DONE, "to look at", "failed", "damaged", "running", "interrupted", "
 
 def _begun(results: Path) -> dict[str, tuple[float, float]]:
     """Of each run that a checkpoint holds, the updates it made, and its share of the seconds they took."""
-    found: dict[str, tuple[float, float]] = {}
+    by_run: dict[str, tuple[float, float]] = {}
     for group, members in under_way(results).items():
         try:
             pace = json.loads((paths.groups(results) / group / paths.PACE).read_text(encoding="utf-8"))
             steps, share = float(pace["step"]), float(pace["wall_sec"]) / len(members)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # of another version, or cut short: its speed is not known
-        found |= dict.fromkeys(members, (steps, share))
-    return found
+        by_run |= dict.fromkeys(members, (steps, share))
+    return by_run

@@ -77,17 +77,17 @@ def register_sweep(sweep: str, preset: str, overrides: Sequence[str], results: P
             command, cwd=results, env={**os.environ, "WANDB_SILENT": "false"}, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=REGISTER_SEC,
         )  # fmt: skip
-        said = done.stderr
+        output = done.stderr
     except subprocess.TimeoutExpired:
-        said = f"W&B did not answer within {REGISTER_SEC:.0f} s"
-    if (found := re.search(r"wandb agent (\S+)", said)) is None:
-        print(f"wandb-sweep: {' '.join(said.split())[-300:]}", file=sys.stderr)
+        output = f"W&B did not answer within {REGISTER_SEC:.0f} s"
+    if (match := re.search(r"wandb agent (\S+)", output)) is None:
+        print(f"wandb-sweep: {' '.join(output.split())[-300:]}", file=sys.stderr)
         return 1
     count = math.prod(len(each["values"]) for each in twin["parameters"].values())
     print(
         f"{sweep} ({preset}): {count} runs for agents; start as many as you like, on any machine with this repository:"
     )
-    print(f"make wandb-agent SWEEP={found[1]}")
+    print(f"make wandb-agent SWEEP={match[1]}")
     print(f"when they are done, the tables: make sweep-{sweep} PRESET={preset}")
     return 0
 

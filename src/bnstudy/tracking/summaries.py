@@ -28,8 +28,8 @@ def summarise(name: str, rows: Rows) -> dict[str, float | Histogram]:
     """Numbers and histograms by name. What is not defined (NaN) is left out, infinities are kept."""
     special = {"activation_moments": _moments, "loss_along_step": _best_step}
     numbers = special.get(name, _means)(rows)
-    found: dict[str, float | Histogram] = {f"{name}/{label}": v for label, v in numbers.items() if not math.isnan(v)}
-    return found | {f"{name}/{label}": histogram for label, histogram in _histograms(rows)}
+    summary: dict[str, float | Histogram] = {f"{name}/{label}": v for label, v in numbers.items() if not math.isnan(v)}
+    return summary | {f"{name}/{label}": histogram for label, histogram in _histograms(rows)}
 
 
 def _moments(rows: Rows) -> dict[str, float]:
@@ -73,12 +73,12 @@ def _histograms(rows: Rows) -> Iterator[tuple[str, Histogram]]:
         if "histogram" in row.get("quantity", "") and math.isfinite(row["value"]):
             bin_ = (float(row["x"]), float(row["x_high"]), int(row["value"]))
             bins.setdefault(f"{_depth(row)}{row['quantity']}", []).append(bin_)
-    for label, found in bins.items():
-        found.sort()
-        edges = (*(low for low, _, _ in found), found[-1][1])
-        adjoining = all(math.isclose(found[i][1], found[i + 1][0]) for i in range(len(found) - 1))
+    for label, parts in bins.items():
+        parts.sort()
+        edges = (*(low for low, _, _ in parts), parts[-1][1])
+        adjoining = all(math.isclose(parts[i][1], parts[i + 1][0]) for i in range(len(parts) - 1))
         if adjoining and np.isfinite(edges).all():
-            yield label, Histogram(tuple(count for _, _, count in found), edges)
+            yield label, Histogram(tuple(count for _, _, count in parts), edges)
 
 
 def _depth(row: Mapping[str, Any]) -> str:

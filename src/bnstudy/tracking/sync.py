@@ -97,8 +97,8 @@ def _upload(runs: Sequence[Path], results: Path, seconds: float) -> str | None:
     left = [run.name for run in runs if not any(run.glob("*.synced"))]
     if done.returncode == 0 and not left:
         return None
-    said = [line.removeprefix("wandb: ").strip() for line in done.stderr.splitlines() if "error" in line.lower()]
-    return f"W&B refused {left[0] if left else 'a run'} ({said[0] if said else f'exit code {done.returncode}'})"
+    reasons = [line.removeprefix("wandb: ").strip() for line in done.stderr.splitlines() if "error" in line.lower()]
+    return f"W&B refused {left[0] if left else 'a run'} ({reasons[0] if reasons else f'exit code {done.returncode}'})"
 
 
 def _refuse(sentence: str) -> int:

@@ -55,8 +55,8 @@ def view(entity: str, project: str) -> views.Workspace:
 
 def spec(workspace: views.Workspace) -> dict[str, Any]:
     """What would be sent to W&B, as plain values. Needs no network and no account."""
-    found: dict[str, Any] = json.loads(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
-    return found
+    values: dict[str, Any] = json.loads(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
+    return values
 
 
 def save(project: str, results: Path) -> int:

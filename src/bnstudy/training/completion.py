@@ -25,31 +25,31 @@ def complete(job: Job, store: Store) -> tuple[str, ...]:
     Raises what a probe raises, with the run as it was, and StoreError where the kept weights are damaged.
     """
     manifest = store.manifest(job.run_id)
-    wanted = looks(job.config, [manifest])
+    by_table = looks(job.config, [manifest])
     names = set(lacking(job.config, manifest))
     had = looks_of(manifest)
-    missing = {table: look for table, look in wanted.items() if look.probe in names and had.get(table) != look.record}
+    missing = {table: look for table, look in by_table.items() if look.probe in names and had.get(table) != look.record}
     if not missing:
         return ()
     device = engine.device(job.config)
     loader = make_loader(job, device)
     end = int(manifest["num_steps"])
-    seen = {table: look for table, look in missing.items() if _only_ends(look, manifest, end, loader)}
-    if not seen:
+    possible = {table: look for table, look in missing.items() if _only_ends(look, manifest, end, loader)}
+    if not possible:
         return ()
     initial = build_network(job.config, loader)
-    observer = Observer(seen, job.config, loader, [{k: v.clone() for k, v in initial.state_dict().items()}])
+    observer = Observer(possible, job.config, loader, [{k: v.clone() for k, v in initial.state_dict().items()}])
     tables: dict[str, list[Rows]] = {}
     for step, last in sorted({(0, end == 0), (end, True)}):
         network = _at(step, end, copy.deepcopy(initial), job, store).to(device)
         due = observer.due(step, last=last and manifest["status"] == "completed")
         if last and manifest["status"] == "diverged":
-            due |= {table: look for table, look in seen.items() if look.plan.at_divergence}
+            due |= {table: look for table, look in possible.items() if look.plan.at_divergence}
         for rows in observer.look(0, network, step, due):
             tables.setdefault(rows.table, []).append(rows)
     joined = {name: _joined(parts) for name, parts in tables.items()}
-    store.extend(job.run_id, joined, {table: look.record for table, look in seen.items()})
-    return tuple(look.probe for look in seen.values())
+    store.extend(job.run_id, joined, {table: look.record for table, look in possible.items()})
+    return tuple(look.probe for look in possible.values())
 
 
 def _at(step: int, end: int, network: nn.Module, job: Job, store: Store) -> nn.Module:

@@ -56,7 +56,7 @@ class Observer:
             tables = [table for table, look in looks.items() if self._view(look) == (on, size)]
             images_NCHW, labels_N = self._loader.batch(step) if on == "train_batch" else self._loader.probe_batch(size)
             with drawing(self._seed, step, images_NCHW.device):
-                seen = observe(
+                snapshot = observe(
                     network,
                     images_NCHW,
                     labels_N,
@@ -70,7 +70,7 @@ class Observer:
                 probe, options = looks[table].probe, looks[table].plan.options
                 columns = {"step": "int64", **probes.columns(probe)}
                 with drawing(self._seed, step, images_NCHW.device):  # whichever probes look beside it
-                    rows = probes.rows(probe, options, seen)
+                    rows = probes.rows(probe, options, snapshot)
                 yield Rows(run, table, step, columns, by_column(({"step": step, **row} for row in rows), columns))
 
     def _view(self, look: Look) -> tuple[str, int]:

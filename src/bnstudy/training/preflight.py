@@ -21,22 +21,22 @@ from bnstudy.training import engine
 
 def check(jobs: Iterable[Job]) -> None:
     """Raises ValueError naming key, value and remedy. No image is read, no weight drawn and no file written."""
-    seen = set()
+    checked = set()
     for job in jobs:
         alike = replace(job.config, seed=0, optim=replace(job.config.optim, lr=0.0))  # of which there may be hundreds
-        if (key := repr((alike, job.source))) not in seen:
-            seen.add(key)
+        if (key := repr((alike, job.source))) not in checked:
+            checked.add(key)
             _check_device(job.config)
             _check_data(job.config, job.source)
             _check_components(job.config, job.source)
 
 
 def _check_device(config: Config) -> None:
-    asked = config.runtime.device
-    number, num_gpus = int(asked.partition(":")[2] or 0), torch.cuda.device_count()
+    device = config.runtime.device
+    number, num_gpus = int(device.partition(":")[2] or 0), torch.cuda.device_count()
     if 0 < num_gpus <= number:
         raise ValueError(
-            f"runtime.device = {asked!r}: torch sees {num_gpus} GPU(s) here; give cuda:0 to cuda:{num_gpus - 1}"
+            f"runtime.device = {device!r}: torch sees {num_gpus} GPU(s) here; give cuda:0 to cuda:{num_gpus - 1}"
         )
     # Refuses what it can, with a network of one weight.
     engine.build_engine([config], [nn.Linear(1, 1)], engine.device(config))
@@ -75,17 +75,17 @@ def _check_batches(config: Config, source: Source, network: nn.Module) -> None:
     size, num_train = config.data.batch_size, config.data.num_train or source.num_train
     left, per_epoch = num_train % size, num_train // size
     steps = config.train.epochs * -(-num_train // size) if config.train.steps is None else config.train.steps
-    asked = {}
+    sizes = {}
     if steps > 0:
-        asked[size] = f"data.batch_size = {size}"
+        sizes[size] = f"data.batch_size = {size}"
     if steps > per_epoch and left:
         images = "one image" if left == 1 else f"{left} images"
-        asked[left] = f"data.num_train = {num_train} in mini-batches of {size} leaves {images} for the last"
+        sizes[left] = f"data.num_train = {num_train} in mini-batches of {size} leaves {images} for the last"
     for name, plan in config.probes.items():
         looks = plan.at or plan.every_steps or plan.every_epochs or plan.at_end or plan.at_divergence
         if looks and plan.on == "probe_batch":
-            asked.setdefault(plan.batch_size or size, f"probes.{name}.batch_size = {plan.batch_size or size}")
-    for examples, value in asked.items():
+            sizes.setdefault(plan.batch_size or size, f"probes.{name}.batch_size = {plan.batch_size or size}")
+    for examples, value in sizes.items():
         try:
             network.train()(torch.zeros(examples, *_shape(config, source), device="meta"))
         except ValueError as error:

@@ -419,8 +419,8 @@ def _ended_with(job: Job, store: Store) -> dict[str, str] | None:
     if not now.state.done or now.changed:
         return None
     manifest = store.manifest(job.run_id)
-    found = {name: manifest["tables"][name]["sha256"] for name in ("steps", "epochs") if name in manifest["tables"]}
-    return found | ({"weights": manifest["weights"]["sha256"]} if manifest.get("weights") else {})
+    checksums = {name: manifest["tables"][name]["sha256"] for name in ("steps", "epochs") if name in manifest["tables"]}
+    return checksums | ({"weights": manifest["weights"]["sha256"]} if manifest.get("weights") else {})
 
 
 def _layout(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -435,13 +435,14 @@ def _facts(job: Job) -> dict[str, Any]:
 
 def _mirror(tracker: Tracker, rows: Rows) -> None:
     columns = [name for name in rows.columns if name != "step"]
-    found = [dict(zip(columns, values, strict=True)) for values in zip(*(rows.values[c] for c in columns), strict=True)]
+    lines = zip(*(rows.values[name] for name in columns), strict=True)
+    records = [dict(zip(columns, values, strict=True)) for values in lines]
     if rows.table in SCALARS:
-        steps = rows.values.get("step", [rows.step] * len(found))
-        for step, values in zip(steps, found, strict=True):
+        steps = rows.values.get("step", [rows.step] * len(records))
+        for step, values in zip(steps, records, strict=True):
             tracker.scalars(step, {f"{rows.table}/{name}": value for name, value in values.items()})
     else:
-        tracker.table(rows.table.partition("@")[0], rows.step, found)
+        tracker.table(rows.table.partition("@")[0], rows.step, records)
 
 
 def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wall_sec: float) -> dict[str, Any]:
@@ -478,5 +479,5 @@ def _fail(job: Job, group: Group, results: Path, error: Exception) -> Ended:
     if Store(results).state(job.run_id).done:  # it was trained again, for a look
         return Ended(job.run_id, State.failed, f"{text}; the run stays as it was")
     path = failures.record(job, results, text, error)
-    kept = "; what was saved is kept" if checkpoint.exists(results, group) else ""
-    return Ended(job.run_id, State.failed, f"{text}{kept}; the whole traceback: {path}")
+    note = "; what was saved is kept" if checkpoint.exists(results, group) else ""
+    return Ended(job.run_id, State.failed, f"{text}{note}; the whole traceback: {path}")

@@ -96,8 +96,8 @@ class Training:
         began = time.perf_counter()
         position, pending = self.position, self._pending
         self._pending = []
-        seen = zip(*(result for _, _, result in pending), strict=True)
-        loss, correct, norm, alive = (torch.stack(values).tolist() for values in seen)
+        results = zip(*(result for _, _, result in pending), strict=True)
+        loss, correct, norm, alive = (torch.stack(values).tolist() for values in results)
         self._count_time(began)  # the line above waits for the device
         for run in self._runs:
             if position.diverged_step[run] is not None:
@@ -135,10 +135,9 @@ class Training:
             row = (epoch, position.step, lr, *train, test_loss[run], test_accuracy[run])
             position.final[run] = dict(zip(FINAL, row[3:], strict=True))
             yield Rows(run, "epochs", position.step, EPOCHS, {k: [v] for k, v in zip(EPOCHS, row, strict=True)})
-            seen = (epoch, position.epoch_sec, speed, len(self._runs))
-            yield Rows(
-                run, "throughput", position.step, THROUGHPUT, {k: [v] for k, v in zip(THROUGHPUT, seen, strict=True)}
-            )
+            pace = (epoch, position.epoch_sec, speed, len(self._runs))
+            values = {k: [v] for k, v in zip(THROUGHPUT, pace, strict=True)}
+            yield Rows(run, "throughput", position.step, THROUGHPUT, values)
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:

@@ -24,12 +24,12 @@ GLIBC = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 128 << 10}  
 
 def device(config: Config) -> torch.device:
     """The device asked for; auto is the GPU where there is one. Raises ValueError where it is not there."""
-    asked = config.runtime.device
-    if asked == "auto":
-        asked = "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"runtime.device = {asked!r}: torch sees no GPU here; use runtime.device=cpu")
-    return torch.device(asked)
+    name = config.runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"runtime.device = {name!r}: torch sees no GPU here; use runtime.device=cpu")
+    return torch.device(name)
 
 
 def prepare_host(threads: int) -> None:
@@ -87,10 +87,10 @@ def build_engine(configs: Sequence[Config], networks: Sequence[nn.Module], on: t
     layout, which without these suits only a single one; others compute with the channels innermost.
     """
     common = configs[0]
-    asked = common.runtime.engine
+    kind = common.runtime.engine
     _set_precision(common.precision, on)
     narrow = all(map(pooled_conv.narrow, networks[0].modules()))
-    stacked = len(networks) > 1 and asked == "stacked"
+    stacked = len(networks) > 1 and kind == "stacked"
     parts = [networks] if stacked else [[network] for network in networks]
     engines: list[Engine] = [
         Lockstep(
@@ -106,7 +106,7 @@ def build_engine(configs: Sequence[Config], networks: Sequence[nn.Module], on: t
         for part in parts
     ]
     engine = engines[0] if len(engines) == 1 else Parallel(engines, on)
-    return Captured(engine, on) if on.type == "cuda" and asked != "plain" else engine
+    return Captured(engine, on) if on.type == "cuda" and kind != "plain" else engine
 
 
 def _set_precision(precision: str, on: torch.device) -> None:

@@ -28,7 +28,7 @@ class _Shape:
 
     images: Tensor
     labels: Tensor
-    seen: int = 0
+    num_updates: int = 0
     replay: Act | None = None
 
 
@@ -57,12 +57,12 @@ class Captured:
             shape = self._shapes[images.shape] = _Shape(torch.empty_like(images), torch.empty_like(labels))
         shape.images.copy_(images)
         shape.labels.copy_(labels)
-        shape.seen += 1
+        shape.num_updates += 1
 
         def act() -> StepResult:
             return self._engine.step_on_device((shape.images, shape.labels), lr_R)
 
-        if shape.seen > WARM_UP and shape.replay is None and self._record is not None:
+        if shape.num_updates > WARM_UP and shape.replay is None and self._record is not None:
             try:
                 shape.replay = self._record(act)
             except RuntimeError as error:  # of what a network may do, not all can be recorded

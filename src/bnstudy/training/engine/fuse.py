@@ -67,12 +67,12 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
     for node in list(graph.nodes):
-        if found := _pooled_conv(node, modules, num_runs) or _norm_relu(node, modules):
-            _replace(fused, *found)
+        if fusion := _pooled_conv(node, modules, num_runs) or _norm_relu(node, modules):
+            _replace(fused, *fusion)
     graph.eliminate_dead_code()
     for node in list(graph.nodes):  # of the convolutions that are left
-        if found := _winograd(node, modules):
-            _replace(fused, *found)
+        if fusion := _winograd(node, modules):
+            _replace(fused, *fusion)
     graph.eliminate_dead_code()
     fused.recompile()
     return fused
@@ -141,8 +141,8 @@ def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
 
 def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> fx.Node | None:
     """What the module at `node`, if it is of this kind, is called with."""
-    found = node.args[0] if _is(node, kind, modules) and len(node.args) == 1 and not node.kwargs else None
-    return found if isinstance(found, fx.Node) else None
+    argument = node.args[0] if _is(node, kind, modules) and len(node.args) == 1 and not node.kwargs else None
+    return argument if isinstance(argument, fx.Node) else None
 
 
 def _is(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> bool:

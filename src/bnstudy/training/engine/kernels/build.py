@@ -145,8 +145,8 @@ def _machine() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    found = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    return "\n".join([platform.machine(), platform.processor(), str(compiler()), *found])
+    processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return "\n".join([platform.machine(), platform.processor(), str(compiler()), *processor])
 
 
 def pointers(*arrays: Tensor | None) -> list[ctypes.c_void_p]:

@@ -46,15 +46,15 @@ class NormReLU(nn.Module):
             y_NCHW = x_NCHW if norm is None else norm(x_NCHW)
             return torch.relu(y_NCHW if added is None else y_NCHW + added)
         if norm is None:
-            found: Tensor = _Plain.apply(x_NCHW, added, library)
+            relu_NCHW: Tensor = _Plain.apply(x_NCHW, added, library)
         elif norm.training:
-            found, mean_C, variance_C = _Normed.apply(x_NCHW, added, norm.weight, norm.bias, norm.eps, library)
+            relu_NCHW, mean_C, variance_C = _Normed.apply(x_NCHW, added, norm.weight, norm.bias, norm.eps, library)
             build.track(norm, mean_C, variance_C, x_NCHW.numel() // x_NCHW.shape[1])
         else:
             assert norm.running_mean is not None and norm.running_var is not None
             scale_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-            found = _forward(library, x_NCHW, added, norm.running_mean, scale_C, norm.bias)
-        return found
+            relu_NCHW = _forward(library, x_NCHW, added, norm.running_mean, scale_C, norm.bias)
+        return relu_NCHW
 
 
 class _Plain(torch.autograd.Function):

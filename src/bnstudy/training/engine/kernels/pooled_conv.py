@@ -167,10 +167,10 @@ class _Plain(torch.autograd.Function):
         x, weight, code, ones = ctx.saved_tensors
         grad = gradients[0].contiguous()
         # z has no part in it: any array serves.
-        found = ctx.call.backward(
+        grad_x_weight = ctx.call.backward(
             x, weight, grad, code, grad, (ones, ones, ones, ones), dense=False, wants_x=ctx.needs_input_grad[0]
         )
-        return *found, grad.sum((0, 2, 3)), None
+        return *grad_x_weight, grad.sum((0, 2, 3)), None
 
 
 class _Normed(torch.autograd.Function):

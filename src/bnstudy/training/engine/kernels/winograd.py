@@ -44,10 +44,10 @@ class WinogradConv(nn.Module):
         if fits:
             build.count_use("winograd", library)
         if library is None:
-            found: Tensor = self.conv(x_NCHW)
-            return torch.relu(found) if self.relu else found
-        found = _Convolved.apply(x_NCHW, weight, self.relu)
-        return found
+            y: Tensor = self.conv(x_NCHW)
+            return torch.relu(y) if self.relu else y
+        y = _Convolved.apply(x_NCHW, weight, self.relu)
+        return y
 
 
 class _Convolved(torch.autograd.Function):
@@ -73,10 +73,10 @@ class _Convolved(torch.autograd.Function):
             library = _library(x.dtype, into, out)
             library.input_gradient(*pointers(grad, y, packed_HWOI, grad_x), *_sizes(x), _threads())
         if ctx.needs_input_grad[1]:
-            found_HWIO = torch.empty(3, 3, into, out, dtype=x.dtype)
+            grad_HWIO = torch.empty(3, 3, into, out, dtype=x.dtype)
             library = _library(x.dtype, out, into)
-            library.kernel_gradient(*pointers(x, grad, y, found_HWIO), *_sizes(x), _threads())
-            grad_weight = found_HWIO.permute(3, 2, 0, 1)
+            library.kernel_gradient(*pointers(x, grad, y, grad_HWIO), *_sizes(x), _threads())
+            grad_weight = grad_HWIO.permute(3, 2, 0, 1)
         return grad_x, grad_weight, None
 
 

@@ -46,8 +46,8 @@ def reads(names: Collection[str]) -> frozenset[str]:
 
 def columns(name: str) -> dict[str, str]:
     """The probe's columns and their types, without `step`."""
-    found: dict[str, str] = plugins.load("probes", name).COLUMNS
-    return found
+    types: dict[str, str] = plugins.load("probes", name).COLUMNS
+    return types
 
 
 def rows(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict[str, Any]]:

@@ -24,14 +24,14 @@ def check_twice(probe: str, gradients: Iterable[Tensor]) -> None:
     gradients = list(gradients)
     if not all(each.requires_grad for each in gradients):
         raise ValueError(f"{probe}: {REFUSED}")
-    waiting: list[Any] = [each.grad_fn for each in gradients]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
+    stack: list[Any] = [each.grad_fn for each in gradients]
+    visited = set(stack)
+    while stack:
+        node = stack.pop()
         if node is None:
             continue
         if node.name() == END:
             raise ValueError(f"{probe}: {REFUSED}")
-        further = [each for each, _ in node.next_functions if each not in seen]
-        seen.update(further)
-        waiting += further
+        further = [each for each, _ in node.next_functions if each not in visited]
+        visited.update(further)
+        stack += further

@@ -58,5 +58,5 @@ def _quantiles(values: Tensor) -> list[float]:
     """The nearest of the values themselves: between infinities there is nothing to interpolate."""
     if not values.numel():
         return [float("nan")] * len(QUANTILES)
-    wanted = torch.tensor(QUANTILES, dtype=values.dtype, device=values.device)
-    return [float(q) for q in torch.quantile(values, wanted, interpolation="nearest")]
+    probabilities = torch.tensor(QUANTILES, dtype=values.dtype, device=values.device)
+    return [float(q) for q in torch.quantile(values, probabilities, interpolation="nearest")]

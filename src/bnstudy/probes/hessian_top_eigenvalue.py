@@ -48,8 +48,7 @@ def probe(snapshot: Snapshot, *, tolerance: float = 1e-3, max_iterations: int = 
     network = snapshot.network().requires_grad_()
     start_W = torch.cat([p.detach().flatten().double() for p in network.parameters()])
     start_W = torch.randn(len(start_W), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(start_W)
-    found = top_eigenvalue(snapshot, network, start_W, tolerance, max_iterations)
-    eigenvalue, residual, num_iterations = found
+    eigenvalue, residual, num_iterations = top_eigenvalue(snapshot, network, start_W, tolerance, max_iterations)
     yield {
         "eigenvalue": eigenvalue, "residual": residual, "num_iterations": num_iterations,
         "converged": residual <= tolerance * abs(eigenvalue), "num_examples": len(snapshot.labels_N),
@@ -70,9 +69,9 @@ def hessian_product(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -
             )
     names, parameters = zip(*network.named_parameters(), strict=True)
     loss = functional.cross_entropy(network(images_NCHW).double(), labels_N)
-    found = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-    used = [i for i, gradient in enumerate(found) if gradient is not None]  # a user's network may have idle parameters
-    gradients = [found[i] for i in used]
+    every = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    used = [i for i, gradient in enumerate(every) if gradient is not None]  # a user's network may have idle parameters
+    gradients = [every[i] for i in used]
     check_twice("hessian_top_eigenvalue", gradients)
 
     def times(vector_W: Tensor) -> Tensor:
@@ -133,9 +132,9 @@ def largest_eigenvalue(
     """Eigenvalue, residual and number of products, by Lanczos iteration."""
     eigenvalue = residual = math.nan
     num_iterations = 0
-    for seen in islice(iterate(times, start_W), max_iterations):
-        num_iterations = len(seen.values_K)
-        eigenvalue, residual = seen.values_K[-1].item(), abs(seen.beside * seen.vectors_KK[-1, -1].item())
+    for krylov in islice(iterate(times, start_W), max_iterations):
+        num_iterations = len(krylov.values_K)
+        eigenvalue, residual = krylov.values_K[-1].item(), abs(krylov.beside * krylov.vectors_KK[-1, -1].item())
         if residual <= tolerance * abs(eigenvalue):
             break
     return eigenvalue, residual, num_iterations

@@ -61,9 +61,9 @@ def probe(
 def _coupled(snapshot: Snapshot, images_NCHW: Tensor, num_examples: int) -> Tensor:
     network = snapshot.network().requires_grad_(False).double()
     with torch.random.fork_rng([images_NCHW.device] if images_NCHW.is_cuda else []):  # the draws that are held, too
-        seen, features_F = passed(network, snapshot, images_NCHW.double())
+        activations, features_F = passed(network, snapshot, images_NCHW.double())
     rows = len(features_F) // len(images_NCHW) * num_examples
-    (jacobian_RI,) = jacobians(features_F[:rows], seen, [0])
+    (jacobian_RI,) = jacobians(features_F[:rows], activations, [0])
     return jacobian_RI
 
 
@@ -72,8 +72,8 @@ def _frozen(snapshot: Snapshot, images_NCHW: Tensor, num_examples: int) -> Tenso
     network = frozen(snapshot, images_NCHW)
     blocks = []
     for image_CHW in images_NCHW[:num_examples]:
-        seen, features_F = passed(network, snapshot, image_CHW.double()[None])
-        blocks += jacobians(features_F, seen, [0])
+        activations, features_F = passed(network, snapshot, image_CHW.double()[None])
+        blocks += jacobians(features_F, activations, [0])
     along = torch.block_diag(*blocks)
     others = (len(images_NCHW) - num_examples) * images_NCHW[0].numel()
     return torch.cat([along, along.new_zeros(len(along), others)], 1)

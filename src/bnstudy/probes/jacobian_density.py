@@ -53,10 +53,10 @@ def probe(
     network = frozen(snapshot, snapshot.images_NCHW)
     shares = np.linspace(0, 1, num_shares)
     for example, image_CHW in enumerate(snapshot.images_NCHW[:num_examples]):
-        seen, _ = passed(network, snapshot, image_CHW.double()[None])
+        activations, _ = passed(network, snapshot, image_CHW.double()[None])
         draw = torch.Generator().manual_seed(example)
         for start in starts:
-            before, after = seen[start], seen[possible[possible.index(start) + 1]]
+            before, after = activations[start], activations[possible[possible.index(start) + 1]]
             times, count = gram_product(after, before), min(after.numel(), before.numel())
             start_N = torch.randn(count, generator=draw, dtype=torch.float64).to(after)
             start_N = torch.where(times(start_N) == 0, 0.0, start_N)  # zero rows of J J^T are those of J
@@ -87,14 +87,14 @@ def gram_product(after: Tensor, before: Tensor) -> Product:
     return (lambda u: forth(back(u))) if after.numel() <= before.numel() else (lambda v: back(forth(v)))
 
 
-def ranked(seen: Krylov, shares: np.ndarray) -> tuple[np.ndarray, float]:
+def ranked(krylov: Krylov, shares: np.ndarray) -> tuple[np.ndarray, float]:
     """Singular values at these shares of their ranks, the largest first, and how far the largest may be off.
 
     Each node of the quadrature stands for the middle of its weight; between two the singular value is interpolated, and
     beyond the outermost it is theirs.
     """
-    squares = seen.values_K.flip(0).clamp(min=0).numpy()
-    weights = seen.vectors_KK[0].square().flip(0).numpy()
+    squares = krylov.values_K.flip(0).clamp(min=0).numpy()
+    weights = krylov.vectors_KK[0].square().flip(0).numpy()
     values = np.interp(shares, np.cumsum(weights) - weights / 2, np.sqrt(squares))
-    residual = abs(seen.beside * seen.vectors_KK[-1, -1].item())
+    residual = abs(krylov.beside * krylov.vectors_KK[-1, -1].item())
     return values, float(np.sqrt(squares[0] + residual) - np.sqrt(squares[0]))

@@ -63,12 +63,13 @@ def probe(
             raise ValueError(f"jacobian_singular_values: {name} = {list(given)}: give some of {allowed}")
     network = frozen(snapshot, snapshot.images_NCHW)
     for example, image_CHW in enumerate(snapshot.images_NCHW[:num_examples]):
-        seen, features_F = passed(network, snapshot, image_CHW.double()[None])
-        found = [("to_features", *each) for each in zip(starts, jacobians(features_F, seen, starts), strict=True)]
+        activations, features_F = passed(network, snapshot, image_CHW.double()[None])
+        to_features = jacobians(features_F, activations, starts)
+        stretches = [("to_features", *each) for each in zip(starts, to_features, strict=True)]
         for start in starts_to_next:
-            after = seen[possible[possible.index(start) + 1]]
-            found += [("to_next", start, jacobian) for jacobian in jacobians(after.flatten(), seen, [start])]
-        for stretch, start, jacobian in found:
+            after = activations[possible[possible.index(start) + 1]]
+            stretches += [("to_next", start, jacobian) for jacobian in jacobians(after.flatten(), activations, [start])]
+        for stretch, start, jacobian in stretches:
             values = singular_values(jacobian)
             where = {"stretch": stretch, "start": start, "example": example, "count": len(values)}
             for index in kept(len(values), num_values):
@@ -93,12 +94,12 @@ def frozen(snapshot: Snapshot, images_NCHW: Tensor) -> nn.Module:
 
 def passed(network: nn.Module, snapshot: Snapshot, image_1CHW: Tensor) -> tuple[dict[int, Tensor], Tensor]:
     """One example's activations by depth (0: the image) and the classifier's input, with the graph that joins them."""
-    seen = {0: image_1CHW.requires_grad_()}
+    activations = {0: image_1CHW.requires_grad_()}
     features: list[Tensor] = []
 
     # The network goes on with a copy, which it may write over.
     def keep_activation(layer: Layer, output: Tensor) -> Tensor:
-        seen[layer.depth] = output
+        activations[layer.depth] = output
         return output.clone()
 
     def keep_features(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -111,14 +112,14 @@ def passed(network: nn.Module, snapshot: Snapshot, image_1CHW: Tensor) -> tuple[
         module = network.get_submodule(classifier.name)
         hooks.callback(module.register_forward_pre_hook(keep_features).remove)
         network(image_1CHW)
-    return seen, features[0]
+    return activations, features[0]
 
 
-def jacobians(outputs_R: Tensor, seen: Mapping[int, Tensor], starts: Sequence[int]) -> list[Tensor]:
+def jacobians(outputs_R: Tensor, activations: Mapping[int, Tensor], starts: Sequence[int]) -> list[Tensor]:
     """d outputs / d activation, (R, number of the activation's elements), for the activation of every start."""
     parts = [
         torch.autograd.grad(
-            outputs_R, [seen[start] for start in starts], rows_BR, retain_graph=True, is_grads_batched=True
+            outputs_R, [activations[start] for start in starts], rows_BR, retain_graph=True, is_grads_batched=True
         )
         for rows_BR in torch.eye(len(outputs_R), dtype=outputs_R.dtype, device=outputs_R.device).split(AT_ONCE)
     ]

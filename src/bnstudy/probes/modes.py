@@ -40,8 +40,8 @@ def probe(
         for part in orders[order].split(size):
             yield images_NCHW[part], labels_N[part]
 
-    def row(mode: str, order: str, size: int, found: Score) -> dict[str, Any]:
-        return {"mode": mode, "order": order, "batch_size": size, **found._asdict()}
+    def row(mode: str, order: str, size: int, result: Score) -> dict[str, Any]:
+        return {"mode": mode, "order": order, "batch_size": size, **result._asdict()}
 
     with torch.random.fork_rng([]):  # what a norm draws
         yield row("eval", "mixed", BATCH, score(copy.deepcopy(network).eval(), batches("mixed", BATCH)))

@@ -33,8 +33,9 @@ def probe(snapshot: Snapshot, *, tolerance: float = 1e-2, max_iterations: int = 
     network = snapshot.network().requires_grad_()
     norms_W = torch.cat([p.detach().double().norm().expand(p.numel()) for p in network.parameters()])
     start_W = torch.randn(len(norms_W), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(norms_W)
-    found = top_eigenvalue(snapshot, network, start_W, tolerance, max_iterations, norms_W)
-    eigenvalue, residual, num_iterations = found
+    eigenvalue, residual, num_iterations = top_eigenvalue(
+        snapshot, network, start_W, tolerance, max_iterations, norms_W
+    )
     yield {
         "eigenvalue": eigenvalue, "residual": residual, "num_iterations": num_iterations,
         "converged": residual <= tolerance * abs(eigenvalue), "num_examples": len(snapshot.labels_N),

@@ -51,5 +51,5 @@ def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
             scores = {"stored": score(network, batches)}
             if keeping(network):
                 scores["re-estimated"] = score_reestimated(network, batches, batches)
-            for statistics, found in scores.items():
-                yield {"inputs": inputs, "statistics": statistics, **found._asdict()}
+            for statistics, result in scores.items():
+                yield {"inputs": inputs, "statistics": statistics, **result._asdict()}

@@ -65,7 +65,7 @@ class Snapshot:
     loss: float
     _replica: nn.Module
     _parameters: Mapping[str, Tensor]
-    _kept: Mapping[str, Mapping[Any, Tensor]]
+    _values: Mapping[str, Mapping[Any, Tensor]]
     _loader: Batches | None
     _initial: Mapping[str, Tensor] | None
     _in_place: bool = False  # whether the network writes over what hooks have seen, which is then kept as a copy
@@ -93,8 +93,8 @@ class Snapshot:
     @property
     def gradients(self) -> Mapping[int, Tensor]:
         """Gradient of the loss with respect to `weights`: OIHW or OI."""
-        kept = self._read("gradients")
-        return {layer.depth: kept[weight_name(layer)] for layer in self.layers}
+        gradients = self._read("gradients")
+        return {layer.depth: gradients[weight_name(layer)] for layer in self.layers}
 
     @property
     def weights(self) -> Mapping[int, Tensor]:
@@ -221,10 +221,10 @@ class Snapshot:
         return _laid_out(images_NCHW, self.images_NCHW.dtype, memory_format(self._replica)), labels_N
 
     def _read(self, name: str) -> Mapping[Any, Tensor]:
-        if name not in self._kept:
-            seen = ", ".join(sorted(self._kept)) or "nothing"
-            raise LookupError(f"{name} was not observed, only {seen}: name it in the probe's READS")
-        return self._kept[name]
+        if name not in self._values:
+            observed = ", ".join(sorted(self._values)) or "nothing"
+            raise LookupError(f"{name} was not observed, only {observed}: name it in the probe's READS")
+        return self._values[name]
 
 
 def observe(
@@ -283,54 +283,80 @@ def full_precision() -> Iterator[None]:
 
 def _look(like: Snapshot, parameters: Mapping[str, Tensor], reads: Collection[str]) -> Snapshot:
     """The snapshot of `like`'s network and mini-batch at the given parameters."""
-    if not READABLE.issuperset(reads):
-        raise ValueError(f"reads = {sorted(reads)}: a snapshot can keep {', '.join(sorted(READABLE))}")
-    kept: dict[str, dict[Any, Tensor]] = {name: {} for name in reads}
-    weighed = "gradients" in reads or "output_gradients" in reads
-    live = {name: p.detach().requires_grad_(weighed) for name, p in parameters.items()}
-    outputs: dict[int, Tensor] = {}
-    watched: list[tuple[Tensor, int]] = []  # what hooks saw, and how often it had been written to by then
-
-    def keep(name: str, depth: int, value: Tensor) -> None:
-        watched.append((value, value._version))
-        if name == "output_gradients":
-            outputs[depth] = value
-        elif name in kept:
-            kept[name][depth] = value.detach()
-
-    # Where the network computes in place it is given copies to write over, and what was seen stays.
-    def keep_ends(layer: Layer, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        keep("inputs", layer.depth, inputs[0].clone() if like._in_place else inputs[0])
-        keep("preactivations", layer.depth, output)
-        if "output_gradients" in kept:
-            keep("output_gradients", layer.depth, output)
-        return output.clone() if like._in_place else None
-
-    def keep_activation(layer: Layer, output: Tensor) -> Tensor | None:
-        if "activations" in kept:
-            keep("activations", layer.depth, output)
-        return output.clone() if like._in_place else None
-
-    with ExitStack() as hooks, torch.set_grad_enabled(weighed), _untouched(like.images_NCHW):
-        for layer in like.layers:
-            module = like._replica.get_submodule(layer.name)
-            hooks.callback(module.register_forward_hook(partial(keep_ends, layer)).remove)
-            hooks.enter_context(after_activation(like._replica, layer, keep_activation))
+    recorder = _Recorder(reads, in_place=like._in_place)
+    live = {name: p.detach().requires_grad_(recorder.differentiates) for name, p in parameters.items()}
+    with (
+        recorder.hooks(like._replica, like.layers),
+        torch.set_grad_enabled(recorder.differentiates),
+        _untouched(like.images_NCHW),
+    ):
         logits_NK = _logits(like._replica, live, like.images_NCHW)
-        if not like._in_place and any(value._version != version for value, version in watched):
-            return _look(replace(like, _in_place=True), parameters, reads)
-        loss = _loss(logits_NK, like.labels_N)
-        if "logits" in kept:
-            kept["logits"][0] = logits_NK.detach()
-        sources: dict[str, dict[Any, Tensor]] = {"gradients": {**live}, "output_gradients": {**outputs}}
-        wanted = {name: tensors for name, tensors in sources.items() if name in kept}
-        if wanted:
-            every = [t for tensors in wanted.values() for t in tensors.values()]
-            found = iter(torch.autograd.grad(loss, every, materialize_grads=True))  # zero for what has no part in it
-            for name, tensors in wanted.items():
-                kept[name] = {key: next(found) for key in tensors}
+        overwritten = recorder.overwritten
+        if not overwritten:
+            loss = _loss(logits_NK, like.labels_N)
+            recorder.keep("logits", 0, logits_NK)
+            recorder.differentiate(loss, live)
+    if overwritten:
+        return _look(replace(like, _in_place=True), parameters, reads)
     weights = {name: p.detach() for name, p in parameters.items()}
-    return replace(like, loss=loss.item(), _parameters=weights, _kept=kept)
+    return replace(like, loss=loss.item(), _parameters=weights, _values=recorder.values)
+
+
+class _Recorder:
+    """What one pass has of what is read, by name and depth.
+
+    A network that computes in place is given copies to write over, so that what hooks have recorded stays.
+    """
+
+    def __init__(self, reads: Collection[str], *, in_place: bool) -> None:
+        if not READABLE.issuperset(reads):
+            raise ValueError(f"reads = {sorted(reads)}: a snapshot can keep {', '.join(sorted(READABLE))}")
+        self.values: dict[str, dict[Any, Tensor]] = {name: {} for name in reads}
+        self.differentiates = "gradients" in reads or "output_gradients" in reads
+        self._in_place = in_place
+        self._outputs: dict[Any, Tensor] = {}  # of the layers, with their graph
+        self._versions: list[tuple[Tensor, int]] = []  # how often each tensor had been written to when it was recorded
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether the network has written over what was recorded."""
+        return not self._in_place and any(value._version != version for value, version in self._versions)
+
+    @contextmanager
+    def hooks(self, network: nn.Module, layers: tuple[Layer, ...]) -> Iterator[None]:
+        """Within, a pass of the network is recorded."""
+        with ExitStack() as stack:
+            for layer in layers:
+                module = network.get_submodule(layer.name)
+                stack.callback(module.register_forward_hook(partial(self._ends, layer)).remove)
+                stack.enter_context(after_activation(network, layer, self._activation))
+            yield
+
+    def keep(self, name: str, key: int, value: Tensor) -> None:
+        self._versions.append((value, value._version))
+        if name in self.values:
+            self.values[name][key] = value.detach()
+
+    def differentiate(self, loss: Tensor, parameters: Mapping[str, Tensor]) -> None:
+        """Keep the gradients that are read; zero for what has no part in the loss."""
+        sources: dict[str, Mapping[Any, Tensor]] = {"gradients": parameters, "output_gradients": self._outputs}
+        keys = [(name, key) for name, tensors in sources.items() if name in self.values for key in tensors]
+        if not keys:
+            return
+        gradients = torch.autograd.grad(loss, [sources[name][key] for name, key in keys], materialize_grads=True)
+        for (name, key), gradient in zip(keys, gradients, strict=True):
+            self.values[name][key] = gradient
+
+    def _ends(self, layer: Layer, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        self.keep("inputs", layer.depth, inputs[0].clone() if self._in_place else inputs[0])
+        self.keep("preactivations", layer.depth, output)
+        self._outputs[layer.depth] = output
+        return output.clone() if self._in_place else None
+
+    def _activation(self, layer: Layer, output: Tensor) -> Tensor | None:
+        if "activations" in self.values:
+            self.keep("activations", layer.depth, output)
+        return output.clone() if self._in_place else None
 
 
 @contextmanager

@@ -34,8 +34,8 @@ def probe(snapshot: Snapshot, *, num_held_out: int = 5000) -> Iterator[dict[str,
                 batches = snapshot.split_batches(split, BATCH)
                 if split == "held_out":
                     batches = itertools.islice(batches, -(-num_held_out // BATCH))
-                found = score(network, _counting(batches, sizes))
-                yield {"split": split, "num_examples": sum(sizes), **found._asdict()}
+                result = score(network, _counting(batches, sizes))
+                yield {"split": split, "num_examples": sum(sizes), **result._asdict()}
 
 
 def _counting(batches: Iterator[Batch], sizes: list[int]) -> Iterator[Batch]:

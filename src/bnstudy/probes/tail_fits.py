@@ -137,9 +137,9 @@ def lognormal(logs: Array) -> Fit:
 
     starts = ((1.0, math.log(1e-3)), (0.0, 0.0), (-3.0, 1.0))
     bounds = ((-1e4, 1e3), (math.log(1e-8), math.log(1e6)))
-    found = min((minimize(cost, s, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-6, "fatol": 1e-10})
-                 for s in starts), key=lambda result: float(result.fun))  # fmt: skip
-    a, b = float(found.x[0]), math.exp(found.x[1])
+    fit = min((minimize(cost, s, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-6, "fatol": 1e-10})
+               for s in starts), key=lambda result: float(result.fun))  # fmt: skip
+    a, b = float(fit.x[0]), math.exp(fit.x[1])
     log_density = -a * z - b * z**2 / 2 - _log_normaliser(a, b) - math.log(unit) - logs
     return float(unit / math.sqrt(b)), float(np.exp(-a / b * unit)), log_density
 

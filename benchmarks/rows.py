@@ -32,7 +32,7 @@ from bnstudy.store.runs import Store
 from bnstudy.store.status import looks
 from bnstudy.sweep import pool
 from bnstudy.sweep.plan import plan
-from bnstudy.training import construct, engine, runner
+from bnstudy.training import construct, engine, trainer
 from bnstudy.training.engine.base import Engine
 from bnstudy.training.observer import Observer, Rows
 from bnstudy.training.position import Mark
@@ -234,7 +234,7 @@ def probes(setting: Setting) -> Prepared:
 
         def run() -> None:
             for event in training.rows(lambda: False):
-                if isinstance(event, Rows) and event.table not in runner.SCALARS:
+                if isinstance(event, Rows) and event.table not in trainer.SCALARS:
                     writer.add(event.table, event.columns, event.values)
                     writer.flush()  # here the loop counts the time as the probes'
 

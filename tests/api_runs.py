@@ -1,36 +1,9 @@
-"""What the tests of the interface for Python share: runs whose weights are kept, small networks of a user's own."""
+"""What the tests of the interface for Python share: small networks of a user's own."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor, nn
-
-from bnstudy.store import paths
-from bnstudy.store.runs import Store
-from bnstudy.training import runner
-
-WEIGHTS = "test-weights.pt"
-
-
-def keep_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs keep the weights of their network, and the store reads them, where it does not by itself."""
-    if hasattr(Store, "weights"):
-        return
-    end = runner._Trainer.end
-
-    def end_and_keep(self, mirrors):
-        states = [self._engine.network(run).state_dict() for run in range(self._engine.num_runs)]
-        ended = end(self, mirrors)
-        for one, state in zip(ended, states, strict=True):
-            torch.save(state, paths.run(self._results, one.run_id) / WEIGHTS)
-        return ended
-
-    def weights(self: Store, run_id: str) -> dict[str, Tensor]:
-        return torch.load(paths.run(self.results, run_id) / WEIGHTS)
-
-    monkeypatch.setattr(runner._Trainer, "end", end_and_keep)
-    monkeypatch.setattr(Store, "weights", weights, raising=False)
 
 
 class Block(nn.Module):

@@ -16,7 +16,6 @@ import matplotlib
 import pandas as pd
 import pytest
 import synthetic
-from api_runs import keep_weights
 from small_runs import torch_as_it_was
 
 import bnstudy
@@ -73,7 +72,6 @@ def project(data_root, tmp_path, monkeypatch):
     (tmp_path / "claims.json").symlink_to(ROOT / "results" / "claims.json")
     monkeypatch.setenv("BNSTUDY_RESULTS", str(tmp_path))
     monkeypatch.setenv("BNSTUDY_DATA_ROOT", str(data_root))
-    keep_weights(monkeypatch)
     with torch_as_it_was():
         yield tmp_path
 

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import small_runs
 import torch
-from api_runs import keep_weights
 from torch.nn import functional
 
 import bnstudy
@@ -212,7 +211,6 @@ def test_a_run_that_raises_says_what_and_where_the_traceback_is(data, tmp_path, 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
-        keep_weights(patched)
         patched.setattr(devices, "cores", lambda: 1)
         yield bnstudy.fit(make(data), tmp_path_factory.mktemp("results"), progress=False)
 

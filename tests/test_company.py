@@ -19,7 +19,7 @@ from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import Store
 from bnstudy.sweep import pool, rounds
 from bnstudy.sweep.plan import plan, side_by_side
-from bnstudy.training import runner, signals
+from bnstudy.training import runner, signals, trainer
 from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
 
 RATES = (0.01, 0.1, 0.5, 1e30, 1.0, 3.0)  # one of them diverges
@@ -58,7 +58,7 @@ def interrupted(configs: Sequence[Config], results: Path, at: int) -> None:
     def ask(done: int, total: int) -> None:
         stop.requested = done >= at
 
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(signals.Interrupted):
         runner.train(pending(configs, results)[0], results, threads=1, report=ask, stop=stop)
 
 
@@ -172,14 +172,14 @@ def test_a_stack_is_what_the_bits_of_its_runs_depend_on(tmp_path, root):
 def test_a_group_that_is_taken_apart_says_so_and_keeps_its_bits(tmp_path, root, undisturbed, monkeypatch, capsys):
     configs = grid(root)
     interrupted(configs, tmp_path, at=5)
-    begin = runner._Trainer.__init__
+    begin = trainer.Trainer.__init__
 
     def no_room(self, group, *rest):
         if len(group.jobs) > 1:
             raise RuntimeError("out of memory")
         begin(self, group, *rest)
 
-    monkeypatch.setattr(runner._Trainer, "__init__", no_room)
+    monkeypatch.setattr(trainer.Trainer, "__init__", no_room)
     sweep(configs, tmp_path)
     log = capsys.readouterr().out
     assert all(word in log for word in ("out of memory", names(configs)[5], "by itself"))

@@ -22,7 +22,7 @@ from bnstudy.data import sources
 from bnstudy.data.sources import DataError
 from bnstudy.store import checkpoint, paths, reduction
 from bnstudy.store.runs import State, Store, StoreError
-from bnstudy.training import runner, signals
+from bnstudy.training import signals
 
 # The same examples every time: what is found by chance would redden other people's changes. It is pinned as an example.
 settings.register_profile("pinned", derandomize=True, deadline=None)
@@ -66,7 +66,7 @@ def results(tmp_path_factory, root):
         make([done], results)
         stop = signals.Stop()
         stop.requested = True
-        with pytest.raises(runner.Interrupted):
+        with pytest.raises(signals.Interrupted):
             make([under_way], results, stop=stop)
     reduction.reduce(Store(results), names([done]), paths.tables(results, "s"))
     return results, done, under_way

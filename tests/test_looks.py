@@ -76,7 +76,7 @@ def test_a_request_within_a_look_is_honoured_at_once(tmp_path, root, monkeypatch
         asking = threading.Thread(target=ask)
         asking.start()
         began = time.monotonic()
-        with stop.listening(), pytest.raises(runner.Interrupted):
+        with stop.listening(), pytest.raises(signals.Interrupted):
             make([wanted], tmp_path / "cut", stop=stop)
         asking.join()
         assert time.monotonic() - began < 30
@@ -97,7 +97,7 @@ def test_a_request_before_a_look_does_not_wait_for_it(tmp_path, root, monkeypatc
         stop.requested = self.position.step == 3
 
     monkeypatch.setattr(Training, "_advance", advance)
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(signals.Interrupted):
         runner.train(Group((job(wanted),)), tmp_path, threads=1, report=lambda *_: None, stop=stop)
     assert not begun and list(under_way(tmp_path).values()) == [names([wanted])]
 

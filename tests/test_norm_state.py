@@ -9,7 +9,7 @@ import pytest
 from small_runs import config, make, names, pending, quadrants, torch_as_it_was, written
 
 from bnstudy.store.runs import Store
-from bnstudy.training import runner, signals
+from bnstudy.training import signals
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_running_statistics_of_a_resumed_run_are_those_of_one_that_went_through(
         def ask(done, total, stop=stop):
             stop.requested = True  # at every step
 
-        with contextlib.suppress(runner.Interrupted):
+        with contextlib.suppress(signals.Interrupted):
             make(configs, tmp_path / "cut", report=ask, stop=stop)
     run_ids = names(configs)
     assert written(tmp_path / "cut", run_ids) == written(tmp_path / "whole", run_ids)

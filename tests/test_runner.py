@@ -100,7 +100,7 @@ def test_stopped_at_every_step_and_resumed_is_undisturbed(tmp_path, root, config
 
         try:
             make(configs, tmp_path / "cut", report=ask, stop=stop)
-        except runner.Interrupted:
+        except signals.Interrupted:
             stops += 1
             assert len(under_way(tmp_path / "cut")) == 1
     assert stops == configs[0].train.steps
@@ -167,7 +167,7 @@ def test_a_request_to_stop_waits_for_a_checkpoint_and_a_second_ctrl_c_does_not(t
     configs = alone(root, runtime__checkpoint_every_sec=1e9)
     stop = signals.Stop()
     with stop.listening():
-        with pytest.raises(runner.Interrupted):
+        with pytest.raises(signals.Interrupted):
             make(configs, tmp_path, report=lambda done, total: os.kill(os.getpid(), signal.SIGTERM), stop=stop)
         (group,) = pending(configs, tmp_path)
         saved = checkpoint.load(tmp_path, group)
@@ -188,7 +188,7 @@ def test_resuming_keeps_the_number_of_threads(tmp_path, root):
     (one,) = configs = alone(root)
     stop = signals.Stop()
     stop.requested = True
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(signals.Interrupted):
         runner.train(Group((job(one),)), tmp_path, threads=2, report=lambda done, total: None, stop=stop)
     make(configs, tmp_path)  # asks for one thread
     assert Store(tmp_path).manifest(names(configs)[0])["provenance"]["threads"] == 2
@@ -203,7 +203,7 @@ def test_two_groups_never_share_a_run(tmp_path, root, capsys):
         def ask(done, total, stop=stop, at=at):
             stop.requested = done >= at
 
-        with pytest.raises(runner.Interrupted):
+        with pytest.raises(signals.Interrupted):
             make(configs, tmp_path / "cut", report=ask, stop=stop)
     assert list(under_way(tmp_path / "cut").values()) == [names([third, second])]
     assert capsys.readouterr().out.startswith(f"{names([first])[0]}: to start again, ")
@@ -274,7 +274,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(tmp_path, root, 
     def ask(done, total):
         stop.requested = done >= 2  # once there are rows to be damaged
 
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(signals.Interrupted):
         make(configs, tmp_path / "cut", stop=stop, report=ask)
     kept = names(configs)
     DAMAGE[damage](tmp_path / "cut")
@@ -350,7 +350,7 @@ def half_made(configs, results, step=5):
     def ask(done, total):
         stop.requested = done == step
 
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(signals.Interrupted):
         make(configs, results, report=ask, stop=stop)
     return saved_bytes(results)
 

@@ -71,7 +71,7 @@ def sliced(marks):
 
             try:
                 made = runner.train(group, results, threads=1, report=report, stop=stop)
-            except runner.Interrupted:
+            except signals.Interrupted:
                 raise signals.Spent from None
             ended += [(one.run_id, str(one.state), one.note) for one in made]
             options["report"](index, 0, 0, ended[-len(made) :])
@@ -158,7 +158,7 @@ def test_a_checkpoint_says_how_far_it_is(root, tmp_path):
         assert total == one.num_steps == 40
         stop.requested = done >= 8
 
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(signals.Interrupted):
         runner.train(Group((one,)), tmp_path, threads=1, report=report, stop=stop)
     run = specs.of_job(one)
     found = measured([run], {one.run_id: Entry(State.partial)}, tmp_path)

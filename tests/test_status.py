@@ -12,7 +12,7 @@ from bnstudy.config import identity, plugins
 from bnstudy.config.schema import ProbePlan, from_dict, to_dict
 from bnstudy.store import paths, status, weights
 from bnstudy.store.runs import Store, StoreError, sealed
-from bnstudy.training import construct, runner, signals
+from bnstudy.training import construct, signals
 from bnstudy.training.train import Training
 
 START = {"weights": {"at": [0]}}
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_other_code_is_of_no_use(root, tmp_path, changed, change
     def ask(done, total):
         stop.requested = done >= 4
 
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(signals.Interrupted):
         make([made], tmp_path, report=ask, stop=stop)
     if changed:
         changed_file("norms", "batch")
@@ -240,7 +240,7 @@ def test_a_resumed_run_gets_what_was_asked_for_since_it_began(root, tmp_path):
     def ask(done, total):
         stop.requested = done >= 4
 
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(signals.Interrupted):
         make([config(root, runtime__checkpoint_every_sec=0.0)], tmp_path / "later", report=ask, stop=stop)
     _, ended = run(root, tmp_path / "later", ENDS)
     run(root, tmp_path / "whole", ENDS)

@@ -108,7 +108,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
                 if ended.state.done:  # without an update, or before the last one
                     shown.update(1)
                 shown.close(str(ended.state))
-    except (runner.Interrupted, KeyboardInterrupt):
+    except (signals.Interrupted, KeyboardInterrupt):
         saved = checkpoint.exists(folder, group)
         how = "what was trained is saved, and the run resumes" if saved else "nothing was saved, and the run starts"
         then = f"when bnstudy.fit is called with this configuration and results = {str(folder)!r}"

@@ -367,7 +367,7 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
     """Be a worker: groups come in, progress and endings go out, until the pipe is closed."""
     signals.end_on_interrupt()  # as long as there is nothing to save
     _die_with_parent()
-    from bnstudy.training import preflight, runner  # torch is imported here, in the worker
+    from bnstudy.training import preflight  # torch is imported here, in the worker
 
     def tell(kind: str, *content: object) -> None:
         try:
@@ -395,7 +395,7 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
                     tell("refused", str(error))
                 if stop.requested:
                     os._exit(INTERRUPTED)
-            except (KeyboardInterrupt, runner.Interrupted):
+            except (KeyboardInterrupt, signals.Interrupted):
                 os._exit(INTERRUPTED)
 
 

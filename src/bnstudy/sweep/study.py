@@ -58,7 +58,7 @@ def train_one(config: Config, results: Path, *, show: Show = Show.nothing, yes: 
             if ended.state.done:  # without an update, or before the last one
                 progress.update(1)
             progress.close(f"{ended.state} {ended.note}".strip())
-    except runner.Interrupted:
+    except signals.Interrupted:
         raise KeyboardInterrupt from None
     print(f"{job.run_id}: {ended.state}, in {paths.run(results, job.run_id)}{_outcome(store, ended.run_id)}")
     return int(ended.state == State.failed)

@@ -35,6 +35,10 @@ class Left(BaseException):
     """A look was left on request: what it looked at is as it was, and can be saved."""
 
 
+class Interrupted(BaseException):
+    """Training stopped on request, after a checkpoint."""
+
+
 def raise_interrupts() -> None:
     """Have Ctrl-C and SIGTERM raise KeyboardInterrupt; Ctrl-C too where a script's `&` or nohup has it ignored."""
     for number in POLITE:

@@ -21,7 +21,7 @@ from bnstudy.config import compose, schema
 from bnstudy.store import devices
 from bnstudy.store.runs import Store
 from bnstudy.sweep import study
-from bnstudy.training import engine, runner, train
+from bnstudy.training import engine, runner, train, trainer
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_ctrl_c_before_there_is_anything_to_save_says_so(data, tmp_path, one_cor
     def press(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "make_loader", press)
+    monkeypatch.setattr(trainer, "make_loader", press)
     with pytest.raises(KeyboardInterrupt, match=r"nothing was saved"):
         bnstudy.fit(make(data), tmp_path, progress=False)
 

@@ -23,7 +23,7 @@ from bnstudy.sweep import pool, specs, study, survey, tables
 from bnstudy.sweep.specs import kind
 from bnstudy.sweep.tally import Speeds
 from bnstudy.tracking.console import Progress
-from bnstudy.training import construct, runner
+from bnstudy.training import construct, runner, trainer
 
 TINY = ["model=mlp", "model.hidden='16'", "data.name=quadrants", "data.batch_size=25", "data.augment=false"]
 TINY += ["train.steps=3", "probes=none", "tracking.mode=off", "runtime.device=cpu"]
@@ -174,7 +174,7 @@ def stumbling(monkeypatch):
             raise RuntimeError("a layer stumbled")
         return build(config, loader)
 
-    monkeypatch.setattr(runner, "build_network", stumble)
+    monkeypatch.setattr(trainer, "build_network", stumble)
 
 
 def test_a_failed_run_exits_1_and_is_tried_again(root, tmp_path, capsys, stumbling):

@@ -424,7 +424,7 @@ def no_data(source):
 @pytest.mark.parametrize(
     ("module", "name", "stumble"),
     [
-        (engine, "make", out_of_memory),
+        (engine, "build_engine", out_of_memory),
         (models, "build", too_little),
         (sources, "load", no_data),
         (torch, "load", too_little),

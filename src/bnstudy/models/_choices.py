@@ -1,4 +1,4 @@
-"""What the networks' options may be: activations and poolings by name."""
+"""Activations and poolings by name, and the check of such options."""
 
 from __future__ import annotations
 

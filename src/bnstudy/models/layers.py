@@ -1,4 +1,4 @@
-"""What a network says of itself: its weight layers, numbered by depth as in the paper, and how it lies in memory."""
+"""A network's weight layers, numbered by depth as in the paper, and its memory format."""
 
 from __future__ import annotations
 

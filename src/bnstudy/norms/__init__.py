@@ -49,7 +49,7 @@ class Factory:
                 raise ValueError(f"norm.where = {self._where!r}: {pattern!r} matches none of {', '.join(sites)}")
 
     def _at(self, site: str, num_features: int, ndim: int, patterns: set[str]) -> nn.Module:
-        """A norm if any of the patterns asks for one."""
+        """The norm at a place that one of the patterns names, else the identity."""
         self._sites.append(site)
         self._used |= patterns
         if not patterns:

@@ -1,4 +1,4 @@
-"""Which values the options of the norms may have."""
+"""Checks of the norms' options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What norms know of the mini-batches they saw: estimated anew over many images, or held as one pass has it.
+"""The norms' statistics: estimated anew over many images, or held constant as of one pass.
 
 A norm of its own file says how its statistics are held constant in a method `held`, and, where they are no mean and
 variance, what they are of one mini-batch in a method `statistics`. torch's norms are known here.

@@ -8,5 +8,5 @@ STACKABLE = True
 
 
 def build(num_features: int, ndim: int) -> nn.Module:
-    """Passes its input on."""
+    """The identity."""
     return nn.Identity()

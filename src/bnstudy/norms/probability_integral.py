@@ -62,7 +62,7 @@ class ProbabilityIntegral(nn.Module):
         return fixed
 
     def statistics(self, x: Tensor) -> dict[str, Tensor]:
-        """Those of this mini-batch by itself."""
+        """The quantiles of this mini-batch by itself."""
         return {"running_quantiles": self._of_batch(x.transpose(0, 1).flatten(1))}
 
     def _quantiles(self, values_CM: Tensor) -> Tensor:

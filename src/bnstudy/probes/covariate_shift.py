@@ -71,7 +71,7 @@ def drift(before: Tensor, after: Tensor) -> float:
 
 @contextmanager
 def _other_draws(images_NCHW: Tensor) -> Iterator[None]:
-    """Inside, what is random is drawn from another state than outside, which is left as it was."""
+    """Draw from another random state inside, and leave the one outside as it was."""
     devices = [images_NCHW.device] if images_NCHW.is_cuda else []
     with torch.random.fork_rng(devices):
         torch.rand((), device=images_NCHW.device)

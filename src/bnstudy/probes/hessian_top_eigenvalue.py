@@ -117,7 +117,7 @@ def top_eigenvalue(
 
 
 def _drawn_afresh(network: nn.Module) -> nn.Module:
-    """The network with weights at which its layers pass on what they are given."""
+    """The network with weights drawn afresh, at which its layers pass their input on."""
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in network.parameters():

@@ -31,7 +31,7 @@ SEED_STRIDE = 1_000_003  # more than a run has steps, and odd, so that no two lo
 
 
 class Batches(Protocol):
-    """Where further mini-batches come from."""
+    """A source of further mini-batches."""
 
     @property
     def num_train(self) -> int:
@@ -239,7 +239,7 @@ def observe(
     initial: Mapping[str, Tensor] | None = None,
     layers: tuple[Layer, ...] | None = None,
 ) -> Snapshot:
-    """Looks at the network on one mini-batch and keeps what `reads` names, of READABLE.
+    """Run the network on one mini-batch and keep what `reads` names, of READABLE.
 
     `layers` are the network's own (`network.layers`) unless given; `initial` is its state dictionary from before
     training. Raises ValueError for an unknown read.
@@ -303,7 +303,7 @@ def _look(like: Snapshot, parameters: Mapping[str, Tensor], reads: Collection[st
 
 
 class _Recorder:
-    """What one pass has of what is read, by name and depth.
+    """The tensors of one pass that are read, by name and depth.
 
     A network that computes in place is given copies to write over, so that what hooks have recorded stays.
     """
@@ -390,7 +390,7 @@ def after_activation(
 
 
 def _on_a_copy(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What a network does to its images in place is not done to those of the next pass."""
+    """Give the network a copy of its images, which it may write over."""
     return (inputs[0].clone(), *inputs[1:])
 
 
@@ -414,7 +414,7 @@ def _loss(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
 
 @contextmanager
 def _untouched(images_NCHW: Tensor) -> Iterator[None]:
-    """What happens inside is in full precision and moves no random state."""
+    """Compute in full precision, and leave the random state as it was."""
     devices = [images_NCHW.device] if images_NCHW.is_cuda else []
     with torch.random.fork_rng(devices), full_precision():
         yield
@@ -422,7 +422,7 @@ def _untouched(images_NCHW: Tensor) -> Iterator[None]:
 
 @contextmanager
 def drawing(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """What is drawn inside (by dropout, by noise) follows from a run's seed and a step alone; outside nothing moves."""
+    """Seed what is drawn inside (by dropout, by noise) by the run's seed and the step; restore the state after."""
     state = (seed * SEED_STRIDE + step) % 2**63
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(state)

@@ -1,4 +1,4 @@
-"""What was read from many files, remembered in one SQLite file for as long as those files stay as they were.
+"""A cache in one SQLite file of what was read from many files, valid while those files stay unchanged.
 
 A cache and nothing more: a value stands beside a stamp of what it was read from and counts while that is the same, so
 that no writer has to keep it up to date. It can be removed at any time; a damaged one is begun anew.
@@ -28,14 +28,14 @@ class Cache:
         self._results, self._path = results, paths.cache(results)
 
     def read(self, kind: str) -> Remembered:
-        """Everything that is remembered of this kind."""
+        """All entries of this kind: stamp and value by key."""
         with contextlib.suppress(sqlite3.Error, OSError), self._open() as file:
             rows = file.execute("SELECT key, stamp, value FROM remembered WHERE kind = ?", [kind]).fetchall()
             return {key: (stamp, value) for key, stamp, value in rows}
         return {}
 
     def write(self, kind: str, values: Mapping[str, tuple[str, Any]]) -> None:
-        """Remembers stamp and value by key."""
+        """Store the entries: stamp and value by key."""
         rows = [(kind, key, stamp, json.dumps(value, separators=(",", ":"))) for key, (stamp, value) in values.items()]
         with contextlib.suppress(sqlite3.Error, OSError), self._open() as file:
             file.executemany("INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)", rows)

@@ -1,4 +1,4 @@
-"""How many GPUs and CPU cores a process may use, seen without importing torch, and what its threads obey.
+"""Count the GPUs and CPU cores that a process may use, without torch, and set up threads and cores.
 
 What is planned depends on it, no number does but the number of threads. The cores are looked at when this module is
 imported, since libraries that bind threads (OMP_PROC_BIND) take all but one of them from the thread that loads them.
@@ -58,7 +58,7 @@ def _quota() -> float:
 
 
 def for_threads(threads: int) -> dict[str, str | None]:
-    """The environment for a process that computes with so many threads, no more, no fewer and bound to no core.
+    """Environment variables for a process that computes with exactly so many threads.
 
     None: the variable is to be taken out. It counts where no library has been loaded yet.
     """
@@ -85,7 +85,7 @@ def gpus() -> int:
 
 
 def names() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls those GPUs."""
+    """The names that CUDA_VISIBLE_DEVICES has for those GPUs."""
     try:
         present = sum(1 for _ in DRIVER.iterdir())
     except OSError:

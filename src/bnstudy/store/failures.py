@@ -1,4 +1,4 @@
-"""How a run that failed is written down: its error beside what identifies it. What it had saved stays."""
+"""Record a failed run: its error beside what identifies it. What it had saved stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each run's manifest says, remembered, so that looking at 100,000 runs opens only those that changed."""
+"""An index of what the manifests say, so that looking at 100,000 runs opens only those that changed."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _read(store: Store, run_id: str) -> Entry:
 
 
 def _beside(manifest: Mapping[str, Any]) -> int:
-    """The runs that shared the seconds of its process."""
+    """The number of runs that shared the seconds of its process."""
     return int((manifest.get("provenance") or {}).get("num_runs", 1))
 
 

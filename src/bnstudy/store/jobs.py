@@ -46,7 +46,7 @@ class Group:
 
 
 def jobs(configs: Iterable[Config]) -> list[Job]:
-    """Configurations with the data they will see, in their order, each identity once. Raises DataError."""
+    """The jobs of these configurations, in their order, each identity once. Raises DataError for missing data."""
     sources_by_name: dict[str, Source] = {}
     by_id: dict[str, Job] = {}
     for config in configs:
@@ -67,7 +67,7 @@ def under_way(results: Path) -> dict[str, list[str]]:
 
 
 def let_go(results: Path, run_ids: set[str], keep: Group | None = None) -> None:
-    """Drops the checkpoints of groups, but for `keep`, that hold one of these runs; says whose work goes with it."""
+    """Remove the checkpoints of groups, but for `keep`, that hold one of these runs; print whose work is lost."""
     for group_id, members in under_way(results).items():
         if (keep is None or group_id != keep.id) and run_ids.intersection(members):
             shutil.rmtree(paths.groups(results) / group_id, ignore_errors=True)

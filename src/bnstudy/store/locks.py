@@ -55,7 +55,7 @@ class Locks:
         self._files, self._name = files, name
 
     def check(self) -> None:
-        """Raises Locked where another process holds one by now: this machine was cut off from a network's locks."""
+        """Raise Locked where another process has a lock by now, after this machine lost its network's locks."""
         for run_id, path in self._files.items():
             if (text := _read(path)) != self._name:
                 raise Locked(run_id, _named(text))
@@ -77,7 +77,7 @@ def hold(results: Path, run_ids: Iterable[str]) -> Iterator[Locks]:
 
 
 def holder(results: Path, run_id: str) -> Holder | None:
-    """Who holds the run; None: nobody."""
+    """The process that holds the run, or None."""
     path = paths.lock(results, run_id)
     if not path.exists():
         return None
@@ -89,7 +89,7 @@ def holder(results: Path, run_id: str) -> Holder | None:
 
 
 def holders(results: Path) -> dict[str, Holder]:
-    """Every run that a process holds."""
+    """The holder of every run that is locked."""
     folder = paths.locks(results)
     by_run = {path.name: holder(results, path.name) for path in sorted(folder.iterdir())} if folder.is_dir() else {}
     return {run_id: who for run_id, who in by_run.items() if who is not None}

@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's own name for itself."""
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -74,7 +74,7 @@ def _version(name: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers of the repository that this file lies in; None where it refuses.
+    """Git's answer about the repository of this file; None where it refuses.
 
     Of no other, which a hook's or a tool's GIT_DIR would name; and whoever owns it: in a container that is often
     somebody else, whose code runs all the same.

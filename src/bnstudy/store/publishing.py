@@ -80,7 +80,7 @@ BRIEF = (
 
 
 def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """By sweep and run id, a few facts of the published runs that are done; remembered while their tables are the same.
+    """A few facts of the published runs that are done, by sweep and run id; cached while the tables are unchanged.
 
     Raises ValueError where a table cannot be read.
     """
@@ -160,7 +160,7 @@ def choose(jobs: Sequence[Job], done: Collection[str], published: Published, *, 
 
 
 def differences(ours: Mapping[str, pa.Table], published: Published, run_ids: Iterable[str]) -> dict[str, str]:
-    """Of these runs those whose published rows are not those of the raw run, each with what differs first.
+    """The runs whose published rows differ from those of the raw run, each with the first difference.
 
     `ours` are tables of the raw runs, reduced. Circumstances (commit, machine, time) do not count, nor does a table or
     a column that only one side has: a later version may have added it.

@@ -1,4 +1,4 @@
-"""What of a sweep's raw runs is kept for analysis: one row a run, and one file a table with the rows of all runs."""
+"""Reduce a sweep's raw runs for analysis: one row a run, and one file a table with the rows of all runs."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def chosen(tables: Mapping[str, pa.Table], run_ids: Iterable[str]) -> dict[str, 
 
 
 def by_run(table: pa.Table) -> dict[str, pa.Table]:
-    """A reduced table taken apart: the rows of each run, in their order, without the column `run_id`."""
+    """The rows of each run of a reduced table, in their order, without the column `run_id`."""
     run_ids = table["run_id"].cast(pa.string()).to_numpy(zero_copy_only=False)
     rows = table.drop_columns(["run_id"])
     starts = [0, *(np.flatnonzero(run_ids[1:] != run_ids[:-1]) + 1), len(run_ids)] if len(run_ids) else []
@@ -285,7 +285,7 @@ def by_run(table: pa.Table) -> dict[str, pa.Table]:
 
 
 def _held(manifest: Mapping[str, Any], table_by_probe: Mapping[str, str] | None) -> dict[str, str]:
-    """By the name that it has for the sweep, each wanted table of a run."""
+    """The run's tables that the sweep keeps, by the name that they have there."""
     there = manifest["tables"]
     if table_by_probe is None:
         return {name: name for name in there}

@@ -42,7 +42,7 @@ ARROW = {
 
 
 class State(StrEnum):
-    """What the disk says of a run. Completed and diverged are done; the others can be run."""
+    """The state of a run on the disk. Completed and diverged are done; the others can be trained."""
 
     absent = "absent"
     partial = "partial"  # begun, not ended
@@ -152,11 +152,11 @@ class Store:
         files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, {**before, **entries}))
 
     def writer(self, run_id: str) -> Writer:
-        """Begins a run, or goes on with it after `Writer.restore`."""
+        """A writer that begins the run, or resumes it after `Writer.restore`."""
         return Writer(paths.run(self.results, run_id), run_id)
 
     def ending(self, run_id: str) -> Ending | None:
-        """What tells one ending of a run from a later one; None where it has none."""
+        """A stamp that tells one ending of a run from a later one; None where the run has not ended."""
         try:
             stat = (paths.run(self.results, run_id) / paths.MANIFEST).stat()
         except OSError:
@@ -164,7 +164,7 @@ class Store:
         return stat.st_ino, stat.st_mtime_ns
 
     def retract_failure(self, run_id: str) -> None:
-        """A run that failed goes on: it is under way again."""
+        """Remove the manifest of a failed run, which is under way again."""
         if self.state(run_id, verify=False) == State.failed:
             (paths.run(self.results, run_id) / paths.MANIFEST).unlink()
 
@@ -216,7 +216,7 @@ class Writer:
         return {"columns": self._columns, "segments": {table: list(sums) for table, sums in self._flushed.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint; what was written later is dropped.
+        """Resume from a checkpoint; what was written later is dropped.
 
         Raises StoreError, with everything as it was, if a segment is missing or is not what was written.
         """
@@ -288,7 +288,7 @@ def as_table(columns: Columns, rows: Mapping[str, Sequence[Any] | np.ndarray]) -
 
 
 def looks_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By table, what it is a look of: probe, plan (resolved), and the checksum of the probe's code, where known.
+    """The look of each table: probe, plan (resolved), and the checksum of the probe's code, where known.
 
     A table of this name need not be there: what found no rows has none.
     """

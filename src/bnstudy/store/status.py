@@ -1,4 +1,4 @@
-"""How a run on the disk compares with the run that is asked for: done as asked, or what it still lacks.
+"""Compare a run on the disk with a job: done as asked, or what it still lacks.
 
 A run is done as asked if it trained what is asked for (identity), with the code that its components have now, and if
 every probe of the configuration has looked as planned. What looked is no part of what was trained, so a finished run

@@ -1,4 +1,4 @@
-"""Hands out the kept weights of a finished run as a file that plain torch loads."""
+"""Export the kept weights of a finished run as a file that plain torch loads."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Launcher:
     wait: bool = True
 
     def executor(self, folder: Path, cluster: str = BASE, **ours: Any) -> AutoExecutor:
-        """What submits jobs, with the values of the launcher's file, `ours`, then those of the command line.
+        """Submitit's executor with the values of the launcher's file, then `ours`, then the command line's.
 
         Raises ComposeError for a value that submitit does not know.
         """
@@ -59,7 +59,7 @@ LOCAL = Launcher("local")
 
 
 def choose(name: str, overrides: Sequence[str], *, wait: bool = True) -> tuple[Launcher, list[str]]:
-    """The launcher, with those of the overrides that are its own, and the other overrides. Raises ValueError."""
+    """Part the launcher's own overrides from the others. Raises ValueError for values that it refuses."""
     own = tuple(text.removeprefix(PREFIX) for text in overrides if text.startswith(PREFIX))
     if name == LOCAL.name and (own or not wait):
         what = f"{PREFIX}{own[0]}" if own else "--no-wait"

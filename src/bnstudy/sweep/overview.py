@@ -80,7 +80,7 @@ def _composed(
 
 
 def _counted(survey: Survey, sweep: str) -> str:
-    """The runs that were trained for a sweep, where which it asks for is not known."""
+    """Counts of the runs that were trained for a sweep whose own list of runs is not known."""
     counts = Counter(str(entry.state) for entry in survey.entries.values() if entry.sweep == sweep)
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none of its runs is here"
 
@@ -97,7 +97,7 @@ def _print_not_begun(survey: Survey, shown: Collection[str], sweeps: Collection[
 
 
 def _print_rest(survey: Survey, shown: Collection[str], results: Path) -> None:
-    """Count the runs of no sweep that has a line: single ones, those of `bnstudy run`, and others' of earlier times."""
+    """Print the count of runs that belong to no printed sweep, such as those of `bnstudy run`."""
     runs = [run_id for run_id in Store(results).run_ids() if run_id not in shown]
     if runs:
         states = {run_id: "running" if run_id in survey.holders else survey.entries[run_id].state for run_id in runs}

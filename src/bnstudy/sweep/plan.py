@@ -47,7 +47,7 @@ def _interrupted(jobs: Sequence[Job], pending: set[str], results: Path) -> list[
 
 
 def _halved(parts: list[list[Job]], workers: int) -> list[list[Job]]:
-    """The parts, the largest of them halved until there is one a worker, as far as they can be."""
+    """Halve the largest parts until there is one a worker, as far as possible."""
     while len(parts) < workers:
         halvable = [i for i, part in enumerate(parts) if len(part) > 1 and not _is_stacked(part[0])]
         if not halvable:
@@ -97,7 +97,7 @@ def _is_stacked(job: Job) -> bool:
 
 
 def _alike(job: Job) -> str:
-    """What runs in one group share: everything but the learning rate, and what looks at them."""
+    """A key of what the runs of a group share: their configuration but for the learning rate, and their looks."""
     config = replace(job.config, optim=replace(job.config.optim, lr=0.0))
     plans = {name: resolved_plan(name, plan) for name, plan in config.probes.items()}
     return f"{canonical(config, job.source.identity)} {plans}"

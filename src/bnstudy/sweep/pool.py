@@ -51,7 +51,7 @@ class _Worker:
 
 
 def use_threads(threads: int) -> None:
-    """This process is to compute with so many threads: to be called before what computes is imported."""
+    """Set the number of threads of this process, before the libraries that compute are imported."""
     _set(devices.for_threads(threads))
 
 
@@ -89,7 +89,7 @@ def train(jobs: Sequence[Job], pending: set[str], results: Path, workers: int, p
 
 @dataclass
 class _Run:
-    """Where a run is that is to be trained by this command or another."""
+    """The state of a run that this command or another is to train."""
 
     job: Job
     before: Ending | None  # of its manifest, before this command began
@@ -98,7 +98,7 @@ class _Run:
     end: Ended | None = None
 
     def waits(self, store: Store) -> bool:
-        """Whether it has not ended yet, after a look at the disk."""
+        """Look at the disk, and return whether the run has not ended yet."""
         if self.end is None:
             self.holder = locks.holder(store.results, self.job.run_id)
         if self.end is None and self.holder is None:  # who lets go of a run has ended it, or leaves it to us
@@ -110,7 +110,7 @@ class _Run:
         return self.end is None
 
     def note(self, end: Ended) -> None:
-        """Take over how it ended in a worker of this command."""
+        """Record how it ended in a worker of this command."""
         _, state, note = end
         if state == State.partial:
             self.died = note
@@ -119,7 +119,7 @@ class _Run:
 
 
 class Shares:
-    """How much of each group is trained, summed up on the console."""
+    """The trained share of each group, summed up on the console."""
 
     def __init__(self, groups: Sequence[Group], progress: Progress, before: int, note: str) -> None:
         self._sizes, self._progress, self._before, self._note = [len(g.jobs) for g in groups], progress, before, note
@@ -267,7 +267,7 @@ def _start(context: Any, results: Path, threads: int, gpu: str | None, slot: int
 
 @contextlib.contextmanager
 def _on(on: set[int] | None) -> Iterator[None]:
-    """Within, this thread runs on these cores, and so does what it starts, before a library is loaded there."""
+    """Run this thread, and the processes it starts, on these cores."""
     if on is None:
         yield
         return
@@ -308,7 +308,7 @@ def _patience_sec(group: Group) -> float:
 
 
 def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
-    """How the runs ended of a worker that is no more."""
+    """How the runs of a worker that died ended."""
     if not worker.hung:
         note = f"its process died ({_cause(worker.process.exitcode)}); run the sweep again to resume"
         return _as_it_stands(group, results, note)
@@ -331,7 +331,7 @@ def _stop(worker: _Worker) -> None:
 
 
 def _await(worker: _Worker) -> None:
-    """Waits for the process to end, which has nothing to do any more, and ends it where it does not."""
+    """Wait for an idle process to end, and kill it where it does not."""
     worker.process.join(timeout=LEAVE_SEC)
     if worker.process.is_alive():
         worker.process.kill()
@@ -339,7 +339,7 @@ def _await(worker: _Worker) -> None:
 
 
 def _interrupt(pool: Sequence[_Worker]) -> None:
-    """A terminal's Ctrl-C has reached the workers too; a signal to this process alone has not. A second one kills."""
+    """Have the workers save and end, and wait for them; a second Ctrl-C kills them."""
     for worker in pool:
         if worker.process.is_alive():
             os.kill(worker.process.pid, signal.SIGTERM)
@@ -419,13 +419,13 @@ def _train(
 
 
 def _as_it_stands(group: Group, results: Path, note: str) -> list[Ended]:
-    """How the runs ended of a group whose training broke off: some may have been done before."""
+    """How the runs of a group stand whose training broke off: some may have been done before."""
     statuses = {job.run_id: status.of(job, Store(results), verify=False) for job in group.jobs}
     return [(name, str(s.state), "") if s.done else (name, str(State.partial), note) for name, s in statuses.items()]
 
 
 def ended(job: Job, store: Store, before: Ending | None) -> Ended | None:
-    """How a run ended that is done as asked, or failed with another ending than `before`; None where it has not."""
+    """How the run ended if it is done as asked, or failed anew since its ending `before`; else None."""
     anew = store.ending(job.run_id) != before
     now = status.of(job, store, verify=not anew)  # one that ended before may be pending because it is damaged
     if now.done:
@@ -436,7 +436,7 @@ def ended(job: Job, store: Store, before: Ending | None) -> Ended | None:
 
 
 def _die_with_parent() -> None:
-    """A killed parent must not leave workers behind that a new command would run against."""
+    """End this worker once its parent is gone, or a new command would run against it."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

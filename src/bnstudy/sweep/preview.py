@@ -1,4 +1,4 @@
-"""What a command would train, and how long that would take, before it does."""
+"""Show what a command would train and how long that would take."""
 
 from __future__ import annotations
 

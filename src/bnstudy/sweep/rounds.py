@@ -141,7 +141,7 @@ def _train(
 
 
 def explain(jobs: Sequence[Job], statuses: Mapping[str, Status], store: Store) -> None:
-    """Logs why runs that have ended are not done, each reason once, and where a changed default renamed one."""
+    """Print why runs that have ended are not done, each reason once, and where a changed default renamed one."""
     reasons: dict[str, list[str]] = {}
     for job in jobs:
         now = statuses[job.run_id]

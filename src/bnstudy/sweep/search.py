@@ -1,4 +1,4 @@
-"""Which runs a sweep with a search asks for: its grid, and by cell the values that narrow down where training ends.
+"""Extend a sweep's grid by the runs of its search, which narrows down in each cell where training ends.
 
 A cell is the runs that differ in the searched value alone. What it asks for follows from the runs that are done and
 from nothing else: a search goes on where it was by asking the store again.
@@ -21,7 +21,7 @@ from bnstudy.store.runs import Store
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a sweep is: the jobs it asks for so far, and how many more it still will, at least and at most."""
+    """The jobs that a sweep asks for so far, and how many more will follow, at least and at most."""
 
     jobs: tuple[Job, ...]
     at_least: int = 0
@@ -30,7 +30,7 @@ class Reach:
 
     @property
     def more(self) -> str:
-        """What is to be said of the jobs that are not known yet; nothing where all are."""
+        """The number of jobs that are not known yet, in words; empty where all are."""
         if not self.at_most:
             return ""
         return f"{self.at_most}" if self.at_least == self.at_most else f"{self.at_least} to {self.at_most}"
@@ -64,7 +64,7 @@ def reach(grid: Sequence[Job], store: Store, published: Published = NOTHING) -> 
 
 @dataclass(frozen=True)
 class _Cell:
-    """The jobs by searched value; one that is asked for and is not among them is made."""
+    """The jobs of one cell by searched value; `outcome` adds those that the search asks for."""
 
     jobs: dict[float, Job]
     axis: str

@@ -47,7 +47,7 @@ class Submitted:
 def train(
     title: str, grid: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
 ) -> list[Ended]:
-    """How each pending run ended, or, where that is not waited for, nothing.
+    """Submit the pending runs and wait for them; how each ended. Without waiting, an empty list.
 
     Raises ValueError where Slurm refuses, or is not there. On Ctrl-C, or a spent budget, the jobs stay in the queue.
     """
@@ -159,7 +159,7 @@ def _shown(jobs: Sequence[Submitted], queue: dict[str, str] | None) -> str:
 
 
 def _earlier(results: Path) -> list[Submitted]:
-    """What was submitted before and is still in the queue; records of what is not are removed."""
+    """The jobs of earlier commands that are still queued; the records of others are removed."""
     records = sorted(paths.cluster(results).glob("*.json"))
     queue = _queue() if records else {}
     if queue is None:
@@ -189,7 +189,7 @@ def _ids(jobs: Iterable[Submitted]) -> str:
 
 
 def _message(error: str) -> str:
-    """Slurm's own sentence in what submitit raises around it."""
+    """Slurm's own message within submitit's."""
     lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in error.splitlines() if "sbatch:" in line]
     return " ".join(lines) or error.strip().splitlines()[-1]
 

@@ -112,7 +112,7 @@ def _key(spec: SweepSpec) -> str:
 
 
 def _stamp(sweep: str, overrides: Sequence[str]) -> str:
-    """Over every file, and every place of data, that has a say in what the sweep's runs are."""
+    """A digest of every file and place of data that decides what the sweep's runs are."""
     places = [text for text in overrides if text.startswith(("runtime.data_root=", "runtime.synthetic="))]
     return f"{_deciding(sweep)} {json.dumps(places)}"
 

@@ -124,7 +124,7 @@ def _check_folders(results: Path, workspace: Path, sweeps: Iterable[str]) -> Non
 
 
 def _elsewhere(results: Path) -> str:
-    """What a `make` command is to be given where the results are not in the project's folder."""
+    """The argument that a `make` command needs where the results are not in the project's folder."""
     if results == project.results():
         return ""
     return f" ARGS={shlex.quote(f'--results={shlex.quote(str(results))}'.replace('$', '$$'))}"

@@ -42,7 +42,7 @@ class Survey:
 
 
 def _speeds(published: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Speeds:
-    """Of the published runs that were trained on such a device as this machine has."""
+    """The speeds of published runs that were trained on a device like this machine's."""
     speeds, gpu = Speeds(), devices.on_gpu("auto")
     for row in (row for rows in published.values() for row in rows.values()):
         if row["status"] != "completed" or not row["wall_sec"] or str(row["device"]).startswith("cuda") != gpu:

@@ -80,7 +80,7 @@ def publish(name: str, overrides: Sequence[str], results: Path, *, replace: bool
 
 
 def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Path, *, replace: bool) -> str:
-    """What was published, in words."""
+    """Publish, and return a message about it."""
     target, store = paths.tables(paths.workspace(results, None), name), Store(results)
     files.settle(target)
     published = publishing.load(results, name)
@@ -133,7 +133,7 @@ def workspace_for(
 
 
 def workspace_of(name: str, preset: str, overrides: Sequence[str], results: Path) -> Path:
-    """Where a sweep of these overrides has its tables, without a word about it."""
+    """The workspace of a sweep with these overrides; prints nothing."""
     same = _is_preset(name, preset, compose.expand(name, preset, overrides))
     return paths.workspace(results, preset if same else paths.CUSTOM)
 

@@ -62,7 +62,7 @@ class Pace:
 def measured(
     runs: Iterable[RunSpec], entries: Mapping[str, Entry], results: Path, published: Speeds | None = None
 ) -> Pace:
-    """The speed of every run in `entries` that is completed, and of those of `runs` that have a checkpoint."""
+    """The speeds of the completed runs in `entries`, and of those of `runs` that have a checkpoint."""
     here, images_done = Speeds(), dict[str, float]()
     for entry in entries.values():
         if entry.state == State.completed and entry.sec is not None and entry.facts:
@@ -151,7 +151,7 @@ _ORDER = (*_DONE, "to look at", "failed", "damaged", "running", "interrupted", "
 
 
 def _begun(results: Path) -> dict[str, tuple[float, float]]:
-    """Of each run that a checkpoint holds, the updates it made, and its share of the seconds they took."""
+    """The updates of each run that a checkpoint holds, and its share of the seconds they took."""
     by_run: dict[str, tuple[float, float]] = {}
     for group, members in under_way(results).items():
         try:

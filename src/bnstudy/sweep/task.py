@@ -48,7 +48,7 @@ def _job(config: dict[str, Any], source: dict[str, Any]) -> Job:
 
 
 def train(group: Group, results: Path) -> dict[str, str]:
-    """Train the runs that are not done. Log and return, by run, what kept any from ending well; raise nothing of it.
+    """Train the runs that are not done. Print and return, by run, why any did not end well, and raise nothing.
 
     On SIGUSR1 or SIGUSR2, once all is saved, the job is queued again (`signals.cluster_job`).
     """
@@ -60,7 +60,7 @@ def train(group: Group, results: Path) -> dict[str, str]:
 
 
 def _train(group: Group, results: Path, cluster: ClusterJob) -> dict[str, str]:
-    """By run, what kept it from ending well. After a SIGTERM all is saved, and trained on for as long as there is."""
+    """Why runs did not end well, by run. After a SIGTERM all is saved, and training goes on until a kill."""
     store = Store(results)
     while pending := {job.run_id for job in group.jobs if not status.of(job, store).done}:
         cluster.warned = False

@@ -1,4 +1,4 @@
-"""Adds looks to a finished run without training it: at its start from the seed, at its end from the kept weights."""
+"""Add looks to a finished run without training: at its start from the seed, at its end from kept weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bnstudy.training.observer import Observer, Rows
 
 
 def complete(job: Job, store: Store) -> tuple[str, ...]:
-    """Adds what the finished run lacks and can be seen without training; returns the probes that looked.
+    """Add the looks that the finished run lacks and that need no training; return the probes that looked.
 
     Raises what a probe raises, with the run as it was, and StoreError where the kept weights are damaged.
     """
@@ -53,14 +53,14 @@ def complete(job: Job, store: Store) -> tuple[str, ...]:
 
 
 def _at(step: int, end: int, network: nn.Module, job: Job, store: Store) -> nn.Module:
-    """The network, given with its initial weights, after `step` updates: none, or all."""
+    """The network at its initial weights (`step` 0), or at its final ones."""
     if 0 < step == end:
         network.load_state_dict(store.weights(job.run_id))
     return network
 
 
 def _only_ends(look: Look, manifest: Mapping[str, Any], end: int, loader: Loader) -> bool:
-    """Whether the look sees nothing but the start and, where its weights were kept, the end."""
+    """Whether the look needs no weights but the initial ones and, if they were kept, the final ones."""
     plan, steps = look.plan, loader.steps_per_epoch
     if any(probes.due(plan, step, steps, False) for step in range(1, end)):
         return False

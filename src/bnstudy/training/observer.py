@@ -1,4 +1,4 @@
-"""Which probes look when and at which mini-batch, and the rows they bring back."""
+"""Decide which probes look at a run when and on which mini-batch, and collect their rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bnstudy.store.status import Look
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of one run for one table, by column; `step` is where training stood."""
+    """Rows of one run for one table, by column, taken at `step`."""
 
     run: int
     table: str
@@ -28,7 +28,7 @@ class Rows:
 
 
 class Observer:
-    """The looks at runs that share them and their batches, by table. `initial`: each run's weights at step 0."""
+    """The planned looks of runs that share their batches. `looks` are by table, `initial` are weights at step 0."""
 
     def __init__(
         self, looks: Mapping[str, Look], config: Config, loader: Loader, initial: Sequence[Mapping[str, Tensor]]
@@ -37,7 +37,7 @@ class Observer:
         self._seed = config.seed
 
     def due(self, step: int, *, last: bool) -> dict[str, Look]:
-        """What looks at `step`, the end of training or not."""
+        """The looks that are due at `step`; `last`: whether training ends there."""
         return {
             table: look
             for table, look in self._looks.items()
@@ -45,7 +45,7 @@ class Observer:
         }
 
     def due_at_divergence(self, step: int) -> dict[str, Look]:
-        """What looks at a run that diverged at `step`, and has not looked at these very weights already."""
+        """The looks that are due at a divergence and have not been taken at this very step."""
         before = self.due(step, last=False)
         return {table: look for table, look in self._looks.items() if look.plan.at_divergence and table not in before}
 

@@ -1,4 +1,4 @@
-"""Where training stands: what a checkpoint keeps of the loop beside the engine's state."""
+"""The state of the training loop, which a checkpoint keeps beside the engine's."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Leavable = Callable[[str], AbstractContextManager[str | None]]  # given what hap
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Every row up to `step` has been yielded: the state may be saved here, or the loop left."""
+    """A safe point: every row up to `step` has been yielded, and the state may be saved or the loop left."""
 
     step: int
 
 
 @dataclass(slots=True)
 class Position:
-    """Where training stands: with the engine's state, enough to resume to the bit. Lists have one entry a run."""
+    """The loop's state: with the engine's, enough to resume to the bit. Lists have one entry a run."""
 
     step: int = 0
     diverged_step: list[int | None] = field(default_factory=list)

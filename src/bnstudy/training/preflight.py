@@ -67,7 +67,7 @@ def _check_components(config: Config, source: Source) -> None:
 
 
 def _check_batches(config: Config, source: Source, network: nn.Module) -> None:
-    """Whether the norms take every mini-batch that trains or is looked at, by a pass in which nothing is computed.
+    """Check, by a pass on the meta device, that the norms take every mini-batch size that occurs.
 
     The last mini-batch of an epoch holds what is left. A norm may be content with two images and not with 256: ghost
     batches cut it into parts, of which the last may be of one.
@@ -101,7 +101,7 @@ def _outline(config: Config, source: Source) -> nn.Module:
 
 
 def _shape(config: Config, source: Source) -> tuple[int, int, int]:
-    """Of an image as the network gets it."""
+    """The shape (C, H, W) of an image as the network gets it."""
     channels, *sides = source.shape
     height, width = (max(side, models.input_size(config.model["name"]) or 0) for side in sides)
     return channels, height, width

@@ -20,7 +20,7 @@ from bnstudy.training.trainer import Report, Trainer, Work
 
 
 class Refused(ValueError):
-    """What is asked for makes no run: bad input. The message names key, value and remedy."""
+    """Bad input, of which nothing can be trained. The message names key, value and remedy."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _run(group: Group, results: Path, work: Work) -> list[Ended]:
 
 
 def _looks(group: Group, results: Path, saved: dict[str, Any] | None) -> dict[str, Look]:
-    """What looks at the runs while they train: as they were begun; else what is asked for and what they had before."""
+    """The looks along training: a checkpoint's, else those of the configuration and of the finished runs."""
     if saved is not None:
         return {table: Look.of(record) for table, record in saved["looks"].items()}
     store = Store(results)

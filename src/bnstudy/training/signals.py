@@ -52,7 +52,7 @@ def end_on_interrupt() -> None:
 
 @contextmanager
 def limit(minutes: float | None) -> Iterator[None]:
-    """Raises Spent within, in the main thread, so many minutes from now (None: never)."""
+    """Raise Spent in the main thread once so many minutes have passed (None: never)."""
     if minutes is None:
         yield
         return
@@ -159,7 +159,7 @@ class Stop:
 
 @dataclass
 class ClusterJob:
-    """What a cluster's signals have asked of its job so far."""
+    """What a cluster has asked of its job so far, by signals."""
 
     requeue: bool = False  # save, and be queued again
     warned: bool = False  # the end may be near

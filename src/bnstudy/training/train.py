@@ -55,7 +55,7 @@ class Training:
         return self.position.step == self.total_steps or None not in self.position.diverged_step
 
     def rows(self, mark_due: Callable[[], bool], leavable: Leavable = nullcontext) -> Iterator[Rows | Mark]:
-        """Trains and yields. After each update `mark_due` is asked; where it agrees, a `Mark` follows what is held.
+        """Train, and yield rows. Where `mark_due` says so after an update, all pending rows and a `Mark` follow.
 
         Probes look within `leavable`: what is raised there leaves a state that may be saved, and training resumes from
         it with the same look.
@@ -88,7 +88,7 @@ class Training:
         self._count_time(began)
 
     def _sees_divergence(self) -> bool:
-        """Whether a run has just diverged, where looking does not make a device wait."""
+        """Whether a run has just diverged; False on a GPU, which would have to be waited for."""
         alive_R = self._pending[-1][2].alive_R
         return alive_R.device.type == "cpu" and int(alive_R.sum()) < self.position.diverged_step.count(None)
 
@@ -154,7 +154,7 @@ class Training:
                 self.position.looks[run] = DUE
 
     def _look(self) -> Iterator[Rows]:
-        """What each run awaits, one run after the other; its rows come once all of them are there."""
+        """Take the looks that are due, one run after the other; a run's rows follow once all its looks are taken."""
         position = self.position
         for run in self._runs:
             if (awaited := position.looks[run]) is None:

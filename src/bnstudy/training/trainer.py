@@ -34,7 +34,7 @@ Report = Callable[[int, int], None]  # steps done, steps in all
 
 @dataclass(frozen=True)
 class Work:
-    """How a group is trained: on so many threads, reporting to whom, until asked to stop, while its runs are held."""
+    """What training a group shares: the number of threads, the report of progress, the stop, the locks."""
 
     threads: int
     report: Report

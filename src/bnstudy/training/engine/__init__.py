@@ -23,7 +23,7 @@ GLIBC = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 128 << 10}  
 
 
 def device(config: Config) -> torch.device:
-    """The device asked for; auto is the GPU where there is one. Raises ValueError where it is not there."""
+    """The device of `runtime.device`; auto is the GPU where there is one. Raises ValueError for a missing GPU."""
     name = config.runtime.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,7 +33,7 @@ def device(config: Config) -> torch.device:
 
 
 def prepare_host(threads: int) -> None:
-    """Settings of the process: threads, deterministic kernels, and an allocator that keeps the memory it has.
+    """Set up this process to compute: threads, deterministic kernels, an allocator that keeps freed memory.
 
     Records of what computed before are cleared (see `facts`).
 
@@ -49,7 +49,7 @@ def prepare_host(threads: int) -> None:
 
 @contextmanager
 def host_as_it_was() -> Iterator[None]:
-    """What is set of the process within is set back afterwards: threads, determinism, TF32, torch's random state.
+    """Restore the process's settings afterwards: threads, determinism, TF32, torch's random state.
 
     The allocator, whose settings cannot be read, is given glibc's defaults, and what it has kept goes to the system.
     """
@@ -110,14 +110,14 @@ def build_engine(configs: Sequence[Config], networks: Sequence[nn.Module], on: t
 
 
 def _set_precision(precision: str, on: torch.device) -> None:
-    """float32 means float32, also where a GPU by itself would take TF32. Raises ValueError where there is no TF32."""
+    """Allow TF32 only if the configuration asks for it. Raises ValueError for TF32 on a CPU."""
     if precision == "tf32" and on.type != "cuda":
         raise ValueError("precision = 'tf32': the CPU has no such unit; use fp32, or bf16")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def facts(config: Config, num_runs: int, on: torch.device) -> dict[str, Any]:
-    """What a manifest records of how the numbers were computed, asked for once they were.
+    """How the numbers were computed, for the manifest; to be called after training.
 
     `kernels`: whether kernels of ours computed, and torch in place of none; `kernels_used` names them, `kernels_missed`
     those that could not be had (no compiler, one that fails, or a cache from which nothing can be executed).

@@ -1,4 +1,4 @@
-"""An engine whose updates are recorded once and replayed: a GPU then waits for none of their thousands of launches.
+"""An engine that records its update once and replays it, which saves a GPU thousands of kernel launches.
 
 A CUDA graph repeats the same kernels on the same addresses. So mini-batch and learning rates are copied to where they
 lay when the update was recorded, and what it saw is copied away before the next replay writes over it. Each shape of
@@ -24,7 +24,7 @@ Recorder = Callable[[Act], Act]
 
 @dataclass
 class _Shape:
-    """Mini-batches of one shape: where they are copied to, and what replays the update."""
+    """The buffers for mini-batches of one shape, and the recorded update that reads them."""
 
     images: Tensor
     labels: Tensor

@@ -1,4 +1,4 @@
-"""Decides which of a network's operations the kernels compute together; the network's file need not know of it.
+"""Replace operations of a network by fused kernels; the network's file need not know of them.
 
 The forward pass is traced (torch.fx), once for training and once for evaluation, and in it
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
@@ -23,7 +23,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class _Tracer(fx.Tracer):
-    """Looks into what consists of modules, and takes what does not as it is: a norm's file may do anything."""
+    """Trace through containers of modules only; every other module is a leaf, as a norm's file may do anything."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return not any(True for _ in module.children())
@@ -140,7 +140,7 @@ def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
 
 
 def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> fx.Node | None:
-    """What the module at `node`, if it is of this kind, is called with."""
+    """The argument of the module at `node` if it is of this kind, else None."""
     argument = node.args[0] if _is(node, kind, modules) and len(node.args) == 1 and not node.kwargs else None
     return argument if isinstance(argument, fx.Node) else None
 
@@ -150,5 +150,5 @@ def _is(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> 
 
 
 def _once(*nodes: fx.Node) -> bool:
-    """Whether nobody else uses their results."""
+    """Whether each node's result is used only once."""
     return all(len(node.users) == 1 for node in nodes)

@@ -1,4 +1,4 @@
-"""Compiles the kernels, each for one shape, when a network first needs them, and what they share.
+"""Compile the kernels, each for one shape when a network first needs it, and load them.
 
 Where there is no C compiler, or BNSTUDY_KERNELS=0, there are none. Compiled ones are kept in the user's cache folder,
 each with a checksum of it at its end: a file that is not whole would not be refused by the loader, but kill the process
@@ -46,7 +46,7 @@ def compiler() -> str | None:
 
 @functools.cache
 def lanes() -> int:
-    """Numbers in a vector of the kernels: 16 where the processor has AVX-512, with 32 registers of 16 floats, else 8.
+    """Floats in one vector register: 16 with AVX-512, else 8.
 
     Sums that do not fit the registers go to memory and back: with 16 lanes on 16 registers of 8 floats the kernels
     were up to eighteen times slower than torch, with 8 about as fast to three times as fast (docs/speed.md).
@@ -83,7 +83,7 @@ def _whole(path: Path) -> bool:
 
 
 def _compile(source: Path, macros: list[str], target: Path) -> bool:
-    """Whether it worked; if not, a line says so, since only the speed tells otherwise."""
+    """Compile, and return whether it worked; print a line if not, as otherwise only the speed would tell."""
     path = compiler()
     assert path is not None
     if path in _hung:
@@ -110,7 +110,7 @@ def _compile(source: Path, macros: list[str], target: Path) -> bool:
 
 
 def _run(command: list[str], log: Path) -> tuple[int, str]:
-    """Exit status and last line. Raises TimeoutExpired once the compiler and all that it started are killed."""
+    """Run a command; its exit status and last line. Raises TimeoutExpired after killing all its processes."""
     with log.open("w+b") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -140,7 +140,7 @@ def _cache() -> Path:
 
 @functools.cache
 def _machine() -> str:
-    """What -march=native depends on: a cache may be shared by different machines."""
+    """A key of what -march=native depends on, as different machines may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -155,12 +155,12 @@ def pointers(*arrays: Tensor | None) -> list[ctypes.c_void_p]:
 
 
 def count_use(name: str, library: object) -> None:
-    """Takes down that the kernel `name` computes, or, where there is no library of it, that torch does."""
+    """Record that the kernel `name` computes, or, without its library, that torch does."""
     (missed if library is None else used).add(name)
 
 
 def reset_uses() -> None:
-    """Nothing has been computed yet: another run begins."""
+    """Clear the records of which kernels computed, before another run."""
     used.clear()
     missed.clear()
 
@@ -176,13 +176,13 @@ def long(number: int) -> ctypes.c_long:
 
 
 def tracks(norm: nn.Module) -> bool:
-    """Whether this is torch's BN as it usually is: with gamma and beta, and running statistics at a fixed rate."""
+    """Whether the module is a plain torch BN: with gamma and beta, and running statistics at a fixed rate."""
     return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
 
 
 @torch.no_grad()
 def track(norm: nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, count: int) -> None:
-    """Moves the running statistics on, as torch does: the running variance is the unbiased one of `count` values."""
+    """Update the running statistics as torch does; the running variance is the unbiased one of `count` values."""
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     norm.running_mean.lerp_(mean_C.to(norm.running_mean.dtype), norm.momentum)
     norm.running_var.lerp_((variance_C * (count / (count - 1))).to(norm.running_var.dtype), norm.momentum)

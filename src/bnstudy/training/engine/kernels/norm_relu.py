@@ -132,7 +132,7 @@ def _sizes(x: Tensor) -> tuple[Any, int]:
 
 
 def _library_for(x: Tensor, added: Tensor | None) -> Any:
-    """None where torch has to do it: another layout or type, channels that fill no vectors, or no compiler."""
+    """The kernel for these tensors; None where torch has to do it (layout, type, channels, or no compiler)."""
     channels = x.shape[1] if x.dim() == 4 else 0
     fits = x.device.type == "cpu" and x.dtype in TYPES and 0 < channels <= MAX_CHANNELS and channels % LANES == 0
     if not fits or not x.is_contiguous(memory_format=torch.channels_last):

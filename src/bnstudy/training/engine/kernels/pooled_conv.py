@@ -27,7 +27,7 @@ MAX_KERNEL, MAX_IN, MAX_OUT = 7, 16, 32  # beyond, torch's convolutions have eno
 
 
 def narrow(layer: nn.Module) -> bool:
-    """Whether a layer has so few channels that torch's plain layout suits it; what is no convolution has."""
+    """Whether torch's plain layout suits a layer: a convolution of few channels, or no convolution."""
     if not isinstance(layer, nn.Conv2d):
         return True
     return layer.in_channels <= MAX_IN and layer.out_channels <= MAX_OUT

@@ -94,7 +94,7 @@ def _sizes(x: Tensor) -> tuple[Any, int, int]:
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether it is not torch that has to do it: another layout or type, odd sides, or few pixels."""
+    """Whether the kernel takes these tensors: channels_last, one type, even sides, enough pixels."""
     if x.device.type != "cpu" or x.dim() != 4 or x.dtype != weight.dtype or x.dtype not in TYPES:
         return False
     if torch.is_autocast_enabled("cpu") or not x.is_contiguous(memory_format=torch.channels_last):

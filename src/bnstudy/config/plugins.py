@@ -13,7 +13,7 @@ import importlib
 import io
 import itertools
 import tokenize
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +30,7 @@ CONSTANTS: dict[str, dict[str, str]] = {  # what a file has to set, and what for
 READ_AS = {"logits_NK": "logits", "logit_gradient_NK": "logits", "displaced": "gradients", "after": "gradients"} | {
     name: name for name in ("inputs", "preactivations", "activations", "output_gradients", "gradients")
 }  # what a probe uses of its snapshot: what READS has to name for that
+TEXTS = 256  # whose checksum is remembered: a sweep asks for those of its few components with every run
 # Modules of these packages that serve the components and are none themselves.
 SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": {"snapshot"}}
 
@@ -100,26 +101,32 @@ def checksum(kind: str, name: str) -> str:
     while left:
         stem = left.pop()
         if stem not in checksums and (path := _path(kind, stem)).is_file():
-            checksums[stem] = source_checksum(path)
-            left += _imported(path, f"bnstudy.{kind}")
+            text = path.read_text(encoding="utf-8")
+            checksums[stem] = _checksum_of(text)
+            left += _imported(text, f"bnstudy.{kind}")
     return hashlib.sha256(" ".join(checksums[stem] for stem in sorted(checksums)).encode()).hexdigest()[:12]
 
 
-def _imported(path: Path, package: str) -> list[str]:
-    """The modules of the package that a file imports, by their bare names."""
+@lru_cache(TEXTS)
+def _imported(text: str, package: str) -> tuple[str, ...]:
+    """The modules of the package that a file of this text imports, by their bare names."""
     names: list[str] = []
     with contextlib.suppress(SyntaxError):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(_parsed(text)):
             if isinstance(node, ast.ImportFrom):
                 names += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
             elif isinstance(node, ast.Import):
                 names += [alias.name for alias in node.names]
-    return [name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}.")]
+    return tuple(name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
 
 
 def source_checksum(path: Path) -> str:
     """The same of any Python file; of one that is none, over all its text."""
-    text = path.read_text(encoding="utf-8")
+    return _checksum_of(path.read_text(encoding="utf-8"))
+
+
+@lru_cache(TEXTS)
+def _checksum_of(text: str) -> str:
     with contextlib.suppress(SyntaxError, tokenize.TokenError):
         text = _code(text)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -161,9 +168,12 @@ def _known(kind: str, name: str) -> str:
     return name
 
 
+_parsed = lru_cache(TEXTS)(ast.parse)  # for looking at only: whoever asks for a text gets the same tree
+
+
 def _tree(kind: str, name: str) -> ast.Module:
     try:
-        return ast.parse(_path(kind, name).read_text(encoding="utf-8"))
+        return _parsed(_path(kind, name).read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise ValueError(f"{kind}/{name}.py, line {error.lineno}: {error.msg}") from None
 

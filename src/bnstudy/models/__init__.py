@@ -30,7 +30,7 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # for what a norm may draw; convolutions and dense layers come below
-        network = outline(name, options, norm, shape, num_classes, device="cpu")
+        network = outline(name, options, norm, shape, num_classes)
     as_torch, factors = getattr(network, "torch_default_layers", ()), getattr(network, "initial_factors", {})
     initialisers.apply(network, init, seed, as_torch, init_scale, factors)
     return network
@@ -42,14 +42,9 @@ def outline(
     norm: Factory,
     shape: tuple[int, int, int],
     num_classes: int,
-    *,
-    device: str = "meta",
 ) -> nn.Module:
-    """The network before its weights are drawn; without memory for them, unless a device is given.
-
-    Raises ValueError as `build` does.
-    """
-    with torch.device(device):
+    """The network with torch's own initial weights, of the global random state. Raises ValueError as `build` does."""
+    with torch.device("cpu"):
         network: nn.Module = plugins.load("models", name).build(shape, num_classes, norm, **options)
     norm.check()
     return network

@@ -27,6 +27,7 @@ class Factory:
         self._patterns = [] if where == "none" else [pattern.strip() for pattern in where.split(",")]
         self._sites: list[str] = []
         self._used: set[str] = set()
+        self.layers: list[nn.Module] = []  # the norms that it has made
 
     def __call__(self, num_features: int, ndim: int, site: str) -> nn.Module:
         return self._at(site, num_features, ndim, {p for p in self._patterns if fnmatchcase(site, p)})
@@ -55,6 +56,7 @@ class Factory:
         if not patterns:
             return nn.Identity()
         module: nn.Module = self._build(num_features, ndim, **self._options)
+        self.layers.append(module)
         return module
 
 

@@ -5,7 +5,7 @@ Types and ranges of values are checked in `config`. A component's file checks it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,15 +20,16 @@ from bnstudy.training import engine
 
 
 def check(jobs: Iterable[Job]) -> None:
-    """Raises ValueError naming key, value and remedy. No image is read, no weight drawn and no file written."""
+    """Raises ValueError naming key, value and remedy. No image is read and no file written."""
     checked = set()
     for job in jobs:
         alike = replace(job.config, seed=0, optim=replace(job.config.optim, lr=0.0))  # of which there may be hundreds
         if (key := repr((alike, job.source))) not in checked:
             checked.add(key)
-            _check_device(job.config)
-            _check_data(job.config, job.source)
-            _check_components(job.config, job.source)
+            with torch.random.fork_rng(devices=[]):
+                _check_device(job.config)
+                _check_data(job.config, job.source)
+                _check_components(job.config, job.source)
 
 
 def _check_device(config: Config) -> None:
@@ -53,21 +54,23 @@ def _check_data(config: Config, source: Source) -> None:
 
 def _check_components(config: Config, source: Source) -> None:
     try:
-        network = _outline(config, source)
+        norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
+        shape = _shape(config, source)
+        network = models.outline(config.model["name"], model_options(config), norm, shape, source.num_classes)
         if (layers := getattr(network, "layers", None)) is None:
             file = f"models/{config.model['name']}.py"
             raise ValueError(f"{file}: the network has no `layers`: set self.layers, its weight layers in depth order")
         for name, plan in config.probes.items():
             probes.check_options(name, plan.options, layers)
-        _check_batches(config, source, network)
+        _check_batches(config, source, network, norm.layers)
     except ValueError:
         raise
     except Exception:  # a component's fault and no value's: the run itself fails, and says where
         return
 
 
-def _check_batches(config: Config, source: Source, network: nn.Module) -> None:
-    """Check, by a pass on the meta device, that the norms take every mini-batch size that occurs.
+def _check_batches(config: Config, source: Source, network: nn.Module, layers: Sequence[nn.Module]) -> None:
+    """Check that the norms take every mini-batch size that occurs: each by itself, on planes of 2 x 2 at most.
 
     The last mini-batch of an epoch holds what is left. A norm may be content with two images and not with 256: ghost
     batches cut it into parts, of which the last may be of one.
@@ -85,19 +88,33 @@ def _check_batches(config: Config, source: Source, network: nn.Module) -> None:
         looks = plan.at or plan.every_steps or plan.every_epochs or plan.at_end or plan.at_divergence
         if looks and plan.on == "probe_batch":
             sizes.setdefault(plan.batch_size or size, f"probes.{name}.batch_size = {plan.batch_size or size}")
+    shapes = _input_shapes(network, layers, _shape(config, source))
     for examples, value in sizes.items():
         try:
-            network.train()(torch.zeros(examples, *_shape(config, source), device="meta"))
+            for layer, shape in shapes.items():
+                layer.train()(torch.zeros(examples, shape[0], *(min(side, 2) for side in shape[1:])))
         except ValueError as error:
             norm = config.norm["name"]
             options = "".join(f", norm.{key} = {value}" for key, value in norm_options(config).items() if key == "size")
             raise ValueError(f"{value}{options}: {norm} needs two or more in each ({error})") from None
 
 
-def _outline(config: Config, source: Source) -> nn.Module:
-    norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
-    shape = _shape(config, source)
-    return models.outline(config.model["name"], model_options(config), norm, shape, source.num_classes)
+@torch.no_grad()
+def _input_shapes(
+    network: nn.Module, layers: Sequence[nn.Module], shape: tuple[int, ...]
+) -> dict[nn.Module, tuple[int, ...]]:
+    """Of one example as each of the layers gets it; of layers that are alike, one."""
+    shapes = dict[nn.Module, tuple[int, ...]]()
+
+    def record(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        shapes[layer] = tuple(inputs[0].shape[1:])
+
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
+    network.eval()(torch.zeros(2, *shape))
+    for hook in hooks:
+        hook.remove()
+    alike = {(repr(layer), shape): layer for layer, shape in shapes.items()}
+    return {layer: shape for (_, shape), layer in alike.items()}
 
 
 def _shape(config: Config, source: Source) -> tuple[int, int, int]:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from bnstudy.analysis.frames import number
 from bnstudy.store import outcomes
 
 TRAINED, STALLED, DIVERGED = "trained", "stalled", outcomes.DIVERGED  # of a run that ended, by its training accuracy
@@ -36,6 +35,8 @@ class Bracket:
         return float(f"{math.sqrt(self.low * self.high):.3g}")
 
     def __str__(self) -> str:
+        from bnstudy.analysis.frames import number  # and with it pandas, which a search does not need
+
         if self.low is None:
             told = "none of those tried"
         elif self.high is None:

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIVERGED, LEARNS, CHANCE = "diverged", "learns", "at chance"
 TOO_SMALL, TOO_LARGE = "at chance: rate too small", "at chance: rate too large"
@@ -63,6 +66,8 @@ def by_run(steps: pd.DataFrame, cell: Sequence[str]) -> pd.DataFrame:
     `cell`: the columns that runs share which differ in their rate alone, such as norm and seed. Raises ValueError if a
     cell has two runs at one rate.
     """
+    import pandas as pd  # half a second, which runs do not need
+
     rows = []
     for (*key, lr, run_id), part in steps.groupby([*cell, "run_lr", "run_id"], observed=True):
         losses = part.sort_values("step")["loss"].to_numpy()

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,6 +19,9 @@ from bnstudy.config import plugins
 from bnstudy.store import files, outcomes
 from bnstudy.store.runs import ARROW, State, Store, looks_of
 from bnstudy.store.status import look_key
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUNS = "runs"  # the name of the table with one row a run
 SYNTHETIC = ("synthetic", "stand-in")  # data that was generated; the second is what manifests said before

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bnstudy.store import files, paths
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
 SCHEMA = 3

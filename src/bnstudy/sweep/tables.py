@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bnstudy.analysis import readme
 from bnstudy.config import compose
 from bnstudy.config.identity import canonical
 from bnstudy.config.schema import Config, Search, resolved
@@ -64,7 +63,7 @@ def publish(name: str, overrides: Sequence[str], results: Path, *, replace: bool
     other runs than the preset full, where that does not ask for what is published, and where a raw run is not what was
     published of it; locks.Locked where another process publishes the sweep.
     """
-    from bnstudy.analysis import report
+    from bnstudy.analysis import readme, report  # and with them scipy and matplotlib, which no run needs
 
     configs = compose.expand(name, paths.FULL, overrides)
     workspace = workspace_for(results, paths.FULL, {name: configs})

@@ -127,11 +127,13 @@ def test_a_finding_that_lacks_a_part_is_named(tmp_path: Path) -> None:
         findings.discover(tmp_path / "nowhere")
 
 
-def test_check_must_answer_its_claims(tmp_path: Path) -> None:
+def test_every_claim_must_be_judged(tmp_path: Path) -> None:
     shutil.copy(synthetic.FINDINGS / "fig6.py", tmp_path / "fig6.py")
     with (tmp_path / "fig6.py").open("a") as file:
-        file.write("\n\ndef check(frames):\n    return {}\n\n\ndel measure\n")
-    with pytest.raises(ValueError, match="check answers"):
+        file.write("\n\nfrom bnstudy.analysis.findings import Evidence, Verdict, claim\n\n\n")
+        file.write("@claim(id='own', where='w', says='s', criterion='c', scale='init')\ndef judges(frames):\n")
+        file.write("    return Evidence('', '', 0, Verdict.undecided)\n\n\ndel measure\n")
+    with pytest.raises(ValueError, match=r"judged are \['own'\], the claims are \['11', 'own'\]"):
         findings.load(tmp_path / "fig6.py").evidence({})
 
 

@@ -31,11 +31,10 @@ SWEEP = "a_sweep"
 PROVENANCE = ["wall_sec", "probe_share"]  # of the table of runs: these tell how long it took
 STYLE = Path(__file__).resolve().parents[1] / "analysis" / "bnstudy.mplstyle"
 FINDING = f'''"""The loss of every run."""
-from bnstudy.analysis.findings import Claim, Evidence, judge
+from bnstudy.analysis.findings import Evidence, claim, judge
 
 TITLE, CAPTION, SWEEP, SIZE = "Loss", "caption", "{SWEEP}", (4, 3)
 NEEDS = {{"steps": None}}
-CLAIMS = (Claim(id="1", where="w", says="s", criterion="c", scale="reduced"),)
 
 
 def plot(fig, frames):
@@ -45,8 +44,9 @@ def plot(fig, frames):
     ax.set(xlabel="step", ylabel="loss")
 
 
-def check(frames):
-    return {{"1": Evidence(str(len(frames["steps"])), "s", 3, judge(3, full=True, partial=True))}}
+@claim(id="1", where="w", says="s", criterion="c", scale="reduced")
+def counts(frames):
+    return Evidence(str(len(frames["steps"])), "s", 3, judge(3, full=True, partial=True))
 
 
 def numbers(frames):

@@ -18,19 +18,19 @@ import synthetic
 from bnstudy.analysis import drawing, figures, findings, report
 
 TINY = '''"""A small finding."""
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.findings import Comparison, Evidence, claim, judge
 
 TITLE, CAPTION, SWEEP, SIZE = "A <b>title</b> & more", "caption", "lenet_lr_grid", (4, 3)
 NEEDS = {"runs": "model == 'lenet'"}
-CLAIMS = (Claim(id="{name}", where="w", says="<script>x</script>", criterion="c", scale="reduced"),)
 
 
 def plot(fig, frames):
     fig.subplots().plot([1, 2])
 
 
-def check(frames):
-    return {"{name}": Evidence("m", "s", 3, judge(3, full=True, partial=True))}
+@claim(id="{name}", where="w", says="<script>x</script>", criterion="c", scale="reduced")
+def holds(frames):
+    return Evidence("m", "s", 3, judge(3, full=True, partial=True))
 
 
 def numbers(frames):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, claim, judge
 from bnstudy.analysis.frames import DASH, number, spread
 from bnstudy.analysis.stats import Scale
 
@@ -49,17 +49,6 @@ PUBLISHED = "fig8"
 IMAGES = False  # a run has a data set, as every run does, and products of matrices take nothing from it
 SIZE = (10.4, 6.4)
 CLAIMS = (
-    Claim(
-        id="14",
-        origin="paper",
-        where="Section 4, Figure 8",
-        scale="paper",
-        says="Products of random matrices become ill-conditioned with their number.",
-        calibrated="the scale of the entries, 1/N, was read off the figure's edges",
-        criterion="Counts in the first of 50 bins within 3 % of 262, 2150, 3830 for 1, 3, 5 matrices, and largest "
-        "singular values within 3 % of 2.0, 3.1, 3.9.",
-        published="first bins 262, 2150, 3830; largest 2.0, 3.1, 3.9",
-    ),
     Claim(
         id="14-density",
         origin="paper",
@@ -137,21 +126,30 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     }
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+@claim(
+    id="14",
+    origin="paper",
+    where="Section 4, Figure 8",
+    scale="paper",
+    says="Products of random matrices become ill-conditioned with their number.",
+    calibrated="the scale of the entries, 1/N, was read off the figure's edges",
+    criterion="Counts in the first of 50 bins within 3 % of 262, 2150, 3830 for 1, 3, 5 matrices, and largest "
+    "singular values within 3 % of 2.0, 3.1, 3.9.",
+    published="first bins 262, 2150, 3830; largest 2.0, 3.1, 3.9",
+)
+def ill_conditioned(frames: Mapping[str, pd.DataFrame]) -> Evidence:
     values = _products(frames)
     n = _num_seeds(values)
     first = {m: _first_bin(values, m) for m in SHOWN}
     largest = {m: _of(values, m).max() if len(_of(values, m)) else float("nan") for m in SHOWN}
     near = [abs(first[m] / FIRST_BIN[m] - 1) <= 0.03 and abs(largest[m] / LARGEST[m] - 1) <= 0.03 for m in SHOWN]
-    return {
-        "14": Evidence(
-            measured=f"first bins {', '.join(f'{first[m]:.0f}' for m in SHOWN)}; largest "
-            f"{', '.join(f'{largest[m]:.2f}' for m in SHOWN)}",
-            spread="largest, by seed: " + ", ".join(spread(_largest(values, m)).range for m in SHOWN),
-            n=n,
-            verdict=judge(n, full=all(near), partial=False),
-        ),
-    }
+    return Evidence(
+        measured=f"first bins {', '.join(f'{first[m]:.0f}' for m in SHOWN)}; largest "
+        f"{', '.join(f'{largest[m]:.2f}' for m in SHOWN)}",
+        spread="largest, by seed: " + ", ".join(spread(_largest(values, m)).range for m in SHOWN),
+        n=n,
+        verdict=judge(n, full=all(near), partial=False),
+    )
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bnstudy.analysis import criteria, figures, limits, stats
 from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judge
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, claim, judge
 from bnstudy.analysis.frames import ARMS, CHANCE, DASH, arms, number, spread
 
 BEST = Part("test accuracy with BN less without, each at its best rate", above=0, unit="points")
@@ -36,15 +36,6 @@ SWEEP = "lenet_lr_grid"
 NEEDS = {"runs": "model == 'lenet' and status in ('completed', 'diverged')"}
 SIZE = (9.6, 4.2)
 CLAIMS = (
-    Claim(
-        id="lenet-lr-1",
-        where="Section 2, carried over to LeNet",
-        scale="reduced",
-        says="With BN the network trains at larger learning rates than without.",
-        criterion="The largest rate of the grid at which every seed ends trained is larger with BN (reproduced). "
-        "Equal below the grid's top, or smaller: not reproduced. Both at the top of the grid: undecided.",
-        published="on ResNet-110: 0.1 trains with BN, without it diverges",
-    ),
     Claim(
         id="lenet-lr-2",
         where="Section 2, carried over to LeNet",
@@ -75,23 +66,30 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     fig.legend(handles=limits.legend(runs), loc="outside lower center", ncols=5)
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+@claim(
+    id="lenet-lr-1",
+    where="Section 2, carried over to LeNet",
+    scale="reduced",
+    says="With BN the network trains at larger learning rates than without.",
+    criterion="The largest rate of the grid at which every seed ends trained is larger with BN (reproduced). "
+    "Equal below the grid's top, or smaller: not reproduced. Both at the top of the grid: undecided.",
+    published="on ResNet-110: 0.1 trains with BN, without it diverges",
+)
+def larger_rates(frames: Mapping[str, pd.DataFrame]) -> Evidence:
     runs = frames["runs"]
     grid = sorted(runs["lr"].unique())
     n = _seeds(runs)
     trained = {arm: _all_trained(part) for arm, part in arms(runs).items()}
     top = {arm: max(trained.get(arm, []), default=math.nan) for arm in ARMS}
-    top_verdict = judge(n, full=_above(top["batch"], top["none"]), partial=False)
-    if top_verdict is Verdict.not_reproduced and top["batch"] == top["none"] == grid[-1]:
-        top_verdict = Verdict.undecided
-    one = Evidence(
+    verdict = judge(n, full=_above(top["batch"], top["none"]), partial=False)
+    if verdict is Verdict.not_reproduced and top["batch"] == top["none"] == grid[-1]:
+        verdict = Verdict.undecided
+    return Evidence(
         measured=f"{number(top['batch'])} with BN, {number(top['none'])} without",
         spread=f"grid {number(grid[0])} to {number(grid[-1])}, {len(grid)} rates; outcomes {_outcomes(runs)}",
         n=n,
-        verdict=top_verdict,
+        verdict=verdict,
     )
-
-    return {"lenet-lr-1": one}
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.findings import Claim, Comparison, Evidence, claim, judge
 from bnstudy.analysis.frames import ARMS, DASH, arms, number, spread
 
 PRECISIONS = ("fp32", "bf16")
@@ -44,22 +44,6 @@ CLAIMS = (
         says="bf16 reaches the test accuracies of fp32.",
         criterion=Criterion(tuple(ALIKE.values()), partial=1, remark="Paired by seed and rate."),
     ),
-    Claim(
-        id="precision-2",
-        where="this study's own",
-        scale="reduced",
-        says="In bf16 training diverges at the learning rates at which it does in fp32.",
-        criterion="In each arm the smallest rate of the grid at which a seed diverges is the same in both (or none in "
-        "both): reproduced. One step of the grid apart in one arm: partly.",
-    ),
-    Claim(
-        id="precision-3",
-        where="this study's own",
-        scale="init",
-        says="What is measured at initialisation does not depend on the precision of training.",
-        criterion="Means and variances of every channel before training, bf16 against fp32 of the same seed, rate and "
-        "arm: no difference at all.",
-    ),
 )
 
 
@@ -87,13 +71,21 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     return {"precision-1": {part.key: criteria.single(apart[arm]) for arm, part in ALIKE.items()}}
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
+@claim(
+    id="precision-2",
+    where="this study's own",
+    scale="reduced",
+    says="In bf16 training diverges at the learning rates at which it does in fp32.",
+    criterion="In each arm the smallest rate of the grid at which a seed diverges is the same in both (or none in "
+    "both): reproduced. One step of the grid apart in one arm: partly.",
+)
+def diverges_alike(frames: Mapping[str, pd.DataFrame]) -> Evidence:
     runs = frames["runs"]
     n = _seeds(runs)
     grid = sorted(runs["lr"].unique())
     first = {arm: {p: _first_divergence(part, p, grid) for p in PRECISIONS} for arm, part in arms(runs).items()}
     steps = [abs(found["fp32"] - found["bf16"]) for found in first.values()]
-    two = Evidence(
+    return Evidence(
         measured="; ".join(
             f"{figures.LABELS[arm]} from {_rate(grid, found['fp32'])} in fp32, {_rate(grid, found['bf16'])} in bf16"
             for arm, found in first.items()
@@ -102,14 +94,25 @@ def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
         n=n,
         verdict=judge(n, full=len(first) == len(ARMS) and not any(steps), partial=sorted(steps) == [0, 1]),
     )
+
+
+@claim(
+    id="precision-3",
+    where="this study's own",
+    scale="init",
+    says="What is measured at initialisation does not depend on the precision of training.",
+    criterion="Means and variances of every channel before training, bf16 against fp32 of the same seed, rate and "
+    "arm: no difference at all.",
+)
+def starts_alike(frames: Mapping[str, pd.DataFrame]) -> Evidence:
+    n = _seeds(frames["runs"])
     apart, num = _at_initialisation(frames["activation_moments"])
-    three = Evidence(
+    return Evidence(
         measured=f"largest difference {number(apart)}",
         spread=f"{num} channel moments",
         n=n,
         verdict=judge(n, full=num > 0 and apart == 0, partial=num > 0 and apart < 1e-5),
     )
-    return {"precision-2": two, "precision-3": three}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:

@@ -44,4 +44,4 @@ CLAIMS = STUDY.claims(
     scale="init",
     published="not in the paper",
 )
-plot, check, numbers = STUDY.plot, STUDY.check, STUDY.numbers
+plot, numbers = STUDY.plot, STUDY.numbers

@@ -36,4 +36,4 @@ CLAIMS = STUDY.claims(
     scale="reduced",
     published="not in the paper",
 )
-plot, check, numbers = STUDY.plot, STUDY.check, STUDY.numbers
+plot, numbers = STUDY.plot, STUDY.numbers

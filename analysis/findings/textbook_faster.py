@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnstudy.analysis import figures
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, Verdict, judge
+from bnstudy.analysis.findings import Comparison, Evidence, Verdict, claim, judge
 from bnstudy.analysis.frames import ARMS, DASH, arms, number
 
 TARGETS = (85, 70)  # percent of the test images: the textbook's level, and one that networks without BN reach, too
@@ -26,36 +26,6 @@ SWEEP = "lenet_lr_grid"
 NEEDS = {"epochs": "model == 'lenet'", "runs": "model == 'lenet' and status in ('completed', 'diverged')"}
 SIZE = (9.6, 4.0)
 WHERE = "Dive into Deep Learning, Batch Normalization: 'accelerates the convergence of deep nets'"
-CLAIMS = (
-    Claim(
-        id="textbook-faster-1",
-        origin="course",
-        where=WHERE,
-        scale="textbook",
-        says="At a matched learning rate the network with BN needs fewer epochs.",
-        criterion=f"Median epochs to {TARGETS[0]} %, and to {TARGETS[1]} % (not reached: infinitely many), at each "
-        "rate at which either arm's median reaches them: fewer with BN at all such rates (reproduced), at more than "
-        "half (partly). No such rate: undecided. (Laid down when the last epoch's accuracies were known.)",
-    ),
-    Claim(
-        id="textbook-faster-2",
-        origin="course",
-        where=WHERE,
-        scale="textbook",
-        says="Each at its own best learning rate, the network with BN needs fewer epochs.",
-        criterion=f"Smallest median over the rates of the epochs to {TARGETS[0]} %: smaller with BN, and to "
-        f"{TARGETS[1]} % too (reproduced); one of the two, the other not larger (partly). Neither arm ever: undecided.",
-    ),
-    Claim(
-        id="textbook-faster-3",
-        where=WHERE,
-        scale="textbook",
-        says="It is larger learning rates that make BN faster: at matched rates it is not.",
-        criterion=f"Epochs to {TARGETS[1]} %: at the best rate of the network without BN, the median with BN is not "
-        "smaller than without, while it is at BN's own best rate (reproduced); smaller at both: not reproduced.",
-        published="on ResNet-110, section 2: at matched rates no advantage in test accuracy",
-    ),
-)
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
@@ -67,45 +37,77 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     axes[0].legend(loc="lower left")
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
-    runs = {target: reached(frames, target) for target in TARGETS}
-    n = _seeds(runs[TARGETS[0]])
-    medians = {target: _medians(found) for target, found in runs.items()}
+@claim(
+    id="textbook-faster-1",
+    origin="course",
+    where=WHERE,
+    scale="textbook",
+    says="At a matched learning rate the network with BN needs fewer epochs.",
+    criterion=f"Median epochs to {TARGETS[0]} %, and to {TARGETS[1]} % (not reached: infinitely many), at each "
+    "rate at which either arm's median reaches them: fewer with BN at all such rates (reproduced), at more than "
+    "half (partly). No such rate: undecided. (Laid down when the last epoch's accuracies were known.)",
+)
+def at_matched_rates(frames: Mapping[str, pd.DataFrame]) -> Evidence:
+    n, medians = _judged(frames)
     fewer = {
         t: [at["batch"] < at["none"] for at in each.values() if min(at.values()) < NEVER] for t, each in medians.items()
     }
     every = [one for each in fewer.values() for one in each]
-    best = {
-        t: {arm: min((at[arm] for at in each.values()), default=NEVER) for arm in ARMS} for t, each in medians.items()
-    }
+    return Evidence(
+        "; ".join(f"to {t} %: fewer with BN at {sum(each)} of {len(each)} rates" for t, each in fewer.items()),
+        _told(medians[TARGETS[0]], TARGETS[0]),
+        n,
+        judge(n, full=all(every), partial=2 * sum(every) > len(every)) if every else Verdict.undecided,
+    )
+
+
+@claim(
+    id="textbook-faster-2",
+    origin="course",
+    where=WHERE,
+    scale="textbook",
+    says="Each at its own best learning rate, the network with BN needs fewer epochs.",
+    criterion=f"Smallest median over the rates of the epochs to {TARGETS[0]} %: smaller with BN, and to "
+    f"{TARGETS[1]} % too (reproduced); one of the two, the other not larger (partly). Neither arm ever: undecided.",
+)
+def at_own_rates(frames: Mapping[str, pd.DataFrame]) -> Evidence:
+    n, medians = _judged(frames)
+    best, low = {t: _fewest(each) for t, each in medians.items()}, medians[TARGETS[1]]
     ahead = [each["batch"] < each["none"] for each in best.values()]
     behind = [each["batch"] > each["none"] for each in best.values()]
+    some = any(min(each.values()) < NEVER for each in best.values())
+    return Evidence(
+        "; ".join(f"to {t} %: {_both(each)}" for t, each in best.items()),
+        f"best rates to {TARGETS[1]} %: "
+        + ", ".join(f"{number(min(low, key=lambda lr: low[lr][arm]))} {figures.LABELS[arm]}" for arm in ARMS),
+        n,
+        judge(n, full=all(ahead), partial=any(ahead) and not any(behind)) if some else Verdict.undecided,
+    )
+
+
+@claim(
+    id="textbook-faster-3",
+    where=WHERE,
+    scale="textbook",
+    says="It is larger learning rates that make BN faster: at matched rates it is not.",
+    criterion=f"Epochs to {TARGETS[1]} %: at the best rate of the network without BN, the median with BN is not "
+    "smaller than without, while it is at BN's own best rate (reproduced); smaller at both: not reproduced.",
+    published="on ResNet-110, section 2: at matched rates no advantage in test accuracy",
+)
+def by_larger_rates(frames: Mapping[str, pd.DataFrame]) -> Evidence:
+    n, medians = _judged(frames)
     low = medians[TARGETS[1]]
+    best = _fewest(low)
     rate = min(low, key=lambda lr: low[lr]["none"], default=math.nan)  # the best one without BN
-    reaches = not math.isnan(rate) and low[rate]["none"] < NEVER
-    return {
-        "textbook-faster-1": Evidence(
-            "; ".join(f"to {t} %: fewer with BN at {sum(each)} of {len(each)} rates" for t, each in fewer.items()),
-            _told(medians[TARGETS[0]], TARGETS[0]),
-            n,
-            judge(n, full=all(every), partial=2 * sum(every) > len(every)) if every else Verdict.undecided,
-        ),
-        "textbook-faster-2": Evidence(
-            "; ".join(f"to {t} %: {_both(each)}" for t, each in best.items()),
-            f"best rates to {TARGETS[1]} %: "
-            + ", ".join(f"{number(min(low, key=lambda lr: low[lr][arm]))} {figures.LABELS[arm]}" for arm in ARMS),
-            n,
-            judge(n, full=all(ahead), partial=any(ahead) and not any(behind)) if every else Verdict.undecided,
-        ),
-        "textbook-faster-3": Evidence(
-            f"at {number(rate)}: {_both(low[rate])}" if reaches else f"without BN no rate gives {TARGETS[1]} %",
-            _told(low, TARGETS[1]),
-            n,
-            judge(n, full=low[rate]["batch"] >= low[rate]["none"] and ahead[1], partial=False)
-            if reaches
-            else Verdict.undecided,
-        ),
-    }
+    if best["none"] == NEVER:
+        return Evidence(f"without BN no rate gives {TARGETS[1]} %", _told(low, TARGETS[1]), n, Verdict.undecided)
+    slower = low[rate]["batch"] >= low[rate]["none"]
+    return Evidence(
+        f"at {number(rate)}: {_both(low[rate])}",
+        _told(low, TARGETS[1]),
+        n,
+        judge(n, full=slower and best["batch"] < best["none"], partial=False),
+    )
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -154,6 +156,17 @@ def _medians(runs: pd.DataFrame) -> Medians:
     wide = wide.reindex(columns=list(ARMS)).fillna(NEVER)
     rows = zip(wide.index.tolist(), wide.to_numpy().tolist(), strict=True)
     return {float(lr): dict(zip(ARMS, row, strict=True)) for lr, row in rows}
+
+
+def _judged(frames: Mapping[str, pd.DataFrame]) -> tuple[int, dict[int, Medians]]:
+    """Number of seeds, and the medians by target."""
+    runs = {target: reached(frames, target) for target in TARGETS}
+    return _seeds(runs[TARGETS[0]]), {target: _medians(found) for target, found in runs.items()}
+
+
+def _fewest(medians: Medians) -> dict[str, float]:
+    """By arm: the smallest median over the rates."""
+    return {arm: min((at[arm] for at in medians.values()), default=NEVER) for arm in ARMS}
 
 
 def _seeds(runs: pd.DataFrame) -> int:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bnstudy.analysis import figures
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, judge
+from bnstudy.analysis.findings import Comparison, Evidence, claim, judge
 from bnstudy.analysis.frames import DASH, number, spread
 
 EXERCISE = "Dive into Deep Learning, Batch Normalization, exercises"
@@ -31,27 +31,6 @@ CAPTION = (
 SWEEP = "textbook_folding"
 NEEDS = {"folding": "norm == 'batch' and num_layers == 4"}
 SIZE = (9.6, 4.0)
-CLAIMS = (
-    Claim(
-        id="textbook-folding-1",
-        origin="course",
-        where="Jacob et al. (2018), section 3.2",
-        scale="textbook",
-        says="In evaluation BN can be folded into the layer before it, and the network computes the same.",
-        criterion="LeNet's four BN layers folded, in float32: no logit changes by more than 0.00001 of the largest, at "
-        "every seed, before and after training (reproduced); before or after it (partly).",
-    ),
-    Claim(
-        id="textbook-folding-2",
-        origin="course",
-        where=EXERCISE,
-        scale="textbook",
-        says="A bias before BN is superfluous: in training the network computes the same without it.",
-        criterion="The biases of the four layers before BN dropped, in training mode, in float32: no logit changes by "
-        "more than 0.00001 of the largest, at every seed, before and after training (reproduced); in float64 alone "
-        "(partly; this clause was added after a first run).",
-    ),
-)
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
@@ -75,23 +54,38 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     axes[0].set_ylabel("largest change of a logit,\nover the largest logit")
 
 
-def check(frames: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
-    rows = _rows(frames)
-    folded, unbiased = ("folded", "evaluation"), ("unbiased", "training")
-    return {
-        "textbook-folding-1": _evidence(
-            rows,
-            folded,
-            full=_equal(rows, folded, "float32", False) and _equal(rows, folded, "float32", True),
-            partial=_equal(rows, folded, "float32", False) or _equal(rows, folded, "float32", True),
-        ),
-        "textbook-folding-2": _evidence(
-            rows,
-            unbiased,
-            full=_equal(rows, unbiased, "float32", False) and _equal(rows, unbiased, "float32", True),
-            partial=_equal(rows, unbiased, "float64", False) and _equal(rows, unbiased, "float64", True),
-        ),
-    }
+@claim(
+    id="textbook-folding-1",
+    origin="course",
+    where="Jacob et al. (2018), section 3.2",
+    scale="textbook",
+    says="In evaluation BN can be folded into the layer before it, and the network computes the same.",
+    criterion="LeNet's four BN layers folded, in float32: no logit changes by more than 0.00001 of the largest, at "
+    "every seed, before and after training (reproduced); before or after it (partly).",
+)
+def folded(frames: Mapping[str, pd.DataFrame]) -> Evidence:
+    rows, change = _rows(frames), ("folded", "evaluation")
+    before, after = (_equal(rows, change, "float32", trained) for trained in (False, True))
+    return _evidence(rows, change, full=before and after, partial=before or after)
+
+
+@claim(
+    id="textbook-folding-2",
+    origin="course",
+    where=EXERCISE,
+    scale="textbook",
+    says="A bias before BN is superfluous: in training the network computes the same without it.",
+    criterion="The biases of the four layers before BN dropped, in training mode, in float32: no logit changes by "
+    "more than 0.00001 of the largest, at every seed, before and after training (reproduced); in float64 alone "
+    "(partly; this clause was added after a first run).",
+)
+def unbiased(frames: Mapping[str, pd.DataFrame]) -> Evidence:
+    rows, change = _rows(frames), ("unbiased", "training")
+    full, partial = (
+        all(_equal(rows, change, precision, trained) for trained in (False, True))
+        for precision in ("float32", "float64")
+    )
+    return _evidence(rows, change, full=full, partial=partial)
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:

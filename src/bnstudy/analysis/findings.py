@@ -41,7 +41,7 @@ GROUPS = {  # whose claims are counted together; a claim is of the first that it
     "course": "What courses teach",
     "ours": "Own questions, where a refutation is no miss of the paper's",
 }
-PROTOCOL = ("TITLE", "CAPTION", "SWEEP", "NEEDS", "CLAIMS", "SIZE", "plot", "numbers")
+PROTOCOL = ("TITLE", "CAPTION", "SWEEP", "NEEDS", "SIZE", "plot", "numbers")
 
 
 class Verdict(StrEnum):
@@ -88,6 +88,20 @@ class Claim:
         return {field.name: str(getattr(self, field.name)) for field in fields(self)}
 
 
+def claim(**texts: Any) -> Callable[[Judge], Judge]:
+    """Put a claim on the function that judges it, for a criterion in words: `@claim(id=..., says=..., criterion=...)`.
+
+    `texts`: the fields of a `Claim`. The function takes the finding's frames and gives Evidence.
+    """
+    attached = Claim(**texts)
+
+    def attach(judges: Judge) -> Judge:
+        judges.claim = attached  # type: ignore[attr-defined]
+        return judges
+
+    return attach
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What was measured, as text with its spread, over how many runs of the smaller arm, and the verdict.
@@ -104,6 +118,9 @@ class Evidence:
     effect: str = ""
     estimates: Mapping[str, Interval] = field(default_factory=dict)
     shown: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+Judge = Callable[[Mapping[str, Any]], Evidence]  # of a finding's frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +187,8 @@ class Finding:
     `needs` maps a table of the sweep `sweep`, or "other_sweep/table", to a query on it; with `published` the curve of
     that name joins them under the key "published". `images`: whether those of a data set play a part.
     `plot(fig, frames)` draws, `numbers(frames)` gives the comparison with the paper. `measure(frames)` gives, for every
-    claim whose criterion is data, the values it is judged by, and is called by `plot`, too; `check(frames)` gives
-    Evidence for every other claim.
+    claim whose criterion is data, the values it is judged by, and is called by `plot`, too; `judges` holds for every
+    other claim the function that carries it (see `claim`).
     """
 
     name: str
@@ -185,16 +202,16 @@ class Finding:
     plot: Callable[[Any, Mapping[str, Any]], None]
     numbers: Callable[[Mapping[str, Any]], Sequence[Comparison]]
     measure: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Sample]]] | None = None
-    check: Callable[[Mapping[str, Any]], Mapping[str, Evidence]] | None = None
+    judges: Mapping[str, Judge] = field(default_factory=dict)
     images: bool = True
 
     def evidence(self, frames: Mapping[str, Any]) -> dict[str, Evidence]:
-        """Raises ValueError unless `measure` and `check` together answer exactly the finding's claims."""
+        """Raises ValueError unless `measure` answers exactly the claims that no function carries."""
         found = judged(self.claims, self.measure(frames)) if self.measure is not None else {}
-        found |= dict(self.check(frames)) if self.check is not None else {}
+        found |= {name: judges(frames) for name, judges in self.judges.items()}
         asked = {claim.id for claim in self.claims}
         if set(found) != asked:
-            raise ValueError(f"{self.name}: check answers {sorted(found)}, the claims are {sorted(asked)}")
+            raise ValueError(f"{self.name}: judged are {sorted(found)}, the claims are {sorted(asked)}")
         return found
 
 
@@ -488,8 +505,12 @@ def _module(path: Path) -> ModuleType:
 def _finding(module: ModuleType) -> Finding:
     name = Path(str(module.__file__)).stem
     lacking = [part for part in PROTOCOL if not hasattr(module, part)]
-    if not (hasattr(module, "measure") or hasattr(module, "check")):
-        lacking.append("measure or check")
+    listed = tuple(getattr(module, "CLAIMS", ()))
+    own = [of for of in vars(module).values() if getattr(of, "__module__", None) == module.__name__]
+    carrying = [of for of in (*own, *listed) if isinstance(getattr(of, "claim", None), Claim)]
+    if not (hasattr(module, "measure") or carrying):
+        lacking.append("measure, or a function that carries a claim")
+    claims = [of for of in listed if isinstance(of, Claim)] + [of.claim for of in carrying]
     if lacking:
         raise ValueError(f"findings/{name}.py lacks {', '.join(lacking)}; a finding has {', '.join(PROTOCOL)}")
     return Finding(
@@ -500,10 +521,10 @@ def _finding(module: ModuleType) -> Finding:
         needs=dict(module.NEEDS),
         published=getattr(module, "PUBLISHED", None),
         size=module.SIZE,
-        claims=tuple(replace(claim, family=claim.family or name) for claim in module.CLAIMS),
+        claims=tuple(replace(claim, family=claim.family or name) for claim in claims),
         plot=module.plot,
         numbers=module.numbers,
         measure=getattr(module, "measure", None),
-        check=getattr(module, "check", None),
+        judges={of.claim.id: of for of in carrying},
         images=getattr(module, "IMAGES", True),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bnstudy.analysis import figures, frames
-from bnstudy.analysis.findings import Claim, Comparison, Evidence, Finding, Verdict, judge
+from bnstudy.analysis.findings import Comparison, Evidence, Finding, Judge, Verdict, claim, judge
 
 BASE = "as studied"
 ALIKE = 2 / 3  # the share of claims with an unchanged verdict that is still "partly"
@@ -58,22 +59,23 @@ class Study:
         """What each claim that is judged says, in the findings' order."""
         return {claim.id: claim.says for finding in self.findings for claim in finding.claims}
 
-    def claims(self, says: str, of: str, **claim: str) -> tuple[Claim, ...]:
-        """A claim a variant: `says` with the variant's name for {}, `of` telling of which claims."""
+    def claims(self, says: str, of: str, **told: str) -> tuple[Judge, ...]:
+        """A claim a variant, on its judge: `says` with the variant's name for {}, `of` telling of which claims."""
         criterion = f"{of}, judged again by their own criteria, those that are decided both here and with the settings "
         criterion += "studied: all have the verdict that they have there (reproduced), at least two thirds (partly). "
         criterion += "None: undecided."
         return tuple(
-            Claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **claim)
+            claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **told)(
+                partial(self._compared, variant)
+            )
             for variant, name in self.names.items()
         )
 
     def plot(self, fig: Figure, tables: Mapping[str, pd.DataFrame]) -> None:
         draw(fig.subplots(), self.judged(tables), self.says)
 
-    def check(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, Evidence]:
-        judged = self.judged(tables)
-        return {f"sensitivity-{name}": compared(judged, variant) for variant, name in self.names.items()}
+    def _compared(self, variant: str, tables: Mapping[str, pd.DataFrame]) -> Evidence:
+        return compared(self.judged(tables), variant)
 
     def numbers(self, tables: Mapping[str, pd.DataFrame]) -> list[Comparison]:
         """None: the figure is the table."""

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy.analysis import figures, findings, zoo
+from bnstudy.analysis import figures, findings, readme, zoo
 from bnstudy.analysis.findings import Verdict
 
 FINDING = findings.load(synthetic.FINDINGS / "norm_zoo.py")
@@ -70,6 +70,11 @@ def test_every_arm_is_named_and_drawn():
     marks = {line.get_marker() for line in fig.axes[0].lines} - {"None"}
     assert len(marks) == len(fig.legends[0].get_texts()) == len(zoo.ARMS)
     assert len(FINDING.numbers(data)) == 3 * len(zoo.ARMS)
+
+
+def test_the_documentation_has_the_table_of_the_published_runs():
+    text = readme.BEYOND.read_text(encoding="utf-8")
+    assert f"<!-- norm zoo:begin -->\n{zoo.table(readme.ROOT / 'results')}\n<!-- norm zoo:end -->" in text
 
 
 def test_the_table_says_what_was_not_run(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnstudy.analysis import zoo
 from bnstudy.analysis.findings import Verdict, line
 from bnstudy.analysis.frames import MINUS, number
 from bnstudy.store import files
@@ -21,6 +22,7 @@ from bnstudy.store import files
 ROOT = Path(__file__).resolve().parents[3]
 README = ROOT / "README.md"
 SPEED = ROOT / "docs" / "speed.md"
+BEYOND = ROOT / "docs" / "beyond.md"
 MARK = re.compile(r"<!--(?P<what>[^<>]+?)-->(?P<text>[^<>]*)<!---->")
 MEASURED = re.compile(rf"(?<![\w.(])[{MINUS}-]?\d[\d,.]*(?:e[{MINUS}-]?\d+)?(?=$|[,;]| points| %| \()")
 NO_TEST = "\u00b9"  # a footnote's mark
@@ -29,10 +31,12 @@ Row = Mapping[str, Any]
 
 
 def update(claims_json: Path, readme: Path = README) -> None:
-    """Write everything in README.md that follows from the claims."""
+    """Write everything in README.md that follows from the claims, and the norm zoo's table beside it."""
     rows = json.loads(claims_json.read_text(encoding="utf-8"))
     replace("claims", short_table(rows), readme)
     files.write_text(readme, with_numbers(readme.read_text(encoding="utf-8"), rows))
+    if readme == README:
+        replace("norm zoo", zoo.table(claims_json.parent), BEYOND)
 
 
 def replace(name: str, text: str, page: Path = README) -> None:

@@ -194,7 +194,7 @@ def test_an_empty_workspace_still_gives_a_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "crash",
     [
-        TINY.replace('return {"{name}"', '1 / 0\n    return {"{name}"'),
+        TINY.replace("return Evidence", "1 / 0\n    return Evidence"),
         TINY.replace("fig.subplots()", "fig.no_such()"),
         TINY + "\n1 / 0\n",
         "def half(:\n",

@@ -315,11 +315,23 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def _parts(override: Override) -> list[Override]:
-    key, value = override.key_or_group, override._value  # the value with its quotes
-    if not isinstance(value, dict) or not value or key.endswith(".options"):
+    key = override.key_or_group
+    if override.is_sweep_override() or not isinstance(value := override.value(), dict) or not value:
         return [override]
-    texts = [f"{key}.{name}={Override._get_value_element_as_str(part)}" for name, part in value.items()]
-    return [part for text in texts for part in _parts(_read(text))]
+    if key.endswith(".options"):
+        return [override]
+    return [part for name, value in value.items() for part in _parts(_read(f"{key}.{name}={_written(value)}"))]
+
+
+def _written(value: Any) -> str:
+    """A value as an override has it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_written(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_written, value)) + "]"
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
+    return "null" if value is None else str(value)
 
 
 @functools.lru_cache(maxsize=1000)  # a grid's runs have their values from a few texts

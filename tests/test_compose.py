@@ -23,7 +23,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("sweep", compose.sweeps())
 def test_every_sweep_composes_for_every_preset(sweep, preset):
-    configs = compose.expand(sweep, preset)
+    configs = compose.expand(sweep, preset, ["seed=1"])  # seeds differ in nothing else, and there are thirty
     assert configs and {config.sweep.name for config in configs} == {sweep}
     assert len({run_id(config, DATA) for config in configs}) == len(configs), "two points of the sweep are one run"
     for config in configs:

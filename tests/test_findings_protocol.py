@@ -6,6 +6,7 @@ import ast
 import json
 import shutil
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from bnstudy import probes
 from bnstudy.analysis import findings, frames
 from bnstudy.analysis.findings import Claim, Evidence, Note, Verdict
 from bnstudy.config import compose, plugins
-from bnstudy.config.schema import to_dict
+from bnstudy.config.schema import Config, to_dict
 from bnstudy.store.reduction import config_columns
 from bnstudy.training import train
 
@@ -90,13 +91,18 @@ def test_every_claim_of_the_paper_stands_exactly_once() -> None:
     assert {f.sweep for f in found} <= sweeps
 
 
+@cache
+def first_run(sweep: str) -> Config:
+    return compose.expand(sweep, "quick", ["seed=1"])[0]
+
+
 @pytest.mark.parametrize("path", findings.discover(synthetic.FINDINGS), ids=lambda path: path.stem)
 def test_what_a_finding_asks_of_a_table_is_there(path: Path) -> None:
     """The names in its queries are columns of the probe's table, of the loop's, or of the runs."""
     made = findings.load(path)
     for name, query in made.needs.items():
         sweep, table = frames.source(made.sweep, name)
-        config = compose.expand(sweep, "quick")[0]
+        config = first_run(sweep)
         kept = config.sweep.tables
         assert table == "runs" or kept is None or table in kept, f"{sweep} does not keep {table}"
         of_runs = {"run_id", "status", "outcome", *config_columns(to_dict(config))}

@@ -25,13 +25,13 @@ def test_rows_carry_their_run_and_a_table_s_own_column_keeps_its_name() -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(frames.MissingTable, match=r"tables/init/runs\.parquet is missing: make sweep-init PRESET=full"):
         frames.runs(tmp_path, "init")
-    other = "none of the 1090 rows of table 'conv_gradient_sums' is of 'depth == 999'; make sweep-init, full and"
+    other = "none of the 1090 rows of table 'conv_gradient_sums' is of 'depth == 999'; make sweep-init PRESET=full"
     with pytest.raises(frames.MissingTable, match=other):
         frames.load(synthetic.shared(), "init", "conv_gradient_sums", "depth == 999")
     broken = synthetic.copy(synthetic.shared(), tmp_path)
     path = broken / "tables" / "init" / "conv_gradient_sums.parquet"
     pd.read_parquet(path).iloc[:0].to_parquet(path)
-    with pytest.raises(frames.MissingTable, match="'conv_gradient_sums' is empty; make sweep-init makes it again"):
+    with pytest.raises(frames.MissingTable, match="'conv_gradient_sums' is empty; make sweep-init PRESET=full writes"):
         frames.load(broken, "init", "conv_gradient_sums", "depth == 999")
     (broken / "tables" / "init" / "conv_gradient_sums.parquet").write_bytes(b"PAR1")
     with pytest.raises(frames.MissingTable, match="cannot be read"):

@@ -52,7 +52,7 @@ def test_what_a_cell_shows_is_the_published_figure_with_its_verdicts(monkeypatch
 def test_what_was_not_run_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv(notebook.RESULTS, str(tmp_path))
     exhibit = notebook.show("fig6")
-    assert not exhibit.png and "not run (make sweep-init makes its runs)" in repr(exhibit)
+    assert not exhibit.png and "not run (make sweep-init PRESET=full" in repr(exhibit)
     assert "not run" in exhibit._repr_html_()
     with pytest.raises(ValueError, match=r"show\('fig66'\): there is no such finding; there are .*fig6"):
         notebook.show("fig66")

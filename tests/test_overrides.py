@@ -78,7 +78,7 @@ def test_a_mapping_leaves_the_axes_that_it_does_not_name():
         (["recipe=resnet", "optim.lr=0.1"], "train.epochs", "train.epochs=165"),
         (["seed=range(0,0)"], "seed", "range(3)"),
         (["seed=range(0,1000000000)"], "seed", "range(3)"),
-        (["seed=range(9999)", "optim.lr=range(1,9999)"], GRID, "fewer values"),
+        (["seed=range(999)", "optim.lr=range(1,99)"], GRID, "fewer values"),
         (["~seed"], "~seed", "give the key a value"),
         (["~norm"], "~norm", "give the key a value"),
         (["data=null"], "data", "fashion_mnist"),
@@ -87,7 +87,8 @@ def test_a_mapping_leaves_the_axes_that_it_does_not_name():
         (["train.steps=0"], "train.steps", "1 or more"),
     ],
 )
-def test_what_contradicts_the_sweep_is_refused_with_the_remedy(overrides, key, remedy):
+def test_what_contradicts_the_sweep_is_refused_with_the_remedy(overrides, key, remedy, monkeypatch):
+    monkeypatch.setattr(compose, "MAX_RUNS", 10_000)
     with pytest.raises(ValueError) as caught:
         compose.expand(GRID, "quick", overrides)
     assert key in str(caught.value) and remedy in str(caught.value), str(caught.value)

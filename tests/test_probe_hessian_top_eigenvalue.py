@@ -34,9 +34,8 @@ def run(network, loader, batch_size=12, **options):
 
 
 def gradient(network, images, labels):
-    copied = copy.deepcopy(network).train()
-    functional.cross_entropy(copied(images), labels).backward()
-    return torch.cat([p.grad.flatten() for p in copied.parameters()])
+    loss = functional.cross_entropy(network.train()(images), labels)
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
 
 
 def dense(network, images, labels):
@@ -70,10 +69,10 @@ def test_the_dense_hessian_is_that_of_finite_differences(norm):
     images, labels = double_feed(size=2).probe_batch(12)
     times = hessian.hessian_product(copy.deepcopy(network).train(), images, labels)
     theta, step, columns = parameters_to_vector(network.parameters()).detach(), 1e-5, []
+    moved = copy.deepcopy(network)
     for unit in torch.eye(len(theta), dtype=torch.float64):
         ends = []
         for sign in (1, -1):
-            moved = copy.deepcopy(network)
             vector_to_parameters(theta + sign * step * unit, moved.parameters())
             ends.append(gradient(moved, images, labels))
         columns.append((ends[0] - ends[1]) / (2 * step))
@@ -201,10 +200,10 @@ def test_options_that_make_no_sense_are_refused(options):
 def finite_differences(network, images, labels, step=1e-5):
     """The Hessian as the gradient's central differences, what is random drawn alike every time."""
     theta, columns = parameters_to_vector(network.parameters()).detach(), []
+    moved = copy.deepcopy(network)
     for unit in torch.eye(len(theta), dtype=torch.float64):
         ends = []
         for sign in (1, -1):
-            moved = copy.deepcopy(network)
             vector_to_parameters(theta + sign * step * unit, moved.parameters())
             with torch.random.fork_rng():
                 torch.manual_seed(5)

@@ -113,7 +113,7 @@ def test_what_a_killed_launcher_leaves_the_other_takes_up_from_its_checkpoint(tm
     first = launcher(configs, results, tmp_path / "killed.txt", slow_sec=0.05)
     wait_for(lambda: found(results, paths.CHECKPOINT))
     second = launcher(configs, results, told)
-    wait_for(lambda: told.exists() and "to make" in told.read_text())
+    wait_for(lambda: told.exists() and "to train" in told.read_text())
     time.sleep(0.2)
     os.kill(first.pid or 0, signal.SIGKILL)
     assert ended(second) == 0 and told.read_text().endswith("exit 0\n"), told.read_text()

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0, every_sec: float = 0.01) -> bool:
-    """Whether `condition`, asked every so often, came true within `seconds`."""
+def wait_for(condition: Callable[[], object], seconds: float = 60.0, every_sec: float = 0.01) -> None:
+    """Return when `condition`, asked every so often, is true. Raises AssertionError if it is not within `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (true := condition()) and time.monotonic() < deadline:
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come to that within {seconds:g} s"
         time.sleep(every_sec)
-    return bool(true)
 
 
 def found(folder: Path, name: str) -> list[Path]:

@@ -107,7 +107,7 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
             raise MissingTable(f"{told}; it has: {', '.join(map(str, frame))}") from None
         if frame.empty:
             told = f"sweep {sweep!r}: none of the {num_rows} rows of table {table!r} is of {query!r}"
-            raise MissingTable(f"{told}; {_trained_by(workspace, sweep)}, without overrides, trains such")
+            raise MissingTable(f"{told}; make sweep-{sweep} PRESET={paths.FULL}, without overrides, trains such")
     if frame.empty:
         command = _trained_by(workspace, sweep)
         raise MissingTable(f"sweep {sweep!r}: table {table!r} is empty; {command} writes it again")

@@ -37,8 +37,15 @@ SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": {"
 
 def names(kind: str) -> list[str]:
     """The components of a kind ("norms", "models", "probes"), sorted."""
-    stems = {path.stem for folder in _folders(kind) for path in folder.glob("*.py")}
-    return sorted(stem for stem in stems if not stem.startswith("_") and stem not in SUPPORT[kind])
+    folders = tuple(folder for folder in _folders(kind) if folder.is_dir())
+    return list(_names(kind, folders, tuple(folder.stat().st_mtime_ns for folder in folders)))
+
+
+@lru_cache(TEXTS)
+def _names(kind: str, folders: tuple[Path, ...], changed: tuple[int, ...]) -> tuple[str, ...]:
+    """Of the folders as they were at the times `changed`: a sweep of a thousand runs asks for each of its runs."""
+    stems = {path.stem for folder in folders for path in folder.glob("*.py")}
+    return tuple(sorted(stem for stem in stems if not stem.startswith("_") and stem not in SUPPORT[kind]))
 
 
 @cache

@@ -39,6 +39,7 @@ seed = $(call option,SEED,seed=)
 again = $(if $(AGAIN),--again)
 name = $(call option,NAME,--name )
 yes = $(if $(YES),--yes)
+pytest = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export BNSTUDY_DATA_ROOT := $(value DATA_ROOT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -66,9 +67,13 @@ reproduce: $(READY) ## the main job, from data to report [PRESET=quick|full] [JO
 	$(BNSTUDY) reproduce $(preset) $(jobs) $(ARGS)
 
 .PHONY: test
-test: $(READY) ## lint, types and tests [ARGS="pytest options"]
+test: $(READY) ## lint, types and tests, but for those of test-slow [ARGS="pytest options"]
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(pytest) $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(READY) ## whole paths through real processes and clients, which make test leaves out [ARGS="pytest options"]
+	$(pytest) -m slow $(ARGS)
 
 .PHONY: soak
 soak: $(READY) ## the tests that take long: a hundred kills, real sweeps side by side [ARGS="pytest options"]

@@ -83,6 +83,7 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 def test_agents_make_the_grid_once_each(tmp_path):
     """Registered by the real client, taken by the real agent, each run mirrored to the server as it goes."""
     root, results = quadrants(tmp_path / "data"), tmp_path / "results"

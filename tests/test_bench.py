@@ -197,6 +197,7 @@ def test_the_fastest_number_of_workers_is_chosen_by_the_second_trial() -> None:
     assert made == [0, 2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BY_NAME.keys() - IN_PROCESSES))
 def test_all_sides_of_a_row_run(name: str, setting: Setting) -> None:
     row = BY_NAME[name]
@@ -209,6 +210,7 @@ def test_all_sides_of_a_row_run(name: str, setting: Setting) -> None:
         json.dumps(prepared.facts)
 
 
+@pytest.mark.slow
 def test_the_grid_is_run_by_the_launcher_and_by_the_baselines(setting: Setting) -> None:
     ours = rows.grid(replace(setting, rates=(0.1,)))
     assert ours.facts == {"num_runs": 2}
@@ -224,6 +226,7 @@ def test_help_is_measured(setting: Setting) -> None:
     assert rows.show_help(setting).measure() > 0
 
 
+@pytest.mark.slow
 def test_the_first_step_is_seen_on_both_sides(setting: Setting) -> None:
     assert rows.first_step(setting).measure() > 0
     assert rows.first_step_textbook(setting).measure() > 0
@@ -234,6 +237,7 @@ def test_a_command_that_ends_too_early_is_an_error(setting: Setting) -> None:
         rows.first_step(replace(setting, data_root=setting.scratch)).measure()
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_whole_process(setting: Setting) -> None:
     network = RESNET + rows.WITH_BN
     ours, *others = (side(network, setting) for side in (rows.memory, rows.memory_textbook, rows.memory_careful))

@@ -146,6 +146,7 @@ def test_recipes_are_as_clean_as_the_rest(followed: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_recipes_work_as_written(followed: Path, data_root: Path) -> None:
     shown = [command for command in code(EXTENDING) if command.startswith(".venv/bin/python -m bnstudy run ")]
     assert len(shown) == 3  # the norm, the network, the probe
@@ -172,6 +173,7 @@ def test_recipes_work_as_written(followed: Path, data_root: Path) -> None:
     assert (results / "custom/figures/zeros.png").exists()
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_network_and_needs_none(tmp_path: Path) -> None:
     """Strictly: a link or an anchor that leads nowhere, or a name without documentation, fails."""
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]

@@ -58,6 +58,7 @@ def test_what_was_not_run_says_so(tmp_path, monkeypatch):
         notebook.show("fig66")
 
 
+@pytest.mark.slow
 def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "one.py").write_text(

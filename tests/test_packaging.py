@@ -21,6 +21,7 @@ print(project.results())
 """
 
 
+@pytest.mark.slow
 def test_a_wheel_has_the_sweeps_and_findings_and_results_in_the_current_folder(tmp_path):
     source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
     for name in ("src", "conf", "sweeps", "analysis"):

@@ -50,6 +50,7 @@ def test_sweeps_compose_in_any_folder(tmp_path, monkeypatch, name):
     assert compose.expand("lenet_lr_grid", "quick", few) == wanted and len(wanted) == 2
 
 
+@pytest.mark.slow
 def test_the_project_trains_and_reads_its_tables_in_a_folder_of_any_name(tmp_path):
     """A process of its own: where the project lies is looked up when it is imported."""
     project = copied(tmp_path / "josé's (a,b) [c] {d} $e ${f} x=y #1% & ~")

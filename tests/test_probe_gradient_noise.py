@@ -114,6 +114,7 @@ def test_measured_deviations_follow_the_law_without_norm_and_have_no_bias():
         assert np.mean(values) == pytest.approx(constant * law(12, size), rel=0.1)
 
 
+@pytest.mark.slow
 def test_batch_norm_biases_the_gradients_of_small_mini_batches():
     """Against the means over many mini-batches, of images drawn independently of each other."""
     network, loader = make_network("batch").double(), double_feed(24, size=4)

@@ -118,6 +118,7 @@ def test_laws_that_contain_the_power_law_are_never_less_likely(source, shape, sc
         assert LAWS[law](logs)[2].sum() >= least - 0.15
 
 
+@pytest.mark.slow
 def test_a_power_law_is_kept_about_as_often_as_the_doubled_ratio_says():
     """Where the power law holds, twice the ratio over its standard deviation is normal, cut at 0 (see the finding)."""
     source = np.random.default_rng(0)

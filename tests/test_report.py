@@ -262,6 +262,7 @@ def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_committed_tables_alike_and_leave_what_is_committed(tmp_path: Path) -> None:
     """`make report` in a fresh clone: the same bytes in every process, nothing but `redrawn` written, no torch."""
     script = """

@@ -662,6 +662,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_a_real_run_and_the_same_command_goes_on(tmp_path, root):
     overrides = ["model=mlp", "model.hidden='16'", "data.name=quadrants", "data.batch_size=10", "train.steps=1500"]
     overrides += ["data.augment=false", "probes=none", "tracking.mode=off", "runtime.threads=1", "runtime.device=cpu"]

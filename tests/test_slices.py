@@ -91,6 +91,7 @@ def suite(root, results, *options):
     return False
 
 
+@pytest.mark.slow
 def test_slices_until_done_give_the_bytes_of_one_go(root, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pool, "launch", launch_here)
     assert suite(root, tmp_path / "whole", "--preset", "quick")
@@ -107,6 +108,7 @@ def test_slices_until_done_give_the_bytes_of_one_go(root, tiny, tmp_path, monkey
     assert written(tmp_path / "slices", wanted) == whole and len(whole) == 4 * 2
 
 
+@pytest.mark.slow
 def test_a_slice_goes_seed_by_seed_in_the_order_of_the_suite_and_says_what_is_left(
     root, tiny, tmp_path, monkeypatch, capsys
 ):

@@ -72,6 +72,7 @@ def test_the_sections_the_arms_and_their_colours(spec):
     assert set(spec["section"]["customRunColors"].values()) == set(figures.COLOURS.values())
 
 
+@pytest.mark.slow
 def test_it_is_saved_to_the_project_and_kept_in_a_file(tmp_path):
     command = [sys.executable, "-m", "bnstudy", "wandb-workspace", "--project", "p", "--results", str(tmp_path / "r")]
     with Backend() as backend:

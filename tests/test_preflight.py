@@ -128,3 +128,16 @@ def test_looking_at_a_configuration_leaves_the_random_state(root):
     before = torch.get_rng_state()
     preflight.check([job(config(root))])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda *_, **__: None, r"^norms/layer\.py: build returned None; return a torch\.nn\.Module"),
+        (lambda *_, **__: torch.nn.Flatten(), r"^norms/layer\.py: its output is \(2, 16384\) where its input"),
+    ],
+)
+def test_a_norm_that_is_none_is_named_by_its_own_file(root, monkeypatch, build, words):
+    monkeypatch.setattr(plugins.load("norms", "layer"), "build", build)
+    with pytest.raises(ValueError, match=words):
+        preflight.check([job(config(root, model={"name": "resnet", "depth": 8}, norm={"name": "layer"}))])

@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         print(f"bnstudy: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
+    except BrokenPipeError:  # whoever reads has seen enough, as in `bnstudy show ID | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
     except OSError as error:
         print(f"bnstudy: {error.filename or ''}: {error.strerror or error}".replace(": :", ":"), file=sys.stderr)
         sys.exit(EXIT_FAILED)
@@ -426,6 +429,9 @@ def _draw(arguments: argparse.Namespace, *, html: bool) -> int:
     workspace = paths.workspace(arguments.results, arguments.preset)
     if arguments.title:
         workspace = paths.named(arguments.results, arguments.title)
+        if not workspace.is_dir():
+            known = ", ".join(sorted(path.parent.name for path in workspace.parent.glob("*/tables"))) or "none"
+            raise ValueError(f"--name {arguments.title}: there are no results of that name; there are: {known}")
     own = arguments.preset or arguments.title
     into = workspace if own else paths.redrawn(arguments.results)  # the committed ones stay as they are
     return report.write(workspace, into=into, html=html, strict=arguments.strict)
@@ -486,7 +492,7 @@ def _data(arguments: argparse.Namespace) -> int:
         name = arguments.name or folder.resolve().name
         title = arguments.title or ""
         located = [import_images(folder, name, arguments.data_root, size=arguments.size, title=title)]
-        print(f"to train on it: bnstudy run data.name={name}")
+        print(f"to train on it: bnstudy run model=resnet20 data.name={name} train.epochs=10")
     else:
         located = [sources.locate(name, arguments.data_root) for name in sources.NAMES]
     for source in located:

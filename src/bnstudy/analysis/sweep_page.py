@@ -33,7 +33,7 @@ def finding(workspace: Path, sweep: str) -> Finding:
     return Finding(
         name=f"{PREFIX}{sweep}",
         title=f"Sweep {sweep}",
-        caption=shown if trained else "Runs by norm and status: none of them has an accuracy.",
+        caption=f"{shown} {_images(runs)}" if trained else "Runs by norm and status: none of them has an accuracy.",
         sweep=sweep,
         needs={"runs": None} | ({"epochs": None} if with_epochs else {}),
         published=None,
@@ -42,6 +42,12 @@ def finding(workspace: Path, sweep: str) -> Finding:
         plot=plot if trained else _states,
         numbers=lambda frames: [],
     )
+
+
+def _images(runs: pd.DataFrame) -> str:
+    """How many images were trained on; figures name the data set as a whole."""
+    counts = sorted({"all" if pd.isna(num) else f"{int(num):,}" for num in runs["num_train"]})
+    return f"Trained on {' or '.join(counts)} of the training images. Dashed at 10 %: chance."
 
 
 def axes_of(runs: pd.DataFrame) -> list[str]:

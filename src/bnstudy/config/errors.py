@@ -32,7 +32,8 @@ def in_overrides(
     chosen = {key: value for key, value in given.items() if key in groups and not isinstance(value, dict)}
     for key, value in chosen.items():
         if value not in groups[key]:
-            return f"{key} = {value!r}: there is no such choice; {suggestions(value, groups[key])}"
+            own = f"; images of your own: data.name={value}" if key == "data" else ""
+            return f"{key} = {value!r}: there is no such choice; {suggestions(value, groups[key])}{own}"
     try:
         chosen_alone = composed([f"{key}={value}" for key, value in chosen.items()])
     except REFUSED:

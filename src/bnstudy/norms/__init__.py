@@ -56,6 +56,8 @@ class Factory:
         if not patterns:
             return nn.Identity()
         module: nn.Module = self._build(num_features, ndim, **self._options)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"norms/{self._name}.py: build returned {module!r}; return a torch.nn.Module")
         self.layers.append(module)
         return module
 

@@ -22,7 +22,7 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
     """
     Store(results)  # refuses what is no folder before anything is composed
     headers = compose.headers()
-    if unknown := [name for name in names if name not in headers]:
+    if unknown := [name for name in names if name not in {*headers, compose.AD_HOC}]:
         raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.suggestions(unknown[0], headers)}")
     known = _known(names, [preset] if preset else paths.PRESETS, results)
     runs, reasons = _composed(known, overrides, results)

@@ -45,6 +45,8 @@ def train_one(config: Config, results: Path, *, show: Show = Show.nothing, yes: 
         print(f"{job.run_id}: {now.state} already, in {paths.run(results, job.run_id)}{_outcome(store, job.run_id)}")
         return 0
     preview.announce("", [job], results, yes=yes)
+    if now.state == State.partial:
+        print(f"{job.run_id}: begun before; it resumes from its last checkpoint, if it came to one")
     (group,) = plan([job], {job.run_id}, results, workers=1)
     threads = config.runtime.threads or devices.cores()
     pool.use_threads(threads)
@@ -119,6 +121,7 @@ def sweep(
 def _check_folders(results: Path, workspace: Path, sweeps: Iterable[str]) -> None:
     """Raises, before anything is trained, where results or tables could not be written."""
     Store(results)  # refuses what is no folder
+    files.check_writable(paths.runs(results))
     for name in sweeps:
         files.check_writable(paths.tables(workspace, name))
 

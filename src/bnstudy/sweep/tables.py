@@ -127,7 +127,8 @@ def workspace_for(
     if all(_is_preset(name, preset, configs) for name, configs in sweeps.items()):
         return paths.workspace(results, preset)
     custom = paths.workspace(results, paths.CUSTOM)
-    print(f"the overrides ask for other runs than the preset {preset}: its tables stay, these go to {custom}")
+    if compose.AD_HOC not in sweeps:
+        print(f"the overrides ask for other runs than the preset {preset}: its tables stay, these go to {custom}")
     return custom
 
 

@@ -88,7 +88,7 @@ def _check_batches(config: Config, source: Source, network: nn.Module, layers: S
         looks = plan.at or plan.every_steps or plan.every_epochs or plan.at_end or plan.at_divergence
         if looks and plan.on == "probe_batch":
             sizes.setdefault(plan.batch_size or size, f"probes.{name}.batch_size = {plan.batch_size or size}")
-    shapes = _input_shapes(network, layers, _shape(config, source))
+    shapes = _input_shapes(network, layers, _shape(config, source), f"norms/{config.norm['name']}.py")
     for examples, value in sizes.items():
         try:
             for layer, shape in shapes.items():
@@ -101,15 +101,21 @@ def _check_batches(config: Config, source: Source, network: nn.Module, layers: S
 
 @torch.no_grad()
 def _input_shapes(
-    network: nn.Module, layers: Sequence[nn.Module], shape: tuple[int, ...]
+    network: nn.Module, layers: Sequence[nn.Module], shape: tuple[int, ...], file: str
 ) -> dict[nn.Module, tuple[int, ...]]:
-    """Of one example as each of the layers gets it; of layers that are alike, one."""
+    """Of one example as each of the layers gets it; of layers that are alike, one.
+
+    Raises ValueError, naming the norm's file, where a layer returns another shape than it is given.
+    """
     shapes = dict[nn.Module, tuple[int, ...]]()
 
-    def record(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        shapes[layer] = tuple(inputs[0].shape[1:])
+    def record(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        given, returned = tuple(inputs[0].shape), tuple(output.shape)
+        if given != returned:
+            raise ValueError(f"{file}: its output is {returned} where its input is {given}; a norm keeps the shape")
+        shapes[layer] = given[1:]
 
-    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
+    hooks = [layer.register_forward_hook(record) for layer in layers]
     network.eval()(torch.zeros(2, *shape))
     for hook in hooks:
         hook.remove()

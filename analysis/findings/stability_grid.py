@@ -22,7 +22,7 @@ KEPT = Part("share of a seed's runs with BN at the paper's six rates that stay f
 
 TITLE = "ResNet-110 during its first epoch, at the paper's learning rates"
 CAPTION = (
-    "All of CIFAR-10, 391 updates on mini-batches of 128 at a constant rate, five seeds, fp32. Above: the loss of each "
+    "All of CIFAR-10, 391 updates on mini-batches of 128 at a constant rate, fp32. Above: the loss of each "
     "mini-batch, a line a seed, both axes logarithmic; cross: the loss that ended a run, above 1000 or not finite (at "
     "the top). Below: means of ten successive losses of the runs that did not diverge; dashed: ln 10, the loss of "
     "guessing. In each panel: how many seeds learn (mean of the last 50 losses below 2.25), stay at chance or diverge; "

@@ -70,9 +70,10 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The dotted line is a guess among ten classes. Do not compare the peaks alone: in so few updates a small rate can win in
-# either arm. What BN is said to buy is breadth: count the rates at which each arm learns at all. One network a point is no measurement: another seed gives another
-# curve. The study behind this notebook trains five of each, and draws the interval of their mean (notebook `chapter`).
+# The dotted line is a guess among ten classes. Do not compare the peaks alone: in so few updates a small rate can win
+# in either arm. What BN is said to buy is breadth: count the rates at which each arm learns at all. One network a
+# point is no measurement: another seed gives another curve. The study behind this notebook trains five of each, and
+# draws the interval of their mean (notebook `chapter`).
 #
 # ## Inside: activations, layer by layer
 #
@@ -145,9 +146,9 @@ rows = {
 pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
-# At this rate the network without any norm fails or nearly so. A norm that looks at one image alone and still learns says
-# that it is the normalizing that helps; one that fails where BN does not says that the mini-batch matters. Differences of
-# a few points are no finding: the last cell shows what another seed makes of one number.
+# At this rate the network without any norm fails or nearly so. A norm that looks at one image alone and still learns
+# says that it is the normalizing that helps; one that fails where BN does not says that the mini-batch matters.
+# Differences of a few points are no finding: the last cell shows what another seed makes of one number.
 #
 # ## Your turn
 #

@@ -32,6 +32,7 @@ PARTS: Mapping[str, Callable[[Section], bool]] = {  # a section is of the first 
     "Beyond the paper": lambda of: bool(of.rows),
     "Sweeps": lambda of: True,  # that no finding draws, and findings that cannot be loaded
 }
+FEW = 8  # findings that are named in a line
 IDS = (
     "A number is a claim of the paper, counted by this study; what follows it names a part of the claim, or the scale "
     "at which it is judged (-reduced, -epoch, -fitted, -grid: with less training than in the paper). Names that begin "
@@ -132,7 +133,8 @@ def _drawn(tasks: Sequence[Task], progress: Progress) -> list[Section]:
         when = f"about {left:.0f} s left" if anew else "as before"
         progress(f"figure {len(found)}/{len(tasks)} {_told(section)} ({when})")
     if absent := sorted({section.name for section in found if section.problem and not section.trace}):
-        progress(f"not run: {len(absent)} findings without tables of their runs ({', '.join(absent)})")
+        named = f" ({', '.join(absent)})" if len(absent) <= FEW else ""
+        progress(f"not run: {len(absent)} findings without tables of their runs{named}")
     return sorted(found, key=lambda section: place[section.name])
 
 

@@ -86,7 +86,7 @@ def test_two_launchers_share_a_sweep_and_both_tell_of_all_of_it(tmp_path, root):
     make(configs, tmp_path / "alone")
     results = tmp_path / "results"
     told = [tmp_path / name for name in ("one.txt", "other.txt")]
-    processes = [launcher(configs, results, file, slow_sec=0.002) for file in told]
+    processes = [launcher(configs, results, file, slow_sec=0.01) for file in told]
     assert [ended(process) for process in processes] == [0, 0]
     begun = [line.split() for line in (tmp_path / "begun.log").read_text().splitlines()]
     assert sorted(run_id for _, run_id in begun) == sorted(names(configs)), "each once"

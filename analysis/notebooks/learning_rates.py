@@ -44,6 +44,12 @@ show("fig1_matched")
 show("lr_grid")
 
 # %% [markdown]
+# The first epoch needs no GPU: the paper's network at the paper's rates, on all images.
+
+# %%
+show("stability_grid")
+
+# %% [markdown]
 # The same question at a laptop's scale, for another network: a ResNet-20 on few images, for fewer updates and at other
 # rates. It can show whether BN widens the range of rates. The rates themselves hold for this network only.
 

@@ -21,6 +21,15 @@ from bnstudy.training import engine
 
 def check(jobs: Iterable[Job]) -> None:
     """Raises ValueError naming key, value and remedy. No image is read and no file written."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a process that was forked hangs where it computes with several
+    try:
+        _check_each(jobs)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_each(jobs: Iterable[Job]) -> None:
     checked = set()
     for job in jobs:
         alike = replace(job.config, seed=0, optim=replace(job.config.optim, lr=0.0))  # of which there may be hundreds

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grimp
 
+SOURCES = {".py", ".c", ".h", ".jinja"}
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "bnstudy"
 
 
@@ -29,9 +30,6 @@ def lines(room: str) -> int:
     path = PACKAGE / room.removeprefix("bnstudy.")
     files = [path.with_suffix(".py")] if not path.is_dir() else [f for f in path.rglob("*") if f.suffix in SOURCES]
     return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
-
-
-SOURCES = {".py", ".c", ".h", ".jinja"}
 
 
 def main() -> None:

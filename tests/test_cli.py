@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -212,6 +213,36 @@ def test_results_that_are_a_file_are_bad_input(root, data_root, tmp_path, capsys
     assert main(*what, *places) == cli.EXIT_USAGE
     error = capsys.readouterr().err
     assert f"--results {places[-1]}: {tmp_path / 'report.html'} is a file; name a folder" in error
+
+
+def test_results_that_cannot_be_made_are_named_before_a_process_starts(data_root, capsys):
+    """/proc takes no folder, although root may write to it as far as its rights say."""
+    nowhere = "/proc/nowhere"
+    assert main("sweep", "lenet_lr_grid", *SMALL, "--data-root", data_root, "--results", nowhere) == cli.EXIT_FAILED
+    captured = capsys.readouterr()
+    assert "/proc" in captured.err and "ended" not in captured.out + captured.err
+
+
+def test_results_of_a_name_that_is_none_are_refused(tmp_path, capsys):
+    (tmp_path / "custom" / "mine" / "tables").mkdir(parents=True)
+    assert main("report", "--name", "nope", "--results", tmp_path) == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert "--name nope" in error and "there are: mine" in error
+    assert not (tmp_path / "custom" / "nope").exists()
+
+
+def test_nothing_is_said_to_a_reader_who_has_left(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "bnstudy", "status", "--results", str(tmp_path)]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (cli.EXIT_FAILED, "")
+
+
+def test_images_of_ones_own_are_named_where_a_data_set_is_none(capsys):
+    assert main("run", "data=mine", "--dry-run") == cli.EXIT_USAGE
+    assert "data.name=mine" in capsys.readouterr().err
 
 
 REFUSED = [

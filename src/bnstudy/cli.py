@@ -40,22 +40,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
             project.use_components(folder)
         with signals.limit(getattr(known, "budget_min", None)):
             code = COMMANDS[known.command].act(known)
+        sys.stdout.flush()
         sys.exit(code)
     except signals.Spent as spent:
         print(f"bnstudy: the time is spent, what was done is kept; the same command resumes. {spent}".rstrip())
     except ValueError as error:
         print(f"bnstudy: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
-    except BrokenPipeError:  # whoever reads has seen enough, as in `bnstudy show ID | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED)
     except OSError as error:
+        if _nobody_reads():  # as in `bnstudy show ID | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_FAILED)
         print(f"bnstudy: {error.filename or ''}: {error.strerror or error}".replace(": :", ":"), file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         signals.end_on_interrupt()  # whatever is still to end
         print("\nbnstudy: interrupted; what was saved is kept, the same command resumes there", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _nobody_reads() -> bool:
+    """Whether whoever read the output has closed it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:

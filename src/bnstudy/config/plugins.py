@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import io
 import itertools
+import os
 import tokenize
 from functools import cache, lru_cache
 from pathlib import Path
@@ -37,15 +38,10 @@ SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": {"
 
 def names(kind: str) -> list[str]:
     """The components of a kind ("norms", "models", "probes"), sorted."""
-    folders = tuple(folder for folder in _folders(kind) if folder.is_dir())
-    return list(_names(kind, folders, tuple(folder.stat().st_mtime_ns for folder in folders)))
-
-
-@lru_cache(TEXTS)
-def _names(kind: str, folders: tuple[Path, ...], changed: tuple[int, ...]) -> tuple[str, ...]:
-    """Of the folders as they were at the times `changed`: a sweep of a thousand runs asks for each of its runs."""
-    stems = {path.stem for folder in folders for path in folder.glob("*.py")}
-    return tuple(sorted(stem for stem in stems if not stem.startswith("_") and stem not in SUPPORT[kind]))
+    # listdir: a sweep of a thousand runs asks for each of its runs, and glob takes twenty times as long
+    files = {file for folder in _folders(kind) if folder.is_dir() for file in os.listdir(folder)}
+    stems = {file.removesuffix(".py") for file in files if file.endswith(".py")}
+    return sorted(stem for stem in stems if not stem.startswith("_") and stem not in SUPPORT[kind])
 
 
 @cache

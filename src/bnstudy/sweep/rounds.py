@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bnstudy.config.identity import changed_defaults, with_former_defaults
-from bnstudy.store import devices, locks, status
+from bnstudy.store import devices, files, locks, paths, status
 from bnstudy.store.jobs import Job
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import State, Store
@@ -113,6 +113,8 @@ def train(
         print(f"{title}: AGAIN=1 (--again) trains those that are published, too")
     if not pending:
         return False
+    files.check_writable(paths.runs(results))
+    paths.runs(results).mkdir(parents=True, exist_ok=True)  # what cannot be made is said before a process is started
     try:
         ended = _train(title, jobs, pending, results, workers, launcher)
     except signals.Spent:

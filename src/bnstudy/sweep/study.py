@@ -121,7 +121,6 @@ def sweep(
 def _check_folders(results: Path, workspace: Path, sweeps: Iterable[str]) -> None:
     """Raises, before anything is trained, where results or tables could not be written."""
     Store(results)  # refuses what is no folder
-    files.check_writable(paths.runs(results))
     for name in sweeps:
         files.check_writable(paths.tables(workspace, name))
 

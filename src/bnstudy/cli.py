@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"bnstudy: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     except OSError as error:
-        if _nobody_reads():  # as in `bnstudy show ID | head`
+        if isinstance(error, BrokenPipeError) and _nobody_reads():  # as in `bnstudy show ID | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_FAILED)
         print(f"bnstudy: {error.filename or ''}: {error.strerror or error}".replace(": :", ":"), file=sys.stderr)
@@ -61,11 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _nobody_reads() -> bool:
     """Whether whoever read the output has closed it."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,14 +103,14 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises OSError where the folder could not be written to, as the system would; nothing is made."""
+    """Raises OSError where the folder could not be written to, as the system would; nothing is made that stays."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-    if not os.access(there, os.W_OK | os.X_OK):
-        read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
-        code = errno.EROFS if read_only else errno.EACCES
-        raise OSError(code, os.strerror(code), str(there))
+    try:
+        tempfile.TemporaryFile(dir=there).close()  # not by its rights: by them root may write to /proc
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(there)) from None
 
 
 def fault_of_the_disk(error: BaseException | None) -> OSError | None:

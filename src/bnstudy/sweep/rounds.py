@@ -113,8 +113,7 @@ def train(
         print(f"{title}: AGAIN=1 (--again) trains those that are published, too")
     if not pending:
         return False
-    files.check_writable(paths.runs(results))
-    paths.runs(results).mkdir(parents=True, exist_ok=True)  # what cannot be made is said before a process is started
+    files.check_writable(paths.runs(results))  # before a process is started
     try:
         ended = _train(title, jobs, pending, results, workers, launcher)
     except signals.Spent:

@@ -174,22 +174,33 @@ def test_weights_that_are_not_what_was_written_are_damage(root, tmp_path):
 
 @pytest.fixture
 def changed_file(monkeypatch):
-    """A component's file that says something else than it did."""
+    """Files of components that say something else than they did."""
 
-    def change(kind, name):
-        before = plugins.checksum
-        monkeypatch.setattr(plugins, "checksum", lambda k, n: "changed" if (k, n) == (kind, name) else before(k, n))
+    def change(*changed):
+        before = plugins.sources
+
+        def sources(kind, name):
+            return {file: "changed" if file in changed else checksum for file, checksum in before(kind, name).items()}
+
+        monkeypatch.setattr(plugins, "sources", sources)
 
     return change
 
 
-@pytest.mark.parametrize(("kind", "name"), [("norms", "batch"), ("models", "mlp")])
-def test_a_component_whose_file_changed_is_trained_anew_unless_accepted(root, tmp_path, kind, name, changed_file):
+CHANGES = [
+    ("norms/batch.py",), ("models/mlp.py",), ("norms/_checks.py",), ("models/layers.py",),
+    ("models/layers.py", "models/mlp.py"), ("models/_choices.py", "models/layers.py", "norms/batch.py"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("files", CHANGES, ids=" ".join)
+def test_a_component_whose_file_changed_is_trained_anew_unless_accepted(root, tmp_path, files, changed_file):
+    """It is that file which is named, also where another imports it."""
     made, ended = run(root, tmp_path)
     store = Store(tmp_path)
-    changed_file(kind, name)
+    changed_file(*files)
     now = status.of(job(made), store)
-    assert not now.done and now.changed == (f"{kind}/{name}.py",) and "--accept-code" in now.reason
+    assert not now.done and now.changed == files and "--accept-code" in now.reason
     accepting = from_dict(to_dict(made) | {"runtime": to_dict(made)["runtime"] | {"accept_code": True}})
     assert status.of(job(accepting), store).done
     before = store.ending(ended.run_id)
@@ -197,14 +208,46 @@ def test_a_component_whose_file_changed_is_trained_anew_unless_accepted(root, tm
     assert store.ending(ended.run_id) != before and status.of(job(made), store).done
 
 
-def test_a_probe_whose_file_changed_looks_again_and_nothing_is_trained(root, tmp_path, changed_file, request):
+def test_what_an_earlier_release_did_not_record_of_imports_is_not_made_up(root, tmp_path, changed_file):
+    made, ended = run(root, tmp_path, START)
+    code = Store(tmp_path).manifest(ended.run_id)["code"]
+    then = {file: code[file] for file in ("models/mlp.py", "norms/batch.py", "models/init.py")}
+    assert status.changed_code(made, then) == ()
+    changed_file("models/layers.py")
+    (named,) = status.changed_code(made, then)
+    assert "models/mlp.py" in named and "imports" in named
+
+
+@pytest.mark.parametrize("file", ["probes/weights.py", "probes/snapshot.py"])
+def test_a_probe_whose_file_changed_looks_again_and_nothing_is_trained(root, tmp_path, file, changed_file, request):
     made, ended = run(root, tmp_path, ENDS)
-    changed_file("probes", "weights")
-    assert status.of(job(made), Store(tmp_path)).lacking == ("weights",)
+    before = Store(tmp_path).manifest(ended.run_id)["looks"]["weights"]["code"]
+    changed_file(file)
+    now = status.of(job(made), Store(tmp_path))
+    assert now.lacking == ("weights",) and now.outdated == (file,)
+    assert file in now.reason and "--accept-code" in now.reason
     request.getfixturevalue("no_training")
+    accepting = config(root, probes=ENDS, runtime__accept_code=True)
+    assert status.of(job(accepting), Store(tmp_path)).done
     run(root, tmp_path, ENDS)
     assert status.of(job(made), Store(tmp_path)).done
-    assert [look["code"] for look in Store(tmp_path).manifest(ended.run_id)["looks"].values()] == ["changed"]
+    assert Store(tmp_path).manifest(ended.run_id)["looks"]["weights"]["code"] != before
+
+
+def test_what_is_accepted_stays_where_a_second_plan_of_its_probe_is_asked_for(root, tmp_path, changed_file):
+    _, ended = run(root, tmp_path, START)
+    before = Store(tmp_path).manifest(ended.run_id)
+    changed_file("probes/weights.py")
+    run(root, tmp_path, {"weights": {"at": [0], "at_end": True}}, runtime__accept_code=True)
+    after = Store(tmp_path).manifest(ended.run_id)
+    assert after["looks"]["weights"] == before["looks"]["weights"] and len(after["looks"]) == 2
+
+
+def test_a_look_that_was_never_taken_is_no_changed_file(root, tmp_path):
+    run(root, tmp_path, START)
+    made = config(root, probes={"gradient_norms": {"at": [0]}})
+    now = status.of(job(made), Store(tmp_path))
+    assert now.outdated == () and "gradient_norms" in now.reason and ".py" not in now.reason
 
 
 def test_comments_and_docstrings_change_nothing(tmp_path):
@@ -226,7 +269,7 @@ def test_a_checkpoint_of_other_code_is_of_no_use(root, tmp_path, changed, change
     with pytest.raises(signals.Interrupted):
         make([made], tmp_path, report=ask, stop=stop)
     if changed:
-        changed_file("norms", "batch")
+        changed_file("norms/batch.py")
     first = []
     make([made], tmp_path, report=lambda done, total: first.append(done))
     assert ("norms/batch.py changed" in capsys.readouterr().out) == changed

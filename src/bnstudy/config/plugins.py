@@ -14,6 +14,7 @@ import io
 import itertools
 import os
 import tokenize
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -95,8 +96,8 @@ def load(kind: str, name: str) -> ModuleType:
     return importlib.import_module(f"bnstudy.{kind}.{_known(kind, name)}")
 
 
-def checksum(kind: str, name: str) -> str:
-    """Twelve hex digits over what a component's file says, and those of its own folder that it imports.
+def sources(kind: str, name: str) -> dict[str, str]:
+    """Checksums of a component's file and of those of its own folder that it imports, by names as in norms/batch.py.
 
     Comments, docstrings and blank lines do not count.
     """
@@ -107,7 +108,17 @@ def checksum(kind: str, name: str) -> str:
             text = path.read_text(encoding="utf-8")
             checksums[stem] = _checksum_of(text)
             left += _imported(text, f"bnstudy.{kind}")
-    return hashlib.sha256(" ".join(checksums[stem] for stem in sorted(checksums)).encode()).hexdigest()[:12]
+    return {f"{kind}/{stem}.py": checksums[stem] for stem in sorted(checksums)}
+
+
+def checksum(kind: str, name: str) -> str:
+    """Twelve hex digits over what a component's file says, and those of its own folder that it imports."""
+    return checksum_of(sources(kind, name))
+
+
+def checksum_of(sources: Mapping[str, str]) -> str:
+    """The checksum of a component that has these sources."""
+    return hashlib.sha256(" ".join(sources.values()).encode()).hexdigest()[:12]
 
 
 @lru_cache(TEXTS)

@@ -26,6 +26,7 @@ class Status:
     state: State
     lacking: tuple[str, ...] = ()  # probes that have not looked as planned
     changed: tuple[str, ...] = ()  # files of its components that say something else now
+    outdated: tuple[str, ...] = ()  # files of those of the lacking probes that looked, but said something else then
 
     @property
     def done(self) -> bool:
@@ -37,6 +38,9 @@ class Status:
         if self.changed:
             files = ", ".join(self.changed)
             return f"{files} changed since it was trained: it is trained anew (--accept-code keeps what there is)"
+        if self.outdated:
+            files, probes = ", ".join(self.outdated), ", ".join(self.lacking)
+            return f"{files} changed since it was looked at: {probes} taken anew (--accept-code keeps what there is)"
         return f"it has no {', '.join(self.lacking)} as asked for: added" if self.lacking else ""
 
 
@@ -50,7 +54,8 @@ def of(job: Job, store: Store, *, verify: bool = True) -> Status:
         return Status(state)
     manifest = store.manifest(job.run_id)
     _check_configuration(job, manifest)
-    return Status(state, lacking(job.config, manifest), changed_code(job.config, manifest.get("code") or {}))
+    changed, lacks = changed_code(job.config, manifest.get("code") or {}), lacking(job.config, manifest)
+    return Status(state, lacks, changed, _outdated(job.config, manifest, lacks))
 
 
 def lacking(config: Config, manifest: Manifest) -> tuple[str, ...]:
@@ -63,11 +68,27 @@ def table_of(config: Config, manifest: Manifest, probe: str, plan: ProbePlan) ->
 
     A look that found nothing (at the end of a run that diverged before) has a name and no table.
     """
-    for table, look in looks_of(manifest).items():
-        same_code = look["code"] is None or config.runtime.accept_code or look["code"] == _probe_code(probe)
-        if look["probe"] == probe and same_code and _same_plan(probe, look["plan"], plan):
-            return table
-    return None
+    looked = looks_of(manifest).items()
+    return next((table for table, record in looked if holds(record, Look(probe, plan), config)), None)
+
+
+def holds(record: Mapping[str, Any], look: Look, config: Config) -> bool:
+    """Whether this record is one of the look, taken with the probe's code as it is now or as it is accepted."""
+    same_code = record["code"] is None or config.runtime.accept_code or record["code"] == _probe_code(look.probe)
+    return same_code and record["probe"] == look.probe and _same_plan(look.probe, record["plan"], look.plan)
+
+
+def _outdated(config: Config, manifest: Manifest, lacks: Iterable[str]) -> tuple[str, ...]:
+    """The files that say something else than when those of the lacking probes looked that did so as planned."""
+    files = list[str]()
+    for name in lacks:
+        for record in looks_of(manifest).values():
+            if record["probe"] == name and _same_plan(name, record["plan"], config.probes[name]):
+                own, now = f"probes/{name}.py", plugins.sources("probes", name)
+                then = {**record.get("imports", {}), own: record["code"]}
+                files += [file for file in now if file != own and then.get(file, now[file]) != now[file]]
+                files += _changed_itself(own, now, then)
+    return tuple(dict.fromkeys(files))
 
 
 def tables(config: Config, store: Store, run_id: str) -> dict[str, str]:
@@ -80,12 +101,15 @@ def tables(config: Config, store: Store, run_id: str) -> dict[str, str]:
 
 
 def component_code(config: Config) -> dict[str, str]:
-    """Checksums of the files that say what the run's network, norm and initial weights are, by their names."""
-    checksums = {
-        f"{kind}/{getattr(config, key)['name']}.py": plugins.checksum(kind, getattr(config, key)["name"])
-        for key, kind in identity.COMPONENTS
-    }
-    return checksums | {"models/init.py": plugins.source_checksum(project.PACKAGE / "models" / "init.py")}
+    """Checksums of the files that say what the run's network, norm and initial weights are, by their names.
+
+    That of the network's and of the norm's own file is over what these import, too, which has its own beside it.
+    """
+    code = dict[str, str]()
+    for key, kind in identity.COMPONENTS:
+        name = getattr(config, key)["name"]
+        code |= _with_imports(f"{kind}/{name}.py", plugins.sources(kind, name))
+    return code | {"models/init.py": plugins.source_checksum(project.PACKAGE / "models" / "init.py")}
 
 
 def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
@@ -93,7 +117,30 @@ def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
     if config.runtime.accept_code:
         return ()
     now = component_code(config)
-    return tuple(file for file, checksum in then.items() if file in now and checksum != now[file])
+    owns = {f"{kind}/{(name := getattr(config, key)['name'])}.py": (kind, name) for key, kind in identity.COMPONENTS}
+    changed = list[str]()
+    for file, checksum in then.items():
+        if file in now and checksum != now[file]:
+            changed += _changed_itself(file, plugins.sources(*owns[file]), then) if file in owns else [file]
+    return tuple(changed)
+
+
+def _with_imports(own: str, sources: Mapping[str, str]) -> dict[str, str]:
+    """What is recorded of a component: all of it under its own file's name, and each file that it imports."""
+    return {**sources, own: plugins.checksum_of(sources)}
+
+
+def _changed_itself(own: str, sources: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
+    """The component's own file, if it is that which changed since a record of `_with_imports`.
+
+    Earlier releases recorded nothing of the files that a component imports: then it may be one of these.
+    """
+    if then[own] == plugins.checksum_of(sources):
+        return []
+    if not then.keys() >= sources.keys():
+        return [f"{own} (or what it imports)"]
+    imported_then = {file: sources[own] if file == own else then[file] for file in sources}
+    return [] if then[own] == plugins.checksum_of(imported_then) else [own]
 
 
 @dataclass(frozen=True)
@@ -105,8 +152,11 @@ class Look:
 
     @property
     def record(self) -> dict[str, Any]:
-        """As a manifest holds it: with every default, and with the checksum of the probe's code."""
-        return {"probe": self.probe, "plan": resolved_plan(self.probe, self.plan), "code": _probe_code(self.probe)}
+        """As a manifest holds it: with every default, and with checksums of the probe's code and of what it imports."""
+        imports, own = plugins.sources("probes", self.probe), f"probes/{self.probe}.py"
+        code = plugins.checksum_of(imports)
+        del imports[own]
+        return {"probe": self.probe, "plan": resolved_plan(self.probe, self.plan), "code": code, "imports": imports}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Look:

@@ -13,7 +13,7 @@ from bnstudy import probes
 from bnstudy.data.loader import Loader
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import Store, as_table, looks_of
-from bnstudy.store.status import Look, lacking, looks
+from bnstudy.store.status import Look, holds, lacking, looks
 from bnstudy.training import engine
 from bnstudy.training.construct import build_network, make_loader
 from bnstudy.training.observer import Observer, Rows
@@ -28,7 +28,8 @@ def complete(job: Job, store: Store) -> tuple[str, ...]:
     by_table = looks(job.config, [manifest])
     names = set(lacking(job.config, manifest))
     had = looks_of(manifest)
-    missing = {table: look for table, look in by_table.items() if look.probe in names and had.get(table) != look.record}
+    has = {table for table, record in had.items() if table in by_table and holds(record, by_table[table], job.config)}
+    missing = {table: look for table, look in by_table.items() if look.probe in names and table not in has}
     if not missing:
         return ()
     device = engine.device(job.config)
@@ -49,7 +50,7 @@ def complete(job: Job, store: Store) -> tuple[str, ...]:
             tables.setdefault(rows.table, []).append(rows)
     joined = {name: _joined(parts) for name, parts in tables.items()}
     store.extend(job.run_id, joined, {table: look.record for table, look in possible.items()})
-    return tuple(look.probe for look in possible.values())
+    return tuple(dict.fromkeys(look.probe for look in possible.values()))
 
 
 def _at(step: int, end: int, network: nn.Module, job: Job, store: Store) -> nn.Module:

@@ -28,8 +28,8 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
     runs, reasons = _composed(known, overrides, results)
     survey = Survey.of(results, (run for each in runs.values() for run in each))
     shown = set[str]()
-    for spec in sorted(known, key=lambda spec: (spec.sweep, spec.overrides, paths.PRESETS.index(spec.preset))):
-        label = f"{spec.sweep:24} {spec.preset:6}"
+    for spec in sorted(known, key=_order):
+        label = f"{spec.named or spec.sweep:24} {spec.preset:6}"
         if spec in reasons:
             print(f"{label} {reasons[spec]}; {_counted(survey, spec.sweep)}")
         elif (tally := survey.tally(spec.sweep, runs[spec])).begun or names:
@@ -45,6 +45,10 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
     if size := sum(entry.weights for entry in survey.entries.values()):
         print(f"kept weights: {size / 1e6:.1f} MB (runtime.keep_weights=false keeps none)")
     return 0
+
+
+def _order(spec: SweepSpec) -> tuple[str, str, tuple[str, ...], int]:
+    return spec.sweep, spec.named or "", spec.overrides, paths.PRESETS.index(spec.preset)
 
 
 def _known(names: Sequence[str], presets: Sequence[str], results: Path) -> dict[SweepSpec, list[RunSpec] | None]:

@@ -44,10 +44,11 @@ class SweepSpec:
     sweep: str
     preset: str
     overrides: tuple[str, ...] = ()
+    named: str | None = None  # of the results, where they have a name of their own
 
     @classmethod
-    def of(cls, sweep: str, preset: str, overrides: Sequence[str] = ()) -> SweepSpec:
-        return cls(sweep, preset, tuple(text for text in overrides if not text.startswith(HOW)))
+    def of(cls, sweep: str, preset: str, overrides: Sequence[str] = (), named: str | None = None) -> SweepSpec:
+        return cls(sweep, preset, tuple(text for text in overrides if not text.startswith(HOW)), named)
 
     def __str__(self) -> str:
         return " ".join([self.sweep, self.preset, *self.overrides])
@@ -62,7 +63,14 @@ def of_sweep(sweep: str, preset: str, overrides: Sequence[str], results: Path) -
     return remember(sweep, preset, overrides, jobs(compose.expand(sweep, preset, overrides)), results)
 
 
-def remember(sweep: str, preset: str, overrides: Sequence[str], grid: Sequence[Job], results: Path) -> list[RunSpec]:
+def remember(
+    sweep: str,
+    preset: str,
+    overrides: Sequence[str],
+    grid: Sequence[Job],
+    results: Path,
+    named: str | None = None,
+) -> list[RunSpec]:
     """Remembers the sweep's runs, and returns them."""
     data = {}
     for job in grid:
@@ -70,7 +78,7 @@ def remember(sweep: str, preset: str, overrides: Sequence[str], grid: Sequence[J
         data[job.source.name, runtime.data_root, runtime.synthetic] = job.source.identity
     runs = [of_job(job) for job in grid]
     value = {"data": [[*place, identity] for place, identity in data.items()], "runs": [asdict(run) for run in runs]}
-    key = _key(SweepSpec.of(sweep, preset, overrides))
+    key = _key(SweepSpec.of(sweep, preset, overrides, named))
     Cache(results).write("sweep", {key: (_stamp(sweep, overrides), value)})
     return runs
 
@@ -90,10 +98,10 @@ def remembered(results: Path) -> dict[SweepSpec, list[RunSpec] | None]:
     by_spec = {}
     for key, (stamp, value) in Cache(results).read("sweep").items():
         try:
-            sweep, preset, overrides = json.loads(key)
+            sweep, preset, overrides, *named = json.loads(key)
         except ValueError:
             continue
-        spec = SweepSpec(sweep, preset, tuple(overrides))
+        spec = SweepSpec(sweep, preset, tuple(overrides), *named)
         same = stamp.partition(" ")[0] == _deciding(sweep)
         by_spec[spec] = _parsed(value, check_data=False) if same else None
     return by_spec
@@ -108,7 +116,7 @@ def kind(
 
 
 def _key(spec: SweepSpec) -> str:
-    return json.dumps([spec.sweep, spec.preset, spec.overrides])
+    return json.dumps([spec.sweep, spec.preset, spec.overrides, *([spec.named] if spec.named else [])])
 
 
 def _stamp(sweep: str, overrides: Sequence[str]) -> str:

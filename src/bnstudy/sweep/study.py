@@ -97,19 +97,19 @@ def sweep(
     workspace = tables.workspace_for(results, preset, {name: configs}, named)
     _check_folders(results, workspace, [name])
     print(compose.describe(name))
-    remember(name, preset, overrides, grid, results)
+    remember(name, preset, overrides, grid, results, named)
     if launcher == LOCAL:
         preview.announce(name, grid, results, workers or rounds.processes(grid), again=again, yes=yes)
     failed = False
     try:
-        for title, part in rounds.by_seed(name, grid, launcher):
+        for title, part in rounds.by_seed(named or name, grid, launcher):
             at_once = workers or rounds.at_once(part, results)
             failed |= rounds.train_all(title, part, results, at_once, launcher, published=published)[1]
     except signals.Spent as spent:
         waiting = preview.left([name], preset, overrides, results, workers, again=again)
         raise signals.Spent(f"{spent}{waiting}") from None
     finally:
-        remember(name, preset, overrides, grid, results)  # of a new folder, too
+        remember(name, preset, overrides, grid, results, named)  # of a new folder, too
     if not launcher.wait:
         return 0
     every = search.reach(grid, Store(results), published).jobs

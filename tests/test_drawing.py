@@ -10,10 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import synthetic
+from markupsafe import escape
 from test_report import TINY, analysis
 
 from bnstudy.analysis import drawing, figures, memory, report, sweep_page
 from bnstudy.analysis.drawing import Task
+from bnstudy.config import project
 
 OTHER = TINY.replace('"lenet_lr_grid"', '"init"').replace("model == 'lenet'", "seed >= 0")
 
@@ -114,6 +116,8 @@ def test_a_sweep_that_no_finding_draws_ends_in_a_page_of_its_own(tmp_path: Path)
     page = (workspace / "report.html").read_text()
     section = page[page.index('<section id="sweep-lenet_lr_grid"') :]
     assert section.count("<td>my_norm</td>") == len(own) and "<th>lr</th>" in section
+    comment = project.opening_comment(project.ROOT / "sweeps" / "lenet_lr_grid.yaml")
+    assert str(escape(comment.splitlines()[0])) in section
     assert any("sweep-lenet_lr_grid: n = 3 seeds an arm, 72 runs" in line for line in progress)
     assert any(line.startswith("not run: 1 finding") for line in progress)
 

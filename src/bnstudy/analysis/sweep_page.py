@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import figures, frames, stats
+from bnstudy.analysis import figures, frames, memory, stats
 from bnstudy.analysis.findings import Finding
 from bnstudy.analysis.frames import CHANCE, DASH, arms, number
+from bnstudy.config import project
 
 PREFIX = "sweep-"  # of the figure's name, which is no finding's
 MAX_AXES = 3
@@ -30,10 +31,11 @@ def finding(workspace: Path, sweep: str) -> Finding:
     with_epochs = trained and "epochs" in frames.tables(workspace, sweep)
     shown = "Accuracy and loss along training, a line a run; final test accuracy by what differs from run to run, "
     shown += "a mark a run, line: mean over seeds, crosses at the bottom: diverged."
+    caption = f"{shown} {_images(runs)}" if trained else "Runs by norm and status: none of them has an accuracy."
     return Finding(
         name=f"{PREFIX}{sweep}",
         title=f"Sweep {sweep}",
-        caption=f"{shown} {_images(runs)}" if trained else "Runs by norm and status: none of them has an accuracy.",
+        caption=f"{_asks(sweep)}{caption}",
         sweep=sweep,
         needs={"runs": None} | ({"epochs": None} if with_epochs else {}),
         published=None,
@@ -42,6 +44,13 @@ def finding(workspace: Path, sweep: str) -> Finding:
         plot=plot if trained else _states,
         numbers=lambda frames: [],
     )
+
+
+def _asks(sweep: str) -> str:
+    """What the sweep's file says of it; nothing where it has none, as one made of values alone."""
+    file = project.sweep_file(sweep)
+    text = " ".join(project.opening_comment(memory.note(file)).split()) if file else ""
+    return f"{text} " if text else ""
 
 
 def _images(runs: pd.DataFrame) -> str:
@@ -108,6 +117,7 @@ def _along(ax: Axes, epochs: pd.DataFrame, value: str) -> None:
                         alpha=0.7, marker="o" if len(run) == 1 else "", ms=3)  # fmt: skip
     if value == "loss":
         ax.set_yscale("log")
+    ax.set_xlim(0, 1.05 * epochs["epoch"].max())  # also where there is one epoch
     ax.set_xlabel("epoch")
     ax.set_ylabel("accuracy (%)" if factor == 100 else "mean cross-entropy")
 

@@ -114,10 +114,7 @@ def describe(sweep: str) -> str:
     """The comment that opens a sweep's file: why it exists and what it costs."""
     if sweep == AD_HOC:
         return "A sweep of the values given."
-    lines = itertools.takewhile(
-        lambda line: line.startswith("#"), _file(sweep).read_text(encoding="utf-8").splitlines()
-    )
-    return "\n".join(line.lstrip("# ").rstrip() for line in lines)
+    return project.opening_comment(_file(sweep))
 
 
 def expand(sweep: str, preset: str, overrides: Sequence[str] = ()) -> list[Config]:
@@ -441,10 +438,9 @@ def quoted(path: Path) -> str:
 
 
 def _file(sweep: str) -> Path:
-    if sweep not in sweeps():
+    if sweep not in sweeps() or (file := project.sweep_file(sweep)) is None:
         raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sweeps())}")
-    paths = [folder / f"{sweep}.yaml" for folder in (SWEEPS, *project.own("sweeps"))]
-    return next(path for path in paths if path.is_file())
+    return file
 
 
 def _fault(sweep: str) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib import metadata, util
+from itertools import takewhile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -40,6 +41,18 @@ def _place(given: str | os.PathLike[str] | None, variable: str, name: str) -> Pa
 def own(part: str) -> list[Path]:
     """The folders of this part (norms, sweeps, ...) among own components."""
     return [folder / part for folder in components() if (folder / part).is_dir()]
+
+
+def sweep_file(name: str) -> Path | None:
+    """The file of a sweep, the project's or one among own components."""
+    paths = [folder / f"{name}.yaml" for folder in (ROOT / "sweeps", *own("sweeps"))]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def opening_comment(file: Path) -> str:
+    """The comment that opens a file of configuration: why it exists and what it costs."""
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    return "\n".join(line.lstrip("# ").rstrip() for line in lines)
 
 
 def components() -> list[Path]:

@@ -471,6 +471,8 @@ def test_a_sweep_of_values_alone_has_results_under_its_name(root, tmp_path, caps
     shown = capsys.readouterr().out
     assert shown.count(" 3 steps ") == 4 and "75 images" in shown
     assert "4 runs: 4 to train; 300 images" in shown and not paths.runs(tmp_path).exists()
+    assert main(*asked, "norm.where=nowhere", "--dry-run") == cli.EXIT_USAGE
+    assert "norm.where" in capsys.readouterr().err
     assert main(*asked, "--name", "mine") == 0
     (folder,) = (path for path in paths.sweeps(paths.named(tmp_path, "mine")))
     runs = pd.read_parquet(folder / "runs.parquet")
@@ -485,7 +487,8 @@ def test_a_sweep_of_values_alone_has_results_under_its_name(root, tmp_path, caps
     shown = capsys.readouterr().out
     assert "4 runs: 4 completed; 0 images" in shown
     assert main("status", "--results", tmp_path) == 0
-    assert capsys.readouterr().out.count("adhoc") == 2
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines() if "optim.lr" in line] == ["adhoc", "mine"]
     for name in ("tables", "a/b", ""):
         assert main(*asked, "--name", name) == cli.EXIT_USAGE
 

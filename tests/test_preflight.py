@@ -130,9 +130,22 @@ def test_looking_at_a_configuration_leaves_the_random_state(root):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class InPlace(torch.nn.Module):
+    """Overwrites its input: always, or in training alone."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.always = always
+
+    def forward(self, x):
+        return x.mul_(2.0) if self.always or self.training else x * 2.0
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [
+        (lambda *_, **__: InPlace(True), r"^norms/layer\.py: it overwrites its input; .* x = x - mean"),
+        (lambda *_, **__: InPlace(False), r"^norms/layer\.py: it overwrites its input; .* x = x - mean"),
         (lambda *_, **__: None, r"^norms/layer\.py: build returned None; return a torch\.nn\.Module"),
         (lambda *_, **__: torch.nn.Flatten(), r"^norms/layer\.py: its output is \(2, 16384\) where its input"),
     ],

@@ -116,7 +116,13 @@ def left(
 def dry_run(
     sweep: str, jobs: Sequence[Job], results: Path, processes: int | None = None, published: Published = NOTHING
 ) -> int:
-    """Print the runs with their states, steps and images, and the time that the pending ones take. Train nothing."""
+    """Print the runs with their states, steps and images, and the time that the pending ones take. Train nothing.
+
+    Raises ValueError for runs that components or data refuse.
+    """
+    from bnstudy.training import preflight  # and with it torch
+
+    preflight.check(jobs, device=False)
     store, known, images = Store(results), published.ids(jobs), 0
     states = Counter[str]()
     for job in jobs:

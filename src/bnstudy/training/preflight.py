@@ -19,24 +19,28 @@ from bnstudy.store.jobs import Job
 from bnstudy.training import engine
 
 
-def check(jobs: Iterable[Job]) -> None:
-    """Raises ValueError naming key, value and remedy. No image is read and no file written."""
+def check(jobs: Iterable[Job], *, device: bool = True) -> None:
+    """Raises ValueError naming key, value and remedy. No image is read and no file written.
+
+    Without `device` the machine is not checked, which may be another one than the runs' own.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a process that was forked hangs where it computes with several
     try:
-        _check_each(jobs)
+        _check_each(jobs, device=device)
     finally:
         torch.set_num_threads(threads)
 
 
-def _check_each(jobs: Iterable[Job]) -> None:
+def _check_each(jobs: Iterable[Job], *, device: bool) -> None:
     checked = set()
     for job in jobs:
         alike = replace(job.config, seed=0, optim=replace(job.config.optim, lr=0.0))  # of which there may be hundreds
         if (key := repr((alike, job.source))) not in checked:
             checked.add(key)
             with torch.random.fork_rng(devices=[]):
-                _check_device(job.config)
+                if device:
+                    _check_device(job.config)
                 _check_data(job.config, job.source)
                 _check_components(job.config, job.source)
 
@@ -97,15 +101,22 @@ def _check_batches(config: Config, source: Source, network: nn.Module, layers: S
         looks = plan.at or plan.every_steps or plan.every_epochs or plan.at_end or plan.at_divergence
         if looks and plan.on == "probe_batch":
             sizes.setdefault(plan.batch_size or size, f"probes.{name}.batch_size = {plan.batch_size or size}")
-    shapes = _input_shapes(network, layers, _shape(config, source), f"norms/{config.norm['name']}.py")
+    file = f"norms/{config.norm['name']}.py"
+    shapes = _input_shapes(network, layers, _shape(config, source), file)
     for examples, value in sizes.items():
+        inputs = {
+            layer: torch.zeros(examples, channels, *(min(side, 2) for side in sides))
+            for layer, (channels, *sides) in shapes.items()
+        }
         try:
-            for layer, shape in shapes.items():
-                layer.train()(torch.zeros(examples, shape[0], *(min(side, 2) for side in shape[1:])))
+            for layer, given in inputs.items():
+                layer.train()(given)
         except ValueError as error:
             norm = config.norm["name"]
             options = "".join(f", norm.{key} = {value}" for key, value in norm_options(config).items() if key == "size")
             raise ValueError(f"{value}{options}: {norm} needs two or more in each ({error})") from None
+        for given in inputs.values():
+            _check_kept(given, 0, file)
 
 
 @torch.no_grad()
@@ -114,22 +125,33 @@ def _input_shapes(
 ) -> dict[nn.Module, tuple[int, ...]]:
     """Of one example as each of the layers gets it; of layers that are alike, one.
 
-    Raises ValueError, naming the norm's file, where a layer returns another shape than it is given.
+    Raises ValueError, naming the norm's file, where a layer returns another shape than it is given, or overwrites its
+    input, which probes and the layer below still need.
     """
-    shapes = dict[nn.Module, tuple[int, ...]]()
+    shapes, versions = dict[nn.Module, tuple[int, ...]](), dict[nn.Module, int]()
 
-    def record(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def enter(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        versions[layer] = inputs[0]._version
+
+    def leave(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         given, returned = tuple(inputs[0].shape), tuple(output.shape)
         if given != returned:
             raise ValueError(f"{file}: its output is {returned} where its input is {given}; a norm keeps the shape")
+        _check_kept(inputs[0], versions[layer], file)
         shapes[layer] = given[1:]
 
-    hooks = [layer.register_forward_hook(record) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(enter) for layer in layers]
+    hooks += [layer.register_forward_hook(leave) for layer in layers]
     network.eval()(torch.zeros(2, *shape))
     for hook in hooks:
         hook.remove()
     alike = {(repr(layer), shape): layer for layer, shape in shapes.items()}
     return {layer: shape for (_, shape), layer in alike.items()}
+
+
+def _check_kept(given: torch.Tensor, version: int, file: str) -> None:
+    if given._version != version:  # torch counts the writes to a tensor
+        raise ValueError(f"{file}: it overwrites its input; write x = x - mean in place of x -= mean")
 
 
 def _shape(config: Config, source: Source) -> tuple[int, int, int]:

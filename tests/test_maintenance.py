@@ -108,6 +108,22 @@ def test_a_cache_that_is_damaged_or_missing_is_begun_anew(tmp_path, content, mon
             assert states(tmp_path, "a") == ["completed"]
 
 
+def test_a_cache_of_which_a_single_page_is_damaged_is_begun_anew(tmp_path, monkeypatch):
+    cache, page = Cache(tmp_path), 4096
+    for damaged in range(1, 12):
+        cache.write("run", {f"other {number}": ("stamp", "x" * 100) for number in range(300)})
+        ended(tmp_path, "a")
+        states(tmp_path, "a")
+        whole = bytearray(file(tmp_path).read_bytes())
+        whole[damaged * page : (damaged + 1) * page] = b"\xff" * page
+        file(tmp_path).write_bytes(whole)
+        for _ in range(2):  # the second has it in a new file
+            assert states(tmp_path, "a") == ["completed"]
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "_read", lambda *_: pytest.fail("it is remembered"))
+            assert states(tmp_path, "a") == ["completed"]
+
+
 def test_values_of_another_version_are_read_anew(tmp_path):
     ended(tmp_path, "a")
     states(tmp_path, "a")

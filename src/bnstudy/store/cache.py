@@ -48,12 +48,20 @@ class Cache:
         try:
             file = self._connect()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # busy, or not to be written
-                raise
-            self._path.unlink(missing_ok=True)
+            self._remove_damaged(error)
             file = self._connect()
-        with contextlib.closing(file), file:
-            yield file
+        try:
+            with contextlib.closing(file), file:
+                yield file
+        except sqlite3.DatabaseError as error:  # of a page that only reading or writing comes to
+            self._remove_damaged(error)
+            raise
+
+    def _remove_damaged(self, error: sqlite3.DatabaseError) -> None:
+        """Remove the file, to be begun anew; raise the error again where the file is busy or not to be written."""
+        if isinstance(error, sqlite3.OperationalError):
+            raise error
+        self._path.unlink(missing_ok=True)
 
     def _connect(self) -> sqlite3.Connection:
         file = sqlite3.connect(self._path, timeout=WAIT_SEC)

@@ -241,3 +241,25 @@ def test_one_value_a_channel_is_refused_in_training(name):
 def test_values_that_make_no_norm_are_named(name, option, value):
     with pytest.raises(ValueError, match=rf"norm\.{option} = {value}: "):
         build(name, IMAGES, **{option: value})
+
+
+@pytest.mark.parametrize("name", ["batch_renorm", "batch_scratch", "ghost_batch", "noisy_batch", "variance_only"])
+@pytest.mark.parametrize("kind", ["far from 0", "one far from the others"])
+def test_a_variance_is_no_further_from_float64s_than_torchs(name, kind):
+    """That of variance_only was off by 3e-4 of it: the mean is rounded, and its error's square was counted."""
+    x = torch.randn(64, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    if kind == "far from 0":
+        x = 1e3 + 0.01 * x
+    else:
+        x = 1 + 1e-3 * x
+        x[0, :, 0, 0] = 100.0
+    found = []
+    with torch.random.fork_rng([]):
+        for each in (name, "batch"):
+            norm = norms.factory(each, {"momentum": 1.0, **({"size": 64} if each == "ghost_batch" else {})})(16, 2, "")
+            norm.train()(x)
+            (value,) = (v for key, v in norm.named_buffers() if key.endswith("running_var"))
+            found.append(value.double())
+    exact = channels(x.double()).var(1)
+    off, torchs = ((value / exact - 1).abs().max() for value in found)
+    assert off <= max(1e-5, 2 * torchs)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnstudy.norms._checks import check, check_count
-from bnstudy.norms._statistics import Held, moments
+from bnstudy.norms._statistics import Held
 
 STACKABLE = True  # every channel is scaled by itself
 
@@ -38,7 +38,7 @@ class VarianceOnly(nn.Module):
         if self.training:
             count = x.numel() // x.shape[1]
             check_count(count)
-            variance_C = moments(x)[1][0]
+            variance_C = _variance(x)
             with torch.no_grad():
                 self.running_var.lerp_(variance_C * count / (count - 1), self.momentum)
         shape = (1, -1, *[1] * (x.dim() - 2))
@@ -48,9 +48,14 @@ class VarianceOnly(nn.Module):
     def statistics(self, x: Tensor) -> dict[str, Tensor]:
         """Of one mini-batch."""
         count = x.numel() // x.shape[1]
-        return {"running_var": moments(x)[1][0] * count / max(1, count - 1)}
+        return {"running_var": _variance(x) * count / max(1, count - 1)}
 
     def held(self, x: Tensor) -> Held:
         """With the variance of this mini-batch as a constant."""
-        scale_1C = self.weight / (moments(x)[1] + self.eps).sqrt()
+        scale_1C = self.weight / (_variance(x)[None] + self.eps).sqrt()
         return Held(torch.zeros_like(scale_1C), scale_1C, self.bias[None])
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Of every channel, biased. By torch, which is exact of values far from 0, too, where the mean is rounded."""
+    return x.var([d for d in range(x.dim()) if d != 1], correction=0)

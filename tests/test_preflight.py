@@ -42,6 +42,16 @@ def root(tmp_path_factory):
             {"probes": {"loss_along_step": {"options": {"num": 0}}}},
             r"^probes\.loss_along_step\.options: num = 0: give 1",
         ),
+        (
+            {"probes": {"gradient_noise": {"at_end": True}}},
+            r"^probes\.gradient_noise\.options: num_large = 10: the training images make 0 mini-batches",
+        ),
+        (
+            {"probes": {"jacobian_coupling": {"at": [0], "batch_size": 15}}},
+            r"^probes\.jacobian_coupling\.options: sizes = \[4, 16\]: give sizes from 2 to the mini-batch's, 15",
+        ),
+        ({"probes": {"weights": {"at": [99, 98]}}}, r"^probes\.weights\.at = \[99, 98\]: .*never look; give .*at_end"),
+        ({"probes": {"weights": {"batch_size": 4}}}, r"^probes\.weights: .*when to look; give"),
         ({"data__batch_size": 1}, r"^data\.batch_size = 1: batch needs two or more in each \(.*more than 1 value"),
         (
             {"data__batch_size": 33},

@@ -110,6 +110,9 @@ def test_a_probe_that_reads_what_there_is_not_is_refused(monkeypatch):
         probes.reads(["made_up"])
 
 
+SIZES = {"examples": 32, "num_train": 200}
+
+
 @pytest.mark.parametrize(
     "name, options",
     [
@@ -122,6 +125,8 @@ def test_a_probe_that_reads_what_there_is_not_is_refused(monkeypatch):
         ("gradient_correlation", {"num_batches": 1}),
         ("gradient_correlation", {"batch_sizes": []}),
         ("gradient_correlation", {"batch_sizes": [0, 4]}),
+        ("jacobian_coupling", {"sizes": [999]}),
+        ("gradient_noise", {"num_large": 30}),
     ],
 )
 def test_options_that_make_no_sense_are_refused(name, options):
@@ -130,12 +135,12 @@ def test_options_that_make_no_sense_are_refused(name, options):
     with pytest.raises(ValueError, match=rf"{name}: .*{next(iter(options))} = .*give"):
         probes.rows(name, options, seen)
     with pytest.raises(ValueError, match=rf"^probes\.{name}\.options: .*{next(iter(options))} = .*give"):
-        probes.check_options(name, options, seen.layers)
+        probes.check_options(name, options, seen.layers, **SIZES)
 
 
 @pytest.mark.parametrize("name", plugins.names("probes"))
 def test_options_that_make_sense_are_found_so_without_a_snapshot(name):
-    probes.check_options(name, SMALL.get(name, {}), make_network().layers)
+    probes.check_options(name, SMALL.get(name, {}), make_network().layers, **SIZES)
 
 
 def test_a_probe_may_refuse_what_does_not_fit_the_layers(monkeypatch):
@@ -147,9 +152,9 @@ def test_a_probe_may_refuse_what_does_not_fit_the_layers(monkeypatch):
     monkeypatch.setattr(plugins, "load", lambda kind, name: SimpleNamespace(probe=probe))
     monkeypatch.setattr(plugins, "defaults", lambda kind, name: {"depth": 1})
     layers = make_network().layers
-    probes.check_options("made_up", {"depth": len(layers)}, layers)
+    probes.check_options("made_up", {"depth": len(layers)}, layers, **SIZES)
     with pytest.raises(ValueError, match=r"^probes\.made_up\.options: depth = 99: give 1 to"):
-        probes.check_options("made_up", {"depth": 99}, layers)
+        probes.check_options("made_up", {"depth": 99}, layers, **SIZES)
 
 
 # --- diverged and dead networks ------------------------------------------------------------------------------------

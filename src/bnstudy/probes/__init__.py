@@ -6,7 +6,7 @@ pure function that yields rows. File name, configuration key and table name are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,15 +61,19 @@ def rows(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict
     return rows
 
 
-def check_options(name: str, options: Mapping[str, Any], layers: tuple[Layer, ...]) -> None:
+def check_options(
+    name: str, options: Mapping[str, Any], layers: tuple[Layer, ...], *, examples: int, num_train: int
+) -> None:
     """Raises ValueError for options that the probe refuses, before there is anything to look at.
 
-    A probe looks at its options first: it is begun, and left where it reads more of a snapshot than its layers.
+    A probe looks at its options first: it is begun, and left where it reads more of a snapshot than its layers, the
+    size of its mini-batch (`examples`) and how many others the `num_train` training images make.
     """
     probe: Callable[..., Any] = plugins.load("probes", name).probe
     try:
-        next(iter(probe(_Unobserved(layers), **(plugins.defaults("probes", name) | dict(options)))), None)
-    except _NotYet:
+        unobserved = _Unobserved(layers, examples, num_train)
+        next(iter(probe(unobserved, **(plugins.defaults("probes", name) | dict(options)))), None)
+    except (_NotYet, TypeError):  # the other where torch is given what is not there yet
         pass
     except ValueError as error:
         raise ValueError(f"probes.{name}.options: {str(error).removeprefix(f'{name}: ')}") from None
@@ -82,8 +86,29 @@ class _NotYet(Exception):
 class _Unobserved:
     """In the place of a snapshot before there is one."""
 
-    def __init__(self, layers: tuple[Layer, ...]) -> None:
-        self.layers = layers
+    def __init__(self, layers: tuple[Layer, ...], examples: int, num_train: int) -> None:
+        self.layers, self._num_train = layers, num_train
+        self.images_NCHW = self.labels_N = _Counted(examples)
+
+    def batches(self, size: int, count: int) -> Iterator[tuple[_Counted, _Counted]]:
+        for _ in range(min(count, self._num_train // size)):
+            yield _Counted(size), _Counted(size)
+
+    def __getattr__(self, name: str) -> Any:
+        raise _NotYet
+
+
+class _Counted:
+    """In the place of a tensor of which only the length is known."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, _: Any) -> Any:
+        raise _NotYet
 
     def __getattr__(self, name: str) -> Any:
         raise _NotYet

@@ -43,6 +43,7 @@ def _check_each(jobs: Iterable[Job], *, device: bool) -> None:
                     _check_device(job.config)
                 _check_data(job.config, job.source)
                 _check_components(job.config, job.source)
+                _check_looks(job)
 
 
 def _check_device(config: Config) -> None:
@@ -74,7 +75,9 @@ def _check_components(config: Config, source: Source) -> None:
             file = f"models/{config.model['name']}.py"
             raise ValueError(f"{file}: the network has no `layers`: set self.layers, its weight layers in depth order")
         for name, plan in config.probes.items():
-            probes.check_options(name, plan.options, layers)
+            examples = config.data.batch_size if plan.on == "train_batch" else plan.batch_size or config.data.batch_size
+            num_train = config.data.num_train or source.num_train
+            probes.check_options(name, plan.options, layers, examples=examples, num_train=num_train)
         _check_batches(config, source, network, norm.layers)
     except ValueError:
         raise
@@ -152,6 +155,20 @@ def _input_shapes(
 def _check_kept(given: torch.Tensor, version: int, file: str) -> None:
     if given._version != version:  # torch counts the writes to a tensor
         raise ValueError(f"{file}: it overwrites its input; write x = x - mean in place of x -= mean")
+
+
+def _check_looks(job: Job) -> None:
+    """Refuse a probe that would never look: one that is not told when, or only after the last update."""
+    for name, plan in job.config.probes.items():
+        if plan.every_steps or plan.every_epochs or plan.at_end or plan.at_divergence:
+            continue
+        if not plan.at:
+            raise ValueError(f"probes.{name}: it is not told when to look; give probes.{name}.at_end=true, or at=[0]")
+        if min(plan.at) > job.num_steps:
+            raise ValueError(
+                f"probes.{name}.at = {plan.at}: training ends after {job.num_steps} updates, so that it would never "
+                f"look; give probes.{name}.at_end=true"
+            )
 
 
 def _shape(config: Config, source: Source) -> tuple[int, int, int]:

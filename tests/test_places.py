@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from small_runs import config, launch_here, make, names, quadrants, torch_as_it_was
 
+import bnstudy
 from bnstudy import cli
 from bnstudy.analysis import frames, report
-from bnstudy.config import compose
-from bnstudy.store import files, paths, provenance, reduction
+from bnstudy.config import compose, project
+from bnstudy.store import files, paths, provenance, publishing, reduction
 from bnstudy.store.runs import Store
 from bnstudy.sweep import pool
 from bnstudy.tracking import agents
@@ -56,6 +57,7 @@ def test_the_project_trains_and_reads_its_tables_in_a_folder_of_any_name(tmp_pat
     project = copied(tmp_path / "josé's (a,b) [c] {d} $e ${f} x=y #1% & ~")
     quadrants(project / "data")
     script = f"""
+import bnstudy
 from bnstudy import cli
 from bnstudy.config import compose
 assert str(compose.CONF).startswith({str(project)!r})
@@ -114,6 +116,7 @@ def test_results_whose_path_reads_as_an_address_are_a_folder(tmp_path, root, nam
         made = config(root, train__steps=1)
         make([made], results)
         reduction.reduce(Store(results), names([made]), paths.tables(results, "s"))
+    assert list(publishing.load(results, "s").runs) == names([made]) and list(publishing.brief(results)) == ["s"]
     assert len(Store(results).table(names([made])[0], "steps")) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
@@ -127,6 +130,26 @@ def test_a_home_is_put_in_and_an_address_refused_before_anything_else(tmp_path, 
             with pytest.raises(SystemExit) as ended:
                 cli.main(["run", f"{option}={text}"])
             assert ended.value.code == cli.EXIT_USAGE and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/x", "~nobody-of-that-name/x"])
+@pytest.mark.parametrize("variable", ["BNSTUDY_RESULTS", "BNSTUDY_DATA_ROOT"])
+def test_a_variable_that_names_no_folder_is_refused_in_words(variable, text, monkeypatch, capsys):
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "model=mlp", "--dry-run"])
+    assert ended.value.code == cli.EXIT_USAGE and text in capsys.readouterr().err
+    with pytest.raises(ValueError, match=text):
+        bnstudy.configure("model=mlp")
+
+
+def test_own_components_are_found_below_the_home_that_a_variable_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BNSTUDY_COMPONENTS", "~/mine")
+    assert project.components()[0] == tmp_path / "mine"
+    monkeypatch.setenv("BNSTUDY_COMPONENTS", "~nobody-of-that-name/x")
+    with pytest.raises(ValueError, match="no such home"):
+        project.components()
 
 
 @pytest.mark.parametrize("below", ["quick", "quick/tables", "quick/tables/lenet_lr_grid"])

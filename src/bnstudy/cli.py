@@ -97,15 +97,10 @@ def _launchers() -> list[str]:
 
 
 def _folder(text: str) -> Path:
-    """A folder; `~` at its beginning is the home, also where no shell has put it there (`--results=~/x`)."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is an address; name a folder of this machine")
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError("name a folder; . is the one you are in")
     try:
-        return Path(text).expanduser() if text.startswith("~") else Path(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r}: there is no such home; write ./{text} for a folder") from None
+        return project.folder(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _launcher(text: str) -> str:
@@ -191,14 +186,14 @@ RESULTS = option(
     "--results",
     "folder of all results (default: %(default)s)",
     type=_folder,
-    default=lambda: str(project.results()),
+    default=lambda: os.environ.get(project.RESULTS) or str(project.results()),
     metavar="FOLDER",
 )
 DATA = option(
     "--data-root",
     "where the images are (default: %(default)s)",
     type=_folder,
-    default=lambda: str(project.data_root()),
+    default=lambda: os.environ.get(project.DATA_ROOT) or str(project.data_root()),
     metavar="FOLDER",
 )
 JOBS = option("--jobs", "processes at a time (default: one a core)", type=_positive, metavar="N")

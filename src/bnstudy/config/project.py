@@ -9,6 +9,7 @@ package's entry point of the group `bnstudy.components`, as in `mine = "my_packa
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from importlib import metadata, util
 from itertools import takewhile
@@ -34,8 +35,24 @@ def data_root(given: str | os.PathLike[str] | None = None) -> Path:
 
 def _place(given: str | os.PathLike[str] | None, variable: str, name: str) -> Path:
     if given := given or os.environ.get(variable):
-        return Path(given).expanduser()
+        return folder(given)
     return (CHECKOUT if ROOT == CHECKOUT else Path.cwd()) / name
+
+
+def folder(given: str | os.PathLike[str]) -> Path:
+    """A folder of this machine; `~` at its beginning is the home, also where no shell has put it there.
+
+    Raises ValueError for an address, for what is no name, and for a home that is not there.
+    """
+    text = os.fspath(given)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise ValueError(f"{text!r} is an address; name a folder of this machine")
+    if not text or "\0" in text:
+        raise ValueError("name a folder; . is the one you are in")
+    try:
+        return Path(text).expanduser() if text.startswith("~") else Path(text)
+    except RuntimeError:
+        raise ValueError(f"{text!r}: there is no such home; write ./{text} for a folder") from None
 
 
 def own(part: str) -> list[Path]:
@@ -58,15 +75,15 @@ def opening_comment(file: Path) -> str:
 def components() -> list[Path]:
     """The folders of own components."""
     named = os.environ.get(COMPONENTS, "")
-    return [Path(folder) for folder in named.split(os.pathsep) if folder] + _installed()
+    return [folder(each) for each in named.split(os.pathsep) if each] + _installed()
 
 
-def use_components(folder: str | os.PathLike[str]) -> None:
+def use_components(given: str | os.PathLike[str]) -> None:
     """Find the norms, networks, probes and sweeps of this folder, too: in this process and those that it starts.
 
     Raises ValueError for a folder that has none of these parts.
     """
-    path = Path(folder).expanduser().absolute()
+    path = folder(given).absolute()
     if not any((path / part).is_dir() for part in PARTS):
         raise ValueError(f"components = {path}: the folder has none of {', '.join(f'{part}/' for part in PARTS)}")
     if path not in components():

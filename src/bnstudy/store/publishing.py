@@ -112,17 +112,20 @@ def run_key(job: Job) -> str:
 
 def load(results: Path, sweep: str) -> Published:
     """What is published of the sweep. Raises ValueError where a table cannot be read."""
-    folder, tables = paths.tables(paths.workspace(results, None), sweep), dict[str, pa.Table]()
-    for path in files.current(folder):
-        if path.suffix == ".parquet":
-            tables[path.stem] = _read(path, folder)
+    tables = tables_in(paths.tables(paths.workspace(results, None), sweep))
     runs = {row["run_id"]: row for row in tables.pop(RUNS).to_pylist()} if RUNS in tables else {}
     return Published(runs, tables) if runs else Published()
 
 
+def tables_in(folder: Path) -> dict[str, pa.Table]:
+    """The reduced tables of a folder, by name. Raises ValueError where one cannot be read."""
+    return {path.stem: _read(path, folder) for path in files.current(folder) if path.suffix == ".parquet"}
+
+
 def _read(path: Path, folder: Path) -> pa.Table:
     try:
-        return pq.read_table(path, page_checksum_verification=True).replace_schema_metadata(None)
+        with pa.OSFile(str(path)) as file:  # a path would be read as an address
+            return pq.read_table(file, page_checksum_verification=True).replace_schema_metadata(None)
     except (OSError, ValueError, pa.ArrowException) as error:
         why = f"{path} cannot be read ({type(error).__name__})"
         raise ValueError(f"{why}: git restores it; without it, remove the folder {folder}") from None

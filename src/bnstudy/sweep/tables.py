@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bnstudy.config import compose
 from bnstudy.config.identity import canonical
@@ -97,7 +96,7 @@ def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Pat
     if both := choice.earlier & done:
         with tempfile.TemporaryDirectory() as scratch:
             _reduce(configs[0], [job for job in grid if job.run_id in both], Path(scratch), store, {})
-            ours = {path.stem: pq.read_table(path) for path in Path(scratch).glob("*.parquet")}
+            ours = publishing.tables_in(Path(scratch))
         if other := publishing.differences(ours, published, both):
             lines = "\n".join(f"  {run_id}: {what}" for run_id, what in other.items())
             raise ValueError(f"{name}: raw runs are not what is published; REPLACE=1 (--replace) takes them:\n{lines}")

@@ -120,7 +120,7 @@ def test_a_changed_default_is_another_run_and_is_named(key, then, now, config, m
     assert run_id(changed, DATA) != former
     assert identity.changed_defaults(changed) == [identity.Difference(key, then, now)]
     if section not in ("optim", "train"):
-        assert run_id(identity.with_former_defaults(changed), DATA) == former
+        assert run_id(identity.with_former_defaults(changed, identity.changed_defaults(changed)), DATA) == former
 
 
 def _with(resolve, section, option, value):

@@ -16,12 +16,12 @@ import pytest
 from small_runs import config, quadrants
 
 from bnstudy.analysis import frames, readme, report
-from bnstudy.config import compose
-from bnstudy.config.schema import Config, Search, Sweep, resolved
+from bnstudy.config import compose, plugins
+from bnstudy.config.schema import Config, Optim, ProbePlan, Search, Sweep, resolved
 from bnstudy.store import files, paths, publishing, reduction
 from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.runs import Store
-from bnstudy.store.status import looks
+from bnstudy.store.status import component_code, looks
 from bnstudy.sweep import preview, rounds, search, study, tables
 
 NAME = "grown"
@@ -69,6 +69,7 @@ def finish(
                 "diverged_step": None,
                 "error": None,
                 "config": resolved(job.config),
+                "code": component_code(job.config),
                 "looks": {name: look.record for name, look in looks(job.config).items() if name == table},
                 "sweep": NAME,
                 "data": job.source.record,
@@ -167,6 +168,112 @@ def test_what_the_preset_does_not_ask_for_is_not_mixed_in(tmp_path, root, publis
         publish(tmp_path, other)
     publish(tmp_path, other, replace=True)
     assert set(frames.runs(tmp_path, NAME)["lr"]) == {0.3}
+
+
+@pytest.fixture
+def changed_batch(monkeypatch):
+    """From the call on norms/batch.py says something else."""
+    before = plugins.sources
+
+    def sources(kind, name):
+        return {file: "changed" if file == "norms/batch.py" else each for file, each in before(kind, name).items()}
+
+    return lambda: monkeypatch.setattr(plugins, "sources", sources)
+
+
+def test_rows_of_other_code_stay_when_a_seed_is_added(tmp_path, root, publish, changed_batch, capsys):
+    """Their raw runs are gone: dropped, they would be lost. What the sweep would train anew is named with the file."""
+    finish(tmp_path, jobs(grid(root, (0, 1))))
+    publish(tmp_path, grid(root, (0, 1)))
+    before = frames.load(tmp_path, NAME, "looks")
+    forget(tmp_path)
+    changed_batch()
+    finish(tmp_path, jobs(grid(root, (2,))))
+    capsys.readouterr()
+    publish(tmp_path, grid(root, (0, 1, 2)))
+    log = capsys.readouterr().out
+    assert "in: 0, 1, 2 (n = 3), 2 runs of them new" in log
+    assert "2 runs stay as they are published: norms/batch.py" in log
+    after = frames.load(tmp_path, NAME, "looks")
+    pd.testing.assert_frame_equal(after[after["seed"] < 2].reset_index(drop=True), before, check_categorical=False)
+    assert sorted(frames.runs(tmp_path, NAME)["seed"]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_rows_of_other_code_give_way_to_equal_ones_and_to_others_only_on_request(
+    tmp_path, root, publish, changed_batch
+):
+    seeds = grid(root, (0,))
+    finish(tmp_path, jobs(seeds))
+    publish(tmp_path, seeds)
+    changed_batch()
+    finish(tmp_path, jobs(seeds), shift=0.25)
+    before = published(tmp_path)
+    with pytest.raises(ValueError, match=r"final_test_accuracy: 0\.5 published, 0\.75 now"):
+        publish(tmp_path, seeds)
+    assert published(tmp_path) == before
+    finish(tmp_path, jobs(seeds), commit="f" * 40)
+    publish(tmp_path, seeds)
+    runs = frames.runs(tmp_path, NAME)
+    assert dict(zip(runs["norm"], runs["commit"], strict=True)) == {"batch": "f" * 40, "none": "0" * 40}
+    forget(tmp_path)
+    assert all(map(publishing.load(tmp_path, NAME).done, jobs(seeds)))
+
+
+def test_rows_that_lack_a_table_stay_when_a_seed_is_added(tmp_path, root, publish):
+    finish(tmp_path, jobs(grid(root, (0,))))
+    publish(tmp_path, grid(root, (0,)))
+    forget(tmp_path)
+    probed = [replace(each, probes={"weights": ProbePlan(at=[0])}) for each in grid(root, (0, 1))]
+    finish(tmp_path, jobs(probed)[2:], table="weights")
+    publish(tmp_path, probed)
+    assert sorted(frames.runs(tmp_path, NAME)["seed"]) == [0, 0, 1, 1]
+    assert set(frames.load(tmp_path, NAME, "looks")["seed"]) == {0}
+    assert set(frames.load(tmp_path, NAME, "weights")["seed"]) == {1}
+
+
+def test_why_a_published_run_does_not_count_is_named(
+    tmp_path, root, publish, trained, changed_batch, capsys, monkeypatch
+):
+    """A file of its components that changed; a default, which made it another run, and then publishing is refused."""
+    finish(tmp_path, jobs(grid(root, (0,))))
+    publish(tmp_path, grid(root, (0,)))
+    forget(tmp_path)
+    batch, none = (job.run_id for job in jobs(grid(root, (0,))))
+    with monkeypatch.context() as patched:
+        patched.setitem(Optim.__init__.__kwdefaults__, "weight_decay", 0.25)
+        now = grid(root, (0,))
+        with pytest.raises(ValueError, match=r"optim.weight_decay: 0.0001 then, 0.25 now.*REPLACE=1"):
+            publish(tmp_path, now)
+        preview.dry_run(NAME, jobs(now), tmp_path, 1, publishing.load(tmp_path, NAME))
+        log = capsys.readouterr().out
+        assert all(f"not the run {name}, which is published" in log for name in (batch, none))
+        assert log.count("optim.weight_decay: 0.0001 then, 0.25 now") == 2
+    changed_batch()
+    publish(tmp_path, grid(root, (0,)))
+    capsys.readouterr()
+    assert study.sweep(NAME, "full", [], tmp_path, 1) == 0
+    log = capsys.readouterr().out
+    assert f"{batch}: published, but norms/batch.py changed" in log and "--accept-code" in log
+    assert trained == [batch] and none not in log
+
+
+def test_a_changed_default_of_a_probe_is_not_served_from_tables_that_do_not_say(tmp_path, root, publish, monkeypatch):
+    """Those of earlier releases: what nobody set had its reference."""
+    tails = [replace(config(root, probes={"gradient_tails": {"at": [0]}}), sweep=Sweep(name=NAME))]
+    (job,) = jobs(tails)
+    finish(tmp_path, [job], table="gradient_tails")
+    publish(tmp_path, tails)
+    path = paths.tables(tmp_path, NAME) / "runs.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["looks"]), path)
+    assert publishing.load(tmp_path, NAME).done(job)
+    before = plugins.defaults
+    monkeypatch.setattr(
+        plugins, "defaults", lambda k, n: before(k, n) | ({"num_bins": 8} if n == "gradient_tails" else {})
+    )
+    now = publishing.load(tmp_path, NAME).compare(job)
+    assert now is not None and now.lacking == ("gradient_tails",)
+    explicit = replace(job, config=config(root, probes={"gradient_tails": {"at": [0], "options": {"num_bins": 64}}}))
+    assert publishing.load(tmp_path, NAME).done(explicit)
 
 
 @pytest.fixture

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from small_runs import config, job, make, quadrants, torch_as_it_was, written
 
 from bnstudy.config import identity, plugins
-from bnstudy.config.schema import ProbePlan, from_dict, to_dict
-from bnstudy.store import paths, status, weights
+from bnstudy.config.schema import Optim, ProbePlan, Train, from_dict, to_dict
+from bnstudy.store import paths, publishing, status, weights
 from bnstudy.store.runs import Store, StoreError, sealed
+from bnstudy.sweep import rounds
 from bnstudy.training import construct, signals
 from bnstudy.training.train import Training
 
@@ -45,6 +47,68 @@ def run(root, results, probes=None, **changes):
     made = config(root, probes=probes or {}, **changes)
     (ended,) = make([made], results)
     return made, ended
+
+
+def change_default(monkeypatch, key, value):
+    """The default of a key of the schema, or of an option as in `norms/batch.eps`, is another from here on."""
+    section, _, option = key.partition(".")
+    if "/" not in section:
+        parts: dict[str, Any] = {"optim": Optim, "train": Train}
+        monkeypatch.setitem(parts[section].__init__.__kwdefaults__, option, value)
+        return
+    before, (kind, name) = plugins.defaults, section.split("/")
+
+    def defaults(k, n):
+        return before(k, n) | ({option: value} if (k, n) == (kind, name) else {})
+
+    monkeypatch.setattr(plugins, "defaults", defaults)
+
+
+CHANGED = [
+    ("optim.weight_decay", "optim.weight_decay: 0.0001 then, 0.25 now", 0.25),
+    ("train.divergence_loss", "train.divergence_loss: 1000.0 then, 10000.0 now", 1e4),
+    ("norms/batch.eps", "norm.eps: 1e-05 then, 0.001 now", 1e-3),
+    ("models/mlp.activation", "model.activation: relu then, sigmoid now", "sigmoid"),
+]
+
+
+@pytest.mark.parametrize(("key", "difference", "value"), CHANGED)
+def test_a_changed_default_serves_no_old_run_and_is_named(root, tmp_path, key, difference, value, monkeypatch, capsys):
+    _, ended = run(root, tmp_path, norm={"name": "batch"})
+    store = Store(tmp_path)
+    before = written(tmp_path, [ended.run_id])
+    change_default(monkeypatch, key, value)
+    wanted = job(config(root, norm={"name": "batch"}))
+    now = status.of(wanted, store)
+    assert now.state == "absent" and wanted.run_id != ended.run_id
+    capsys.readouterr()
+    rounds.explain([wanted], {wanted.run_id: now}, store)
+    log = capsys.readouterr().out
+    assert difference in log and ended.run_id in log
+    _, anew = run(root, tmp_path, norm={"name": "batch"})
+    assert anew.run_id == wanted.run_id and written(tmp_path, [ended.run_id]) == before
+    assert written(tmp_path, [anew.run_id]) != before
+
+
+def test_of_two_changed_defaults_the_one_since_the_old_run_is_named(root, tmp_path, monkeypatch):
+    change_default(monkeypatch, "optim.weight_decay", 0.25)
+    _, ended = run(root, tmp_path)
+    change_default(monkeypatch, "train.divergence_loss", 1e4)
+    why = publishing.missed(job(config(root)), Store(tmp_path), publishing.NOTHING)
+    assert ended.run_id in why and "divergence_loss" in why and "weight_decay" not in why
+
+
+def test_a_changed_default_of_a_probe_serves_no_old_table(root, tmp_path, monkeypatch):
+    """Also where the changed code is accepted: that is about how, and this about what."""
+    tails = {"gradient_tails": {"at": [0]}}
+    _, ended = run(root, tmp_path, tails)
+    change_default(monkeypatch, "probes/gradient_tails.num_bins", 8)
+    asked = job(config(root, probes=tails, runtime__accept_code=True))
+    assert status.of(asked, Store(tmp_path)).lacking == ("gradient_tails",)
+    run(root, tmp_path, tails)
+    assert status.of(asked, Store(tmp_path)).done
+    options = [look["plan"]["options"]["num_bins"] for look in Store(tmp_path).manifest(ended.run_id)["looks"].values()]
+    assert options == [64, 8]
 
 
 def test_what_looks_does_not_rename(root):

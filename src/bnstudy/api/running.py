@@ -69,7 +69,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     missing data, a missing GPU; OSError where the disk is at fault or another process trains the run; and RuntimeError
     where training itself raised, with its message.
     """
-    from bnstudy.store import devices, status
+    from bnstudy.store import devices, publishing, status
     from bnstudy.store.jobs import jobs
     from bnstudy.store.runs import State, Store
     from bnstudy.sweep.plan import plan
@@ -85,8 +85,8 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
         return trained
     if now.state == State.damaged:
         print(f"{name}: its files are not what was written; it is trained again", file=sys.stderr)
-    elif now.reason:
-        print(f"{name}: {now.reason}", file=sys.stderr)
+    elif reason := now.reason or publishing.missed(job, store, publishing.NOTHING):
+        print(f"{name}: {reason}", file=sys.stderr)
     (group,) = plan([job], {name}, folder, workers=1)
 
     from bnstudy.store import checkpoint

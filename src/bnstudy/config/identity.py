@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -92,10 +93,10 @@ def changed_defaults(config: Config) -> list[Difference]:
     ]
 
 
-def with_former_defaults(config: Config) -> Config:
-    """The configuration that the same words described before any default changed."""
+def with_former_defaults(config: Config, changed: Iterable[Difference]) -> Config:
+    """The configuration that the same words described before these defaults changed."""
     values = to_dict(config)
-    for difference in changed_defaults(config):
+    for difference in changed:
         *path, leaf = difference.key.split(".")
         inner = values
         for name in path:

@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bnstudy.config.schema import resolved, resolved_plan
+from bnstudy.config.schema import ProbePlan, resolved, resolved_plan
 from bnstudy.store import files, paths, reduction, status
 from bnstudy.store.cache import Cache
 from bnstudy.store.jobs import Job
 from bnstudy.store.reduction import RUNS
-from bnstudy.store.runs import State
-from bnstudy.store.status import look_key
+from bnstudy.store.runs import State, Store
+from bnstudy.store.status import Status, look_key
 
 # What differs between two trainings of one run that end in the same bits.
 CIRCUMSTANCES = {"commit", "commits", "dirty", "device", "threads", "num_runs", "wall_sec", "probe_share", "data_title"}
@@ -38,18 +38,23 @@ class Published:
 
         Raises ValueError where the run of this name was published with another configuration or other data.
         """
+        now = self.compare(job)
+        return now is not None and now.done
+
+    def compare(self, job: Job) -> Status | None:
+        """What the published run lacks to be the one that the job asks for; None where it is not published.
+
+        Raises ValueError as `done`.
+        """
         row = self.runs.get(run_key(job))
         if row is None or not _ended(row):
-            return False
+            return None
         _check_identity(job, row)
         tables = job.config.sweep.tables
-        if status.changed_code(job.config, json.loads(row.get("code") or "{}")):
-            return False
         looked = [name for name in job.config.probes if tables is None or name in tables]
-        if (looks := row.get("looks")) is not None:  # tables published by earlier releases do not say
-            plans = {look_key(name, resolved_plan(name, job.config.probes[name])) for name in looked}
-            return plans <= set(json.loads(looks))
-        return row["status"] == State.diverged or all(row["run_id"] in self._with_rows(name) for name in looked)
+        lacking = tuple(name for name in looked if not self._holds(row, name, job.config.probes[name]))
+        changed = status.changed_code(job.config, json.loads(row.get("code") or "{}"))
+        return Status(State(row["status"]), lacking, changed)
 
     def ids(self, jobs: Iterable[Job]) -> set[str]:
         """The run ids of those of the jobs that are published."""
@@ -65,6 +70,15 @@ class Published:
         runs = [row for run_id, row in self.runs.items() if run_id in run_ids]
         tables = reduction.chosen(self.tables, run_ids)
         return tables | ({RUNS: reduction.runs_table(runs)} if runs else {})
+
+    def _holds(self, row: Mapping[str, Any], probe: str, plan: ProbePlan) -> bool:
+        """Whether the probe has looked at the published run as planned."""
+        if (looks := row.get("looks")) is not None:
+            return look_key(probe, resolved_plan(probe, plan)) in json.loads(looks)
+        # Tables published by earlier releases do not say how: what no option said was its reference.
+        if status.has_changed_default(probe, plan):
+            return False
+        return row["status"] == State.diverged or row["run_id"] in self._with_rows(probe)
 
     def _with_rows(self, table: str) -> set[str]:
         return reduction.run_ids_of(self.tables[table]) if table in self.tables else set()
@@ -122,6 +136,19 @@ def tables_in(folder: Path) -> dict[str, pa.Table]:
     return {path.stem: _read(path, folder) for path in files.current(folder) if path.suffix == ".parquet"}
 
 
+def missed(job: Job, store: Store, published: Published) -> str:
+    """Why what is published of the run, or a run of the same words before a default changed, does not count as it."""
+    if (there := published.compare(job)) is not None:
+        keeps = f" {status.KEEPS}" if there.changed else ""
+        return f"published, but {there.why}: it is trained{keeps}" if there.why else ""
+    for name, changed in status.former(job).items():
+        done = store.state(name, verify=False).done
+        if done or name in published.runs:
+            where = "there" if done else "published"
+            return f"not the run {name}, which is {where}, as a default changed ({changed}): it is trained"
+    return ""
+
+
 def _read(path: Path, folder: Path) -> pa.Table:
     try:
         with pa.OSFile(str(path)) as file:  # a path would be read as an address
@@ -139,6 +166,8 @@ class Choice:
     new: frozenset[str]  # from their raw runs
     seeds: tuple[int, ...]  # that are in, whole
     missing: Mapping[int, int]  # seed -> how many of its runs are neither done nor published
+    published: frozenset[str]  # all that are published already
+    other: Mapping[str, str]  # those that stay as they are though the sweep would train them anew -> why
 
 
 def choose(jobs: Sequence[Job], done: Collection[str], published: Published, *, replace: bool) -> Choice:
@@ -147,19 +176,26 @@ def choose(jobs: Sequence[Job], done: Collection[str], published: Published, *, 
     With `replace` a raw run takes the place of the published one. Raises ValueError where something is published that
     the sweep does not ask for, unless `replace` drops that.
     """
-    known, requested = published.ids(jobs), {run_key(job) for job in jobs}
+    requested = {run_key(job) for job in jobs}
     if (strangers := sorted(published.runs.keys() - requested)) and not replace:
+        changed = [why for job in jobs for name, why in status.former(job).items() if name in published.runs]
+        why = f", as a default changed ({changed[0]})" if changed else ""
         raise ValueError(
             f"{len(strangers)} published runs, {strangers[0]} among them, are not asked for by this preset of the "
-            "sweep: they would be mixed with others; REPLACE=1 (--replace) drops them"
+            f"sweep{why}: they would be mixed with others; REPLACE=1 (--replace) drops them"
         )
+    there = {job.run_id: now for job in jobs if (now := published.compare(job)) is not None}
     missing: dict[int, int] = {job.config.seed: 0 for job in jobs}
     for job in jobs:
-        missing[job.config.seed] += job.run_id not in known and job.run_id not in done
+        missing[job.config.seed] += job.run_id not in there and job.run_id not in done
     whole = {job.run_id for job in jobs if not missing[job.config.seed]}
-    new = {run_id for run_id in whole if run_id in done and (replace or run_id not in known)}
+    new = {run_id for run_id in whole & set(done) if replace or run_id not in there or not there[run_id].done}
     seeds = tuple(sorted(seed for seed, count in missing.items() if not count))
-    return Choice(frozenset(known - new), frozenset(new), seeds, {s: n for s, n in sorted(missing.items()) if n})
+    earlier = frozenset(there.keys() - new)
+    other = {run_id: there[run_id].why for run_id in sorted(earlier) if not there[run_id].done}
+    return Choice(
+        earlier, frozenset(new), seeds, {s: n for s, n in sorted(missing.items()) if n}, frozenset(there), other
+    )
 
 
 def differences(ours: Mapping[str, pa.Table], published: Published, run_ids: Iterable[str]) -> dict[str, str]:

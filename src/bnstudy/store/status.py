@@ -8,7 +8,7 @@ that lacks a look is completed: without training where the look is at the start 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bnstudy.config import identity, plugins, project
@@ -17,6 +17,7 @@ from bnstudy.store.jobs import Job
 from bnstudy.store.runs import State, Store, StoreError, looks_of
 
 Manifest = Mapping[str, Any]
+KEEPS = "(--accept-code keeps what there is)"
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,22 @@ class Status:
         return self.state.done and not self.lacking and not self.changed
 
     @property
-    def reason(self) -> str:
+    def why(self) -> str:
         """Why a run that has ended is not done."""
         if self.changed:
-            files = ", ".join(self.changed)
-            return f"{files} changed since it was trained: it is trained anew (--accept-code keeps what there is)"
+            return f"{', '.join(self.changed)} changed since it was trained"
         if self.outdated:
-            files, probes = ", ".join(self.outdated), ", ".join(self.lacking)
-            return f"{files} changed since it was looked at: {probes} taken anew (--accept-code keeps what there is)"
-        return f"it has no {', '.join(self.lacking)} as asked for: added" if self.lacking else ""
+            return f"{', '.join(self.outdated)} changed since it was looked at"
+        return f"it has no {', '.join(self.lacking)} as asked for" if self.lacking else ""
+
+    @property
+    def reason(self) -> str:
+        """Why a run that has ended is not done, and what is done about it."""
+        if self.changed:
+            return f"{self.why}: it is trained anew {KEEPS}"
+        if self.outdated:
+            return f"{self.why}: {', '.join(self.lacking)} taken anew {KEEPS}"
+        return f"{self.why}: added" if self.lacking else ""
 
 
 def of(job: Job, store: Store, *, verify: bool = True) -> Status:
@@ -202,6 +210,24 @@ def look_key(probe: str, plan: Mapping[str, Any]) -> str:
 def plan_keys(config: Config) -> tuple[str, ...]:
     """The key of every look that the configuration plans."""
     return tuple(look_key(name, resolved_plan(name, plan)) for name, plan in config.probes.items())
+
+
+def has_changed_default(probe: str, plan: ProbePlan) -> bool:
+    """Whether an option of the probe is planned at a default that is another now than its reference."""
+    reference, now = identity.reference()["probes"].get(probe, {}), plugins.defaults("probes", probe)
+    planned = resolved_plan(probe, plan)["options"]
+    return any(planned[name] == now[name] != value for name, value in reference.items() if name in now)
+
+
+def former(job: Job) -> dict[str, str]:
+    """The runs that the same words described before defaults changed, all of them or each alone, and which did."""
+    changed = identity.changed_defaults(job.config)
+    sets = [changed, *([each] for each in changed)] if changed else []
+    configs = [identity.with_former_defaults(job.config, each) for each in sets]
+    return {
+        replace(job, config=config).run_id: "; ".join(map(str, each))
+        for config, each in zip(configs, sets, strict=True)
+    }
 
 
 def _same_plan(probe: str, then: Mapping[str, Any], plan: ProbePlan) -> bool:

@@ -12,7 +12,7 @@ import yaml
 
 from bnstudy.config import compose
 from bnstudy.config.schema import Config, resolved, resolved_plan
-from bnstudy.store import devices, status
+from bnstudy.store import devices, publishing, status
 from bnstudy.store.jobs import Job
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import Store
@@ -131,7 +131,8 @@ def dry_run(
         states[state] += 1
         num_images = job.num_steps * job.config.data.batch_size
         images += num_images if state == "to train" else 0
-        reason = f"  {now.reason}" if now.reason and state == "to train" else ""
+        why = (now.reason or publishing.missed(job, store, published)) if state == "to train" else ""
+        reason = f"  {why}" if why else ""
         print(f"{job.run_id:40}  {state:10}  {job.num_steps:8} steps  {num_images:11,} images{reason}")
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     left = tally_of(sweep, jobs, results, processes, again=published is NOTHING).time_left

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bnstudy.config.identity import changed_defaults, with_former_defaults
-from bnstudy.store import devices, files, locks, paths, status
+from bnstudy.store import devices, files, locks, paths, publishing, status
 from bnstudy.store.jobs import Job
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import State, Store
@@ -106,7 +105,7 @@ def train(
     pending = {run_id for run_id, now in statuses.items() if not now.done}
     num_done, known = len(jobs) - len(pending), pending & published.ids(jobs)
     pending -= known
-    explain([job for job in jobs if job.run_id in pending], statuses, store)
+    explain([job for job in jobs if job.run_id in pending], statuses, store, published)
     counted = f"{len(known)} published, " if known else ""
     print(f"{title}: {len(jobs)} runs, {counted}{num_done} done, {len(pending)} to train")
     if known:
@@ -141,28 +140,22 @@ def _train(
     return ended
 
 
-def explain(jobs: Sequence[Job], statuses: Mapping[str, Status], store: Store) -> None:
-    """Print why runs that have ended are not done, each reason once, and where a changed default renamed one."""
+def explain(
+    jobs: Sequence[Job], statuses: Mapping[str, Status], store: Store, published: Published = NOTHING
+) -> None:
+    """Print why runs that have ended, or are published, are not done, each reason once, and where a changed default
+    renamed one.
+    """
     reasons: dict[str, list[str]] = {}
     for job in jobs:
         now = statuses[job.run_id]
         if now.state == State.damaged:
             reason = "its files are not what was written; it is trained again"
         elif not now.state.done:
-            reason = _former(job, store)
+            reason = publishing.missed(job, store, published)
         else:
             reason = now.reason
         if reason:
             reasons.setdefault(reason, []).append(job.run_id)
     for reason, names in reasons.items():
         print(f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}")
-
-
-def _former(job: Job, store: Store) -> str:
-    """A message where the same words described another run before a default changed, and that run is there."""
-    if not (changed := changed_defaults(job.config)):
-        return ""
-    former = replace(job, config=with_former_defaults(job.config)).run_id
-    if not store.state(former, verify=False).done:
-        return ""
-    return f"not the run {former}, which is there, as a default changed ({'; '.join(map(str, changed))}): it is trained"

@@ -93,7 +93,7 @@ def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Pat
         counted = Counter(" ".join((now.state, now.reason)).strip() for now in states.values())
         counts = ", ".join(f"{count} {text}" for text, count in counted.items())
         raise ValueError(f"{name} is not finished ({counts}); run: make sweep-{name} PRESET={paths.FULL}")
-    if both := choice.earlier & done:
+    if both := set() if replace else choice.published & done:
         with tempfile.TemporaryDirectory() as scratch:
             _reduce(configs[0], [job for job in grid if job.run_id in both], Path(scratch), store, {})
             ours = publishing.tables_in(Path(scratch))
@@ -105,11 +105,12 @@ def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Pat
         _reduce(configs[0], new, staged, store, published.rows(choice.earlier))
     reduce(name, workspace, configs, grid, results, published)
     missing = ", ".join(f"{seed} ({count} runs)" for seed, count in choice.missing.items())
-    seeds = ", ".join(map(str, choice.seeds))
+    seeds, staying = ", ".join(map(str, choice.seeds)), Counter(choice.other.values())
     return (
         f"published {name} ({len(choice.earlier | choice.new)} runs): {target}\n"
         f"seeds that are in: {seeds} (n = {len(choice.seeds)}), {len(choice.new)} runs of them new"
         + (f"; missing, as not every run of theirs is done: {missing}" if missing else "")
+        + "".join(f"\n{count} runs stay as they are published: {why}" for why, count in staying.items())
     )
 
 

@@ -85,6 +85,12 @@ def test_usage_has_what_a_command_is_of_before_the_overrides(capsys):
     [
         ([], ["COMMAND"]),
         (["fly"], ["fly"]),
+        (["run", "model=mlp", "runtime.results=elsewhere"], ["runtime.results", "--results=FOLDER"]),
+        (["sweep", "init", "+runtime={results: elsewhere}"], ["runtime.results", "--results=FOLDER"]),
+        (["run", "model=mlp", "--preset", "full"], ["--preset full", "leave it out"]),
+        (["run", "-m", "optim.lr=1,2", "--preset", "full"], ["--preset full", "leave it out"]),
+        (["sweep", "optim.lr=1,2", "--preset", "full"], ["--preset full", "leave it out"]),
+        (["report", "--preset", "quick", "--name", "mine"], ["--preset quick --name mine", "give one"]),
         (["run", "--fast"], ["unknown option --fast", "run --help"]),
         (["run", "--lr=0.1"], ["unknown option --lr=0.1", "without dashes, as optim.lr=0.1"]),
         (["run", "lr=0.1"], ["lr: there is no such key; did you mean optim.lr?"]),

@@ -95,6 +95,16 @@ def test_what_contradicts_the_sweep_is_refused_with_the_remedy(overrides, key, r
     assert "override must be" not in str(caught.value)
 
 
+@pytest.mark.parametrize("override", ["train.epochs=1", "train={epochs:1}", "+train.epochs=1", "train.epochs=1,2"])
+def test_epochs_in_whose_place_a_sweep_has_steps_are_refused(override):
+    with pytest.raises(ComposeError, match=r"train\.epochs=1.*: train\.steps=80 takes its place; give .*steps=null"):
+        compose.expand("correlation_training", "quick", [override])
+    made = compose.expand("correlation_training", "quick", ["train.steps=null", override])
+    assert {each.train.steps for each in made} == {None} and 1 in {each.train.epochs for each in made}
+    with pytest.raises(ComposeError, match=r"train\.steps=80 takes its place"):
+        compose.point("correlation_training", "quick", [override, "norm=batch", "seed=0", "optim.lr=0.1"])
+
+
 def test_a_group_beside_the_values_that_it_sets_is_taken():
     given = ["arm=batch_0.003", "norm=batch", "optim.lr=0.003", "train.epochs=1"]
     (made,) = compose.expand(GRID, "quick", [*given, "seed=0"])

@@ -166,6 +166,11 @@ def _preset_unless(otherwise: str, choices: Sequence[str] = paths.PRESETS) -> Op
     return option("--preset", f"default: {otherwise}", choices=choices)
 
 
+PRESET_OF_SWEEP = option(
+    "--preset",
+    f"of the sweep: {paths.QUICK} is for minutes, {paths.FULL} is what is published (default: {paths.QUICK})",
+    choices=paths.PRESETS,
+)
 PRESET = option(
     "--preset",
     "how many seeds, epochs and values: quick is for minutes, full is what is published (default: %(default)s)",
@@ -242,7 +247,7 @@ STRICT = option("--strict", "refuse a figure whose runs were trained by several 
         metavar="SWEEP",
     ),
     option("-m", "several values make an axis: a sweep without a file", dest="several", action="store_true"),
-    PRESET,
+    PRESET_OF_SWEEP,
     *TRAINED_AT,
     *PREVIEW,
     overrides=ONE_RUN,
@@ -252,15 +257,23 @@ def _run(arguments: argparse.Namespace) -> int:
     from bnstudy.sweep import study
 
     overrides, preview = _with_places(arguments), _preview(arguments)
+    preset = _preset(arguments, None if arguments.several else arguments.sweep)
     _print_choices(arguments)
     if arguments.several:
-        return study.sweep(compose.AD_HOC, arguments.preset, overrides, arguments.results, None, **preview)
+        return study.sweep(compose.AD_HOC, preset, overrides, arguments.results, None, **preview)
     if arguments.sweep is None:
         return study.train_one(compose.one(overrides), arguments.results, **preview)
     from bnstudy.tracking import agents
 
-    config = compose.point(arguments.sweep, arguments.preset, agents.run_overrides(overrides))
+    config = compose.point(arguments.sweep, preset, agents.run_overrides(overrides))
     return study.train_one(config, arguments.results, **preview)
+
+
+def _preset(arguments: argparse.Namespace, sweep: str | None) -> str:
+    """The preset of the sweep. Raises ValueError where one is given, and no sweep that has it."""
+    if sweep is None and arguments.preset:
+        raise ValueError(f"--preset {arguments.preset}: presets are a named sweep's; leave it out")
+    return arguments.preset or paths.QUICK
 
 
 def _preview(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -273,7 +286,7 @@ def _preview(arguments: argparse.Namespace) -> dict[str, Any]:
 @command(
     "train every run of a sweep that is not done, then write the sweep's tables",
     SWEEP_OR_VALUES,
-    PRESET,
+    PRESET_OF_SWEEP,
     *TRAINED_AT,
     *PREVIEW,
     NAMED,
@@ -304,11 +317,12 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if "=" in name:
         arguments.overrides.insert(0, name)
         name = compose.AD_HOC
+    preset = _preset(arguments, None if name == compose.AD_HOC else name)
     _print_choices(arguments)
     launcher, overrides = launchers.choose(arguments.launcher, _with_places(arguments), wait=arguments.wait)
     at = arguments.results, arguments.jobs, launcher
     preview = _preview(arguments)
-    return study.sweep(name, arguments.preset, overrides, *at, again=arguments.again, named=arguments.title, **preview)
+    return study.sweep(name, preset, overrides, *at, again=arguments.again, named=arguments.title, **preview)
 
 
 @command(
@@ -432,6 +446,8 @@ def _draw(arguments: argparse.Namespace, *, html: bool) -> int:
 
     workspace = paths.workspace(arguments.results, arguments.preset)
     if arguments.title:
+        if arguments.preset:
+            raise ValueError(f"--preset {arguments.preset} --name {arguments.title}: give one of them")
         workspace = paths.named(arguments.results, arguments.title)
         if not workspace.is_dir():
             known = ", ".join(sorted(path.parent.name for path in workspace.parent.glob("*/tables"))) or "none"
@@ -569,9 +585,14 @@ def _weights(arguments: argparse.Namespace) -> int:
 
 
 def _with_places(arguments: argparse.Namespace) -> list[str]:
-    """The user's overrides, after the folders given as options, quoted for Hydra's grammar."""
-    from bnstudy.config.compose import quoted
+    """The user's overrides, after the folders given as options, quoted for Hydra's grammar.
 
+    Raises ValueError for a folder of results among the overrides: where a command reads and writes, its option says.
+    """
+    from bnstudy.config.compose import keys, quoted
+
+    if "runtime.results" in keys([text for text in arguments.overrides if "results" in text]):
+        raise ValueError("runtime.results: give the folder as an option, --results=FOLDER")
     return [
         *(["runtime.accept_code=true"] if getattr(arguments, "accept_code", False) else []),
         f"runtime.data_root={quoted(arguments.data_root)}",
@@ -589,10 +610,14 @@ def _print_choices(arguments: argparse.Namespace) -> None:
 
 
 def _say_what_is_given_twice(overrides: Sequence[str]) -> None:
-    """Print which values do not count: of several for one key only the last does, as in a shell's options."""
+    """Print which values do not count: of several for one key only the last does, as in a shell's options, and of a
+    budget in epochs and one in steps the latter."""
     last: dict[str, str] = {}
     for text in overrides:
         key = text.lstrip("+~").partition("=")[0]
         if key in last and last[key] != text and "=" in text:
             print(f"bnstudy: {last[key]} does not count: {text} follows it", file=sys.stderr)
         last[key] = text
+    epochs, steps = (last.get(f"train.{budget}") for budget in ("epochs", "steps"))
+    if epochs and steps and not steps.endswith("=null"):
+        print(f"bnstudy: {epochs} does not count: {steps} takes its place", file=sys.stderr)

@@ -90,7 +90,9 @@ def one(overrides: Sequence[str]) -> Config:
     given = [text for texts in points.values() for text in texts]
     with _hydra(CONF):
         composed = _compose("config", [text for text in given if not _on_a_probe(text)])
-        return _filled(composed, [text for text in given if _on_a_probe(text)])
+        config = _filled(composed, [text for text in given if _on_a_probe(text)])
+    _check_budget([config], parsed)
+    return config
 
 
 def sweeps() -> list[str]:
@@ -139,6 +141,7 @@ def expand(sweep: str, preset: str, overrides: Sequence[str] = ()) -> list[Confi
             for point in _product(points)
         ]
     _check_choices(sweep, configs, points, _parsed(overrides))
+    _check_budget(configs, _parsed(overrides))
     return configs
 
 
@@ -195,6 +198,11 @@ def choices(overrides: Sequence[str]) -> list[str]:
         if key in BUNDLES and (values := _set_by(_confs(), key, name)):
             lines.append(f"{text} sets {', '.join(f'{leaf}={value}' for leaf, value in values.items())}")
     return lines
+
+
+def keys(overrides: Sequence[str]) -> set[str]:
+    """The keys that the overrides set, those of their mappings one by one."""
+    return {override.key_or_group for override in _parsed(overrides)}
 
 
 def _place(points: MutableMapping[str, list[str]], override: Override) -> None:
@@ -266,6 +274,15 @@ def _check_choices(
                         f"{point[group]} sets {leaf}={value}, but the sweep {sweep} sets {leaf}={found}: "
                         f"say which, as in {point[group]} {leaf}={value}"
                     )
+
+
+def _check_budget(configs: Sequence[Config], overrides: Sequence[Override]) -> None:
+    """Raise ComposeError where the user gives epochs, in place of which a budget in steps stands elsewhere."""
+    given = {override.key_or_group: override for override in overrides}
+    steps = next((config.train.steps for config in configs if config.train.steps is not None), None)
+    if steps is not None and "train.epochs" in given and "train.steps" not in given:
+        text = given["train.epochs"].input_line
+        raise ComposeError(f"{text}: train.steps={steps} takes its place; give train.steps, or train.steps=null {text}")
 
 
 @functools.cache

@@ -27,6 +27,13 @@ variables := $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' $(firstword $(MAKEFILE_LI
 unknown := $(filter-out $(variables),$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 near = $(strip $(foreach v,$(variables),$(if $(or $(findstring $v,$1),$(findstring $1,$v)),$v)))
 $(if $(unknown),$(error $(firstword $(unknown)): there is no such variable; $(if $(call near,$(firstword $(unknown))),did you mean $(call near,$(firstword $(unknown)))? )there are: $(variables)))
+# One that no target takes would be, too: a target's line says which it takes, but for those of all.
+line = $(if $(filter sweep-%,$1),sweep-%,$(if $(filter wandb-sweep-%,$1),wandb-sweep-%,$1))
+takes = $(shell sed -n 's/^$(call line,$1):[^\#]*\#\# //p' $(firstword $(MAKEFILE_LIST)) | grep -o '[A-Z_]*=' | tr -d =)
+given := $(foreach v,$(variables),$(if $(filter command,$(origin $v)),$v))
+taken = $(sort PYTHON CPU DATA_ROOT ARGS $(foreach goal,$(MAKECMDGOALS),$(call takes,$(goal))))
+idle := $(if $(MAKECMDGOALS),$(filter-out $(taken),$(given)))
+$(if $(idle),$(error $(firstword $(idle)): make $(MAKECMDGOALS) does not take it; it takes: $(taken)))
 # What is given is one word to the shell, whatever characters it has; ARGS are words, quoted by who gives them.
 quoted = '$(subst ','\'',$(value $1))'
 option = $(if $(value $1),$2$(call quoted,$1))
@@ -63,8 +70,8 @@ help: ## list the targets
 setup: $(READY) ## make .venv with the locked, hash-checked packages [CPU=1: torch without its 4 GB of GPU libraries]
 
 .PHONY: reproduce
-reproduce: $(READY) ## the main job, from data to report [PRESET=quick|full] [JOBS=n]; run again to resume
-	$(BNSTUDY) reproduce $(preset) $(jobs) $(ARGS)
+reproduce: $(READY) ## the main job, from data to report [PRESET=quick|full] [JOBS=n] [SEED=0,1,2]; run again to resume
+	$(BNSTUDY) reproduce $(preset) $(jobs) $(seed) $(ARGS)
 
 .PHONY: test
 test: $(READY) ## lint, types and tests, but for those of test-slow [ARGS="pytest options"]
@@ -93,20 +100,20 @@ sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|slur
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(yes) $(name) $(launcher) $(seed) $(ARGS)
 
 .PHONY: paper-init
-paper-init: $(READY) ## the claims on untrained networks, at full depth and thirty seeds [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n]
-	$(BNSTUDY) suite paper_init $(preset) $(jobs) $(budget) $(again) $(yes) $(ARGS)
+paper-init: $(READY) ## the claims on untrained networks, at full depth and thirty seeds [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n] [SEED=0,1,2] [AGAIN=1] [YES=1]
+	$(BNSTUDY) suite paper_init $(preset) $(jobs) $(budget) $(again) $(yes) $(seed) $(ARGS)
 
 .PHONY: paper-train
-paper-train: $(READY) ## the paper's trainings, for a GPU; [PRESET=quick|full]; in slices of BUDGET_MIN=n minutes: run again to resume [JOBS=n]
-	$(BNSTUDY) suite paper_train $(preset) $(jobs) $(budget) $(again) $(yes) $(ARGS)
+paper-train: $(READY) ## the paper's trainings, for a GPU; [PRESET=quick|full]; in slices of BUDGET_MIN=n minutes: run again to resume [JOBS=n] [SEED=0,1,2] [AGAIN=1] [YES=1]
+	$(BNSTUDY) suite paper_train $(preset) $(jobs) $(budget) $(again) $(yes) $(seed) $(ARGS)
 
 .PHONY: textbook
-textbook: $(READY) ## the textbook's study and its report [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n]; run again to resume
-	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(again) $(yes) $(ARGS)
+textbook: $(READY) ## the textbook's study and its report [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n] [SEED=0,1,2] [AGAIN=1] [YES=1]; run again to resume
+	$(BNSTUDY) suite textbook $(preset) $(jobs) $(budget) $(again) $(yes) $(seed) $(ARGS)
 
 .PHONY: beyond
-beyond: $(READY) ## questions beyond the paper, by intervention and theory [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n]; run again to resume
-	$(BNSTUDY) suite beyond $(preset) $(jobs) $(budget) $(again) $(yes) $(ARGS)
+beyond: $(READY) ## questions beyond the paper, by intervention and theory [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n] [SEED=0,1,2] [AGAIN=1] [YES=1]; run again to resume
+	$(BNSTUDY) suite beyond $(preset) $(jobs) $(budget) $(again) $(yes) $(seed) $(ARGS)
 
 .PHONY: status
 status: $(READY) ## how far the sweeps are that were begun, or one: [SWEEP=NAME] [PRESET=quick|full]
@@ -135,7 +142,7 @@ figures: $(READY) ## figures and claims of the committed tables, into results/re
 	$(BNSTUDY) figures $(preset) $(name) $(strict) $(ARGS)
 
 .PHONY: report
-report: $(READY) ## the same, and report.html, a page with all of them
+report: $(READY) ## the same, and report.html, a page with all of them [PRESET=quick|full|custom or NAME=mine] [STRICT=1]
 	$(BNSTUDY) report $(preset) $(name) $(strict) $(ARGS)
 
 .PHONY: notebooks

@@ -18,6 +18,7 @@ import pytest
 import bnstudy
 from bnstudy import cli
 from bnstudy.config import compose
+from bnstudy.store import paths
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,7 +73,7 @@ def test_every_command_is_accepted_as_typed() -> None:
         values = [*getattr(known, "overrides", []), *rest]
         if known.command == "sweep" and known.name != "resnet20_lr" and known.launcher == "local":
             name, first = (compose.AD_HOC, [known.name]) if "=" in known.name else (known.name, [])
-            assert compose.expand(name, known.preset, [*first, *values]), command
+            assert compose.expand(name, known.preset or paths.QUICK, [*first, *values]), command
         if known.command == "run" and not re.search("response|perceptron|zeros", command):
             compose.one(values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,39 @@ def test_a_misspelt_variable_of_make_stops_with_the_right_name(given, meant):
     done = subprocess.run(["make", "-n", "help", given], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and f"{given.partition('=')[0]}: there is no such variable" in done.stderr
     assert f"did you mean {meant}?" in done.stderr if meant else "PRESET" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        ("reproduce BUDGET_MIN=5", "BUDGET_MIN"),
+        ("textbook NAME=mine PRESET=full", "NAME"),
+        ("report SEED=0", "SEED"),
+        ("wandb-sweep-init JOBS=1", "JOBS"),
+        ("sweep-init ID=x", "ID"),
+        ("sweep-init report SEED=0 STRICT=1", ""),
+        ("textbook SEED=0 YES=1 AGAIN=1 BUDGET_MIN=1 JOBS=1 DATA_ROOT=x", ""),
+        ("wandb-sweep-init SEED=0", ""),
+        ("retry SWEEP=init JOBS=2", ""),
+        ("help", ""),
+    ],
+)
+def test_a_variable_that_a_target_does_not_take_stops_it(words, idle):
+    done = subprocess.run(["make", "-n", *words.split()], cwd=ROOT, capture_output=True, text=True)
+    if not idle:
+        assert done.returncode == 0 and ("SEED" not in words or "seed='0'" in done.stdout), done.stderr
+    else:
+        assert done.returncode == 2 and f"{idle}: make {words.split()[0]} does not take it" in done.stderr
+
+
+def test_a_target_takes_what_its_line_says():
+    """A variable stands in a target's line if the target's commands depend on it, and only then."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line, commands in re.findall(r"^[a-z%-]+: \$\(READY\) ## (.*)\n((?:\t.*\n)*)", text, re.MULTILINE):
+        said = set(re.findall(r"\b([A-Z_]+)=", line)) - {"ARGS", "CPU"}
+        used = {name.upper() for name in re.findall(r"\$\(([a-z]+)\)", commands)} - {"PYTEST"}
+        used |= set(re.findall(r"(?:call (?:option|quoted),|if \$\()([A-Z_]+)", commands))
+        assert said == {"BUDGET_MIN" if name == "BUDGET" else name for name in used}, line
 
 
 def test_words_in_a_variable_of_make_are_no_variables():

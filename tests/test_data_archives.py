@@ -193,6 +193,26 @@ def test_a_download_that_arrives_damaged_is_not_read(fashion: Path, monkeypatch:
         prepare("fashion_mnist", fashion, download=True)
 
 
+@pytest.mark.parametrize("allow_synthetic", [False, True])
+@pytest.mark.parametrize("where", ["arrays", "unpacking"])
+def test_a_full_disk_is_no_missing_data(
+    fashion: Path, monkeypatch: pytest.MonkeyPatch, where: str, allow_synthetic: bool
+) -> None:
+    """It was told as data that are not to be had, and synthetic ones took their place where these found room."""
+    from torchvision.datasets import FashionMNIST
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError("Not enough free space") if where == "arrays" else OSError(28, "No space left on device")
+
+    target: Any = np if where == "arrays" else FashionMNIST
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "save" if where == "arrays" else "download", full)
+        with pytest.raises(sources.DataError, match=r"cannot be written to \(No.*large enough"):
+            sources.locate("fashion_mnist", fashion, allow_synthetic=allow_synthetic)
+    assert sorted(path.name for path in fashion.iterdir()) == ["FashionMNIST"]
+    assert not sources.locate("fashion_mnist", fashion).synthetic
+
+
 def test_no_network_is_a_plain_sentence(cifar: Path) -> None:
     (cifar / "cifar-10-python.tar.gz").unlink()
     with pytest.raises(archives.Unavailable) as caught:

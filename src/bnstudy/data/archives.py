@@ -7,6 +7,7 @@ reads. Nothing is ever written beside the user's files.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ FILES = {  # what torchvision keeps under its root, any of these
     "fashion_mnist": ("FashionMNIST/raw",),
 }
 SILENCE_SEC = 20.0  # without an answer or a byte from the network: give up
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)  # faults of the disk that is written to, not of a source
 _ARRAYS = "arrays"
 
 
@@ -35,7 +37,8 @@ class Damaged(Exception):
 def prepare(name: str, root: Path, work: Path, *, download: bool, report: Callable[[str], None]) -> Path:
     """The folder with {train,test}_{images,labels}.npy, written into the empty folder `work` from torchvision's files.
 
-    Raises Damaged for a file under `root` whose md5 is wrong and which no download replaced, else Unavailable.
+    Raises Damaged for a file under `root` whose md5 is wrong and which no download replaced, else Unavailable; OSError
+    where there is no room to unpack: what can be had must not count as what cannot.
     """
     files = " or ".join(str(root / file) for file in FILES[name])
     if not download and not any((root / file).exists() for file in FILES[name]):
@@ -47,9 +50,12 @@ def prepare(name: str, root: Path, work: Path, *, download: bool, report: Callab
         try:
             with _bounded_wait(), contextlib.redirect_stdout(sys.stderr):  # torchvision prints what it fetches
                 arrays = _read(name, work)
-            return _write(arrays, work / _ARRAYS)
         except (RuntimeError, OSError, HTTPException) as error:  # URLError and TimeoutError are OSErrors
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             failure = f"torchvision could not get it: {' '.join(str(error).split())}"
+        else:
+            return _write(arrays, work / _ARRAYS)
     if damaged:
         raise Damaged(
             f"{damaged[0]} is truncated or damaged: its md5 is not the published one, and it could not be "

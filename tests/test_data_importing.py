@@ -59,6 +59,15 @@ def test_what_cannot_be_imported_is_named_and_leaves_nothing(tmp_path, capsys):
     assert not any((tmp_path / "data").iterdir())
 
 
+def test_an_image_that_is_cut_off_is_named_and_not_the_folder_that_is_written_to(tmp_path, capsys):
+    for index in range(10):
+        draw(tmp_path / "pets" / f"{'ab'[index // 5]}" / f"{index}.bmp", side=20)
+    cut = tmp_path / "pets" / "a" / "3.bmp"
+    cut.write_bytes(cut.read_bytes()[:300])
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
+    assert f"{cut} cannot be read as an image" in (told := capsys.readouterr().err) and "written" not in told
+
+
 def test_small_integers_and_images_without_channels_are_the_same_data(tmp_path):
     images, labels = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6), np.array([0, 1, 0, 1])
     for name, pixels, kind in (("full", images[..., None], np.int64), ("short", images, np.int32)):

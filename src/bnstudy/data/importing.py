@@ -76,6 +76,8 @@ def _found(folder: Path) -> tuple[list[str], Files]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
+        image = Image.open(path)
+        image.load()  # or a truncated one would raise where it is written
+        return image
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): repair or remove it") from None

@@ -85,6 +85,7 @@ def test_a_mapping_leaves_the_axes_that_it_does_not_name():
         (["arm=null"], "arm", "~arm chooses none"),
         (["train.epochs=0"], "train.epochs", "1 or more"),
         (["train.steps=0"], "train.steps", "1 or more"),
+        (["sweep.tables=[epochs,epochz]"], "'epochz'", "there are"),
     ],
 )
 def test_what_contradicts_the_sweep_is_refused_with_the_remedy(overrides, key, remedy, monkeypatch):

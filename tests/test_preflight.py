@@ -6,8 +6,9 @@ import pytest
 import torch
 from small_runs import config, job, quadrants, torch_as_it_was
 
-from bnstudy import models
-from bnstudy.config import plugins
+from bnstudy import models, probes
+from bnstudy.config import compose, plugins
+from bnstudy.store import reduction
 from bnstudy.training import preflight
 
 
@@ -51,6 +52,11 @@ def root(tmp_path_factory):
             r"^probes\.jacobian_coupling\.options: sizes = \[4, 16\]: give sizes from 2 to the mini-batch's, 15",
         ),
         ({"probes": {"weights": {"at": [99, 98]}}}, r"^probes\.weights\.at = \[99, 98\]: .*never look; give .*at_end"),
+        ({"sweep": {"rows": {"steps": "loss ==="}}}, r"^sweep\.rows\.steps = 'loss ===' is no query of its col"),
+        (
+            {"probes": {"weights": {"at": [0]}}, "sweep": {"rows": {"weights": "depths == 1"}}},
+            r"^sweep\.rows\.weights = 'depths == 1' is no query of its columns step, depth",
+        ),
         ({"probes": {"weights": {"batch_size": 4}}}, r"^probes\.weights: .*when to look; give"),
         ({"data__batch_size": 1}, r"^data\.batch_size = 1: batch needs two or more in each \(.*more than 1 value"),
         (
@@ -65,6 +71,19 @@ def test_bad_values_are_named(root, changes, words):
     preflight.check([good])
     with pytest.raises(ValueError, match=words):
         preflight.check([good, job(config(root, **changes))])
+
+
+def test_rows_of_tables_are_queries_of_their_columns(root):
+    rows = {"epochs": "epoch == epoch.max() or train_loss > 2", "weights": "quantity == 'std' and depth > 1"}
+    preflight.check([job(config(root, probes={"weights": {"at": [0]}}, sweep={"rows": rows}))])
+
+
+def test_the_studys_queries_are_queries_of_their_tables():
+    queries = [each for header in compose.headers().values() for each in header.get("rows", {}).items()]
+    assert len(queries) > 10
+    for table, query in queries:
+        columns = preflight.TABLES.get(table) or {"step": "int64", **probes.columns(table)}
+        reduction.check_query(table, columns, query)
 
 
 @pytest.mark.parametrize(

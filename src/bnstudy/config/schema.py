@@ -367,6 +367,10 @@ def _check_kept(sweep: Sweep, train: Train) -> None:
             f"train.{key} = 0: the sweep {sweep.name} keeps the table {min(trained)}, which only training has; "
             f"give train.{key} 1 or more"
         )
+    known = {*TRAINED, *plugins.names("probes")}
+    if strangers := [name for name in sweep.tables or () if name not in known]:
+        there = ", ".join(sorted(known))
+        raise ValueError(f"sweep.tables = {sweep.tables}: no run has {strangers[0]!r}; there are {there}")
     if sweep.tables is not None and (unknown := sweep.rows.keys() - set(sweep.tables)):
         raise ValueError(f"sweep.rows.{min(unknown)}: no such table is kept; sweep.tables = {sweep.tables}")
 

@@ -340,6 +340,11 @@ def _joined(name: str, own: Mapping[str, pa.Table], published: Mapping[str, pa.T
     return whole.add_column(0, "run_id", pa.DictionaryArray.from_arrays(index, pa.array(given, type=pa.string())))
 
 
+def check_query(name: str, columns: Mapping[str, str], query: str) -> None:
+    """Raises ValueError where `sweep.rows` has for this table what is no query of its columns."""
+    _filtered(pa.schema([(column, ARROW[kind]) for column, kind in columns.items()]).empty_table(), name, query)
+
+
 def _filtered(rows: pa.Table, name: str, query: str | None) -> pa.Table:
     if query is None:
         return rows

@@ -15,8 +15,12 @@ from bnstudy import models, norms, probes
 from bnstudy.config.schema import Config, model_options, norm_options
 from bnstudy.data import loader
 from bnstudy.data.sources import Source
+from bnstudy.store import reduction
 from bnstudy.store.jobs import Job
 from bnstudy.training import engine
+from bnstudy.training.train import EPOCHS, STEPS, THROUGHPUT
+
+TABLES = {"steps": STEPS, "epochs": EPOCHS, "throughput": THROUGHPUT}
 
 
 def check(jobs: Iterable[Job], *, device: bool = True) -> None:
@@ -44,6 +48,7 @@ def _check_each(jobs: Iterable[Job], *, device: bool) -> None:
                 _check_data(job.config, job.source)
                 _check_components(job.config, job.source)
                 _check_looks(job)
+                _check_rows(job.config)
 
 
 def _check_device(config: Config) -> None:
@@ -169,6 +174,14 @@ def _check_looks(job: Job) -> None:
                 f"probes.{name}.at = {plan.at}: training ends after {job.num_steps} updates, so that it would never "
                 f"look; give probes.{name}.at_end=true"
             )
+
+
+def _check_rows(config: Config) -> None:
+    """Refuse what is no query of a table's columns, of which a sweep's reduction keeps a part of the rows."""
+    for table, query in config.sweep.rows.items():
+        if table in TABLES or table in config.probes:
+            columns = TABLES.get(table) or {"step": "int64", **probes.columns(table)}
+            reduction.check_query(table, columns, query)
 
 
 def _shape(config: Config, source: Source) -> tuple[int, int, int]:

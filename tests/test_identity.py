@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bnstudy.config import compose, identity, plugins, schema
 from bnstudy.config.identity import canonical, run_id
 from bnstudy.config.schema import Config, Data, Optim, ProbePlan, Runtime, Sweep, Tracking, Train
+from bnstudy.store import status
 
 DATA = {"name": "cifar10", "source": "arrays", "sha256": "0" * 64}
 
@@ -161,3 +162,10 @@ def test_the_published_runs_have_the_names_that_their_sweeps_give_them_now():
         }
         asked = {run_id(config, sources[config.data.name]) for config in compose.expand(sweep, "full")}
         assert set(runs["run_id"].astype(str)) <= asked, sweep
+
+
+@pytest.mark.parametrize("probe", plugins.names("probes"))
+def test_no_default_of_a_probe_is_taken_for_a_changed_one(probe):
+    """A tuple here is a list in the reference: published tables would be trained anew."""
+    changed = [key for key in identity.reference()["changed"] if key.startswith(f"probes.{probe}.")]
+    assert status.has_changed_default(probe, ProbePlan(at=[0])) == bool(changed)

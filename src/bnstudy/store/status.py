@@ -214,8 +214,8 @@ def plan_keys(config: Config) -> tuple[str, ...]:
 
 def has_changed_default(probe: str, plan: ProbePlan) -> bool:
     """Whether an option of the probe is planned at a default that is another now than its reference."""
-    reference, now = identity.reference()["probes"].get(probe, {}), plugins.defaults("probes", probe)
-    planned = resolved_plan(probe, plan)["options"]
+    each = identity.reference()["probes"].get(probe, {}), plugins.defaults("probes", probe)
+    reference, now, planned = map(identity.flat, (*each, resolved_plan(probe, plan)["options"]))
     return any(planned[name] == now[name] != value for name, value in reference.items() if name in now)
 
 

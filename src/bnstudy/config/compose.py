@@ -455,7 +455,7 @@ def quoted(path: Path) -> str:
 
 
 def _file(sweep: str) -> Path:
-    if sweep not in sweeps() or (file := project.sweep_file(sweep)) is None:
+    if sweep not in sweeps() or (file := project.sweep_file(sweep, SWEEPS)) is None:
         raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sweeps())}")
     return file
 

@@ -60,9 +60,9 @@ def own(part: str) -> list[Path]:
     return [folder / part for folder in components() if (folder / part).is_dir()]
 
 
-def sweep_file(name: str) -> Path | None:
-    """The file of a sweep, the project's or one among own components."""
-    paths = [folder / f"{name}.yaml" for folder in (ROOT / "sweeps", *own("sweeps"))]
+def sweep_file(name: str, shipped: Path = ROOT / "sweeps") -> Path | None:
+    """The file of a sweep, the project's (`shipped` is the folder of those) or one among own components."""
+    paths = [folder / f"{name}.yaml" for folder in (shipped, *own("sweeps"))]
     return next((path for path in paths if path.is_file()), None)
 
 

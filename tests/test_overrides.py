@@ -189,7 +189,6 @@ def test_batches_that_a_norm_does_not_take_are_refused_beforehand(root, changes,
     "changes",
     [
         {"data__batch_size": 26, "norm": {"name": "ghost_batch", "size": 13}, "train__steps": 3},
-        {"probes": {"weights": {"batch_size": 1}}},  # which never looks
         {"probes": {"weights": {"at": [0], "batch_size": 1}}, "norm": {"name": "none"}},
         {"data__batch_size": 26, "norm": {"name": "ghost_batch", "size": 5}, "train__steps": 0},
     ],

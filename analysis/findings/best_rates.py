@@ -101,16 +101,16 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = _runs(frames)
     tops = _best(runs)
     learnt = _lowest(runs)
-    found: dict[str, dict[str, pd.Series]] = {}
+    best: dict[str, dict[str, pd.Series]] = {}
     for claim, part, size in (("B6-small", ALIKE, 16), ("B6-large", APART, 1024)):
         at = tops[(tops["batch_size"] == size) & (tops["arm"] != "none")]
         rate = {arm: at[at["arm"] == arm].set_index("seed")["rate"] for arm in ("batch", "skipinit")}
         edges = (~at["inside"].astype(bool)).groupby(at["seed"]).sum()
-        found[claim] = {part.key: stats.effect(rate["batch"], rate["skipinit"], Scale.log), INSIDE[size].of: edges}
-    found["B6-ratio"] = {part.key: _apart(runs, *pair) for pair, part in SAME.items()}
+        best[claim] = {part.key: stats.effect(rate["batch"], rate["skipinit"], Scale.log), INSIDE[size].of: edges}
+    best["B6-ratio"] = {part.key: _apart(runs, *pair) for pair, part in SAME.items()}
     return {
         claim: {key: criteria.single(of) for key, of in (each | {LEARNT.of: learnt}).items()}
-        for claim, each in found.items()
+        for claim, each in best.items()
     }
 
 

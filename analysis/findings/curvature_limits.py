@@ -99,8 +99,8 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
         if len(every) == len(NETWORKS) and len(part) > 1:
             slopes[seed] = stats.slope(-np.log(part["curvature"]), np.log(part["low"]))
             ratios[seed] = float(part["product"].max() / part["product"].min())
-    found = {SLOPE.key: slopes, WITHIN.key: ratios, KNOWN.of: {seed: lacking[seed] for seed in slopes}}
-    samples = {key: criteria.single(pd.Series(values, dtype=float)) for key, values in found.items()}
+    quantities = {SLOPE.key: slopes, WITHIN.key: ratios, KNOWN.of: {seed: lacking[seed] for seed in slopes}}
+    samples = {key: criteria.single(pd.Series(values, dtype=float)) for key, values in quantities.items()}
     return {"B2-slope": samples, "B2-product": samples}
 
 

@@ -113,9 +113,9 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     for product in PRODUCTS:
         for rate in RATES:
             part = cells[np.isclose(cells["product"], product, rtol=1e-6) & np.isclose(cells["lr"], rate)]
-            told = f"{spread(part['ratio'])}; accuracy {spread(part['accuracy'])} %"
+            text = f"{spread(part['ratio'])}; accuracy {spread(part['accuracy'])} %"
             lines.append(
-                Comparison(f"angle over theory, product {number(product)}, rate {number(rate)}", "1", "", told, "")
+                Comparison(f"angle over theory, product {number(product)}, rate {number(rate)}", "1", "", text, "")
             )
     return lines
 

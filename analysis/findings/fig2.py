@@ -212,10 +212,10 @@ def _hill(tails: pd.DataFrame, at: float) -> pd.DataFrame:
 
 
 def _histogram(ax: Axes, tails: pd.DataFrame, published: pd.DataFrame, arm: str) -> None:
-    seen = published[(published["norm"] == arm) & published["count"].notna()]
+    paper = published[(published["norm"] == arm) & published["count"].notna()]
     # BN rows are pixel columns of an outline, not bins: only their area has a meaning.
-    width = float(np.median(np.diff(seen["gradient"])))
-    folded = seen.assign(size=(seen["gradient"].abs() / width).round() * width).groupby("size")["count"].sum()
+    width = float(np.median(np.diff(paper["gradient"])))
+    folded = paper.assign(size=(paper["gradient"].abs() / width).round() * width).groupby("size")["count"].sum()
     ax.fill_between(
         folded.index, folded / float((folded * width).sum()), step="mid", color="#8A929C", alpha=0.45, lw=0,
         label="published",

@@ -273,11 +273,11 @@ def _stable_and_hill(tails: pd.DataFrame) -> pd.DataFrame:
 
 def _density(ax: Axes, here: pd.DataFrame, published: pd.DataFrame) -> None:
     for arm in ARMS:
-        seen = published[(published["norm"] == arm) & published["count"].notna()]
-        width = float(np.median(np.diff(seen["gradient"])))
-        density = seen["count"] / float((seen["count"] * width).sum()) * PUBLISHED_STD[arm]
+        paper = published[(published["norm"] == arm) & published["count"].notna()]
+        width = float(np.median(np.diff(paper["gradient"])))
+        density = paper["count"] / float((paper["count"] * width).sum()) * PUBLISHED_STD[arm]
         ax.fill_between(
-            seen["gradient"] / PUBLISHED_STD[arm], density, step="mid", color=figures.MUTED, alpha=0.22, lw=0
+            paper["gradient"] / PUBLISHED_STD[arm], density, step="mid", color=figures.MUTED, alpha=0.22, lw=0
         )
     for arm, part in arms(here).items():
         for position, (_, run) in enumerate(part.groupby("seed")):

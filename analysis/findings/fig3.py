@@ -137,9 +137,9 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
         (_lowest, "step_size", "step size of the smallest loss"),
         (_lowest, "relative_loss", "smallest relative loss"),
     ):
-        seen, ours = table(published), table(losses)
+        paper, ours = table(published), table(losses)
         for batch in MINI_BATCHES:
-            cells = [_cell(rows, batch, arm, column) for rows in (seen, ours) for arm in ARMS]
+            cells = [_cell(rows, batch, arm, column) for rows in (paper, ours) for arm in ARMS]
             lines.append(Comparison(f"{label}, mini-batch {batch}", *cells))
     explosion = _explosions(losses)
     for batch, step_size in zip(MINI_BATCHES, LEAVES_AXIS, strict=True):
@@ -212,8 +212,8 @@ def _curves(ax: Axes, losses: pd.DataFrame, published: pd.DataFrame, arm: str) -
         ax.plot(line["step_size"], line["relative_loss"], color=figures.COLOURS[arm], lw=0.7, alpha=0.4)
     rows = stats.over_seeds(of, ["step_size"], "relative_loss", Scale.log)
     ax.plot(rows["step_size"], rows["mean"], color=figures.COLOURS[arm], lw=1.7)
-    seen = published[published["norm"] == arm]
-    ax.plot(seen["step_size"], seen["relative_loss"], color=figures.INK, lw=1.1, ls=PUBLISHED_DASHES, zorder=5)
+    paper = published[published["norm"] == arm]
+    ax.plot(paper["step_size"], paper["relative_loss"], color=figures.INK, lw=1.1, ls=PUBLISHED_DASHES, zorder=5)
     ax.axhline(1, color=figures.MUTED, lw=0.8, zorder=1)
     ax.set_xscale("log")
     if arm == "batch":

@@ -186,7 +186,7 @@ def _largest(rows: pd.DataFrame, statistic: str = "variance") -> pd.DataFrame:
 def _rates(rows: pd.DataFrame) -> pd.Series:
     """By seed, the rate at which layer 80's largest variance first reaches the published one, if it does."""
     deep = _largest(rows[rows["depth"] == LAYERS[-1]])
-    found = {}
+    samples = {}
     for seed, part in deep.groupby("seed"):
         line = part.sort_values("rate")
         reached = np.flatnonzero(line["variance"] >= MATCHED)
@@ -195,13 +195,13 @@ def _rates(rows: pd.DataFrame) -> pd.Series:
             logs = np.log(ends["variance"].to_numpy())
             share = (math.log(MATCHED) - logs[0]) / (logs[1] - logs[0]) if np.isfinite(logs).all() else 0.0
             low, high = ends["rate"]
-            found[seed] = float(low + share * (high - low))
-    return pd.Series(found, dtype=float).rename_axis("seed")
+            samples[seed] = float(low + share * (high - low))
+    return pd.Series(samples, dtype=float).rename_axis("seed")
 
 
 def _matched(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:
     """Columns seed, depth, value: each layer's largest at the seed's rate, interpolated along the step."""
-    found = []
+    lines = []
     largest = _largest(rows, statistic)
     for seed, rate in _rates(rows).items():
         wide = largest[largest["seed"] == seed].pivot(index="rate", columns="depth", values=statistic).sort_index()
@@ -211,9 +211,9 @@ def _matched(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:
         low, high = wide.index[place - 1], wide.index[place]
         share = (rate - low) / (high - low)
         value = np.exp((1 - share) * logs.iloc[place - 1] + share * logs.iloc[place])
-        found.append(value.rename("value").reset_index().assign(seed=seed))
+        lines.append(value.rename("value").reset_index().assign(seed=seed))
     columns = ["seed", "depth", "value"]
-    return pd.concat(found)[columns] if found else pd.DataFrame(columns=columns)
+    return pd.concat(lines)[columns] if lines else pd.DataFrame(columns=columns)
 
 
 def _onset(rows: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:

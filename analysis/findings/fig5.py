@@ -144,9 +144,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             ax.plot(
                 end["layer"], end[statistic], "o", color=figures.COLOURS[arm], ms=3.2, mew=0, alpha=0.8, clip_on=False
             )
-            seen = published[(published["norm"] == arm) & (published["statistic"] == statistic)]
-            aside = seen["layer"] + {"batch": -0.9, "none": 0.9}.get(arm, 0)  # the bars of the arms cover each other
-            figures.diamonds(ax, aside, seen["ln_value"], arm, errors=_bars(seen))
+            paper = published[(published["norm"] == arm) & (published["statistic"] == statistic)]
+            aside = paper["layer"] + {"batch": -0.9, "none": 0.9}.get(arm, 0)  # the bars of the arms cover each other
+            figures.diamonds(ax, aside, paper["ln_value"], arm, errors=_bars(paper))
         for (first, last_layer), width in zip(figures.STAGES, (16, 32, 64), strict=True):
             ax.text((first + last_layer) / 2, 0.015, f"{width} channels", transform=ax.get_xaxis_transform(),
                     ha="center", va="bottom", fontsize=7, color=figures.MUTED)  # fmt: skip
@@ -168,7 +168,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     logs = _logs(frames["activation_moments"])
     ours = {arm: _at_layers(logs, arm, "std") for arm in ARMS}
-    seen = {arm: _published(frames["published"], arm, "std")[list(LAYERS)] for arm in ARMS}
+    paper = {arm: _published(frames["published"], arm, "std")[list(LAYERS)] for arm in ARMS}
     with_bn, without = ours["batch"], ours["none"]
     rise = without[LAYERS[-1]] - without[LAYERS[0]]
     depth = np.array(LAYERS, dtype=float)
@@ -180,11 +180,11 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
             **{part.key: with_bn[layer] - with_bn[LAYERS[0]] for layer, part in BACK.items()},
         },
         "9-exponential": {STRAIGHT.key: explained, SLOPE.key: rise / mean_field()[LAYERS[-1]]},
-        "9-levels": {part.key: ours[arm][layer] - seen[arm][layer] for (arm, layer), part in OFF.items()},
+        "9-levels": {part.key: ours[arm][layer] - paper[arm][layer] for (arm, layer), part in OFF.items()},
     }
     means = _at_layers(logs, "batch", "mean") - _published(frames["published"], "batch", "mean")[list(LAYERS)]
     values["9-means"] = {part.key: means[layer] for layer, part in MEANS.items()}
-    values["9-reading"] = {part.key: _distances(ours[arm], seen[arm]) for arm, part in READING.items()}
+    values["9-reading"] = {part.key: _distances(ours[arm], paper[arm]) for arm, part in READING.items()}
     return {name: {key: criteria.single(of) for key, of in each.items()} for name, each in values.items()}
 
 
@@ -195,11 +195,11 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     for statistic, label, offset in (*readings, ("mean", "ln |mean|", BLOCK_OUTPUT)):
         logs = _logs(frames["activation_moments"], offset)
         for layer in (*LAYERS, CLASSIFIER):
-            seen = [_two(_published(published, arm, statistic)[layer]) for arm in ARMS]
+            paper = [_two(_published(published, arm, statistic)[layer]) for arm in ARMS]
             ours = [logs[(logs["norm"] == arm) & (logs["layer"] == layer)][statistic] for arm in ARMS]
-            told = [f"{_two(s.median())} [{_two(s.min())} to {_two(s.max())}]" if len(s) else DASH for s in ours]
+            cells = [f"{_two(s.median())} [{_two(s.min())} to {_two(s.max())}]" if len(s) else DASH for s in ours]
             name = "classifier" if layer == CLASSIFIER else f"layer {layer}"
-            rows.append(Comparison(f"{label}, {name}", seen[0], seen[1], told[0], told[1]))
+            rows.append(Comparison(f"{label}, {name}", paper[0], paper[1], cells[0], cells[1]))
     return rows
 
 
@@ -229,18 +229,18 @@ def mean_field(num_units: int = 200_000) -> dict[int, float]:
     return {layer: value - level[LAYERS[0]] for layer, value in level.items() if layer >= LAYERS[0]}
 
 
-def _distances(ours: pd.DataFrame, seen: pd.Series) -> pd.Series:
+def _distances(ours: pd.DataFrame, paper: pd.Series) -> pd.Series:
     """By seed: root mean square distance of the published points from ln std over that from ln variance."""
-    std = ((ours - seen) ** 2).mean(axis=1, skipna=False) ** 0.5
-    variance = ((2 * ours - seen) ** 2).mean(axis=1, skipna=False) ** 0.5  # ln of a variance: twice ln of its root
+    std = ((ours - paper) ** 2).mean(axis=1, skipna=False) ** 0.5
+    variance = ((2 * ours - paper) ** 2).mean(axis=1, skipna=False) ** 0.5  # ln of a variance: twice ln of its root
     return std / variance
 
 
 def _readings(ax: Axes, logs: pd.DataFrame, published: pd.DataFrame) -> None:
     for arm in ARMS:
-        ours, seen = _at_layers(logs, arm, "std").mean(), _published(published, arm, "std")[list(LAYERS)]
-        ax.plot(2 * ours, seen, "o", color=figures.COLOURS[arm], ms=4.2, mfc="white", mew=1.0)
-        ax.plot(ours, seen, "o", color=figures.COLOURS[arm], ms=4.2, mew=0)
+        ours, paper = _at_layers(logs, arm, "std").mean(), _published(published, arm, "std")[list(LAYERS)]
+        ax.plot(2 * ours, paper, "o", color=figures.COLOURS[arm], ms=4.2, mfc="white", mew=1.0)
+        ax.plot(ours, paper, "o", color=figures.COLOURS[arm], ms=4.2, mew=0)
     ax.axline((0, 0), slope=1, color=figures.MUTED, lw=0.9, ls=figures.DASHED, label="where they agree")
     ax.plot([], [], "o", color=figures.MUTED, ms=4.2, mew=0, label="ours: standard deviation")
     ax.plot([], [], "o", color=figures.MUTED, ms=4.2, mfc="white", label="ours: variance")
@@ -254,10 +254,10 @@ def _logs(moments: pd.DataFrame, offset: int = BLOCK_OUTPUT) -> pd.DataFrame:
 
     Channels that are constant on the batch (dead after ReLU) have no logarithm and are left out of the average.
     """
-    kept = moments[moments["block_output"] | (moments["depth"] == CLASSIFIER)]
+    shown = moments[moments["block_output"] | (moments["depth"] == CLASSIFIER)]
     with np.errstate(divide="ignore"):
-        std, mean = 0.5 * np.log(kept["variance"]), np.log(kept["mean"].abs())
-    logs = kept.assign(std=std.where(np.isfinite(std)), ln_mean=mean.where(np.isfinite(mean)))
+        std, mean = 0.5 * np.log(shown["variance"]), np.log(shown["mean"].abs())
+    logs = shown.assign(std=std.where(np.isfinite(std)), ln_mean=mean.where(np.isfinite(mean)))
     layer = logs["depth"].where(logs["depth"] == CLASSIFIER, logs["depth"] - offset)
     averaged = (
         logs.assign(layer=layer.astype(int)).groupby(["run_id", "norm", "seed", "layer"])[["std", "ln_mean"]].mean()
@@ -277,9 +277,9 @@ def _published(published: pd.DataFrame, arm: str, statistic: str) -> pd.Series:
     return rows.set_index("layer")["ln_value"]
 
 
-def _bars(seen: pd.DataFrame) -> np.ndarray:
+def _bars(paper: pd.DataFrame) -> np.ndarray:
     """Lengths below and above the points. The published bars are symmetric: a hidden end is mirrored from the other."""
-    below, above = (seen["ln_value"] - seen["ln_low"]).to_numpy(), (seen["ln_high"] - seen["ln_value"]).to_numpy()
+    below, above = (paper["ln_value"] - paper["ln_low"]).to_numpy(), (paper["ln_high"] - paper["ln_value"]).to_numpy()
     below, above = np.where(np.isnan(below), above, below), np.where(np.isnan(above), below, above)
     return np.nan_to_num(np.stack([below, above]))
 

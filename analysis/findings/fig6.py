@@ -116,16 +116,16 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     out = []
     for quantity, label in SCALARS:
         ours = by_arm(rows[rows["quantity"] == quantity], "value")
-        seen = {arm: _ends(*EXPECTED[quantity][arm]) for arm in ARMS}
+        paper = {arm: _ends(*EXPECTED[quantity][arm]) for arm in ARMS}
         out.append(
-            Comparison(label.replace("\n", " "), seen["batch"], seen["none"], str(ours["batch"]), str(ours["none"]))
+            Comparison(label.replace("\n", " "), paper["batch"], paper["none"], str(ours["batch"]), str(ours["none"]))
         )
     return out
 
 
 def _ends(low: float, high: float) -> str:
-    told = f"about {low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
-    return f"{told} (simulated)"  # the paper shows heat maps and no such number
+    text = f"about {low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+    return f"{text} (simulated)"  # the paper shows heat maps and no such number
 
 
 def _first_seed(rows: pd.DataFrame, arm: str) -> tuple[np.ndarray | None, int | None]:

@@ -110,9 +110,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         name = "one matrix" if factors == 1 else f"{factors} matrices"
         figures.panel(panels[letter], letter, name)
     ours = figures.entry("ours (a, b, c)", "s", colour=TINT, ms=6, mew=0)
-    seen = figures.entry("published (a, b, c)", "D", filled=False, colour=COLOUR, ms=3.6)
+    paper = figures.entry("published (a, b, c)", "D", filled=False, colour=COLOUR, ms=3.6)
     theory = figures.entry("Theorem 1", colour=figures.INK, lw=1.1)
-    fig.legend(handles=[ours, seen, theory], loc="outside lower center", ncols=3)
+    fig.legend(handles=[ours, paper, theory], loc="outside lower center", ncols=3)
     _shares_below(panels["d"], values)
     _condition(panels["e"], values)
 
@@ -178,9 +178,9 @@ def _histogram(ax: Axes, values: pd.DataFrame, published: pd.DataFrame, factors:
         expected = NUM_VALUES * np.diff(_law(factors).below(edges))
         centres = (edges[1:] + edges[:-1]) / 2
         ax.plot(centres, np.where(expected > 0.5, expected, np.nan), color=figures.INK, lw=1.1)
-    seen = published[published["num_matrices"] == factors]
+    paper = published[published["num_matrices"] == factors]
     ax.plot(
-        seen["singular_value"], seen["count"], "D", color=COLOUR, mfc="white", ms=3, mew=0.9, zorder=4
+        paper["singular_value"], paper["count"], "D", color=COLOUR, mfc="white", ms=3, mew=0.9, zorder=4
     )  # fmt: skip
     ax.set_yscale("log")
     ax.set_ylim(3, 8000)
@@ -260,13 +260,13 @@ def _largest(values: pd.DataFrame, factors: int) -> pd.Series:
 
 def _distances(values: pd.DataFrame, factors: int) -> pd.Series[float]:
     """Kolmogorov's distance between each seed's values and Theorem 1, by seed."""
-    law, found = _law(factors), {}
+    law, samples = _law(factors), {}
     for seed, part in values[values["factors"] == factors].groupby("seed"):
         ordered = np.sort(part["value"].to_numpy())
         expected = law.below(ordered)
         steps = np.arange(len(ordered) + 1) / len(ordered)
-        found[seed] = float(max(np.abs(steps[1:] - expected).max(), np.abs(steps[:-1] - expected).max()))
-    return pd.Series(found, dtype=float)
+        samples[seed] = float(max(np.abs(steps[1:] - expected).max(), np.abs(steps[:-1] - expected).max()))
+    return pd.Series(samples, dtype=float)
 
 
 def _ratios(values: pd.DataFrame) -> pd.DataFrame:

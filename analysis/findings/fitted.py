@@ -146,14 +146,14 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     same = {rate: stats.effect(at[rate]["test"], without[rate]["test"]) for rate in EQUAL}
     same = {rate: of if fit(at[rate], without[rate]) else of.iloc[:0] for rate, of in same.items()}
     trained = pd.concat([of["train"] for of in at.values()], axis=1)
-    found = {
+    quantities = {
         **{SAME[rate].key: of for rate, of in same.items()},
         **{part.key: apart("test", pair) for pair, part in HIGHER.items()},
         **{part.key: -apart("gap", pair) for pair, part in SMALLER.items()},
         **{part.key: apart(value, pair, Scale.log) for (value, pair), part in FLATTER.items()},
         ALL_FIT.of: trained.min(axis=1).where(trained.notna().all(axis=1), 0.0),  # what did not end does not fit
     }
-    samples = {name: criteria.single(of) for name, of in found.items()}
+    samples = {name: criteria.single(of) for name, of in quantities.items()}
     return {claim.id: samples for claim in CLAIMS}
 
 
@@ -173,11 +173,11 @@ def _ends(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row a run: final accuracies in percent (`train` in evaluation mode), gap in points, both sharpnesses."""
     ends = frames["runs"].set_index("run_id")[["norm", "lr", "seed", "final_test_accuracy"]]
     trained = frames["splits"].query("split == 'train'").set_index("run_id")["accuracy"]
-    found = {"train": 100 * trained, "test": 100 * ends["final_test_accuracy"]}
+    columns = {"train": 100 * trained, "test": 100 * ends["final_test_accuracy"]}
     for name, table in (("sharp", "hessian_top_eigenvalue"), ("relative", "relative_sharpness")):
         rows = frames[table].set_index("run_id")
-        found[name] = rows["eigenvalue"].where(rows["converged"])
-    ends = ends.assign(**{name: values.reindex(ends.index) for name, values in found.items()})
+        columns[name] = rows["eigenvalue"].where(rows["converged"])
+    ends = ends.assign(**{name: values.reindex(ends.index) for name, values in columns.items()})
     return ends.assign(gap=ends["train"] - ends["test"]).reset_index()
 
 

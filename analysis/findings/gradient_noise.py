@@ -123,14 +123,14 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     fits, biases = _fits(rows), rows[rows["batch_size"] == PAPERS_SIZE]
     columns = {"5": (fits, "slope"), "5-constant": (fits, "over_law"), "5-bn": (fits, "slope"),
                "5-bias": (biases, "bias_percent")}  # fmt: skip
-    found = {}
+    samples = {}
     for claim, (table, column) in columns.items():
         arm = table[table["norm"] == LIMITS[claim][1]]
-        found[claim] = {
+        samples[claim] = {
             part.key: criteria.single(_at(arm, setting).set_index("seed")[column])
             for setting, part in _parts(claim).items()
         }
-    return found
+    return samples
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
@@ -168,15 +168,15 @@ def _rows(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _fits(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a run and moment: slope in the size (of the variance with BN), and the noise over equation 3."""
-    found = []
+    lines = []
     for (norm, network, seed, moment), part in rows[rows["batch_size"] > 1].groupby(
         ["norm", "network", "seed", "moment"]
     ):
         noise = part["variance" if norm == "batch" else "mean_squared_deviation"]
         with np.errstate(divide="ignore", invalid="ignore"):  # a network without gradients has none
             over_law = float(np.exp(np.log(noise / part["law"]).mean()))
-        found.append((norm, network, seed, moment, _slope(part["batch_size"], noise), over_law))
-    return pd.DataFrame(found, columns=["norm", "network", "seed", "moment", "slope", "over_law"])
+        lines.append((norm, network, seed, moment, _slope(part["batch_size"], noise), over_law))
+    return pd.DataFrame(lines, columns=["norm", "network", "seed", "moment", "slope", "over_law"])
 
 
 def _slope(size: pd.Series, noise: pd.Series) -> float:

@@ -128,15 +128,15 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 def _runs(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row a run: first loss, mean of the last ones (infinite where one is not finite), test accuracy at the end."""
-    wanted = frames["steps"]["step"].max() + 1
-    late = min(LATE, math.ceil(wanted / 3))
-    found = []
+    num_steps = frames["steps"]["step"].max() + 1
+    late = min(LATE, math.ceil(num_steps / 3))
+    lines = []
     for (init, seed), part in frames["steps"].groupby(["init", "seed"]):
         losses = part.sort_values("step")["loss"]
-        finite = len(losses) == wanted and bool(np.isfinite(losses).all())
+        finite = len(losses) == num_steps and bool(np.isfinite(losses).all())
         last = float(losses.tail(late).mean()) if finite else math.inf
-        found.append((init, seed, losses.iloc[0], last, part["final_test_accuracy"].iloc[0]))
-    return pd.DataFrame(found, columns=["init", "seed", "first", "last", "accuracy"])
+        lines.append((init, seed, losses.iloc[0], last, part["final_test_accuracy"].iloc[0]))
+    return pd.DataFrame(lines, columns=["init", "seed", "first", "last", "accuracy"])
 
 
 def _outcomes(part: pd.DataFrame) -> str:

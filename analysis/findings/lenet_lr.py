@@ -172,16 +172,16 @@ def _above(high: float, low: float) -> bool:
 
 
 def _outcomes(runs: pd.DataFrame) -> str:
-    told = []
+    parts = []
     for arm, part in arms(runs).items():
         counts = part["outcome"].value_counts()
-        told.append(f"{figures.LABELS[arm]} " + ", ".join(f"{counts[o]} {o}" for o in sorted(counts.index)))
-    return "; ".join(told)
+        parts.append(f"{figures.LABELS[arm]} " + ", ".join(f"{counts[o]} {o}" for o in sorted(counts.index)))
+    return "; ".join(parts)
 
 
 def _cell(rows: pd.DataFrame) -> str:
     alive = rows[rows["outcome"] != "diverged"]
     values = spread(100 * alive["final_test_accuracy"])
-    told = [f"{values.median:.1f} [{values.low:.1f} to {values.high:.1f}]"] if values.n else []
-    told += [f"{count} {o}" for o in ("stalled", "diverged") if (count := int((rows["outcome"] == o).sum()))]
-    return "; ".join(told) or DASH
+    parts = [f"{values.median:.1f} [{values.low:.1f} to {values.high:.1f}]"] if values.n else []
+    parts += [f"{count} {o}" for o in ("stalled", "diverged") if (count := int((rows["outcome"] == o).sum()))]
+    return "; ".join(parts) or DASH

@@ -55,9 +55,9 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
 )
 def diverges_at_large_rates(frames: Mapping[str, pd.DataFrame]) -> Evidence:
     runs = frames["runs"]
-    asked = {("none", 1e-4): "trained", ("none", 0.1): "diverged", ("batch", 0.1): "trained"}
-    outcomes = {key: runs[(runs["norm"] == key[0]) & (runs["lr"] == key[1])]["outcome"] for key in asked}
-    hit = {key: int((outcomes[key] == outcome).sum()) for key, outcome in asked.items()}
+    expected = {("none", 1e-4): "trained", ("none", 0.1): "diverged", ("batch", 0.1): "trained"}
+    outcomes = {key: runs[(runs["norm"] == key[0]) & (runs["lr"] == key[1])]["outcome"] for key in expected}
+    hit = {key: int((outcomes[key] == outcome).sum()) for key, outcome in expected.items()}
     n = min(len(each) for each in outcomes.values())
     return Evidence(
         measured=f"without BN {hit['none', 1e-4]} of {len(outcomes['none', 1e-4])} train at 0.0001 and "
@@ -65,7 +65,7 @@ def diverges_at_large_rates(frames: Mapping[str, pd.DataFrame]) -> Evidence:
         f"{len(outcomes['batch', 0.1])} train at 0.1",
         spread="",
         n=n,
-        verdict=judge(n, full=all(hit[key] == len(outcomes[key]) for key in asked), partial=False),
+        verdict=judge(n, full=all(hit[key] == len(outcomes[key]) for key in expected), partial=False),
     )
 
 

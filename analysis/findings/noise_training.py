@@ -131,13 +131,13 @@ def _rows(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a seed and arm: `slope` of ln noise in ln rate after the last update, NaN unless at every rate."""
-    found, rates = [], rows["lr"].nunique()
+    lines, rates = [], rows["lr"].nunique()
     for (norm, seed), part in rows[rows["step"] == LAST].groupby(["norm", "seed"]):
         defined = part[np.isfinite(part["noise"]) & (part["noise"] > 0)]
         complete = len(defined) == rates > 1
         slope = float(np.polyfit(np.log(defined["lr"]), np.log(defined["noise"]), 1)[0]) if complete else math.nan
-        found.append((norm, seed, slope))
-    return pd.DataFrame(found, columns=["norm", "seed", "slope"])
+        lines.append((norm, seed, slope))
+    return pd.DataFrame(lines, columns=["norm", "seed", "slope"])
 
 
 def _along(ax: Axes, rows: pd.DataFrame, column: str) -> None:

@@ -111,9 +111,9 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     growth = _growth(frames).pivot(index="seed", columns="arm", values="growth").reindex(columns=list(zoo.ARMS))
     both = {seed: (limit.loc[seed].rank(), growth.loc[seed].rank()) for seed in limit.index.intersection(growth.index)}
     follows = {seed: float(of.corr(grown)) for seed, (of, grown) in both.items() if of.notna().all() and len(grown)}
-    found = {arm: zoo.best(runs[runs["arm"] == arm]) for arm in (ZERO, END, "none")}
-    gain = {arm: stats.effect(found[arm][1], found["none"][1]) for arm in (ZERO, END)}
-    at_an_end = float(sum(not inside for _, _, inside in found.values()))
+    best = {arm: zoo.best(runs[runs["arm"] == arm]) for arm in (ZERO, END, "none")}
+    gain = {arm: stats.effect(best[arm][1], best["none"][1]) for arm in (ZERO, END)}
+    at_an_end = float(sum(not inside for _, _, inside in best.values()))
     values = {
         FOLLOWS.key: pd.Series(follows, dtype=float).reindex(limit.index),
         SCALES.key: stats.effect(limit["variance_only"], limit["batch"], Scale.log),
@@ -138,12 +138,12 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     limit = zoo.cells(runs)
     lines = []
     for arm in _there(runs):
-        told = {
+        cells = {
             "largest rate that learns": spread(limit[limit["arm"] == arm]["low"]),
             "growth of activations": spread(growth[growth["arm"] == arm]["growth"]),
             "test accuracy at the best rate (%)": spread(zoo.best(runs[runs["arm"] == arm])[1]),
         }
-        for what, value in told.items():
+        for what, value in cells.items():
             ours = (DASH, str(value)) if arm == "none" else (str(value), DASH)
             lines.append(Comparison(f"{what}, {zoo.ARMS[arm].label}", DASH, DASH, *ours))
     return lines

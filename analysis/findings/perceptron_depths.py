@@ -138,15 +138,15 @@ def _rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def _growth(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a run: the factor by which the squared gradient grows a layer on the way back."""
-    found = []
+    lines = []
     for (norm, residual, layers, seed), part in rows.groupby(["norm", "residual", "run_depth", "seed"], observed=True):
         last = int(part["run_depth"].iloc[0])
         edge = min(EDGE, last // 4)
         inner = part[(part["depth"] > edge) & (part["depth"] < last - edge)]
         with np.errstate(divide="ignore"):
             slope = stats.slope(inner["depth"].to_numpy(), np.log(inner["square"].to_numpy()))
-        found.append((norm, residual, layers, seed, math.exp(-slope)))
-    return pd.DataFrame(found, columns=["norm", "residual", "run_depth", "seed", "factor"])
+        lines.append((norm, residual, layers, seed, math.exp(-slope)))
+    return pd.DataFrame(lines, columns=["norm", "residual", "run_depth", "seed", "factor"])
 
 
 def _power(rows: pd.DataFrame) -> pd.Series:

@@ -84,11 +84,11 @@ def diverges_alike(frames: Mapping[str, pd.DataFrame]) -> Evidence:
     n = _seeds(runs)
     grid = sorted(runs["lr"].unique())
     first = {arm: {p: _first_divergence(part, p, grid) for p in PRECISIONS} for arm, part in arms(runs).items()}
-    steps = [abs(found["fp32"] - found["bf16"]) for found in first.values()]
+    steps = [abs(onset["fp32"] - onset["bf16"]) for onset in first.values()]
     return Evidence(
         measured="; ".join(
-            f"{figures.LABELS[arm]} from {_rate(grid, found['fp32'])} in fp32, {_rate(grid, found['bf16'])} in bf16"
-            for arm, found in first.items()
+            f"{figures.LABELS[arm]} from {_rate(grid, onset['fp32'])} in fp32, {_rate(grid, onset['bf16'])} in bf16"
+            for arm, onset in first.items()
         ),
         spread=f"grid {number(grid[0])} to {number(grid[-1])}, {len(grid)} rates",
         n=n,
@@ -228,6 +228,6 @@ def _at_initialisation(moments: pd.DataFrame) -> tuple[float, int]:
 def _told(runs: pd.DataFrame, arm: str, precision: str, lr: float) -> str:
     rows = runs[(runs["norm"] == arm) & (runs["precision"] == precision) & (runs["lr"] == lr)]
     alive = spread(100 * rows[rows["outcome"] != "diverged"]["final_test_accuracy"])
-    told = [f"{alive.median:.1f} [{alive.low:.1f} to {alive.high:.1f}]"] if alive.n else []
+    parts = [f"{alive.median:.1f} [{alive.low:.1f} to {alive.high:.1f}]"] if alive.n else []
     lost = int((rows["outcome"] == "diverged").sum())
-    return "; ".join([*told, *([f"{lost} diverged"] if lost else [])]) or DASH
+    return "; ".join([*parts, *([f"{lost} diverged"] if lost else [])]) or DASH

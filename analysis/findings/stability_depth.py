@@ -100,14 +100,14 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     with_bn, without = (_slopes(cells, arm) for arm in ARMS)
     unknown = cells["low"].isna()
     open_ended = np.isinf(cells["high"])
-    found = {
+    quantities = {
         LARGER.key: _ratio(cells, DEEPEST),
         KNOWN.of: (unknown | (open_ended & (cells["norm"] == "none")))[deepest.index].groupby(deepest["seed"]).sum(),
         FALLS.key: without,
         SLOWER.key: stats.effect(with_bn, SHARE * without),
         ALL_KNOWN.of: (unknown | open_ended).groupby(cells["seed"]).sum(),
     }
-    samples = {name: criteria.single(values) for name, values in found.items()}
+    samples = {name: criteria.single(values) for name, values in quantities.items()}
     return {"4-largest-epoch": samples, "15-epoch": samples}
 
 

@@ -70,9 +70,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = stability.runs(frames["steps"])
     lost = stability.outcomes_by_seed(runs, "none", DIVERGE) == outcomes.DIVERGED
-    found = stability.outcomes_by_seed(runs, "batch", PAPER_GRID)
-    kept = (found != outcomes.DIVERGED).assign(**{str(USED): found[USED] == outcomes.LEARNS}).drop(columns=USED)
-    return {"4-epoch": {LOST.key: criteria.single(lost.mean(axis=1)), KEPT.key: criteria.single(kept.mean(axis=1))}}
+    by_rate = stability.outcomes_by_seed(runs, "batch", PAPER_GRID)
+    stays = (by_rate != outcomes.DIVERGED).assign(**{str(USED): by_rate[USED] == outcomes.LEARNS}).drop(columns=USED)
+    return {"4-epoch": {LOST.key: criteria.single(lost.mean(axis=1)), KEPT.key: criteria.single(stays.mean(axis=1))}}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:

@@ -63,8 +63,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
-    found = stability.outcomes_by_seed(stability.runs(frames["steps"]), "none", [USED])
-    return {"4-ten-epochs": {EVERY.key: criteria.single((found[USED] == outcomes.LEARNS).astype(float))}}
+    by_rate = stability.outcomes_by_seed(stability.runs(frames["steps"]), "none", [USED])
+    return {"4-ten-epochs": {EVERY.key: criteria.single((by_rate[USED] == outcomes.LEARNS).astype(float))}}
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:

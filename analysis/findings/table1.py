@@ -102,8 +102,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.band(right, stats.over_seeds(part, ["depth"], "ratio", Scale.log), "depth", arm)
         figures.diamonds(right, LAYERS, RECALLED[arm]["ratio"], arm)
         figures.band(third, stats.over_seeds(_by_root(part), ["depth"], "root", Scale.log), "depth", arm)
-        seen = [r / NUM_SUMMANDS[layer] ** 0.5 for r, layer in zip(RECALLED[arm]["ratio"], LAYERS, strict=True)]
-        figures.diamonds(third, LAYERS, seen, arm)
+        paper = [r / NUM_SUMMANDS[layer] ** 0.5 for r, layer in zip(RECALLED[arm]["ratio"], LAYERS, strict=True)]
+        figures.diamonds(third, LAYERS, paper, arm)
     right.axhline(1, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
     right.text(2, 1.03, "all summands of one sign", fontsize=7, color=figures.MUTED, va="bottom")
     for ax, letter, title, label in (
@@ -157,14 +157,15 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     for quantity, label in (("sum_abs", "a"), ("abs_sum", "b"), ("ratio", "a/b")):
         for position, layer in enumerate(LAYERS):
             ours = by_arm(sums[sums["depth"] == layer], quantity)
-            seen = [number(RECALLED[arm][quantity][position]) for arm in ARMS]
-            rows.append(Comparison(f"{label}, layer {layer}", seen[0], seen[1], str(ours["batch"]), str(ours["none"])))
+            paper = [number(RECALLED[arm][quantity][position]) for arm in ARMS]
+            name = f"{label}, layer {layer}"
+            rows.append(Comparison(name, paper[0], paper[1], str(ours["batch"]), str(ours["none"])))
     for layer in LAYERS:
         ours = by_arm(_by_root(sums[sums["depth"] == layer]), "root")
         position = LAYERS.index(layer)
-        seen = [number(RECALLED[arm]["ratio"][position] / NUM_SUMMANDS[layer] ** 0.5) for arm in ARMS]
+        paper = [number(RECALLED[arm]["ratio"][position] / NUM_SUMMANDS[layer] ** 0.5) for arm in ARMS]
         name = f"a/b over the root of {NUM_SUMMANDS[layer]:,}, layer {layer}"
-        rows.append(Comparison(name, seen[0], seen[1], str(ours["batch"]), str(ours["none"])))
+        rows.append(Comparison(name, paper[0], paper[1], str(ours["batch"]), str(ours["none"])))
     return rows
 
 

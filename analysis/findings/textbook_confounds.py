@@ -100,8 +100,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.panel(ax, letter, title)
     axes[0].set_ylabel("accuracy (%)")
     names = [" x ".join(FACTORS[f][2] for f in factors) for factors in EFFECTS[:-1]]
-    found = [{side: stats.interval(_effect(runs, factors, side)) for side in SIDES} for factors in EFFECTS]
-    figures.effects(axes[2], dict(zip([*names, "all three"], found, strict=True)))
+    intervals = [{side: stats.interval(_effect(runs, factors, side)) for side in SIDES} for factors in EFFECTS]
+    figures.effects(axes[2], dict(zip([*names, "all three"], intervals, strict=True)))
     figures.panel(axes[2], "c", "effects")
     handles = [*figures.arm_entries(arms(runs), "o"), *figures.effect_entries("(c)")]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))

@@ -161,9 +161,9 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
             ("gradient_change", "change of the gradient"),
             ("loss", "training loss in the last epoch"),
         ):
-            found = {arm: str(spread(runs[(runs["lr"] == rate) & (runs["norm"] == arm)][column])) for arm in ARMS}
-            batch = f"{found['batch']}; with noise {found['noisy_batch']}"
-            lines.append(Comparison(f"{name} at {number(rate)}", DASH, DASH, batch, found["none"]))
+            cells = {arm: str(spread(runs[(runs["lr"] == rate) & (runs["norm"] == arm)][column])) for arm in ARMS}
+            batch = f"{cells['batch']}; with noise {cells['noisy_batch']}"
+            lines.append(Comparison(f"{name} at {number(rate)}", DASH, DASH, batch, cells["none"]))
     return lines
 
 

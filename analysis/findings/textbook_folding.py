@@ -41,8 +41,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             for trained, offset in ((False, -0.2), (True, 0.2)):
                 values = _of(rows, change, precision, trained)
                 figures.seeds(ax, place + offset, values.clip(lower=1e-17), "batch", spacing=0.04)
-                told = (STARTED[trained], (place + offset, 0.0), (0, 3))
-                ax.annotate(*told, xycoords=("data", "axes fraction"), textcoords="offset points", ha="center",
+                style = (STARTED[trained], (place + offset, 0.0), (0, 3))
+                ax.annotate(*style, xycoords=("data", "axes fraction"), textcoords="offset points", ha="center",
                             fontsize=7, color=figures.MUTED)  # fmt: skip
         ax.axhline(LIMIT, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)))
         ax.set_yscale("log")
@@ -120,13 +120,13 @@ def _equal(rows: pd.DataFrame, change: tuple[str, str], precision: str, trained:
 
 
 def _evidence(rows: pd.DataFrame, change: tuple[str, str], *, full: bool, partial: bool) -> Evidence:
-    found = {(p, t): _of(rows, change, p, t) for p in ("float32", "float64") for t in STARTED}
-    n = min(values.index.nunique() for values in found.values())
+    samples = {(p, t): _of(rows, change, p, t) for p in ("float32", "float64") for t in STARTED}
+    n = min(values.index.nunique() for values in samples.values())
     return Evidence(
         "at most "
-        + ", ".join(f"{number(found['float32', t].max())} {told}" for t, told in STARTED.items())
+        + ", ".join(f"{number(samples['float32', t].max())} {told}" for t, told in STARTED.items())
         + " in float32",
-        f"in float64 at most {number(max(found['float64', t].max() for t in STARTED))}",
+        f"in float64 at most {number(max(samples['float64', t].max() for t in STARTED))}",
         n,
         judge(n, full=full, partial=partial),
     )

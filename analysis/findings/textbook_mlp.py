@@ -170,10 +170,10 @@ def does_not_diverge(frames: Mapping[str, pd.DataFrame]) -> Evidence:
     runs = frames["runs"]
     n, lost = _seeds(runs), {arm: runs.query("norm == @arm and outcome == 'diverged'") for arm in ARMS}
     num = {arm: len(lost[arm]) for arm in ARMS}
-    made = runs["norm"].value_counts()
+    counts = runs["norm"].value_counts()
     onset = {figures.LABELS[arm]: spread(lost[arm]["diverged_step"]).range for arm in ARMS if num[arm]}
     return Evidence(
-        ", ".join(f"{num[arm]} of {made.get(arm, 0)} {figures.LABELS[arm]}" for arm in ARMS),
+        ", ".join(f"{num[arm]} of {counts.get(arm, 0)} {figures.LABELS[arm]}" for arm in ARMS),
         "; ".join(f"{label}: after {steps} updates" for label, steps in onset.items()),
         n,
         judge(n, full=num["batch"] == 0 < num["none"], partial=num["batch"] < num["none"]),
@@ -186,8 +186,8 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     shares = _saturated(frames, last=True)
     for (act, (name, _)), scale in itertools.product(ACTIVATIONS.items(), SCALES):
         for what, rows in ((f"test accuracy (%), {name}", tested), (f"saturated hidden units (%), {name}", shares)):
-            found = _cells(_at(rows, scale))
-            ours = (str(found[arm, act]) for arm in ARMS)
+            cells = _cells(_at(rows, scale))
+            ours = (str(cells[arm, act]) for arm in ARMS)
             lines.append(Comparison(f"{what}, initial weights x {number(scale)}", DASH, DASH, *ours))
     return lines
 

@@ -118,8 +118,8 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     for order in ORDERS:
         for size in sorted(rows[rows["mode"] == "train"]["batch_size"].unique()):
             value = _of(rows, "train", order, int(size))
-            told = str(value) if value.n else "refused"
-            lines.append(Comparison(f"training mode, {order}, batches of {size}", DASH, DASH, told, DASH))
+            text = str(value) if value.n else "refused"
+            lines.append(Comparison(f"training mode, {order}, batches of {size}", DASH, DASH, text, DASH))
         after = str(_of(rows, "after", order))
         lines.append(Comparison(f"evaluation after a forgetful pass, {order}", DASH, DASH, after, DASH))
     return lines

@@ -175,6 +175,6 @@ def _losses(ax: Axes, last: pd.DataFrame) -> None:
     ax.set_xticks(range(len(PLACES)), [where.replace(" and ", "\nand ") for where, _, _ in PLACES.values()], fontsize=7)
     ax.set_ylim(bottom=0)
     names = {True: "with the last ReLU", False: "without it"}
-    ax.legend(handles=[figures.entry(name, "o", filled=kept) for kept, name in names.items()], loc="lower left")
+    ax.legend(handles=[figures.entry(name, "o", filled=filled) for filled, name in names.items()], loc="lower left")
     ax.set_ylabel("loss")
     ax.grid(False, axis="x")

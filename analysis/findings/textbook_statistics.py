@@ -82,13 +82,13 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     rows = _percent(frames["modes"])
-    found = jumps(rows[rows["epochs"] >= EPOCHS])
-    running = {weight: _of(found, "*", weight, "eval") for weight in LINES}
+    sizes = jumps(rows[rows["epochs"] >= EPOCHS])
+    running = {weight: _of(sizes, "*", weight, "eval") for weight in LINES}
     lag = {
         part.key: criteria.single(stats.effect(running[weight], running[larger], Scale.log))
         for (weight, part), larger in zip(LAG.items(), (0.1, 0.5), strict=True)
     }
-    again, convs = _of(found, "*", CHAPTER, "accumulated"), _of(found, "norm1,norm2", CHAPTER, "eval")
+    again, convs = _of(sizes, "*", CHAPTER, "accumulated"), _of(sizes, "norm1,norm2", CHAPTER, "eval")
     return {
         "textbook-statistics-1": {AGAIN.key: criteria.single(stats.effect(again, running[CHAPTER], Scale.log))},
         "textbook-statistics-2": lag,
@@ -97,10 +97,10 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
 
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
-    found = jumps(_percent(frames["modes"]))
+    sizes = jumps(_percent(frames["modes"]))
     return [
         Comparison(f"change an epoch (points), weight {weight}, {mode}, {where}", DASH, DASH,
-                   str(spread(_of(found, where, weight, mode))), DASH)
+                   str(spread(_of(sizes, where, weight, mode))), DASH)
         for where in PLACES for weight in LINES for mode in ("eval", "accumulated")
     ]  # fmt: skip
 
@@ -119,10 +119,10 @@ def _percent(modes: pd.DataFrame) -> pd.DataFrame:
     return modes.assign(percent=100 * modes["accuracy"], epoch=epoch)
 
 
-def _of(found: pd.DataFrame, where: str, weight: float, mode: str) -> pd.Series[float]:
+def _of(sizes: pd.DataFrame, where: str, weight: float, mode: str) -> pd.Series[float]:
     """By seed."""
-    at = (found["norm_where"] == where) & (found["norm_momentum"] == weight) & (found["mode"] == mode)
-    return found[at].set_index("seed")["jump"]
+    at = (sizes["norm_where"] == where) & (sizes["norm_momentum"] == weight) & (sizes["mode"] == mode)
+    return sizes[at].set_index("seed")["jump"]
 
 
 def _curves(ax: Axes, rows: pd.DataFrame) -> None:
@@ -135,15 +135,15 @@ def _curves(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_xlabel("epoch")
 
 
-def _jumps(ax: Axes, found: pd.DataFrame) -> None:
+def _jumps(ax: Axes, sizes: pd.DataFrame) -> None:
     for place, where in enumerate(PLACES):
         for index, weight in enumerate(LINES):
             for mode, shift, colour in (
                 ("eval", -0.15, figures.COLOURS["batch"]),
                 ("accumulated", 0.15, figures.OTHER),
             ):
-                at = (found["norm_where"] == where) & (found["norm_momentum"] == weight) & (found["mode"] == mode)
-                values = found[at]["jump"]
+                at = (sizes["norm_where"] == where) & (sizes["norm_momentum"] == weight) & (sizes["mode"] == mode)
+                values = sizes[at]["jump"]
                 x = [place * 3.6 + index + shift + 0.04 * (i - (len(values) - 1) / 2) for i in range(len(values))]
                 ax.plot(x, values, "o", color=colour, ms=4, mfc=colour if mode == "eval" else "white", mew=1)
                 of, ends = stats.interval(values, Scale.log), [place * 3.6 + index + shift + s for s in (-0.13, 0.13)]

@@ -115,9 +115,9 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     lines = []
     for key, part in _named(frames["runs"]).groupby("places"):
         places: Any = key  # a tuple of sites
-        value, told = str(spread(part["test"])), ", ".join(LAYERS[site] for site in places) or "nowhere"
+        value, place = str(spread(part["test"])), ", ".join(LAYERS[site] for site in places) or "nowhere"
         lines.append(
-            Comparison(f"test accuracy (%), BN {told}", DASH, DASH, *((value, DASH) if places else (DASH, value)))
+            Comparison(f"test accuracy (%), BN {place}", DASH, DASH, *((value, DASH) if places else (DASH, value)))
         )
     return lines
 

@@ -127,7 +127,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     everywhere = stats.effect(at["*"]["test"], at["none"]["test"])
     one = stats.effect(at["before_pooling"]["test"], at["none"]["test"])
     gained = stats.effect(at["*"]["test"], _at(runs, "*", chosen["none"])["test"])
-    found = {
+    quantities = {
         GAIN.key: gained,
         ALONE.key: (_at(runs, "none", chosen["*"])["kind"] == "trained").astype(float).reindex(gained.index),
         SHARE.key: one / everywhere,
@@ -138,9 +138,9 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     for place in PLACES:
         rates = runs.loc[runs["place"] == place, "lr"]
         at_end = float(chosen[place] in (rates.min(), rates.max()))
-        found[INSIDE[place].of] = pd.Series(at_end, index=at[place].index)
-        found[TRAINS[place].of] = (at[place]["kind"] != "trained").astype(float)
-    samples = {name: criteria.single(of) for name, of in found.items()}
+        quantities[INSIDE[place].of] = pd.Series(at_end, index=at[place].index)
+        quantities[TRAINS[place].of] = (at[place]["kind"] != "trained").astype(float)
+    samples = {name: criteria.single(of) for name, of in quantities.items()}
     return {claim.id: samples for claim in CLAIMS}
 
 
@@ -153,8 +153,8 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
         for place in PLACES:
             part = runs[(runs["place"] == place) & (runs["lr"] == rate)]
             counts = {name: int((part["kind"] == name).sum()) for name in MARKS if name != "trained"}
-            told = [str(spread(part["test"])), *(f"{count} {name}" for name, count in counts.items() if count)]
-            ours = ["; ".join(told) if len(part) else DASH, DASH]
+            parts = [str(spread(part["test"])), *(f"{count} {name}" for name, count in counts.items() if count)]
+            ours = ["; ".join(parts) if len(part) else DASH, DASH]
             label = f"test accuracy at {number(float(rate))} (%), BN {figures.PLACES[place][0]}"
             lines.append(Comparison(label, DASH, DASH, *(ours if place != "none" else reversed(ours))))
     return lines

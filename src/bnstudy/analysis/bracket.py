@@ -38,13 +38,13 @@ class Bracket:
         from bnstudy.analysis.frames import number  # and with it pandas, which a search does not need
 
         if self.low is None:
-            told = "none of those tried"
+            text = "none of those tried"
         elif self.high is None:
-            told = f"at or above {number(self.low)}"
+            text = f"at or above {number(self.low)}"
         else:
-            told = f"{number(self.low)} to {number(self.high)}"
-        told = f"{told} (again at {', '.join(map(number, self.non_monotone))})" if self.non_monotone else told
-        return f"{told}; none learns, finite" if self.finite else told
+            text = f"{number(self.low)} to {number(self.high)}"
+        text = f"{text} (again at {', '.join(map(number, self.non_monotone))})" if self.non_monotone else text
+        return f"{text}; none learns, finite" if self.finite else text
 
 
 def of(ended: Mapping[float, str]) -> Bracket:

@@ -195,19 +195,19 @@ class Criterion:
         """Raises ValueError unless there is a sample for each quantity."""
         if lacking := [of for of in self.quantities if of not in samples]:
             raise ValueError(f"no values were measured for {', '.join(map(repr, lacking))}; there are {list(samples)}")
-        asked = [part for part in self.full if not self.left_out or samples[part.key].values.notna().any()]
-        found = [part.outcome(samples[part.key].values) for part in asked]
-        p = max((part.p(samples[part.key].values) for part in asked), default=1.0)  # the weakest part decides
-        n = min((int(samples[part.key].values.notna().sum()) for part in asked), default=0)  # infinite ones are seeds
+        judged = [part for part in self.full if not self.left_out or samples[part.key].values.notna().any()]
+        outcomes = [part.outcome(samples[part.key].values) for part in judged]
+        p = max((part.p(samples[part.key].values) for part in judged), default=1.0)  # the weakest part decides
+        n = min((int(samples[part.key].values.notna().sum()) for part in judged), default=0)  # infinite ones are seeds
         if isinstance(self.partial, tuple):
             lesser = [part.outcome(samples[part.key].values) for part in self.partial]
             partial = bool(lesser) and _all(lesser) is Outcome.holds
         else:
-            partial = 0 < self.partial <= found.count(Outcome.holds)
+            partial = 0 < self.partial <= outcomes.count(Outcome.holds)
         unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values)]
-        unmet += [] if asked else [self.left_out]
-        open_parts = [part.key for part, outcome in zip(asked, found, strict=True) if outcome is Outcome.open]
-        return Judgement(_all(found), partial, p, n, self.min_seeds, "; ".join(unmet), " and of ".join(open_parts))
+        unmet += [] if judged else [self.left_out]
+        open_parts = [part.key for part, outcome in zip(judged, outcomes, strict=True) if outcome is Outcome.open]
+        return Judgement(_all(outcomes), partial, p, n, self.min_seeds, "; ".join(unmet), " and of ".join(open_parts))
 
     def interval(self, part: Part, samples: Mapping[str, Sample]) -> Interval:
         return stats.interval(samples[part.key].values, part.scale)

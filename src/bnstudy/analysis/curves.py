@@ -141,8 +141,8 @@ def figure(
 def _label(arm: Arm, runs: pd.DataFrame) -> str:
     part = runs[_of(runs, arm)]
     lost = int((part["outcome"] == "diverged").sum())
-    told = f" ({lost} of {len(part)} diverged)" if lost else "" if len(part) else " (not run)"
-    return f"{figures.LABELS[arm[0]]}, rate {arm[1]:g}{told}"
+    note = f" ({lost} of {len(part)} diverged)" if lost else "" if len(part) else " (not run)"
+    return f"{figures.LABELS[arm[0]]}, rate {arm[1]:g}{note}"
 
 
 def _of(rows: pd.DataFrame, arm: Arm) -> pd.Series[bool]:

@@ -80,11 +80,11 @@ def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
     sums: dict[Path, str | None] = {}
     stale = []
     for task in tasks:
-        kept = memory.recall(task.into, task.name, sums)
-        if kept is None:
+        recalled = memory.recall(task.into, task.name, sums)
+        if recalled is None:
             stale.append(task)
         else:
-            yield _from_json(kept), False
+            yield _from_json(recalled), False
     num_processes = min(devices.cores(), len(stale) // FEW)
     if num_processes < 2:
         yield from ((section(task), True) for task in stale)
@@ -158,8 +158,8 @@ def judge(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Ori
     """A row for each claim of the finding."""
     evidence = finding.evidence(data)
     given = f"{_setting(data, images=finding.images)}; {_counts(data, images=finding.images)}"
-    told = {"data": origin.data_label, "commit": origin.commit_label, "finding": finding.name, "given": given}
-    return tuple(findings.row(claim, evidence[claim.id], **told) for claim in finding.claims)
+    facts = {"data": origin.data_label, "commit": origin.commit_label, "finding": finding.name, "given": given}
+    return tuple(findings.row(claim, evidence[claim.id], **facts) for claim in finding.claims)
 
 
 def draw(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> Figure:
@@ -185,14 +185,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _from_json(kept: dict[str, Any]) -> Section:
-    origin = kept["origin"]
+def _from_json(stored: dict[str, Any]) -> Section:
+    origin = stored["origin"]
     if origin is not None:
         origin = frames.Origin(**origin | {"data": tuple(origin["data"]), "commits": tuple(origin["commits"])})
-    rows = tuple(Row(**row) for row in kept["rows"])
-    comparisons = tuple(Comparison(**line) for line in kept["comparisons"])
-    found = {"rows": rows, "comparisons": comparisons, "origin": origin, "sweeps": tuple(kept["sweeps"])}
-    return Section(**kept | found | {"table": tuple(tuple(line) for line in kept["table"])})
+    rows = tuple(Row(**row) for row in stored["rows"])
+    comparisons = tuple(Comparison(**line) for line in stored["comparisons"])
+    values = {"rows": rows, "comparisons": comparisons, "origin": origin, "sweeps": tuple(stored["sweeps"])}
+    return Section(**stored | values | {"table": tuple(tuple(line) for line in stored["table"])})
 
 
 def _setting(data: Mapping[str, pd.DataFrame], *, images: bool) -> str:
@@ -241,10 +241,10 @@ def _in_prose(names: Iterable[str]) -> str:
     ordered = sorted(
         names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
     )
-    told = [spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in ordered]
-    depths = [name.removeprefix("deep_perceptron") for name in told]
+    spelled = [spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in ordered]
+    depths = [name.removeprefix("deep_perceptron") for name in spelled]
     if all(depth.isdigit() for depth in depths):
         return f"perceptrons of {depths[0]} to {depths[-1]} layers"
-    if len(told) > 3 and all(name.startswith("ResNet-") for name in told):
-        return f"{told[0]} to {told[-1].removeprefix('ResNet')}"
-    return ", ".join(told)
+    if len(spelled) > 3 and all(name.startswith("ResNet-") for name in spelled):
+        return f"{spelled[0]} to {spelled[-1].removeprefix('ResNet')}"
+    return ", ".join(spelled)

@@ -220,17 +220,17 @@ def effect_entries(where: str) -> list[Line2D]:
     ]
 
 
-def effects(ax: Axes, found: Mapping[str, Mapping[str, Interval]]) -> None:
+def effects(ax: Axes, by_effect: Mapping[str, Mapping[str, Interval]]) -> None:
     """Means with intervals, an effect a row: found[effect]["train"] (filled) and found[effect]["test"] (hollow)."""
-    for row, of in enumerate(found.values()):
+    for row, of in enumerate(by_effect.values()):
         for side, shift, face in (("train", -0.13, INK), ("test", 0.13, "white")):
             y = row + shift
             if of[side].n > 1:
                 ax.plot([of[side].low, of[side].high], [y, y], color=INK, lw=1.2)
             ax.plot([of[side].mean], [y], "o", color=INK, mfc=face, ms=4.5, mew=1.1)
     ax.axvline(0, color=MUTED, lw=0.9)
-    ax.set_yticks(range(len(found)), list(found))
-    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.set_yticks(range(len(by_effect)), list(by_effect))
+    ax.set_ylim(len(by_effect) - 0.5, -0.5)
     ax.set_xlabel("points of accuracy")
 
 

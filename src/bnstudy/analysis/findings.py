@@ -207,12 +207,12 @@ class Finding:
 
     def evidence(self, frames: Mapping[str, Any]) -> dict[str, Evidence]:
         """Raises ValueError unless `measure` answers exactly the claims that no function carries."""
-        found = judged(self.claims, self.measure(frames)) if self.measure is not None else {}
-        found |= {name: judges(frames) for name, judges in self.judges.items()}
-        asked = {claim.id for claim in self.claims}
-        if set(found) != asked:
-            raise ValueError(f"{self.name}: judged are {sorted(found)}, the claims are {sorted(asked)}")
-        return found
+        evidence = judged(self.claims, self.measure(frames)) if self.measure is not None else {}
+        evidence |= {name: judges(frames) for name, judges in self.judges.items()}
+        expected = {claim.id for claim in self.claims}
+        if set(evidence) != expected:
+            raise ValueError(f"{self.name}: judged are {sorted(evidence)}, the claims are {sorted(expected)}")
+        return evidence
 
 
 def discover(folder: Path) -> list[Path]:
@@ -255,11 +255,11 @@ def notes(folder: Path) -> dict[str, Note]:
     if not path.exists():
         return {}
     known = {field.name for field in fields(Note)}
-    found = tomllib.loads(path.read_text(encoding="utf-8"))
-    for claim, entry in found.items():
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    for claim, entry in entries.items():
         if unknown := sorted(set(entry) - known):
             raise ValueError(f"{NOTES}: claim {claim} has {', '.join(unknown)}; a note has {', '.join(sorted(known))}")
-    return {claim: Note(**entry) for claim, entry in found.items()}
+    return {claim: Note(**entry) for claim, entry in entries.items()}
 
 
 def noted(rows: Iterable[Row], known: Mapping[str, Note]) -> list[Row]:
@@ -270,12 +270,12 @@ def noted(rows: Iterable[Row], known: Mapping[str, Note]) -> list[Row]:
     rows = list(rows)
     if strangers := sorted(set(known) - {r.id for r in rows}):
         raise ValueError(f"{NOTES}: there is no claim {', '.join(strangers)}")
-    found = []
+    with_notes = []
     for r in rows:
         note = known.get(r.id, Note())
         shown = note if r.missed else Note()
-        found.append(replace(r, disputed=note.disputed, explanation=shown.explanation, test=shown.test))
-    return found
+        with_notes.append(replace(r, disputed=note.disputed, explanation=shown.explanation, test=shown.test))
+    return with_notes
 
 
 def judge(n: int, *, full: bool, partial: bool) -> Verdict:
@@ -300,18 +300,18 @@ def judged(claims: Iterable[Claim], measured: Mapping[str, Mapping[str, Sample]]
         if not isinstance(rule, Criterion):
             raise ValueError(f"claim {name} was measured and has no criterion that judges it: give it a Criterion")
         rules[name] = rule
-    found = {name: rule.judge(measured[name]) for name, rule in rules.items()}
+    outcomes = {name: rule.judge(measured[name]) for name, rule in rules.items()}
     corrected: dict[str, float] = {}
-    tested = {name: of for name, of in found.items() if not of.unmet and of.n >= of.min_n}
+    tested = {name: of for name, of in outcomes.items() if not of.unmet and of.n >= of.min_n}
     for family in {known[name].family for name in tested}:
         corrected |= stats.holm({name: of.p for name, of in tested.items() if known[name].family == family})
-    return {name: _evidence(rules[name], measured[name], found[name], corrected.get(name, 1.0)) for name in measured}
+    return {name: _evidence(rules[name], measured[name], outcomes[name], corrected.get(name, 1.0)) for name in measured}
 
 
 def _evidence(
-    rule: Criterion, samples: Mapping[str, Sample], found: criteria.Judgement, corrected_p: float
+    rule: Criterion, samples: Mapping[str, Sample], judgement: criteria.Judgement, corrected_p: float
 ) -> Evidence:
-    verdict, reason = _verdict(found, corrected_p)
+    verdict, reason = _verdict(judgement, corrected_p)
     estimates = rule.estimates(samples)
     scales = {of: samples[of].arms_scale for of in estimates}
     arms = {
@@ -331,7 +331,7 @@ def _evidence(
         measured="; ".join(f"{of} {', '.join(each)}" for of, each in means.items()),
         spread="; ".join(", ".join(each) for each in ends.values())
         + (f"; without a place on the scale and left out: {left_out}" if left_out else ""),
-        n=found.n,
+        n=judgement.n,
         verdict=verdict,
         reason=reason,
         effect=". ".join(f"{of}: {'; '.join(each)}" for of, each in effect.items()),
@@ -340,20 +340,20 @@ def _evidence(
     )
 
 
-def _verdict(found: criteria.Judgement, corrected_p: float) -> tuple[Verdict, str]:
-    if found.unmet and (found.n >= found.min_n or not found.n):
-        return Verdict.undecided, found.unmet
-    if found.n < found.min_n:
-        return Verdict.undecided, f"fewer than {found.min_n} seeds"
-    if found.full is Outcome.holds and corrected_p < ALPHA:
+def _verdict(judgement: criteria.Judgement, corrected_p: float) -> tuple[Verdict, str]:
+    if judgement.unmet and (judgement.n >= judgement.min_n or not judgement.n):
+        return Verdict.undecided, judgement.unmet
+    if judgement.n < judgement.min_n:
+        return Verdict.undecided, f"fewer than {judgement.min_n} seeds"
+    if judgement.full is Outcome.holds and corrected_p < ALPHA:
         return Verdict.reproduced, ""
-    if found.full is Outcome.holds:
-        return Verdict.undecided, f"p = {number(corrected_p)} after Holm's correction: {found.n} seeds are too few"
-    if found.partial:
+    if judgement.full is Outcome.holds:
+        return Verdict.undecided, f"p = {number(corrected_p)} after Holm's correction: {judgement.n} seeds are too few"
+    if judgement.partial:
         return Verdict.partly, ""
-    if found.full is Outcome.fails:
+    if judgement.full is Outcome.fails:
         return Verdict.not_reproduced, ""
-    return Verdict.undecided, f"the interval of {found.undecided} holds the bound: {found.n} seeds are too few"
+    return Verdict.undecided, f"the interval of {judgement.undecided} holds the bound: {judgement.n} seeds are too few"
 
 
 def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: str = "", given: str = "") -> Row:
@@ -380,8 +380,8 @@ def _signed(text: str) -> str:
 
 def row_not_run(claim: Claim, why: str, *, finding: str = "") -> Row:
     """A claim that was not judged, and why, or what would judge it."""
-    told = claim.written | {"to_run": why}
-    return Row(**told, measured="", spread="", n=0, verdict=str(Verdict.not_run), data="", commit="", finding=finding)
+    values = claim.written | {"to_run": why}
+    return Row(**values, measured="", spread="", n=0, verdict=str(Verdict.not_run), data="", commit="", finding=finding)
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
@@ -438,42 +438,42 @@ def _row_line(r: Row) -> str:
 
 
 def _apart(rows: Sequence[Row]) -> list[str]:
-    told = [f"- **{r.id}**: {escaped(r.effect)}" for r in rows if r.effect]
+    lines = [f"- **{r.id}**: {escaped(r.effect)}" for r in rows if r.effect]
     head = (
         "Means over seeds of each arm by itself, with 95 % intervals; geometric where the arms are compared by their "
         "ratio. Verdicts go by the comparison seed by seed, whose interval stands above."
     )
-    return ["", "## The two arms", "", head, "", *told] if told else []
+    return ["", "## The two arms", "", head, "", *lines] if lines else []
 
 
 def _misses(rows: Sequence[Row]) -> list[str]:
-    told = [
+    lines = [
         f"- **{r.id}**, {r.verdict}: {escaped(r.explanation)} *What would test it:* {escaped(r.test)}"
         for r in rows
         if r.explanation
     ]
     head = "The best explanation of each so far, and what would test it."
-    return ["", "## Misses", "", head, "", *told] if told else []
+    return ["", "## Misses", "", head, "", *lines] if lines else []
 
 
 def _disputes(rows: Sequence[Row]) -> list[str]:
-    told = [f"- **{r.id}**: {escaped(r.disputed)}" for r in rows if r.disputed]
-    return ["", "## Where others disagree", "", *told] if told else []
+    lines = [f"- **{r.id}**: {escaped(r.disputed)}" for r in rows if r.disputed]
+    return ["", "## Where others disagree", "", *lines] if lines else []
 
 
 def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by what they are claims of (see GROUPS), the paper's first; groups nobody is of are left out."""
-    found: dict[str, list[Row]] = {name: [] for name in ("paper", "calibrated", "course", "ours")}
+    by_group: dict[str, list[Row]] = {name: [] for name in ("paper", "calibrated", "course", "ours")}
     for r in rows:
-        found["calibrated" if r.calibrated else r.origin].append(r)
-    return {name: of for name, of in found.items() if of}
+        by_group["calibrated" if r.calibrated else r.origin].append(r)
+    return {name: of for name, of in by_group.items() if of}
 
 
 def counted(rows: Iterable[Row]) -> str:
     """How many claims have each verdict, group by group, in words: there is no one number over all."""
     tallies = {name: tallied(of) for name, of in grouped(rows).items()}
-    told = {name: ", ".join(f"{count} {verdict}" for verdict, count in each.items()) for name, each in tallies.items()}
-    return "; ".join(f"{name}: {each}" for name, each in told.items())
+    texts = {name: ", ".join(f"{count} {verdict}" for verdict, count in each.items()) for name, each in tallies.items()}
+    return "; ".join(f"{name}: {each}" for name, each in texts.items())
 
 
 def tallied(rows: Iterable[Row]) -> dict[str, int]:

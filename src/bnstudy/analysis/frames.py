@@ -103,11 +103,11 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
         try:
             frame = frame.query(query)
         except pd.errors.UndefinedVariableError as error:
-            told = f"sweep {sweep!r}: table {table!r} has no column for {query!r} ({error})"
-            raise MissingTable(f"{told}; it has: {', '.join(map(str, frame))}") from None
+            text = f"sweep {sweep!r}: table {table!r} has no column for {query!r} ({error})"
+            raise MissingTable(f"{text}; it has: {', '.join(map(str, frame))}") from None
         if frame.empty:
-            told = f"sweep {sweep!r}: none of the {num_rows} rows of table {table!r} is of {query!r}"
-            raise MissingTable(f"{told}; make sweep-{sweep} PRESET={paths.FULL}, without overrides, trains such")
+            text = f"sweep {sweep!r}: none of the {num_rows} rows of table {table!r} is of {query!r}"
+            raise MissingTable(f"{text}; make sweep-{sweep} PRESET={paths.FULL}, without overrides, trains such")
     if frame.empty:
         command = _trained_by(workspace, sweep)
         raise MissingTable(f"sweep {sweep!r}: table {table!r} is empty; {command} writes it again")
@@ -140,11 +140,11 @@ def holes(run_rows: pd.DataFrame) -> pd.DataFrame:
 
 def origin(frames: Iterable[pd.DataFrame]) -> Origin:
     """Where the rows of these frames come from; frames without a run (published curves) do not count."""
-    wanted = ["run_id", "data", "data_source", "data_sha256", "data_title", "stand_in", "commit", "commits", "dirty"]
+    columns = ["run_id", "data", "data_source", "data_sha256", "data_title", "stand_in", "commit", "commits", "dirty"]
     parts = []
     for frame in frames:
         if "run_id" in frame:
-            names = {name: f"run_{name}" if f"run_{name}" in frame else name for name in wanted}
+            names = {name: f"run_{name}" if f"run_{name}" in frame else name for name in columns}
             part = frame.drop_duplicates("run_id")[list(names.values())]
             parts.append(part.rename(columns={v: k for k, v in names.items()}))
     if not parts:
@@ -164,11 +164,11 @@ def data_names(rows: pd.DataFrame) -> pd.Series[str]:
 def commits(run_rows: pd.DataFrame) -> tuple[str, ...]:
     """The commits behind these runs, those too that a resumed one began with; "+" marks uncommitted changes."""
     given = run_rows[run_rows["commit"].notna()]
-    found = set()
+    labels = set()
     for last, every, dirty in zip(given["commit"], given["commits"].fillna(""), given["dirty"].fillna(""), strict=True):
-        found |= {each[:8] for each in str(every).split() if each != last}
-        found.add(f"{str(last)[:8]}{'+' if dirty else ''}")
-    return tuple(sorted(found))
+        labels |= {each[:8] for each in str(every).split() if each != last}
+        labels.add(f"{str(last)[:8]}{'+' if dirty else ''}")
+    return tuple(sorted(labels))
 
 
 def spread(values: Iterable[float]) -> Spread:
@@ -250,8 +250,8 @@ def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
         with path.open("rb") as file:  # a path would be read as an address
             frame: Any = pd.read_parquet(file, page_checksum_verification=True)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:  # whatever the bytes provoke
-        told = f"{path.relative_to(workspace)} cannot be read ({type(error).__name__})"
-        raise MissingTable(f"{told}: {_trained_by(workspace, sweep)} writes it again") from error
+        text = f"{path.relative_to(workspace)} cannot be read ({type(error).__name__})"
+        raise MissingTable(f"{text}: {_trained_by(workspace, sweep)} writes it again") from error
     return pd.DataFrame(frame)
 
 

@@ -32,10 +32,10 @@ def by_cell(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for key, cell in runs[runs["outcome"].notna()].groupby(list(by)):
-        found = bracket.of(dict(zip(cell["lr"], cell["outcome"], strict=True)))
-        low = math.nan if found.low is None else found.low
-        high = math.inf if found.high is None else found.high
-        rows.append((*key, low, high, len(found.non_monotone), found.finite, str(found)))
+        limits = bracket.of(dict(zip(cell["lr"], cell["outcome"], strict=True)))
+        low = math.nan if limits.low is None else limits.low
+        high = math.inf if limits.high is None else limits.high
+        rows.append((*key, low, high, len(limits.non_monotone), limits.finite, str(limits)))
     return pd.DataFrame(rows, columns=[*by, "low", "high", "non_monotone", "finite", "text"])
 
 

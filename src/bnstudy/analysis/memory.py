@@ -83,10 +83,10 @@ def forget(into: Path, name: str) -> None:
 def code() -> str:
     """A checksum of the code that draws and judges, and of the versions of what it draws with."""
     package = Path(__file__).parents[1]
-    found = sha256(" ".join([platform.python_version(), *map(version, PACKAGES)]).encode())
+    digest = sha256(" ".join([platform.python_version(), *map(version, PACKAGES)]).encode())
     for path in sorted(path for room in ROOMS for path in (package / room).rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _path(into: Path, name: str) -> Path:

@@ -176,8 +176,8 @@ def _page(name: str, notebook: NotebookNode) -> str:
     return PAGE.format(title=escape(name), body=body)
 
 
-def _mathml(found: re.Match[str]) -> str:
+def _mathml(match: re.Match[str]) -> str:
     from latex2mathml.converter import convert
 
-    formula: str = convert(found["block"] or found["inline"], display="block" if found["block"] else "inline")
+    formula: str = convert(match["block"] or match["inline"], display="block" if match["block"] else "inline")
     return formula

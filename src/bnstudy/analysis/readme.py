@@ -61,11 +61,11 @@ def with_numbers(text: str, rows: Sequence[Row]) -> str:
             raise ValueError(f"<!--{mark}-->: there is no claim {name}; results/claims.md lists them")
         return by_id[name]
 
-    def fill(found: re.Match[str]) -> str:
-        mark = found["what"]
+    def fill(match: re.Match[str]) -> str:
+        mark = match["what"]
         if mark.startswith("verdicts "):
-            said = [f"{name}: {claim(name, mark)['verdict']}" for name in mark.split()[1:]]
-            return f"<!--{mark}-->claim{'s' if len(said) > 1 else ''} {'; '.join(said)}<!---->"
+            verdicts = [f"{name}: {claim(name, mark)['verdict']}" for name in mark.split()[1:]]
+            return f"<!--{mark}-->claim{'s' if len(verdicts) > 1 else ''} {'; '.join(verdicts)}<!---->"
         name, _, place = mark.partition("#")
         measured, index = MEASURED.findall(claim(name, mark)["measured"]), place.removesuffix("%")
         if not index.isdigit() or not 1 <= int(index) <= len(measured):
@@ -94,7 +94,7 @@ def short_table(rows: Sequence[Row]) -> str:
         scale = {"init": "untrained"}.get(row["scale"], row["scale"])
         lines.append(line([row["id"], row["says"].removesuffix("."), scale, row["n"], verdict]))
     counts = Counter(row["verdict"] for row in numbered)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    text = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     note = f"{NO_TEST} No test: the set-up was chosen by these numbers, or it is true by construction."
-    return "\n".join([*lines, "", f"{told}. {note}"])
+    return "\n".join([*lines, "", f"{text}. {note}"])
 

@@ -59,13 +59,13 @@ class Study:
         """What each claim that is judged says, in the findings' order."""
         return {claim.id: claim.says for finding in self.findings for claim in finding.claims}
 
-    def claims(self, says: str, of: str, **told: str) -> tuple[Judge, ...]:
+    def claims(self, says: str, of: str, **fields: str) -> tuple[Judge, ...]:
         """A claim a variant, on its judge: `says` with the variant's name for {}, `of` telling of which claims."""
         criterion = f"{of}, judged again by their own criteria, those that are decided both here and with the settings "
         criterion += "studied: all have the verdict that they have there (reproduced), at least two thirds (partly). "
         criterion += "None: undecided."
         return tuple(
-            claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **told)(
+            claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **fields)(
                 partial(self._compared, variant)
             )
             for variant, name in self.names.items()
@@ -87,23 +87,23 @@ class Study:
         Judging takes seconds, and what is drawn has just been judged: the last tables' verdicts are remembered.
         """
         if not self._last or self._last[0][0] is not tables:
-            found = {
+            by_variant = {
                 name: self._judged(tables, {**self.base, **of}) for name, of in {BASE: {}, **self.variants}.items()
             }
-            self._last[:] = [(tables, found)]
+            self._last[:] = [(tables, by_variant)]
         return self._last[0][1]
 
     def _judged(self, tables: Mapping[str, pd.DataFrame], values: Mapping[str, Any]) -> dict[str, Evidence]:
-        found: dict[str, Evidence] = {}
+        evidence: dict[str, Evidence] = {}
         for finding in self.findings:
             data = {table: _rows(tables[table], values, query) for table, query in finding.needs.items()}
             if any(frame.empty for frame in data.values()):
-                found |= {claim.id: Evidence("", "", 0, Verdict.not_run) for claim in finding.claims}
+                evidence |= {claim.id: Evidence("", "", 0, Verdict.not_run) for claim in finding.claims}
                 continue
             if finding.published is not None:
                 data["published"] = frames.published(self.curves, finding.published)
-            found |= finding.evidence(data)
-        return found
+            evidence |= finding.evidence(data)
+        return evidence
 
 
 def compared(judged: Judged, variant: str) -> Evidence:
@@ -115,12 +115,12 @@ def compared(judged: Judged, variant: str) -> Evidence:
     undecided = [name for name in base if name not in decided]
     alike = [name for name in decided if name not in changed]
     n = min((side[name].n for side in (base, here) for name in decided), default=0)
-    told = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
+    changes = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
     if undecided:
-        told.append(f"not decided in both: {', '.join(undecided)}")
+        changes.append(f"not decided in both: {', '.join(undecided)}")
     return Evidence(
         measured=f"{len(alike)} of {len(decided)} verdicts alike",
-        spread="; ".join(told),
+        spread="; ".join(changes),
         n=n,
         verdict=judge(n, full=len(alike) == len(decided), partial=len(alike) >= ALIKE * len(decided)),
         reason="" if decided else "no claim is decided in both",

@@ -90,14 +90,14 @@ def measure(rows: pd.DataFrame, rates: Sequence[float]) -> dict[str, Sample]:
     """What `steps`, `ends` and `TRAINED` ask for, of one arm; a run that did not train has no sharpness after it."""
     trained = rows[rows["ended"] & (rows["outcome"] == "trained")]
     at = {rate: trained[trained["lr"] == rate].set_index("seed")["eigenvalue"] for rate in rates}
-    found = {
+    samples = {
         part.key: criteria.single(stats.effect(at[high], at[low], Scale.log))
         for part, (low, high) in zip(steps(rates), itertools.pairwise(rates), strict=True)
     }
     begun = rows[~rows["ended"] & rows["lr"].isin(rates)].groupby("seed")["lr"].nunique()  # every run looks then
     lost = begun - pd.concat(list(at.values())).groupby(level=0).size().reindex(begun.index, fill_value=0)
-    found[TRAINED.of] = criteria.single(lost)
-    return found | {ends(rates).key: criteria.single(stats.effect(at[rates[-1]], at[rates[0]], Scale.log))}
+    samples[TRAINED.of] = criteria.single(lost)
+    return samples | {ends(rates).key: criteria.single(stats.effect(at[rates[-1]], at[rates[0]], Scale.log))}
 
 
 def numbers(rows: pd.DataFrame) -> list[Comparison]:
@@ -124,11 +124,11 @@ def _at(rows: pd.DataFrame, arm: str, rate: float | None, column: str = "eigenva
 
 def _cell(rows: pd.DataFrame, arm: str, rate: float) -> str:
     part = rows[(rows["norm"] == arm) & (rows["lr"] == rate)]
-    told = [str(_at(rows, arm, rate))]
+    parts = [str(_at(rows, arm, rate))]
     for outcome in ("stalled", "diverged"):
         count = part.loc[part["outcome"] == outcome, "seed"].nunique()
-        told += [f"{count} {outcome}"] if count else []
-    return "; ".join(told)
+        parts += [f"{count} {outcome}"] if count else []
+    return "; ".join(parts)
 
 
 def _marks(ax: Axes, x: pd.Series, rows: pd.DataFrame, column: str, arm: str) -> None:

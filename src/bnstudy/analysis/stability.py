@@ -40,8 +40,8 @@ def outcomes_by_seed(runs: pd.DataFrame, arm: str, rates: Sequence[float]) -> pd
 
 def tally(runs: pd.DataFrame, arm: str, rate: float) -> str:
     """Every outcome at a rate with its number of seeds: "5 learn", "3 diverge, 2 too large"."""
-    found = _at(runs, arm, rate)["outcome"]
-    return ", ".join(f"{num} {short}" for name, short in SHORT.items() if (num := int((found == name).sum())))
+    outcome = _at(runs, arm, rate)["outcome"]
+    return ", ".join(f"{num} {short}" for name, short in SHORT.items() if (num := int((outcome == name).sum())))
 
 
 def numbers(runs: pd.DataFrame) -> list[Comparison]:

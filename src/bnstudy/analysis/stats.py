@@ -183,5 +183,5 @@ def _usable(values: Iterable[float], scale: Scale) -> tuple[np.ndarray, int]:
     array = np.asarray(list(values), dtype=float)
     array = array[~np.isnan(array)]
     on_scale = scale.forward(array)
-    kept = on_scale[np.isfinite(on_scale)]
-    return kept, len(array) - len(kept)
+    finite = on_scale[np.isfinite(on_scale)]
+    return finite, len(array) - len(finite)

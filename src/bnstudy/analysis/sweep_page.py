@@ -156,8 +156,8 @@ def _states(fig: Figure, data: Mapping[str, pd.DataFrame]) -> None:
     for place, (arm, rows) in enumerate(there.items()):
         counts = rows["status"].value_counts().sort_index()
         ax.barh(place, len(rows), color=figures.TINTS[arm])
-        told = ", ".join(f"{count} {status}" for status, count in counts.items())
-        ax.text(0.02, place, f" {told}", va="center", fontsize=8)
+        label = ", ".join(f"{count} {status}" for status, count in counts.items())
+        ax.text(0.02, place, f" {label}", va="center", fontsize=8)
     ax.set_yticks(range(len(there)), [figures.LABELS[arm] for arm in there])
     ax.invert_yaxis()
     ax.set_xlabel("runs")

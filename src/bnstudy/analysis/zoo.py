@@ -48,8 +48,8 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     """With `arm`, the name of each row's arm; rows of no arm are left out."""
     kinds = {(arm.model, arm.norm, arm.where if arm.norm != "none" else "*"): name for name, arm in ARMS.items()}
     where = frame["norm_where"].where(frame["norm"] != "none", "*")
-    found = [kinds.get(kind) for kind in zip(frame["model"], frame["norm"], where, strict=True)]
-    return frame.assign(arm=np.array(found, dtype=object)).dropna(subset="arm")
+    arms = [kinds.get(kind) for kind in zip(frame["model"], frame["norm"], where, strict=True)]
+    return frame.assign(arm=np.array(arms, dtype=object)).dropna(subset="arm")
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:

@@ -102,14 +102,14 @@ def sweeps() -> list[str]:
 
 def headers() -> dict[str, dict[str, Any]]:
     """The block `sweep` of every sweep's file: presets, suites, minutes, search. Nothing is composed."""
-    found = {}
+    blocks = {}
     for name in sweeps():
         try:
             content = yaml.safe_load(_file(name).read_text(encoding="utf-8"))
-            found[name] = dict(content["sweep"])
+            blocks[name] = dict(content["sweep"])
         except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
             raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or errors.first_line(error)}") from None
-    return found
+    return blocks
 
 
 def describe(sweep: str) -> str:
@@ -256,22 +256,22 @@ def _check_choices(
         return
     for config, point in zip(configs, _product(points), strict=True):
         values = to_dict(config)
-        wanted = {group: _set_by(_confs(), group, str(_read(point[group]).value())) for group in chosen}
+        settings = {group: _set_by(_confs(), group, str(_read(point[group]).value())) for group in chosen}
         for group in chosen:
-            others = {leaf for other in chosen if other != group for leaf in wanted[other]}
-            for leaf, value in wanted[group].items():
+            others = {leaf for other in chosen if other != group for leaf in settings[other]}
+            for leaf, value in settings[group].items():
                 if leaf in given | others or any(_below(leaf, key) for key in given):
                     continue
                 if leaf not in groups:
-                    found = _at(values, leaf)
+                    actual = _at(values, leaf)
                 elif leaf in point:
-                    found = _read(point[leaf]).value()
+                    actual = _read(point[leaf]).value()
                 else:
                     known = leaf in COMPONENT_OF and value in plugins.names(COMPONENT_OF[leaf])
-                    found = values[leaf]["name"] if known else value
-                if found != value:
+                    actual = values[leaf]["name"] if known else value
+                if actual != value:
                     raise ComposeError(
-                        f"{point[group]} sets {leaf}={value}, but the sweep {sweep} sets {leaf}={found}: "
+                        f"{point[group]} sets {leaf}={value}, but the sweep {sweep} sets {leaf}={actual}: "
                         f"say which, as in {point[group]} {leaf}={value}"
                     )
 
@@ -304,10 +304,10 @@ def _set_by(confs: Sequence[Path], group: str, name: str) -> dict[str, Any]:
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested values by dotted key."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
-        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
-    return found
+        flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return flat
 
 
 def _at(values: Any, key: str) -> Any:
@@ -387,8 +387,8 @@ def _points(override: Override) -> list[str]:
     except (HydraException, ValueError):
         raise ComposeError(f"{override.input_line}: list the values, separated by commas") from None
     if not 0 < len(texts) <= MAX_VALUES:
-        found = "no value" if not texts else f"more than {MAX_VALUES} values"
-        raise ComposeError(f"{override.input_line}: that is {found}; give some, as in {key}=1,2 or {key}=range(3)")
+        count = "no value" if not texts else f"more than {MAX_VALUES} values"
+        raise ComposeError(f"{override.input_line}: that is {count}; give some, as in {key}=1,2 or {key}=range(3)")
     return texts
 
 
@@ -402,8 +402,8 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 def _is_value(composed: DictConfig, key: str) -> bool:
     """Whether the key holds a value, rather than a group or a section of the configuration."""
-    found = OmegaConf.select(composed, key)
-    return found is not None and not OmegaConf.is_config(found)
+    node = OmegaConf.select(composed, key)
+    return node is not None and not OmegaConf.is_config(node)
 
 
 def _on_a_probe(text: str) -> bool:
@@ -489,10 +489,10 @@ def _confs() -> tuple[Path, ...]:
 
 def _groups() -> dict[str, list[str]]:
     """The choices that each group of the configuration has."""
-    found: dict[str, set[str]] = {}
+    choices: dict[str, set[str]] = {}
     for conf in _confs():
         for folder in (each for each in conf.iterdir() if each.is_dir() and each.name != LAUNCHERS):
-            found.setdefault(folder.name, set()).update(path.stem for path in folder.glob("*.yaml"))
+            choices.setdefault(folder.name, set()).update(path.stem for path in folder.glob("*.yaml"))
     for group, kind, _ in COMPONENTS:
-        found.setdefault(group, set()).update(plugins.names(kind))
-    return {group: sorted(found[group]) for group in sorted(found)}
+        choices.setdefault(group, set()).update(plugins.names(kind))
+    return {group: sorted(choices[group]) for group in sorted(choices)}

@@ -51,8 +51,8 @@ def _origins(section: Section) -> set[str]:
 class ReportError(RuntimeError):
     """Something failed, after everything else was made. `paths` are the files made, `failures` what failed and why."""
 
-    def __init__(self, failures: Mapping[str, str], made: list[Path]) -> None:
-        self.failures, self.paths = dict(failures), made
+    def __init__(self, failures: Mapping[str, str], written: list[Path]) -> None:
+        self.failures, self.paths = dict(failures), written
         super().__init__("; ".join(f"{name}: {why}" for name, why in failures.items()))
 
 
@@ -61,13 +61,13 @@ def write(
 ) -> int:
     """`build`, with what it wrote and what failed printed, the page last; returns the exit code."""
     try:
-        made, failures = build(workspace, findings_dir, into=into, html=html, strict=strict), {}
+        written, failures = build(workspace, findings_dir, into=into, html=html, strict=strict), {}
     except ReportError as error:
-        made, failures = error.paths, error.failures
-    drawn = [path for path in made if path.suffix == ".svg"]
+        written, failures = error.paths, error.failures
+    drawn = [path for path in written if path.suffix == ".svg"]
     if drawn:
         print(f"{len(drawn)} figures in {drawn[0].parent}")
-    for path in made:
+    for path in written:
         if path.suffix not in (".svg", ".png"):
             print(path)
     for name, why in failures.items():
@@ -108,34 +108,34 @@ def build(
     by_id = {row.id: row for row in rows}
     sections = [replace(section, rows=tuple(by_id[row.id] for row in section.rows)) for section in sections]
     failures = {section.name: why for section in sections if (why := _failure(section, strict=strict))}
-    made = [paths.figures(into) / name for s in sections if not s.problem for name in figures.names(s.name)]
-    made += findings.write(rows, into)
+    written = [paths.figures(into) / name for s in sections if not s.problem for name in figures.names(s.name)]
+    written += findings.write(rows, into)
     if html:
         page = into / "report.html"
         files.write_text(page, _page(workspace, paths.figures(into), sections, rows))
-        made.append(page)
+        written.append(page)
     progress(f"{findings.counted(rows)} ({time.perf_counter() - begun:.0f} s in all)")
     if failures:
-        raise ReportError(failures, made)
-    return made
+        raise ReportError(failures, written)
+    return written
 
 
 def _drawn(tasks: Sequence[Task], progress: Progress) -> list[Section]:
     """The sections in the order of the tasks; each is told to `progress` when it is there."""
     place = {task.name: position for position, task in enumerate(tasks)}
-    begun, found, num_anew = time.perf_counter(), list[Section](), 0
+    begun, finished, num_anew = time.perf_counter(), list[Section](), 0
     for section, anew in drawing.sections(tasks):
-        found.append(section)
+        finished.append(section)
         num_anew += anew
         if section.problem and not section.trace:
             continue  # counted below
-        left = (time.perf_counter() - begun) / max(1, num_anew) * (len(tasks) - len(found))
+        left = (time.perf_counter() - begun) / max(1, num_anew) * (len(tasks) - len(finished))
         when = f"about {left:.0f} s left" if anew else "as before"
-        progress(f"figure {len(found)}/{len(tasks)} {_told(section)} ({when})")
-    if absent := sorted({section.name for section in found if section.problem and not section.trace}):
+        progress(f"figure {len(finished)}/{len(tasks)} {_told(section)} ({when})")
+    if absent := sorted({section.name for section in finished if section.problem and not section.trace}):
         named = f" ({', '.join(absent)})" if len(absent) <= FEW else ""
         progress(f"not run: {len(absent)} findings without tables of their runs{named}")
-    return sorted(found, key=lambda section: place[section.name])
+    return sorted(finished, key=lambda section: place[section.name])
 
 
 def _failure(section: Section, *, strict: bool) -> str:
@@ -199,12 +199,12 @@ def _parts(sections: Sequence[Section], ordered: Sequence[Row]) -> dict[str, lis
         first = FIRST.index(section.name) if section.name in FIRST else len(FIRST)
         return first, min((place[row.id] for row in section.rows), default=-1), section.name
 
-    found: dict[str, list[Section]] = {title: [] for title in PARTS}
+    by_part: dict[str, list[Section]] = {title: [] for title in PARTS}
     for section in sorted(sections, key=order):
-        found[next(title for title, belongs in PARTS.items() if belongs(section))].append(section)
-    by_number = found[PAPER_FIGURES]
+        by_part[next(title for title, belongs in PARTS.items() if belongs(section))].append(section)
+    by_number = by_part[PAPER_FIGURES]
     by_number.sort(key=lambda section: (order(section)[0], section.name.startswith("table"), section.name))
-    return {title: part for title, part in found.items() if part}
+    return {title: part for title, part in by_part.items() if part}
 
 
 def _svg(drawn: Path, section: Section) -> Markup:

@@ -16,7 +16,7 @@ import yaml
 import benchmarks as bench
 from benchmarks import careful, measure, rows, textbook
 from benchmarks.rows import LENET, RESNET, ROWS, Row, Setting
-from bnstudy.config import compose
+from bnstudy.config import project
 from bnstudy.store.jobs import jobs
 from bnstudy.training import construct, engine
 
@@ -250,7 +250,7 @@ def test_the_configuration_of_a_row_is_the_projects_own(setting: Setting) -> Non
     full = Setting(setting.data_root, setting.scratch, threads=2)
     made = rows._config(full, (*RESNET, "precision=bf16"))
     assert (made.model["depth"], made.data.batch_size, made.precision, made.probes) == (110, 128, "bf16", {})
-    sweep = yaml.safe_load((compose.SWEEPS / "lenet_lr_grid.yaml").read_text(encoding="utf-8"))
+    sweep = yaml.safe_load((project.SWEEPS / "lenet_lr_grid.yaml").read_text(encoding="utf-8"))
     assert full.rates == tuple(map(float, sweep["hydra"]["sweeper"]["params"]["optim.lr"].split(",")))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from small_runs import config, job, launch_here, make, names, quadrants, torch_as_it_was, written
 
-from bnstudy.config import compose
+from bnstudy.config import compose, project
 from bnstudy.config.schema import resolved
 from bnstudy.data.sources import DataError
 from bnstudy.store import failures, index, locks, paths
@@ -144,8 +144,8 @@ def sweep(tmp_path, data_root, monkeypatch):
     """The sweep `init`, which may be changed, and how often it was composed."""
     (tmp_path / "results").mkdir()  # without one nothing is remembered
     folder = tmp_path / "sweeps"
-    shutil.copytree(compose.SWEEPS, folder)
-    monkeypatch.setattr(compose, "SWEEPS", folder)
+    shutil.copytree(project.SWEEPS, folder)
+    monkeypatch.setattr(project, "SWEEPS", folder)
     composed, expand = [], compose.expand
 
     def counted(*asked):

@@ -45,9 +45,9 @@ def copied(folder: Path) -> Path:
 def test_sweeps_compose_in_any_folder(tmp_path, monkeypatch, name):
     few = "seed=0", "optim.lr=0.1"
     wanted = compose.expand("lenet_lr_grid", "quick", few)
-    project = copied(tmp_path / name)
-    monkeypatch.setattr(compose, "CONF", project / "conf")
-    monkeypatch.setattr(compose, "SWEEPS", project / "sweeps")
+    copy = copied(tmp_path / name)
+    monkeypatch.setattr(compose, "CONF", copy / "conf")
+    monkeypatch.setattr(project, "SWEEPS", copy / "sweeps")
     assert compose.expand("lenet_lr_grid", "quick", few) == wanted and len(wanted) == 2
 
 

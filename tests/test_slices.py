@@ -12,7 +12,7 @@ from small_runs import config, job, launch_here, names, quadrants, torch_as_it_w
 
 from bnstudy import cli
 from bnstudy.analysis import report
-from bnstudy.config import compose
+from bnstudy.config import compose, project
 from bnstudy.store import devices, paths
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import Group
@@ -46,7 +46,7 @@ def tiny(tmp_path, monkeypatch):
     (folder / "tiny.yaml").write_text(f"# Tiny.\n{yaml.safe_dump(SWEEP)}")
     brief = SWEEP | {"train": {"epochs": 1}, "sweep": SWEEP["sweep"] | {"name": "brief", "suites": {"little": 1}}}
     (folder / "brief.yaml").write_text(f"# Brief.\n{yaml.safe_dump(brief)}")
-    monkeypatch.setattr(compose, "SWEEPS", folder)
+    monkeypatch.setattr(project, "SWEEPS", folder)
     monkeypatch.setattr(report, "write", lambda workspace, **options: 0)
 
 

@@ -29,7 +29,7 @@ from bnstudy.config import errors, plugins, project
 from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 
 ROOT = project.ROOT
-CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
+CONF = ROOT / "conf"
 BUNDLES = ("recipe", "arm", "variant")  # groups whose files set values all over the configuration
 LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
 AD_HOC = "adhoc"  # a sweep without a file: a single run's configuration, the axes from the overrides
@@ -97,7 +97,7 @@ def one(overrides: Sequence[str]) -> Config:
 
 def sweeps() -> list[str]:
     """The names of all sweeps."""
-    return sorted({path.stem for folder in (SWEEPS, *project.own("sweeps")) for path in folder.glob("*.yaml")})
+    return sorted({path.stem for folder in project.sweep_folders() for path in folder.glob("*.yaml")})
 
 
 def headers() -> dict[str, dict[str, Any]]:
@@ -455,7 +455,7 @@ def quoted(path: Path) -> str:
 
 
 def _file(sweep: str) -> Path:
-    if sweep not in sweeps() or (file := project.sweep_file(sweep, SWEEPS)) is None:
+    if sweep not in sweeps() or (file := project.sweep_file(sweep)) is None:
         raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sweeps())}")
     return file
 

@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parents[1]
 SHIPPED = PACKAGE / "shipped"  # of a wheel
 ROOT = CHECKOUT if (CHECKOUT / "conf" / "config.yaml").is_file() else SHIPPED
+SWEEPS = ROOT / "sweeps"
 RESULTS, DATA_ROOT, COMPONENTS = "BNSTUDY_RESULTS", "BNSTUDY_DATA_ROOT", "BNSTUDY_COMPONENTS"  # environment variables
 PARTS = ("norms", "models", "probes", "sweeps", "conf")  # of a folder of own components
 
@@ -60,9 +61,14 @@ def own(part: str) -> list[Path]:
     return [folder / part for folder in components() if (folder / part).is_dir()]
 
 
-def sweep_file(name: str, shipped: Path = ROOT / "sweeps") -> Path | None:
-    """The file of a sweep, the project's (`shipped` is the folder of those) or one among own components."""
-    paths = [folder / f"{name}.yaml" for folder in (shipped, *own("sweeps"))]
+def sweep_folders() -> list[Path]:
+    """The project's folder of sweeps, and those among own components."""
+    return [SWEEPS, *own("sweeps")]
+
+
+def sweep_file(name: str) -> Path | None:
+    """The file of a sweep, the project's or one among own components."""
+    paths = [folder / f"{name}.yaml" for folder in sweep_folders()]
     return next((path for path in paths if path.is_file()), None)
 
 

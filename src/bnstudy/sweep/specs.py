@@ -127,8 +127,8 @@ def _stamp(sweep: str, overrides: Sequence[str]) -> str:
 
 def _deciding(sweep: str) -> str:
     digest = _common().copy()
-    path = compose.SWEEPS / f"{sweep}.yaml"
-    digest.update(path.read_bytes() if path.exists() else b"")
+    path = project.sweep_file(sweep)
+    digest.update(path.read_bytes() if path else b"")
     return digest.hexdigest()
 
 

@@ -16,15 +16,16 @@ for _name in [name for name in os.environ if name.startswith("WANDB_")]:
 ROOT = Path(__file__).resolve().parents[1]
 # Files that take half a minute and more, the longest first: processes that share the tests take whole files, in order.
 LONG = (
-    "compose",
+    "sweeps",
     "runner",
+    "compose",
     "notebooks",
     "cli",
     "engine",
     "probe_package",
     "bench",
     "agents",
-    "findings_protocol",
+    "findings_judged",
     "report",
 )
 

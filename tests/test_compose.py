@@ -10,32 +10,11 @@ from dataclasses import fields
 import pytest
 from hydra import compose as hydra_compose
 
-from bnstudy.config import compose, plugins
-from bnstudy.config.compose import CONF, LAUNCHERS, SWEEPS, ComposeError
-from bnstudy.config.identity import run_id
-from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
+from bnstudy.config import compose, plugins, project
+from bnstudy.config.compose import CONF, LAUNCHERS, ComposeError
+from bnstudy.config.schema import Config, ProbePlan
 
-DATA = {"name": "any", "source": "arrays", "sha256": "0" * 64}
-PRESETS = ("quick", "full")
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != LAUNCHERS)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("sweep", compose.sweeps())
-def test_every_sweep_composes_for_every_preset(sweep, preset):
-    configs = compose.expand(sweep, preset, ["seed=1"])  # seeds differ in nothing else, and there are thirty
-    assert configs and {config.sweep.name for config in configs} == {sweep}
-    assert len({run_id(config, DATA) for config in configs}) == len(configs), "two points of the sweep are one run"
-    for config in configs:
-        assert from_dict(to_dict(config)) == config
-        assert set(config.sweep.presets) == set(PRESETS)
-
-
-@pytest.mark.parametrize("sweep", compose.sweeps())
-def test_every_sweep_opens_with_what_it_is_for(sweep):
-    text = compose.describe(sweep)
-    assert len(text.splitlines()) >= 2 and text.count(".") + text.count("?") >= 2 and "runs" in text
-    assert not any(line.startswith("#") for line in text.splitlines())
 
 
 def test_the_sizes_that_the_study_promises():
@@ -106,7 +85,7 @@ def test_expanding_is_what_hydra_composes_point_by_point():
     }
     configs = compose.expand("lenet_lr_grid", "full", [f"{key}={','.join(values)}" for key, values in axes.items()])
     slow = []
-    with compose._hydra(SWEEPS):
+    with compose._hydra(project.SWEEPS):
         for norm in axes["norm"]:
             for seed in axes["seed"]:
                 for lr in axes["optim.lr"]:
@@ -253,7 +232,7 @@ FILES = {
 
 @pytest.mark.parametrize("text", FILES)
 def test_a_slip_in_a_sweeps_file_is_named_with_the_file(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(compose, "SWEEPS", tmp_path)
+    monkeypatch.setattr(project, "SWEEPS", tmp_path)
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ComposeError) as caught:
         compose.expand("mine", "full")
@@ -271,7 +250,7 @@ def test_a_slip_in_a_file_of_a_group_is_named_with_the_file(tmp_path, monkeypatc
 
 
 def test_a_slip_is_named_where_one_value_refers_to_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(compose, "SWEEPS", tmp_path)
+    monkeypatch.setattr(project, "SWEEPS", tmp_path)
     refers = (
         "probes: {gradient_tails: {at: [0], options: {num_bins: '${data.batch_size}'}}}\nsweep: {presets: {full: []}}\n"
     )
@@ -286,7 +265,7 @@ def test_a_slip_is_named_where_one_value_refers_to_another(tmp_path, monkeypatch
 
 
 def test_a_sweeps_file_without_presets_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(compose, "SWEEPS", tmp_path)
+    monkeypatch.setattr(project, "SWEEPS", tmp_path)
     (tmp_path / "mine.yaml").write_text(START)
     with pytest.raises(ValueError, match="sweep mine has no preset 'full'; it has: none"):
         compose.expand("mine", "full")

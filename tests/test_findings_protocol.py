@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
 import pytest
 import synthetic
 
-from bnstudy import probes
-from bnstudy.analysis import findings, frames
+from bnstudy.analysis import findings
 from bnstudy.analysis.findings import Claim, Evidence, Note, Verdict
-from bnstudy.config import compose, plugins
-from bnstudy.config.schema import Config, to_dict
-from bnstudy.store.reduction import config_columns
-from bnstudy.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
-LOOP = {"epochs": train.EPOCHS, "steps": train.STEPS}
 
 
 def test_claims_are_counted_by_whose_they_are_and_never_all_together() -> None:
@@ -89,27 +81,6 @@ def test_every_claim_of_the_paper_stands_exactly_once() -> None:
     assert {str(number) for number in range(1, 18)} <= set(ids)
     sweeps = {path.stem for path in (synthetic.FINDINGS.parents[1] / "sweeps").glob("*.yaml")}
     assert {f.sweep for f in found} <= sweeps
-
-
-@cache
-def first_run(sweep: str) -> Config:
-    return compose.expand(sweep, "quick", ["seed=1"])[0]
-
-
-@pytest.mark.parametrize("path", findings.discover(synthetic.FINDINGS), ids=lambda path: path.stem)
-def test_what_a_finding_asks_of_a_table_is_there(path: Path) -> None:
-    """The names in its queries are columns of the probe's table, of the loop's, or of the runs."""
-    made = findings.load(path)
-    for name, query in made.needs.items():
-        sweep, table = frames.source(made.sweep, name)
-        config = first_run(sweep)
-        kept = config.sweep.tables
-        assert table == "runs" or kept is None or table in kept, f"{sweep} does not keep {table}"
-        of_runs = {"run_id", "status", "outcome", *config_columns(to_dict(config))}
-        columns = probes.columns(table) if table in plugins.names("probes") else LOOP.get(table, {})
-        names = {node.id for node in ast.walk(ast.parse(query or "0")) if isinstance(node, ast.Name)}
-        plain = {name.removeprefix("run_") for name in names}
-        assert plain <= {"step", *columns, *of_runs}, f"{table}: {query}"
 
 
 def test_a_claim_that_stands_twice_is_named() -> None:

@@ -215,12 +215,12 @@ def train(network, loader, num_steps, before_step):
     return network.state_dict(), velocities, losses, torch.get_rng_state()
 
 
-@pytest.mark.parametrize("name, options", [("resnet", {"depth": 8}), ("lenet", {})])
+@pytest.mark.parametrize("name, options, size", [("resnet", {"depth": 8}, 12), ("lenet", {}, 32)])
 @pytest.mark.parametrize("norm", ["none", "batch", "batch_scratch"])
-def test_training_with_every_probe_on_is_training_without_to_the_bit(name, options, norm):
+def test_training_with_every_probe_on_is_training_without_to_the_bit(name, options, size, norm):
     def build():
         every_option = plugins.defaults("models", name) | options
-        return models.build(name, every_option, norms.factory(norm, {}), "xavier_uniform", (3, 32, 32), 10, seed=0)
+        return models.build(name, every_option, norms.factory(norm, {}), "xavier_uniform", (3, size, size), 10, seed=0)
 
     observed: list = []
 
@@ -228,7 +228,7 @@ def test_training_with_every_probe_on_is_training_without_to_the_bit(name, optio
         seen = look(network, loader, step=step, initial=initial)
         observed.append(run_all(seen))
 
-    loader = make_loader(32, size=32, num_classes=10)
+    loader = make_loader(32, size=size, num_classes=10)
     initial = build().state_dict()
     alone = train(build(), loader, 3, lambda network, step: None)
     watched = train(build(), loader, 3, observe_all)

@@ -17,7 +17,7 @@ def eigenvalue(network, name, **options):
 
 
 def test_it_is_the_largest_eigenvalue_of_the_scaled_hessian():
-    network, loader = make_network("none").double(), make_loader()
+    network, loader = make_network("none", widths=(2, 3), num_blocks=1).double(), make_loader()
     images, labels = look(network, loader, reads=set()).images_NCHW, look(network, loader, reads=set()).labels_N
     parameters = list(network.parameters())
     sizes = [p.numel() for p in parameters]

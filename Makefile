@@ -80,7 +80,7 @@ test: $(READY) ## lint, types and tests, but for those of test-slow [ARGS="pytes
 
 .PHONY: test-slow
 test-slow: $(READY) ## whole paths through real processes and clients, which make test leaves out [ARGS="pytest options"]
-	$(pytest) -m slow $(ARGS)
+	$(pytest) -m 'slow and not soak' $(ARGS)
 
 .PHONY: soak
 soak: $(READY) ## the tests that take long: a hundred kills, real sweeps side by side [ARGS="pytest options"]

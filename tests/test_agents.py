@@ -30,6 +30,7 @@ def points(twin: dict) -> list[list[str]]:
     return [[f"{n}={v}" for n, v in zip(names, point, strict=True)] for point in itertools.product(*values)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sweep",
     [pytest.param(name, marks=[] if name in QUICK else pytest.mark.soak) for name in compose.sweeps()],

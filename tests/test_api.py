@@ -113,6 +113,7 @@ def test_the_notebook_runs_with_images_and_without(project, with_images, monkeyp
     assert ("fashion_mnist" in capsys.readouterr().out) != with_images
 
 
+@pytest.mark.slow
 def test_the_lesson_trains_and_its_exercises_can_be_typed(project, monkeypatch):
     matplotlib.use("agg", force=True)
     text = (notebook.NOTEBOOKS / "lesson.py").read_text(encoding="utf-8")

@@ -338,6 +338,7 @@ def sweep(data_root, tmp_path, capsys, small):
     return run
 
 
+@pytest.mark.slow
 def test_overrides_that_make_other_runs_leave_the_presets_tables_alone(sweep, tmp_path):
     _, before = sweep()
     assert set(before) == {"quick"}
@@ -350,6 +351,7 @@ def test_overrides_that_make_other_runs_leave_the_presets_tables_alone(sweep, tm
     assert len(Store(tmp_path).run_ids()) == 6  # all are kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["norm=batch", "sweep.tables=[steps]", "+probes.weights.at=[0]"])
 def test_whatever_changes_the_presets_tables_is_not_written_among_them(sweep, other):
     _, before = sweep()
@@ -357,6 +359,7 @@ def test_whatever_changes_the_presets_tables_is_not_written_among_them(sweep, ot
     assert after["quick"] == before["quick"] and "custom" in after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["runtime.threads=1", "tracking.tags=[mine]", "norm=none,batch", "norm=batch,none"])
 def test_overrides_that_make_the_same_runs_are_the_preset(sweep, how):
     told, after = sweep(how)
@@ -367,6 +370,7 @@ def test_overrides_that_make_the_same_runs_are_the_preset(sweep, how):
 SEARCH = ("sweep.search.axis=optim.lr", "sweep.search.factor=2")
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was_cut(sweep, data_root, tmp_path, capsys, monkeypatch):
     class Cut(Exception):
         pass
@@ -397,6 +401,7 @@ def test_a_search_goes_on_where_it_was_cut(sweep, data_root, tmp_path, capsys, m
     assert set(tables) == {"custom"} and sorted(rates.unique()) == [0.1, 1.0, 1.78, 3.16, 10.0, 100.0]
 
 
+@pytest.mark.slow
 def test_reproducing_with_other_values_leaves_the_preset_alone(data_root, tmp_path, capsys, small):
     places = ["--data-root", data_root, "--results", tmp_path]
     assert main("reproduce", *places, "optim.lr=0.2") == 0
@@ -438,6 +443,7 @@ def test_a_sweep_with_a_failed_run_exits_1_and_keeps_the_others(data_root, tmp_p
     assert sorted(states) == [State.completed] * 3 + [State.failed]
 
 
+@pytest.mark.slow
 def test_status_counts_what_was_begun_and_works_without_data(data_root, tmp_path, capsys, monkeypatch):
     """Of the preset, of a sweep with overrides, of single runs; what was not begun is not composed."""
     monkeypatch.setattr(compose, "sweeps", lambda: ["init", "precision", "random_products"])
@@ -536,6 +542,7 @@ def made_up(data_root, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_publishing_made_images_is_refused(data_root, tmp_path, capsys):
     folder = made_up(data_root, tmp_path / "data")
     assert main("publish", "init", "--data-root", folder, "--results", tmp_path) == cli.EXIT_USAGE
@@ -546,6 +553,7 @@ def test_publishing_made_images_is_refused(data_root, tmp_path, capsys):
     assert not (tmp_path / "tables").exists()
 
 
+@pytest.mark.slow
 def test_publishing_copies_a_finished_sweep(data_root, tmp_path, capsys, small):
     overrides = [f"runtime.data_root='{data_root}'"]
     assert study.sweep("lenet_lr_grid", "full", overrides, tmp_path, 1) == 0
@@ -569,6 +577,7 @@ def few_images(shape, num_classes, num_train, num_test):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True])
 def test_only_reproduce_goes_on_without_data_and_says_so(tmp_path, data_root, capsys, monkeypatch, there):
     monkeypatch.setattr(synthetic, "images", few_images)

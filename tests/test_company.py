@@ -136,7 +136,11 @@ def kernels(request, monkeypatch):
 
 
 @pytest.mark.parametrize("changes", NETWORKS, ids=lambda c: f"{c['model']['name']}-{c['norm']['name']}")
-@pytest.mark.parametrize("kernels, threads", [(True, 1), (True, 2), (False, 1)], indirect=["kernels"])
+@pytest.mark.parametrize(
+    "kernels, threads",
+    [(True, 1), (False, 1), pytest.param(True, 2, marks=pytest.mark.slow)],
+    indirect=["kernels"],
+)
 def test_whatever_trains_beside_it_a_run_is_the_run_alone(tmp_path, root, changes, kernels, threads):
     """Also beside one that diverges; each network, with the kernels and without."""
     if kernels and build.compiler() is None:

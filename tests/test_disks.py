@@ -83,6 +83,7 @@ def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(tmp_path, ro
         assert written(disk, names(configs)) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_kb", [16, 40, 64, 100, 160, 300])
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_nearly_full_disk_is_a_full_one(tmp_path, root, left_kb, count):

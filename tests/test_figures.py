@@ -38,6 +38,7 @@ def test_the_same_bytes_again(name: str, tmp_path: Path) -> None:
     assert [p.read_bytes() for p in once] == [p.read_bytes() for p in again]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig2", "fig6", "gradient_correlation"])
 def test_the_last_bits_of_the_layout_leave_no_trace(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: they differ from process to process, and clip paths in the SVG were named after them."""

@@ -104,6 +104,7 @@ def made(configs, results):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_kills", [10, pytest.param(100, marks=pytest.mark.soak)])
 def test_killed_at_any_moment_and_begun_again(tmp_path, root, num_kills, record_property):
     seed = random.randrange(10**6)

@@ -160,6 +160,7 @@ def sweep(tmp_path, data_root, monkeypatch):
     return folder / "init.yaml", composed, composed_or_not
 
 
+@pytest.mark.slow
 def test_a_sweep_is_composed_once_until_something_that_decides_it_changes(tmp_path, data_root, sweep, monkeypatch):
     path, composed, asked = sweep
     monkeypatch.setattr(specs, "_common", specs._common.__wrapped__)  # looks again each time

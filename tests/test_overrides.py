@@ -28,6 +28,7 @@ def root(tmp_path_factory):
 ODD = "josé's [a,b] (c) {d} ${e} x=y # % : \\"
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12))
 @example(text=ODD)

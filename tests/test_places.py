@@ -41,6 +41,7 @@ def copied(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_sweeps_compose_in_any_folder(tmp_path, monkeypatch, name):
     few = "seed=0", "optim.lr=0.1"

@@ -29,6 +29,7 @@ def nothing(*_):
     """No report."""
 
 
+@pytest.mark.slow
 def test_a_worker_killed_before_it_begins_costs_its_own_group_alone(tmp_path, root):
     """The others are made by a new worker, with progress, on the threads that were asked for."""
     groups = [Group((job(config(root, seed=seed)),)) for seed in (0, 1, 2)]
@@ -61,6 +62,7 @@ def test_a_worker_killed_before_it_begins_costs_its_own_group_alone(tmp_path, ro
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_killed_and_marked_and_the_rest_goes_on(tmp_path, root, monkeypatch):
     """It goes on from its checkpoint when it is made again."""
     long = config(root, train__steps=100_000, runtime__checkpoint_every_sec=0.0, runtime__hang_minutes=7.0)
@@ -116,6 +118,7 @@ def test_what_only_the_images_tell_is_bad_input_too(tmp_path, root):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_on_ctrl_c_workers_save_and_end(tmp_path, root):
     long = config(root, train__steps=100_000, runtime__checkpoint_every_sec=1e9)
 

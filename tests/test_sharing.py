@@ -81,6 +81,7 @@ def test_runs_under_way_side_by_side_are_not_counted_as_ended(root):
     assert shown == [(2.8, 1), (4.0, 1), (4.2, 3)]
 
 
+@pytest.mark.slow
 def test_two_launchers_share_a_sweep_and_both_tell_of_all_of_it(tmp_path, root):
     configs = [config(root, seed=seed, **PLAIN) for seed in range(8)]
     make(configs, tmp_path / "alone")
@@ -104,6 +105,7 @@ def test_two_launchers_share_a_sweep_and_both_tell_of_all_of_it(tmp_path, root):
     assert locks.holders(results) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stacked", [False, True])
 def test_what_a_killed_launcher_leaves_the_other_takes_up_from_its_checkpoint(tmp_path, root, stacked):
     how = PLAIN | {"runtime__engine": "auto" if stacked else "plain", "norm": {"name": "none"}}

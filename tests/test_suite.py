@@ -40,6 +40,7 @@ def test_what_is_left_when_the_time_is_spent_is_the_rest_of_the_suite(
         study.suite("paper_init", "full", [], tmp_path, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "drawn"), [([], ["quick"]), (["runtime.threads=1"], ["quick"]), (["seed=7"], ["custom"])]
 )
@@ -60,6 +61,7 @@ def test_the_report_is_of_the_runs_that_were_asked_for(
     assert seen == [tmp_path / name for name in drawn]
 
 
+@pytest.mark.slow
 def test_the_estimate_counts_what_is_still_to_make(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

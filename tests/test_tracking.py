@@ -268,6 +268,7 @@ def test_online_without_a_key_records_offline_and_never_asks(results: Path) -> N
     assert history(run) == expected(nested=False)
 
 
+@pytest.mark.slow
 def test_online_with_a_wrong_key_records_offline(results: Path) -> None:
     with Backend(keys=[]) as backend:
         done = record(results, "online", **backend.environment)
@@ -276,6 +277,7 @@ def test_online_with_a_wrong_key_records_offline(results: Path) -> None:
     assert history(run) == expected(nested=False)
 
 
+@pytest.mark.slow
 def test_runs_open_at_once_do_not_mix(results: Path) -> None:
     runs = [make(results, f"run-{i}") for i in range(3)]
     for step in range(3):

@@ -222,6 +222,7 @@ def test_a_deep_perceptron_by_its_formula(residual, kind):
     assert [layer.block_output for layer in net.layers] == [False, *[residual] * 3, False]
 
 
+@pytest.mark.slow
 def test_batch_norm_explodes_gradients_of_plain_perceptrons_as_published():
     """Yang et al. (2019): the squared gradient grows by pi / (pi - 1) = 1.467 a layer; with shortcuts far less."""
     growth = {}

@@ -43,6 +43,7 @@ def process_as_it_was() -> Iterator[None]:
     fill.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("network", [LENET, RESNET], ids=["lenet", "resnet"])
 def test_the_baseline_has_the_losses_of_the_plain_engine(network: tuple[str, ...], norm: str, setting: Setting) -> None:
@@ -78,6 +79,7 @@ def test_the_baseline_trains_with_torchs_sgd_and_the_recipes_values(setting: Set
     assert all(p.is_contiguous() and p.dtype == torch.float32 for p in loop.network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "plain"])
 @pytest.mark.parametrize("network", [LENET, RESNET], ids=["lenet", "resnet"])
 def test_the_careful_loop_has_the_losses_of_the_tutorials(

@@ -309,6 +309,7 @@ def small(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_is_made_once_and_reduced(data_root, tmp_path, capsys, small):
     command = ["sweep", "lenet_lr_grid", "--preset", "quick", "--data-root", data_root, "--results", tmp_path]
     assert main(*command) == 0
@@ -428,6 +429,7 @@ def test_figures_are_drawn_where_they_belong(command, tmp_path, monkeypatch):
     assert drawn.pop() == (tmp_path, {"into": tmp_path / "redrawn", **options})
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_failed_run_exits_1_and_keeps_the_others(data_root, tmp_path, capsys, stumbling):
     mixed = [*SMALL, "data.batch_size=32,64,65"]  # the last of which is no configuration
     places = ["--data-root", data_root, "--results", tmp_path]

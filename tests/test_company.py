@@ -111,6 +111,7 @@ def test_half_its_runs_done_before_it_ends_in_the_same_bytes(tmp_path, root, und
     same(configs, tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_extended_by_a_rate_and_by_a_seed_it_ends_in_the_same_bytes(tmp_path, root, undisturbed):
     """By a rate at a time as a search does, too."""
     configs = grid(root)

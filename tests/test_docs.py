@@ -61,6 +61,7 @@ def called(command: str) -> list[str]:
     return re.findall(r"(?m)^\S*python -m bnstudy (.*)$", done.stdout)
 
 
+@pytest.mark.slow
 def test_every_command_is_accepted_as_typed() -> None:
     """Of make: by its target, whose command is then read like one of ours; sweeps and runs down to their values."""
     ours = [command.partition("-m bnstudy ")[2] for command in commands(".venv/bin/python -m bnstudy")]

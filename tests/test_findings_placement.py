@@ -44,7 +44,7 @@ def trained(best: Mapping[str, float], seeds: int = 5, spread: float = 0.01) -> 
 @pytest.mark.parametrize("sweep", ["placement", "placement_reduced", "placement_init"])
 @pytest.mark.parametrize("preset", ["quick", "full"])
 def test_the_sweeps_have_every_place_equally_often(sweep: str, preset: str) -> None:
-    runs = pd.DataFrame([config_columns(to_dict(config)) for config in compose.expand(sweep, preset)])
+    runs = pd.DataFrame([config_columns(to_dict(config)) for config in compose.expand(sweep, preset, ["seed=1"])])
     counts = placed(runs)["place"].value_counts()
     assert set(counts.index) == set(figures.PLACES) and counts.nunique() == 1
     assert runs["epochs"].nunique() <= 1  # whatever the arms of Figure 1 say

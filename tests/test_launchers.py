@@ -108,6 +108,7 @@ def test_a_job_that_is_only_warned_goes_on(tmp_path, root, waiting):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_a_process_of_a_job_does_not_die_of_the_jobs_signals(tmp_path, root):
     """They reach every process of a job; who waits for the worker hears them, and has it save."""
     seen = []

@@ -136,6 +136,7 @@ with stop.listening(), stop.deferred(), stop.leavable("the probes at step 0"):
 """
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_what_cannot_be_left_and_the_first_says_what_it_waits_for():
     process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "looking\n"

@@ -153,6 +153,7 @@ def test_own_components_are_found_below_the_home_that_a_variable_names(tmp_path,
         project.components()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", ["quick", "quick/tables", "quick/tables/lenet_lr_grid"])
 def test_tables_that_could_not_be_written_are_refused_before_training(data_root, tmp_path, monkeypatch, capsys, below):
     monkeypatch.setattr(pool, "launch", launch_here)

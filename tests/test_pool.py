@@ -89,6 +89,7 @@ def test_patience_is_the_shortest_of_the_group(root):
     assert pool._patience_sec(Group(tuple(pair))) == 30.0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_is_told_in_words(tmp_path, root):
     (tmp_path / "runs").write_text("a file where a folder belongs")
     group = Group((job(config(root)),))
@@ -105,6 +106,7 @@ def test_a_value_that_makes_no_run_is_found_before_any_is_made(tmp_path, root):
     assert not list(tmp_path.iterdir()) and not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_what_only_the_images_tell_is_bad_input_too(tmp_path, root):
     """And what the others had made is kept."""
     shutil.copytree(root / "quadrants", tmp_path / "quadrants")

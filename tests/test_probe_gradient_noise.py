@@ -97,6 +97,7 @@ def test_a_step_deviates_with_the_square_of_the_learning_rate():
     assert slope == pytest.approx(2, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_measured_deviations_follow_the_law_without_norm_and_have_no_bias():
     """Averaged over many orders of the same images."""
     network, loader = make_network("none").double(), double_feed(12, size=4)

@@ -393,6 +393,7 @@ def test_a_kind_that_cannot_be_one_with_the_published_is_refused_and_nothing_cha
     assert published(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", range(12))
 def test_wherever_publishing_crashes_one_whole_set_is_read_and_the_next_completes_it(
     tmp_path, root, publish, monkeypatch, at

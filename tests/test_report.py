@@ -90,6 +90,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return workspace, told
 
 
+@pytest.mark.slow
 def test_every_claim_is_judged_or_says_what_would_run_it(built: tuple[Path, list[str]]) -> None:
     rows = json.loads((built[0] / "claims.json").read_text())
     verdicts = {row["id"]: row["verdict"] for row in rows}

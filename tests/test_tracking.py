@@ -169,6 +169,7 @@ def test_an_offline_run_read_back_holds_what_the_tables_hold(recorded: Path) -> 
     assert next(r["exit"]["exit_code"] for r in found if r["type"] == "exit") == 0
 
 
+@pytest.mark.slow
 def test_everything_w_and_b_writes_lies_below_its_folder(results: Path) -> None:
     record(results, "offline")
     with Backend() as backend:
@@ -217,6 +218,7 @@ def test_sync_without_a_key_says_so(recorded: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_sync_without_a_network_says_so(recorded: Path) -> None:
     done = sync(recorded, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY=KEY)  # nothing listens on port 9
     assert done.returncode == 1
@@ -224,6 +226,7 @@ def test_sync_without_a_network_says_so(recorded: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_sync_with_a_wrong_key_says_so(recorded: Path) -> None:
     with Backend(keys=[]) as backend:
         done = sync(recorded, **backend.environment)
@@ -240,6 +243,7 @@ def test_sync_says_what_the_server_said(recorded: Path) -> None:
     assert not any(tracking.offline_runs(recorded)[0].glob("*.synced"))
 
 
+@pytest.mark.slow
 def test_sync_gives_up_on_a_server_that_does_not_answer(recorded: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nfrom bnstudy.tracking import sync as tracking\n"
@@ -260,6 +264,7 @@ def test_a_key_in_netrc_counts(recorded: Path, tmp_path: Path) -> None:
     assert "run-1" in backend.runs
 
 
+@pytest.mark.slow
 def test_online_without_a_key_records_offline_and_never_asks(results: Path) -> None:
     done = record(results, "online", WANDB_BASE_URL="http://127.0.0.1:9")
     assert done.stderr.startswith("W&B: there is no W&B key for http://127.0.0.1:9")

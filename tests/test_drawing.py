@@ -122,6 +122,15 @@ def test_a_sweep_that_no_finding_draws_ends_in_a_page_of_its_own(tmp_path: Path)
     assert any(line.startswith("not run: 1 finding") for line in progress)
 
 
+def test_chance_is_drawn_where_the_number_of_classes_is_known(tmp_path: Path) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    file = workspace / "tables" / "lenet_lr_grid" / "runs.parquet"
+    runs = pd.read_parquet(file)
+    for name, known in (("fashion_mnist", True), ("mine", False)):
+        runs.assign(data=name).to_parquet(file)
+        assert ("chance" in sweep_page.finding(workspace, "lenet_lr_grid").caption.rpartition("Trained")[2]) is known
+
+
 def test_untrained_runs_are_counted(tmp_path: Path) -> None:
     workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
     finding = sweep_page.finding(workspace, "init")

@@ -18,6 +18,7 @@ from bnstudy.store import files, paths
 DONE = ("completed", "diverged")
 DASH, MINUS = "\u2013", "\u2212"  # no value; a minus sign as wide as a digit
 CHANCE = 10.0  # percent: one class of ten, guessed
+OF_TEN_CLASSES = {"cifar10", "fashion_mnist"}  # images of one's own may have others
 ARMS = ("batch", "none")  # with and without batch normalization, in the order of every legend and table
 
 

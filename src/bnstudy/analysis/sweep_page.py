@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bnstudy.analysis import figures, frames, memory, stats
 from bnstudy.analysis.findings import Finding
-from bnstudy.analysis.frames import CHANCE, DASH, arms, number
+from bnstudy.analysis.frames import CHANCE, DASH, OF_TEN_CLASSES, arms, number
 from bnstudy.config import project
 
 PREFIX = "sweep-"  # of the figure's name, which is no finding's
@@ -56,7 +56,8 @@ def _asks(sweep: str) -> str:
 def _images(runs: pd.DataFrame) -> str:
     """How many images were trained on; figures name the data set as a whole."""
     counts = sorted({"all" if pd.isna(num) else f"{int(num):,}" for num in runs["num_train"]})
-    return f"Trained on {' or '.join(counts)} of the training images. Dashed at 10 %: chance."
+    chance = f" Dashed at {CHANCE:g} %: chance." if _of_ten_classes(runs) else ""
+    return f"Trained on {' or '.join(counts)} of the training images.{chance}"
 
 
 def axes_of(runs: pd.DataFrame) -> list[str]:
@@ -122,8 +123,12 @@ def _along(ax: Axes, epochs: pd.DataFrame, value: str) -> None:
     ax.set_ylabel("accuracy (%)" if factor == 100 else "mean cross-entropy")
 
 
+def _of_ten_classes(runs: pd.DataFrame) -> bool:
+    return set(runs["data"].dropna()) <= OF_TEN_CLASSES
+
+
 def _ends(ax: Axes, runs: pd.DataFrame, name: str) -> None:
-    """Final accuracies by one setting, at chance where a run diverged."""
+    """Final accuracies by one setting; a run that diverged stands at the bottom."""
     lost = runs["outcome"] == "diverged"
     runs = runs.assign(percent=(100 * runs["final_test_accuracy"]).mask(lost, 0.0)).dropna(subset=["percent"])
     numeric = pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name])
@@ -139,7 +144,8 @@ def _ends(ax: Axes, runs: pd.DataFrame, name: str) -> None:
         ax.plot(alive["x"], alive["percent"], "o", color=colour, ms=4, mew=0, alpha=0.8)
         dead = rows[rows["outcome"] == "diverged"]
         ax.plot(dead["x"], dead["percent"], "x", color=colour, ms=4.5, mew=1.2)
-    ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    if _of_ten_classes(runs):
+        ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
     if numeric and len(values) > 2 and min(values) > 0 and max(values) / min(values) > 20:
         ax.set_xscale("log")
     elif not numeric:

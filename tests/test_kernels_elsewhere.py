@@ -1,0 +1,133 @@
+"""The kernels on other compilers and processors than this machine's, as far as these can be had."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import emulated
+import pytest
+import torch
+from test_kernels import close, conv_of, gradients, images_of, norm_of
+from torch import Tensor, nn
+
+from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
+from bnstudy.training.engine.kernels.norm_relu import NormReLU
+from bnstudy.training.engine.kernels.pooled_conv import PooledConv
+from bnstudy.training.engine.kernels.winograd import WinogradConv
+
+CACHED = (norm_relu._library, pooled_conv._library, winograd._library)
+# Vectors are passed among static functions alone; without OpenMP its pragmas are unknown.
+WARNINGS = ["-Wall", "-Wno-psabi", "-Wno-unknown-pragmas"]
+PROCESSORS = {  # and their floats in a vector
+    "AVX2": (["-march=haswell"], 8),
+    "AVX-512": (["-march=skylake-avx512"], 16),
+    "64-bit Arm": (["--target=aarch64-linux-gnu", "-march=armv8-a"], 8),
+}
+
+
+def kernels() -> list[tuple[str, dict[str, Any]]]:
+    """Every kernel with the macros of one layer, as the engine asks for them."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "library", lambda name, **macros: asked.append((name, macros)))
+        for dtype in norm_relu.TYPES:
+            norm_relu._library.__wrapped__(dtype, 16)
+        for real in pooled_conv.REALS.values():
+            pooled_conv._library.__wrapped__(real, 6, 16, 5, 14, 14, 2)
+        for dtype in winograd.TYPES:
+            winograd._library.__wrapped__(dtype, 32, 16)
+    return asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("compiler", ["gcc", "clang", emulated.COMPILER])
+def test_they_compile_without_a_warning(tmp_path: Path, compiler: str, processor: str) -> None:
+    flags, lanes = PROCESSORS[processor]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler}")
+    if (compiler == "gcc" and "Arm" in processor) or (compiler == emulated.COMPILER and "Arm" not in processor):
+        pytest.skip("this compiler has one family of processors")
+    if compiler == emulated.COMPILER:
+        flags = flags[1:]
+    if compiler == "clang" and "Arm" in processor and not Path(emulated.SYSROOT).is_dir():
+        pytest.skip("there are no libraries of that processor")
+    for name, macros in kernels():
+        done = emulated.compile_kernel(compiler, [*flags, *WARNINGS], name, {"LANES": lanes, **macros}, tmp_path / "so")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if not emulated.there:
+        pytest.skip(f"there is no {emulated.COMPILER} or no {emulated.EMULATOR}")
+    for module in (norm_relu, pooled_conv, winograd):
+        monkeypatch.setattr(module, "pointers", emulated.pointers)
+    monkeypatch.setattr(
+        build, "library", lambda name, **macros: emulated.Library(name, {"LANES": 8, **macros}, tmp_path / name)
+    )
+    for each in CACHED:
+        each.cache_clear()
+    build.reset_uses()
+    yield
+    for each in CACHED:
+        each.cache_clear()
+
+
+def same(mine: nn.Module, twin: nn.Module, images: list[Tensor], kernel: str, tolerance: float) -> None:
+    """Output, gradients of images and parameters, and running statistics."""
+    inputs = [[each.clone().requires_grad_() for each in images] for _ in range(2)]
+    ours, theirs = mine(*inputs[0]), twin(*inputs[1])
+    assert kernel in build.used and not build.missed
+    close(ours, theirs, tolerance)
+    weights = torch.randn_like(theirs)
+    both = [[*of, *module.parameters()] for of, module in zip(inputs, (mine, twin), strict=True)]
+    for a, b in zip(gradients(ours, weights, both[0]), gradients(theirs, weights, both[1]), strict=True):
+        close(a, b, tolerance)
+    for a, b in zip(mine.buffers(), twin.buffers(), strict=True):
+        close(a.double(), b.double(), tolerance)
+
+
+class Plain(nn.Module):
+    """Norm, addition and ReLU as torch has them."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor, added: Tensor) -> Tensor:
+        return torch.relu(self.norm(x) + added)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_on_arm_a_norm_with_addition_and_relu_is_torchs(arm: None, threads: int) -> None:
+    torch.manual_seed(0)
+    norm = norm_of(16, True)
+    assert norm is not None
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        images = [images_of(3, 16, 5, 5) + 30, images_of(3, 16, 5, 5)]
+        same(NormReLU(norm), Plain(copy.deepcopy(norm)), images, "norm_relu", 1e-7)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_on_arm_winograds_convolution_is_the_convolution(arm: None) -> None:
+    torch.manual_seed(0)
+    conv = conv_of(16, 32)
+    twin = nn.Sequential(copy.deepcopy(conv), nn.ReLU())
+    same(WinogradConv(conv, True), twin, [images_of(2, 16, 8, 10)], "winograd", 1e-9)
+
+
+def test_on_arm_a_pooled_convolution_is_torchs(arm: None) -> None:
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 6, 5, padding=2).double(), norm_of(6, True)
+    assert norm is not None
+    twin = nn.Sequential(copy.deepcopy(conv), copy.deepcopy(norm), nn.MaxPool2d(2))
+    images = torch.randn(3, 3, 12, 9, dtype=torch.float64)
+    same(PooledConv(conv, norm, 1), twin, [images], "pooled_conv", 1e-7)

@@ -2,8 +2,8 @@
 # # The mini-batch, and what else could normalize
 #
 # With BN an image's output depends on the images beside it. The size of the mini-batch is then no longer a matter of
-# speed and of the gradient's noise alone: it is part of the network. What follows from that, and do transforms that
-# look at something else than the mini-batch do as well?
+# speed and of the gradient's noise alone: it is part of the network. What follows from that, and do transforms that use
+# something other than the mini-batch work equally well?
 
 # %%
 from bnstudy.analysis.notebook import show
@@ -33,8 +33,8 @@ show("textbook_ghost_batch")
 # %% [markdown]
 # ## Very few images
 #
-# With two images, a mean is hardly one. Other norms were invented to do better here. All networks see equally many
-# images, once. Remember that a network without any norm is an arm as well, and not always the one to beat.
+# A mean over two images hardly deserves the name. Other norms were invented to do better here. All networks see equally
+# many images, once. Remember that a network without any norm is an arm as well, and not always the one to beat.
 
 # %%
 show("textbook_tiny_batches")

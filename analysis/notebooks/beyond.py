@@ -12,8 +12,8 @@ from bnstudy.analysis.notebook import show
 #
 # BN bounds activations. Yet each plain layer with BN and ReLU multiplies the squared gradient by pi / (pi - 1) on the
 # way back, whatever the scale of the weights (Yang et al., 2019): a hundred layers make 15 powers of ten. With
-# shortcuts nearly all of it is gone. So the paper's account, of residual networks, is not the whole of it: there
-# the shortcut, and not the norm, carries the gradient.
+# shortcuts nearly all of that growth is gone. So the paper's account, which is of residual networks, is incomplete:
+# there the shortcut, and not the norm, carries the gradient.
 
 # %%
 show("perceptron_depths")
@@ -21,8 +21,8 @@ show("perceptron_depths")
 # %% [markdown]
 # ## How far does an update turn the weights?
 #
-# The scale of weights before a BN does not matter: an update only turns them. With weight decay the angle is to settle
-# at what the product of learning rate and weight decay says (Wan et al., 2021).
+# The scale of weights before a BN does not matter: an update only turns them. In theory the angle settles, with weight
+# decay, at a value that follows from the product of learning rate and weight decay (Wan et al., 2021).
 
 # %%
 show("effective_rate")

@@ -37,9 +37,10 @@ show("textbook_lenet")
 # %% [markdown]
 # ## What else was changed
 #
-# The chapter without BN uses average pooling, padding 2, learning rate 0.9; the one with BN max pooling, none, 1.0.
-# Which part of the gain is BN's? Eight networks, every combination: an effect is the difference between the four that
-# have a thing and the four that have not. An effect whose interval contains zero has not been shown.
+# The chapter's network without BN uses average pooling, padding 2 and learning rate 0.9; the one with BN uses max
+# pooling, no padding and learning rate 1.0. Which part of the gain is BN's? Eight networks, every combination: the
+# effect of a change is the difference between the four networks with it and the four without. An effect whose interval
+# contains zero has not been shown.
 #
 # For your own experiments: two networks that differ in three things tell nothing about any one of them.
 
@@ -88,9 +89,9 @@ show("textbook_subsets")
 # does nothing. And in evaluation BN multiplies by one constant and adds another: it can be multiplied into the weights
 # of the layer before it, and be gone. Both follow from the formula above; try to derive them before you look.
 #
-# What is left is rounding. In float32 a number has about seven digits, and a network of five layers loses some of
-# them: compare the two panels. And compare the two modes: a bias that is dropped in training is missed in evaluation,
-# where the running mean was kept with it.
+# What is left is rounding. In float32 a number has about seven digits, and a network of five layers loses some of them:
+# compare the two panels. And compare the two modes: a bias that is dropped in training is missed in evaluation, where
+# the running mean still includes it.
 
 # %%
 show("textbook_folding")
@@ -99,8 +100,8 @@ show("textbook_folding")
 # ## Why the test accuracy jumps
 #
 # Training goes smoothly, test accuracy does not. In evaluation BN uses running statistics: averages over the last
-# mini-batches, whose weights were other ones. If that is the reason, statistics taken at the final weights should make
-# the jumps go away, and a longer memory should make them worse. The figure tries both.
+# mini-batches, which were computed with earlier weights. If that is the reason, statistics taken at the final weights
+# should make the jumps go away, and a longer memory should make them worse. The figure tries both.
 
 # %%
 show("textbook_statistics")

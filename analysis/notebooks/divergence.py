@@ -11,10 +11,10 @@ from bnstudy.analysis.notebook import show
 # %% [markdown]
 # ## How far can one step?
 #
-# The relative loss is that after the step over that before it: below 1 the step helps. Without BN the curve turns
-# upwards by many powers of ten (mind the axes); with BN it does not leave the panel. Compare mini-batch 1 with
-# mini-batch 7: without BN only the smallest steps help the untrained network. After a few updates at 0.0001 far larger
-# ones do, which is not what the paper shows.
+# The relative loss is the loss after the step divided by the loss before it: below 1 the step helps. Without BN the
+# curve turns upwards by many powers of ten (mind the axes); with BN it does not leave the panel. Compare mini-batch 1
+# with mini-batch 7: without BN only the smallest steps help the untrained network. After a few updates at 0.0001 far
+# larger ones do, which is not what the paper shows.
 
 # %%
 show("fig3")

@@ -15,10 +15,10 @@ from bnstudy.analysis.notebook import show
 # %% [markdown]
 # ## Four arms, at a laptop's scale
 #
-# The paper trains ResNet-110 for 165 epochs at 0.1, and at 0.0001 for 2,400. Here the same four arms are a ResNet-20
-# on a tenth of the images, for ten epochs each. What it shows is the picture at this scale; whether the paper's
-# networks behave in this way, only the paper's scale can tell. Ask of the figure: are the blue curves in the order of
-# their rates?
+# The paper trains ResNet-110 for 165 epochs at 0.1, and at 0.0001 for 2,400. Here the same four arms are a ResNet-20 on
+# a tenth of the images, for ten epochs each. The figure shows the picture at this scale; only the paper's scale can
+# tell whether the paper's networks behave in this way. Ask of the figure: are the blue curves in the order of their
+# rates?
 
 # %%
 show("fig1_quick")
@@ -37,8 +37,8 @@ show("fig1_matched")
 # %% [markdown]
 # ## At which rates does a network train?
 #
-# Without BN ResNet-110 diverges at 0.1, says the paper. Its network at the rates of its grid, and the search for the
-# largest rate that trains, need a GPU:
+# Without BN ResNet-110 diverges at 0.1, says the paper. Training its network at the rates of its grid, and searching
+# for the largest rate that trains, need a GPU:
 
 # %%
 show("lr_grid")

@@ -71,7 +71,7 @@ plt.show()
 
 # %% [markdown]
 # The dotted line is a guess among ten classes. Do not compare the peaks alone: in so few updates a small rate can win
-# in either arm. What BN is said to buy is breadth: count the rates at which each arm learns at all. One network a
+# in either arm. BN's claimed advantage is breadth: count the rates at which each arm learns at all. One network per
 # point is no measurement: another seed gives another curve. The study behind this notebook trains five of each, and
 # draws the interval of their mean (notebook `chapter`).
 #
@@ -84,7 +84,7 @@ plt.show()
 
 # %%
 def deviation(run: bnstudy.Run) -> pd.DataFrame:
-    """Standard deviation of each layer's activations, mean over its channels: a row a layer, a column a step."""
+    """Standard deviation of each layer's activations, mean over its channels (rows: layers, columns: steps)."""
     table = run.table("activation_moments").query("site == 'activation'")
     return table.assign(std=table["variance"] ** 0.5).groupby(["depth", "step"])["std"].mean().unstack("step")
 
@@ -148,7 +148,7 @@ pd.DataFrame(rows).T.round(2)
 # %% [markdown]
 # At this rate the network without any norm fails or nearly so. A norm that looks at one image alone and still learns
 # says that it is the normalizing that helps; one that fails where BN does not says that the mini-batch matters.
-# Differences of a few points are no finding: the last cell shows what another seed makes of one number.
+# Differences of a few points are no finding: the last cell shows how much another seed changes one number.
 #
 # ## Your turn
 #

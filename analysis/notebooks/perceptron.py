@@ -19,8 +19,8 @@ from bnstudy.analysis.notebook import show
 #
 # With BN behind a layer the scale of its weights cancels: try to see from the formula $y = \gamma (x - \mu_B) /
 # \sigma_B + \beta$ what becomes of $\mu_B$ and $\sigma_B$ when all weights are ten times as large, and why the network
-# then computes the same. The classifier's own weights are scaled as well, and behind them there is no BN: ask of the
-# figure what is left of the wrong scale for that reason.
+# then computes the same. The classifier's own weights are scaled as well, and no BN follows them: which effects of the
+# wrong scale does the figure still show for that reason?
 
 # %%
 show("textbook_mlp")
@@ -45,5 +45,5 @@ show("textbook_covariate_shift")
 # %% [markdown]
 # ## What to take from it
 #
-# Most of what the page says can be seen, once it is said what to measure. That a thing comes together with BN, though,
-# does not make it the reason for BN's success, and a histogram that looks calm is no reason either.
+# Most of what the page says can be observed, once it is clear what to measure. That a thing comes together with BN,
+# though, does not make it the reason for BN's success, and a histogram that looks calm is no reason either.

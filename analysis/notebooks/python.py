@@ -29,8 +29,8 @@ bnstudy.sweeps().head(5)[["sweep", "minutes_full", "published_runs", "published_
 # %% [markdown]
 # ## A run of your own
 #
-# A configuration is composed as by the command line. A finished run is opened and not trained again. This one needs
-# Fashion-MNIST, which `make data` gets.
+# A configuration is composed as on the command line. A finished run is opened and not trained again. This one needs
+# Fashion-MNIST, which `make data` downloads.
 
 # %%
 run: bnstudy.Run | None = None

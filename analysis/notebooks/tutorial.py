@@ -2,9 +2,9 @@
 # # Batch normalization in a tutorial: behind two of four layers
 #
 # A widespread tutorial trains two convolutions and two dense layers, and puts BN behind the second convolution and the
-# first dense layer, not behind the first convolution. A reader takes from it that the network trains faster and better
-# so. Three questions: is it so, over several seeds? Which of the two BN layers does it? And what does another line of
-# the code do, the ReLU on the classifier's outputs?
+# first dense layer, not behind the first convolution. A reader concludes that the network then trains faster and
+# better. Three questions: is it so, over several seeds? Which of the two BN layers does it? And what does another line
+# of the code do, the ReLU on the classifier's outputs?
 
 # %%
 from bnstudy.analysis.notebook import show
@@ -26,6 +26,6 @@ show("textbook_partial")
 # %% [markdown]
 # ## What to take from it
 #
-# What is found here about places for BN is found about this network. The notebook `chapter` asks the same of LeNet, for
-# all subsets of its four places: compare the two answers. What carries over is the way of asking: change one thing,
-# over several seeds, and write down beforehand what would count as a difference.
+# The answers found here hold for this network. The notebook `chapter` asks the same of LeNet, for all subsets of its
+# four places: compare the two answers. What carries over is the way of asking: change one thing, over several seeds,
+# and write down beforehand what would count as a difference.

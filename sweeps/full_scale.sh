@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a GPU's minutes allow of the paper's full scale: the bench first, then Figure 1 at equal epochs (fig1_matched),
-# seed by seed, stopping in time with everything saved. What came of it is brought back into one folder; given to the
-# next call on whatever machine, the work resumes where it stopped.
+# seed by seed, stopping in time with everything saved. The results go into one folder; give it to the next call, on any
+# machine, and the work resumes where it stopped.
 #
 #   sweeps/full_scale.sh OUT MINUTES [key=value ...]
 #

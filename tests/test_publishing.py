@@ -118,6 +118,20 @@ def test_seed_by_seed_gives_the_bytes_of_all_at_once(tmp_path, root, publish):
         assert published(results) == wanted
 
 
+def test_a_sweep_that_keeps_fewer_rows_publishes_as_though_it_always_had(tmp_path, root, publish):
+    few = {"rows": {"looks": "step == 0"}}
+    finish(tmp_path / "once", jobs(grid(root, (0, 1))))
+    publish(tmp_path / "once", grid(root, (0, 1), **few))
+    finish(tmp_path / "grown", jobs(grid(root, (0,))))
+    publish(tmp_path / "grown", grid(root, (0,)))
+    publish(tmp_path / "grown", grid(root, (0,), **few))  # with the raw runs, which have more
+    forget(tmp_path / "grown")
+    finish(tmp_path / "grown", jobs(grid(root, (1,))))
+    publish(tmp_path / "grown", grid(root, (0, 1), **few))
+    assert published(tmp_path / "grown") == published(tmp_path / "once")
+    assert set(frames.load(tmp_path / "grown", NAME, "looks")["step"]) == {0}
+
+
 def test_it_says_which_seeds_are_in_and_which_are_missing(tmp_path, root, publish, capsys):
     """A seed of which one arm is not done is not in, not even by its other arm."""
     everything = grid(root, (0, 1, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,11 @@ class Published:
         runs = [row for run_id, row in self.runs.items() if run_id in run_ids]
         tables = reduction.chosen(self.tables, run_ids)
         return tables | ({RUNS: reduction.runs_table(runs)} if runs else {})
+
+    def keeping(self, rows: Mapping[str, str]) -> Published:
+        """The same with the rows alone that the sweep keeps now (`sweep.rows`), which may be fewer than it kept."""
+        tables = {name: reduction.filtered(table, name, rows.get(name)) for name, table in self.tables.items()}
+        return replace(self, tables=tables)
 
     def _holds(self, row: Mapping[str, Any], probe: str, plan: ProbePlan) -> bool:
         """Whether the probe has looked at the published run as planned."""

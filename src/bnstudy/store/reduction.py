@@ -95,7 +95,8 @@ def reduce(
     """Writes `runs.parquet` and one file a table into `folder`; files of tables that are no longer there are removed.
 
     `looks` maps run ids to the probes that are wanted and the run's tables that hold them (None: every table, by its
-    own name). `published` are reduced tables of further runs, which join those of the raw ones.
+    own name). `published` are reduced tables of further runs, which join those of the raw ones, as far as `rows` keeps
+    them.
 
     `expected` maps run ids to nested configurations, so that runs which do not exist still have their row, with their
     status. Only completed and diverged runs give rows to the other tables, of which `rows` (table -> pandas query) may
@@ -135,7 +136,8 @@ def reduce(
             without[name] = lacking
         parts = _parts(store, name, having, manifests, queries.get(name))
         if parts or name in published:
-            reduced[name] = _joined(name, parts, by_run(published[name]) if name in published else {})
+            earlier = by_run(filtered(published[name], name, queries.get(name))) if name in published else {}
+            reduced[name] = _joined(name, parts, earlier)
     counts = {name: table.num_rows for name, table in reduced.items()}
     for name, table in reduced.items():
         _write(table, folder / f"{name}.parquet")
@@ -316,7 +318,7 @@ def _parts(
         rows = store.rows(run_id, manifests[run_id], table)
         if "step" in columns and np.any(np.diff(steps := rows["step"].to_numpy()) < 0):
             rows = rows.take(np.argsort(steps, kind="stable"))
-        parts[run_id] = _filtered(rows.select(list(columns)), name, query)
+        parts[run_id] = filtered(rows.select(list(columns)), name, query)
     return parts
 
 
@@ -342,10 +344,14 @@ def _joined(name: str, own: Mapping[str, pa.Table], published: Mapping[str, pa.T
 
 def check_query(name: str, columns: Mapping[str, str], query: str) -> None:
     """Raises ValueError where `sweep.rows` has for this table what is no query of its columns."""
-    _filtered(pa.schema([(column, ARROW[kind]) for column, kind in columns.items()]).empty_table(), name, query)
+    filtered(pa.schema([(column, ARROW[kind]) for column, kind in columns.items()]).empty_table(), name, query)
 
 
-def _filtered(rows: pa.Table, name: str, query: str | None) -> pa.Table:
+def filtered(rows: pa.Table, name: str, query: str | None) -> pa.Table:
+    """The rows of the table `name` that the query of `sweep.rows` keeps; all where there is none.
+
+    Raises ValueError as `check_query`.
+    """
     if query is None:
         return rows
     try:

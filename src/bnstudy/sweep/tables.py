@@ -97,7 +97,7 @@ def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Pat
         with tempfile.TemporaryDirectory() as scratch:
             _reduce(configs[0], [job for job in grid if job.run_id in both], Path(scratch), store, {})
             ours = publishing.tables_in(Path(scratch))
-        if other := publishing.differences(ours, published, both):
+        if other := publishing.differences(ours, published.keeping(configs[0].sweep.rows), both):
             lines = "\n".join(f"  {run_id}: {what}" for run_id, what in other.items())
             raise ValueError(f"{name}: raw runs are not what is published; REPLACE=1 (--replace) takes them:\n{lines}")
     with files.replacing_all(target) as staged:

@@ -119,7 +119,7 @@ def test_seed_by_seed_gives_the_bytes_of_all_at_once(tmp_path, root, publish):
 
 
 def test_a_sweep_that_keeps_fewer_rows_publishes_as_though_it_always_had(tmp_path, root, publish):
-    few = {"rows": {"looks": "step == 0"}}
+    few: dict[str, Any] = {"rows": {"looks": "step == 0"}}
     finish(tmp_path / "once", jobs(grid(root, (0, 1))))
     publish(tmp_path / "once", grid(root, (0, 1), **few))
     finish(tmp_path / "grown", jobs(grid(root, (0,))))

@@ -1,7 +1,7 @@
 """bnstudy: what batch normalization does, measured (Bjorck et al., "Understanding Batch Normalization", 2018).
 
-What stands in `__all__` is the interface for use from Python (docs/python.md). Each name is imported when it is first
-used, so that `import bnstudy` itself loads nothing: no torch, no pandas, no Hydra.
+`__all__` lists the interface for use from Python (docs/python.md). Each name is imported when it is first used, so that
+`import bnstudy` itself loads nothing: no torch, no pandas, no Hydra.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
-if not TYPE_CHECKING:  # which would take every name for one that is there
+if not TYPE_CHECKING:  # a type checker would take every name for one that exists
 
     def __getattr__(name: str) -> Any:
         if name not in _HOME:

@@ -1,4 +1,4 @@
-"""The command line: one function a command. What a command needs is imported when it runs; `--help` imports nothing."""
+"""The command line: one function per command, which imports what it needs when it runs; `--help` imports nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit status: 0 done (diverged and refuted are results), 1 something failed, 2 bad input, 130 Ctrl-C."""
+    """Run a command. Exit status: 0 done (diverged and refuted are results), 1 failed, 2 bad input, 130 Ctrl-C."""
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
     if rest and not COMMANDS[known.command].overrides:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _nobody_reads() -> bool:
-    """Whether whoever read the output has closed it."""
+    """Whether the reader of the output has closed it."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -87,12 +87,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sweeps() -> list[str]:
-    """The names of the sweeps, without what it takes to read them."""
+    """The names of the sweeps, without importing what reads them."""
     return sorted(path.stem for path in (project.ROOT / "sweeps").glob("*.yaml"))
 
 
 def _launchers() -> list[str]:
-    """The names of the launchers, without what it takes to read them."""
+    """The names of the launchers, without importing what reads them."""
     return ["local", *sorted(path.stem for path in (project.ROOT / "conf/launcher").glob("*.yaml"))]
 
 
@@ -105,7 +105,7 @@ def _folder(text: str) -> Path:
 
 def _launcher(text: str) -> str:
     if text == "joblib":
-        raise argparse.ArgumentTypeError("joblib is there no more: --jobs N (make: JOBS=N) alone does the same")
+        raise argparse.ArgumentTypeError("joblib is no longer supported: --jobs N (make: JOBS=N) alone does the same")
     if text not in _launchers():
         raise argparse.ArgumentTypeError(f"there is no {text!r}; there are: {', '.join(_launchers())}")
     return text
@@ -162,7 +162,7 @@ def option(name: str, help: str, **rest: Any) -> Option:
 
 
 def _preset_unless(otherwise: str, choices: Sequence[str] = paths.PRESETS) -> Option:
-    """The option where none means something else than the default preset."""
+    """The option of a command for which no preset means `otherwise`, and not the default preset."""
     return option("--preset", f"default: {otherwise}", choices=choices)
 
 
@@ -270,9 +270,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _preset(arguments: argparse.Namespace, sweep: str | None) -> str:
-    """The preset of the sweep. Raises ValueError where one is given, and no sweep that has it."""
+    """The preset of the sweep. Raises ValueError where a preset is given without a named sweep."""
     if sweep is None and arguments.preset:
-        raise ValueError(f"--preset {arguments.preset}: presets are a named sweep's; leave it out")
+        raise ValueError(f"--preset {arguments.preset}: only a named sweep has presets; leave it out")
     return arguments.preset or paths.QUICK
 
 
@@ -587,7 +587,7 @@ def _weights(arguments: argparse.Namespace) -> int:
 def _with_places(arguments: argparse.Namespace) -> list[str]:
     """The user's overrides, after the folders given as options, quoted for Hydra's grammar.
 
-    Raises ValueError for a folder of results among the overrides: where a command reads and writes, its option says.
+    Raises ValueError for a folder of results among the overrides: the option --results names it.
     """
     from bnstudy.config.compose import keys, quoted
 
@@ -610,8 +610,9 @@ def _print_choices(arguments: argparse.Namespace) -> None:
 
 
 def _say_what_is_given_twice(overrides: Sequence[str]) -> None:
-    """Print which values do not count: of several for one key only the last does, as in a shell's options, and of a
-    budget in epochs and one in steps the latter."""
+    """Print which values do not count: of several for one key only the last counts, as in a shell's options, and a
+    budget in steps takes the place of one in epochs.
+    """
     last: dict[str, str] = {}
     for text in overrides:
         key = text.lstrip("+~").partition("=")[0]

@@ -1,4 +1,4 @@
-"""Where the interface for Python looks where no folder is named: in the project, wherever Python was started."""
+"""The folders of the interface for Python where none is named: the project's, wherever Python was started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PROJECT", "data_root", "results", "unknown"]
 
 
 def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:
-    """The error for a name that is none, with the nearest one."""
+    """The error for an unknown name, with the nearest known one."""
     from bnstudy.config.errors import suggestions  # here, because it loads Hydra
 
     return ValueError(f"{what} = {given!r}: there is none of that name; {suggestions(given, known)}")

@@ -1,4 +1,4 @@
-"""Probes on any network: its layers found by running it, what is asked for checked, the rows as a DataFrame."""
+"""Probes on any network: find its layers by running it, check the arguments, return the rows as a DataFrame."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def probe(
     initial: State | None = NOT_GIVEN,
     **options: Any,
 ) -> pd.DataFrame:
-    """What the probe `name` sees of a network on one mini-batch: any torch module that maps images to logits.
+    """The rows of the probe `name` for a network, any torch module that maps images to logits, on one mini-batch.
 
     `images` (N, C, H, W), floating point, normalised as the network takes them, and `labels` (N,), int64 from 0 to
     K - 1 for logits (N, K), lie on the module's device. Every probe computes in training mode (batch norm takes the
@@ -95,7 +95,7 @@ def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
 
 
 def check_probe(name: str, options: Mapping[str, Any]) -> None:
-    """Raises ValueError, as the command line does, for a probe that there is not, or options that it has not."""
+    """Raises ValueError, as the command line does, for an unknown probe, or for options that it does not have."""
     if name not in (known := plugins.names("probes")):
         raise _places.unknown("probe", name, known)
     from_dict({"probes": {name: {"options": dict(options)}}})
@@ -114,9 +114,9 @@ def look(
     step: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The probe's rows with the types of its columns, of a network and a mini-batch that were checked before.
+    """The probe's rows, with the types of its columns, for a network and a mini-batch that were checked before.
 
-    What layers draw follows from `seed` and `step`, as in a run.
+    The random numbers of layers follow from `seed` and `step`, as in a run.
     """
     reads = probes.reads([name])
     with drawing(seed, step, images_NCHW.device):
@@ -151,7 +151,7 @@ class _Given:
         return images[part], labels[part]
 
     def split_batches(self, split: str, size: int) -> Iterator[Pair]:
-        """There is no telling what was trained on: refused."""
+        """Refuse: which images were trained on is not known."""
         raise ValueError(
             f"{self.name} looks at the images that were trained on and at those held out, which only a run knows: "
             "open it with bnstudy.run(ID) and use its probe"
@@ -180,14 +180,14 @@ class _Given:
 
 @dataclass(frozen=True)
 class _NoInitial(Mapping[str, Tensor]):
-    """In the place of initial weights that were not passed: asking for one raises ValueError."""
+    """A placeholder for initial weights that were not passed: reading one raises ValueError."""
 
     name: str
 
     def __getitem__(self, key: str) -> Tensor:
         raise ValueError(
             f"initial: the probe {self.name} compares with the weights that training began with; pass initial=, the "
-            "module's state_dict from then, or initial=None, for NaN in the place of what compares"
+            "module's state_dict from then, or initial=None, for NaN in the columns that compare"
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -270,7 +270,7 @@ def _chosen(
 
 @dataclass
 class _Call:
-    """One run of a module within a pass: the tensors that it was given and gave.
+    """One call of a module within a pass: its input and output tensors.
 
     How often each had been written to tells whether something else, an addition in place, came between two modules.
     """
@@ -284,7 +284,7 @@ class _Call:
     node: Any = None  # of autograd's graph, as it was then
 
     def feeds(self, other: _Call) -> bool:
-        """Whether the other was given just what this one gave."""
+        """Whether the input of the other is exactly the output of this one."""
         return other.given is self.gave and other.given_version == self.gave_version
 
 

@@ -270,7 +270,7 @@ class Run:
         return zip(images_NCHW.split(size), labels_N.split(size), strict=True)
 
     def probe(self, name: str, *, batch_size: int | None = None, device: str = "cpu", **options: Any) -> pd.DataFrame:
-        """What the probe `name` sees of the trained network, as it would have at the end of training.
+        """The rows of the probe `name` for the trained network, as at the end of training.
 
         It looks at the mini-batch `images("train", batch_size)`, by default of `data.batch_size` images, with the run's
         other images and its initial weights at hand. `options` are the probe's own, and its docstring explains the

@@ -59,7 +59,7 @@ def table(
 
 
 def sweeps() -> pd.DataFrame:
-    """One row a sweep: what it asks, what it costs, and what of it is published.
+    """One row per sweep: its question, what it costs, and what of it is published.
 
     Columns: `sweep`, its name; `about`, why it exists; `minutes_quick` and `minutes_full`, how long its presets take on
     two CPU cores (NaN: not measured); `suites`; `published_runs`, the number of runs behind the published tables (0:

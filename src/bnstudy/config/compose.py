@@ -31,7 +31,7 @@ from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 ROOT = project.ROOT
 CONF = ROOT / "conf"
 BUNDLES = ("recipe", "arm", "variant")  # groups whose files set values all over the configuration
-LAUNCHERS = "launcher"  # a folder there, of how runs are started, and no part of what a run is
+LAUNCHERS = "launcher"  # the folder for how runs are started, which is no part of what a run is
 AD_HOC = "adhoc"  # a sweep without a file: a single run's configuration, the axes from the overrides
 VERSION = "1.3"
 MAX_VALUES = 10_000  # of an axis
@@ -146,7 +146,7 @@ def expand(sweep: str, preset: str, overrides: Sequence[str] = ()) -> list[Confi
 
 
 def point(sweep: str, preset: str, overrides: Sequence[str]) -> Config:
-    """The one run of a sweep that the overrides leave of its grid. Raises ComposeError where they leave several."""
+    """The one run of a sweep's grid that the overrides select. Raises ComposeError where they select several."""
     configs = expand(sweep, preset, overrides)
     if len(configs) == 1:
         return configs[0]
@@ -277,7 +277,7 @@ def _check_choices(
 
 
 def _check_budget(configs: Sequence[Config], overrides: Sequence[Override]) -> None:
-    """Raise ComposeError where the user gives epochs, in place of which a budget in steps stands elsewhere."""
+    """Raise ComposeError where the user gives epochs, but a budget in steps, set elsewhere, takes their place."""
     given = {override.key_or_group: override for override in overrides}
     steps = next((config.train.steps for config in configs if config.train.steps is not None), None)
     if steps is not None and "train.epochs" in given and "train.steps" not in given:
@@ -372,7 +372,7 @@ def _read(text: str) -> Override:
         raise ComposeError(f"{text}: null is no choice; {none}")
     if override.key_or_group.replace("/", ".").split(".")[0] == "hydra":
         raise ComposeError(
-            f"{text}: Hydra only composes here and launches nothing; --jobs says how many runs are made at a time"
+            f"{text}: Hydra only composes here and launches nothing; --jobs says how many runs train at a time"
         )
     return override
 
@@ -412,9 +412,9 @@ def _on_a_probe(text: str) -> bool:
 
 
 def _filled(template: DictConfig, overrides: Sequence[str]) -> Config:
-    """One run of a template, whose runs set the same keys one after another: a copy for each would double the time.
+    """One run of a template. Its runs set the same keys one after another: a copy for each would double the time.
 
-    Only mappings need copies: one would be merged into that of the run before.
+    Only mappings are copied: otherwise one would be merged into that of the run before.
     """
     parsed = {text: _read(text) for text in overrides}
     merges = any(isinstance(override.value(), dict) for override in parsed.values())
@@ -461,7 +461,7 @@ def _file(sweep: str) -> Path:
 
 
 def _fault(sweep: str) -> str | None:
-    """The fault of a sweep's file in words, or None."""
+    """A message about what is wrong with a sweep's file, or None."""
     try:
         file = yaml.safe_load(_file(sweep).read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:

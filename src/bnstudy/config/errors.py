@@ -1,6 +1,6 @@
-"""Errors in overrides and files as the user would say them, with suggestions.
+"""Messages for errors in overrides and files, in the user's terms and with suggestions.
 
-They are looked for only after Hydra refused: its own messages are about its types and paths.
+They are composed only after Hydra has refused, whose own messages are about its types and paths.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def in_values(composed: DictConfig, given: Mapping[str, Any], groups: Groups) ->
 
 
 def suggestions(given: object, known: Iterable[str]) -> str:
-    """The names that are known, after the one nearest to the given."""
+    """The known names, after the one nearest to the given name."""
     known = list(known)
     near = difflib.get_close_matches(str(given), known, 1)
     return f"{f'did you mean {near[0]}? ' if near else ''}there are: {', '.join(known)}"

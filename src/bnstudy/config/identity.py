@@ -67,7 +67,7 @@ def network(config: Config) -> str:
 
 
 def differences(then: Values, config: Config) -> list[Difference]:
-    """Where the resolved configuration of a run that was trained `then` is not the one of `config`.
+    """The differences between the resolved configuration of a run that was trained `then` and that of `config`.
 
     A key that one of them does not know (it was introduced, or removed, in between) has its reference there.
     """
@@ -83,7 +83,7 @@ def differences(then: Values, config: Config) -> list[Difference]:
 
 
 def changed_defaults(config: Config) -> list[Difference]:
-    """The keys at which the configuration has a default that is another now than its reference."""
+    """The keys at which the configuration has a default that no longer equals its reference."""
     now, reference = flat(resolved(config)), flat(_reference_of(config))
     defaults = flat(resolved(Config(model={"name": config.model["name"]}, norm={"name": config.norm["name"]})))
     return [
@@ -94,7 +94,7 @@ def changed_defaults(config: Config) -> list[Difference]:
 
 
 def with_former_defaults(config: Config, changed: Iterable[Difference]) -> Config:
-    """The configuration that the same words described before these defaults changed."""
+    """The configuration that the same overrides described before these defaults changed."""
     values = to_dict(config)
     for difference in changed:
         *path, leaf = difference.key.split(".")
@@ -110,7 +110,7 @@ def reference() -> Values:
     """The values that names leave out: {"run": ..., "plan": ..., "models": {name: ...}, "norms": ..., ...}.
 
     `run` is nested as the configuration is, `plan` is one probe's, a component's entry holds its options. `changed`
-    lists, by dotted key, the defaults that are others now: they enter names.
+    lists, by dotted key, the defaults that have changed since: they enter names.
     """
     values: Values = json.loads(REFERENCE.read_text(encoding="utf-8"))
     return values

@@ -33,7 +33,7 @@ READ_AS = {"logits_NK": "logits", "logit_gradient_NK": "logits", "displaced": "g
     name: name for name in ("inputs", "preactivations", "activations", "output_gradients", "gradients")
 }  # what a probe uses of its snapshot: what READS has to name for that
 TEXTS = 256  # whose checksum is remembered: a sweep asks for those of its few components with every run
-# Modules of these packages that serve the components and are none themselves.
+# Modules of these packages that serve the components and are no components themselves.
 SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": {"snapshot"}}
 
 
@@ -85,7 +85,7 @@ def flag(kind: str, name: str, constant: str) -> bool:
 
 
 def stackable(model: str, norm: str) -> bool:
-    """Whether networks of this model with this norm may be made one: both treat every channel for itself."""
+    """Whether networks of this model with this norm can be stacked into one: both treat every channel by itself."""
     return flag("models", model, "STACKABLE") and flag("norms", norm, "STACKABLE")
 
 
@@ -112,7 +112,7 @@ def sources(kind: str, name: str) -> dict[str, str]:
 
 
 def checksum(kind: str, name: str) -> str:
-    """Twelve hex digits over what a component's file says, and those of its own folder that it imports."""
+    """Twelve hex digits over the code of a component's file, and of those of its own folder that it imports."""
     return checksum_of(sources(kind, name))
 
 
@@ -135,7 +135,7 @@ def _imported(text: str, package: str) -> tuple[str, ...]:
 
 
 def source_checksum(path: Path) -> str:
-    """The same of any Python file; of one that is none, over all its text."""
+    """The checksum of any Python file's code; of another file, of all its text."""
     return _checksum_of(path.read_text(encoding="utf-8"))
 
 
@@ -167,7 +167,7 @@ def _path(kind: str, name: str) -> Path:
 
 
 def component(path: Path) -> str | None:
-    """The name of a component's file for messages, as in norms/batch.py; None for a file that is none."""
+    """The name of a component's file for messages, as in norms/batch.py; None for a file that is no component."""
     kinds = (kind for kind in FUNCTION if path.parent in _folders(kind))
     return next((f"{kind}/{path.name}" for kind in kinds), None)
 
@@ -182,7 +182,7 @@ def _known(kind: str, name: str) -> str:
     return name
 
 
-_parsed = lru_cache(TEXTS)(ast.parse)  # for looking at only: whoever asks for a text gets the same tree
+_parsed = lru_cache(TEXTS)(ast.parse)  # to be read only: the same text always gives this same tree
 
 
 def _tree(kind: str, name: str) -> ast.Module:

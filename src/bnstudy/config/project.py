@@ -43,7 +43,7 @@ def _place(given: str | os.PathLike[str] | None, variable: str, name: str) -> Pa
 def folder(given: str | os.PathLike[str]) -> Path:
     """A folder of this machine; `~` at its beginning is the home, also where no shell has put it there.
 
-    Raises ValueError for an address, for what is no name, and for a home that is not there.
+    Raises ValueError for an address, for an invalid name, and for a home that does not exist.
     """
     text = os.fspath(given)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):

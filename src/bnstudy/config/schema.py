@@ -1,6 +1,6 @@
 """What a run is: the schema of its configuration, with defaults and checks. Plain Python: no Hydra, no torch.
 
-What one value may be stands at its key; what depends on several of them is checked in `_check_together`.
+The bounds of one value stand at its key; `_check_together` checks what depends on several values.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class Data(_Section):
     # channel: mean 0 and standard deviation 1 per channel; unit: [0, 1]
     normalise: Annotated[str, _one_of("channel", "unit")] = "channel"
     augment: Switch = True  # pad 4, random crop, horizontal flip
-    num_train: Count | None = None  # the first so many training images; null: all
-    num_test: Count | None = None  # the first so many test images; null: all
+    num_train: Count | None = None  # this many training images, the first ones; null: all
+    num_test: Count | None = None  # this many test images, the first ones; null: all
     balanced: Switch = False  # the num_train training images are the first of each class, of every class as many
 
 
@@ -172,7 +172,7 @@ class Tracking(_Section):
 
 @dataclass(kw_only=True, slots=True)
 class Search(_Section):
-    """The value of `axis` up to which runs train: looked for beyond the grid, until it is known to within `factor`."""
+    """Search beyond the grid for the value of `axis` up to which runs train, until it is known to within `factor`."""
 
     axis: str | None = None  # null: the grid is all there is
     factor: Factor = 1.25
@@ -207,11 +207,11 @@ class Runtime(_Section):
     data_root: str = "data"
     results: str = "results"
     download: Switch = True
-    synthetic: Switch = False  # whether synthetic images may replace a data set that cannot be had
+    synthetic: Switch = False  # whether synthetic images may replace a data set that is not available
     keep_weights: Switch = True  # whether a finished run keeps its last weights (ResNet-110: 7 MB)
     accept_code: Switch = False  # whether a run counts as done though a component's file has changed since
     checkpoint_every_sec: Finite = 30.0
-    # A sweep's process that makes no progress for so long is killed, its runs fail.
+    # A sweep's process that makes no progress for this long is killed, and its runs fail.
     hang_minutes: Minutes = 60.0
 
 
@@ -339,7 +339,7 @@ def validate(config: Config) -> None:
 
 
 def _check_together(config: Config) -> None:
-    """What depends on several values, or on the components that there are."""
+    """Check what depends on several values, or on the available components."""
     _check_component("model", "models", config.model, extra={})
     _check_component("norm", "norms", config.norm, extra={"where": "*"})
     data, optim = config.data, config.optim
@@ -416,7 +416,7 @@ def _check_options(key: str, given: dict[str, Any], defaults: dict[str, Any]) ->
 
 
 def _alike(values: Collection[Any], defaults: Collection[Any]) -> bool:
-    """Whether every value is of a type that a default is of, whole numbers among decimal ones. No defaults: any are."""
+    """Whether every value has a type of the defaults, whole numbers among decimal ones; any type without defaults."""
     kinds = {type(default) for default in defaults}
     kinds |= {int} if float in kinds else set()
     return not kinds or kinds.issuperset(map(type, values))

@@ -27,7 +27,7 @@ _ARRAYS = "arrays"
 
 
 class Unavailable(Exception):
-    """The files are not there and could not be had; the text says what was tried."""
+    """The files are missing and could not be downloaded; the text says what was tried."""
 
 
 class Damaged(Exception):
@@ -38,7 +38,7 @@ def prepare(name: str, root: Path, work: Path, *, download: bool, report: Callab
     """The folder with {train,test}_{images,labels}.npy, written into the empty folder `work` from torchvision's files.
 
     Raises Damaged for a file under `root` whose md5 is wrong and which no download replaced, else Unavailable; OSError
-    where there is no room to unpack: what can be had must not count as what cannot.
+    where there is no room to unpack: such data must not count as unavailable.
     """
     files = " or ".join(str(root / file) for file in FILES[name])
     if not download and not any((root / file).exists() for file in FILES[name]):
@@ -66,7 +66,7 @@ def prepare(name: str, root: Path, work: Path, *, download: bool, report: Callab
 
 @contextlib.contextmanager
 def _bounded_wait() -> Iterator[None]:
-    """Within, whatever asks the network waits for SILENCE_SEC at most, where it names no bound itself."""
+    """Within, a request to the network without a bound of its own waits for SILENCE_SEC at most."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_SEC)
     try:
@@ -76,7 +76,7 @@ def _bounded_wait() -> Iterator[None]:
 
 
 def _link_intact(name: str, root: Path, work: Path) -> tuple[bool, list[Path]]:
-    """Link the files whose md5 is right. Whether they are enough, and the files that are there with another md5."""
+    """Link the files whose md5 is right; return whether they suffice, and the files with another md5."""
     damaged: list[Path] = []
     sets = _published(name)
     for files in sets:

@@ -1,4 +1,4 @@
-"""Turns images in folders, one a class, into the arrays of a data set.
+"""Turns images in folders, one folder per class, into the arrays of a data set.
 
 `FOLDER/train/CLASS/*` and `FOLDER/test/CLASS/*` become the training and the test set; of `FOLDER/CLASS/*` every fifth
 image of a class, in the order of their names, becomes a test image.
@@ -25,7 +25,7 @@ def import_images(folder: Path, name: str, root: Path, *, size: int | None = Non
     """Write the arrays into `root`/`name` and return what they are. `size`: the side to which images are scaled.
 
     Raises DataError for a folder that is laid out otherwise, images that cannot be read or are of several sizes, and
-    for a data set of this name that is there.
+    for a name that a data set already has.
     """
     target = root / name
     if target.exists():

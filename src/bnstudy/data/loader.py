@@ -86,7 +86,7 @@ class Loader:
         self._draws: tuple[int, _Draws] | None = None
 
     def batch(self, step: int) -> Batch:
-        """The mini-batch of update `step` (0, 1, ...), whichever were asked for before."""
+        """The mini-batch of update `step` (0, 1, ...), whichever were requested before."""
         if step < 0:
             raise ValueError(f"step = {step}: updates are counted from 0")
         epoch, index = divmod(step, self.steps_per_epoch)
@@ -181,7 +181,7 @@ class _Images:
     """uint8 images in zeros, laid out so that each crop is one stretch of memory, strides and all.
 
     Crop (y, x) of image n begins at n * C * P * Q + y * Q + x for padded images of P x Q pixels. From there to its last
-    pixel it is always the same number of bytes, of which a view with the padded image's strides takes what is in it.
+    pixel it is always the same number of bytes, from which a view with the padded image's strides takes the crop.
     """
 
     every_window: Tensor  # (number of possible starts, length), overlapping: one byte further in every row
@@ -219,7 +219,7 @@ class _Images:
 
 
 def check_sizes(source: Source, *, num_train: int | None, num_test: int | None, sizes: Mapping[str, int]) -> int:
-    """The number of training images. Raises ValueError where images, or mini-batches of these sizes by key, lack."""
+    """The number of training images. Raises ValueError where there are too few images for these numbers and sizes."""
     for key, number, available in (
         ("data.num_train", num_train, source.num_train),
         ("data.num_test", num_test, source.num_test),
@@ -234,7 +234,7 @@ def check_sizes(source: Source, *, num_train: int | None, num_test: int | None, 
 
 
 def _balanced(arrays: Arrays, num_train: int) -> Array:
-    """Which images: the first of each class, of every class as many, in the order of the data."""
+    """The indices of the first images of each class, equally many of every class, in the order of the data."""
     num_classes = arrays.source.num_classes
     each, left = divmod(num_train, num_classes)
     classes = [np.flatnonzero(arrays.train_labels == label)[:each] for label in range(num_classes)]

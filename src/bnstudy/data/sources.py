@@ -109,9 +109,8 @@ def locate(
 ) -> Source:
     """The first of: arrays in `root`/`name`, torchvision's files under `root` or downloaded, synthetic data if allowed.
 
-    What is read from torchvision's files is laid out as arrays, so that it is read so once. Files that are there but
-    damaged are an error, never a reason to try the next source. Raises DataError saying what was tried and the
-    remedies.
+    torchvision's files are read once and then kept as arrays. Files that are there but damaged are an error, never a
+    reason to try the next source. Raises DataError saying what was tried and the remedies.
     """
     root = Path(root).absolute()
     folder = root / name

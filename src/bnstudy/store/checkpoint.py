@@ -1,8 +1,8 @@
-"""What an interrupted group of runs needs to resume with the same bits, in one file, written atomically.
+"""Checkpoints: what an interrupted group of runs needs to resume with the same bits, in one file, written atomically.
 
-The file is a line with the checksum of all that follows, which is what torch saves: nothing is parsed that is not what
-was written, since readers differ in which damage they see.
-It is removed when its runs have ended, or when it is damaged; never because an attempt to resume from it failed.
+The file is a line with the checksum of the rest, which torch saved. Nothing is parsed before the checksum agrees, since
+readers differ in which damage they notice. It is removed when its runs have ended, or when it is damaged; never because
+an attempt to resume from it failed.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def save(results: Path, group: Group, state: dict[str, Any]) -> None:
 
 
 def load(results: Path, group: Group) -> dict[str, Any] | None:
-    """The group's checkpoint, or None where there is none, or, with a sentence, where it is of no use.
+    """The group's checkpoint; None where there is none, or, with a message, where it is of no use.
 
-    Raises what is not the file's fault: OSError, or what torch raises where memory does not suffice.
+    Raises errors that are not the file's fault: OSError, or torch's where memory does not suffice.
     """
     path = _path(results, group.id)
     if not path.exists():

@@ -1,6 +1,6 @@
 """Count the GPUs and CPU cores that a process may use, without torch, and set up threads and cores.
 
-What is planned depends on it, no number does but the number of threads. The cores are looked at when this module is
+Plans depend on these counts, results on the number of threads alone. The cores are looked at when this module is
 imported, since libraries that bind threads (OMP_PROC_BIND) take all but one of them from the thread that loads them.
 """
 

@@ -42,9 +42,9 @@ STAGED, COMPLETE = ".new", "complete.json"  # the folder of a set of files that 
 def replacing_all(folder: Path) -> Iterator[Path]:
     """Yields an empty folder; on success its files take the place of all files in `folder`, as one.
 
-    They count from the moment when their list is written: who asks `current` is given the old ones until then and
-    from then on the new ones, wherever a kill may come, and the next `settle` completes what it interrupted. On failure
-    nothing has changed. One process at a time may do so. Raises OSError as the file system does.
+    They count from the moment when their list is written: `current` gives the old files before it and the new ones
+    after it, wherever a kill may come, and the next `settle` completes what was interrupted. On failure nothing has
+    changed. One process at a time may do so. Raises OSError as the file system does.
     """
     settle(folder)
     staged = folder / STAGED
@@ -64,7 +64,7 @@ def replacing_all(folder: Path) -> Iterator[Path]:
 
 
 def settle(folder: Path) -> None:
-    """Completes a replacement that was interrupted after its files were there whole, and drops one before that."""
+    """Completes a replacement that was interrupted after all of its files were written, and drops an earlier one."""
     staged = folder / STAGED
     if not staged.is_dir():
         return
@@ -81,7 +81,7 @@ def settle(folder: Path) -> None:
 
 
 def current(folder: Path) -> list[Path]:
-    """The files that `folder` holds by name, while a replacement is on its way, too: all of them old or all new."""
+    """The files of `folder` by name: all of them old or all new, during a replacement, too."""
     if not folder.is_dir():
         return []
     staged = folder / STAGED
@@ -97,13 +97,13 @@ def _complete(staged: Path) -> list[str] | None:
         return None
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """The same as an open file, for libraries that would read a path as an address (`~`, `s3:`)."""
+    """As `replacing`, with an open file, for libraries that would read a path as an address (`~`, `s3:`)."""
     with replacing(path) as part, part.open("wb") as file:
         yield file
 
 
 def check_writable(folder: Path) -> None:
-    """Raises OSError where the folder could not be written to, as the system would; nothing is made that stays."""
+    """Raises OSError, as the system would, where the folder cannot be written to; leaves nothing behind."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))

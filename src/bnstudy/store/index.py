@@ -49,7 +49,7 @@ def entries(results: Path, run_ids: Iterable[str]) -> dict[str, Entry]:
 
 
 def _stamp(store: Store, run_id: str) -> str | None:
-    """Changes whenever a file of the run is added, replaced or removed; None where there is no run."""
+    """A stamp that changes whenever a file of the run is added, replaced or removed; None where there is no run."""
     try:
         folder = paths.run(store.results, run_id).stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""One run that is asked for, and the groups in which runs train and are saved."""
+"""A job, which is one run to train, and the groups in which runs train and are saved."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 A lock is a file `locks/<run id>` that its holder keeps locked by the kernel (flock, through `filelock`) and that names
 the holder. Whether a run is locked only the kernel decides, so nothing has to be renewed, timed out or cleaned up. On a
 network file system locks reach other machines where it is mounted with them: NFS 4 does so (its server frees the locks
-of a machine that it lost after some 90 seconds), Lustre with `-o flock`. Where there are none, locking fails in words.
+of a machine that it lost after some 90 seconds), Lustre with `-o flock`. Where there are no locks, locking fails with a
+message.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Locks:
 
 @contextmanager
 def hold(results: Path, run_ids: Iterable[str]) -> Iterator[Locks]:
-    """Holds these runs, all of them. Raises Locked naming one that another process holds."""
+    """Holds all of these runs. Raises Locked naming one that another process holds."""
     files = {run_id: paths.lock(results, run_id) for run_id in sorted(run_ids)}
     name = f"{os.getpid()} {platform.node()} {secrets.token_hex(4)}"
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What became of a run, judged by the losses of its mini-batches: the one place where search, tables and figures ask.
+"""The outcome of a run, judged by the losses of its mini-batches: the one rule for search, tables and figures.
 
 A run *diverged* where the loss of a mini-batch is above 1e3 or not finite, the rule of Bjorck et al. (2018, section
 3). It *learns* where the mean loss of its last 50 mini-batches is below 2.25: a network that tells none of ten classes
@@ -47,8 +47,8 @@ def last_loss(losses: Sequence[float] | np.ndarray) -> float:
 def in_cell(outcomes: Mapping[float, str]) -> dict[float, str]:
     """The outcomes by learning rate of one cell (one network, arm and seed), with chance told apart.
 
-    At chance and a larger rate learns: too small; none does, but a smaller one: too large. Where no rate of the cell
-    learns nothing tells the two apart, and at chance it stays.
+    A run at chance is too small where a larger rate learns, and too large where only smaller ones do. Where no rate of
+    the cell learns, nothing tells the two apart, and it stays at chance.
     """
     learning = [rate for rate, outcome in outcomes.items() if outcome == LEARNS]
     if not learning:

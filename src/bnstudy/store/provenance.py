@@ -76,8 +76,8 @@ def _version(name: str) -> str | None:
 def _git(*arguments: str) -> str | None:
     """Git's answer about the repository of this file; None where it refuses.
 
-    Of no other, which a hook's or a tool's GIT_DIR would name; and whoever owns it: in a container that is often
-    somebody else, whose code runs all the same.
+    Never about another repository, which GIT_DIR of a hook or a tool would name. Its owner does not matter: in a
+    container that is often somebody else, whose code runs all the same.
     """
     command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

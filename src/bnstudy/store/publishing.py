@@ -80,7 +80,7 @@ class Published:
         """Whether the probe has looked at the published run as planned."""
         if (looks := row.get("looks")) is not None:
             return look_key(probe, resolved_plan(probe, plan)) in json.loads(looks)
-        # Tables published by earlier releases do not say how: what no option said was its reference.
+        # Tables of earlier releases do not record the plan: an option that it did not set had its reference.
         if status.has_changed_default(probe, plan):
             return False
         return row["status"] == State.diverged or row["run_id"] in self._with_rows(probe)
@@ -142,7 +142,7 @@ def tables_in(folder: Path) -> dict[str, pa.Table]:
 
 
 def missed(job: Job, store: Store, published: Published) -> str:
-    """Why what is published of the run, or a run of the same words before a default changed, does not count as it."""
+    """Why the published run, or one of the same overrides before a default changed, does not count as the run."""
     if (there := published.compare(job)) is not None:
         keeps = f" {status.KEEPS}" if there.changed else ""
         return f"published, but {there.why}: it is trained{keeps}" if there.why else ""
@@ -176,7 +176,7 @@ class Choice:
 
 
 def choose(jobs: Sequence[Job], done: Collection[str], published: Published, *, replace: bool) -> Choice:
-    """The published runs that the sweep asks for, and of its raw runs those of the seeds that are whole.
+    """The runs to publish: published ones that the sweep asks for, and raw runs of the seeds that are whole.
 
     With `replace` a raw run takes the place of the published one. Raises ValueError where something is published that
     the sweep does not ask for, unless `replace` drops that.

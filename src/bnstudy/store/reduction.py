@@ -72,7 +72,7 @@ _LAST = {
 
 @dataclass(frozen=True)
 class Reduction:
-    """What was written: rows a table; for each table the done runs that have none; runs by state."""
+    """What was written: the number of rows of each table; the done runs that have none in it; runs by state."""
 
     folder: Path
     rows: dict[str, int]
@@ -343,7 +343,7 @@ def _joined(name: str, own: Mapping[str, pa.Table], published: Mapping[str, pa.T
 
 
 def check_query(name: str, columns: Mapping[str, str], query: str) -> None:
-    """Raises ValueError where `sweep.rows` has for this table what is no query of its columns."""
+    """Raises ValueError where the query that `sweep.rows` has for this table does not fit its columns."""
     filtered(pa.schema([(column, ARROW[kind]) for column, kind in columns.items()]).empty_table(), name, query)
 
 

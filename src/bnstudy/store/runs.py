@@ -1,4 +1,4 @@
-"""The only writer and reader of raw runs: a manifest and one parquet file a table, complete or recognised as not.
+"""The only writer and reader of raw runs: a manifest and one parquet file per table; incomplete runs are recognised.
 
 A run's folder holds `manifest.json` (written last, so its presence means the run ended) and `<table>.parquet`. While a
 run is under way its rows lie in immutable segments; a checkpoint names the segments that belong to it, with their
@@ -144,7 +144,7 @@ class Store:
         return self._check_weights(run_id, manifest, verify=True)
 
     def extend(self, run_id: str, tables: Mapping[str, pa.Table], looks: Mapping[str, Any]) -> None:
-        """Adds tables, with what each is a look of, to a finished run. The manifest, written last, decides."""
+        """Adds tables, each with the look that it holds, to a finished run. The manifest, written last, decides."""
         manifest, folder = self.manifest(run_id), paths.run(self.results, run_id)
         entries = {name: _write_table(folder / f"{name}.parquet", table) for name, table in tables.items()}
         manifest["looks"] = {**looks_of(manifest), **looks}
@@ -290,7 +290,7 @@ def as_table(columns: Columns, rows: Mapping[str, Sequence[Any] | np.ndarray]) -
 def looks_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The look of each table: probe, plan (resolved), and the checksum of the probe's code, where known.
 
-    A table of this name need not be there: what found no rows has none.
+    Such a table need not exist: a look that found no rows has none.
     """
     if "looks" in manifest:
         return dict(manifest["looks"])

@@ -26,8 +26,8 @@ class Status:
 
     state: State
     lacking: tuple[str, ...] = ()  # probes that have not looked as planned
-    changed: tuple[str, ...] = ()  # files of its components that say something else now
-    outdated: tuple[str, ...] = ()  # files of those of the lacking probes that looked, but said something else then
+    changed: tuple[str, ...] = ()  # files of its components that have changed since
+    outdated: tuple[str, ...] = ()  # files of lacking probes that did look, but with other code
 
     @property
     def done(self) -> bool:
@@ -87,7 +87,7 @@ def holds(record: Mapping[str, Any], look: Look, config: Config) -> bool:
 
 
 def _outdated(config: Config, manifest: Manifest, lacks: Iterable[str]) -> tuple[str, ...]:
-    """The files that say something else than when those of the lacking probes looked that did so as planned."""
+    """The files that have changed since lacking probes looked as planned."""
     files = list[str]()
     for name in lacks:
         for record in looks_of(manifest).values():
@@ -109,9 +109,10 @@ def tables(config: Config, store: Store, run_id: str) -> dict[str, str]:
 
 
 def component_code(config: Config) -> dict[str, str]:
-    """Checksums of the files that say what the run's network, norm and initial weights are, by their names.
+    """Checksums of the files that define the run's network, norm and initial weights, by their names.
 
-    That of the network's and of the norm's own file is over what these import, too, which has its own beside it.
+    The checksum of the network's and of the norm's own file covers the files that they import, too; these also have
+    their own.
     """
     code = dict[str, str]()
     for key, kind in identity.COMPONENTS:
@@ -121,7 +122,7 @@ def component_code(config: Config) -> dict[str, str]:
 
 
 def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
-    """The files that say something else than they said `then`; none where that is accepted or was not recorded."""
+    """The files that have changed since `then`; none where changes are accepted or nothing was recorded."""
     if config.runtime.accept_code:
         return ()
     now = component_code(config)
@@ -134,14 +135,15 @@ def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _with_imports(own: str, sources: Mapping[str, str]) -> dict[str, str]:
-    """What is recorded of a component: all of it under its own file's name, and each file that it imports."""
+    """The recorded checksums of a component: of all its code, under its file's name, and of each imported file.
+    """
     return {**sources, own: plugins.checksum_of(sources)}
 
 
 def _changed_itself(own: str, sources: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
-    """The component's own file, if it is that which changed since a record of `_with_imports`.
+    """The component's own file, if it has changed since `_with_imports` recorded it.
 
-    Earlier releases recorded nothing of the files that a component imports: then it may be one of these.
+    Earlier releases did not record the files that a component imports: then the change may be in one of these.
     """
     if then[own] == plugins.checksum_of(sources):
         return []
@@ -176,7 +178,7 @@ class Look:
 def looks(config: Config, manifests: Iterable[Manifest] = ()) -> dict[str, Look]:
     """By table, the looks of the configuration together with those that these runs have already.
 
-    A probe's table has its name; where it looks in a second way, that table is named after the plan, too.
+    A probe's table has its name; the table of a second plan of it is named after the plan, too.
     """
     by_table: dict[str, Look] = {}
     for manifest in manifests:
@@ -189,7 +191,7 @@ def looks(config: Config, manifests: Iterable[Manifest] = ()) -> dict[str, Look]
 
 
 def table_name(look: Look, taken: Iterable[str]) -> str:
-    """The probe's name; where that is taken by another plan, with eight digits that tell this one."""
+    """The probe's name; where another plan has taken it, with eight digits of this plan."""
     if look.probe not in set(taken):
         return look.probe
     return look_key(look.probe, resolved_plan(look.probe, look.plan))
@@ -202,7 +204,7 @@ def _add(by_table: dict[str, Look], look: Look) -> None:
 
 
 def look_key(probe: str, plan: Mapping[str, Any]) -> str:
-    """The probe and eight digits of its plan, each option that the plan does not name at its reference."""
+    """The probe and eight digits of its plan, with the reference of each option that the plan does not name."""
     options = identity.reference()["probes"].get(probe, {}) | plan.get("options", {})
     return f"{probe}@{identity.digest(identity.reference()['plan'] | dict(plan) | {'options': options})}"
 
@@ -213,14 +215,14 @@ def plan_keys(config: Config) -> tuple[str, ...]:
 
 
 def has_changed_default(probe: str, plan: ProbePlan) -> bool:
-    """Whether an option of the probe is planned at a default that is another now than its reference."""
+    """Whether an option of the probe is planned at a default that no longer equals its reference."""
     each = identity.reference()["probes"].get(probe, {}), plugins.defaults("probes", probe)
     reference, now, planned = map(identity.flat, (*each, resolved_plan(probe, plan)["options"]))
     return any(planned[name] == now[name] != value for name, value in reference.items() if name in now)
 
 
 def former(job: Job) -> dict[str, str]:
-    """The runs that the same words described before defaults changed, all of them or each alone, and which did."""
+    """The runs that the same overrides described before defaults changed, all or each alone, and the changed keys."""
     changed = identity.changed_defaults(job.config)
     sets = [changed, *([each] for each in changed)] if changed else []
     configs = [identity.with_former_defaults(job.config, each) for each in sets]
@@ -231,7 +233,7 @@ def former(job: Job) -> dict[str, str]:
 
 
 def _same_plan(probe: str, then: Mapping[str, Any], plan: ProbePlan) -> bool:
-    """Whether a look was planned so; an option that was not known then had its reference."""
+    """Whether a look had this plan; an option that was not known then had its reference."""
     return look_key(probe, then) == look_key(probe, resolved_plan(probe, plan))
 
 

@@ -562,7 +562,7 @@ def test_publishing_copies_a_finished_sweep(data_root, tmp_path, capsys, small):
     published = paths.tables(paths.workspace(tmp_path, None), "lenet_lr_grid")
     published.mkdir(parents=True)
     pd.DataFrame({"run_id": ["a"]}).to_parquet(published / "old.parquet")  # of an earlier release
-    with pytest.raises(ValueError, match="what is published is the preset full as it is, without overrides"):
+    with pytest.raises(ValueError, match="only the preset full is published, without overrides"):
         tables.publish("lenet_lr_grid", [*overrides, "norm=batch"], tmp_path)
     assert tables.publish("lenet_lr_grid", overrides, tmp_path) == 0
     made = paths.tables(paths.workspace(tmp_path, "full"), "lenet_lr_grid")

@@ -1,1 +1,1 @@
-"""Many runs: which are to be trained, by whom, how far they are."""
+"""Many runs: which to train, in which process, and how far they are."""

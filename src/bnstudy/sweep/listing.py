@@ -24,7 +24,7 @@ WORDS = {State.partial: "interrupted"}
 def ls(filters: Sequence[str], results: Path, *, as_csv: bool = False) -> int:
     """Print a line for each run, the latest last: those whose columns have the values, or whose names have the text.
 
-    Raises ValueError for a column that there is not.
+    Raises ValueError for an unknown column.
     """
     rows = _rows(results)
     for text in filters:

@@ -1,4 +1,4 @@
-"""Print how far the sweeps are that were begun, asked for or published."""
+"""Print how far the sweeps are that were begun, named or published."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
 
     Groups that were interrupted are resumed as they were. The others train side by side where they differ in the
     learning rate alone and `side_by_side` allows it; where there are fewer groups than workers the largest are halved,
-    unless runtime.engine=stacked. How runs are grouped is a matter of speed: but for that engine a run's bits are those
-    it has alone. Raises ValueError where runtime.engine asks for what cannot be.
+    unless runtime.engine=stacked. Grouping affects speed only: except with that engine, a run has the bits that it has
+    alone. Raises ValueError where runtime.engine asks for something impossible.
     """
     _check_stacked(jobs)
     interrupted = _interrupted(jobs, pending, results)
@@ -35,7 +35,7 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
 
 
 def _interrupted(jobs: Sequence[Job], pending: set[str], results: Path) -> list[Group]:
-    """The groups that have a checkpoint, if all of their runs are asked for, and those that wait are in one group."""
+    """The groups that have a checkpoint, if all of their runs are among `jobs`; each pending run is in one group."""
     by_id, groups, taken = {job.run_id: job for job in jobs}, list[Group](), set[str]()
     # The largest first: where a kill came while one was taken apart, it is there whole beside the first of its parts.
     for members in sorted(under_way(results).values(), key=len, reverse=True):
@@ -47,7 +47,7 @@ def _interrupted(jobs: Sequence[Job], pending: set[str], results: Path) -> list[
 
 
 def _halved(parts: list[list[Job]], workers: int) -> list[list[Job]]:
-    """Halve the largest parts until there is one a worker, as far as possible."""
+    """Halve the largest parts until there is one per worker, as far as possible."""
     while len(parts) < workers:
         halvable = [i for i, part in enumerate(parts) if len(part) > 1 and not _is_stacked(part[0])]
         if not halvable:
@@ -61,13 +61,13 @@ def _halved(parts: list[list[Job]], workers: int) -> list[list[Job]]:
 def side_by_side(config: Config) -> bool:
     """Whether runs of this configuration train in lockstep: small networks, all networks on a GPU, or on request.
 
-    What draws random numbers in training (`DRAWS = True` in the norm's or the network's file) never does: the draws
+    A run never does whose norm or network draws random numbers in training (`DRAWS = True` in its file): the draws
     would depend on its neighbours'. Raises ValueError where runtime.engine asks for it all the same.
     """
     model, norm, runtime = config.model["name"], config.norm["name"], config.runtime
     able = plugins.stackable(model, norm)
     if runtime.engine == "stacked" and not able:
-        raise ValueError(f"runtime.engine = 'stacked': {model} with norm {norm} cannot be; use auto or parallel")
+        raise ValueError(f"runtime.engine = 'stacked': {model} with norm {norm} cannot be stacked; use auto or parallel")
     if plugins.flag("norms", norm, "DRAWS") or plugins.flag("models", model, "DRAWS"):
         if runtime.engine in ("stacked", "parallel"):
             raise ValueError(
@@ -79,9 +79,9 @@ def side_by_side(config: Config) -> bool:
 
 
 def _check_stacked(jobs: Sequence[Job]) -> None:
-    """Raises ValueError where runtime.engine=stacked asks for a run that cannot lie beside another, or has no other.
+    """Raises ValueError where runtime.engine=stacked asks for a run that cannot be stacked, or has no other beside it.
 
-    All jobs count and not the pending ones alone: the last that is left of a stack may train alone.
+    All jobs count, not only the pending ones: the last run that is left of a stack may train alone.
     """
     stacked = [job for job in jobs if _is_stacked(job) and side_by_side(job.config)]
     alike = Counter(_alike(job) for job in stacked)

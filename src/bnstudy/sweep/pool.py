@@ -1,6 +1,6 @@
 """Train groups of runs in parallel processes of one machine, beside other commands that train the same runs.
 
-A process that dies takes nothing with it but its group. What others hold is left to them, and awaited.
+A process that dies affects only its group. Runs that other processes hold are left to them, and awaited.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from bnstudy.tracking.console import Progress
 from bnstudy.training import signals
 
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
-CHECK, TRAIN = "check", "train"  # what a worker is to do with what comes
+CHECK, TRAIN = "check", "train"  # what a worker does with what it receives
 ELSEWHERE = "elsewhere"  # the state of a run that another process holds
 POLL_SEC = 0.5  # between looks at what others train
 LONGEST_SEC = 1e6  # that an operating system waits
 LEAVE_SEC = 60.0  # for a worker that is asked to stop, or has nothing left to do
-SAY_SEC = 5.0  # of them before a line says what is waited for
-LOOK_SEC = 1.0  # between looks at workers that tell nothing
+SAY_SEC = 5.0  # of them before a line says what the command waits for
+LOOK_SEC = 1.0  # between looks at workers that send nothing
 Ended = tuple[str, str, str]  # run id, state, note
 Report = Callable[[int, int, int, list[Ended]], None]
 
@@ -58,8 +58,8 @@ def use_threads(threads: int) -> None:
 def train(jobs: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Progress) -> list[Ended]:
     """Train the pending runs, and report how each ended, here or in another process that trains them, too.
 
-    Returns once every one has ended. A run whose process dies is taken up by whichever command looks next; by none is
-    it tried twice.
+    Returns once every one has ended. A run whose process dies is resumed by the next command that looks at it; no
+    command tries a run twice.
     """
     store = Store(results)
     runs = {job.run_id: _Run(job, store.ending(job.run_id)) for job in jobs if job.run_id in pending}
@@ -101,7 +101,7 @@ class _Run:
         """Look at the disk, and return whether the run has not ended yet."""
         if self.end is None:
             self.holder = locks.holder(store.results, self.job.run_id)
-        if self.end is None and self.holder is None:  # who lets go of a run has ended it, or leaves it to us
+        if self.end is None and self.holder is None:  # a process that releases a run has ended it, or leaves it to us
             if (end := ended(self.job, store, self.before)) is not None:
                 run_id, state, note = end
                 self.end = run_id, state, f"{note} ({locks.ELSEWHERE})" if note else locks.ELSEWHERE
@@ -152,8 +152,9 @@ def launch(
     `report(group, steps done, steps in all, ended)` is called on every sign of progress. A worker that dies leaves its
     group as its last checkpoint has it: "partial", to be resumed when the sweep is run again. One that makes no
     progress for runtime.hang_minutes is killed, and its runs are marked failed. Runs that other processes hold are
-    "elsewhere". On Ctrl-C the workers save what they can; then KeyboardInterrupt is raised. So do they, and ValueError
-    is raised, where a value makes no run: all that can be checked beforehand is checked before anything is trained.
+    "elsewhere". On Ctrl-C the workers save what they can; then KeyboardInterrupt is raised. They also save where a
+    value is refused, and ValueError is raised: all that can be checked beforehand is checked before anything is
+    trained.
     """
     pool = _Pool(groups, results, threads, report, endings)
     try:
@@ -225,7 +226,7 @@ class _Pool:
                 worker.hung = True
 
     def _hear(self, worker: _Worker) -> None:
-        """Receive what a worker sends. Raises ValueError for a value that makes no run."""
+        """Receive what a worker sends. Raises ValueError where the worker refused a value."""
         assert worker.group is not None
         worker.heard = time.monotonic()
         try:
@@ -419,7 +420,7 @@ def _train(
 
 
 def _as_it_stands(group: Group, results: Path, note: str) -> list[Ended]:
-    """How the runs of a group stand whose training broke off: some may have been done before."""
+    """The states of the runs of a group whose training broke off: some may have been done before."""
     statuses = {job.run_id: status.of(job, Store(results), verify=False) for job in group.jobs}
     return [(name, str(s.state), "") if s.done else (name, str(State.partial), note) for name, s in statuses.items()]
 

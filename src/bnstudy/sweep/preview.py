@@ -65,10 +65,10 @@ def announce(
 def suite_time(
     suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path, *, again: bool = False
 ) -> tuple[str, float]:
-    """A line a sweep and their sum: runs in all and to train, minutes at the speeds that are known on this machine's
-    cores, or as the sweeps' files say of two; and their sum in seconds.
+    """A line per sweep, and one for their sum, with runs, runs to train and minutes; and the sum in seconds.
 
-    What is published is not to train, unless `again`; a run that several sweeps ask for counts for the first alone.
+    The minutes follow from the known speeds on this machine's cores, or else from the sweeps' files, which give them
+    for two cores. Published runs are not to train, unless `again`; a run of several sweeps counts for the first alone.
     """
     runs = {name: specs.of_sweep(name, preset, overrides, results) for name in names}
     survey, headers = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers()

@@ -72,8 +72,8 @@ def train_all(
 ) -> tuple[tuple[Job, ...], bool]:
     """Train what the sweep asks for: its grid and, where it searches, what follows from what is done, round by round.
 
-    Returns all the jobs that were asked for, and whether any failed or stayed unfinished; no round follows such a one,
-    nor one whose end is not waited for.
+    Returns all the jobs that were asked for, and whether any failed or stayed unfinished. No round follows one with
+    such a job, nor one whose end is not waited for.
     """
     store = Store(results)
     reached = search.reach(grid, store, published)
@@ -143,8 +143,8 @@ def _train(
 def explain(
     jobs: Sequence[Job], statuses: Mapping[str, Status], store: Store, published: Published = NOTHING
 ) -> None:
-    """Print why runs that have ended, or are published, are not done, each reason once, and where a changed default
-    renamed one.
+    """Print why runs that have ended, or are published, do not count as done, each reason once, and which runs a
+    changed default renamed.
     """
     reasons: dict[str, list[str]] = {}
     for job in jobs:

@@ -1,7 +1,7 @@
 """Extend a sweep's grid by the runs of its search, which narrows down in each cell where training ends.
 
-A cell is the runs that differ in the searched value alone. What it asks for follows from the runs that are done and
-from nothing else: a search goes on where it was by asking the store again.
+A cell is the runs that differ in the searched value alone. The runs that it asks for follow from the runs that are
+done, and from nothing else: a search resumes by asking the store again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A sweep's runs as jobs of a Slurm cluster: submitted, unless they are queued already, and waited for.
 
-Whether a job still is, Slurm's queue says, which is there without accounting; what became of its runs, the store says:
-to Slurm a job whose run failed has completed. What was submitted is written down, so that a later command finds it.
+Slurm's queue, which needs no accounting, says whether a job is still there. The store says how its runs ended: to Slurm
+a job whose run failed has completed. Submitted jobs are written down, so that a later command finds them.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def remembered(results: Path) -> dict[SweepSpec, list[RunSpec] | None]:
 def kind(
     network: str, precision: str, data: str, norm: str, batch_size: int, probes: Iterable[str], steps: int
 ) -> Kind:
-    """The kind of a run. One that is only looked at takes its time for other things than one that trains."""
+    """The kind of a run. A run that is only looked at spends its time on other things than one that trains."""
     how = precision if steps else f"{precision} at initialisation"
     return network, how, data, norm, str(batch_size), *sorted(probes)
 

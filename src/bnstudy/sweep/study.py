@@ -82,10 +82,10 @@ def sweep(
     """Train every run of a sweep that is not done, then reduce it. Exit status 1 if a run failed or did not end.
 
     Runs that are published are done, unless they are to be trained `again`. The tables go to the preset's workspace,
-    or, where these are other runs, to the custom one, or to that of the results that are `named` so.
-    Where the time is limited it goes seed by seed, all arms of a seed together, so that what is done then can be
-    compared; when it is spent, raises signals.Spent, which says what is left.
-    Raises ValueError for more than a day of work on this machine, unless `yes`.
+    or, where the overrides ask for other runs, to the custom one or to the one of the name `named`. Where the time is
+    limited the sweep trains seed by seed, all arms of a seed together, so that finished seeds can be compared; when the
+    time is spent, raises signals.Spent, which says what is left. Raises ValueError for more than a day of work on this
+    machine, unless `yes`.
     """
     configs = compose.expand(name, preset, overrides)
     grid = rounds.with_threads(jobs(configs), results, workers, launcher)
@@ -180,7 +180,7 @@ def suite(
 
 
 def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int | None) -> int:
-    """Run the main job, on synthetic images where a data set cannot be had: its results are then marked."""
+    """Run the main job, on synthetic images where a data set is not available: its results are then marked."""
     from bnstudy.analysis import report  # and with it matplotlib, which takes half a second that no run needs
 
     failed = False
@@ -227,7 +227,7 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
 
 
 def _failed(sweep: str | None, results: Path) -> set[str]:
-    """The runs that failed, of one sweep or of all, with those that ended beside them: they resume so."""
+    """The runs that failed, of one sweep or of all, with those that ended beside them: they resume together."""
     store = Store(results)
     entries = index.entries(results, store.run_ids())
     failed = {run_id for run_id, entry in entries.items() if entry.state == State.failed}
@@ -258,7 +258,7 @@ def _jobs_again(run_ids: Collection[str], overrides: Sequence[str], results: Pat
 
 
 def _again(manifest: Mapping[str, Any], overrides: Sequence[str]) -> Config:
-    """The configuration of a manifest's run. Raises ValueError where it is none any more."""
+    """The configuration of a manifest's run. Raises ValueError where it is no longer valid."""
     given = compose.one(overrides)
     how = manifest.get("how") or {"runtime": asdict(given.runtime), "tracking": asdict(given.tracking)}
     for text in overrides:

@@ -36,7 +36,7 @@ class Survey:
     def tally(
         self, sweep: str, runs: Sequence[RunSpec], *, processes: int | None = None, again: bool = False
     ) -> Tally:
-        """How far the sweep's runs are; with `again` it counts for nothing that they are published."""
+        """How far the sweep's runs are; with `again`, published runs do not count as done."""
         known = () if again else self.published.get(sweep, ())
         return tally(runs, self.entries, self.pace, self.holders, processes, known)
 

@@ -59,7 +59,7 @@ def publish(name: str, overrides: Sequence[str], results: Path, *, replace: bool
 
     Runs that are published already keep their rows, also where their raw runs are gone; `replace` takes the raw run
     instead where there is one. Raises ValueError for synthetic data, where no seed is whole, for overrides that make
-    other runs than the preset full, where that does not ask for what is published, and where a raw run is not what was
+    other runs than the preset full, where that lacks a published run, and where a raw run differs from what was
     published of it; locks.Locked where another process publishes the sweep.
     """
     from bnstudy.analysis import readme, report  # and with them scipy and matplotlib, which no run needs
@@ -67,7 +67,7 @@ def publish(name: str, overrides: Sequence[str], results: Path, *, replace: bool
     configs = compose.expand(name, paths.FULL, overrides)
     workspace = workspace_for(results, paths.FULL, {name: configs})
     if workspace.name == paths.CUSTOM:
-        raise ValueError(f"{name}: what is published is the preset {paths.FULL} as it is, without overrides")
+        raise ValueError(f"{name}: only the preset {paths.FULL} is published, without overrides")
     with locks.hold(results, [f"publish-{name}"]):
         message = _publish(name, configs, workspace, results, replace=replace)
     print(message)
@@ -99,7 +99,7 @@ def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Pat
             ours = publishing.tables_in(Path(scratch))
         if other := publishing.differences(ours, published.keeping(configs[0].sweep.rows), both):
             lines = "\n".join(f"  {run_id}: {what}" for run_id, what in other.items())
-            raise ValueError(f"{name}: raw runs are not what is published; REPLACE=1 (--replace) takes them:\n{lines}")
+            raise ValueError(f"{name}: raw runs differ from published ones; REPLACE=1 (--replace) takes them:\n{lines}")
     with files.replacing_all(target) as staged:
         new = [job for job in grid if job.run_id in choice.new]
         _reduce(configs[0], new, staged, store, published.rows(choice.earlier))

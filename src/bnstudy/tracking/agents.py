@@ -1,4 +1,4 @@
-"""A sweep's twin at W&B: its grid, made from the very sweep, from which agents anywhere take one run after another."""
+"""A sweep's twin at W&B: its grid, composed from the sweep itself, from which agents take one run after another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WHOLE = "job"  # the one parameter of a grid whose axes W&B would go through in 
 
 
 def definition(sweep: str, preset: str, overrides: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
-    """What W&B is told of the sweep: a parameter an axis, and the command (with `options`) that makes one run of it.
+    """The sweep's definition for W&B: one parameter per axis, and the command (with `options`) that trains one run.
 
     Where several points of the grid are one and the same run, there is one parameter whose values are the runs. Raises
     as `compose.expand`, by which every point is checked.
@@ -56,14 +56,14 @@ def definition(sweep: str, preset: str, overrides: Sequence[str], options: Seque
 
 
 def run_overrides(overrides: Sequence[str]) -> list[str]:
-    """The overrides of one run, what agents add to them taken apart."""
+    """The overrides of one run, taken from the arguments that agents give."""
     whole = f"{WHOLE}="
     parts = (shlex.split(text.removeprefix(whole)) if text.startswith(whole) else [text] for text in overrides)
     return [text.removeprefix(AXIS) for part in parts for text in part]
 
 
 def register_sweep(sweep: str, preset: str, overrides: Sequence[str], results: Path, data_root: Path) -> int:
-    """Registers the twin and says how agents are started; exit status 1, and a plain sentence, on trouble."""
+    """Registers the twin and prints how agents are started; exit status 1, with a message, where that fails."""
     twin = definition(sweep, preset, overrides, [f"--results={results}", f"--data-root={data_root}"])
     confine(results)
     file = paths.wandb(results) / "sweeps" / f"{sweep}-{preset}.yaml"
@@ -93,7 +93,7 @@ def register_sweep(sweep: str, preset: str, overrides: Sequence[str], results: P
 
 
 def work(sweep: str, results: Path) -> int:
-    """One agent: makes runs of a registered sweep, one at a time, until none is left; W&B's exit status."""
+    """One agent: trains runs of a registered sweep, one at a time, until none is left; W&B's exit status."""
     confine(results)
     if (reason := obstacle()) is not None:
         print(f"wandb-agent: {reason}", file=sys.stderr)

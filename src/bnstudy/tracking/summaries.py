@@ -1,4 +1,4 @@
-"""What of a probe's table is shown in a dashboard: a few numbers and histograms by depth. The tables hold all of it.
+"""The part of a probe's table that a dashboard shows: a few numbers and histograms by depth. The tables hold all of it.
 
 A number's name is `<probe>/depth_055/<statistic>`, without the middle part for a probe that has no depth.
 """

@@ -34,9 +34,9 @@ def dashboard(results: Path) -> int:
 
 
 def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
-    """Uploads the offline runs that have not been yet; returns an exit code: 1, and a plain sentence, on trouble.
+    """Uploads the offline runs that are not uploaded yet; returns an exit code: 1, with a message, where that fails.
 
-    Nothing to upload is no trouble.
+    Having nothing to upload is no failure.
     """
     recorded = offline_runs(results)
     waiting = [path for path in recorded if not any(path.glob("*.synced"))]
@@ -59,7 +59,7 @@ def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
 
 
 def log_figures(workspace: Path, results: Path, *, mode: str = "offline", project: str = "bnstudy") -> int:
-    """Sends a workspace's figures (PNG) as images, one W&B run a workspace in place of its last; returns how many.
+    """Sends a workspace's figures (PNG) as images of one W&B run, in place of its last one; returns how many.
 
     Does nothing, and returns 0, where the mode is off or there are no figures.
     """

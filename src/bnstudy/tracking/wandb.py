@@ -211,5 +211,5 @@ def _first_line(error: Exception) -> str:
 
 @cache
 def _warn(text: str) -> None:
-    """Says it once in a process, however many runs are open."""
+    """Print the text once in a process, however many runs are open."""
     print(f"W&B: {text}.", file=sys.stderr, flush=True)

@@ -60,7 +60,7 @@ def spec(workspace: views.Workspace) -> dict[str, Any]:
 
 
 def save(project: str, results: Path) -> int:
-    """Makes it a saved view of the project, and a file; exit status 1, and a plain sentence, on trouble."""
+    """Saves the workspace as a view of the project, and as a file; exit status 1, with a message, where that fails."""
     confine(results)
     file = paths.wandb(results) / "workspace.json"
     files.write_text(file, json.dumps(spec(view("", project)), indent=1) + "\n")

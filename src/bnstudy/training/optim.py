@@ -22,7 +22,7 @@ def lr_at(step: int, total_steps: int, optim: Optim) -> float:
 
 
 class SGD:
-    """v <- momentum v + (g + weight_decay w); w <- w - lr v, with a learning rate a run (torch's SGD at one run).
+    """v <- momentum v + (g + weight_decay w); w <- w - lr v, with a learning rate per run (for one run: torch's SGD).
 
     A run that is not alive keeps its weights and velocity, whatever its gradients are (also NaN).
 

@@ -26,7 +26,7 @@ TABLES = {"steps": STEPS, "epochs": EPOCHS, "throughput": THROUGHPUT}
 def check(jobs: Iterable[Job], *, device: bool = True) -> None:
     """Raises ValueError naming key, value and remedy. No image is read and no file written.
 
-    Without `device` the machine is not checked, which may be another one than the runs' own.
+    Without `device` the machine is not checked: the runs may train on another one.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a process that was forked hangs where it computes with several
@@ -131,7 +131,7 @@ def _check_batches(config: Config, source: Source, network: nn.Module, layers: S
 def _input_shapes(
     network: nn.Module, layers: Sequence[nn.Module], shape: tuple[int, ...], file: str
 ) -> dict[nn.Module, tuple[int, ...]]:
-    """Of one example as each of the layers gets it; of layers that are alike, one.
+    """The shapes of one example at the input of each of the layers, once for layers that are alike.
 
     Raises ValueError, naming the norm's file, where a layer returns another shape than it is given, or overwrites its
     input, which probes and the layer below still need.
@@ -163,7 +163,7 @@ def _check_kept(given: torch.Tensor, version: int, file: str) -> None:
 
 
 def _check_looks(job: Job) -> None:
-    """Refuse a probe that would never look: one that is not told when, or only after the last update."""
+    """Refuse a probe that would never look: one without a time to look, or only with times after the last update."""
     for name, plan in job.config.probes.items():
         if plan.every_steps or plan.every_epochs or plan.at_end or plan.at_divergence:
             continue
@@ -177,7 +177,7 @@ def _check_looks(job: Job) -> None:
 
 
 def _check_rows(config: Config) -> None:
-    """Refuse what is no query of a table's columns, of which a sweep's reduction keeps a part of the rows."""
+    """Refuse a query by which the reduction keeps rows of a table, but which does not fit the table's columns."""
     for table, query in config.sweep.rows.items():
         if table in TABLES or table in config.probes:
             columns = TABLES.get(table) or {"step": "int64", **probes.columns(table)}

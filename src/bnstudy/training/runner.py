@@ -1,4 +1,4 @@
-"""Train one group of runs to its end: what is left of it, what it lacks, and what becomes of a run that raises."""
+"""Train one group of runs to its end: runs that are left, looks that are lacking, and what follows an exception."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bnstudy.training.trainer import Report, Trainer, Work
 
 
 class Refused(ValueError):
-    """Bad input, of which nothing can be trained. The message names key, value and remedy."""
+    """Bad input, with which nothing can be trained. The message names key, value and remedy."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ def train(
 ) -> list[Ended]:
     """Train the group's runs. An exception marks a run failed; in a group of several each then trains alone.
 
-    This process holds them meanwhile; those that other processes ended since they had these `endings` are left alone.
-    Whatever is raised or marked, what a checkpoint holds stays: once the cause is gone the runs resume from there.
-    Raises Refused (bad input; nothing was written), Interrupted (after a checkpoint), KeyboardInterrupt (where there
-    was nothing to save), or OSError (the disk's fault and not a run's; locks.Locked: another process trains one).
+    This process locks them meanwhile; runs that other processes have ended since these `endings` are left alone.
+    Whatever is raised or marked, a checkpoint stays: once the cause is gone the runs resume from it. Raises Refused
+    (bad input; nothing was written), Interrupted (after a checkpoint), KeyboardInterrupt (where there was nothing to
+    save), or OSError (the disk's fault and not a run's; locks.Locked: another process trains one).
     """
     with locks.hold(results, [job.run_id for job in group.jobs]) as held:
         work = Work(threads, report, stop, held)
         ended = _train_rest(group, results, endings or {}, work)
-        # A run that was resumed looks as it was begun to; whatever else is asked for by now is added here.
+        # A resumed run takes the looks that it was begun with; looks requested since are added here.
         again = Group(tuple(job for job in group.jobs if _lacks(job, results)))
         if again.jobs and not any(one.state == State.failed for one in ended):
             ended = [one for one in ended if one.run_id not in {job.run_id for job in again.jobs}]
@@ -78,7 +78,7 @@ def _lacks(job: Job, results: Path) -> bool:
 
 
 def _add_looks(group: Group, results: Path, work: Work) -> list[Ended]:
-    """Take the looks that finished runs lack and that need no training; the runs that lack nothing then."""
+    """Take the looks that finished runs lack and that need no training; return the runs that then lack nothing."""
     store, ended = Store(results), []
     for job in group.jobs:
         before = status.of(job, store)
@@ -173,8 +173,8 @@ def _looks(group: Group, results: Path, saved: dict[str, Any] | None) -> dict[st
 def _take_apart(group: Group, results: Path, work: Work) -> tuple[list[Ended], list[Group]]:
     """Split a group that raised: the runs that are done, and for each other one a group and a checkpoint of its own.
 
-    What raised may be one run's fault (a probe stumbles over its weights): then it is one run that fails. Or it was too
-    much for the memory, of which a run alone needs a part. Nothing that was saved is lost; it is the group that is
+    The exception may be one run's fault (a probe stumbles over its weights): then only that run fails. Or the group
+    needed too much memory, of which a run alone needs a part. Nothing that was saved is lost; it is the group that is
     given up, and with runtime.engine=stacked the runs are rounded from here on as runs alone are (the manifest's
     `groups` say so). Where not even one of them can be built, the cause lies elsewhere: the group stays as it is, to be
     resumed whole, and its runs are marked failed.
@@ -182,7 +182,7 @@ def _take_apart(group: Group, results: Path, work: Work) -> tuple[list[Ended], l
     states = {job.run_id: status.of(job, Store(results)) for job in group.jobs}
     ended = [Ended(run_id, now.state) for run_id, now in states.items() if now.done]  # by a manifest written before
     left = [job for job in group.jobs if not states[job.run_id].done]
-    gc.collect()  # what raised left its networks behind
+    gc.collect()  # the attempt that raised left its networks behind
     try:
         for job in left[:1]:
             Trainer(Group((job,)), results, work.threads, {})

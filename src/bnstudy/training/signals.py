@@ -32,7 +32,7 @@ class Spent(BaseException):
 
 
 class Left(BaseException):
-    """A look was left on request: what it looked at is as it was, and can be saved."""
+    """A look was broken off on request: the state is as it was before the look, and can be saved."""
 
 
 class Interrupted(BaseException):

@@ -76,8 +76,8 @@ class Trainer:
     def resume(self, saved: dict[str, Any]) -> bool:
         """Resume from a checkpoint, to the bit; False, after saying why and changing nothing, where it is of no use.
 
-        That is one of other code, with another state, or one whose rows are damaged. Anything else that is raised is
-        not the checkpoint's fault.
+        Of no use is a checkpoint of other code, with another state, or with damaged rows. Any other exception is not
+        the checkpoint's fault.
         """
         try:
             position = Position(**saved["position"])

@@ -120,7 +120,7 @@ def facts(config: Config, num_runs: int, on: torch.device) -> dict[str, Any]:
     """How the numbers were computed, for the manifest; to be called after training.
 
     `kernels`: whether kernels of ours computed, and torch in place of none; `kernels_used` names them, `kernels_missed`
-    those that could not be had (no compiler, one that fails, or a cache from which nothing can be executed).
+    those that were not available (no compiler, one that fails, or a cache from which nothing can be executed).
     """
     together = "stacked" if config.runtime.engine == "stacked" else "parallel"
     return {

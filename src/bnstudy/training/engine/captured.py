@@ -18,7 +18,7 @@ from bnstudy.training.engine.base import Batch, Engine, StepResult
 
 WARM_UP = 3  # updates made as they are before one is recorded: libraries choose and allocate in the first ones
 Act = Callable[[], StepResult]
-# Of an act, which is not performed: a function that does it, and returns the same tensors each time with new values.
+# Records an act without performing it; gives a function that performs it and returns the same tensors, with new values.
 Recorder = Callable[[Act], Act]
 
 

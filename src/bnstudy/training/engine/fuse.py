@@ -4,7 +4,7 @@ The forward pass is traced (torch.fx), once for training and once for evaluation
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
     norm, addition, ReLU, or two of them (kernels.norm_relu);
     a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd).
-Parameters and statistics stay those of the network. One that cannot be traced computes as its file says.
+Parameters and statistics stay those of the network. A network that cannot be traced computes as its file says.
 """
 
 from __future__ import annotations

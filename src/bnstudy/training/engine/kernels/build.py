@@ -27,7 +27,7 @@ from bnstudy.store import files
 
 SWITCH = "BNSTUDY_KERNELS"
 used: set[str] = set()  # the kernels that computed something since `forget`
-missed: set[str] = set()  # those that torch computed in place of, as they could not be had
+missed: set[str] = set()  # those that were not available, so that torch computed
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 TRIED = (("-march=native", "-fopenmp"), ("-march=native",), ())  # some compilers lack one or the other
 TIMEOUT_SEC = 120
@@ -55,7 +55,7 @@ def lanes() -> int:
 
 
 def library(name: str, **macros_of: str | int) -> ctypes.CDLL | None:
-    """`name`.c compiled with these macros; None where that cannot be."""
+    """`name`.c compiled with these macros; None where that is not possible."""
     if compiler() is None:
         return None
     source, shared = (Path(__file__).with_name(each) for each in (f"{name}.c", "lanes.h"))
@@ -166,7 +166,7 @@ def reset_uses() -> None:
 
 
 def check_once() -> None:
-    """In a kernel's backward pass: raises RuntimeError where that is itself to be differentiated, as no kernel is."""
+    """For a kernel's backward pass: raises RuntimeError where it is itself to be differentiated, which none allows."""
     if torch.is_grad_enabled():
         raise RuntimeError("the kernels compute first derivatives alone; take a network as its file defines it")
 

@@ -77,7 +77,7 @@ class PooledConv(nn.Module):
 
 
 class _Call:
-    """The compiled kernel and what its functions are told of the layer besides arrays."""
+    """The compiled kernel, and the properties of the layer that its functions take besides arrays."""
 
     def __init__(self, library: Any, groups: int, shared: bool, channels: int, output: tuple[int, int]) -> None:
         self._library, self._groups, self._shared, self._channels = library, groups, shared, groups * channels
@@ -86,7 +86,7 @@ class _Call:
 
     @staticmethod
     def of(conv: nn.Conv2d, x_NCHW: Tensor, num_runs: int) -> _Call | None:
-        """None where the kernel cannot be had, or the images are too small or not real numbers."""
+        """None where the kernel is not available, or the images are too small or not real numbers."""
         kernel, padding = conv.kernel_size[0], int(conv.padding[0])
         height, width = (int(side) + 2 * padding - kernel + 1 for side in x_NCHW.shape[2:])
         here = x_NCHW.device.type == "cpu" and x_NCHW.dtype in REALS

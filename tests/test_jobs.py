@@ -76,7 +76,7 @@ def test_what_may_not_be_stacked_trains_alone(tmp_path):
         assert plugins.flag("models", "resnet", "STACKABLE") is False
         wanted = [run(lr, **changes) for lr in (0.1, 0.2)]
         assert shape(plan(wanted, {job.run_id for job in wanted}, tmp_path, workers=1)) == [1, 1]
-    with pytest.raises(ValueError, match=r"runtime\.engine = 'stacked': resnet with norm batch cannot be; use auto"):
+    with pytest.raises(ValueError, match=r"runtime\.engine = 'stacked': resnet with norm batch do not stack; use auto"):
         side_by_side(run(model="resnet", engine="stacked").config)
     assert side_by_side(run(engine="stacked").config)
 
@@ -88,7 +88,7 @@ def test_what_is_asked_to_be_stacked_is_stacked_or_refused(tmp_path):
     assert shape(plan(wanted, {wanted[0].run_id}, tmp_path, workers=1)) == [1]  # the others are done
     with pytest.raises(ValueError, match=r"runtime\.engine = 'stacked': no other run differs from lenet-.* use auto"):
         plan(wanted[:1], everything, tmp_path, workers=1)
-    with pytest.raises(ValueError, match=r"runtime\.engine = 'stacked': resnet with norm batch cannot be; use auto"):
+    with pytest.raises(ValueError, match=r"runtime\.engine = 'stacked': resnet with norm batch do not stack; use auto"):
         plan([run(lr, model="resnet", engine="stacked") for lr in (0.1, 0.2)], set(), tmp_path, workers=1)
 
 

@@ -201,7 +201,7 @@ DATA = option(
     default=lambda: os.environ.get(project.DATA_ROOT) or str(project.data_root()),
     metavar="FOLDER",
 )
-JOBS = option("--jobs", "processes at a time (default: one a core)", type=_positive, metavar="N")
+JOBS = option("--jobs", "processes at a time (default: one per core)", type=_positive, metavar="N")
 COMPONENTS = option(
     "--components",
     "folder of own norms/, models/, probes/, sweeps/ and conf/ (may be given several times)",

@@ -1,4 +1,4 @@
-"""Between which learning rates training ceases to work: brackets, and the rates that narrow one. Pure functions."""
+"""Brackets: between which learning rates training ceases to work, and the rates that narrow it. Pure functions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def search(grid: Iterable[float], factor: float, outcome: Callable[[float], str 
     """Every rate that the search asks for, with its outcome; None where `outcome` does not know it yet.
 
     First the grid, all of it; then, one by one, the middles of the bracket until its ends are at most `factor` apart.
-    It keeps nothing between calls: what was found out before is asked for again, so that any cut is a place to go on.
+    Nothing is kept between calls: earlier outcomes are asked for again, so that a search resumes after any
+    interruption.
     """
     known = {rate: outcome(rate) for rate in grid}
     while (ended := {rate: found for rate, found in known.items() if found is not None}).keys() == known.keys():

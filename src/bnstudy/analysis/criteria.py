@@ -1,7 +1,7 @@
 """Criteria as data: what a claim asks of the measured values, the sentence that says so, and how it is judged.
 
 A criterion is a conjunction of parts. A part says where the mean over seeds of one quantity lies, of which there is one
-value a seed: above a bound or below one (its 95 % interval is), or between two (equivalence: two one-sided tests at
+value per seed: above a bound or below one (its 95 % interval is), or between two (equivalence: two one-sided tests at
 5 %). The sentence is made from the same numbers as the verdict, so that the two cannot disagree.
 """
 
@@ -33,7 +33,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Sample:
-    """The values that one part is judged by, one a seed, and those of the two arms they compare, if they do."""
+    """The values that one part is judged by, one per seed, and those of the two arms they compare, if they do."""
 
     values: pd.Series
     arms: Mapping[str, pd.Series] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Sample:
 
 
 class Where(StrEnum):
-    """In what a bound is to hold: the mean over seeds, or the seeds themselves, where nothing is left to chance."""
+    """What a bound applies to: the mean over seeds, or the seeds themselves, where nothing is left to chance."""
 
     mean = ""
     every = "in every seed"
@@ -223,7 +223,7 @@ def single(values: pd.Series) -> Sample:
 
 
 def compared(frame: pd.DataFrame, value: str, scale: Scale = Scale.plain, *, of: str = "none") -> Sample:
-    """The arm `of` against the other, from a frame with one row a seed and arm: see `stats.effect`."""
+    """The arm `of` against the other, from a frame with one row per seed and arm: see `stats.effect`."""
     arms = {arm: rows.set_index("seed")[value].astype(float) for arm, rows in frame.groupby("norm", observed=True)}
     both = {arm: arms.get(arm, pd.Series(dtype=float)) for arm in ARMS}
     other = next(arm for arm in ARMS if arm != of)
@@ -246,7 +246,7 @@ def _capital(text: str) -> str:
 
 
 def _parts(parts: tuple[Part, ...]) -> str:
-    """Those that ask the same in several places once."""
+    """The parts, those that ask the same in several places only once."""
     places: dict[str, list[str]] = {}
     for part in parts:
         places.setdefault(part.asks, []).append(part.at)

@@ -1,4 +1,4 @@
-"""The four arms of Figure 1: how accuracy along training is drawn, and what its end is judged by."""
+"""The four arms of Figure 1: how accuracy during training is drawn, and how the final accuracy is judged."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ LEARNED = Need("training loss without BN at 0.0001", "the control never learned"
 
 
 def measure(runs: pd.DataFrame) -> dict[str, Sample]:
-    """What the parts and needs above ask for, from one row a run that is done.
+    """The values for the parts and needs above, from one row per finished run.
 
-    A run that diverged guesses; it has no gap.
+    A run that diverged counts as guessing; it has no gap.
     """
     runs = accuracies(runs)
     test, train, gap = ({arm: _by_seed(runs, arm, side) for arm in ARMS} for side in ("test", "train", "gap"))

@@ -1,4 +1,4 @@
-"""Findings, drawn and judged: side by side in processes, and only those of which something has changed."""
+"""Findings, drawn and judged: side by side in processes, and only those for which something has changed."""
 
 from __future__ import annotations
 
@@ -75,8 +75,10 @@ class Task:
 
 
 def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
-    """Each task's section, in order of ending, and whether it was drawn anew: it is unless all that it rests on, and
-    what was drawn of it, is as it was (see `memory`)."""
+    """Each task's section, in order of ending, and whether it was drawn anew.
+
+    It is not drawn where its inputs and its drawing are unchanged (see `memory`).
+    """
     sums: dict[Path, str | None] = {}
     stale = []
     for task in tasks:
@@ -102,7 +104,7 @@ def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
 
 
 def section(task: Task) -> Section:
-    """A finding drawn and judged. A finding is anyone's file: its crash is told in its section, and no other's."""
+    """A finding, drawn and judged. It may be anyone's file: a crash is reported in its section and affects no other."""
     name, analysis = task.name, task.analysis
     memory.forget(task.into, name)
     with memory.recording() as reads, figures.style(memory.note(analysis / STYLE)):

@@ -1,4 +1,4 @@
-"""How figures look: one colour an arm everywhere, n in the header, a mark of synthetic data, same bytes each time."""
+"""How figures look: one colour per arm everywhere, n in the header, a mark of synthetic data, same bytes each time."""
 
 from __future__ import annotations
 
@@ -190,9 +190,9 @@ def headroom(ax: Axes, share: float) -> None:
 
 
 def diverged(ax: Axes, lost: pd.DataFrame, x: str = "lr") -> None:
-    """How many runs diverged at each `x`: a row of numbers an arm, in a strip below the 0 of a linear y axis.
+    """How many runs diverged at each `x`: a row of numbers per arm, in a strip below the 0 of a linear y axis.
 
-    They have no accuracy at which a mark could stand. `lost`: a row a run, columns norm and `x`. To be called when
+    They have no accuracy at which a mark could stand. `lost`: a row per run, columns norm and `x`. To be called when
     everything else is drawn.
     """
     ax.set_ylim(bottom=0)
@@ -237,7 +237,7 @@ def effects(ax: Axes, by_effect: Mapping[str, Mapping[str, Interval]]) -> None:
 def seeds(
     ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05, scale: Scale | None = None, colour: str = ""
 ) -> None:
-    """One dot a seed, side by side around `x`, and a bar: at their median, or with `scale` at their mean on that scale,
+    """A dot per seed, side by side around `x`, and a bar: at their median, or with `scale` at their mean on that scale,
     with its 95 % interval. Many seeds take no more room than eight. `colour`: instead of the arm's."""
     values = pd.Series(values, dtype=float).dropna().to_numpy()
     if len(values) == 0:

@@ -57,7 +57,7 @@ class Claim:
     """What is claimed, whose claim it is, and the rule by which it is judged.
 
     `criterion`: a `Criterion`, or a sentence where none of its kind fits; `published` the paper's own numbers, as text;
-    `origin` whose claim it is (this study's own, unless it says so); `calibrated`: why to meet the criterion is no test
+    `origin` whose claim it is (this study's own, unless it says so); `calibrated`: why meeting the criterion is no test
     of the paper, as where the configuration was chosen by the very numbers, or where the claim is an identity; `family`
     the claims that are corrected together for their number, by default those of its finding; `to_run`, for claims that
     nothing measures yet, what would. Raises ValueError for an unknown scale or origin, or an empty text.
@@ -263,9 +263,9 @@ def notes(folder: Path) -> dict[str, Note]:
 
 
 def noted(rows: Iterable[Row], known: Mapping[str, Note]) -> list[Row]:
-    """Rows with their notes; of one that is no miss, or not measured, only what disputes it.
+    """Rows with their notes; a row that is no miss, or not measured, has only what disputes it.
 
-    Raises ValueError for a note on a claim that is none of them.
+    Raises ValueError for a note on an unknown claim.
     """
     rows = list(rows)
     if strangers := sorted(set(known) - {r.id for r in rows}):
@@ -462,7 +462,7 @@ def _disputes(rows: Sequence[Row]) -> list[str]:
 
 
 def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by what they are claims of (see GROUPS), the paper's first; groups nobody is of are left out."""
+    """Rows by group of claims (see GROUPS), the paper's first; empty groups are left out."""
     by_group: dict[str, list[Row]] = {name: [] for name in ("paper", "calibrated", "course", "ours")}
     for r in rows:
         by_group["calibrated" if r.calibrated else r.origin].append(r)
@@ -477,7 +477,7 @@ def counted(rows: Iterable[Row]) -> str:
 
 
 def tallied(rows: Iterable[Row]) -> dict[str, int]:
-    """How many claims have each verdict, in the order of `Verdict`; verdicts nobody has are left out."""
+    """How many claims have each verdict, in the order of `Verdict`; verdicts of no claim are left out."""
     given = [r.verdict for r in rows]
     return {str(verdict): given.count(verdict) for verdict in Verdict if verdict in given}
 

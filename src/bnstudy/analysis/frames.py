@@ -68,7 +68,7 @@ class Origin:
 
 
 def runs(workspace: Path, sweep: str) -> pd.DataFrame:
-    """One row a run of the sweep, those that are missing too (see `reduction`). Raises MissingTable."""
+    """One row per run of the sweep, those that are missing too (see `reduction`). Raises MissingTable."""
     frame = _read(workspace, sweep, "runs")
     frame["stand_in"] = frame["stand_in"].fillna(False).astype(bool)  # a run that is missing has no source
     if "data_title" not in frame:  # in tables of earlier releases
@@ -121,7 +121,7 @@ def needed(workspace: Path, sweep: str, needs: Mapping[str, str | None]) -> dict
 
 
 def source(sweep: str, name: str) -> tuple[str, str]:
-    """Of which sweep a needed table is, and what it is called there."""
+    """The sweep of a needed table, and the table's name there."""
     other, _, table = name.rpartition("/")
     return other or sweep, table
 
@@ -129,7 +129,7 @@ def source(sweep: str, name: str) -> tuple[str, str]:
 def process_sec(run_rows: pd.DataFrame) -> pd.Series[float]:
     """Seconds of one process that each run took: its share of them where several trained side by side.
 
-    Where the table does not say how many did (`num_runs` is NaN), as though none: at most so long.
+    Where the table does not say how many did (`num_runs` is NaN), as though each ran alone: an upper bound.
     """
     return run_rows["wall_sec"] / run_rows["num_runs"].fillna(1)
 
@@ -209,7 +209,7 @@ def placed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """One row a seed that both arms have, columns `batch` and `none`. Raises ValueError if a seed has two values."""
+    """One row per seed that both arms have, columns `batch` and `none`. Raises ValueError if a seed has two values."""
     wide = frame.pivot(index="seed", columns="norm", values=value)
     return wide.reindex(columns=list(ARMS)).dropna()
 

@@ -69,12 +69,12 @@ def slopes(cells: pd.DataFrame) -> dict[str, Sample]:
 
 
 def without_limit(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of which no rate is known up to which training works."""
+    """The cells without a known rate up to which training works."""
     return cells[cells["low"].isna()]
 
 
 def described(cells: pd.DataFrame) -> str:
-    """The largest rates that train over some cells: median and range of `low`; which brackets are open, torn, empty."""
+    """The largest rates that train over some cells: median and range of `low`; which are open, non-monotone, empty."""
     low = spread(cells["low"])
     words = [str(low)] if low.n else []
     open_ended = int((cells["high"].eq(math.inf) & cells["low"].notna()).sum())
@@ -96,7 +96,7 @@ def seeds(cells: pd.DataFrame) -> int:
 
 
 def accuracies(ax: Axes, runs: pd.DataFrame) -> None:
-    """Final test accuracy by rate, a mark a run by its outcome; line: on the grid, mean of those that last.
+    """Final test accuracy by rate, a mark per run by its outcome; line: on the grid, mean of those that last.
 
     Those that diverged have none: their numbers stand below the axis.
     """
@@ -153,7 +153,7 @@ def grid(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a rate of the grid: which share of the seeds has each outcome (first level) in each arm (second level)."""
+    """A row per rate of the grid: the share of the seeds with each outcome (first level) in each arm (second level)."""
     rows = grid(runs)
     table = pd.crosstab(rows["lr"], [rows["outcome"], rows["norm"]])
     table = table.reindex(columns=pd.MultiIndex.from_product([list(OUTCOMES), ARMS]), fill_value=0)
@@ -185,7 +185,7 @@ def grid_figure(fig: Figure, runs: pd.DataFrame) -> None:
 
 
 def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
-    """Training accuracies by rate, a panel a depth, and the bracket of each seed by depth."""
+    """Training accuracies by rate, a panel per depth, and the bracket of each seed by depth."""
     depths = sorted(runs["depth"].unique())
     rows = [depths[:3], depths[3:6]]
     layout: Any = [[str(depth) for depth in row] + [" "] * (3 - len(row)) + ["ends"] * 3 for row in rows]
@@ -238,7 +238,7 @@ def _accuracy(runs: pd.DataFrame) -> str:
 
 
 def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.11) -> None:
-    """A bar a seed from the largest rate that trains to the next, which does not; an arrow where none is known.
+    """A bar per seed from the largest rate that trains to the next, which does not; an arrow where none is known.
 
     Side by side for each value of `column`. With a white dot: rates above the bar train again. No bar: no rate is known
     to train.

@@ -1,4 +1,4 @@
-"""What a drawing rested on: every file that was read for it, by checksum. While all are as they were, so is it."""
+"""The inputs of a drawing: every file that was read for it, by checksum. While none changes, the drawing is valid."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recording() -> Iterator[dict[Path, str | None]]:
 
 
 def note(path: Path) -> Path:
-    """The path, noted as one that is about to be read."""
+    """Note the path as one that is about to be read, and return it."""
     reads = _reads.get()
     if reads is not None:
         reads[path] = checksum(path)
@@ -46,7 +46,7 @@ def checksum(path: Path) -> str | None:
 
 
 def keep(into: Path, name: str, reads: Mapping[Path, str | None], drawn: list[Path], section: Any) -> None:
-    """Remembers, beside what was drawn, from what it was drawn and what was found; `section` as JSON has it."""
+    """Writes, beside the drawing, which files it was drawn from, and its section; `section` as JSON has it."""
     entry = {
         "code": code(),
         "reads": {os.path.relpath(path, into): found for path, found in reads.items()},

@@ -1,4 +1,4 @@
-"""What the notebooks show, a finding's figure and verdicts drawn when the cell is run; and notebooks as pages.
+"""Contents of the notebooks: a finding's figure and verdicts, drawn when the cell is run; and notebooks as pages.
 
 A notebook is a script in percent format under `analysis/notebooks`: prose and calls of `show`, no computation. Two
 compute: `lesson`, which trains networks, and `python`, which shows the interface for Python. A page needs no network:
@@ -99,7 +99,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def show(name: str) -> Exhibit:
     """The finding `name` of `analysis/findings`, drawn and judged from the published tables.
 
-    Raises ValueError for a name that is none; what was not run says so in its place.
+    Raises ValueError for an unknown name; in place of a finding that was not run a message says so.
     """
     known = {path.stem: path for path in findings.discover(report.FINDINGS)}
     if name not in known:
@@ -128,7 +128,7 @@ def names() -> dict[str, Path]:
 def write(chosen: Sequence[str], results: Path) -> int:
     """Run the notebooks named (none: all) on the tables of `results`, and keep each as .ipynb and as .html.
 
-    Raises ValueError for a name that is none, or where the packages that run notebooks are not installed.
+    Raises ValueError for an unknown name, or where the packages that run notebooks are not installed.
     """
     known = names()
     if unknown := [name for name in chosen if name not in known]:

@@ -35,7 +35,7 @@ Judged = Mapping[str, Mapping[str, Evidence]]  # variant -> claim -> evidence
 
 @dataclass(frozen=True)
 class Study:
-    """Findings judged again: what of a finding's protocol follows from which findings, and in which variants.
+    """Findings to be judged again, in which variants, and the parts of a finding's protocol that follow from that.
 
     `base` are the columns of a run at the values that these findings are made for; `variants` what each changes of
     them, by what it is called; `names` how a variant is called in the id of its claim; `curves` the folder of the
@@ -60,7 +60,7 @@ class Study:
         return {claim.id: claim.says for finding in self.findings for claim in finding.claims}
 
     def claims(self, says: str, of: str, **fields: str) -> tuple[Judge, ...]:
-        """A claim a variant, on its judge: `says` with the variant's name for {}, `of` telling of which claims."""
+        """A claim per variant, on its judge: `says` with the variant's name for {}, `of` naming the claims."""
         criterion = f"{of}, judged again by their own criteria, those that are decided both here and with the settings "
         criterion += "studied: all have the verdict that they have there (reproduced), at least two thirds (partly). "
         criterion += "None: undecided."
@@ -107,7 +107,7 @@ class Study:
 
 
 def compared(judged: Judged, variant: str) -> Evidence:
-    """How many of the verdicts that the base decides are as there: all, reproduced; ALIKE of them, partly."""
+    """How many of the base's decided verdicts are the same: all of them, reproduced; the share ALIKE, partly."""
     base, here = judged[BASE], judged[variant]
     opens = (Verdict.undecided, Verdict.not_run)
     decided = [name for name in base if base[name].verdict not in opens and here[name].verdict not in opens]
@@ -128,7 +128,7 @@ def compared(judged: Judged, variant: str) -> Evidence:
 
 
 def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
-    """One row a claim, one column a variant; framed where it was run and the verdict is not that of the base.
+    """One row per claim, one column per variant; framed where it was run and the verdict is not that of the base.
 
     Each cell tells the verdict and the first number that it is judged by.
     """
@@ -163,7 +163,7 @@ def _cell(evidence: Evidence) -> str:
 
 
 def _rows(frame: pd.DataFrame, values: Mapping[str, Any], query: str | None) -> pd.DataFrame:
-    """Those of the runs that have these values, and of these a finding's."""
+    """The rows of runs that have these values, and of these the ones that match a finding's query."""
     columns = [f"run_{column}" if f"run_{column}" in frame else column for column in values]
     frame = frame[(frame[columns] == list(values.values())).all(axis=1)]
     return frame if query is None else frame.query(query)

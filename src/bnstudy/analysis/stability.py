@@ -1,4 +1,4 @@
-"""What becomes of runs at the rates of a grid, counted over seeds, and how their losses are drawn."""
+"""Outcomes of runs at the rates of a grid, counted over seeds, and how their losses are drawn."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SHORT = {  # outcomes as a figure's heading has them
 
 
 def runs(steps: pd.DataFrame) -> pd.DataFrame:
-    """One row a run with its outcome, over the cells of an arm and a seed (see `outcomes.by_run`)."""
+    """One row per run with its outcome, over the cells of an arm and a seed (see `outcomes.by_run`)."""
     return outcomes.by_run(steps, ["norm", "seed"])
 
 
 def outcomes_by_seed(runs: pd.DataFrame, arm: str, rates: Sequence[float]) -> pd.DataFrame:
-    """The outcomes of an arm, a column a rate, of the seeds that have whole runs at all of these rates."""
+    """The outcomes of an arm, a column per rate, of the seeds that have whole runs at all of these rates."""
     part = runs[(runs["norm"] == arm) & (runs["outcome"] != outcomes.PARTIAL)]
     at = {rate: part[np.isclose(part["lr"], rate, rtol=1e-9, atol=0)].set_index("seed")["outcome"] for rate in rates}
     return pd.DataFrame(at).dropna()
@@ -45,7 +45,7 @@ def tally(runs: pd.DataFrame, arm: str, rate: float) -> str:
 
 
 def numbers(runs: pd.DataFrame) -> list[Comparison]:
-    """A line a rate: outcomes, and the mean losses at the end."""
+    """A line per rate: outcomes, and the mean losses at the end."""
     lines = []
     for rate in sorted(runs["lr"].unique()):
         cells = []
@@ -59,7 +59,7 @@ def numbers(runs: pd.DataFrame) -> list[Comparison]:
 
 
 def losses(ax: Axes, steps: pd.DataFrame) -> None:
-    """The loss of every mini-batch, a line a run, on logarithmic axes; a cross ends the run that diverged.
+    """The loss of every mini-batch, a line per run, on logarithmic axes; a cross ends the run that diverged.
 
     Losses beyond the panel, and those that are not finite, stand at its top, at ten times what ends a run.
     """
@@ -80,7 +80,7 @@ def losses(ax: Axes, steps: pd.DataFrame) -> None:
 
 
 def courses(ax: Axes, steps: pd.DataFrame) -> None:
-    """Means of ten successive losses around that of guessing, a line a run, of those that did not diverge."""
+    """Means of ten successive losses around that of guessing, a line per run, of those that did not diverge."""
     for arm, part in arms(steps).items():
         for _, run in part.groupby("run_id", observed=True):
             run = run.sort_values("step")

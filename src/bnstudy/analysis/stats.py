@@ -24,7 +24,7 @@ _SAMPLES = 20_000
 
 
 class Scale(StrEnum):
-    """On which values are averaged. The mean is given back on the scale of the values."""
+    """The scale on which values are averaged. The mean is brought back to the scale of the values."""
 
     plain = "plain"
     log = "log"  # the mean is the geometric one

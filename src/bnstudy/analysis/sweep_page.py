@@ -1,4 +1,4 @@
-"""What is shown of a sweep that no finding draws: its runs along training, their ends by what differs, and a list."""
+"""The page of a sweep that no finding draws: its runs during training, their ends by what differs, and a list."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def plot(fig: Figure, data: Mapping[str, pd.DataFrame]) -> None:
 
 
 def table(runs: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
-    """A row a run, by arm, settings and seed, under a row of headings."""
+    """A row per run, by arm, settings and seed, under a row of headings."""
     names = axes_of(runs)
     named = {name: runs[name].astype(str) for name in names if not pd.api.types.is_numeric_dtype(runs[name])}
     rows = runs.assign(**named).sort_values(["norm", *names, "seed"], kind="stable")

@@ -58,7 +58,7 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run with `percent`, the final test accuracy; chance where it diverged."""
+    """One row per run with `percent`, the final test accuracy; chance where it diverged."""
     return runs.assign(percent=(100 * runs["final_test_accuracy"]).where(runs["outcome"] != "diverged", CHANCE))
 
 
@@ -79,8 +79,9 @@ def seconds(runs: pd.DataFrame) -> float:
 
 
 def table(workspace: Path) -> str:
-    """In Markdown: largest stable rate, accuracy at the best rate, cost of a step, an arm a line; what there are no
-    published runs of is "not run"."""
+    """In Markdown: largest stable rate, accuracy at the best rate, cost of a step, an arm per line; an arm without
+    published runs is "not run".
+    """
     try:
         runs = named(frames.load(workspace, SWEEP, "runs", "status in ('completed', 'diverged')"))
     except frames.MissingTable:

@@ -49,7 +49,7 @@ def probe(
     are. The loss is the mean cross-entropy.
 
     `name` is a file in src/bnstudy/probes, `options` are the parameters of its function, whose docstring explains the
-    columns. Tables have one row a layer, channel or the like; `depth` counts the layers from 1.
+    columns. Tables have one row per layer, channel or the like; `depth` counts the layers from 1.
 
     `layers` are those of `bnstudy.layers(module, images)` by default. Otherwise give paths of convolutions and dense
     layers in the module, in the order in which they are to be numbered, or `bnstudy.Layer` objects.

@@ -28,7 +28,7 @@ def table(
 ) -> pd.DataFrame:
     """One table of a sweep, each row with the columns of its run.
 
-    `sweep` is one of `bnstudy.sweeps()`. `name` is a table: `runs` (one row a run: its configuration, status, final
+    `sweep` is one of `bnstudy.sweeps()`. `name` is a table: `runs` (one row per run: its configuration, status, final
     losses and accuracies as shares of 1), `epochs` (the curves), or a probe's name, with the columns that the probe's
     docstring explains. Where the table and the runs have a column of the same name (the `depth` of a layer and of a
     network, the `lr` of an epoch and of a run) the run's becomes `run_<name>`.
@@ -99,7 +99,7 @@ def runs(results: Folder | None = None) -> pd.DataFrame:
 
 
 def claims(results: Folder | None = None, *, preset: str | None = None) -> pd.DataFrame:
-    """One row a claim: what is claimed, by which criterion it is judged, what was measured, and the verdict.
+    """One row per claim: what is claimed, by which criterion it is judged, what was measured, and the verdict.
 
     By default as published; `results` and `preset` as in `bnstudy.table`. Columns: `id`; `where` in the paper; `says`;
     `criterion`; `scale` (init: untrained; paper: as the paper trains; reduced; textbook); `measured` and `spread` as

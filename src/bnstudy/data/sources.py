@@ -254,7 +254,7 @@ def _check_split(folder: Path, split: str, images: Array, labels: Array) -> None
         raise DataError(f"{labels_path} holds {labels.dtype}: save class numbers as whole numbers, such as int64")
     if labels.shape != images.shape[:1]:
         raise DataError(
-            f"{labels_path} has shape {labels.shape} for {len(images)} images: save one label an image, shape (N,)"
+            f"{labels_path} has shape {labels.shape} for {len(images)} images: save one label per image, shape (N,)"
         )
 
 

@@ -44,9 +44,9 @@ def apply(
     """Draws the weights of every convolution and dense layer, and multiplies them by `scale`; biases start at zero.
 
     Under the schemes of BIASED, and in the layers of `keep_torch_default`, biases are uniform in +-1/sqrt(fan_in).
-    Weights and biases of the layers named in `factors` are multiplied by what it says.
-    Draws are made in float32 on the CPU, then converted: the weights are the same in every precision, on every device.
-    Raises ValueError for an unknown scheme.
+    Weights and biases of the layers named in `factors` are multiplied by the factors there. Draws are made in float32
+    on the CPU, then converted: the weights are the same in every precision, on every device. Raises ValueError for an
+    unknown scheme.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"init = {scheme!r}: choose one of {', '.join(SCHEMES)}")

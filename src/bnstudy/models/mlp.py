@@ -1,4 +1,4 @@
-"""A multilayer perceptron: dense layers on the image's values, 784-256-10 unless told otherwise."""
+"""A multilayer perceptron: dense layers on the image's values, 784-256-10 by default."""
 
 from __future__ import annotations
 

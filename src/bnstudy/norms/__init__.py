@@ -37,7 +37,7 @@ class Factory:
         return self._at(site, num_features, ndim, {p for p in self._patterns if p == site})
 
     def check(self) -> None:
-        """Once the network is built: raises ValueError for a pattern that named no place in it."""
+        """To be called once the network is built: raises ValueError for a pattern that matched no place in it."""
         sites, used = self._sites, self._used
         self._sites, self._used = [], set()
         if self._patterns and not sites and self._name != "none":

@@ -24,6 +24,6 @@ def check_eps(eps: float) -> None:
 
 
 def check_count(count: int) -> None:
-    """Raises ValueError where a channel has a single value, whose deviation from their mean is nothing."""
+    """Raises ValueError where a channel has a single value, whose deviation from the mean is always 0."""
     if count < 2:
         raise ValueError("batch statistics need more than one value per channel; use data.batch_size=2 or more")

@@ -1,7 +1,7 @@
 """The norms' statistics: estimated anew over many images, or held constant as of one pass.
 
-A norm of its own file says how its statistics are held constant in a method `held`, and, where they are no mean and
-variance, what they are of one mini-batch in a method `statistics`. torch's norms are known here.
+A norm written here says in a method `held` how its statistics are held constant, and, where these are not mean and
+variance, in a method `statistics` what they are for one mini-batch. torch's norms are known to this module.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 RUNNING = "running_"  # begins the names of the buffers that evaluation uses
-SAME = 1e-6  # how far, relative to the largest, logits in float64 may lie apart that are to be the same
+SAME = 1e-6  # how far apart, relative to the largest, logits in float64 may lie and still count as the same
 
 
 def keeping(network: nn.Module) -> dict[str, nn.Module]:
@@ -51,7 +51,7 @@ class _Moments:
 
 
 class _Averages:
-    """The means of what a norm's `statistics` are of each mini-batch, weighed by its number of values a channel."""
+    """Means over mini-batches of a norm's `statistics`, weighted by the number of values per channel."""
 
     def __init__(self, norm: Any) -> None:
         self._norm, self._sums, self.count = norm, dict[str, Tensor](), 0
@@ -153,7 +153,7 @@ class _Holding(nn.Module):
 
 @torch.no_grad()
 def frozen(network: nn.Module, images_NCHW: Tensor) -> nn.Module:
-    """A copy in evaluation mode that computes of each of these images what training computes of the whole mini-batch.
+    """A copy in evaluation mode that computes for each of these images what training computes for the whole mini-batch.
 
     What norms take from the mini-batch (statistics), and what is drawn at random, are constants of that one pass, so
     that no image has a part in another's logits. Where a constant belongs to an example, an image has those of the

@@ -11,7 +11,7 @@ STACKABLE = False  # alpha is one number for all channels
 
 
 def build(num_features: int, ndim: int, *, alpha: float = 0.5) -> nn.Module:
-    """`alpha` is what its steepness starts from. Raises ValueError for one that is not above zero."""
+    """`alpha` is the initial steepness. Raises ValueError for one that is not above zero."""
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"norm.alpha = {alpha}: give a finite number above 0, such as 0.5")
     return DynamicTanh(num_features, alpha)

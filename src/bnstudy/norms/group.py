@@ -9,7 +9,7 @@ from bnstudy.norms._groups import GroupNorm
 
 
 def build(num_features: int, ndim: int, *, groups: int = 2, eps: float = 1e-5) -> nn.Module:
-    """Every example for itself, in training as in evaluation; the channels in `groups` groups of neighbours.
+    """Every example by itself, in training as in evaluation; the channels in `groups` groups of neighbours.
 
     Where `groups` does not divide the channels it is the next smaller number that does: networks narrow to a few.
     Raises ValueError for values of the options that make no norm.

@@ -9,7 +9,7 @@ from bnstudy.norms._groups import GroupNorm
 
 
 def build(num_features: int, ndim: int, *, eps: float = 1e-5) -> nn.Module:
-    """Every example for itself, in training as in evaluation. Raises ValueError for an eps that makes no norm.
+    """Every example by itself, in training as in evaluation. Raises ValueError for an eps that makes no norm.
 
     Features (ndim 0) have no space: the one value of a channel would become zero. They pass as they are. A group for
     each channel: as torch's InstanceNorm2d, which does not keep the layout in memory.

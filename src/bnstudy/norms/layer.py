@@ -9,7 +9,7 @@ from bnstudy.norms._groups import GroupNorm
 
 
 def build(num_features: int, ndim: int, *, eps: float = 1e-5) -> nn.Module:
-    """Every example for itself, in training as in evaluation. Raises ValueError for an eps that makes no norm.
+    """Every example by itself, in training as in evaluation. Raises ValueError for an eps that makes no norm.
 
     One group of all channels: as torch's LayerNorm, but with a gamma and a beta for each channel and not each pixel.
     """

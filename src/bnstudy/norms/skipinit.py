@@ -14,7 +14,7 @@ STACKABLE = False  # one number for all channels
 
 
 def build(num_features: int, ndim: int, *, start: float = 0.0) -> nn.Module:
-    """`start` is what the factor starts from. Raises ValueError for one that is not finite."""
+    """`start` is the initial value of the factor. Raises ValueError for one that is not finite."""
     if not math.isfinite(start):
         raise ValueError(f"norm.start = {start}: give a finite number; SkipInit has 0")
     return SkipInit(start)

@@ -66,8 +66,8 @@ def check_options(
 ) -> None:
     """Raises ValueError for options that the probe refuses, before there is anything to look at.
 
-    A probe looks at its options first: it is begun, and left where it reads more of a snapshot than its layers, the
-    size of its mini-batch (`examples`) and how many others the `num_train` training images make.
+    A probe checks its options first: it is started, and left where it reads more of a snapshot than its layers, the
+    size of its mini-batch (`examples`) and the number of others that the `num_train` training images make.
     """
     probe: Callable[..., Any] = plugins.load("probes", name).probe
     try:

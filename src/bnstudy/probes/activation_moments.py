@@ -17,7 +17,7 @@ COLUMNS = {
 
 
 def probe(snapshot: Snapshot, *, sites: Sequence[str] = ("preactivation", "activation")) -> Iterator[dict[str, Any]]:
-    """One row a channel and site. Site "preactivation" is the weight layer's own output, "activation" the layer's
+    """One row per channel and site. Site "preactivation" is the weight layer's own output, "activation" the layer's
     output after norm, shortcut and non-linearity; the classifier has no more than its own output at both.
     """
     of_site = {"preactivation": snapshot.preactivations, "activation": snapshot.activations}

@@ -18,7 +18,7 @@ COLUMNS = {
 
 
 def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """One row a convolution (the numbered ones: projections are not).
+    """One row per convolution (the numbered ones: projections are not).
 
     dL/dK[co, ci, x', y'] = sum_{b, x, y} d, with d = dL/dO[b, co, x, y] * I[b, ci, x + x', y + y']. sum_abs is the mean
     over kernel entries of sum |d|, abs_sum of |sum d|, both over the number of summands |B| H W; ratio is sum_abs /

@@ -23,7 +23,7 @@ COLUMNS = {
 
 
 def probe(snapshot: Snapshot, *, step_size: float = 0.1) -> Iterator[dict[str, Any]]:
-    """A row a layer but the first, whose inputs are the images.
+    """A row per layer but the first, whose inputs are the images.
 
     The distribution of a layer's inputs is that of each of its channels over the mini-batch (and space). `step_drift`
     compares it with the one after the gradient step of this mini-batch (weights - step_size * gradient), `start_drift`

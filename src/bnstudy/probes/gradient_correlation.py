@@ -25,7 +25,7 @@ COLUMNS = {
 def probe(
     snapshot: Snapshot, *, batch_sizes: Sequence[int] = (1, 16, 32, 128), num_batches: int = 8
 ) -> Iterator[dict[str, Any]]:
-    """One row a layer and batch size: mean and standard deviation (biased) of the cosine between the weight gradients
+    """One row per layer and batch size: mean and standard deviation (biased) of the cosine between the weight gradients
     of two mini-batches, over the pairs for which there is one: both gradients finite and not zero.
 
     Of `num_batches` mini-batches (fewer where the training set has no more) `num_pairs` such pairs could be formed;

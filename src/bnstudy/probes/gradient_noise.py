@@ -35,7 +35,7 @@ def probe(
     large_size: int = 512,
     num_large: int = 10,
 ) -> Iterator[dict[str, Any]]:
-    """One row a mini-batch size. Gradients are those of the mean loss in every parameter.
+    """One row per mini-batch size. Gradients are those of the mean loss in every parameter.
 
     N = num_examples = large_size * num_large training images form large mini-batches, whose mean gradient r is the
     whole set's where no norm couples the examples; gradient_squared is |r|^2. For each size, `num_divided` of them are

@@ -12,7 +12,7 @@ COLUMNS = {"depth": "int16", "layer": "string", "gradient": "float64", "weight":
 
 
 def probe(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """A row a layer: Euclidean norms of the gradient of the mean loss with respect to its weights, and of these."""
+    """A row per layer: Euclidean norms of the gradient of the mean loss with respect to its weights, and of these."""
     for layer in snapshot.layers:
         norms = (values[layer.depth].double().norm().item() for values in (snapshot.gradients, snapshot.weights))
         yield {"depth": layer.depth, "layer": layer.name, **dict(zip(("gradient", "weight"), norms, strict=True))}

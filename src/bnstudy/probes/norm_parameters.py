@@ -1,4 +1,4 @@
-"""What the norm layers have learned, and the statistics they keep: a number a channel."""
+"""What the norm layers have learned, and the statistics they keep: a number per channel."""
 
 from __future__ import annotations
 

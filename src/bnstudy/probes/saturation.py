@@ -14,7 +14,7 @@ COLUMNS = {"depth": "int16", "layer": "string", "activation": "string", "saturat
 
 
 def probe(snapshot: Snapshot, *, threshold: float = 0.1) -> Iterator[dict[str, Any]]:
-    """A row a layer that ends in a sigmoid or a rectifier.
+    """A row per layer that ends in a sigmoid or a rectifier.
 
     A unit is saturated on an image where the derivative of its activation is below `threshold` times the largest it can
     have: for a sigmoid a, 4 a (1 - a) < threshold; for a rectifier a = 0. `saturated` is the share over units and

@@ -1,4 +1,4 @@
-"""One observed forward and backward pass, on a private copy of the network, so that training cannot notice it.
+"""One observed forward and backward pass, on a private copy of the network, so that training is not affected.
 
 Shapes: N examples, K classes, O outputs and I inputs of a layer, C channels. A layer's tensors are kept by its depth.
 The copy is in training mode and computes in float32 or better, whatever precision training has chosen; every pass

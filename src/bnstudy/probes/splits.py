@@ -22,8 +22,8 @@ BATCH = 500
 
 
 def probe(snapshot: Snapshot, *, num_held_out: int = 5000) -> Iterator[dict[str, Any]]:
-    """A row a split: "train" and, where there are such images, "held_out", at least the first `num_held_out` of them in
-    batches of 500. Loss: mean cross-entropy. Raises ValueError for a number below 1."""
+    """A row per split: "train" and, where there are such images, "held_out", at least the first `num_held_out` of
+    them in batches of 500. Loss: mean cross-entropy. Raises ValueError for a number below 1."""
     if num_held_out < 1:
         raise ValueError(f"splits: num_held_out = {num_held_out}: give 1 or more")
     network = snapshot.network().eval()

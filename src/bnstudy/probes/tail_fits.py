@@ -31,7 +31,7 @@ Fit = tuple[float, float, Array]  # shape; scale in units of the threshold; log 
 
 
 def probe(snapshot: Snapshot, *, shares: Sequence[float] = (0.1,)) -> Iterator[dict[str, Any]]:
-    """One row a layer, threshold and law. Thresholds: below the `shares` of largest |gradient|, and the chosen one.
+    """One row per layer, threshold and law. Thresholds: below the `shares` of largest |gradient|, and the chosen one.
 
     The chosen threshold has the smallest Kolmogorov-Smirnov `distance` of the power law among shares of 1 to 50 %.
     Laws of x above the threshold, with `shape` and `scale` (in units of the gradient):

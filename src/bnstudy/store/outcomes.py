@@ -60,7 +60,7 @@ def in_cell(outcomes: Mapping[float, str]) -> dict[float, str]:
 
 
 def by_run(steps: pd.DataFrame, cell: Sequence[str]) -> pd.DataFrame:
-    """One row a run: columns `cell`, run_id, lr, outcome (chance told apart within the cell), last_loss, num_losses.
+    """One row per run: columns `cell`, run_id, lr, outcome (chance told apart within the cell), last_loss, num_losses.
 
     `steps`: the rows of the table of that name with their run's columns, of which `run_lr` is the run's learning rate;
     `cell`: the columns that runs share which differ in their rate alone, such as norm and seed. Raises ValueError if a

@@ -26,12 +26,12 @@ def run(results: Path, run_id: str) -> Path:
 
 
 def groups(results: Path) -> Path:
-    """Checkpoints of groups of runs that train in lockstep, one folder a group."""
+    """Checkpoints of groups of runs that train in lockstep, one folder per group."""
     return results / "groups"
 
 
 def locks(results: Path) -> Path:
-    """Locks of the processes that train runs, one file a run, for as long as it is held."""
+    """Locks of the processes that train runs, one file per run, for as long as it is held."""
     return results / "locks"
 
 

@@ -1,4 +1,4 @@
-"""Reduce a sweep's raw runs for analysis: one row a run, and one file a table with the rows of all runs."""
+"""Reduce a sweep's raw runs for analysis: one row per run, and one file per table with the rows of all runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bnstudy.store.status import look_key
 if TYPE_CHECKING:
     import pandas as pd
 
-RUNS = "runs"  # the name of the table with one row a run
+RUNS = "runs"  # the name of the table with one row per run
 SYNTHETIC = ("synthetic", "stand-in")  # data that was generated; the second is what manifests said before
 
 # Columns every `runs` table has, in this order; options of networks and norms stand between, as far as there are any.
@@ -92,7 +92,7 @@ def reduce(
     looks: Mapping[str, Mapping[str, str]] | None = None,
     published: Mapping[str, pa.Table] | None = None,
 ) -> Reduction:
-    """Writes `runs.parquet` and one file a table into `folder`; files of tables that are no longer there are removed.
+    """Writes `runs.parquet` and one file per table into `folder`; files of tables that are no longer there are removed.
 
     `looks` maps run ids to the probes that are wanted and the run's tables that hold them (None: every table, by its
     own name). `published` are reduced tables of further runs, which join those of the raw ones, as far as `rows` keeps

@@ -188,7 +188,7 @@ def _checked(path: Path, entry: Mapping[str, Any], *, verify: bool) -> Path:
 
 
 class Writer:
-    """One run's rows: buffered, flushed to segments at each checkpoint, joined to one file a table at the end."""
+    """One run's rows: buffered, flushed to segments at each checkpoint, joined to one file per table at the end."""
 
     def __init__(self, folder: Path, run_id: str) -> None:
         self.run_id = run_id
@@ -246,7 +246,7 @@ class Writer:
         self._segments.mkdir()
 
     def finish(self, manifest: Mapping[str, Any], weights: bytes | None = None) -> None:
-        """Joins the segments, one row group a table, and writes the weights and, last, the manifest.
+        """Joins the segments, one row group per table, and writes the weights and, last, the manifest.
 
         The bytes of a table do not depend on how often the run was interrupted.
         """

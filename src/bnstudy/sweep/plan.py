@@ -67,7 +67,7 @@ def side_by_side(config: Config) -> bool:
     model, norm, runtime = config.model["name"], config.norm["name"], config.runtime
     able = plugins.stackable(model, norm)
     if runtime.engine == "stacked" and not able:
-        raise ValueError(f"runtime.engine = 'stacked': {model} with norm {norm} cannot be stacked; use auto or parallel")
+        raise ValueError(f"runtime.engine = 'stacked': {model} with norm {norm} do not stack; use auto or parallel")
     if plugins.flag("norms", norm, "DRAWS") or plugins.flag("models", model, "DRAWS"):
         if runtime.engine in ("stacked", "parallel"):
             raise ValueError(

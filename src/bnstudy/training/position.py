@@ -19,7 +19,7 @@ class Mark:
 
 @dataclass(slots=True)
 class Position:
-    """The loop's state: with the engine's, enough to resume to the bit. Lists have one entry a run."""
+    """The loop's state: with the engine's, enough to resume to the bit. Lists have one entry per run."""
 
     step: int = 0
     diverged_step: list[int | None] = field(default_factory=list)

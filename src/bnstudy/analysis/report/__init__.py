@@ -49,7 +49,7 @@ def _origins(section: Section) -> set[str]:
 
 
 class ReportError(RuntimeError):
-    """Something failed, after everything else was made. `paths` are the files made, `failures` what failed and why."""
+    """Something failed, after all else was written. `paths` are the files written, `failures` what failed and why."""
 
     def __init__(self, failures: Mapping[str, str], written: list[Path]) -> None:
         self.failures, self.paths = dict(failures), written

@@ -11,7 +11,7 @@ Batch = tuple[Tensor, Tensor]  # images_NCHW (float), labels_N (int64)
 
 
 class StepResult(NamedTuple):
-    """What one update saw, on the engine's device, one entry a run: at the weights before the update."""
+    """What one update saw, on the engine's device, one entry per run: at the weights before the update."""
 
     loss_R: Tensor  # mean cross-entropy of the mini-batch
     correct_R: Tensor  # how many of its images were classified correctly

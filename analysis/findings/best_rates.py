@@ -131,13 +131,13 @@ DASHES = (":", (0, (4, 1.6)), "-")
 
 
 def _runs(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run, with arm, percent (chance where it diverged), and ratio: rate over size."""
+    """One row per run, with arm, percent (chance where it diverged), and ratio: rate over size."""
     runs = zoo.accuracies(zoo.named(frames["runs"]))
     return runs.assign(ratio=(runs["lr"] / runs["batch_size"]).map(lambda ratio: float(f"{ratio:.2e}")))
 
 
 def _best(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm, size and seed: rate (the parabola's top), percent (the highest), and whether it is inside."""
+    """One row per arm, size and seed: rate (the parabola's top), percent (the highest), and whether it is inside."""
     rows = []
     for (arm, size, seed), part in runs.groupby(["arm", "batch_size", "seed"]):
         line = part.sort_values("lr")
@@ -150,14 +150,14 @@ def _best(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _top(x: np.ndarray, y: np.ndarray) -> float:
-    """Where the parabola through three points, of which the middle one is highest, has its top."""
+    """The top of the parabola through three points, of which the middle one is highest."""
     (left, right), (fall, rise) = np.diff(x), np.diff(y)
     bend = rise / right - fall / left  # below zero, or 0 where all are equal
     return float(x[1] if bend == 0 else (x[0] + x[1]) / 2 - fall / left * (x[2] - x[0]) / (2 * bend))
 
 
 def _apart(runs: pd.DataFrame, small: int, large: int) -> pd.Series:
-    """By seed: mean over the ratios that both sizes have of how far their accuracies with BN are apart."""
+    """By seed: the mean distance of the accuracies with BN of the two sizes, over the ratios that both have."""
     part = runs[(runs["arm"] == "batch") & runs["batch_size"].isin([small, large])]
     pairs = part.assign(step=np.round(np.log(part["ratio"]), 1))
     wide = pairs.pivot_table(index=["seed", "step"], columns="batch_size", values="percent").reindex(
@@ -167,7 +167,7 @@ def _apart(runs: pd.DataFrame, small: int, large: int) -> pd.Series:
 
 
 def _lowest(runs: pd.DataFrame) -> pd.Series:
-    """By seed: the highest accuracy with BN at each size, of which the lowest."""
+    """By seed: the lowest, over sizes, of the highest accuracy with BN at each size."""
     part = runs[runs["arm"] == "batch"]
     return part.groupby(["seed", "batch_size"])["percent"].max().groupby("seed").min()
 

@@ -1,4 +1,4 @@
-"""Do gradients of different mini-batches, and of different examples, agree along training as at initialisation?"""
+"""Do gradients of different mini-batches, and of different examples, agree during training as at initialisation?"""
 
 from __future__ import annotations
 
@@ -168,13 +168,13 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _over_layers(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a run, look and size: `cosine`, the median over layers of the mean cosine."""
+    """One row per run, look and size: `cosine`, the median over layers of the mean cosine."""
     grouped = rows.groupby(["norm", "seed", "lr", "step", "batch_size"])["cosine_mean"].median()
     return grouped.rename("cosine").reset_index()
 
 
 def _change(medians: pd.DataFrame) -> pd.DataFrame:
-    """One row a run that has both ends: `change`, the cosine after the last update less that before the first."""
+    """One row per run that has both ends: `change`, the cosine after the last update less that before the first."""
     wide = medians.pivot(index=["norm", "seed"], columns="step", values="cosine").reindex(columns=[0, LAST])
     return (wide[LAST] - wide[0]).rename("change").dropna().reset_index()
 
@@ -188,7 +188,7 @@ def _higher(medians: pd.DataFrame) -> Sample:
 
 
 def _compared(ax: Axes, large: pd.DataFrame) -> None:
-    """What the first two claims are judged by: one dot a seed, bar: mean with 95 % interval."""
+    """What the first two claims are judged by: one dot per seed, bar: mean with 95 % interval."""
     each = {f"both at {MATCHED:g}": large[large["lr"] == MATCHED]}
     each[f"{OWN['batch']:g} with BN,\n{OWN['none']:g} without"] = large[large["lr"] == large["norm"].map(OWN)]
     for place, rows in enumerate(each.values()):
@@ -202,7 +202,7 @@ def _compared(ax: Axes, large: pd.DataFrame) -> None:
 
 
 def _along(ax: Axes, medians: pd.DataFrame) -> None:
-    """Against the number of updates, one line an arm and rate."""
+    """Against the number of updates, one line per arm and rate."""
     steps = sorted(medians["step"].unique())
     for place, ((arm, rate), part) in enumerate(medians.groupby(["norm", "lr"])):
         lines = stats.over_seeds(part.assign(look=part["step"].map(steps.index)), ["look"], "cosine")

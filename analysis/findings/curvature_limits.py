@@ -1,4 +1,4 @@
-"""Whether the curvature at the start says which learning rates a network bears (Lewkowycz et al., 2020)."""
+"""Whether the curvature at the start says at which learning rates a network trains (Lewkowycz et al., 2020)."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _networks(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row an arm, depth and seed: low, high (a bracket), curvature, product, and whether all is known."""
+    """One row per arm, depth and seed: low, high (a bracket), curvature, product, and whether all is known."""
     keys = ["arm", "depth", "seed"]
     runs = zoo.named(pd.concat([frames["runs"], frames["stability_depth/runs"]]))
     curved = zoo.named(pd.concat([frames[name] for name in CURVATURES]))

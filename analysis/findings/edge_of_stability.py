@@ -139,7 +139,7 @@ def _looks(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _ends(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run that did not diverge: the last sharpness, plain and scale-free."""
+    """One row per run that did not diverge: the last sharpness, plain and scale-free."""
     key = ["norm", "lr", "seed"]
     tables = {"plain": _looks(frames), "free": frames["relative_sharpness"]}
     last = {

@@ -121,7 +121,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _cells(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run: rate, product, root mean square angle (degrees), that over theory, final test accuracy (%)."""
+    """One row per run: rate, product, root mean square angle (degrees), that over theory, final test accuracy (%)."""
     looks = frames["gradient_norms"]
     late = looks[looks["step"] >= min(SETTLED, 0.75 * looks["step"].max())]
     lr, product = late["lr"], late["lr"] * late["weight_decay"]

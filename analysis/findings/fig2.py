@@ -170,7 +170,7 @@ def _rows(tails: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 
 def _pairs(tails: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """One row a depth and seed that both arms have, columns `batch` and `none`."""
+    """One row per depth and seed that both arms have, columns `batch` and `none`."""
     wide = _rows(tails, quantity).pivot(index=["depth", "seed"], columns="norm", values="value")
     return wide.reindex(columns=list(ARMS)).dropna()
 
@@ -182,7 +182,7 @@ def _ratios(tails: pd.DataFrame) -> pd.DataFrame:
 
 
 def _inside(tails: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: std and kurtosis of the entries inside the published axes, around 0, from the runs' histograms.
+    """One row per run: std and kurtosis of the entries inside the published axes, around 0, from the runs' histograms.
 
     Their bins have the same edges in every run; within one the entries are taken as evenly spread, by which the
     standard deviation comes out 2 to 3 % too large.

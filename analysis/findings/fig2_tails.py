@@ -245,7 +245,7 @@ def _power(fits: pd.DataFrame, *, chosen: bool) -> pd.DataFrame:
 
 
 def _held(fits: pd.DataFrame) -> pd.DataFrame:
-    """One row a run, layer and threshold at which laws could be fitted: `held`, whether the power law was."""
+    """One row per run, layer and threshold at which laws could be fitted: `held`, whether the power law was."""
     wide = fits.pivot_table(index=["depth", "seed", "chosen"], columns="law", values="evidence")
     wide = wide.reindex(columns=list(RIVALS))
     held = (wide["half_normal"] < -CLEAR) & ~(wide[["lognormal", "stretched_exponential"]] > CLEAR).any(axis=1)
@@ -254,13 +254,13 @@ def _held(fits: pd.DataFrame) -> pd.DataFrame:
 
 
 def _strongest(fits: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and layer: the larger evidence of the two laws that contain the power law."""
+    """One row per run and layer: the larger evidence of the two laws that contain the power law."""
     rows = fits[fits["law"].isin(["lognormal", "stretched_exponential"])]
     return rows.groupby(["norm", "seed", "depth"])["evidence"].max().reset_index()
 
 
 def _stable_and_hill(tails: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and layer: `stable`, the index from quantiles, and `hill`, that of the largest 5 %."""
+    """One row per run and layer: `stable`, the index from quantiles, and `hill`, that of the largest 5 %."""
     keys = ["norm", "seed", "depth"]
     at = tails[tails["depth"].isin(STABLE_LAYERS)]
     quantiles = at[at["quantity"] == "quantile"].pivot(index=keys, columns="x", values="value")
@@ -343,7 +343,7 @@ def _hill_plot(ax: Axes, here: pd.DataFrame) -> None:
 
 
 def _stretched(fits: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and layer: the stretched exponential fitted to the largest tenth."""
+    """One row per run and layer: the stretched exponential fitted to the largest tenth."""
     return fits[~fits["chosen"] & (fits["law"] == "stretched_exponential")]
 
 

@@ -194,7 +194,7 @@ def _each(losses: pd.DataFrame) -> list[tuple[Any, np.ndarray, np.ndarray]]:
 
 
 def _crossing(x: np.ndarray, r: np.ndarray, i: int, level: float) -> float:
-    """Where r, at most `level` at i and above it at i + 1, passes it: linear in both logarithms.
+    """The x at which r, at most `level` at i and above it at i + 1, passes the level: linear in both logarithms.
 
     Next to an infinite value that is x[i], next to zero x[i + 1], as it is in the limit.
     """

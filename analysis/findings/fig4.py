@@ -170,7 +170,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _step(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The rows along the step at the largest rate, with `rate`: that of which the part of the step is the whole."""
+    """The rows along the step at the largest rate, with `rate`: the rate whose whole step this part of the step is."""
     rows = frames["moments_along_step"]
     rows = rows[rows["lr"] == rows["lr"].max()]
     lost = rows[(rows["fraction"] == 1) & ~(rows["loss"] <= DIVERGED)]
@@ -178,7 +178,7 @@ def _step(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _largest(rows: pd.DataFrame, statistic: str = "variance") -> pd.DataFrame:
-    """One row a run, layer and rate: the largest size of the channels' statistic, infinite where one overflowed."""
+    """One row per run, layer and rate: the largest size of the channels' statistic, infinite where one overflowed."""
     sizes = rows[statistic].abs().fillna(math.inf)
     return rows.assign(**{statistic: sizes}).groupby(["seed", "depth", "rate"])[statistic].max().reset_index()
 
@@ -227,7 +227,7 @@ def _onset(rows: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
 
 
 def _at_layers(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """One row a seed, one column a layer of the figure."""
+    """One row per seed, one column per layer of the figure."""
     shown = frame[frame["depth"].isin(LAYERS)]
     return shown.pivot(index="seed", columns="depth", values=value).reindex(columns=list(LAYERS)).astype(float)
 

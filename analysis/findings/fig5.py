@@ -250,7 +250,7 @@ def _readings(ax: Axes, logs: pd.DataFrame, published: pd.DataFrame) -> None:
 
 
 def _logs(moments: pd.DataFrame, offset: int = BLOCK_OUTPUT) -> pd.DataFrame:
-    """One row a run and layer (the paper's number): ln std and ln |mean|, each averaged over channels.
+    """One row per run and layer (the paper's number): ln std and ln |mean|, each averaged over channels.
 
     Channels that are constant on the batch (dead after ReLU) have no logarithm and are left out of the average.
     """
@@ -266,7 +266,7 @@ def _logs(moments: pd.DataFrame, offset: int = BLOCK_OUTPUT) -> pd.DataFrame:
 
 
 def _at_layers(logs: pd.DataFrame, arm: str, statistic: str) -> pd.DataFrame:
-    """One row a seed, one column a published layer."""
+    """One row per seed, one column a published layer."""
     wide = logs[logs["norm"] == arm].pivot(index="seed", columns="layer", values=statistic)
     return wide.reindex(columns=list(LAYERS))
 

@@ -169,7 +169,7 @@ def _means(ax: Axes, channels: pd.DataFrame) -> None:
 
 
 def _shares(pairs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and convolution, with `rest`: what the first singular pair leaves of the sum of squares."""
+    """One row per run and convolution, with `rest`: what the first singular pair leaves of the sum of squares."""
     rows = pairs[pairs["quantity"] == "rank1_share"]
     return rows.assign(rest=1 - rows["value"])
 
@@ -190,7 +190,7 @@ def _first_seed(pairs: pd.DataFrame, arm: str) -> tuple[np.ndarray | None, int |
 
 
 def _channels(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run and input channel of the layer: |mean| of its activation, and `gradient`, the mean of M over o."""
+    """A row per run and input channel of the layer: |mean| of its activation, and `gradient`, the mean of M over o."""
     keys = ["norm", "seed", "channel"]
     entries = _matrices(frames["channel_pair_gradients"]).rename(columns={"in_channel": "channel"})
     gradient = entries.groupby(keys)["value"].mean().rename("gradient").reset_index()
@@ -199,7 +199,7 @@ def _channels(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _correlations(channels: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: correlation over channels of |mean| and gradient, of the values and of their ranks (Spearman)."""
+    """A row per run: correlation over channels of |mean| and gradient, of the values and of their ranks (Spearman)."""
     columns = ["norm", "seed", "spearman", "pearson"]
     rows = []
     for (norm, seed), part in channels.groupby(["norm", "seed"]):

@@ -230,7 +230,7 @@ def _condition(ax: Axes, values: pd.DataFrame) -> None:
 
 
 def _products(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a singular value, with the number of factors behind the stretch's start."""
+    """One row per singular value, with the number of factors behind the stretch's start."""
     table = frames["jacobian_singular_values"]
     factors = (table["num_factors"] - table["start"]).astype(int)
     return table.assign(factors=factors, value=table["value"].astype(float))
@@ -270,7 +270,7 @@ def _distances(values: pd.DataFrame, factors: int) -> pd.Series[float]:
 
 
 def _ratios(values: pd.DataFrame) -> pd.DataFrame:
-    """One row a seed and number of factors; `to_smallest` is NaN where rounding drowns the smallest of any seed."""
+    """One row per seed and number of factors; `to_smallest` is NaN where rounding drowns the smallest of any seed."""
     of = values.groupby(["factors", "seed"])["value"].agg(["max", "median", "min", "count"]).reset_index()
     whole = (of["min"] > ROUNDING * of["count"] * of["max"]).groupby(of["factors"]).transform("all")
     return of.assign(to_median=of["max"] / of["median"], to_smallest=(of["max"] / of["min"]).where(whole))

@@ -75,7 +75,7 @@ def _claim(number: str, says: str, criterion: Criterion, published: str) -> Clai
 
 
 def _falling(parts: Mapping[Any, Part], last: tuple[Part, ...]) -> Criterion:
-    """That each step goes the way claimed; partly: from the smallest rate to the largest."""
+    """Whether each step goes the way claimed; partly: from the smallest rate to the largest."""
     steps = tuple(part for part in parts.values() if part not in last)
     return Criterion(steps, partial=last, needs=(ALL_FIT,), min_seeds=5, remark=_WHEN)
 
@@ -170,7 +170,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _ends(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run: final accuracies in percent (`train` in evaluation mode), gap in points, both sharpnesses."""
+    """One row per run: final accuracies in percent (`train` in evaluation mode), gap in points, both sharpnesses."""
     ends = frames["runs"].set_index("run_id")[["norm", "lr", "seed", "final_test_accuracy"]]
     trained = frames["splits"].query("split == 'train'").set_index("run_id")["accuracy"]
     columns = {"train": 100 * trained, "test": 100 * ends["final_test_accuracy"]}
@@ -202,7 +202,7 @@ def _courses(ax: Axes, epochs: pd.DataFrame, side: str) -> None:
 
 
 def _by_rate(ax: Axes, ends: pd.DataFrame, value: str, *, filled: bool) -> None:
-    """A dot a seed, side by side in the arms, and the means by rate."""
+    """A dot per seed, side by side in the arms, and the means by rate."""
     for shift, (norm, rows) in figures.beside(ends.dropna(subset=[value]), 1):
         side = 1.08**shift
         colour = figures.COLOURS[norm]

@@ -153,6 +153,6 @@ def _largest(correlation: pd.DataFrame) -> int:
 
 
 def _over_layers(correlation: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and size: the median over layers of the mean cosine."""
+    """One row per run and size: the median over layers of the mean cosine."""
     grouped = correlation.groupby(["run_id", "norm", "seed", "batch_size"])["cosine_mean"].median()
     return grouped.rename("cosine").reset_index()

@@ -167,7 +167,7 @@ def _rows(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _fits(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and moment: slope in the size (of the variance with BN), and the noise over equation 3."""
+    """One row per run and moment: slope in the size (of the variance with BN), and the noise over equation 3."""
     lines = []
     for (norm, network, seed, moment), part in rows[rows["batch_size"] > 1].groupby(
         ["norm", "network", "seed", "moment"]

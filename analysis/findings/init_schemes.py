@@ -139,13 +139,13 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _rows(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run and layer, with the standard deviation of its most variable channel."""
+    """One row per run and layer, with the standard deviation of its most variable channel."""
     rows = frames["moments_along_step"]
     return rows.assign(std=np.sqrt(rows["variance"]))
 
 
 def _runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: loss, and growth, the ln of the last block's standard deviation over the first's."""
+    """One row per run: loss, and growth, the ln of the last block's standard deviation over the first's."""
     key = ["norm", "init", "seed"]
     first, last = (rows[rows["depth"] == depth].set_index(key)["std"] for depth in (FIRST, LAST))
     with np.errstate(divide="ignore", invalid="ignore"):  # a dead network's are 0

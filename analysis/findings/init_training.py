@@ -127,7 +127,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _runs(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run: first loss, mean of the last ones (infinite where one is not finite), test accuracy at the end."""
+    """A row per run: first loss, mean of the last ones (infinite where one is not finite), test accuracy at the end."""
     num_steps = frames["steps"]["step"].max() + 1
     late = min(LATE, math.ceil(num_steps / 3))
     lines = []

@@ -110,7 +110,7 @@ def _over_examples(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _uneven(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run and block, `uneven`: largest over middle singular value, the median over the images."""
+    """One row per run and block, `uneven`: largest over middle singular value, the median over the images."""
     table = frames["jacobian_density"]
     keys = ["norm", "seed", "start", "example"]
     largest, middle = (table[_at(table, share)].set_index(keys)["value"] for share in (0.0, 0.5))

@@ -94,7 +94,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _ends(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a run, size and number of examples: `frozen` and `coupled` are condition numbers."""
+    """One row per run, size and number of examples: `frozen` and `coupled` are condition numbers."""
     of = table.groupby(["run_id", "seed", "num_examples", "size"])
     conditions = {kind: of[kind].max() / of[kind].min() for kind in KINDS}
     return pd.DataFrame({"difference": of["difference"].first(), **conditions}).reset_index()

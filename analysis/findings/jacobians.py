@@ -155,7 +155,7 @@ def _blocks(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _ends(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and start: largest and smallest singular value to the classifier's input, and their ratio.
+    """One row per run and start: largest and smallest singular value to the classifier's input, and their ratio.
 
     Each the median over the images. A smallest value that is lost in rounding counts as 0.
     """

@@ -1,4 +1,4 @@
-"""Which learning rates LeNet trains at, with BN and without, and what they give (section 2, on a small network)."""
+"""At which learning rates LeNet trains, with BN and without, and how well (section 2, on a small network)."""
 
 from __future__ import annotations
 

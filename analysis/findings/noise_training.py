@@ -1,4 +1,4 @@
-"""The noise of SGD's steps along training, by the learning rate (Bjorck et al. 2018, section 2.1, equation 3)."""
+"""The noise of SGD's steps during training, by the learning rate (Bjorck et al. 2018, section 2.1, equation 3)."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _rows(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a seed and arm: `slope` of ln noise in ln rate after the last update, NaN unless at every rate."""
+    """One row per seed and arm: `slope` of ln noise in ln rate after the last update, NaN unless at every rate."""
     lines, rates = [], rows["lr"].nunique()
     for (norm, seed), part in rows[rows["step"] == LAST].groupby(["norm", "seed"]):
         defined = part[np.isfinite(part["noise"]) & (part["noise"] > 0)]
@@ -141,7 +141,7 @@ def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _along(ax: Axes, rows: pd.DataFrame, column: str) -> None:
-    """Against the number of updates, one line an arm and rate, side by side with their intervals."""
+    """Against the number of updates, one line per arm and rate, side by side with their intervals."""
     steps = sorted(rows["step"].unique())
     cells = rows.groupby(["norm", "lr"])
     for place, ((arm, rate), part) in enumerate(cells):

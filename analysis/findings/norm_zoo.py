@@ -1,4 +1,4 @@
-"""Which part of BN does it: BN, its halves, other norms, and networks that do without."""
+"""Which part of BN allows large learning rates: BN, its halves, other norms, and networks without norms."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _growth(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row an arm and seed: `growth`, root mean variance of the channels behind the last block over the first."""
+    """One row per arm and seed: `growth`, root mean variance of the channels behind the last block over the first."""
     rows = zoo.named(frames["norm_zoo_start/activation_moments"])
     std = rows[rows["block_output"]].groupby(["arm", "seed", "depth"])["variance"].mean() ** 0.5
     ends = std.reset_index().sort_values("depth").groupby(["arm", "seed"])["variance"].agg(["first", "last"])

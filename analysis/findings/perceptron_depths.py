@@ -131,13 +131,13 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The hidden layers' squared gradients, one row a run and layer."""
+    """The hidden layers' squared gradients, one row per run and layer."""
     hidden = table[table["depth"] < table["run_depth"]]
     return hidden.assign(square=hidden["gradient"] ** 2, residual=hidden["residual"].astype(bool))
 
 
 def _growth(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: the factor by which the squared gradient grows a layer on the way back."""
+    """One row per run: the factor by which the squared gradient grows a layer on the way back."""
     lines = []
     for (norm, residual, layers, seed), part in rows.groupby(["norm", "residual", "run_depth", "seed"], observed=True):
         last = int(part["run_depth"].iloc[0])

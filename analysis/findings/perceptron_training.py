@@ -92,7 +92,7 @@ def _deepest(runs: pd.DataFrame, arm: str, residual: bool) -> pd.Series:
     learns = part.assign(learns=part["outcome"] == outcomes.LEARNS)
     cells = learns.pivot_table(index="seed", columns=["depth", "lr"], values="learns", aggfunc="max").astype(float)
     cells = cells.reindex(columns=pd.MultiIndex.from_product([DEPTHS, RATES])).dropna()
-    trained = cells.T.groupby(level=0).max().T  # a column a depth
+    trained = cells.T.groupby(level=0).max().T  # a column per depth
     return (trained * trained.columns.to_numpy()).max(axis=1)
 
 

@@ -156,7 +156,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _moments(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run and block: ln std averaged over channels; channels that are constant are left out."""
+    """One row per run and block: ln std averaged over channels; channels that are constant are left out."""
     rows = placed(frames["activation_moments"])
     with np.errstate(divide="ignore"):
         logs = 0.5 * np.log(rows["variance"])
@@ -169,7 +169,7 @@ def _sizes(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _by_seed(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """One row a seed, one column a place."""
+    """One row per seed, one column a place."""
     return rows.pivot(index="seed", columns="place", values=value).reindex(columns=list(PLACES))
 
 

@@ -1,4 +1,4 @@
-"""Whether training in 16-bit floats shows what training in 32-bit floats shows (`precision=bf16` against `fp32`)."""
+"""Whether training in 16-bit floats leads to the same results as in 32-bit floats (`precision=bf16` against `fp32`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which claims about the untrained network hang on what the paper leaves open? All of the sweep init, judged again."""
+"""Which claims about the untrained network depend on what the paper leaves open? All of the sweep init, judged anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the claims about learning rates outlast warm-up and weight decay? LeNet's, judged again."""
+"""Do the claims about learning rates also hold with warm-up and weight decay? LeNet's, judged again."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _curvature(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _limits(ax: Axes, cells: pd.DataFrame, table: pd.DataFrame) -> None:
-    """A bar a seed and arm, side by side at each depth, and the median of 2 over the curvature."""
+    """A bar per seed and arm, side by side at each depth, and the median of 2 over the curvature."""
     depths = sorted(cells["depth"].unique())
     curvature = _curvature(table)
     for side, (arm, part) in figures.beside(cells, 0.18):

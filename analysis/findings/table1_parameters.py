@@ -127,7 +127,7 @@ def _at(rows: pd.DataFrame, p: float) -> pd.DataFrame:
 
 
 def _below(entries: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and layer: `percent` of the entries that agree."""
+    """One row per run and layer: `percent` of the entries that agree."""
     rows = entries[(entries["quantity"] == "share_below") & (entries["x"] == AGREE)]
     return rows.assign(percent=100 * rows["value"])
 

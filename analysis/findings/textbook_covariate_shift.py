@@ -1,4 +1,4 @@
-"""Internal covariate shift with BN, without, and with BN and noise: does it tell how training goes?"""
+"""Internal covariate shift with BN, without, and with BN and noise: does it predict how training goes?"""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _by_run(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run: norm, lr, seed, means over layers and looks in training, and how it ended (NaN where diverged)."""
+    """A row per run: norm, lr, seed, means over layers and looks in training, and how it ended (NaN where diverged)."""
     looks = frames["covariate_shift"].query("step > 0")
     means = looks.groupby("run_id")[["step_drift", "gradient_change"]].mean()
     runs = frames["runs"].assign(

@@ -120,7 +120,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def reached(frames: Mapping[str, pd.DataFrame], target: float) -> pd.DataFrame:
-    """One row a run, `needed`: the first epoch with that test accuracy (percent), infinite where none has it."""
+    """One row per run, `needed`: the first epoch with that test accuracy (percent), infinite where none has it."""
     epochs = frames["epochs"]
     first = epochs[100 * epochs["test_accuracy"] >= target].groupby("run_id")["epoch"].min()
     runs = frames["runs"]

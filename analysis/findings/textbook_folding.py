@@ -109,7 +109,7 @@ def _rows(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _of(rows: pd.DataFrame, change: tuple[str, str], precision: str, trained: bool) -> pd.Series[float]:
-    """One difference a seed."""
+    """One difference per seed."""
     chosen = (rows["change"] == change[0]) & (rows["mode"] == change[1]) & (rows["precision"] == precision)
     return rows[chosen & (rows["trained"] == trained)].set_index("seed")["difference"]
 

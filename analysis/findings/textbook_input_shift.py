@@ -1,4 +1,4 @@
-"""Training and test images from different sources: what BN's statistics have to do with what is lost."""
+"""Training and test images from different sources: how much of the lost accuracy BN's statistics account for."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _of(rows: pd.DataFrame, arm: str, statistics: str, kind: str) -> pd.Series[f
 def _points(rows: pd.DataFrame, way: str, kind: str) -> pd.Series[float]:
     """Points below the unchanged images' accuracy with the same statistics' source, seed by seed.
 
-    Re-estimated ones are compared with the stored ones' accuracy on unchanged images: what there was before.
+    Re-estimated statistics are compared with the accuracy of the stored ones on unchanged images.
     """
     arm, statistics = WAYS[way][:2]
     return 100 * (_of(rows, arm, "stored", PLAIN) - _of(rows, arm, statistics, kind))

@@ -229,7 +229,7 @@ def _cell(rows: pd.DataFrame, arm: str, act: str) -> pd.DataFrame:
 
 
 def _over_scales(rows: pd.DataFrame, compare: np.ufunc) -> pd.DataFrame:
-    """One row a network and seed: `value`, the largest compared with the smallest over the scales."""
+    """One row per network and seed: `value`, the largest compared with the smallest over the scales."""
     ends = rows.groupby(["norm", "activation", "seed"])["value"].agg(["min", "max"])
     return compare(ends["max"], ends["min"]).rename("value").reset_index()
 
@@ -289,7 +289,7 @@ def _by_scale(ax: Axes, rows: pd.DataFrame, scale: Scale = Scale.plain, **line: 
 
 
 def _diverged(ax: Axes, runs: pd.DataFrame) -> None:
-    """A cell a rate and scale, in it a row of marks an arm and activation, one a seed: filled where it diverged."""
+    """A cell per rate and scale, with a row of marks per arm and activation, one per seed: filled where it diverged."""
     rates = sorted(runs["lr"].unique())
     for (x, rate), (y, scale) in itertools.product(enumerate(rates), enumerate(SCALES)):
         part = _at(runs[runs["lr"] == rate], scale)

@@ -124,7 +124,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _named(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: its arm and accuracies."""
+    """One row per run: its arm and accuracies."""
     frozen = (runs["norm"] == "batch") & (runs["norm_affine"].astype("string") == "False")
     return accuracies(runs).assign(arm=runs["norm"].where(~frozen, "frozen"))
 

@@ -106,7 +106,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def jumps(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and mode, `jump`: mean absolute change of test accuracy (points) between epochs from the third."""
+    """A row per run and mode, `jump`: mean absolute change of test accuracy (points) between epochs from the third."""
     keys = ["norm_where", "norm_momentum", "mode", "seed"]
     late = rows[rows["epoch"] >= 3].sort_values("epoch")
     change = late.groupby(keys, observed=True)["percent"].diff().abs()
@@ -114,7 +114,7 @@ def jumps(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _percent(modes: pd.DataFrame) -> pd.DataFrame:
-    """With `percent`, the accuracy, and `epoch`, the looks of a run being one an epoch."""
+    """With `percent`, the accuracy, and `epoch`: a run has one look per epoch."""
     epoch = modes.groupby(["run_id", "mode"], observed=True)["step"].rank().astype(int)
     return modes.assign(percent=100 * modes["accuracy"], epoch=epoch)
 

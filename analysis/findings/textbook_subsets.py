@@ -123,7 +123,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _named(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: `places` of its norms, and accuracies."""
+    """One row per run: `places` of its norms, and accuracies."""
     places = runs["norm_where"].map(lambda where: () if where == "none" else tuple(where.split(",")))
     return accuracies(runs).assign(places=places)
 

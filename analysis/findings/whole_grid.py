@@ -161,7 +161,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _runs(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a run: place, lr, seed, accuracies in percent (train, held_out, test; a diverged run guesses), kind."""
+    """One row per run: place, lr, seed, accuracies in percent (train, held_out, test; a diverged run guesses), kind."""
     runs = placed(frames["runs"]).set_index("run_id")
     lost = runs["outcome"] == "diverged"
     accuracies = {"test": 100 * runs["final_test_accuracy"]}

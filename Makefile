@@ -1,4 +1,4 @@
-# One entry point a task; `make` alone lists them. Everything runs in the project's own .venv, made by `make setup`,
+# One entry point per task; `make` alone lists them. Everything runs in the project's own .venv, made by `make setup`,
 # on which every other target depends. No target asks anything.
 
 PYTHON ?= python3
@@ -27,14 +27,14 @@ variables := $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' $(firstword $(MAKEFILE_LI
 unknown := $(filter-out $(variables),$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 near = $(strip $(foreach v,$(variables),$(if $(or $(findstring $v,$1),$(findstring $1,$v)),$v)))
 $(if $(unknown),$(error $(firstword $(unknown)): there is no such variable; $(if $(call near,$(firstword $(unknown))),did you mean $(call near,$(firstword $(unknown)))? )there are: $(variables)))
-# One that no target takes would be, too: a target's line says which it takes, but for those of all.
+# So would be one that the target does not take: its line says which it takes, besides those of all targets.
 line = $(if $(filter sweep-%,$1),sweep-%,$(if $(filter wandb-sweep-%,$1),wandb-sweep-%,$1))
 takes = $(shell sed -n 's/^$(call line,$1):[^\#]*\#\# //p' $(firstword $(MAKEFILE_LIST)) | grep -o '[A-Z_]*=' | tr -d =)
 given := $(foreach v,$(variables),$(if $(filter command,$(origin $v)),$v))
 taken = $(sort PYTHON CPU DATA_ROOT ARGS $(foreach goal,$(MAKECMDGOALS),$(call takes,$(goal))))
 idle := $(if $(MAKECMDGOALS),$(filter-out $(taken),$(given)))
 $(if $(idle),$(error $(firstword $(idle)): make $(MAKECMDGOALS) does not take it; it takes: $(taken)))
-# What is given is one word to the shell, whatever characters it has; ARGS are words, quoted by who gives them.
+# A given value is one word to the shell, whatever characters it has; ARGS are words, quoted by the caller.
 quoted = '$(subst ','\'',$(value $1))'
 option = $(if $(value $1),$2$(call quoted,$1))
 preset = $(call option,PRESET,--preset )
@@ -116,7 +116,7 @@ beyond: $(READY) ## questions beyond the paper, by intervention and theory [PRES
 	$(BNSTUDY) suite beyond $(preset) $(jobs) $(budget) $(again) $(yes) $(seed) $(ARGS)
 
 .PHONY: status
-status: $(READY) ## how far the sweeps are that were begun, or one: [SWEEP=NAME] [PRESET=quick|full]
+status: $(READY) ## how far the sweeps are that were started, or one of them: [SWEEP=NAME] [PRESET=quick|full]
 	$(BNSTUDY) status $(call option,SWEEP) $(preset) $(ARGS)
 
 .PHONY: ls
@@ -124,12 +124,12 @@ ls: $(READY) ## your runs: state, test accuracy, age [ARGS="state=failed norm=ba
 	$(BNSTUDY) ls $(ARGS)
 
 .PHONY: show
-show: $(READY) ## what is known of one run: ID=its name, or the beginning of it
+show: $(READY) ## what is known about one run: ID=its name, or the beginning of it
 	@test -n $(call quoted,ID) || { echo "show: name the run, as in: make show ID=lenet-none" >&2; exit 2; }
 	$(BNSTUDY) show $(call quoted,ID) $(ARGS)
 
 .PHONY: retry
-retry: $(READY) ## the runs that failed, once more [SWEEP=NAME] [JOBS=n]
+retry: $(READY) ## train failed runs once more [SWEEP=NAME] [JOBS=n]
 	$(BNSTUDY) retry $(call option,SWEEP,--sweep ) $(jobs) $(ARGS)
 
 .PHONY: clean-run
@@ -164,7 +164,7 @@ publish: $(READY) ## add a sweep's whole seeds to the committed tables: SWEEP=NA
 	$(BNSTUDY) publish $(call quoted,SWEEP) $(if $(REPLACE),--replace) $(ARGS)
 
 .PHONY: data
-data: $(READY) ## get the data sets into DATA_ROOT, or say why they cannot be had
+data: $(READY) ## download the data sets into DATA_ROOT, or say why that fails
 	$(BNSTUDY) data $(ARGS)
 
 .PHONY: dashboard
@@ -179,7 +179,7 @@ wandb-sweep-%: $(READY) ## register a sweep at W&B, for agents (needs a key) [PR
 	$(BNSTUDY) wandb-sweep $* $(preset) $(seed) $(ARGS)
 
 .PHONY: wandb-agent
-wandb-agent: $(READY) ## one agent: make runs of a sweep registered at W&B, one after another: SWEEP=ENTITY/PROJECT/ID
+wandb-agent: $(READY) ## one agent: train runs of a sweep registered at W&B, one after another: SWEEP=ENTITY/PROJECT/ID
 	@test -n $(call quoted,SWEEP) || { echo "wandb-agent: name the sweep, as in: make wandb-agent SWEEP=lab/bnstudy/x1y2z3" >&2; exit 2; }
 	$(BNSTUDY) wandb-agent $(call quoted,SWEEP) $(ARGS)
 
@@ -204,7 +204,7 @@ clean: ## remove .venv, caches and half-written files; data and results stay
 	find src tests analysis -name __pycache__ -type d -prune -exec rm -rf {} +
 	find results -name '*.part' -type f -delete 2>/dev/null || true
 
-# uv first, itself from a hash-checked file; where it cannot be had, or cannot install, pip does the same more slowly.
+# uv first, itself from a hash-checked file; where it is not available, or cannot install, pip does the same more slowly.
 # Packages built from source use the locked setuptools (no build isolation), so nothing unlocked is ever fetched.
 $(READY): requirements.lock bootstrap.lock pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \

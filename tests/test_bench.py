@@ -235,7 +235,7 @@ def test_the_first_step_is_seen_on_both_sides(setting: Setting) -> None:
 
 
 def test_a_command_that_ends_too_early_is_an_error(setting: Setting) -> None:
-    with pytest.raises(RuntimeError, match=r"data set 'fashion_mnist' is not to be had"):
+    with pytest.raises(RuntimeError, match=r"data set 'fashion_mnist' is not available"):
         rows.first_step(replace(setting, data_root=setting.scratch)).measure()
 
 

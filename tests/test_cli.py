@@ -108,8 +108,8 @@ def test_usage_has_what_a_command_is_of_before_the_overrides(capsys):
         (["sweep", "init", "--preset", "custom"], ["invalid choice: 'custom'"]),
         *(([name, "--preset", "huge"], ["invalid choice: 'huge'"]) for name in ("figures", "report", "status")),
         *(([name, "--preset", "huge"], ["invalid choice: 'huge'"]) for name in ("reproduce", "sweep")),
-        (["run", "data.name=nowhere", "runtime.download=false"], ["'nowhere' is not to be had", "Tried:"]),
-        (["sweep", "init", "runtime.download=false"], ["'cifar10' is not to be had"]),
+        (["run", "data.name=nowhere", "runtime.download=false"], ["'nowhere' is not available", "Tried:"]),
+        (["sweep", "init", "runtime.download=false"], ["'cifar10' is not available"]),
     ],
 )
 def test_bad_input_gets_a_sentence(arguments, words, capsys, tmp_path):
@@ -474,7 +474,7 @@ def test_status_counts_what_was_begun_and_works_without_data(data_root, tmp_path
     nowhere = ["--results", tmp_path, "--data-root", tmp_path / "none"]
     assert lines(*nowhere) == first
     monkeypatch.undo()
-    assert "not to be had" in lines("random_products", "--preset", "quick", *nowhere)["random_products quick"]
+    assert "not available" in lines("random_products", "--preset", "quick", *nowhere)["random_products quick"]
 
 
 def test_a_sweep_of_values_alone_has_results_under_its_name(root, tmp_path, capsys):
@@ -591,12 +591,12 @@ def test_only_reproduce_goes_on_without_data_and_says_so(tmp_path, data_root, ca
         patch.setattr(compose, "expand", lambda name, preset, overrides: expand(name, preset, [*overrides, *one]))
         if not there:
             assert main("sweep", "init", *places) == cli.EXIT_USAGE
-            assert "'cifar10' is not to be had" in capsys.readouterr().err
+            assert "'cifar10' is not available" in capsys.readouterr().err
             assert not data.exists() or not list(data.iterdir())
         assert main("reproduce", *places) == 0
     captured = capsys.readouterr()
-    assert captured.out.count("SYNTHETIC DATA: cifar10") == (0 if there else 3)
-    assert ("cifar10, fashion_mnist could not be had" in captured.out) != there
+    assert captured.out.count("SYNTHETIC DATA in place of cifar10") == (0 if there else 3)
+    assert ("SYNTHETIC DATA in place of cifar10, fashion_mnist" in captured.out) != there
     store = Store(tmp_path / "results")
     kinds = {store.manifest(name)["data"]["source"] for name in store.run_ids()}
     assert kinds == {"arrays" if there else "synthetic"} and len(store.run_ids()) == len(study.REPRODUCE)

@@ -198,7 +198,7 @@ def test_a_download_that_arrives_damaged_is_not_read(fashion: Path, monkeypatch:
 def test_a_full_disk_is_no_missing_data(
     fashion: Path, monkeypatch: pytest.MonkeyPatch, where: str, allow_synthetic: bool
 ) -> None:
-    """It was told as data that are not to be had, and synthetic ones took their place where these found room."""
+    """It was reported as unavailable data, and synthetic images took their place where these found room."""
     from torchvision.datasets import FashionMNIST
 
     def full(*args: Any, **options: Any) -> None:

@@ -282,7 +282,7 @@ def test_nothing_there_says_what_was_tried_and_both_remedies(tmp_path: Path) -> 
     with pytest.raises(DataError) as caught:
         find("fashion_mnist", tmp_path)
     text = str(caught.value)
-    assert "'fashion_mnist' is not to be had" in text.splitlines()[0]
+    assert "'fashion_mnist' is not available" in text.splitlines()[0]
     tried, remedies = text.split("Remedies:")
     assert f"{tmp_path}/fashion_mnist/train_images.npy" in tried
     assert f"{tmp_path}/FashionMNIST/raw is not there, and downloading is switched off" in tried
@@ -291,7 +291,7 @@ def test_nothing_there_says_what_was_tried_and_both_remedies(tmp_path: Path) -> 
 
 
 def test_an_unknown_name_has_no_synthetic_data(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)'mine' is not to be had.*put train_images.npy.*cifar10, fashion_mnist"):
+    with pytest.raises(DataError, match=r"(?s)'mine' is not available.*put train_images.npy.*cifar10, fashion_mnist"):
         find("mine", tmp_path, allow_synthetic=True)
 
 

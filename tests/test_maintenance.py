@@ -181,7 +181,7 @@ def test_a_sweep_is_composed_once_until_something_that_decides_it_changes(tmp_pa
     label.write_text(json.dumps({"source": "torchvision"}))  # another identity
     assert {run.run_id for run in asked(root=other)}.isdisjoint(run.run_id for run in there)
     shutil.rmtree(other / "cifar10")
-    with pytest.raises(DataError, match="not to be had"):
+    with pytest.raises(DataError, match="is not available"):
         specs.of_sweep(
             "init", "quick", [f"runtime.data_root='{other}'", "runtime.download=false"], tmp_path / "results"
         )
@@ -274,7 +274,7 @@ def test_a_retry_of_what_is_no_longer_the_same_says_so(tmp_path, root, capsys):
     how = [f"runtime.data_root='{tmp_path / 'data'}'", "tracking.mode=off"]
     assert study.retry(None, how, tmp_path / "results", 1) == 1
     told = capsys.readouterr().err
-    assert f"{ids[0]}: cannot be trained (its data, or an option's default, are others now)" in told
+    assert f"{ids[0]}: cannot be trained (its data, or an option's default, have changed)" in told
     assert "(optim.inertia: there is no such key; there are: lr" in told and f"make clean-run ID={ids[1]}" in told
     for wrong, words in ((["optim.lr=3"], "optim.lr=3: a retry trains the very runs"), ([], "no sweep 'x'")):
         with pytest.raises(ValueError, match=words):

@@ -138,7 +138,7 @@ def test_it_says_which_seeds_are_in_and_which_are_missing(tmp_path, root, publis
     finish(tmp_path, jobs(everything)[:3])  # of seed 1 one arm
     assert publish(tmp_path, everything) == 0
     log = capsys.readouterr().out
-    assert "seeds that are in: 0 (n = 1), 2 runs of them new" in log and "1 (1 runs), 2 (2 runs)" in log
+    assert "published seeds: 0 (n = 1), 2 runs of them new" in log and "1 (1 runs), 2 (2 runs)" in log
     assert set(frames.runs(tmp_path, NAME)["seed"]) == {0}
     forget(tmp_path)
     with pytest.raises(ValueError, match=rf"{NAME} is not finished .*make sweep-{NAME}"):
@@ -206,7 +206,7 @@ def test_rows_of_other_code_stay_when_a_seed_is_added(tmp_path, root, publish, c
     capsys.readouterr()
     publish(tmp_path, grid(root, (0, 1, 2)))
     log = capsys.readouterr().out
-    assert "in: 0, 1, 2 (n = 3), 2 runs of them new" in log
+    assert "published seeds: 0, 1, 2 (n = 3), 2 runs of them new" in log
     assert "2 runs stay as they are published: norms/batch.py" in log
     after = frames.load(tmp_path, NAME, "looks")
     pd.testing.assert_frame_equal(after[after["seed"] < 2].reset_index(drop=True), before, check_categorical=False)

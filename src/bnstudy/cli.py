@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     for word in rest:
         if word.startswith("-"):
-            listed = f"bnstudy {known.command} --help lists those there are"
+            listed = f"bnstudy {known.command} --help lists the options"
             parser.error(f"unknown option {word}; {listed}; values are given without dashes, as optim.lr=0.1")
     known.overrides = [*getattr(known, "overrides", []), *rest]
     _say_what_is_given_twice(known.overrides)
@@ -179,14 +179,14 @@ PRESET = option(
 )
 
 
-CONFIGURED = "conf/ has what can be chosen, src/bnstudy/config/schema.py every key with its default"
+CONFIGURED = "conf/ lists the choices, src/bnstudy/config/schema.py every key with its default"
 ONE_RUN = f"what the run is: {CONFIGURED}"
 SEVERAL_RUNS = f"what to change, several values make an axis, as in optim.lr=0.1,1; {CONFIGURED}"
 SWEEP_NAMES = f"one of {', '.join(_sweeps())}"
 SWEEP = option("name", SWEEP_NAMES, metavar="SWEEP")
 SWEEP_OR_VALUES = option("name", f"{SWEEP_NAMES}; or none, with values alone: a sweep without a file", metavar="SWEEP")
 SUITE = option("name", "as sweeps/*.yaml name it: paper_init, paper_train, textbook, beyond", metavar="SUITE")
-RUN_ID = option("run_id", "the run's name, whole", metavar="ID")
+RUN_ID = option("run_id", "the run's whole name", metavar="ID")
 RESULTS = option(
     "--results",
     "folder of all results (default: %(default)s)",
@@ -216,7 +216,7 @@ ACCEPT_CODE = option(
 )
 BUDGET = option(
     "--budget-min",
-    "stop after so many minutes, with everything saved; the same command resumes (default: never)",
+    "stop after this many minutes, with everything saved; the same command resumes (default: never)",
     type=_minutes,
     metavar="N",
 )
@@ -360,7 +360,7 @@ def _suite(arguments: argparse.Namespace) -> int:
 
 
 @command(
-    "sweeps that were begun, or those named: runs completed, diverged, failed, running, pending; time left",
+    "how far sweeps are, those begun or named: runs completed, diverged, failed, running, pending; time left",
     option("names", SWEEP_NAMES, metavar="SWEEP", nargs="*"),
     _preset_unless("both"),
     *PLACES,
@@ -373,7 +373,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 @command(
-    "list runs with their state, test accuracy and age; those chosen by KEY=VALUE (a column) or a part of the name",
+    "list runs with their state, test accuracy and age; KEY=VALUE (a column) or a part of the name chooses some",
     option("wanted", "as in state=failed norm=batch,none seed=0", metavar="KEY=VALUE", nargs="*"),
     option("--csv", "every column, as comma-separated values", action="store_true"),
     RESULTS,
@@ -385,7 +385,7 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 @command(
-    "print what is known of one run: state, configuration, results, tables, what it was trained with",
+    "print what is known about one run: state, configuration, results, tables, what it was trained with",
     option("run_id", "the run's name, or a beginning that no other run has", metavar="ID"),
     RESULTS,
 )
@@ -396,7 +396,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 @command(
-    "train the runs that failed once more, of every sweep or of one",
+    "train failed runs once more, of every sweep or of one",
     option("--sweep", SWEEP_NAMES, metavar="SWEEP"),
     *PLACES,
     COMPONENTS,
@@ -486,7 +486,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 
 @command(
-    "get the data sets, or say why they cannot be had; or import images of one's own, as in: "
+    "download the data sets, or say why that fails; or import your own images, as in: "
     "bnstudy data import FOLDER --name mine",
     option(
         "import_from",
@@ -494,7 +494,7 @@ def _publish(arguments: argparse.Namespace) -> int:
         nargs="*",
         metavar="import FOLDER",
     ),
-    option("--name", "of the imported data set, as in data.name=NAME (default: the folder's)"),
+    option("--name", "name of the imported data set, as in data.name=NAME (default: the folder's)"),
     option("--title", "what figures, claims and report call it"),
     option("--size", "side in pixels to which imported images are scaled", type=_positive, metavar="N"),
     DATA,

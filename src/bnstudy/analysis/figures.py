@@ -291,7 +291,7 @@ def save(fig: Figure, folder: Path, name: str, title: str, origin: Origin) -> li
 
 
 def _settle(fig: Figure) -> None:
-    """Lays out once for both files: `savefig` would draw twice for each, the first time to lay out.
+    """Lay out once for both files: `savefig` would draw twice for each, the first time to lay out.
 
     The layout's solver adds in the order in which its variables lie in memory, so the last bits of its positions differ
     from process to process, and with them the identifiers in the SVG. They are rounded off, to 0.00001 inches.

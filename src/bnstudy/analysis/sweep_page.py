@@ -29,8 +29,8 @@ def finding(workspace: Path, sweep: str) -> Finding:
     runs = frames.runs(workspace, sweep)
     trained = runs["final_test_accuracy"].notna().any()
     with_epochs = trained and "epochs" in frames.tables(workspace, sweep)
-    shown = "Accuracy and loss along training, a line a run; final test accuracy by what differs from run to run, "
-    shown += "a mark a run, line: mean over seeds, crosses at the bottom: diverged."
+    shown = "Accuracy and loss during training, a line per run; final test accuracy by what differs between runs, "
+    shown += "a mark per run, line: mean over seeds, crosses at the bottom: diverged."
     caption = f"{shown} {_images(runs)}" if trained else "Runs by norm and status: none of them has an accuracy."
     return Finding(
         name=f"{PREFIX}{sweep}",

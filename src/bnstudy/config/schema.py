@@ -320,7 +320,7 @@ def _keys(path: list[str]) -> str:
 
 
 def _write_out(kind: str, component: dict[str, Any]) -> None:
-    """Turns whole numbers into text where an option is text: `model.hidden=256`, which a shell leaves of '256'."""
+    """Turn whole numbers into text where an option is text: `model.hidden=256`, which a shell leaves of '256'."""
     if component.get("name") not in plugins.names(kind):
         return
     for option, default in plugins.defaults(kind, component["name"]).items():

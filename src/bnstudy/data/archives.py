@@ -1,4 +1,4 @@
-"""Turns torchvision's files of a data set into arrays, downloading them if allowed, with a bounded wait.
+"""Turn torchvision's files of a data set into arrays, downloading them if allowed, with a bounded wait.
 
 The files whose md5 is right are linked into a folder of our own; there torchvision fetches what is missing, unpacks and
 reads. Nothing is ever written beside the user's files.

@@ -1,4 +1,4 @@
-"""Turns images in folders, one folder per class, into the arrays of a data set.
+"""Turn images in folders, one folder per class, into the arrays of a data set.
 
 `FOLDER/train/CLASS/*` and `FOLDER/test/CLASS/*` become the training and the test set; of `FOLDER/CLASS/*` every fifth
 image of a class, in the order of their names, becomes a test image.

@@ -1,4 +1,4 @@
-"""Decides which images make up mini-batch `step` and what is done to them before a network sees them.
+"""Decide which images make up mini-batch `step` and what is done to them before a network sees them.
 
 Images stay on the device as uint8, zero-padded once; a mini-batch is one gather of whole windows of memory, a mirroring
 and one multiply-add. Legend: N images, C channels, H and W height and width.
@@ -52,8 +52,8 @@ class Loader:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`num_train`, `num_test`: the first so many images (None: all); with `balanced` the first num_train / classes
-        training images of each class, in the order of the data. `normalise`: "channel" subtracts each
+        """`num_train`, `num_test`: how many images, the first ones (None: all); with `balanced` the first num_train /
+        classes training images of each class, in the order of the data. `normalise`: "channel" subtracts each
         channel's mean over the training images among these and divides by its standard deviation, "unit" divides by
         255. Images smaller than `input_size` are centred in raw zeros; so are, before a crop, all with `augment`.
 

@@ -1,4 +1,4 @@
-"""Decides where a data set's images come from, and refuses whatever is not what it should be."""
+"""Decide where a data set's images come from, and refuse whatever is not what it should be."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _has_arrays(folder: Path) -> bool:
 
 
 def _inspect(name: str, folder: Path) -> Source:
-    """Reads and checks everything; once a process, for as long as no file's size or time changes."""
+    """Read and check everything, once per process as long as no file's size or time changes."""
     stamps = []
     for file in (*(f"{part}.npy" for part in PARTS), SOURCE_FILE):
         with contextlib.suppress(OSError):  # reading it will say what is wrong
@@ -356,13 +356,13 @@ def work_folder(root: Path, name: str) -> Iterator[Path]:
 
 
 def label(prepared: Path, about: dict[str, Any]) -> None:
-    """Completes a folder of arrays with its SOURCE.json."""
+    """Complete a folder of arrays with its SOURCE.json."""
     sha256 = {part: _sha256([np.load(prepared / f"{part}.npy", mmap_mode="r")]) for part in PARTS}
     (prepared / SOURCE_FILE).write_text(json.dumps(about | {"sha256": sha256}, indent=1) + "\n", encoding="utf-8")
 
 
 def move_into_place(prepared: Path, folder: Path) -> None:
-    """Moves a folder to its place, whole or not at all; where another process was first, its folder stays."""
+    """Move a folder to its place, whole or not at all; where another process was first, its folder stays."""
     for file in prepared.iterdir():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -384,7 +384,7 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _nothing_found(name: str, folder: Path, tried: list[str]) -> str:
-    lines = [f"data set {name!r} is not to be had under {folder.parent}. Tried:", *(f"  - {line}" for line in tried)]
+    lines = [f"data set {name!r} is not available under {folder.parent}. Tried:", *(f"  - {line}" for line in tried)]
     if name in KNOWN:
         height, width, channels = *KNOWN[name].shape[1:], KNOWN[name].shape[0]
         files = " or ".join(str(folder.parent / file) for file in archives.FILES[name])

@@ -1,4 +1,4 @@
-"""Makes images that take the place of a data set that is not available: class structure under natural-image noise.
+"""Make images that take the place of a data set that is not available: class structure under natural-image noise.
 
 An image is 1/f noise (the amplitude spectrum of natural images; Field 1987) plus one of a few patterns of its class,
 itself 1/f noise, moved by a few pixels, sometimes mirrored, and of varying strength: a label is about local and global

@@ -41,7 +41,7 @@ def apply(
     scale: float = 1.0,
     factors: Mapping[str, float] | None = None,
 ) -> None:
-    """Draws the weights of every convolution and dense layer, and multiplies them by `scale`; biases start at zero.
+    """Draw the weights of every convolution and dense layer, and multiply them by `scale`; biases start at zero.
 
     Under the schemes of BIASED, and in the layers of `keep_torch_default`, biases are uniform in +-1/sqrt(fan_in).
     Weights and biases of the layers named in `factors` are multiplied by the factors there. Draws are made in float32

@@ -78,7 +78,7 @@ def _rows(abs_ON: Array, shares: tuple[float, ...]) -> Iterator[dict[str, Any]]:
 
 
 def _tail(falling: Array, share: float) -> tuple[Array, float]:
-    """ln x of the share's largest values, falling, and the threshold: the next value. Empty where it cannot be had."""
+    """ln x of the share's largest values, falling, and the threshold: the next value. Empty where it is not defined."""
     num = round(share * falling.size)
     if not MIN_TAIL <= num < falling.size or not falling[num] > 0 or not falling[0] > falling[num]:
         return np.empty(0), math.nan

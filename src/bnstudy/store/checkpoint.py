@@ -24,7 +24,7 @@ SCHEMA = 3
 
 
 def save(results: Path, group: Group, state: dict[str, Any]) -> None:
-    """Replaces the group's checkpoint. `state` holds tensors and plain values only."""
+    """Replace the group's checkpoint. `state` holds tensors and plain values only."""
     members = [job.run_id for job in group.jobs]
     path = _path(results, group.id)
     if not (path.parent / paths.MEMBERS).exists():

@@ -19,7 +19,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it replaces `path` atomically, on failure it is removed.
+    """Yield a temporary path beside `path`; on success it replaces `path` atomically, on failure it is removed.
 
     Raises OSError as the file system does (full disk, read-only folder), with `path` untouched.
     """
@@ -40,7 +40,7 @@ STAGED, COMPLETE = ".new", "complete.json"  # the folder of a set of files that 
 
 @contextmanager
 def replacing_all(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder; on success its files take the place of all files in `folder`, as one.
+    """Yield an empty folder; on success its files take the place of all files in `folder`, as one.
 
     They count from the moment when their list is written: `current` gives the old files before it and the new ones
     after it, wherever a kill may come, and the next `settle` completes what was interrupted. On failure nothing has
@@ -64,7 +64,7 @@ def replacing_all(folder: Path) -> Iterator[Path]:
 
 
 def settle(folder: Path) -> None:
-    """Completes a replacement that was interrupted after all of its files were written, and drops an earlier one."""
+    """Complete a replacement that was interrupted after all of its files were written, and drop an earlier one."""
     staged = folder / STAGED
     if not staged.is_dir():
         return
@@ -138,7 +138,7 @@ def sha256(path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable, where the system can sync a folder."""
+    """Make the rename itself durable, where the system can sync a folder."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -73,4 +73,4 @@ def let_go(results: Path, run_ids: set[str], keep: Group | None = None) -> None:
             shutil.rmtree(paths.groups(results) / group_id, ignore_errors=True)
             if left := [member for member in members if member not in run_ids]:
                 names = ", ".join(left)
-                print(f"{names}: to start again, as what was under way beside them is gone", flush=True)
+                print(f"{names}: to start again, since the checkpoint of their group is gone", flush=True)

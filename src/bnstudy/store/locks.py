@@ -64,7 +64,7 @@ class Locks:
 
 @contextmanager
 def hold(results: Path, run_ids: Iterable[str]) -> Iterator[Locks]:
-    """Holds all of these runs. Raises Locked naming one that another process holds."""
+    """Hold all of these runs. Raises Locked naming one that another process holds."""
     files = {run_id: paths.lock(results, run_id) for run_id in sorted(run_ids)}
     name = f"{os.getpid()} {platform.node()} {secrets.token_hex(4)}"
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ def holders(results: Path) -> dict[str, Holder]:
 
 @contextmanager
 def _locked(path: Path, wait_sec: float, name: str | None = None) -> Iterator[None]:
-    """Holds the file's lock within, under a name, and removes the file before letting go. Raises filelock's Timeout."""
+    """Hold the file's lock within, under a name, and remove the file before letting go. Raises filelock's Timeout."""
     lock = FileLock(path, thread_local=False, is_singleton=False, fallback_to_soft=False)
     try:
         lock.acquire(timeout=wait_sec, poll_interval=0.02)

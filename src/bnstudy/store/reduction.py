@@ -92,7 +92,7 @@ def reduce(
     looks: Mapping[str, Mapping[str, str]] | None = None,
     published: Mapping[str, pa.Table] | None = None,
 ) -> Reduction:
-    """Writes `runs.parquet` and one file per table into `folder`; files of tables that are no longer there are removed.
+    """Write `runs.parquet` and one file per table into `folder`; files of tables that are no longer there are removed.
 
     `looks` maps run ids to the probes that are wanted and the run's tables that hold them (None: every table, by its
     own name). `published` are reduced tables of further runs, which join those of the raw ones, as far as `rows` keeps

@@ -144,7 +144,7 @@ class Store:
         return self._check_weights(run_id, manifest, verify=True)
 
     def extend(self, run_id: str, tables: Mapping[str, pa.Table], looks: Mapping[str, Any]) -> None:
-        """Adds tables, each with the look that it holds, to a finished run. The manifest, written last, decides."""
+        """Add tables, each with the look that it holds, to a finished run. The manifest, written last, decides."""
         manifest, folder = self.manifest(run_id), paths.run(self.results, run_id)
         entries = {name: _write_table(folder / f"{name}.parquet", table) for name, table in tables.items()}
         manifest["looks"] = {**looks_of(manifest), **looks}
@@ -200,12 +200,12 @@ class Writer:
         self._segments.mkdir(parents=True, exist_ok=True)
 
     def add(self, table: str, columns: Columns, rows: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-        """Appends rows, given by column, all of one length, to a table of the columns named."""
+        """Append rows, given by column, all of one length, to a table of the columns named."""
         self._columns.setdefault(table, dict(columns))
         self._buffer.setdefault(table, []).append(as_table(columns, rows))
 
     def flush(self) -> dict[str, Any]:
-        """Writes what is buffered; returns what a checkpoint must keep for `restore`."""
+        """Write what is buffered; return what a checkpoint must keep for `restore`."""
         for table, parts in self._buffer.items():
             flushed = self._flushed.setdefault(table, [])
             path = self._segment(table, len(flushed))
@@ -232,13 +232,13 @@ class Writer:
                 path.unlink()
 
     def again(self) -> None:
-        """Begins anew beside what the run has, which stays until `finish` replaces it."""
+        """Begin anew beside what the run has, which stays until `finish` replaces it."""
         self._columns, self._buffer, self._flushed = {}, {}, {}
         shutil.rmtree(self._segments, ignore_errors=True)
         self._segments.mkdir()
 
     def restart(self) -> None:
-        """Drops everything: the run begins anew."""
+        """Drop everything: the run begins anew."""
         self._columns, self._buffer, self._flushed = {}, {}, {}
         (self._folder / paths.MANIFEST).unlink(missing_ok=True)  # first: without tables it would be a damaged run's
         for path in self._folder.iterdir():
@@ -246,7 +246,7 @@ class Writer:
         self._segments.mkdir()
 
     def finish(self, manifest: Mapping[str, Any], weights: bytes | None = None) -> None:
-        """Joins the segments, one row group per table, and writes the weights and, last, the manifest.
+        """Join the segments, one row group per table, and write the weights and, last, the manifest.
 
         The bytes of a table do not depend on how often the run was interrupted.
         """
@@ -267,7 +267,7 @@ class Writer:
         return {"bytes": len(weights), "sha256": files.sha256(path)}
 
     def clean(self) -> None:
-        """Removes the segments, once no checkpoint names them any more."""
+        """Remove the segments, once no checkpoint names them any more."""
         shutil.rmtree(self._segments, ignore_errors=True)
 
     def _segment(self, table: str, number: int) -> Path:
@@ -305,7 +305,7 @@ def sealed(manifest: Mapping[str, Any], run_id: str, tables: Mapping[str, Any]) 
 
 
 def _write_table(path: Path, table: pa.Table) -> dict[str, Any]:
-    """Writes one table; returns its entry in the manifest."""
+    """Write one table; return its entry in the manifest."""
     kinds = {str(kind): name for name, kind in ARROW.items()}
     with files.writing(path) as file:
         pq.write_table(table, file, compression="zstd", row_group_size=max(1, table.num_rows))

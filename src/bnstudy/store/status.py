@@ -53,7 +53,7 @@ class Status:
 
 
 def of(job: Job, store: Store, *, verify: bool = True) -> Status:
-    """Compares the run on the disk with the job. With `verify` the checksums of its files are compared, too.
+    """Compare the run on the disk with the job. With `verify` the checksums of its files are compared, too.
 
     Raises StoreError where the run of this name was trained with another configuration.
     """

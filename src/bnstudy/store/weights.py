@@ -12,7 +12,7 @@ SUFFIXES = (".safetensors", ".pt")
 
 
 def export(run_id: str, to: Path, results: Path) -> int:
-    """Writes the run's state dictionary to a new file.
+    """Write the run's state dictionary to a new file.
 
     Raises ValueError for a file that ends otherwise or is there, and StoreError for a run without weights.
     """

@@ -74,7 +74,7 @@ def show(name: str, results: Path) -> int:
 
 
 def remove(run_id: str, results: Path) -> int:
-    """Removes one run: its tables, its manifest, what was saved of it. Raises ValueError if there is none of that name.
+    """Remove one run: its tables, its manifest, what was saved of it. Raises ValueError if there is none of that name.
 
     Raises locks.Locked where a process trains it.
     """
@@ -104,7 +104,7 @@ def whole_name(name: str, results: Path) -> str:
 
 def _hint(name: str, matches: Sequence[str], known: Iterable[str]) -> str:
     near = matches[:3] or difflib.get_close_matches(name, list(known), 3)
-    return f"did you mean {' or '.join(near)}?" if near else "bnstudy ls lists those there are"
+    return f"did you mean {' or '.join(near)}?" if near else "bnstudy ls lists the runs"
 
 
 def _rows(results: Path) -> list[dict[str, Any]]:

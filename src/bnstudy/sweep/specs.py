@@ -71,7 +71,7 @@ def remember(
     results: Path,
     named: str | None = None,
 ) -> list[RunSpec]:
-    """Remembers the sweep's runs, and returns them."""
+    """Remember the sweep's runs, and return them."""
     data = {}
     for job in grid:
         runtime = job.config.runtime

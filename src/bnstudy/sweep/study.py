@@ -252,7 +252,7 @@ def _jobs_again(run_ids: Collection[str], overrides: Sequence[str], results: Pat
             reasons[run_id] = str(error)
     again = [job for job in jobs(configs) if job.run_id in run_ids]
     for run_id in sorted(set(run_ids) - {job.run_id for job in again}):
-        reason = reasons.get(run_id, "its data, or an option's default, are others now")
+        reason = reasons.get(run_id, "its data, or an option's default, have changed")
         print(f"{run_id}: cannot be trained ({reason}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr)
     return again
 
@@ -277,5 +277,5 @@ def _outcome(store: Store, run_id: str) -> str:
 
 def _loud(names: set[str]) -> str:
     bar = "!" * 100
-    text = f"SYNTHETIC DATA: {', '.join(sorted(names))} could not be had; synthetic images replace it."
+    text = f"SYNTHETIC DATA in place of {', '.join(sorted(names))}, which could not be found or downloaded."
     return f"{bar}\n{text}\n{bar}"

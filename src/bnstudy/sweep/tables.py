@@ -27,7 +27,7 @@ def reduce(
     results: Path,
     published: Published = NOTHING,
 ) -> Path:
-    """Writes the sweep's tables into a workspace, those rows that are only published among them; returns the folder."""
+    """Write the sweep's tables into a workspace, including rows that are only published; return the folder."""
     folder, store = paths.tables(workspace, name), Store(results)
     here = {job.run_id for job in grid if status.of(job, store).done}
     known = published.ids(grid) - here
@@ -38,7 +38,7 @@ def reduce(
 def _reduce(
     like: Config, grid: Sequence[Job], folder: Path, store: Store, published: Mapping[str, pa.Table]
 ) -> None:
-    """Reduces these jobs' raw runs, as the sweep of the configuration says, and adds what is published of others."""
+    """Reduce these jobs' raw runs, as the sweep of the configuration says, and add what is published of others."""
     expected = {job.run_id: resolved(job.config) for job in grid}
     settings = like.sweep
     reduction.reduce(
@@ -55,7 +55,7 @@ def _reduce(
 
 
 def publish(name: str, overrides: Sequence[str], results: Path, *, replace: bool = False) -> int:
-    """Adds the seeds of a sweep that are whole, every run of them done, to its published tables, and draws those anew.
+    """Add the seeds of a sweep that are whole, every run of them done, to its published tables, and draw those anew.
 
     Runs that are published already keep their rows, also where their raw runs are gone; `replace` takes the raw run
     instead where there is one. Raises ValueError for synthetic data, where no seed is whole, for overrides that make
@@ -108,8 +108,8 @@ def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Pat
     seeds, staying = ", ".join(map(str, choice.seeds)), Counter(choice.other.values())
     return (
         f"published {name} ({len(choice.earlier | choice.new)} runs): {target}\n"
-        f"seeds that are in: {seeds} (n = {len(choice.seeds)}), {len(choice.new)} runs of them new"
-        + (f"; missing, as not every run of theirs is done: {missing}" if missing else "")
+        f"published seeds: {seeds} (n = {len(choice.seeds)}), {len(choice.new)} runs of them new"
+        + (f"; missing, because some of their runs are not done: {missing}" if missing else "")
         + "".join(f"\n{count} runs stay as they are published: {why}" for why, count in staying.items())
     )
 

@@ -28,7 +28,7 @@ OWN = "bnstudy: "  # begins a job's own lines in its log, among those of others
 
 
 def write_group(path: Path, group: Group, threads: int) -> None:
-    """Describe a group, to be trained with so many threads a run, in a file that can be read from any folder."""
+    """Describe a group, to be trained with `threads` threads per run, in a file that can be read from any folder."""
     described = []
     for job in group.jobs:
         runtime = replace(job.config.runtime, threads=threads)

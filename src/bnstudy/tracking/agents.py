@@ -63,7 +63,7 @@ def run_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def register_sweep(sweep: str, preset: str, overrides: Sequence[str], results: Path, data_root: Path) -> int:
-    """Registers the twin and prints how agents are started; exit status 1, with a message, where that fails."""
+    """Register the twin and print how agents are started; exit status 1, with a message, where that fails."""
     twin = definition(sweep, preset, overrides, [f"--results={results}", f"--data-root={data_root}"])
     confine(results)
     file = paths.wandb(results) / "sweeps" / f"{sweep}-{preset}.yaml"

@@ -23,7 +23,7 @@ def offline_runs(results: Path) -> list[Path]:
 
 
 def dashboard(results: Path) -> int:
-    """Opens the terminal dashboard on every W&B run on this disk; returns an exit code."""
+    """Open the terminal dashboard on every W&B run on this disk; return an exit code."""
     folder = paths.wandb(results)
     if not any(folder.glob("*run-*/*.wandb")):
         return _refuse(f"dashboard: there are no W&B runs in {folder}; `make reproduce` or any sweep records some")
@@ -34,7 +34,7 @@ def dashboard(results: Path) -> int:
 
 
 def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
-    """Uploads the offline runs that are not uploaded yet; returns an exit code: 1, with a message, where that fails.
+    """Upload the offline runs that are not uploaded yet; return an exit code: 1, with a message, where that fails.
 
     Having nothing to upload is no failure.
     """
@@ -59,7 +59,7 @@ def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
 
 
 def log_figures(workspace: Path, results: Path, *, mode: str = "offline", project: str = "bnstudy") -> int:
-    """Sends a workspace's figures (PNG) as images of one W&B run, in place of its last one; returns how many.
+    """Send a workspace's figures (PNG) as images of one W&B run, in place of its last one; return how many.
 
     Does nothing, and returns 0, where the mode is off or there are no figures.
     """

@@ -55,20 +55,20 @@ class Wandb:
             self._stop(error)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Holds the values, and sends everything of earlier steps."""
+        """Hold the values, and send everything of earlier steps."""
         self._hold(step, values)
         self._send(before=step)
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Holds what `summarise` makes of the rows."""
+        """Hold what `summarise` makes of the rows."""
         self._attempt(lambda _: self._hold(step, summarise(name, rows)))
 
     def images(self, pictures: Mapping[str, Path]) -> None:
-        """Sends picture files by name."""
+        """Send picture files by name."""
         self._attempt(lambda run: run.log({name: _image(path) for name, path in pictures.items()}))
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
-        """Sends what is held and closes the run."""
+        """Send what is held and close the run."""
         self._send(before=None)
         self._attempt(lambda run: run.summary.update({"status": status, **summary}))
         self._attempt(lambda run: run.finish(exit_code=0 if status in ("completed", "diverged") else 1))
@@ -128,7 +128,7 @@ def obstacle() -> str | None:
 
 
 def confine(results: Path) -> None:
-    """Keeps W&B's own files below the results root, and its notices to itself; what the user has set stands."""
+    """Keep W&B's own files below the results root, and its notices to itself; what the user has set stands."""
     folder = paths.wandb(results).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if _home() is None:

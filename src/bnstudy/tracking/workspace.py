@@ -60,7 +60,7 @@ def spec(workspace: views.Workspace) -> dict[str, Any]:
 
 
 def save(project: str, results: Path) -> int:
-    """Saves the workspace as a view of the project, and as a file; exit status 1, with a message, where that fails."""
+    """Save the workspace as a view of the project, and as a file; exit status 1, with a message, where that fails."""
     confine(results)
     file = paths.wandb(results) / "workspace.json"
     files.write_text(file, json.dumps(spec(view("", project)), indent=1) + "\n")
@@ -99,7 +99,7 @@ def _grid() -> list[Any]:
 def _by_depth(probe: str, statistics: tuple[str, ...]) -> list[Any]:
     return [
         panels.LinePlot(
-            title=f"{statistic}, a line a layer",
+            title=f"{statistic}, a line per layer",
             metric_regex=rf"{probe}/depth_\d+/{statistic}",
             groupby=ARM,
             groupby_aggfunc="median",

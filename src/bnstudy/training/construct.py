@@ -1,4 +1,4 @@
-"""Builds what a run consists of from its configuration: the network with its initial weights, and its mini-batches."""
+"""Build what a run consists of from its configuration: the network with its initial weights, and its mini-batches."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Installs the handlers (in the main thread; elsewhere signals are the caller's business)."""
+        """Install the handlers (in the main thread; elsewhere signals are the caller's business)."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

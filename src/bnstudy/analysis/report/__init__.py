@@ -84,7 +84,7 @@ def build(
     html: bool = True,
     strict: bool = False,
 ) -> list[Path]:
-    """Makes `figures/`, `claims.{md,json}` and (`html`) `report.html` from a workspace's tables; returns the files.
+    """Write `figures/`, `claims.{md,json}` and (`html`) `report.html` from a workspace's tables; return the files.
 
     They go to the folder `into`, by default to the workspace itself. The same tables give the same bytes.
     A finding whose table is missing is `not run`, which is reported to `progress` and shown; figures that an earlier
@@ -121,7 +121,7 @@ def build(
 
 
 def _drawn(tasks: Sequence[Task], progress: Progress) -> list[Section]:
-    """The sections in the order of the tasks; each is told to `progress` when it is there."""
+    """The sections in the order of the tasks; each is reported to `progress` when it is drawn."""
     place = {task.name: position for position, task in enumerate(tasks)}
     begun, finished, num_anew = time.perf_counter(), list[Section](), 0
     for section, anew in drawing.sections(tasks):

@@ -72,7 +72,7 @@ class Part:
 
     @property
     def key(self) -> str:
-        """What its sample is called."""
+        """The name of its sample."""
         return f"{self.of}, {self.at}" if self.at else self.of
 
     @property
@@ -86,7 +86,7 @@ class Part:
         return " ".join(filter(None, (f"{self.of}: {bound}{unit}{_MEANS[self.scale]}", self.where)))
 
     def p(self, values: pd.Series) -> float:
-        """Below 0.05 where the part holds."""
+        """A p value, below 0.05 where the part holds."""
         if self.where:
             return float(not self._holds(values))
         if self.above is None:
@@ -173,7 +173,7 @@ class Criterion:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """What it asks for: one sample each."""
+        """The quantities that it asks for: one sample each."""
         return tuple(dict.fromkeys([part.key for part in self.parts] + [need.of for need in self.needs]))
 
     def __str__(self) -> str:

@@ -82,7 +82,7 @@ def _by_seed(runs: pd.DataFrame, arm: Arm, value: str) -> pd.Series[float]:
 
 
 def _smallest(of: Sequence[pd.Series]) -> pd.Series[float]:
-    """By seed; NaN where one is missing."""
+    """The smallest value by seed; NaN where one is missing."""
     return pd.concat(of, axis=1).min(axis=1, skipna=False)
 
 

@@ -46,7 +46,7 @@ class _Arms(dict[str, str]):
 
 
 def _colour(arm: str) -> str:
-    """Of a norm by its name, so that it is the same in every figure."""
+    """The colour of a norm follows from its name, so that it is the same in every figure."""
     return NORMS.get(arm) or OWN[sum(arm.encode()) % len(OWN)]
 
 
@@ -213,7 +213,7 @@ def diverged(ax: Axes, lost: pd.DataFrame, x: str = "lr") -> None:
 
 
 def effect_entries(where: str) -> list[Line2D]:
-    """What the marks of `effects` are; `where`: the panel."""
+    """Legend entries for the marks of `effects`; `where`: the panel."""
     return [
         entry(f"training accuracy {where}", "o", colour=INK, ls="-", lw=1.2),
         entry(f"test accuracy {where}", "o", filled=False, colour=INK, ls="-", lw=1.2),

@@ -374,7 +374,7 @@ def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: st
 
 
 def _signed(text: str) -> str:
-    """With a minus sign for every hyphen that stands for one."""
+    """The text with a minus sign for every hyphen that stands for one."""
     return re.sub(r"(?<!\w)-(?=\d)", MINUS, text)
 
 
@@ -385,7 +385,7 @@ def row_not_run(claim: Claim, why: str, *, finding: str = "") -> Row:
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
-    """By number first (2 before 10), then by name."""
+    """The rows by number first (2 before 10), then by name."""
 
     def key(r: Row) -> tuple[int, str]:
         number = re.match(r"\d+", r.id)

@@ -194,7 +194,7 @@ def by_arm(frame: pd.DataFrame, value: str) -> dict[str, Spread]:
 
 
 def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
-    """With `train` and `test` (last epoch's, in percent) and `gap`, points by which training is ahead of the test.
+    """The rows with `train` and `test` (last epoch's, in percent) and `gap`, points by which training is ahead.
 
     A run that diverged guesses.
     """
@@ -204,7 +204,7 @@ def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def placed(frame: pd.DataFrame) -> pd.DataFrame:
-    """With `place`, where BN sits: the norm's `where`, or none."""
+    """The rows with `place`, where BN sits: the norm's `where`, or none."""
     return frame.assign(place=frame["norm_where"].where(frame["norm"] != "none", "none"))
 
 

@@ -40,7 +40,7 @@ def by_cell(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def larger(factor: float = 10) -> Criterion:
-    """That the largest rate that trains is larger with BN, by this factor; a part: by more than the search resolves."""
+    """The largest rate that trains is larger with BN, by this factor; partly: by more than the search resolves."""
     of = "largest rate that trains with BN over that without"
     return Criterion(
         (Part(of, above=factor, scale=Scale.log),),
@@ -50,7 +50,7 @@ def larger(factor: float = 10) -> Criterion:
 
 
 def ratios(cells: pd.DataFrame) -> dict[str, Sample]:
-    """What `wider` asks for."""
+    """The values that `wider` asks for."""
     part = larger().full[0]
     return {part.key: criteria.compared(cells, "low", Scale.log, of="batch")}
 
@@ -59,7 +59,7 @@ FALLS = Part("slope of the log of the largest rate that trains on the log of dep
 
 
 def slopes(cells: pd.DataFrame) -> dict[str, Sample]:
-    """What `FALLS` asks for: by seed that has every depth, over those at which some rate trains."""
+    """The values that `FALLS` asks for: by seed that has every depth, over those at which some rate trains."""
     cells = cells[cells.groupby("seed")["depth"].transform("nunique") == cells["depth"].nunique()]
     slopes = {
         seed: stats.slope(np.log(part["depth"]), np.log(part["low"]))

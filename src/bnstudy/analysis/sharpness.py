@@ -74,7 +74,7 @@ TRAINED = Need("number of the seed's runs at these rates that did not train", "n
 
 
 def steps(rates: Sequence[float]) -> tuple[Part, ...]:
-    """That sharpness falls from each rate to the next."""
+    """The parts of a criterion that sharpness falls from each rate to the next."""
     return tuple(
         Part("sharpness over that at the next smaller rate", below=1, scale=Scale.log, at=f"rate {high:g}")
         for _, high in itertools.pairwise(rates)
@@ -82,12 +82,14 @@ def steps(rates: Sequence[float]) -> tuple[Part, ...]:
 
 
 def ends(rates: Sequence[float]) -> Part:
-    """That it is smaller at the largest rate than at the smallest."""
+    """The part of a criterion that sharpness is smaller at the largest rate than at the smallest."""
     return Part(f"sharpness at {rates[-1]:g} over that at {rates[0]:g}", below=1, scale=Scale.log)
 
 
 def measure(rows: pd.DataFrame, rates: Sequence[float]) -> dict[str, Sample]:
-    """What `steps`, `ends` and `TRAINED` ask for, of one arm; a run that did not train has no sharpness after it."""
+    """The values that `steps`, `ends` and `TRAINED` ask for, of one arm; a run that did not train has no sharpness
+    after it.
+    """
     trained = rows[rows["ended"] & (rows["outcome"] == "trained")]
     at = {rate: trained[trained["lr"] == rate].set_index("seed")["eigenvalue"] for rate in rates}
     samples = {

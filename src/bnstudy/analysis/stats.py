@@ -90,7 +90,7 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str, scale: Scale 
 
 
 def effect(treated: pd.Series, control: pd.Series, scale: Scale = Scale.plain) -> pd.Series:
-    """By seed, of the seeds that both have: difference, ratio (scale log) or ratio of odds (scale logit).
+    """The effect by seed, of the seeds that both have: difference, ratio (scale log) or ratio of odds (scale logit).
 
     Both are indexed by seed. A ratio or a ratio of odds is to be averaged on the scale log. Where both values are
     infinite, or both 0, neither is known to be larger: NaN. Raises ValueError if a seed stands twice.

@@ -45,7 +45,7 @@ ARMS = {  # an arm of conf/arm: what it is
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """With `arm`, the name of each row's arm; rows of no arm are left out."""
+    """The rows with `arm`, the name of each one's arm; rows of no arm are left out."""
     kinds = {(arm.model, arm.norm, arm.where if arm.norm != "none" else "*"): name for name, arm in ARMS.items()}
     where = frame["norm_where"].where(frame["norm"] != "none", "*")
     arms = [kinds.get(kind) for kind in zip(frame["model"], frame["norm"], where, strict=True)]
@@ -63,8 +63,9 @@ def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def best(runs: pd.DataFrame) -> tuple[float, pd.Series, bool]:
-    """Of one arm: the rate of highest mean accuracy among those that every seed has, the accuracies there by seed, and
-    whether it lies inside the grid. NaN and none without such a rate."""
+    """For one arm: the rate of highest mean accuracy among those that every seed has, the accuracies there by seed, and
+    whether it lies inside the grid. NaN and none without such a rate.
+    """
     rates = accuracies(runs).pivot(index="seed", columns="lr", values="percent").dropna(axis="columns")
     if rates.empty:
         return math.nan, pd.Series(dtype=float), False

@@ -260,7 +260,9 @@ class Run:
     def batches(
         self, split: str = "test", size: int = EVALUATION_BATCH, *, device: str = "cpu"
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What `images` gives, `size` images at a time; the last ones may be fewer. Raises ValueError as it does."""
+        """The images and labels of `images`, `size` at a time; the last ones may be fewer. Raises ValueError as it
+        does.
+        """
         if size < 1:
             raise ValueError(f"size = {size}: give 1 or more")
         loader, num = self._sized(split, None, device)

@@ -125,7 +125,7 @@ def _reference_of(config: Config) -> Values:
 
 
 def _component_reference(kind: str, name: str) -> Values:
-    """Of a component that is not in the reference (a user's own) every option enters the name."""
+    """The reference of a component's options; none, so that every option enters the name, for one of the user's own."""
     known: Values = reference()[kind].get(name, {})
     return known | ({"where": "*"} if kind == "norms" else {})
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def _torch_default(weight: Tensor, generator: torch.Generator) -> None:
-    """What torch's layers do of themselves: uniform in +-1/sqrt(fan_in)."""
+    """The default of torch's layers: uniform in +-1/sqrt(fan_in)."""
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
 
 

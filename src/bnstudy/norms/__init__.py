@@ -33,7 +33,7 @@ class Factory:
         return self._at(site, num_features, ndim, {p for p in self._patterns if fnmatchcase(site, p)})
 
     def extra(self, num_features: int, ndim: int, site: str) -> nn.Module:
-        """At a place where the network as published has no norm: only `where` naming it in full puts one there."""
+        """The norm of a place where the published network has none: only `where` naming it in full puts one there."""
         return self._at(site, num_features, ndim, {p for p in self._patterns if p == site})
 
     def check(self) -> None:

@@ -64,7 +64,7 @@ class BatchRenorm(nn.Module):
         return functional.batch_norm(x, None, None, scale_C, shift_C, training=True, eps=self.eps)
 
     def held(self, x: Tensor) -> Held:
-        """With the statistics of this mini-batch, and r and d, as constants."""
+        """The norm with the statistics of this mini-batch, and r and d, as constants."""
         mean_1C, variance_1C = moments(x)
         r_1C, d_1C = self._correction(mean_1C, variance_1C)
         scale_1C = self.weight * r_1C / (variance_1C + self.eps).sqrt()

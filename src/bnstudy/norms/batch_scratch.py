@@ -57,7 +57,7 @@ class BatchNormScratch(nn.Module):
         return self.weight.reshape(shape) * normalized + self.bias.reshape(shape)
 
     def held(self, x: Tensor) -> Held:
-        """With the statistics of this mini-batch as constants."""
+        """The norm with the statistics of this mini-batch as constants."""
         return affine(self, *moments(x))
 
     @torch.no_grad()

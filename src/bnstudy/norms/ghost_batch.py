@@ -39,7 +39,7 @@ class GhostBatchNorm(nn.BatchNorm2d):
         return torch.cat([norm(part) for part in parts])
 
     def held(self, x: Tensor) -> Held:
-        """With the statistics of each part as constants of its examples."""
+        """The norm with the statistics of each part as constants of its examples."""
         parts = [(len(part), affine(self, *moments(part))) for part in x.split(self.size)]
         constants = ("centre", "scale", "shift")
         return Held(*(torch.cat([getattr(part, n).expand(num, -1) for num, part in parts]) for n in constants))

@@ -37,11 +37,11 @@ class MeanOnly(nn.Module):
         return x + _by_channel(self.bias - mean_C, x)
 
     def statistics(self, x: Tensor) -> dict[str, Tensor]:
-        """Of one mini-batch."""
+        """The statistics of one mini-batch."""
         return {"running_mean": _mean(x)}
 
     def held(self, x: Tensor) -> Held:
-        """With the mean of this mini-batch as a constant."""
+        """The norm with the mean of this mini-batch as a constant."""
         mean_1C = _mean(x)[None]
         return Held(mean_1C, torch.ones_like(mean_1C), self.bias[None])
 

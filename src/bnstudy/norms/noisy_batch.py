@@ -45,7 +45,7 @@ class NoisyBatchNorm(nn.Module):
         return torch.addcmul(noise, normed, factor)
 
     def held(self, x: Tensor) -> Held:
-        """With the statistics of this mini-batch, and this draw, as constants."""
+        """The norm with the statistics of this mini-batch, and this draw, as constants."""
         inner = affine(self.norm, *moments(x))
         noise, factor = self._draw(x)
         scale, shift = (value.reshape(*value.shape, *[1] * (x.dim() - 2)) for value in (inner.scale, inner.shift))

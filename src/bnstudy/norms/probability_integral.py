@@ -56,7 +56,7 @@ class ProbabilityIntegral(nn.Module):
         return y.contiguous(memory_format=_layout(x))
 
     def held(self, x: Tensor) -> ProbabilityIntegral:
-        """With the quantiles of this mini-batch as constants."""
+        """The transform with the quantiles of this mini-batch as constants."""
         fixed = copy.deepcopy(self).eval()
         fixed.running_quantiles = self.statistics(x)["running_quantiles"].detach()
         return fixed
@@ -66,7 +66,7 @@ class ProbabilityIntegral(nn.Module):
         return {"running_quantiles": self._of_batch(x.transpose(0, 1).flatten(1))}
 
     def _quantiles(self, values_CM: Tensor) -> Tensor:
-        """Those of the mini-batch, which move the running ones."""
+        """The quantiles of the mini-batch, which move the running ones."""
         quantiles_CB = self._of_batch(values_CM)
         with torch.no_grad():
             self.running_quantiles.lerp_(quantiles_CB, self.momentum)
@@ -79,7 +79,7 @@ class ProbabilityIntegral(nn.Module):
 
 
 def _distribution(values_CM: Tensor, quantiles_CB: Tensor, eps: float) -> Tensor:
-    """Between 0 and 1: the share of a channel that lies below each of the values."""
+    """The share of a channel, between 0 and 1, that lies below each of the values."""
     inner_CB = quantiles_CB[:, 1:-1].detach().contiguous()
     bin_CM = torch.searchsorted(inner_CB, values_CM.detach().contiguous(), right=True)
     width_CB = quantiles_CB.diff(dim=1) + eps

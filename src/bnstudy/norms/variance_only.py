@@ -46,16 +46,16 @@ class VarianceOnly(nn.Module):
         return x * scale_C.reshape(shape) + self.bias.reshape(shape)
 
     def statistics(self, x: Tensor) -> dict[str, Tensor]:
-        """Of one mini-batch."""
+        """The statistics of one mini-batch."""
         count = x.numel() // x.shape[1]
         return {"running_var": _variance(x) * count / max(1, count - 1)}
 
     def held(self, x: Tensor) -> Held:
-        """With the variance of this mini-batch as a constant."""
+        """The norm with the variance of this mini-batch as a constant."""
         scale_1C = self.weight / (_variance(x)[None] + self.eps).sqrt()
         return Held(torch.zeros_like(scale_1C), scale_1C, self.bias[None])
 
 
 def _variance(x: Tensor) -> Tensor:
-    """Of every channel, biased. By torch, which is exact of values far from 0, too, where the mean is rounded."""
+    """Biased variance of every channel, by torch, which is exact for values far from 0, where the mean is rounded."""
     return x.var([d for d in range(x.dim()) if d != 1], correction=0)

@@ -47,13 +47,13 @@ class Whitening(nn.Module):
         return functional.conv2d(centred, matrix_CC[:, :, None, None], self.bias)
 
     def held(self, x: Tensor) -> Whitening:
-        """With mean and covariance of this mini-batch as constants."""
+        """The norm with mean and covariance of this mini-batch as constants."""
         fixed = copy.deepcopy(self).eval()
         fixed.running_mean, fixed.running_cov = (value.detach() for value in self._of_batch(x))
         return fixed
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of the mini-batch, which move the running ones."""
+        """The statistics of the mini-batch, which move the running ones."""
         count = x.numel() // x.shape[1]
         mean_C, cov_CC = self._of_batch(x)
         with torch.no_grad():

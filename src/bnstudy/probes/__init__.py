@@ -84,7 +84,7 @@ class _NotYet(Exception):
 
 
 class _Unobserved:
-    """In the place of a snapshot before there is one."""
+    """A placeholder for a snapshot before there is one."""
 
     def __init__(self, layers: tuple[Layer, ...], examples: int, num_train: int) -> None:
         self.layers, self._num_train = layers, num_train
@@ -99,7 +99,7 @@ class _Unobserved:
 
 
 class _Counted:
-    """In the place of a tensor of which only the length is known."""
+    """A placeholder for a tensor of which only the length is known."""
 
     def __init__(self, length: int) -> None:
         self._length = length

@@ -104,7 +104,7 @@ def square_of_mean(draws_DW: Tensor) -> float:
 
 
 def gradient(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -> Tensor:
-    """Of the mean cross-entropy in all parameters, one after the other, float64."""
+    """The gradient of the mean cross-entropy in all parameters, one after the other, float64."""
     images_NCHW = images_NCHW.contiguous(memory_format=memory_format(network))
     with torch.enable_grad(), torch.random.fork_rng([images_NCHW.device] if images_NCHW.is_cuda else []):
         loss = functional.cross_entropy(network(images_NCHW).double(), labels_N)

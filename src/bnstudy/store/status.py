@@ -162,7 +162,9 @@ class Look:
 
     @property
     def record(self) -> dict[str, Any]:
-        """As a manifest holds it: with every default, and with checksums of the probe's code and of what it imports."""
+        """The look as a manifest holds it: with every default, and with checksums of the probe's code and of its
+        imports.
+        """
         imports, own = plugins.sources("probes", self.probe), f"probes/{self.probe}.py"
         code = plugins.checksum_of(imports)
         del imports[own]

@@ -309,7 +309,7 @@ def _patience_sec(group: Group) -> float:
 
 
 def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
-    """How the runs of a worker that died ended."""
+    """The endings of the runs of a worker that died."""
     if not worker.hung:
         note = f"its process died ({_cause(worker.process.exitcode)}); run the sweep again to resume"
         return _as_it_stands(group, results, note)

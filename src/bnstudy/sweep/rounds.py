@@ -47,7 +47,7 @@ def processes(jobs: Sequence[Job]) -> int:
 
 
 def at_once(part: Sequence[Job], results: Path) -> int | None:
-    """How many processes, where --jobs is not given and time is limited: on a GPU so many that all arms train."""
+    """How many processes train where --jobs is not given and time is limited: on a GPU enough for all arms."""
     if not signals.limited() or not devices.on_gpu(part[0].config.runtime.device):
         return None
     return max(devices.gpus(), len(plan(part, {job.run_id for job in part}, results, workers=1)))

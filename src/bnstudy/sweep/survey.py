@@ -1,4 +1,4 @@
-"""How far sweeps are: the runs they ask for, against those that are here, are published, or train right now."""
+"""How far sweeps are: the runs they ask for, compared with those that are here, published, or in training."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Tally:
 
     @property
     def time_left(self) -> str:
-        """As in `about 3 min left for 2 processes`; empty where nothing is known of it."""
+        """The time left, as in `about 3 min left for 2 processes`; empty where it is not known."""
         if self.pending <= self.unknown:
             return ""
         who = f"{self.processes} processes" if self.processes > 1 else "one process"

@@ -52,7 +52,7 @@ def _best_step(rows: Rows) -> dict[str, float]:
 
 
 def _means(rows: Rows) -> dict[str, float]:
-    """Of a quantity its mean over its rows (of the Hill estimate: over k); without quantities, of every real column."""
+    """The mean of each quantity over its rows (Hill estimates: over k); without quantities, of every real column."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if "quantity" in row:

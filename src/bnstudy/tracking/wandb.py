@@ -102,7 +102,7 @@ class Wandb:
 
 @cache
 def obstacle() -> str | None:
-    """What stands in the way of uploading, in a plain sentence; None if the server answers and takes the key."""
+    """A message about what prevents uploading; None if the server answers and takes the key."""
     import wandb
 
     settings = wandb.setup().settings

@@ -66,7 +66,7 @@ class SGD:
                 weight.copy_(torch.where(_shaped(alive_R, step), torch.addcmul(weight, step, scale, value=-1), weight))
 
     def _update_one(self, gradients: Sequence[Tensor], lr: float) -> None:
-        """The same for one run, all tensors in one call a step of the rule: a ResNet-110 has hundreds of small ones."""
+        """The update of one run, all tensors in one call per step of the rule: a ResNet-110 has hundreds."""
         steps = list(gradients)
         if self._weight_decay:
             steps = list(torch._foreach_add(steps, self._parameters, alpha=self._weight_decay))
@@ -77,7 +77,7 @@ class SGD:
         torch._foreach_add_(self._parameters, steps, alpha=-lr)
 
     def _update_flat(self, flat: _Flat, gradients: Sequence[Tensor], lr_R: Tensor, alive_R: Tensor | None) -> None:
-        """The same for one run, all weights as one vector."""
+        """The update of one run, all weights as one vector."""
         step = flat.gathered(gradients)
         if self._weight_decay:
             step = step.add(flat.weights, alpha=self._weight_decay)

@@ -28,7 +28,7 @@ class Engine(Protocol):
         """One update of every run that is alive."""
 
     def step_on_device(self, batch: Batch, lr_R: Tensor) -> StepResult:
-        """The same with the learning rates (R,), in float64, on the device."""
+        """As `step`, with the learning rates (R,), in float64, on the device."""
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """Mean loss and accuracy of each run over the batches, with running statistics: two tensors of shape (R,)."""

@@ -113,7 +113,7 @@ class Lockstep:
         return losses_NR.mean(0)
 
     def _norm_by_run(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        """In float64: squares leave float32 from 1e19 on, and a sum of millions of them loses the small ones."""
+        """Norms in float64: squares leave float32 from 1e19 on, and a sum of millions of them loses the small ones."""
         if self.num_runs == 1:
             return torch.stack(torch._foreach_norm(gradients, 2, torch.float64)).norm().reshape(1)
         squares = [g.double().unflatten(0, (self.num_runs, -1)).flatten(1).square().sum(1) for g in gradients]

@@ -86,7 +86,7 @@ class _Call:
 
     @staticmethod
     def of(conv: nn.Conv2d, x_NCHW: Tensor, num_runs: int) -> _Call | None:
-        """None where the kernel is not available, or the images are too small or not real numbers."""
+        """The compiled kernel; None where there is none, or the images are too small or not real numbers."""
         kernel, padding = conv.kernel_size[0], int(conv.padding[0])
         height, width = (int(side) + 2 * padding - kernel + 1 for side in x_NCHW.shape[2:])
         here = x_NCHW.device.type == "cpu" and x_NCHW.dtype in REALS

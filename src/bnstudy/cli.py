@@ -133,7 +133,7 @@ def _result_name(text: str) -> str:
 
 
 Act = Callable[[argparse.Namespace], int]
-Option = tuple[str, dict[str, Any]]  # an argument's name, and what argparse is given of it
+Option = tuple[str, dict[str, Any]]  # an argument's name, and its keywords for argparse
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ Pair = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
 State = Mapping[str, Tensor]
 NOT_GIVEN: Any = object()
 KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Conv2d, "conv"), (nn.Linear, "linear"))
-# Where torch keeps what may stand between a weight layer and what the next one sees: norms and non-linearities.
+# torch's modules that may stand between a weight layer and the input of the next: norms and non-linearities.
 FOLLOWING = {f"torch.nn.modules.{name}" for name in ("activation", "batchnorm", "instancenorm", "normalization")}
 
 

@@ -31,7 +31,7 @@ CONSTANTS: dict[str, dict[str, str]] = {  # what a file has to set, and what for
 }
 READ_AS = {"logits_NK": "logits", "logit_gradient_NK": "logits", "displaced": "gradients", "after": "gradients"} | {
     name: name for name in ("inputs", "preactivations", "activations", "output_gradients", "gradients")
-}  # what a probe uses of its snapshot: what READS has to name for that
+}  # attribute of a snapshot that a probe uses: what READS has to name for it
 TEXTS = 256  # whose checksum is remembered: a sweep asks for those of its few components with every run
 # Modules of these packages that serve the components and are no components themselves.
 SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": {"snapshot"}}

@@ -66,7 +66,7 @@ class Cache:
     def _connect(self) -> sqlite3.Connection:
         file = sqlite3.connect(self._path, timeout=WAIT_SEC)
         try:
-            file.execute("PRAGMA synchronous = OFF")  # what a power cut damages is begun anew
+            file.execute("PRAGMA synchronous = OFF")  # a file that a power cut damages is begun anew
             if file.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 file.executescript(
                     f"""DROP TABLE IF EXISTS remembered;

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from bnstudy.store import paths
 
-WAIT_SEC = 0.5  # for a lock: somebody who looks at who holds it may have it for an instant
+WAIT_SEC = 0.5  # for a lock: a process that looks up its holder may have it for an instant
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 BUSY = "another process trains this run"
 ELSEWHERE = "trained by another process"
@@ -113,7 +113,7 @@ def _locked(path: Path, wait_sec: float, name: str | None = None) -> Iterator[No
         yield
     finally:
         if name in (None, _read(path)):  # else the lock was lost, and the file is another holder's
-            path.unlink(missing_ok=True)  # whoever waits for this very file sees that it is gone, and makes a new one
+            path.unlink(missing_ok=True)  # a process that waits for this file sees that it is gone, and makes a new one
         lock.release()
 
 

@@ -11,7 +11,7 @@ TRACEBACK = "traceback.txt"
 MEMBERS = "members.txt"
 PACE = "pace.json"
 QUICK, FULL = "quick", "full"
-PRESETS = (QUICK, FULL)  # of every sweep: for minutes, and what is published; QUICK unless one is given
+PRESETS = (QUICK, FULL)  # presets of every sweep: for minutes, and for publishing; QUICK unless one is given
 CUSTOM = "custom"  # the workspace of sweeps whose overrides ask for other runs than a preset
 
 

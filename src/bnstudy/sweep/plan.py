@@ -37,7 +37,7 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
 def _interrupted(jobs: Sequence[Job], pending: set[str], results: Path) -> list[Group]:
     """The groups that have a checkpoint, if all of their runs are among `jobs`; each pending run is in one group."""
     by_id, groups, taken = {job.run_id: job for job in jobs}, list[Group](), set[str]()
-    # The largest first: where a kill came while one was taken apart, it is there whole beside the first of its parts.
+    # The largest first: after a kill while a group was taken apart, the whole one is there beside the first parts.
     for members in sorted(under_way(results).values(), key=len, reverse=True):
         waiting = pending.intersection(members)
         if waiting and by_id.keys() >= set(members) and not waiting & taken:

@@ -153,5 +153,5 @@ def _parsed(text: str, *, check_data: bool) -> list[RunSpec] | None:
                 return None
         lists = ("kind", "looks")
         return [RunSpec(**run | {key: tuple(run[key]) for key in lists}) for run in value["runs"]]
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with data, composing will say
+    except (OSError, ValueError, KeyError, TypeError):  # composing will say what is wrong with the data
         return None

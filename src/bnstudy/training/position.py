@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 LOOKS = DUE, AT_DIVERGENCE = "due", "at divergence"
-Leavable = Callable[[str], AbstractContextManager[str | None]]  # given what happens within, in words
+Leavable = Callable[[str], AbstractContextManager[str | None]]  # takes a description of what happens within
 
 
 @dataclass(frozen=True, slots=True)

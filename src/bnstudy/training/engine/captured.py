@@ -65,7 +65,7 @@ class Captured:
         if shape.num_updates > WARM_UP and shape.replay is None and self._record is not None:
             try:
                 shape.replay = self._record(act)
-            except RuntimeError as error:  # of what a network may do, not all can be recorded
+            except RuntimeError as error:  # not everything that a network may do can be recorded
                 self._record = None
                 warnings.warn(
                     f"updates are launched one by one, more slowly, for they cannot be recorded: {error}", stacklevel=2

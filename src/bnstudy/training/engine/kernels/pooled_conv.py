@@ -22,7 +22,7 @@ from bnstudy.training.engine.kernels.build import pointers
 
 SLACK = 32  # how far two vectors may reach beyond the end of z
 REALS = {torch.float32: "float", torch.float64: "double"}
-SHARE = 1.5  # of as many registers as vectors have lanes, of which there are twice as many: for what is summed up
+SHARE = 1.5  # registers for sums, in units of a vector's lanes; there are twice as many registers as lanes
 MAX_KERNEL, MAX_IN, MAX_OUT = 7, 16, 32  # beyond, torch's convolutions have enough to do
 
 
@@ -204,7 +204,7 @@ class _Normed(torch.autograd.Function):
         grad_x, grad_weight = ctx.call.backward(
             x, weight, z, code, grad, (centre, a, b, d), dense=True, wants_x=ctx.needs_input_grad[0]
         )
-        # What is added before a norm is taken away by it.
+        # A norm takes away what is added before it.
         grad_bias = torch.zeros_like(a)
         return grad_x, grad_weight, grad_bias, grad_gamma.to(a.dtype), grad_beta.to(a.dtype), None, None
 

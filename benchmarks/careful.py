@@ -76,7 +76,7 @@ class Loop:
         return float(torch.stack([self.step(*batch) for batch in self._batches()]).mean())
 
     def updates(self, number: int) -> float:
-        """The next so many updates, wherever in an epoch."""
+        """The next `number` updates, wherever in an epoch."""
         self.network.train()
         return float(torch.stack([self.step(*next(self._endless)) for _ in range(number)]).mean())
 

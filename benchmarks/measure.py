@@ -1,6 +1,6 @@
-"""How a measurement is made: each side in a process of its own, in turns, and what is said of the numbers.
+"""How a measurement is made, each side in a process of its own and in turns, and what is derived from the numbers.
 
-A process a side: allocator settings, threads or caches of one must not help or hinder the other. While one side
+One process per side: allocator settings, threads or caches of one must not help or hinder the other. While one side
 measures, the other waits for its turn.
 """
 

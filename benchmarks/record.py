@@ -1,4 +1,4 @@
-"""What a bench leaves behind: one JSON file a machine, whose rows may be measured one at a time."""
+"""The record of a bench: one JSON file per machine, whose rows may be measured one at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def slug(machine: dict[str, Any]) -> str:
 
 
 def path(results: Path, name: str) -> Path:
-    """Raises ValueError for a name that is none of a file."""
+    """The file of this name. Raises ValueError for a name that is no file's."""
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise ValueError(f"--name = {name!r}: give letters, digits, '-', '_' and '.' only, such as cpu-intel-xeon")
     return paths.bench(results) / f"{name}.json"
@@ -77,7 +77,7 @@ def keep(path: Path, *, row: tuple[str, dict[str, Any]] | None = None, limits: d
 
 
 def read(path: Path) -> Record:
-    """Raises ValueError for a file that is none of ours."""
+    """What a file records. Raises ValueError for a file that is not a bench's."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

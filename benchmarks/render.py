@@ -1,4 +1,4 @@
-"""How a bench is shown: a Markdown table a machine, the same on the console and in docs/speed.md."""
+"""How a bench is shown: one Markdown table per machine, the same on the console and in docs/speed.md."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Row:
 
 
 def choose(names: Sequence[str] | None, on_gpu: bool) -> list[Row]:
-    """The rows of these names, in the table's order. Raises ValueError for a name that is none."""
+    """The rows of these names, in the table's order. Raises ValueError for an unknown name."""
     known = {row.name: row for row in ROWS}
     for name in names or ():
         if name not in known:
@@ -99,7 +99,7 @@ def choose(names: Sequence[str] | None, on_gpu: bool) -> list[Row]:
 
 
 def locate(data_root: Path) -> dict[str, str]:
-    """Gets both data sets and says where each comes from; where one cannot be had, made images take as much time."""
+    """Locate both data sets; say where each is from. Where one is not available, synthetic images take as long."""
     return {name: sources.locate(name, data_root, allow_synthetic=True).kind for name in sources.NAMES}
 
 
@@ -389,7 +389,7 @@ def _epochs(training: Training) -> Callable[[], None]:
 
 
 def _config(setting: Setting, overrides: Overrides, *more: str) -> Config:
-    """A run without probes and mirror, unless told otherwise."""
+    """A run without probes and mirror by default."""
     size = [f"data.batch_size={setting.batch_size}"] if RESNET[1] in overrides else []
     size += [f"model.depth={setting.depth}"] if RESNET[0] in overrides else []
     config = compose.one([*overrides, *size, "probes=none", "tracking.mode=off", *more])

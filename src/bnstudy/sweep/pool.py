@@ -63,7 +63,7 @@ def train(jobs: Sequence[Job], pending: set[str], results: Path, workers: int, p
     """
     store = Store(results)
     runs = {job.run_id: _Run(job, store.ending(job.run_id)) for job in jobs if job.run_id in pending}
-    # Of workers and not of what is left to run: a sweep that is resumed rounds as it did before.
+    # By the workers, and not by the runs that are left: a sweep that is resumed rounds as it did before.
     threads = jobs[0].config.runtime.threads or max(1, devices.cores() // workers)
     while True:
         waiting = [run for run in runs.values() if run.waits(store)]

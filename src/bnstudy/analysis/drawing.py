@@ -213,14 +213,16 @@ def _counts(data: Mapping[str, pd.DataFrame], *, images: bool = True) -> str:
     frame = _first(data)
     if not set(frame["norm"].unique()) <= set(frames.ARMS):
         counted = frame.groupby("norm", observed=True)["seed"].nunique()
-        return f"n = {_range(counted.min(), counted.max())} seeds an arm, {frame['run_id'].nunique()} runs"
+        plural = "" if counted.max() == 1 else "s"
+        return f"n = {_range(counted.min(), counted.max())} seed{plural} an arm, {frame['run_id'].nunique()} runs"
     nowhere = frames.placed(frame)["place"] == "none"  # BN behind none of the layers is no BN
     by_arm = frames.arms(frame.assign(norm=frame["norm"].astype(str).mask(nowhere, "none")))
     seeds = {figures.LABELS[arm]: part["seed"].nunique() for arm, part in by_arm.items()}
     if len(seeds) == 1:
         each = "".join(f"{count} seeds{f', all {arm}' if images else ''}" for arm, count in seeds.items())
     elif len(set(seeds.values())) == 1:
-        each = f"{min(seeds.values())} seeds an arm"
+        count = min(seeds.values())
+        each = f"{count} seed{'' if count == 1 else 's'} an arm"
     else:
         each = ", ".join(f"{count} {arm}" for arm, count in seeds.items())
     return f"n = {each}, {frame['run_id'].nunique()} runs"

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bnstudy.analysis import figures, frames, memory, stats
 from bnstudy.analysis.findings import Finding
 from bnstudy.analysis.frames import CHANCE, DASH, OF_TEN_CLASSES, arms, number
 from bnstudy.config import project
+from bnstudy.store import paths
 
 PREFIX = "sweep-"  # of the figure's name, which is no finding's
 MAX_AXES = 3
@@ -34,7 +36,7 @@ def finding(workspace: Path, sweep: str) -> Finding:
     caption = f"{shown} {_images(runs)}" if trained else "Runs by norm and status: none of them has an accuracy."
     return Finding(
         name=f"{PREFIX}{sweep}",
-        title=f"Sweep {sweep}",
+        title=f"Sweep {workspace.name if workspace.parent.name == paths.CUSTOM else sweep}",
         caption=f"{_asks(sweep)}{caption}",
         sweep=sweep,
         needs={"runs": None} | ({"epochs": None} if with_epochs else {}),
@@ -85,7 +87,10 @@ def plot(fig: Figure, data: Mapping[str, pd.DataFrame]) -> None:
         ax.set_ylabel("test accuracy (%)" if name == names[0] else "")
     handles = figures.arm_entries(arms(runs), lw=1.4)
     if "epochs" in data:
-        handles += [figures.entry("test"), figures.entry("training", ls=figures.DASHED)]
+        if data["epochs"]["epoch"].nunique() == 1:
+            handles += [figures.entry("test", "o"), figures.entry("training", "o", filled=False)]
+        else:
+            handles += [figures.entry("test"), figures.entry("training", ls=figures.DASHED)]
     fig.legend(handles=handles, loc="outside lower center", ncols=6)
 
 
@@ -113,12 +118,14 @@ def _along(ax: Axes, epochs: pd.DataFrame, value: str) -> None:
     for arm, rows in arms(epochs).items():
         for side, dashes in (("test", "-"), ("train", figures.DASHED)):
             for _, run in rows.dropna(subset=[f"{side}_{value}"]).groupby("run_id", observed=True):
-                run = run.sort_values("epoch")
-                ax.plot(run["epoch"], factor * run[f"{side}_{value}"], color=figures.COLOURS[arm], ls=dashes, lw=0.8,
-                        alpha=0.7, marker="o" if len(run) == 1 else "", ms=3)  # fmt: skip
+                run, colour = run.sort_values("epoch"), figures.COLOURS[arm]
+                marker, face = "o" if len(run) == 1 else "", colour if side == "test" else "none"
+                ax.plot(run["epoch"], factor * run[f"{side}_{value}"], color=colour, ls=dashes, lw=0.8, alpha=0.7,
+                        marker=marker, ms=4, mfc=face)  # fmt: skip
     if value == "loss":
         ax.set_yscale("log")
     ax.set_xlim(0, 1.05 * epochs["epoch"].max())  # also where there is one epoch
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")
     ax.set_ylabel("accuracy (%)" if factor == 100 else "mean cross-entropy")
 

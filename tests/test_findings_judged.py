@@ -68,7 +68,7 @@ def shown(fig: Figure) -> list[np.ndarray]:
     return panels
 
 
-FEW = 400  # numbers of a panel; between more of them any difference is found by chance
+FEW = 1000  # numbers of a panel; between more of them any difference is found by chance
 
 
 def differs_by(panel: np.ndarray, value: float) -> bool:
@@ -78,8 +78,8 @@ def differs_by(panel: np.ndarray, value: float) -> bool:
     apart = panel[:, None] - panel[None, :]
     with np.errstate(all="ignore"):
         ratios = panel[:, None] / panel[None, :]
-    return any(np.isclose(apart, factor * value, rtol=1e-6, atol=1e-12).any() for factor in (1, 100)) or bool(
-        np.isclose(ratios, value, rtol=1e-6, atol=0).any()
+    return any(np.isclose(apart, factor * value, rtol=1e-9, atol=1e-12).any() for factor in (1, 100)) or bool(
+        np.isclose(ratios, value, rtol=1e-9, atol=0).any()
     )
 
 

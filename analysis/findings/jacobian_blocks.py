@@ -23,9 +23,10 @@ TITLE = "Singular values of every residual block of the untrained network"
 CAPTION = (
     "Jacobian of one residual block, from its input to its output, for one image at a time; BN with the statistics of "
     "its mini-batch of 128 held constant; the first also passes the stem. Of the singular values that ReLU leaves: (a) "
-    "the largest, the middle one and the one that nine in ten exceed; (b) the largest over the middle one; (c) all, by "
-    "rank, of a block in each stage. (d) Share of singular values that are zero, as ReLU shuts outputs. Estimated by "
-    "stochastic Lanczos quadrature. Medians over four images, then mean (line) over seeds and 95 % interval (band)."
+    "the largest, the middle one and the one that nine in ten exceed; (b) the largest over the middle one (dashed: the "
+    "median over the blocks, as its geometric mean over seeds); (c) all, by rank, of a block in each stage. (d) Share "
+    "of singular values that are zero, as ReLU shuts outputs. Estimated by stochastic Lanczos quadrature. Medians over "
+    "four images, then mean (line) over seeds and 95 % interval (band)."
 )
 SWEEP = "jacobian_blocks"
 NEEDS = {"jacobian_density": "step == 0"}
@@ -63,6 +64,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             figures.band(panels["c"], rows, "share", arm, label=label, ls=dashes)
     for arm, part in arms(_uneven(frames)).items():
         figures.band(panels["b"], stats.over_seeds(part, ["layer"], "uneven"), "layer", arm)
+        level = stats.interval(_of_runs(part)["uneven"], Scale.log).mean
+        panels["b"].axhline(level, color=figures.COLOURS[arm], lw=0.9, ls=figures.DASHED, zorder=1)
     _depth(panels["a"], "a", "single blocks: singular values", "singular value")
     figures.plain_log(panels["a"])
     _depth(panels["b"], "b", "single blocks: how uneven", "largest / middle singular value")
@@ -80,7 +83,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     uneven = _uneven(frames)
-    of_runs = uneven.groupby(["norm", "seed"])["uneven"].median().reset_index()
+    of_runs = _of_runs(uneven)
     wide = uneven.pivot(index=["layer", "seed"], columns="norm", values="uneven").reindex(columns=list(ARMS)).dropna()
     share = (wide["none"] > wide["batch"]).groupby("seed").mean()
     return {
@@ -116,6 +119,11 @@ def _uneven(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     largest, middle = (table[_at(table, share)].set_index(keys)["value"] for share in (0.0, 0.5))
     of = (largest / middle).groupby(["norm", "seed", "start"]).median().rename("uneven").reset_index()
     return of.merge(_over_examples(table)[["start", "layer"]].drop_duplicates(), on="start")
+
+
+def _of_runs(uneven: pd.DataFrame) -> pd.DataFrame:
+    """One row per run, `uneven`: the median over its blocks."""
+    return uneven.groupby(["norm", "seed"])["uneven"].median().reset_index()
 
 
 def _at(table: pd.DataFrame, share: float) -> pd.Series:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import random
@@ -20,7 +19,7 @@ from small_runs import config, launch_here, names, quadrants, torch_as_it_was, w
 
 from bnstudy.analysis import report
 from bnstudy.config.schema import resolved
-from bnstudy.store import checkpoint, locks, paths, reduction
+from bnstudy.store import checkpoint, locks, paths, provenance, reduction
 from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import Store, Writer
 from bnstudy.sweep import pool, rounds
@@ -67,9 +66,9 @@ def sweep(root):
     return [config(root, **how, **wild, optim__lr=lr) for lr in (0.1, 1e9, 0.3)] + [config(root, **how)]
 
 
-def work(configs, results, findings, phase):
+def work(configs, results, findings, phase, log):
     """All that `make sweep-NAME` and `make report` do; `phase` holds which part of it is under way."""
-    sys.stdout = sys.stderr = io.StringIO()
+    sys.stdout = sys.stderr = log.open("w", buffering=1)
     pool.launch = launch_here
 
     @contextmanager
@@ -107,16 +106,17 @@ def made(configs, results):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_kills", [10, pytest.param(100, marks=pytest.mark.soak)])
 def test_killed_at_any_moment_and_begun_again(tmp_path, root, num_kills, record_property):
+    provenance.code()  # once for all processes: the commit may change meanwhile
     seed = random.randrange(10**6)
     draw = random.Random(seed)
     configs, findings = sweep(root), tmp_path / "analysis" / "findings"
     findings.mkdir(parents=True)
     (findings / "loss.py").write_text(FINDING)
     shutil.copy(STYLE, findings.parent)
-    phase = FORK.Value("i", -1, lock=False)
+    phase, log = FORK.Value("i", -1, lock=False), tmp_path / "log"
 
     def begin(results):
-        process = FORK.Process(target=work, args=(configs, results, findings, phase))
+        process = FORK.Process(target=work, args=(configs, results, findings, phase, log))
         phase.value = -1
         process.start()
         return process
@@ -145,7 +145,7 @@ def test_killed_at_any_moment_and_begun_again(tmp_path, root, num_kills, record_
             if process.exitcode == -signal.SIGKILL:
                 kills[hit] += 1
                 continue
-            assert process.exitcode == 0, (seed, process.exitcode)
+            assert process.exitcode == 0, (seed, process.exitcode, log.read_text())
             assert made(configs, results) == wanted, seed
             wholes += 1
             shutil.rmtree(results)

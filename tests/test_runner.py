@@ -265,7 +265,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("configs", [alone, stacked])
+@pytest.mark.parametrize("configs", [alone, pytest.param(stacked, marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(tmp_path, root, configs, damage, capsys):
     configs = configs(root)
     wanted = undisturbed(configs, tmp_path / "whole")

@@ -28,7 +28,7 @@ def runs(sweep: str, preset: str) -> list[Config]:
     return compose.expand(sweep, preset, ["seed=1"])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [pytest.param("full", marks=pytest.mark.slow), "quick"])
 @pytest.mark.parametrize("sweep", compose.sweeps())
 def test_every_sweep_composes_for_every_preset(sweep: str, preset: str) -> None:
     configs = runs(sweep, preset)

@@ -171,6 +171,7 @@ def test_one_step_of_resnet_on_images_whose_every_stage_the_kernels_convolve(nor
     check_one_step([smooth(network("resnet", norm, 0, depth=8))], "resnet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_twenty_losses_of_that_network_in_float64(norm, monkeypatch):
     monkeypatch.setitem(SIDES, "resnet", (3, 32))
@@ -188,7 +189,7 @@ def test_the_loss_of_resnet_as_it_is(norm):
     assert lockstep([net], optim).step(batch("resnet"), [0.1]).loss_R.item() == pytest.approx(loss, abs=1e-5)
 
 
-@pytest.mark.parametrize("num_runs", [1, 2])
+@pytest.mark.parametrize("num_runs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("name", ["lenet", "resnet"])
 def test_twenty_losses_in_float64(name, norm, num_runs):

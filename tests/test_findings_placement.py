@@ -42,7 +42,7 @@ def trained(best: Mapping[str, float], seeds: int = 5, spread: float = 0.01) -> 
 
 
 @pytest.mark.parametrize("sweep", ["placement", "placement_reduced", "placement_init"])
-@pytest.mark.parametrize("preset", ["quick", "full"])
+@pytest.mark.parametrize("preset", ["quick", pytest.param("full", marks=pytest.mark.slow)])
 def test_the_sweeps_have_every_place_equally_often(sweep: str, preset: str) -> None:
     runs = pd.DataFrame([config_columns(to_dict(config)) for config in compose.expand(sweep, preset, ["seed=1"])])
     counts = placed(runs)["place"].value_counts()

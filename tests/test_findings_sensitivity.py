@@ -36,7 +36,7 @@ def test_it_judges_every_finding_of_the_sweep(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("preset", ["quick", "full"])
+@pytest.mark.parametrize("preset", ["quick", pytest.param("full", marks=pytest.mark.slow)])
 def test_every_run_of_the_sweep_is_of_one_variant_and_each_has_equally_many(name: str, preset: str) -> None:
     runs = pd.DataFrame([config_columns(to_dict(config)) for config in compose.expand(name, preset, ["seed=1"])])
     given = study(name)

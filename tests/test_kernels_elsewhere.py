@@ -103,6 +103,7 @@ class Plain(nn.Module):
         return torch.relu(self.norm(x) + added)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_on_arm_a_norm_with_addition_and_relu_is_torchs(arm: None, threads: int) -> None:
     torch.manual_seed(0)
@@ -117,6 +118,7 @@ def test_on_arm_a_norm_with_addition_and_relu_is_torchs(arm: None, threads: int)
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_on_arm_winograds_convolution_is_the_convolution(arm: None) -> None:
     torch.manual_seed(0)
     conv = conv_of(16, 32)
@@ -124,6 +126,7 @@ def test_on_arm_winograds_convolution_is_the_convolution(arm: None) -> None:
     same(WinogradConv(conv, True), twin, [images_of(2, 16, 8, 10)], "winograd", 1e-9)
 
 
+@pytest.mark.slow
 def test_on_arm_a_pooled_convolution_is_torchs(arm: None) -> None:
     torch.manual_seed(0)
     conv, norm = nn.Conv2d(3, 6, 5, padding=2).double(), norm_of(6, True)

@@ -87,7 +87,7 @@ def undisturbed(configs, folder):
     return tables
 
 
-@pytest.mark.parametrize("configs", [alone, stacked, resnet])
+@pytest.mark.parametrize("configs", [alone, pytest.param(stacked, marks=pytest.mark.slow), resnet])
 def test_stopped_at_every_step_and_resumed_is_undisturbed(tmp_path, root, configs):
     configs = configs(root)
     wanted = undisturbed(configs, tmp_path / "whole")
@@ -135,7 +135,7 @@ def test_killed_between_rows_and_checkpoint(tmp_path, root, configs, monkeypatch
     assert written(tmp_path / "cut", names(configs)) == wanted
 
 
-@pytest.mark.parametrize("configs", [alone, stacked])
+@pytest.mark.parametrize("configs", [alone, pytest.param(stacked, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("steps", [0, 9])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_the_last_manifest(tmp_path, root, configs, steps, moment, monkeypatch):

@@ -390,7 +390,7 @@ def test_the_dashboard_needs_runs_and_a_terminal(results: Path, offline: Path) -
     empty = child(results, *command)
     assert (empty.returncode, empty.stdout) == (1, "")
     assert empty.stderr.startswith(f"dashboard: there are no W&B runs in {results / 'wandb'}")
-    shutil.copytree(offline, results, dirs_exist_ok=True)
+    shutil.copytree(offline, results, symlinks=True, dirs_exist_ok=True)
     piped = child(results, *command)
     assert (piped.returncode, piped.stderr) == (1, "dashboard: it needs a terminal; run `make dashboard` in one\n")
 

@@ -44,8 +44,9 @@ TITLE = "How far an update turns the weights before BN"
 CAPTION = (
     "LeNet with BN and ReLU on Fashion-MNIST, plain SGD, 4,000 updates. (a) Angle by which an update turns a layer's "
     "weights (root mean square over the last 1,000 updates and the four layers before a BN) against the product of "
-    "learning rate and weight decay; mean over seeds, bars: 95 % intervals; line: sqrt(2 rate x decay). Networks that "
-    "ended at chance (b: below 20 %) are left out. (b) Final test accuracy."
+    "learning rate and weight decay; mean over seeds, bars: 95 % intervals; line: sqrt(2 rate x decay); black: "
+    "geometric mean over the three rates. Networks that ended at chance (b: below 20 %) are left out. (b) Final test "
+    "accuracy."
 )
 SWEEP = "effective_rate"
 NEEDS = {"gradient_norms": "norm == 'batch' and layer != 'classifier'", "epochs": "norm == 'batch'"}
@@ -79,8 +80,12 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     cells = _cells(frames)
     left, right = fig.subplots(1, 2)
     _against_product(left, cells[cells["accuracy"] > CHANCE], "angle", Scale.log)
-    across = np.array([cells["product"].min(), cells["product"].max()])
+    across = np.array(sorted({cells["product"].min(), *PRODUCTS, cells["product"].max()}))
     left.plot(across, np.degrees(np.sqrt(2 * across)), color=figures.MUTED, lw=1, ls=":", zorder=1)
+    for product, part in TURNS.items():
+        over_rates = stats.interval(measure(frames)["B4-angle"][part.key].values, Scale.log).mean
+        level = over_rates * np.degrees(np.sqrt(2 * product))
+        left.plot([product / 1.25, product * 1.25], [level, level], color=figures.INK, lw=1.4, zorder=5)
     left.set_yscale("log")
     left.set_ylabel("angle an update (degrees)")
     figures.panel(left, "a", "rotation")

@@ -219,7 +219,8 @@ def _counts(data: Mapping[str, pd.DataFrame], *, images: bool = True) -> str:
     by_arm = frames.arms(frame.assign(norm=frame["norm"].astype(str).mask(nowhere, "none")))
     seeds = {figures.LABELS[arm]: part["seed"].nunique() for arm, part in by_arm.items()}
     if len(seeds) == 1:
-        each = "".join(f"{count} seeds{f', all {arm}' if images else ''}" for arm, count in seeds.items())
+        ((arm, count),) = seeds.items()
+        each = f"{count} seed{'' if count == 1 else 's'}{f', all {arm}' if images else ''}"
     elif len(set(seeds.values())) == 1:
         count = min(seeds.values())
         each = f"{count} seed{'' if count == 1 else 's'} an arm"

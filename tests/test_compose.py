@@ -6,13 +6,15 @@ import math
 import re
 import shutil
 from dataclasses import fields
+from typing import Any
 
 import pytest
 from hydra import compose as hydra_compose
+from omegaconf import OmegaConf
 
 from bnstudy.config import compose, plugins, project
 from bnstudy.config.compose import CONF, LAUNCHERS, ComposeError
-from bnstudy.config.schema import Config, ProbePlan
+from bnstudy.config.schema import Config, ProbePlan, from_dict
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != LAUNCHERS)
 
@@ -76,7 +78,7 @@ def test_overrides_come_after_the_preset():
 
 
 def test_expanding_is_what_hydra_composes_point_by_point():
-    """Values that vary are set afterwards; a composition of each point is the slow twin."""
+    """Values are set after Hydra has composed the choices; a composition of each point is the slow twin."""
     axes = {
         "norm": ("none", "batch"),
         "seed": ("3", "4"),
@@ -91,7 +93,8 @@ def test_expanding_is_what_hydra_composes_point_by_point():
                 for lr in axes["optim.lr"]:
                     for init in axes["init"]:
                         point = [f"norm={norm}", f"seed={seed}", f"optim.lr={lr}", f"init={init}"]
-                        slow.append(compose.to_config(hydra_compose("lenet_lr_grid", overrides=point)))
+                        composed: Any = OmegaConf.to_container(hydra_compose("lenet_lr_grid", point), resolve=True)
+                        slow.append(from_dict(composed))
     assert configs == slow
 
 
@@ -152,11 +155,11 @@ SLIPS = {
     "probes=everything": "probes = 'everything': there is no such choice; there are: .*default, .*",
     "probes.colour.at=[0]": r"probes\.colour: there is no such probe; there are: activation_moments, .*",
     "probes.weihgts.at=[0]": r"probes\.weihgts: there is no such probe; did you mean weights\? there are: .*",
-    "probes.activation_moments.att=[0]": r"probes\.activation_moments\.att: there is no such key; there are: at, .*",
+    "probes.activation_moments.att=[0]": r".*\.att: there is no such key; did you mean .*at\? .* has: at, .*",
     "probes.activation_moments.at=0": r"probes\.activation_moments\.at = 0: give a list",
     "optim.lr=fast": r"optim\.lr = 'fast': give a .*",
     "optim.lr=": r"optim\.lr = '': give a .*",
-    "optim.lr=-1": r"optim\.lr = -1\.0: give a finite number of 0\.0 or more",
+    "optim.lr=-1": r"optim\.lr = -1: give a finite number of 0\.0 or more",
     "optim.lr=${nope}": r"optim\.lr: .*nope.*",
     "init=zeros": "init = 'zeros': choose one of xavier_uniform, .*",
     "train.epochs=1.5": r"train\.epochs = 1\.5: give .*",

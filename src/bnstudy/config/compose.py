@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnstudy.config import errors, plugins, project
@@ -68,12 +68,6 @@ def register() -> None:
             store.store(group=group, name=name, node={"name": name, **extra, **options})
 
 
-def to_config(composed: DictConfig) -> Config:
-    """A checked Config from what Hydra composed. Raises ValueError naming key, value and remedy."""
-    values: Any = OmegaConf.to_container(composed, resolve=True)
-    return from_dict(values)
-
-
 def one(overrides: Sequence[str]) -> Config:
     """The single run that the overrides describe. Raises ComposeError for overrides that do not fit, or for a sweep."""
     register()
@@ -87,10 +81,7 @@ def one(overrides: Sequence[str]) -> Config:
     points: dict[str, list[str]] = {}
     for override in parsed:
         _place(points, override)
-    given = [text for texts in points.values() for text in texts]
-    with _hydra(CONF):
-        composed = _compose("config", [text for text in given if not _on_a_probe(text)])
-        config = _filled(composed, [text for text in given if _on_a_probe(text)])
+    (config,) = _configs(CONF, "config", [[text for texts in points.values() for text in texts]])
     _check_budget([config], parsed)
     return config
 
@@ -125,21 +116,9 @@ def expand(sweep: str, preset: str, overrides: Sequence[str] = ()) -> list[Confi
     An override of an axis replaces the axis; any other applies to every run. Raises ValueError for an unknown sweep or
     preset, ComposeError where Hydra refuses.
     """
-    whole, points = _sweep(sweep, preset, overrides)
+    points = _sweep(sweep, preset, overrides)
     folder, primary = _primary(sweep)
-    # Hydra takes a tenth of a second to compose, so it composes templates, and the values that vary are set afterwards.
-    values = {key for key, texts in points.items() if len(texts) > 1 and _is_value(whole, key)}
-    values |= {key for key, texts in points.items() if _on_a_probe(texts[0])}
-    values |= {key for key in points if any(_below(key, other) for other in values)}
-    template = functools.cache(lambda chosen: _compose(primary, chosen))
-    with _hydra(folder):
-        configs = [
-            _filled(
-                template(tuple(text for key, text in point.items() if key not in values)),
-                [text for key, text in point.items() if key in values],
-            )
-            for point in _product(points)
-        ]
+    configs = _configs(folder, primary, (list(point.values()) for point in _product(points)))
     _check_choices(sweep, configs, points, _parsed(overrides))
     _check_budget(configs, _parsed(overrides))
     return configs
@@ -159,28 +138,27 @@ def point(sweep: str, preset: str, overrides: Sequence[str]) -> Config:
 
 def axes(sweep: str, preset: str, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
     """The axes of a sweep's grid, each with the overrides that are its points, as in norm: [norm=batch, norm=none]."""
-    return {key: texts for key, texts in _sweep(sweep, preset, overrides)[1].items() if len(texts) > 1}
+    return {key: texts for key, texts in _sweep(sweep, preset, overrides).items() if len(texts) > 1}
 
 
-def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, list[str]]]:
-    """A sweep's file as composed, and by key the overrides of each of its axes, or the one where it is no axis."""
+def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """The overrides of each axis of a sweep, or the one where it is no axis, by key."""
     folder, primary = _primary(sweep)
     register()
     try:
-        with _hydra(folder):
-            whole = compose(primary, return_hydra_config=True)
-        presets = whole.sweep.presets if sweep != AD_HOC else {preset: [f"sweep.name={AD_HOC}"]}
-    except (*errors.REFUSED, yaml.YAMLError) as error:
+        whole = _composed(folder, primary, (), _stamp(folder), with_hydra=True)
+        presets = whole["sweep"]["presets"] if sweep != AD_HOC else {preset: [f"sweep.name={AD_HOC}"]}
+    except (*errors.REFUSED, yaml.YAMLError, KeyError) as error:
         raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or errors.first_line(error)}") from None
     if preset not in presets:
         raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
     points: dict[str, list[str]] = {}
-    params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
+    params = [f"{key}={value}" for key, value in (whole["hydra"]["sweeper"]["params"] or {}).items()]
     for override in _parsed([*params, *presets[preset], *overrides]):
         _place(points, override)
     if (num_runs := math.prod(len(texts) for texts in points.values())) > MAX_RUNS:
         raise ComposeError(f"sweep {sweep}: {num_runs} runs are more than {MAX_RUNS}; give its axes fewer values")
-    return whole, points
+    return points
 
 
 def _primary(sweep: str) -> tuple[Path, str]:
@@ -392,55 +370,76 @@ def _points(override: Override) -> list[str]:
     return texts
 
 
-def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    try:
-        return compose(name, overrides=list(overrides))
-    except errors.REFUSED as error:
-        given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
-        raise ComposeError(_wrong(name, given) or errors.first_line(error)) from None
+def _configs(folder: Path, primary: str, points: Iterable[Sequence[str]]) -> list[Config]:
+    """The runs that overrides, a list for each, make of a folder's primary file.
 
-
-def _is_value(composed: DictConfig, key: str) -> bool:
-    """Whether the key holds a value, rather than a group or a section of the configuration."""
-    node = OmegaConf.select(composed, key)
-    return node is not None and not OmegaConf.is_config(node)
-
-
-def _on_a_probe(text: str) -> bool:
-    """Whether an override belongs to one probe. Hydra's schema refuses new probes, so these are set afterwards."""
-    return text.startswith("probes.")
-
-
-def _filled(template: DictConfig, overrides: Sequence[str]) -> Config:
-    """One run of a template. Its runs set the same keys one after another: a copy for each would double the time.
-
-    Only mappings are copied: otherwise one would be merged into that of the run before.
+    Hydra takes a tenth of a second to compose. So it composes what is chosen in groups, once for all runs that choose
+    the same, and a run's values are set afterwards. Those on a probe have to be: Hydra's schema refuses a new probe.
     """
-    parsed = {text: _read(text) for text in overrides}
-    merges = any(isinstance(override.value(), dict) for override in parsed.values())
-    changed = copy.deepcopy(template) if merges else template
-    for text, override in parsed.items():
-        key, value = override.key_or_group, override.value()
-        if _on_a_probe(text):
-            _with_probe(changed, key.split(".")[1])
+    groups, stamp = _groups(), _stamp(folder)
+    configs = []
+    for overrides in points:
+        parsed = [_read(text) for text in overrides]
+        chosen = [each for each in parsed if each.key_or_group in groups or each.is_delete()]
         try:
-            OmegaConf.update(changed, key, value, force_add=_on_a_probe(text))
+            composed = _composed(folder, primary, tuple(str(override.input_line) for override in chosen), stamp)
         except errors.REFUSED as error:
-            raise ComposeError(
-                errors.in_values(changed, {key: value}, _groups()) or f"{text}: {errors.first_line(error)}"
-            ) from None
+            given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
+            with _hydra(folder):
+                raise ComposeError(_wrong(primary, given) or errors.first_line(error)) from None
+        configs.append(_filled(composed, [each for each in parsed if each not in chosen], groups))
+    return configs
+
+
+def _filled(composed: dict[str, Any], overrides: Iterable[Override], groups: Mapping[str, Sequence[str]]) -> Config:
+    """The configuration as composed, with the values of the overrides."""
+    values = copy.deepcopy(composed)
+    for override in overrides:
+        if (key := override.key_or_group).startswith("probes."):
+            _add_probe(values["probes"], key.split(".")[1])
+        if complaint := errors.put(values, key, override.value(), groups):
+            raise ComposeError(complaint)
     try:
-        return to_config(changed)
+        return from_dict(_resolved(values))
     except OmegaConfBaseException as error:
         raise ComposeError(errors.first_line(error)) from None
+    except ValueError as error:
+        raise ComposeError(str(error)) from None
 
 
-def _with_probe(composed: DictConfig, name: str) -> None:
+@functools.lru_cache(maxsize=200)
+def _composed(
+    folder: Path, primary: str, chosen: tuple[str, ...], stamp: Any, *, with_hydra: bool = False
+) -> dict[str, Any]:
+    """What Hydra composes of a primary file and choices in groups, `${...}` not yet resolved; not to be changed.
+
+    The stamp is that of the folder.
+    """
+    with _hydra(folder):
+        composed: Any = OmegaConf.to_container(compose(primary, list(chosen), return_hydra_config=with_hydra))
+    return composed
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What changes when a file of configuration or of a component changes, comes or goes."""
+    paths = [path for place in {*_confs(), folder} for path in place.rglob("*.yaml")]
+    paths += [path for kind in COMPONENT_OF.values() for path in plugins.files(kind)]
+    stats = ((str(path), path.stat()) for path in paths)
+    return tuple(sorted((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats))
+
+
+def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+    if "${" not in str(values):
+        return values  # OmegaConf would take ten milliseconds to copy them
+    resolved: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    return resolved
+
+
+def _add_probe(plans: MutableMapping[str, Any], name: str) -> None:
     """Add a plan for the probe that never looks, unless the run has one."""
     if name not in (known := plugins.names("probes")):
         raise ComposeError(f"probes.{name}: there is no such probe; {errors.suggestions(name, known)}")
-    if name not in composed.probes:
-        OmegaConf.update(composed, f"probes.{name}", OmegaConf.structured(ProbePlan), force_add=True)
+    plans.setdefault(name, dataclasses.asdict(ProbePlan()))
 
 
 def _hydra(folder: Path) -> Any:

@@ -49,7 +49,7 @@ def in_values(composed: DictConfig, given: Mapping[str, Any], groups: Groups) ->
     except OmegaConfBaseException:
         return None
     for key, value in given.items():
-        if (complaint := _put(values, key, value, groups)) is not None:
+        if (complaint := put(values, key, value, groups)) is not None:
             return complaint
     try:
         from_dict(values)  # all together: a value may fit only beside another one
@@ -75,19 +75,21 @@ def first_line(error: Exception) -> str:
     return ": ".join([*known, *([key[1]] if key and key[1] not in line else []), line])
 
 
-def _put(values: dict[str, Any], key: str, value: Any, groups: Groups) -> str | None:
+def put(values: dict[str, Any], key: str, value: Any, groups: Groups) -> str | None:
     """Set the value, a mapping part by part, or return a message where there is no such key."""
     *path, leaf = key.lstrip("~").split(".")
     inner, above = values, ""
     for name in [*path, leaf]:
+        if isinstance(inner, dict) and above.endswith(".options"):
+            inner.setdefault(name, None)  # which options there are, their probe says
         if not isinstance(inner, dict) or name not in inner:
             return _no_such_key(key, values, inner, above, groups)
         holder, inner, above = inner, inner[name], f"{above}.{name}".lstrip(".")
     if key.startswith("~"):
         return f"{key}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
     if isinstance(value, dict) and isinstance(inner, dict) and inner and key != "probes":
-        put = (_put(values, f"{key}.{name}", part, groups) for name, part in value.items())
-        return next(filter(None, put), None)
+        complaints = (put(values, f"{key}.{name}", part, groups) for name, part in value.items())
+        return next(filter(None, complaints), None)
     holder[leaf] = value
     return None
 

@@ -45,6 +45,11 @@ def names(kind: str) -> list[str]:
     return sorted(stem for stem in stems if not stem.startswith("_") and stem not in SUPPORT[kind])
 
 
+def files(kind: str) -> list[Path]:
+    """The files of all components of a kind."""
+    return [_path(kind, name) for name in names(kind)]
+
+
 @cache
 def defaults(kind: str, name: str) -> dict[str, Any]:
     """Options of a component with their defaults, in the order of its function's keyword-only parameters.

@@ -19,6 +19,28 @@ typedef whole mask __attribute__((vector_size(LANES * sizeof(REAL)))); /* what a
 /* The value where the mask is set, else 0. */
 static inline vec keep(mask where, vec value) { return (vec)(where & (mask)value); }
 
+/* The vector, in a register from here on. What is multiplied with many others would otherwise be read from memory again
+   with each product, and reading, two vectors a cycle, is then what takes the time. */
+#if defined(__AVX512F__)
+#define WIDTH 64
+#define ANY_REGISTER "+v"
+#elif defined(__AVX__)
+#define WIDTH 32
+#define ANY_REGISTER "+x"
+#endif
+static inline vec held(vec value) {
+#ifdef WIDTH
+    if (sizeof value == WIDTH) { /* one register: of doubles a vector has two */
+        typedef char full __attribute__((vector_size(WIDTH)));
+        full bytes;
+        memcpy(&bytes, &value, WIDTH);
+        __asm__("" : ANY_REGISTER(bytes));
+        memcpy(&value, &bytes, WIDTH);
+    }
+#endif
+    return value;
+}
+
 /* The calling thread's number in its team, and which of `num` consecutive pieces are its own: low to high - 1. */
 static inline int part(long num, long *low, long *high) {
     int thread = 0, threads = 1;

@@ -33,7 +33,7 @@
 #define UNROLL _Pragma("GCC unroll 64")
 /* Output channels, and rows of the kernel, whose sums registers hold in the gradients. */
 #define OB (LANES == 16 ? 8 : KV > 2 ? 2 : 4)
-#define KB (LANES == 16 || K * KV <= 8 ? K : 1)
+#define KB (LANES == 16 || K * KV <= 8 ? K : KV <= 4 ? 8 / KV : 1)
 
 /* The value where the mask is set, else another. */
 static inline vec choose(mask where, vec value, vec other) { return (vec)((where & (mask)value) | (~where & (mask)other)); }
@@ -74,6 +74,11 @@ static inline vec largest(const vec z[4], vec centre, vec scale, vec shift, vec 
     return best;
 }
 
+/* Copy the vector at `x` of a row of `width` numbers, or what the row has left of it: sizes that the compiler knows, as a
+   call for each few bytes takes longer than all else. */
+#define COPY(to, from, width, x) \
+    ((width) - (x) >= LANES ? memcpy(to, from, LANES * sizeof *(to)) : memcpy(to, from, (width) % LANES * sizeof *(to)))
+
 /* The planes of one image with their margin of zeros, rows WS apart. `to` is zero outside. */
 static void spread(const REAL *x, REAL *to) {
     for (int i = 0; i < CIN; i++)
@@ -101,7 +106,7 @@ static void convolve_one(const REAL *in, const REAL *weight, const REAL *bias, R
                             const REAL *seen = in + (i * H + y + ky) * WS + x + kx;
                             const REAL *tap = weight + ((i * K + ky) * K + kx) * COUT;
                             UNROLL for (int v = 0; v < CV; v++) {
-                                vec w = load(tap + v * LANES);
+                                const vec w = held(load(tap + v * LANES));
                                 UNROLL for (int j = 0; j < XB; j++) acc[j][v] += w * seen[j];
                             }
                         }
@@ -121,7 +126,7 @@ static void convolve_one(const REAL *in, const REAL *weight, const REAL *bias, R
                         const REAL *seen = in + (i * H + y + ky) * WS + kx;
                         const REAL *tap = weight + ((i * K + ky) * K + kx) * COUT + c;
                         UNROLL for (int v = 0; v < NV; v++) {
-                            vec s = load(seen + v * LANES);
+                            const vec s = held(load(seen + v * LANES));
                             UNROLL for (int j = 0; j < CB; j++) acc[j][v] += s * tap[j];
                         }
                     }
@@ -274,12 +279,11 @@ void pool(const REAL *z, const REAL *centre, const REAL *scale, const REAL *shif
                         const REAL *up = from + c * PLACES + 2 * (y * OW + x), *down = up + OW;
                         const vec u0 = load(up), u1 = load(up + LANES), d0 = load(down), d1 = load(down + LANES);
                         const vec four[4] = {EVEN(u0, u1), ODD(u0, u1), EVEN(d0, d1), ODD(d0, d1)};
-                        const int at = c * POOLED + y * PW + x, size = PW - x < LANES ? PW - x : LANES;
+                        const int at = c * POOLED + y * PW + x;
                         vec winning, best;
                         bytes chosen;
                         best = largest(four, (vec){0} + o[c], (vec){0} + a[c], (vec){0} + b[c], &winning, &chosen);
-                        memcpy(to + at, &best, size * sizeof(REAL)), memcpy(won + at, &winning, size * sizeof(REAL));
-                        memcpy(which + at, &chosen, size);
+                        COPY(to + at, &best, PW, x), COPY(won + at, &winning, PW, x), COPY(which + at, &chosen, PW, x);
                     }
         }
     }
@@ -348,10 +352,10 @@ static void open_up(const REAL *z, const uint8_t *code, const REAL *grad, const 
             }
         for (int y = 0; y < PH; y++)
             for (int x = 0; x < PW; x += LANES) {
-                const int at = c * POOLED + y * PW + x, size = PW - x < LANES ? PW - x : LANES;
+                const int at = c * POOLED + y * PW + x;
                 vec g = {0};
                 bytes chosen = {0};
-                memcpy(&g, grad + at, size * sizeof(REAL)), memcpy(&chosen, code + at, size);
+                COPY((REAL *)&g, grad + at, PW, x), COPY((uint8_t *)&chosen, code + at, PW, x);
                 const mask k = __builtin_convertvector(chosen, mask);
                 g *= a[c];
                 UNROLL for (int down = 0; down < 2; down++) {
@@ -377,7 +381,7 @@ static void weigh(const REAL *in, const REAL *dz, REAL *acc_all) {
                     for (int x = 0; x < OW; x++) {
                         const REAL *seen = in + ((y + ky) * W + x) * CIN, *g = dz + (y * OW + x) * COUT + o;
                         UNROLL for (int v = 0; v < KV; v++) {
-                            vec s = load(seen + v * LANES);
+                            const vec s = held(load(seen + v * LANES));
                             UNROLL for (int j = 0; j < OB; j++) acc[j][v] += s * g[j];
                         }
                     }
@@ -397,9 +401,10 @@ static void weigh(const REAL *in, const REAL *dz, REAL *acc_all) {
                     for (int v = 0; v < NV; v++) {
                         const REAL *seen = in + (i * H + y + ky) * WS + v * LANES;
                         vec g[WB];
-                        UNROLL for (int j = 0; j < WB; j++) g[j] = load(dz + ((c + j) * OH + y) * NV * LANES + v * LANES);
+                        UNROLL for (int j = 0; j < WB; j++)
+                            g[j] = held(load(dz + ((c + j) * OH + y) * NV * LANES + v * LANES));
                         UNROLL for (int kx = 0; kx < K; kx++) {
-                            vec s = load(seen + kx);
+                            const vec s = held(load(seen + kx));
                             UNROLL for (int j = 0; j < WB; j++) acc[j][kx] += s * g[j];
                         }
                     }
@@ -409,26 +414,32 @@ static void weigh(const REAL *in, const REAL *dz, REAL *acc_all) {
             }
 }
 
+/* What one place's gradient of z gives to `rows` rows of the input's gradient, from row `top` of the kernel on. */
+static inline __attribute__((always_inline)) void transpose_rows(const REAL *dz, const REAL *taps, REAL *to, int y, int x,
+                                                                 int top, const int rows) {
+    vec acc[KB][KV];
+    UNROLL for (int ky = 0; ky < rows; ky++)
+        UNROLL for (int v = 0; v < KV; v++) acc[ky][v] = (vec){0};
+    for (int o = 0; o < COUT; o++) {
+        const REAL g = ACROSS ? dz[(y * OW + x) * COUT + o] : dz[(o * OH + y) * NV * LANES + x];
+        const REAL *tap = taps + (o * K + top) * KV * LANES;
+        UNROLL for (int ky = 0; ky < rows; ky++)
+            UNROLL for (int v = 0; v < KV; v++) acc[ky][v] += g * load(tap + (ky * KV + v) * LANES);
+    }
+    UNROLL for (int ky = 0; ky < rows; ky++)
+        UNROLL for (int v = 0; v < KV; v++) {
+            REAL *place = to + ((y + top + ky) * W + x) * CIN + v * LANES;
+            store(place, load(place) + acc[ky][v]);
+        }
+}
+
 /* The gradient of the input, channels innermost: `taps` (COUT, K, KV * LANES), zero beyond KC; `to` is zero. */
 static void transpose_one(const REAL *dz, const REAL *taps, REAL *to) {
     for (int y = 0; y < OH; y++)
-        for (int x = 0; x < OW; x++)
-            for (int top = 0; top < K; top += KB) {
-                vec acc[KB][KV];
-                UNROLL for (int ky = 0; ky < KB; ky++)
-                    UNROLL for (int v = 0; v < KV; v++) acc[ky][v] = (vec){0};
-                for (int o = 0; o < COUT; o++) {
-                    const REAL g = ACROSS ? dz[(y * OW + x) * COUT + o] : dz[(o * OH + y) * NV * LANES + x];
-                    const REAL *tap = taps + (o * K + top) * KV * LANES;
-                    UNROLL for (int ky = 0; ky < KB; ky++)
-                        UNROLL for (int v = 0; v < KV; v++) acc[ky][v] += g * load(tap + (ky * KV + v) * LANES);
-                }
-                UNROLL for (int ky = 0; ky < KB; ky++)
-                    UNROLL for (int v = 0; v < KV; v++) {
-                        REAL *place = to + ((y + top + ky) * W + x) * CIN + v * LANES;
-                        store(place, load(place) + acc[ky][v]);
-                    }
-            }
+        for (int x = 0; x < OW; x++) {
+            for (int top = 0; top + KB <= K; top += KB) transpose_rows(dz, taps, to, y, x, top, KB);
+            if (K % KB) transpose_rows(dz, taps, to, y, x, K - K % KB, K % KB);
+        }
 }
 
 /* Gradients of weight (G * COUT, CIN, K, K) and, unless `dx` is NULL, of x, from the pooled output's (see open_up). */

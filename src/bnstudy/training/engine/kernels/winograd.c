@@ -11,13 +11,13 @@
 
 #include "lanes.h"
 
-#define REGISTERS LANES /* of twice as many, those that hold sums */
-
 #define TILES 16 /* that are multiplied at a time */
 #define VI (CIN / LANES)
 #define VO (COUT / LANES)
-/* Tiles, or input channels, whose sums registers hold. */
-#define HELD (VO >= REGISTERS ? 1 : VO > REGISTERS / 4 ? 2 : VO > REGISTERS / 8 ? 4 : VO > REGISTERS / 16 ? 8 : 16)
+/* Registers hold the sums of ROWS tiles, or input channels, and VB vectors of output channels: LANES, half of what there
+   are. Each number that is read is multiplied ROWS or VB times. */
+#define VB (VO < LANES / 4 ? VO : LANES / 4)
+#define ROWS (LANES / VB)
 #define NEXT(channels) (TILES * (channels) + LANES) /* from one of 16 matrices to the next: no power of two, as caches are */
 #define SUMMED 512 /* tiles that are added up before they are added to the others */
 #define UNROLL _Pragma("GCC unroll 16")
@@ -73,21 +73,33 @@ static inline __attribute__((always_inline)) void patches(const REAL *padded, RE
     }
 }
 
-/* (16, TILES, COUT) from (16, TILES, CIN) and the kernel (16, CIN, COUT). */
-static void multiply(const REAL *patch, const REAL *kernel, REAL *product) {
-    for (int f = 0; f < 16; f++)
-        for (int t = 0; t < TILES; t += HELD) {
-            const REAL *v = patch + f * NEXT(CIN) + t * CIN, *u = kernel + (long)f * CIN * COUT;
-            REAL *m = product + f * NEXT(COUT) + t * COUT;
-            vec sum[HELD][VO];
-            EACH(r, HELD) EACH(o, VO) sum[r][o] = (vec){0};
-            for (int i = 0; i < CIN; i++) {
-                vec w[VO];
-                EACH(o, VO) w[o] = load(u + (long)i * COUT + o * LANES);
-                EACH(r, HELD) EACH(o, VO) sum[r][o] += w[o] * v[r * CIN + i];
+/* Bring nearer, while products are computed, the f-th of 16 parts of what the next TILES tiles read or write. */
+#define BRING(from, channels, writes) \
+    for (long k = 0; (from) && k < TILES / 4 * (channels); k += 64 / sizeof(REAL)) \
+    __builtin_prefetch((from) + f * (TILES / 4 * (channels)) + k, writes)
+
+/* (16, TILES, COUT) from (16, TILES, CIN) and the kernel (16, CIN, COUT). Next come `x`, with `of_x` unless that is NULL,
+   and `y`. */
+static void multiply(const REAL *patch, const REAL *kernel, REAL *product, const REAL *x, const REAL *of_x,
+                     const REAL *y) {
+    for (int f = 0; f < 16; f++) {
+        BRING(x, CIN, 0);
+        BRING(of_x, CIN, 0);
+        BRING(y, COUT, 1);
+        for (int at = 0; at < COUT; at += VB * LANES)
+            for (int t = 0; t < TILES; t += ROWS) {
+                const REAL *v = patch + f * NEXT(CIN) + t * CIN, *u = kernel + (long)f * CIN * COUT + at;
+                REAL *m = product + f * NEXT(COUT) + t * COUT + at;
+                vec sum[ROWS][VB];
+                EACH(r, ROWS) EACH(o, VB) sum[r][o] = (vec){0};
+                for (int i = 0; i < CIN; i++) {
+                    vec w[VB];
+                    EACH(o, VB) w[o] = held(load(u + (long)i * COUT + o * LANES));
+                    EACH(r, ROWS) EACH(o, VB) sum[r][o] += w[o] * v[r * CIN + i];
+                }
+                EACH(r, ROWS) EACH(o, VB) store(m + r * COUT + o * LANES, sum[r][o]);
             }
-            EACH(r, HELD) EACH(o, VO) store(m + r * COUT + o * LANES, sum[r][o]);
-        }
+    }
 }
 
 /* A' m A of the tiles from `from` on, rectified if asked for, into the image y (2 TH, 2 TW, COUT). */
@@ -141,21 +153,28 @@ static inline __attribute__((always_inline)) void spread(const REAL *dy, const R
     }
 }
 
-/* Adds (16, CIN, COUT), the products of patches and spread gradients summed over the tiles. */
-static void add_products(const REAL *patch, const REAL *gradient, REAL *sums) {
-    for (int f = 0; f < 16; f++)
-        for (int i = 0; i < CIN; i += HELD) {
-            const REAL *v = patch + f * NEXT(CIN) + i, *m = gradient + f * NEXT(COUT);
-            REAL *to = sums + ((long)f * CIN + i) * COUT;
-            vec sum[HELD][VO];
-            EACH(r, HELD) EACH(o, VO) sum[r][o] = load(to + r * COUT + o * LANES);
-            for (int t = 0; t < TILES; t++) {
-                vec g[VO];
-                EACH(o, VO) g[o] = load(m + (long)t * COUT + o * LANES);
-                EACH(r, HELD) EACH(o, VO) sum[r][o] += g[o] * v[(long)t * CIN + r];
+/* Adds (16, CIN, COUT), the products of patches and spread gradients summed over the tiles. Next come `x` and `dy`, with
+   `of_dy` unless that is NULL. */
+static void add_products(const REAL *patch, const REAL *gradient, REAL *sums, const REAL *x, const REAL *dy,
+                         const REAL *of_dy) {
+    for (int f = 0; f < 16; f++) {
+        BRING(x, CIN, 0);
+        BRING(dy, COUT, 0);
+        BRING(of_dy, COUT, 0);
+        for (int i = 0; i < CIN; i += ROWS)
+            for (int at = 0; at < COUT; at += VB * LANES) {
+                const REAL *v = patch + f * NEXT(CIN) + i, *m = gradient + f * NEXT(COUT) + at;
+                REAL *to = sums + ((long)f * CIN + i) * COUT + at;
+                vec sum[ROWS][VB];
+                EACH(r, ROWS) EACH(o, VB) sum[r][o] = load(to + r * COUT + o * LANES);
+                for (int t = 0; t < TILES; t++) {
+                    vec g[VB];
+                    EACH(o, VB) g[o] = held(load(m + (long)t * COUT + o * LANES));
+                    EACH(r, ROWS) EACH(o, VB) sum[r][o] += g[o] * v[(long)t * CIN + r];
+                }
+                EACH(r, ROWS) EACH(o, VB) store(to + r * COUT + o * LANES, sum[r][o]);
             }
-            EACH(r, HELD) EACH(o, VO) store(to + r * COUT + o * LANES, sum[r][o]);
-        }
+    }
 }
 
 /* G g G', (16, CIN, COUT), of a kernel (3, 3, CIN, COUT); turned around for the gradient of the input. */
@@ -207,11 +226,13 @@ static inline __attribute__((always_inline)) void convolved(const REAL *x, const
         REAL *padded = numbers((2L * th + 2) * (2 * tw + 2) * CIN);
         REAL *patch = numbers(16L * NEXT(CIN)), *product = numbers(16L * NEXT(COUT));
         for (long n = low; n < high; n++) {
-            const long at = n * 4 * th * tw;
+            const long at = n * 4 * th * tw, after = at + 4 * th * tw;
             pad(x + at * CIN, rectified_x ? rectified_x + at * CIN : NULL, padded, 2 * th, 2 * tw, CIN);
             for (int from = 0; from < th * tw; from += TILES) {
+                const long next = (after + 4 * from) * CIN;
                 patches(padded, patch, from, th, tw, CIN);
-                multiply(patch, kernel, product);
+                multiply(patch, kernel, product, x + next, rectified_x ? rectified_x + next : NULL,
+                         y + (at + 4 * (from + TILES)) * COUT);
                 outputs(product, y + at * COUT, from, th, tw, relu);
             }
         }
@@ -248,13 +269,14 @@ void kernel_gradient(const REAL *x, const REAL *dy, const REAL *y, REAL *gradien
         REAL *padded = numbers((2L * th + 2) * (2 * tw + 2) * CIN), *sums = numbers(size), *total = totals + thread * size;
         REAL *patch = numbers(16L * NEXT(CIN)), *slopes = numbers(16L * NEXT(COUT));
         for (long n = low; n < high; n++) {
-            const long at = n * 4 * th * tw;
+            const long at = n * 4 * th * tw, after = at + 4 * th * tw;
             pad(x + at * CIN, NULL, padded, 2 * th, 2 * tw, CIN);
             for (int from = 0; from < th * tw; from += TILES) {
+                const long next = (at + 4 * (from + TILES)) * COUT;
                 patches(padded, patch, from, th, tw, CIN);
                 if (y) spread(dy + at * COUT, y + at * COUT, slopes, from, th, tw);
                 else spread(dy + at * COUT, NULL, slopes, from, th, tw);
-                add_products(patch, slopes, sums);
+                add_products(patch, slopes, sums, x + (after + 4 * from) * CIN, dy + next, y ? y + next : NULL);
                 waiting += TILES;
                 if (waiting >= SUMMED || (n == high - 1 && from + TILES >= th * tw)) {
                     for (long k = 0; k < size; k += LANES) store(total + k, load(total + k) + load(sums + k));

@@ -19,7 +19,7 @@ from bnstudy.config import plugins
 from bnstudy.config.schema import Config, Runtime
 from bnstudy.training import engine
 from bnstudy.training.engine.fuse import Fused
-from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
+from bnstudy.training.engine.kernels import bf16, build, norm_relu, pooled_conv, winograd
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
 from bnstudy.training.engine.kernels.winograd import WinogradConv
@@ -59,9 +59,9 @@ def test_the_kernels_compile_here() -> None:
     for real in ("float", "double"):
         assert pooled_conv._library(real, 1, 6, 5, 28, 28, 0) is not None
         assert pooled_conv._library(real, 6, 16, 5, 14, 14, 2) is not None
-    for dtype in norm_relu.TYPES:
+    for dtype in build.TYPES:
         assert norm_relu._library(dtype, 16) is not None
-    for dtype in winograd.TYPES:
+    for dtype in build.TYPES:
         assert winograd._library(dtype, 16, 32) is not None
 
 
@@ -266,6 +266,49 @@ def test_bf16_is_read_and_rounded_as_torch_does() -> None:
 
 
 @compiled
+@pytest.mark.parametrize("relu", [False, True])
+def test_convolutions_of_bf16_round_what_autocast_rounds(relu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin computes in float64 from input, weights and gradient as bf16 has them."""
+    monkeypatch.setattr(build, "multiplies_bf16", lambda: False)
+    torch.manual_seed(0)
+    conv = conv_of(16, 32, torch.float32)
+    x = images_of(3, 16, 8, 8, dtype=torch.float32).requires_grad_()
+    slope = images_of(3, 32, 8, 8, dtype=torch.float32).bfloat16()
+    build.reset_uses()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = WinogradConv(conv, relu)(x)
+    assert y.dtype == torch.bfloat16 and build.used == {"winograd"}
+    twin = nn.Conv2d(16, 32, 3, padding=1, bias=False).double()
+    twin.load_state_dict({"weight": conv.weight.detach().bfloat16().double()})
+    exact = x.detach().bfloat16().double().requires_grad_()
+    wanted = torch.relu(twin(exact)) if relu else twin(exact)
+    torch.testing.assert_close(y.double(), wanted, rtol=1 / 256, atol=1e-6)
+    kept = (y != 0).double() if relu else 1.0  # a value next to 0 may be rounded to it
+    grad_x, grad_weight = torch.autograd.grad(y, [x, conv.weight], slope)
+    (wanted if not relu else twin(exact) * kept).backward(slope.double())
+    assert exact.grad is not None and twin.weight.grad is not None
+    torch.testing.assert_close(grad_x.double(), exact.grad, rtol=1 / 256, atol=1e-5)
+    torch.testing.assert_close(grad_weight.double(), twin.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_other_convolutions_of_bf16_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 8, 3, stride=2)
+    x, slope = torch.randn(2, 3, 9, 9), torch.randn(2, 8, 4, 4).bfloat16()
+    found = []
+    for multiplied in (True, False):
+        monkeypatch.setattr(build, "multiplies_bf16", lambda multiplied=multiplied: multiplied)
+        mine = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = bf16.RoundedConv(conv)(mine)
+        assert y.dtype == torch.bfloat16
+        found.append([y, *torch.autograd.grad(y, [mine, *conv.parameters()], slope)])
+    for ours, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.float(), torchs.float(), rtol=1 / 64, atol=1 / 64)
+    assert torch.equal(bf16.RoundedConv(conv)(x), conv(x))
+
+
+@compiled
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_what_is_not_finite_passes_through_and_stays_in_its_group(bad: float) -> None:
     torch.manual_seed(0)
@@ -343,7 +386,8 @@ def test_a_relu_right_behind_a_convolution_is_computed_with_it() -> None:
         assert isinstance(made, torch.fx.GraphModule)
         assert sum(isinstance(m, WinogradConv) and m.relu for m in made.modules()) == num
         modules = dict(made.named_modules())
-        left = [n for n in made.graph.nodes if n.op == "call_module" and type(modules[str(n.target)]) is nn.Conv2d]
+        called = [modules[str(node.target)] for node in made.graph.nodes if node.op == "call_module"]
+        left = [module for module in called if type(module) is bf16.RoundedConv]
         assert len(left) == 1 + 2 * 2  # the stem; where a block strides, its first convolution and its shortcut's
 
 
@@ -428,7 +472,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("damage", ["truncated", "empty", "one byte", "without its checksum"])
 def test_a_damaged_kernel_is_compiled_anew(cache: Path, damage: str) -> None:
     """A truncated one would kill the process (SIGBUS), an empty one leave it slow for ever."""
-    macros = {**norm_relu.TYPES[torch.float32], "C": 4}
+    macros = {**build.TYPES[torch.float32], "C": 4}
     assert build.library("norm_relu", **macros) is not None
     (path,) = cache.iterdir()
     good = path.read_bytes()
@@ -450,7 +494,7 @@ def test_a_damaged_kernel_is_compiled_anew(cache: Path, damage: str) -> None:
 def test_a_cache_that_cannot_be_used_leaves_it_to_torch(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    macros = {**norm_relu.TYPES[torch.float32], "C": 4}
+    macros = {**build.TYPES[torch.float32], "C": 4}
     (tmp_path / "cache").write_text("a file")
     assert build.library("norm_relu", **macros) is None
     assert "torch computes instead" in capfd.readouterr().err
@@ -481,7 +525,7 @@ def test_a_compiler_that_hangs_is_ended_with_its_children_and_tried_once(
     monkeypatch.setattr(build, "compiler", lambda: str(hanging))
     monkeypatch.setattr(build, "TIMEOUT_SEC", 0.5)
     for channels in (4, 8):
-        assert build.library("norm_relu", **norm_relu.TYPES[torch.float32], C=channels) is None
+        assert build.library("norm_relu", **build.TYPES[torch.float32], C=channels) is None
     assert calls.read_text().split() == ["called"] and "timed out" in capfd.readouterr().err
 
 

@@ -34,11 +34,11 @@ def kernels() -> list[tuple[str, dict[str, Any]]]:
     asked: list[tuple[str, dict[str, Any]]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "library", lambda name, **macros: asked.append((name, macros)))
-        for dtype in norm_relu.TYPES:
+        for dtype in build.TYPES:
             norm_relu._library.__wrapped__(dtype, 16)
         for real in pooled_conv.REALS.values():
             pooled_conv._library.__wrapped__(real, 6, 16, 5, 14, 14, 2)
-        for dtype in winograd.TYPES:
+        for dtype in build.TYPES:
             winograd._library.__wrapped__(dtype, 32, 16)
     return asked
 

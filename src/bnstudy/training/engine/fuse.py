@@ -3,7 +3,8 @@
 The forward pass is traced (torch.fx), once for training and once for evaluation, and in it
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
     norm, addition, ReLU, or two of them (kernels.norm_relu);
-    a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd).
+    a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd);
+    any other, in bf16, is computed in float32 where the processor cannot do better (kernels.bf16).
 Parameters and statistics stay those of the network. A network that cannot be traced computes as its file says.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
+from bnstudy.training.engine.kernels.bf16 import RoundedConv
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
 from bnstudy.training.engine.kernels.winograd import WinogradConv
@@ -71,7 +73,7 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
             _replace(fused, *fusion)
     graph.eliminate_dead_code()
     for node in list(graph.nodes):  # of the convolutions that are left
-        if fusion := _winograd(node, modules):
+        if fusion := _winograd(node, modules) or _rounded(node, modules):
             _replace(fused, *fusion)
     graph.eliminate_dead_code()
     fused.recompile()
@@ -137,6 +139,12 @@ def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     user = next(iter(conv.users))
     relu = _once(conv) and _input(user, nn.ReLU, modules) is conv
     return WinogradConv(layer, relu), (entering,), user if relu else conv
+
+
+def _rounded(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
+    entering = _input(conv, nn.Conv2d, modules)
+    layer = modules.get(str(conv.target))
+    return (RoundedConv(layer), (entering,), conv) if entering is not None and isinstance(layer, nn.Conv2d) else None
 
 
 def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> fx.Node | None:

@@ -54,6 +54,24 @@ def lanes() -> int:
     return 16 if " avx512f " in _machine() else 8
 
 
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Whether the processor multiplies bf16; torch's convolutions of bf16 take ten times as long where it does not."""
+    return any(f" {flag} " in f"{_machine()} ".replace("\n", " ") for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def real(dtype: torch.dtype) -> torch.dtype:
+    """The type in which the kernels compute with numbers that are stored as `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+TYPES: dict[torch.dtype, dict[str, str | int]] = {  # macros for the type of stored numbers
+    torch.float32: {"REAL": "float"},
+    torch.bfloat16: {"REAL": "float", "BF16": 1},
+    torch.float64: {"REAL": "double"},
+}
+
+
 def library(name: str, **macros_of: str | int) -> ctypes.CDLL | None:
     """`name`.c compiled with these macros; None where that is not possible."""
     if compiler() is None:

@@ -19,6 +19,26 @@ typedef whole mask __attribute__((vector_size(LANES * sizeof(REAL)))); /* what a
 /* The value where the mask is set, else 0. */
 static inline vec keep(mask where, vec value) { return (vec)(where & (mask)value); }
 
+/* A number as it is stored: in bf16 the upper half of a float. */
+#ifdef BF16
+typedef uint16_t stored;
+typedef uint16_t half __attribute__((vector_size(LANES * 2)));
+typedef uint16_t loose_half __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+typedef uint32_t bits __attribute__((vector_size(LANES * 4)));
+static inline vec read(const stored *from) {
+    return (vec)(__builtin_convertvector(*(const loose_half *)from, bits) << 16);
+}
+static inline void write(stored *to, vec value) { /* to the nearest, ties to even; NaN stays NaN */
+    bits b = (bits)value, rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+    *(loose_half *)to =
+        __builtin_convertvector(((bits)(value == value) & rounded) | ((bits)(value != value) & 0x7fc0), half);
+}
+#else
+typedef REAL stored;
+static inline vec read(const stored *from) { return load(from); }
+static inline void write(stored *to, vec value) { store(to, value); }
+#endif
+
 /* The vector, in a register from here on. What is multiplied with many others would otherwise be read from memory again
    with each product, and reading, two vectors a cycle, is then what takes the time. */
 #if defined(__AVX512F__)

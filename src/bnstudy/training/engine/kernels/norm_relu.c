@@ -1,7 +1,7 @@
 /* Batch normalization, an addition and ReLU in one pass over memory, forward and backward.
 
    Arrays are rows of C channels (images in the layout channels_last), C a multiple of LANES. Compiled for one C and one
-   type of number: STORED in memory, REAL in sums and products (see norm_relu.py). Threads take consecutive rows, and
+   type of number: `stored` in memory, REAL in sums and products (see lanes.h). Threads take consecutive rows, and
    their sums are added in the order of the threads: one number of threads, one result. NaN passes through as in torch. */
 
 #include "lanes.h"
@@ -12,25 +12,6 @@
 #define EACH(v) UNROLL for (int v = 0; v < CV; v++)
 
 typedef double wide __attribute__((vector_size(LANES * sizeof(double))));
-/* A row as it is stored: in bf16 the upper half of a float. */
-#ifdef BF16
-typedef uint16_t stored;
-typedef uint16_t half __attribute__((vector_size(LANES * 2)));
-typedef uint16_t loose_half __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-typedef uint32_t bits __attribute__((vector_size(LANES * 4)));
-static inline vec read(const stored *from) {
-    return (vec)(__builtin_convertvector(*(const loose_half *)from, bits) << 16);
-}
-static inline void write(stored *to, vec value) { /* to the nearest, ties to even; NaN stays NaN */
-    bits b = (bits)value, rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
-    *(loose_half *)to =
-        __builtin_convertvector(((bits)(value == value) & rounded) | ((bits)(value != value) & 0x7fc0), half);
-}
-#else
-typedef REAL stored;
-static inline vec read(const stored *from) { return load(from); }
-static inline void write(stored *to, vec value) { store(to, value); }
-#endif
 
 static void add_up(const double *parts, double *sums, int threads) {
     for (int c = 0; c < 2 * C; c++) {

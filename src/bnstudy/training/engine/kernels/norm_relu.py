@@ -20,11 +20,6 @@ from bnstudy.training.engine.kernels import build
 from bnstudy.training.engine.kernels.build import pointers
 
 LANES, MAX_CHANNELS = 16, 128
-TYPES: dict[torch.dtype, dict[str, str | int]] = {
-    torch.float32: {"REAL": "float"},
-    torch.bfloat16: {"REAL": "float", "BF16": 1},
-    torch.float64: {"REAL": "double"},
-}
 
 
 class NormReLU(nn.Module):
@@ -63,7 +58,7 @@ class _Plain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, added: Tensor | None, library: Any) -> Tensor:
         channels = x.shape[1]
-        real = _real(x)
+        real = build.real(x.dtype)
         zeros = torch.zeros(channels, dtype=real)
         y = _forward(library, x, added, zeros, torch.ones(channels, dtype=real), zeros)
         ctx.save_for_backward(y)
@@ -91,7 +86,7 @@ class _Normed(torch.autograd.Function):
         library.moments(*pointers(x, mean, variance), *_sizes(x))
         rstd = torch.rsqrt(variance + eps)
         scale = gamma * rstd
-        centre = mean.to(_real(x))
+        centre = mean.to(build.real(x.dtype))
         y = _forward(library, x, added, centre, scale, beta - scale * (mean - centre))
         ctx.save_for_backward(x, y, mean, rstd, scale)
         ctx.library, ctx.both, ctx.real = library, added is not None, gamma.dtype
@@ -104,11 +99,11 @@ class _Normed(torch.autograd.Function):
         x, y, mean, rstd, scale = ctx.saved_tensors
         grad = gradients[0].contiguous(memory_format=torch.channels_last)
         grad_beta, product = torch.empty_like(mean), torch.empty_like(mean)
-        centre = mean.to(_real(x))
+        centre = mean.to(build.real(x.dtype))
         ctx.library.sums(*pointers(grad, y, x, centre, grad_beta, product), *_sizes(x))
         grad_gamma = (product - (mean - centre) * grad_beta) * rstd
         slopes = build.norm_backward(grad_beta, grad_gamma, mean - centre, rstd, scale, x.numel() // x.shape[1])
-        a, b, d = (slope.to(_real(x)) for slope in slopes)
+        a, b, d = (slope.to(build.real(x.dtype)) for slope in slopes)
         grad_x = torch.empty_like(x)
         grad_added = torch.empty_like(y) if ctx.both else None
         ctx.library.backward(*pointers(grad, y, x, centre, a, b, d, grad_x, grad_added), *_sizes(x))
@@ -118,13 +113,9 @@ class _Normed(torch.autograd.Function):
 def _forward(
     library: Any, x: Tensor, added: Tensor | None, centre: Tensor, scale: Tensor, shift: Tensor
 ) -> Tensor:
-    y, o, a, b = torch.empty_like(x), *(values.to(_real(x)) for values in (centre, scale, shift))
+    y, o, a, b = torch.empty_like(x), *(values.to(build.real(x.dtype)) for values in (centre, scale, shift))
     library.forward(*pointers(x, added, o, a, b, y), *_sizes(x))
     return y
-
-
-def _real(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _sizes(x: Tensor) -> tuple[Any, int]:
@@ -134,7 +125,7 @@ def _sizes(x: Tensor) -> tuple[Any, int]:
 def _library_for(x: Tensor, added: Tensor | None) -> Any:
     """The kernel for these tensors; None where torch has to do it (layout, type, channels, or no compiler)."""
     channels = x.shape[1] if x.dim() == 4 else 0
-    fits = x.device.type == "cpu" and x.dtype in TYPES and 0 < channels <= MAX_CHANNELS and channels % LANES == 0
+    fits = x.device.type == "cpu" and x.dtype in build.TYPES and 0 < channels <= MAX_CHANNELS and channels % LANES == 0
     if not fits or not x.is_contiguous(memory_format=torch.channels_last):
         return None
     if added is not None and (added.dtype != x.dtype or added.stride() != x.stride()):
@@ -146,4 +137,4 @@ def _library_for(x: Tensor, added: Tensor | None) -> Any:
 
 @functools.cache
 def _library(dtype: torch.dtype, channels: int) -> Any:
-    return build.library("norm_relu", **TYPES[dtype], C=channels)
+    return build.library("norm_relu", **build.TYPES[dtype], C=channels)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnstudy.training.engine.kernels import build
+from bnstudy.training.engine.kernels import bf16, build
 from bnstudy.training.engine.kernels.build import pointers
 
 SLACK = 32  # how far two vectors may reach beyond the end of z
@@ -57,7 +57,7 @@ class PooledConv(nn.Module):
         conv, norm = self.conv, self.norm
         call = _Call.of(conv, x_NCHW, self.num_runs)
         if call is None:
-            z_NCHW = conv(x_NCHW)
+            z_NCHW = bf16.convolve(conv, x_NCHW)
             return nn.functional.max_pool2d(z_NCHW if norm is None else norm(z_NCHW), 2)
         bias_C = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
         x_NCHW = x_NCHW.contiguous()

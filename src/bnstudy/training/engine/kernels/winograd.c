@@ -1,5 +1,5 @@
 /* A 3x3 convolution with padding 1, and ReLU if asked for, by Winograd's F(2x2, 3x3), forward and backward, in the layout
-   channels_last.
+   channels_last. Images are of the type `stored`, all else of REAL (see lanes.h).
 
    Four outputs of a 2x2 tile need 16 products a pair of channels instead of 36 (Lavin and Gray, 2016): with the 4x4 patch
    d under the tile and the kernel g,
@@ -25,14 +25,14 @@
 
 /* max(0, value), or NaN; and a gradient where `y`, what came of it, is not 0. NULL: there was no ReLU. */
 static inline vec rectified(vec value) { return keep(~(value < 0), value); }
-static inline vec passed(const REAL *gradient, const REAL *y) {
-    return y ? keep(~(load(y) <= 0), load(gradient)) : load(gradient);
+static inline vec passed(const stored *gradient, const stored *y) {
+    return y ? keep(~(read(y) <= 0), read(gradient)) : read(gradient);
 }
 
 static REAL *numbers(long count) { return room(count * sizeof(REAL)); }
 
 /* An image (H, W, C), or a gradient that ReLU's `y` lets pass, into the middle of one that has a rim of zeros. */
-static void pad(const REAL *x, const REAL *y, REAL *padded, int h, int w, int channels) {
+static void pad(const stored *x, const stored *y, REAL *padded, int h, int w, int channels) {
     for (int i = 0; i < h; i++) {
         const long from = (long)i * w * channels;
         REAL *to = padded + ((i + 1L) * (w + 2) + 1) * channels;
@@ -75,13 +75,13 @@ static inline __attribute__((always_inline)) void patches(const REAL *padded, RE
 
 /* Bring nearer, while products are computed, the f-th of 16 parts of what the next TILES tiles read or write. */
 #define BRING(from, channels, writes) \
-    for (long k = 0; (from) && k < TILES / 4 * (channels); k += 64 / sizeof(REAL)) \
+    for (long k = 0; (from) && k < TILES / 4 * (channels); k += 64 / sizeof *(from)) \
     __builtin_prefetch((from) + f * (TILES / 4 * (channels)) + k, writes)
 
 /* (16, TILES, COUT) from (16, TILES, CIN) and the kernel (16, CIN, COUT). Next come `x`, with `of_x` unless that is NULL,
    and `y`. */
-static void multiply(const REAL *patch, const REAL *kernel, REAL *product, const REAL *x, const REAL *of_x,
-                     const REAL *y) {
+static void multiply(const REAL *patch, const REAL *kernel, REAL *product, const stored *x, const stored *of_x,
+                     const stored *y) {
     for (int f = 0; f < 16; f++) {
         BRING(x, CIN, 0);
         BRING(of_x, CIN, 0);
@@ -103,12 +103,12 @@ static void multiply(const REAL *patch, const REAL *kernel, REAL *product, const
 }
 
 /* A' m A of the tiles from `from` on, rectified if asked for, into the image y (2 TH, 2 TW, COUT). */
-static inline __attribute__((always_inline)) void outputs(const REAL *product, REAL *y, int from, int th, int tw,
+static inline __attribute__((always_inline)) void outputs(const REAL *product, stored *y, int from, int th, int tw,
                                                           const int relu) {
     const long row = 2L * tw * COUT, next = NEXT(COUT);
     for (int t = 0; t < TILES && from + t < th * tw; t++) {
         const int tile = from + t;
-        REAL *at = y + tile / tw * 2 * row + tile % tw * 2L * COUT;
+        stored *at = y + tile / tw * 2 * row + tile % tw * 2L * COUT;
         for (int c = 0; c < COUT; c += LANES) {
             const REAL *m = product + (long)t * COUT + c;
             vec s[2][4];
@@ -118,15 +118,15 @@ static inline __attribute__((always_inline)) void outputs(const REAL *product, R
             }
             EACH(i, 2) {
                 vec left = s[i][0] + s[i][1] + s[i][2], right = s[i][1] - s[i][2] - s[i][3];
-                store(at + i * row + c, relu ? rectified(left) : left);
-                store(at + i * row + COUT + c, relu ? rectified(right) : right);
+                write(at + i * row + c, relu ? rectified(left) : left);
+                write(at + i * row + COUT + c, relu ? rectified(right) : right);
             }
         }
     }
 }
 
 /* A dy A' of the tiles from `from` on (those beyond the last: 0), dy as ReLU's `y` lets it pass: (16, TILES, COUT). */
-static inline __attribute__((always_inline)) void spread(const REAL *dy, const REAL *y, REAL *found, int from, int th,
+static inline __attribute__((always_inline)) void spread(const stored *dy, const stored *y, REAL *found, int from, int th,
                                                          int tw) {
     const long row = 2L * tw * COUT, next = NEXT(COUT);
     for (int t = 0; t < TILES; t++) {
@@ -155,8 +155,8 @@ static inline __attribute__((always_inline)) void spread(const REAL *dy, const R
 
 /* Adds (16, CIN, COUT), the products of patches and spread gradients summed over the tiles. Next come `x` and `dy`, with
    `of_dy` unless that is NULL. */
-static void add_products(const REAL *patch, const REAL *gradient, REAL *sums, const REAL *x, const REAL *dy,
-                         const REAL *of_dy) {
+static void add_products(const REAL *patch, const REAL *gradient, REAL *sums, const stored *x, const stored *dy,
+                         const stored *of_dy) {
     for (int f = 0; f < 16; f++) {
         BRING(x, CIN, 0);
         BRING(dy, COUT, 0);
@@ -216,9 +216,9 @@ static void kernel_of(const REAL *sums, REAL *gradient) {
     }
 }
 
-static inline __attribute__((always_inline)) void convolved(const REAL *x, const REAL *rectified_x, const REAL *kernel,
-                                                            REAL *y, long num, int th, int tw, const int relu,
-                                                            int threads) {
+static inline __attribute__((always_inline)) void convolved(const stored *x, const stored *rectified_x,
+                                                            const REAL *kernel, stored *y, long num, int th, int tw,
+                                                            const int relu, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         long low, high;
@@ -241,7 +241,7 @@ static inline __attribute__((always_inline)) void convolved(const REAL *x, const
 }
 
 /* y (N, 2 TH, 2 TW, COUT) = x (N, 2 TH, 2 TW, CIN) convolved with a kernel (3, 3, CIN, COUT), then rectified. */
-void convolve(const REAL *x, const REAL *weight, REAL *y, long num, int th, int tw, int relu, int threads) {
+void convolve(const stored *x, const REAL *weight, stored *y, long num, int th, int tw, int relu, int threads) {
     REAL *kernel = numbers(16L * CIN * COUT);
     transformed(weight, kernel, 0);
     if (relu) convolved(x, NULL, kernel, y, num, th, tw, 1, threads);
@@ -251,7 +251,8 @@ void convolve(const REAL *x, const REAL *weight, REAL *y, long num, int th, int 
 
 /* The gradient of what was convolved, from that of the result, its CIN the former COUT; `y` is the result that ReLU
    left, or NULL. */
-void input_gradient(const REAL *dy, const REAL *y, const REAL *weight, REAL *dx, long num, int th, int tw, int threads) {
+void input_gradient(const stored *dy, const stored *y, const REAL *weight, stored *dx, long num, int th, int tw,
+                    int threads) {
     REAL *kernel = numbers(16L * CIN * COUT);
     transformed(weight, kernel, 1);
     convolved(dy, y, kernel, dx, num, th, tw, 0, threads);
@@ -259,7 +260,8 @@ void input_gradient(const REAL *dy, const REAL *y, const REAL *weight, REAL *dx,
 }
 
 /* The kernel's gradient, (3, 3, CIN, COUT), from x and dy; `y` as above. */
-void kernel_gradient(const REAL *x, const REAL *dy, const REAL *y, REAL *gradient, long num, int th, int tw, int threads) {
+void kernel_gradient(const stored *x, const stored *dy, const stored *y, REAL *gradient, long num, int th, int tw,
+                     int threads) {
     const long size = 16L * CIN * COUT;
     REAL *totals = numbers(threads * size);
 #pragma omp parallel num_threads(threads)

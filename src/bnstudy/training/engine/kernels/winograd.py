@@ -3,7 +3,7 @@
 What a direct convolution multiplies 36 times, two outputs by two, this does 16 times, between sums of inputs and of
 weights (Lavin and Gray, 2016, "Fast algorithms for convolutional neural networks"; the matrices are in winograd.c).
 Both gradients have the same form. Rounding errors are of the size of those of torch's direct convolution; of the
-gradient of the kernel up to three times these, 1e-6 of it.
+gradient of the kernel up to three times these, 1e-6 of it. Images may be stored in bf16: products and sums are float32.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnstudy.training.engine.kernels import build
+from bnstudy.training.engine.kernels import bf16, build
 from bnstudy.training.engine.kernels.build import long, pointers
 
 LANES, MAX_CHANNELS = 16, 128
 MIN_PIXELS = 64  # of an image: tiles are multiplied 16 at a time
-TYPES = {torch.float32: "float", torch.float64: "double"}
 
 
 class WinogradConv(nn.Module):
@@ -40,11 +39,13 @@ class WinogradConv(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         weight = self.conv.weight
-        library = _library(weight.dtype, *weight.shape[:2]) if (fits := _fits(x_NCHW, weight)) else None
+        if torch.is_autocast_enabled("cpu"):
+            x_NCHW = x_NCHW.to(torch.get_autocast_dtype("cpu"))  # as autocast does
+        library = _library(x_NCHW.dtype, *weight.shape[:2]) if (fits := _fits(x_NCHW, weight)) else None
         if fits:
             build.count_use("winograd", library)
         if library is None:
-            y: Tensor = self.conv(x_NCHW)
+            y = bf16.convolve(self.conv, x_NCHW)
             return torch.relu(y) if self.relu else y
         y = _Convolved.apply(x_NCHW, weight, self.relu)
         return y
@@ -55,7 +56,7 @@ class _Convolved(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight_OIHW: Tensor, relu: bool) -> Tensor:
         out, into = weight_OIHW.shape[:2]
         y = _empty(x, out)
-        packed_HWIO = weight_OIHW.permute(2, 3, 1, 0).contiguous()
+        packed_HWIO = _rounded(weight_OIHW, x).permute(2, 3, 1, 0).contiguous()
         _library(x.dtype, out, into).convolve(*pointers(x, packed_HWIO, y), *_sizes(x), int(relu), _threads())
         ctx.save_for_backward(x, weight_OIHW, y if relu else None)
         return y
@@ -69,11 +70,11 @@ class _Convolved(torch.autograd.Function):
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_x = _empty(x, into)
-            packed_HWOI = weight_OIHW.permute(2, 3, 0, 1).contiguous()
+            packed_HWOI = _rounded(weight_OIHW, x).permute(2, 3, 0, 1).contiguous()
             library = _library(x.dtype, into, out)
             library.input_gradient(*pointers(grad, y, packed_HWOI, grad_x), *_sizes(x), _threads())
         if ctx.needs_input_grad[1]:
-            grad_HWIO = torch.empty(3, 3, into, out, dtype=x.dtype)
+            grad_HWIO = torch.empty(3, 3, into, out, dtype=build.real(x.dtype))
             library = _library(x.dtype, out, into)
             library.kernel_gradient(*pointers(x, grad, y, grad_HWIO), *_sizes(x), _threads())
             grad_weight = grad_HWIO.permute(3, 2, 0, 1)
@@ -85,6 +86,11 @@ def _empty(like: Tensor, channels: int) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
+def _rounded(weight: Tensor, x: Tensor) -> Tensor:
+    """The weights as a convolution of x takes them, in the type of the kernel's sums."""
+    return weight.to(x.dtype).to(build.real(x.dtype))
+
+
 def _threads() -> int:
     return torch.get_num_threads()
 
@@ -94,10 +100,17 @@ def _sizes(x: Tensor) -> tuple[Any, int, int]:
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel takes these tensors: channels_last, one type, even sides, enough pixels."""
-    if x.device.type != "cpu" or x.dim() != 4 or x.dtype != weight.dtype or x.dtype not in TYPES:
+    """Whether the kernel takes these tensors: channels_last, one type, even sides, enough pixels.
+
+    Of bf16 only in autocast, and where the processor does not multiply it: elsewhere torch is faster.
+    """
+    if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in build.TYPES or build.real(x.dtype) != weight.dtype:
         return False
-    if torch.is_autocast_enabled("cpu") or not x.is_contiguous(memory_format=torch.channels_last):
+    if torch.is_autocast_enabled("cpu") != (x.dtype == torch.bfloat16) or not x.is_contiguous(
+        memory_format=torch.channels_last
+    ):
+        return False
+    if x.dtype == torch.bfloat16 and build.multiplies_bf16():
         return False
     height, width = x.shape[2:]
     return height % 2 == width % 2 == 0 and height * width >= MIN_PIXELS
@@ -105,4 +118,4 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def _library(dtype: torch.dtype, out_channels: int, in_channels: int) -> Any:
-    return build.library("winograd", REAL=TYPES[dtype], CIN=in_channels, COUT=out_channels)
+    return build.library("winograd", **build.TYPES[dtype], CIN=in_channels, COUT=out_channels)

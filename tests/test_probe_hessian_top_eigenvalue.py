@@ -16,8 +16,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from bnstudy import models, norms, probes
 from bnstudy.config import plugins
-from bnstudy.probes import _lanczos
+from bnstudy.probes import _hessian, _lanczos
 from bnstudy.probes import hessian_top_eigenvalue as hessian
+from bnstudy.probes._hessian import _Parts, hessian_product
 
 TINY = {"widths": (2, 3), "num_classes": 3}
 
@@ -67,7 +68,7 @@ def test_the_dense_hessian_is_that_of_finite_differences(norm):
     options = plugins.defaults("models", "mlp") | {"hidden": "3", "activation": "sigmoid"}
     network = models.build("mlp", options, norms.factory(norm, {}), "xavier_uniform", (3, 2, 2), 3, 0).double()
     images, labels = double_feed(size=2).probe_batch(12)
-    times = hessian.hessian_product(copy.deepcopy(network).train(), images, labels)
+    times = hessian_product(copy.deepcopy(network).train(), images, labels)
     theta, step, columns = parameters_to_vector(network.parameters()).detach(), 1e-5, []
     moved = copy.deepcopy(network)
     for unit in torch.eye(len(theta), dtype=torch.float64):
@@ -191,6 +192,70 @@ def test_tridiagonal():
     np.testing.assert_array_equal(_lanczos.tridiagonal([7.0], []), [[7]])
 
 
+# --- in parts ------------------------------------------------------------------------------------------------------
+
+
+class Tied(nn.Module):
+    """One layer used twice, weights used by themselves, a random draw, and a parameter that is idle."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.end = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.scale, self.idle = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.tensor(1.0))
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x):
+        x = torch.sigmoid(self.layer(x.flatten(1)))
+        return self.end(self.drop(self.scale * self.layer(x) + x))
+
+
+IN_PARTS = [
+    *(("mlp", {"hidden": "6-5-4", "activation": "sigmoid"}, norm) for norm in plugins.names("norms")),
+    ("resnet", {"depth": 8}, "batch"),
+    ("resnet", {"depth": 8, "shortcut": "identity"}, "none"),
+    ("lenet", {}, "batch"),
+    ("tied", {}, "none"),
+]
+WHOLE = {"batch_renorm", "noisy_batch"}  # the one has no Hessian; the other's file asks for values while it is traced
+
+
+@pytest.mark.parametrize("name, options, norm", [each for each in IN_PARTS if each[2] not in WHOLE])
+def test_in_parts_the_products_are_those_of_the_whole(name, options, norm, monkeypatch):
+    """The twin keeps the whole graph; both see the same random draws."""
+    side = {"mlp": 2, "tied": 2}.get(name, 32 if name == "lenet" else 8)
+    torch.manual_seed(0)
+    if name == "tied":
+        network: nn.Module = Tied().double()
+        images = torch.randn(12, 2, 2, 2, dtype=torch.float64)
+    else:
+        every = plugins.defaults("models", name) | options
+        network = models.build(name, every, norms.factory(norm, {}), "xavier_uniform", (3, side, side), 3, 0).double()
+        images = torch.randn(6 if name != "mlp" else 12, 3, side, side, dtype=torch.float64)
+    labels = torch.arange(len(images)) % 3
+    products = []
+    for memory in (2**60, 0):
+        monkeypatch.setattr(_hessian, "MEMORY", memory)
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            products.append(hessian_product(copy.deepcopy(network).train(), images, labels))
+    whole, parts = products
+    assert isinstance(parts, _Parts) and not isinstance(whole, _Parts)
+    for _ in range(2):
+        vector = torch.randn(sum(p.numel() for p in network.parameters()), dtype=torch.float64)
+        expected = whole(vector)
+        torch.testing.assert_close(parts(vector), expected, rtol=1e-8, atol=1e-9 * expected.abs().max().item())
+
+
+def test_a_network_that_cannot_be_traced_stays_whole(monkeypatch):
+    class Asking(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    monkeypatch.setattr(_hessian, "MEMORY", 0)
+    network = Asking(nn.Flatten(), nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 3)).double()
+    assert not isinstance(hessian_product(network, torch.rand(6, 1, 2, 2).double(), torch.arange(6) % 3), _Parts)
+
+
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"tolerance": 1.0}, {"max_iterations": 0}])
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match=f"hessian_top_eigenvalue: .*{next(iter(options))} = .*give"):
@@ -221,7 +286,7 @@ def test_of_every_norm_it_is_the_hessian_of_finite_differences(norm):
     labels = torch.arange(12) % 3
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        times = hessian.hessian_product(copy.deepcopy(network).train(), images, labels)
+        times = hessian_product(copy.deepcopy(network).train(), images, labels)
     expected = finite_differences(network, images, labels)
     found = torch.stack([times(unit) for unit in torch.eye(len(expected), dtype=torch.float64)], 1)
     far = 1e-2 if norm == "probability_integral" else 1e-6  # whose distribution has corners
@@ -253,9 +318,12 @@ class DetachedSquare(Square):
         return 2 * ctx.saved_tensors[0].detach() * grad.detach()
 
 
+@pytest.mark.parametrize("memory", [_hessian.MEMORY, 0], ids=["whole", "in parts"])
 @pytest.mark.parametrize("function", [Square, DetachedSquare])
 @pytest.mark.parametrize("place", [1, 3])
-def test_what_cannot_be_differentiated_twice_is_refused(function, place):
+def test_what_cannot_be_differentiated_twice_is_refused(function, place, memory, monkeypatch):
+    monkeypatch.setattr(_hessian, "MEMORY", memory)
+
     class Apply(nn.Module):
         def forward(self, x):
             return function.apply(x)
@@ -265,6 +333,6 @@ def test_what_cannot_be_differentiated_twice_is_refused(function, place):
     network = nn.Sequential(nn.Flatten(), *layers[:place], Apply(), *layers[place:]).double()
     images, labels = torch.randn(12, 1, 4, 4, dtype=torch.float64), torch.arange(12) % 3
     with pytest.raises(ValueError, match="cannot be differentiated again"):
-        times = hessian.hessian_product(network, images, labels)
+        times = hessian_product(network, images, labels)
         start = torch.randn(sum(p.numel() for p in network.parameters()), dtype=torch.float64)
         hessian.largest_eigenvalue(times, start, 1e-3, 50)

@@ -34,7 +34,7 @@ READ_AS = {"logits_NK": "logits", "logit_gradient_NK": "logits", "displaced": "g
 }  # attribute of a snapshot that a probe uses: what READS has to name for it
 TEXTS = 256  # whose checksum is remembered: a sweep asks for those of its few components with every run
 # Modules of these packages that serve the components and are no components themselves.
-SUPPORT = {"norms": set(), "models": {"layers", "init", "folding"}, "probes": {"snapshot"}}
+SUPPORT = {"norms": set(), "models": {"layers", "init", "folding", "tracing"}, "probes": {"snapshot"}}
 
 
 def names(kind: str) -> list[str]:

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from bnstudy.probes._hessian import hessian_product
 from bnstudy.probes._lanczos import Asymmetric, Product, iterate
-from bnstudy.probes._twice import check_twice
 from bnstudy.probes.snapshot import Snapshot
 
 READS: set[str] = set()
@@ -54,41 +53,6 @@ def probe(snapshot: Snapshot, *, tolerance: float = 1e-3, max_iterations: int = 
         "converged": residual <= tolerance * abs(eigenvalue), "num_examples": len(snapshot.labels_N),
         "num_parameters": len(start_W), "loss": snapshot.loss,
     }  # fmt: skip
-
-
-def hessian_product(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -> Product:
-    """The map v -> H v, both float64 over all parameters one after the other; its graph is made once.
-
-    Raises ValueError where the network, or an operation of it, has no second derivatives.
-    """
-    for name, module in network.named_modules():
-        if getattr(module, "stops_gradient", False):
-            raise ValueError(
-                f"hessian_top_eigenvalue: {name} is {type(module).__name__}, which holds a part of what depends on the "
-                "weights constant in its gradient: there is no Hessian; take another norm, or leave the probe out"
-            )
-    names, parameters = zip(*network.named_parameters(), strict=True)
-    loss = functional.cross_entropy(network(images_NCHW).double(), labels_N)
-    every = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-    used = [i for i, gradient in enumerate(every) if gradient is not None]  # a user's network may have idle parameters
-    gradients = [every[i] for i in used]
-    check_twice("hessian_top_eigenvalue", gradients)
-
-    def times(vector_W: Tensor) -> Tensor:
-        parts = vector_W.split([p.numel() for p in parameters])
-        shaped = [part.view(p.shape).to(p.dtype) for part, p in zip(parts, parameters, strict=True)]
-        along = [shaped[i] for i in used]
-        products = torch.autograd.grad(gradients, parameters, along, retain_graph=True, allow_unused=True)
-        for i in used:
-            if products[i] is None:
-                raise ValueError(
-                    f"hessian_top_eigenvalue: no gradient depends on {names[i]}, which the loss depends on: an "
-                    "operation there cuts second derivatives off; leave the probe out"
-                )
-        whole = [torch.zeros_like(p) if h is None else h for p, h in zip(parameters, products, strict=True)]
-        return torch.cat([each.flatten().double() for each in whole])
-
-    return times
 
 
 def top_eigenvalue(

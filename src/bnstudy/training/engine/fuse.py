@@ -16,19 +16,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
+from bnstudy.models.tracing import Tracer
 from bnstudy.training.engine.kernels.bf16 import RoundedConv
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
 from bnstudy.training.engine.kernels.winograd import WinogradConv
 
 Forward = Callable[[Tensor], Tensor]
-
-
-class _Tracer(fx.Tracer):
-    """Trace through containers of modules only; every other module is a leaf, as a norm's file may do anything."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return not any(True for _ in module.children())
 
 
 class Fused:
@@ -53,9 +47,8 @@ class Fused:
 
 
 def _fused(network: nn.Module, num_runs: int) -> Forward:
-    tracer = _Tracer()
     try:
-        graph = tracer.trace(network)
+        graph = Tracer().trace(network)
     except (
         Exception
     ):  # the forward pass asks for values: whatever that provokes, the network itself can still be called

@@ -46,11 +46,13 @@ CAPTION = (
     "weights (root mean square over the last 1,000 updates and the four layers before a BN) against the product of "
     "learning rate and weight decay; mean over seeds, bars: 95 % intervals; line: sqrt(2 rate x decay); black: "
     "geometric mean over the three rates. Networks that ended at chance (b: below 20 %) are left out. (b) Final test "
-    "accuracy."
+    "accuracy of every network, symbols as in (a). (c) How far the three rates lie apart there, at the products that "
+    "all three have: the largest accuracy less the smallest; dots: seeds, black: their mean and 95 % interval, dashed: "
+    "the margin of the claim."
 )
 SWEEP = "effective_rate"
 NEEDS = {"gradient_norms": "norm == 'batch' and layer != 'classifier'", "epochs": "norm == 'batch'"}
-SIZE = (9.2, 4.3)
+SIZE = (12.4, 4.3)
 WHERE = "Wan et al. (2021), equilibrium of weight decay"
 CLAIMS = (
     Claim(
@@ -78,20 +80,42 @@ CLAIMS = (
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     cells = _cells(frames)
-    left, right = fig.subplots(1, 2)
+    left, middle, right = fig.subplots(1, 3)
+    judged = measure(frames)
     _against_product(left, cells[cells["accuracy"] > CHANCE], "angle", Scale.log)
     across = np.array(sorted({cells["product"].min(), *PRODUCTS, cells["product"].max()}))
     left.plot(across, np.degrees(np.sqrt(2 * across)), color=figures.MUTED, lw=1, ls=":", zorder=1)
     for product, part in TURNS.items():
-        over_rates = stats.interval(measure(frames)["B4-angle"][part.key].values, Scale.log).mean
+        over_rates = stats.interval(judged["B4-angle"][part.key].values, Scale.log).mean
         level = over_rates * np.degrees(np.sqrt(2 * product))
         left.plot([product / 1.25, product * 1.25], [level, level], color=figures.INK, lw=1.4, zorder=5)
     left.set_yscale("log")
     left.set_ylabel("angle an update (degrees)")
     figures.panel(left, "a", "rotation")
-    _against_product(right, cells, "accuracy", Scale.plain)
-    right.set_ylabel("final test accuracy (%)")
-    figures.panel(right, "b", "accuracy")
+    for position, (rate, marker) in enumerate(RATES.items()):
+        rows = cells[np.isclose(cells["lr"], rate)]
+        middle.scatter(
+            rows["product"] * 1.06 ** (position - 1), rows["accuracy"], marker=marker, s=22, lw=0,
+            color=figures.COLOURS["batch"], alpha=0.45 + 0.25 * position,
+        )  # fmt: skip
+    middle.set_ylim(0, 100)
+    middle.set_ylabel("final test accuracy (%)")
+    figures.panel(middle, "b", "accuracy")
+    for product, part in ALIKE.items():
+        values = judged["B4-accuracy"][part.key].values
+        found = stats.interval(values)
+        right.scatter([product / 1.12] * len(values), values, s=16, lw=0, color=figures.COLOURS["batch"], alpha=0.6)
+        errors = [[found.mean - found.low], [found.high - found.mean]]
+        right.errorbar([product], [found.mean], errors, fmt="_", ms=12, mew=1.4, color=figures.INK, elinewidth=1)
+    right.axhline(1, color=figures.MUTED, lw=1, ls="--", zorder=1)
+    right.set_ylabel("largest less smallest accuracy (points)")
+    figures.panel(right, "c", "accuracy apart")
+    for ax in (middle, right):
+        ax.set_xscale("log")
+        ax.set_xlabel("learning rate x weight decay")
+    right.set_xlim(PRODUCTS[0] / 2, PRODUCTS[-1] * 2)
+    right.set_xticks(PRODUCTS, [number(product) for product in PRODUCTS])
+    right.minorticks_off()
     handles = [figures.entry(f"rate {number(rate)}", marker) for rate, marker in RATES.items()]
     handles.append(figures.entry("sqrt(2 rate x decay)", ls=":", lw=1))
     fig.legend(handles=handles, loc="outside lower center", ncols=4)

@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from bnstudy.config.schema import Config, Sweep, Tracking
 from bnstudy.tracking import sync as tracking
 from bnstudy.tracking import tracker
 from bnstudy.tracking import wandb as mirror
+from bnstudy.tracking.background import Background
 from bnstudy.tracking.wandb import Wandb
 
 # A run as training reports it: the probe's rows for step 2 come before the losses of steps 0 and 1.
@@ -350,6 +352,49 @@ def test_the_configuration_decides_group_and_tags(results: Path) -> None:
     head = next(r["run"] for r in records(tracking.offline_runs(results)[0]) if r["type"] == "run")
     assert (head["run_group"], head["project"]) == ("lr", "bnstudy")
     assert head["tags"] == ["resnet20", "batch", "cifar10", "mine"]
+
+
+class Slow:
+    """A tracker that opens when it is let, and notes what is asked of it."""
+
+    def __init__(self, let: threading.Event, asked: list[object], trouble: Exception | None = None) -> None:
+        assert let.wait(30)
+        self.asked, self.trouble = asked, trouble
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self.asked.append((step, dict(values)))
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.asked.append((name, step, list(rows)))
+
+    def finish(self, status: str, summary: Mapping[str, Any]) -> None:
+        if self.trouble:
+            raise self.trouble
+        self.asked.append((status, dict(summary)))
+
+
+def test_training_waits_for_no_mirror_until_its_end() -> None:
+    let, asked = threading.Event(), list[object]()
+    runs = [Background(lambda: Slow(let, asked)) for _ in range(2)]
+    values, rows = {"loss": 1.0}, [{"depth": 1}]
+    for step in range(3):
+        values["loss"] = float(step)
+        runs[step % 2].scalars(step, values)
+    runs[0].table("weights", 3, rows)
+    rows.clear()
+    assert asked == []
+    let.set()
+    for run in runs:
+        run.finish("completed", {"accuracy": 0.5})
+    curves = [(step, {"loss": float(step)}) for step in range(3)]
+    assert asked == [*curves, ("weights", 3, [{"depth": 1}]), *[("completed", {"accuracy": 0.5})] * 2]
+
+
+def test_what_a_mirror_in_the_background_raises_is_raised_at_its_end() -> None:
+    let = threading.Event()
+    let.set()
+    with pytest.raises(ZeroDivisionError):
+        Background(lambda: Slow(let, [], ZeroDivisionError())).finish("completed", {})
 
 
 def test_off_writes_nothing(results: Path) -> None:

@@ -37,18 +37,21 @@ class NoTracker:
 
 
 def tracker_of(config: Config, run_id: str, results: Path, facts: Mapping[str, Any]) -> Tracker:
-    """The mirror that `config.tracking` asks for; `facts`, nested, become the W&B run's config."""
+    """The mirror that `config.tracking` asks for, opened meanwhile; `facts`, nested, become the W&B run's config."""
     if config.tracking.mode == "off":
         return NoTracker()
+    from bnstudy.tracking.background import Background
     from bnstudy.tracking.wandb import Wandb
 
     tags = [network(config), config.norm["name"], config.data.name, *config.tracking.tags]
-    return Wandb(
-        results,
-        mode=config.tracking.mode,
-        project=config.tracking.project,
-        run_id=run_id,
-        group=config.sweep.name,
-        tags=list(dict.fromkeys(tags)),
-        config=facts,
+    return Background(
+        lambda: Wandb(
+            results,
+            mode=config.tracking.mode,
+            project=config.tracking.project,
+            run_id=run_id,
+            group=config.sweep.name,
+            tags=list(dict.fromkeys(tags)),
+            config=facts,
+        )
     )

@@ -98,6 +98,20 @@ def test_expanding_is_what_hydra_composes_point_by_point():
     assert configs == slow
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed='3'", "data.augment=yes", "data.augment=0", "optim.lr=1", "optim.lr='0.1'", "tracking.tags=[1,b]",
+        "sweep.name=5", "data.num_train='256'", "optim.milestones=[]", "train.steps=null", "model.depth=20",
+        "tracking.project='${norm.name}'", "probes.activation_moments.at=[0,3]", "norm=batch", "~probes.gradient_tails",
+    ],
+)  # fmt: skip
+def test_a_value_is_converted_as_hydra_converts_it(text):
+    with compose._hydra(CONF):
+        composed: Any = OmegaConf.to_container(hydra_compose("config", [text]), resolve=True)
+    assert compose.one([text]) == from_dict(composed)
+
+
 def test_lists_and_nothing_vary_too():
     given = ["norm=batch", "seed=0", "optim.lr=1", "optim.milestones=[],[0.5]", "data.num_train=null,1000"]
     configs = compose.expand("lenet_lr_grid", "full", given)

@@ -132,7 +132,8 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 def _rows(table: pd.DataFrame) -> pd.DataFrame:
     """The hidden layers' squared gradients, one row per run and layer."""
-    hidden = table[table["depth"] < table["run_depth"]]
+    columns = ["norm", "residual", "run_depth", "seed", "depth", "gradient"]  # not to copy all with each group
+    hidden = table.loc[table["depth"] < table["run_depth"], columns]
     return hidden.assign(square=hidden["gradient"] ** 2, residual=hidden["residual"].astype(bool))
 
 

@@ -248,7 +248,8 @@ def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
     if not path.exists():
         raise MissingTable(f"{path.relative_to(workspace)} is missing: {_trained_by(workspace, sweep)} writes it")
     try:
-        with path.open("rb") as file:  # a path would be read as an address
+        # Text as Python's objects: findings take rows again and again, for which Arrow's copies all of it.
+        with pd.option_context("mode.string_storage", "python"), path.open("rb") as file:  # a path would be an address
             frame: Any = pd.read_parquet(file, page_checksum_verification=True)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:  # whatever the bytes provoke
         text = f"{path.relative_to(workspace)} cannot be read ({type(error).__name__})"

@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnstudy.config import errors, plugins, project
@@ -397,7 +397,7 @@ def _filled(composed: dict[str, Any], overrides: Iterable[Override], groups: Map
     for override in overrides:
         if (key := override.key_or_group).startswith("probes."):
             _add_probe(values["probes"], key.split(".")[1])
-        if complaint := errors.put(values, key, override.value(), groups):
+        if complaint := errors.put(values, key, _converted(key, override.value()), groups):
             raise ComposeError(complaint)
     try:
         return from_dict(_resolved(values))
@@ -405,6 +405,29 @@ def _filled(composed: dict[str, Any], overrides: Iterable[Override], groups: Map
         raise ComposeError(errors.first_line(error)) from None
     except ValueError as error:
         raise ComposeError(str(error)) from None
+
+
+def _converted(key: str, value: Any) -> Any:
+    """The value in the type of its key, as Hydra converts it: text to a number, yes to true, a number to text.
+
+    As it is where it does not fit, or where the schema leaves the type to a component; checking comes later.
+    """
+    scratch = _schema()
+    if key.split(".")[0] in (*COMPONENT_OF, "probes") or "${" in str(value):
+        return value
+    try:
+        OmegaConf.update(scratch, key, value)
+        found = OmegaConf.select(scratch, key)
+    except (OmegaConfBaseException, ValueError):
+        return value
+    return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    """The schema's types, to convert values in one after the other."""
+    schema: DictConfig = OmegaConf.structured(Config)
+    return schema
 
 
 @functools.lru_cache(maxsize=200)

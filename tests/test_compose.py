@@ -173,7 +173,7 @@ SLIPS = {
     "probes.activation_moments.at=0": r"probes\.activation_moments\.at = 0: give a list",
     "optim.lr=fast": r"optim\.lr = 'fast': give a .*",
     "optim.lr=": r"optim\.lr = '': give a .*",
-    "optim.lr=-1": r"optim\.lr = -1: give a finite number of 0\.0 or more",
+    "optim.lr=-1": r"optim\.lr = -1\.0: give a finite number of 0\.0 or more",
     "optim.lr=${nope}": r"optim\.lr: .*nope.*",
     "init=zeros": "init = 'zeros': choose one of xavier_uniform, .*",
     "train.epochs=1.5": r"train\.epochs = 1\.5: give .*",

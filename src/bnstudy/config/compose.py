@@ -418,7 +418,7 @@ def _converted(key: str, value: Any) -> Any:
     try:
         OmegaConf.update(scratch, key, value)
         found = OmegaConf.select(scratch, key)
-    except (OmegaConfBaseException, ValueError):
+    except errors.REFUSED:
         return value
     return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
 

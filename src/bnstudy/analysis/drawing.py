@@ -234,7 +234,8 @@ def _range(low: int, high: int) -> str:
 
 
 def _first(data: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    return next(frame for name, frame in data.items() if name != "published")
+    """A row for each run of the first table."""
+    return next(frame for name, frame in data.items() if name != "published").drop_duplicates("run_id")
 
 
 def _in_prose(names: Iterable[str]) -> str:

@@ -62,6 +62,29 @@ def test_they_compile_without_a_warning(tmp_path: Path, compiler: str, processor
 
 
 @pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As with AVX-512, but for the instructions: vectors of 16 numbers in several registers."""
+    if build.compiler() is None:
+        pytest.skip("there is no C compiler")
+    monkeypatch.setattr(build, "lanes", lambda: 16)
+    for each in CACHED:
+        each.cache_clear()
+    build.reset_uses()
+    yield
+    for each in CACHED:
+        each.cache_clear()
+
+
+@pytest.mark.parametrize("channels", [(48, 80), (96, 112), (32, 128)])
+def test_with_wide_vectors_winograds_convolution_takes_any_number_of_them(
+    wide: None, channels: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    conv = conv_of(*channels)
+    same(WinogradConv(conv), copy.deepcopy(conv), [images_of(2, channels[0], 8, 10)], "winograd", 1e-9)
+
+
+@pytest.fixture
 def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if not emulated.there:
         pytest.skip(f"there is no {emulated.COMPILER} or no {emulated.EMULATOR}")

@@ -15,8 +15,8 @@
 #define VI (CIN / LANES)
 #define VO (COUT / LANES)
 /* Registers hold the sums of ROWS tiles, or input channels, and VB vectors of output channels: LANES, half of what there
-   are. Each number that is read is multiplied ROWS or VB times. */
-#define VB (VO < LANES / 4 ? VO : LANES / 4)
+   are. Each number that is read is multiplied ROWS or VB times. VB divides VO, and ROWS TILES and CIN. */
+#define VB (LANES == 16 && VO % 4 == 0 ? 4 : VO % 2 == 0 ? 2 : 1)
 #define ROWS (LANES / VB)
 #define NEXT(channels) (TILES * (channels) + LANES) /* from one of 16 matrices to the next: no power of two, as caches are */
 #define SUMMED 512 /* tiles that are added up before they are added to the others */

@@ -104,9 +104,14 @@ def test_expanding_is_what_hydra_composes_point_by_point():
         "seed='3'", "data.augment=yes", "data.augment=0", "optim.lr=1", "optim.lr='0.1'", "tracking.tags=[1,b]",
         "sweep.name=5", "data.num_train='256'", "optim.milestones=[]", "train.steps=null", "model.depth=20",
         "tracking.project='${norm.name}'", "probes.activation_moments.at=[0,3]", "norm=batch", "~probes.gradient_tails",
+        "probes.activation_moments.at=['0','3']", "probes.activation_moments.at_end=no",
+        "probes.activation_moments.every_steps='10'", "optim.lr=${oc.env:LR}", "optim.milestones=['${oc.env:LR}',0.5]",
+        "probes.activation_moments.every_steps=${oc.env:STEPS}", "optim={lr:'0.2',warmup:'${oc.env:LR}'}",
+        "runtime.results='???'",
     ],
 )  # fmt: skip
-def test_a_value_is_converted_as_hydra_converts_it(text):
+def test_a_value_is_converted_as_hydra_converts_it(text, monkeypatch):
+    monkeypatch.setenv("LR", "0.25"), monkeypatch.setenv("STEPS", "7")
     with compose._hydra(CONF):
         composed: Any = OmegaConf.to_container(hydra_compose("config", [text]), resolve=True)
     assert compose.one([text]) == from_dict(composed)
@@ -127,6 +132,34 @@ def test_mappings_that_vary_are_each_runs_own():
     given = ["probes.weights.at=[0]", "probes.loss_along_step.options={num:3},{low:0.1}"]
     options = [c.probes["loss_along_step"].options for c in compose.expand("init", "quick", ["seed=0", *given])]
     assert options == [{"num": 3}, {"low": 0.1}] * 2
+
+
+def test_a_mapping_that_varies_sets_its_own_keys_alone():
+    compose.one(["optim.momentum=0.25", "sweep.rows={}", "optim.lr=0.5"])  # of which nothing may stay
+    given = ["optim.decay=0.5", "optim={lr:1},{lr:2}", "optim.milestones=[0.5]", "tracking={mode:off}"]
+    optims = [config.optim for config in compose.expand("adhoc", "", given)]
+    assert [(optim.lr, optim.momentum, optim.decay, optim.milestones) for optim in optims] == [
+        (lr, 0.9, 0.5, [0.5]) for lr in (1, 2)
+    ]
+    assert compose.one(["optim={}"]) == compose.one([])
+
+
+def test_axes_and_presets_may_refer_to_other_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "SWEEPS", tmp_path)
+    monkeypatch.setenv("NORMS", "batch,none")
+    refers = (
+        "hydra: {sweeper: {params: {norm: '${oc.env:NORMS}'}}}\nseed: 5\n"
+        "sweep: {presets: {full: ['data.batch_size=${seed}']}}\n"
+    )
+    (tmp_path / "mine.yaml").write_text(START + refers)
+    configs = compose.expand("mine", "full")
+    assert [(config.norm["name"], config.data.batch_size) for config in configs] == [("batch", 5), ("none", 5)]
+
+
+def test_a_link_to_nothing_among_the_files_is_no_trouble(tmp_path, monkeypatch):
+    monkeypatch.setattr(compose, "CONF", shutil.copytree(CONF, tmp_path / "conf"))
+    (tmp_path / "conf/recipe/.#resnet.yaml").symlink_to("someone@somewhere.1")  # as Emacs locks a file
+    assert compose.one([]).seed == 0
 
 
 def test_a_probes_plan_can_be_changed_and_dropped():

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -147,13 +148,14 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> dict[str, list[
     register()
     try:
         whole = _composed(folder, primary, (), _stamp(folder), with_hydra=True)
-        presets = whole["sweep"]["presets"] if sweep != AD_HOC else {preset: [f"sweep.name={AD_HOC}"]}
+        swept = _entry(whole, "hydra.sweeper.params") or {}
+        presets = _entry(whole, "sweep.presets") if sweep != AD_HOC else {preset: [f"sweep.name={AD_HOC}"]}
     except (*errors.REFUSED, yaml.YAMLError, KeyError) as error:
         raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or errors.first_line(error)}") from None
     if preset not in presets:
         raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
     points: dict[str, list[str]] = {}
-    params = [f"{key}={value}" for key, value in (whole["hydra"]["sweeper"]["params"] or {}).items()]
+    params = [f"{key}={value}" for key, value in swept.items()]
     for override in _parsed([*params, *presets[preset], *overrides]):
         _place(points, override)
     if (num_runs := math.prod(len(texts) for texts in points.values())) > MAX_RUNS:
@@ -412,21 +414,25 @@ def _converted(key: str, value: Any) -> Any:
 
     As it is where it does not fit, or where the schema leaves the type to a component; checking comes later.
     """
-    scratch = _schema()
-    if key.split(".")[0] in (*COMPONENT_OF, "probes") or "${" in str(value):
+    if isinstance(value, dict):
+        return {name: _converted(f"{key}.{name}", part) for name, part in value.items()}
+    section, *below = key.split(".")
+    if section in COMPONENT_OF or "${" in str(value) or value == "???":
         return value
+    schema = _schema(ProbePlan if section == "probes" else Config)
+    name = ".".join(below[1:]) if section == "probes" else key  # of probes each has the same keys
     try:
-        OmegaConf.update(scratch, key, value)
-        found = OmegaConf.select(scratch, key)
+        OmegaConf.update(schema, name, value)
+        found = OmegaConf.select(schema, name)
     except errors.REFUSED:
         return value
     return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
 
 
 @functools.cache
-def _schema() -> DictConfig:
-    """The schema's types, to convert values in one after the other."""
-    schema: DictConfig = OmegaConf.structured(Config)
+def _schema(of: type) -> DictConfig:
+    """The types of a part of the configuration, to convert values in one after the other."""
+    schema: DictConfig = OmegaConf.structured(of)
     return schema
 
 
@@ -447,15 +453,31 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """What changes when a file of configuration or of a component changes, comes or goes."""
     paths = [path for place in {*_confs(), folder} for path in place.rglob("*.yaml")]
     paths += [path for kind in COMPONENT_OF.values() for path in plugins.files(kind)]
-    stats = ((str(path), path.stat()) for path in paths)
-    return tuple(sorted((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats))
+    stamps = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # it links to nothing, as an editor's lock does
+            stat = path.stat()
+            stamps.append((str(path), stat.st_mtime_ns, stat.st_size))
+    return tuple(sorted(stamps))
 
 
 def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with those that refer to others, or to the environment, in the types of their keys."""
     if "${" not in str(values):
         return values  # OmegaConf would take ten milliseconds to copy them
     resolved: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    for key, value in _flat(values).items():
+        if "${" in str(value):
+            errors.put(resolved, key, _converted(key, _at(resolved, key)), {})
     return resolved
+
+
+def _entry(values: dict[str, Any], key: str) -> Any:
+    """What stands at the key, `${...}` resolved there alone. Raises KeyError where there is nothing."""
+    found: Any = functools.reduce(operator.getitem, key.split("."), values)
+    if "${" not in str(found):
+        return found
+    return OmegaConf.to_container(OmegaConf.select(OmegaConf.create(values), key), resolve=True)
 
 
 def _add_probe(plans: MutableMapping[str, Any], name: str) -> None:

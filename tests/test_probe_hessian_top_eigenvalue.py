@@ -209,12 +209,53 @@ class Tied(nn.Module):
         return self.end(self.drop(self.scale * self.layer(x) + x))
 
 
+class Moving(nn.Module):
+    """A norm whose output depends on what it has seen before, which it keeps in place or in a new tensor."""
+
+    seen: torch.Tensor
+
+    def __init__(self, anew):
+        super().__init__()
+        self.anew = anew
+        self.register_buffer("seen", torch.ones(()))
+
+    def forward(self, x):
+        y = torch.sigmoid(x) * self.seen.clone()
+        scale = 1 + x.detach().square().mean()
+        if self.anew:
+            self.seen = self.seen * scale
+        else:
+            self.seen *= scale
+        return y
+
+
+class Odd(nn.Module):
+    """Operations in place, also as the first and the last, a norm with a state that is used twice, several outputs of
+    one operation, whole numbers, a layer without a gradient to what was before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.layer, self.end = nn.Linear(8, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.relu, self.norms = nn.ReLU(inplace=True), nn.ModuleList([Moving(anew=True), Moving(anew=False)])
+
+    def forward(self, x):
+        x = torch.sigmoid(self.frozen(x.flatten(1).mul_(0.5)).detach())
+        x = self.norms[0](self.norms[1](self.layer(x)))
+        left, right = x.chunk(2, 1)
+        x = self.norms[0](self.norms[1](self.layer(torch.cat([left * right, right - 0.3], 1))))
+        x = self.relu(x - x.mean()) + x.topk(6, 1)[0]
+        y = self.end(x)
+        y.mul_(2)
+        return y
+
+
 IN_PARTS = [
     *(("mlp", {"hidden": "6-5-4", "activation": "sigmoid"}, norm) for norm in plugins.names("norms")),
     ("resnet", {"depth": 8}, "batch"),
     ("resnet", {"depth": 8, "shortcut": "identity"}, "none"),
     ("lenet", {}, "batch"),
     ("tied", {}, "none"),
+    ("odd", {}, "none"),
 ]
 WHOLE = {"batch_renorm", "noisy_batch"}  # the one has no Hessian; the other's file asks for values while it is traced
 
@@ -222,10 +263,10 @@ WHOLE = {"batch_renorm", "noisy_batch"}  # the one has no Hessian; the other's f
 @pytest.mark.parametrize("name, options, norm", [each for each in IN_PARTS if each[2] not in WHOLE])
 def test_in_parts_the_products_are_those_of_the_whole(name, options, norm, monkeypatch):
     """The twin keeps the whole graph; both see the same random draws."""
-    side = {"mlp": 2, "tied": 2}.get(name, 32 if name == "lenet" else 8)
+    side = {"mlp": 2, "tied": 2, "odd": 2}.get(name, 32 if name == "lenet" else 8)
     torch.manual_seed(0)
-    if name == "tied":
-        network: nn.Module = Tied().double()
+    if name in ("tied", "odd"):
+        network: nn.Module = (Tied if name == "tied" else Odd)().double()
         images = torch.randn(12, 2, 2, 2, dtype=torch.float64)
     else:
         every = plugins.defaults("models", name) | options

@@ -34,6 +34,8 @@ def chain(network: nn.Module) -> list[nn.Module]:
         if len(live) == 1 and live[0] is not entering:
             links.append(_link(network, entering, inner[first : i + 1], live[0]))
             entering, first = live[0], i + 1
+    if links and first < len(inner):  # the result is computed, but an operation in place may follow
+        links.append(_link(network, entering, inner[first:], leaving))
     return links or [network]
 
 

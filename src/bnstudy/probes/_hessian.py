@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def hessian_product(network: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -
     if _bytes_saved(network, images_NCHW) * GRAPHS > MEMORY and len(links := tracing.chain(network)) > 1:
         return _Parts(network, links, images_NCHW, labels_N)
     names, parameters = zip(*network.named_parameters(), strict=True)
-    loss = functional.cross_entropy(network(images_NCHW).double(), labels_N)
+    loss = functional.cross_entropy(network(images_NCHW.clone()).double(), labels_N)
     every = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
     used = [i for i, gradient in enumerate(every) if gradient is not None]  # a user's network may have idle parameters
     gradients = [every[i] for i in used]
@@ -64,23 +64,33 @@ class _Parts:
 
     def __init__(self, network: nn.Module, links: list[nn.Module], images_NCHW: Tensor, labels_N: Tensor) -> None:
         self._parameters = list(network.parameters())
-        self._functions: list[Callable[[Tensor], Tensor]] = [
-            *links,
-            lambda logits: functional.cross_entropy(logits.double(), labels_N),
-        ]
-        self._weights = [*(list(link.parameters()) for link in links), []]
+        self._functions: list[nn.Module] = []
         # Statistics that a norm tracks, and random draws: each run of a function begins as its first one did.
-        self._buffers = [*([(b, b.clone()) for b in link.buffers()] for link in links), []]
+        self._buffers: list[dict[str, Tensor]] = []
         self._random: list[Tensor] = []
         self._h = [images_NCHW.detach()]
+        waiting: list[nn.Module] = []
         with torch.no_grad():
-            for function in self._functions:
-                self._random.append(self._random_state())
-                self._h.append(function(self._h[-1]))
+            for link in [*links, _Loss(labels_N)]:
+                waiting.append(link)
+                function = nn.Sequential(*waiting)
+                buffers = {name: buffer.clone() for name, buffer in function.named_buffers()}
+                random = self._random_state()
+                y = function(self._h[-1].clone())  # an operation in place may be its first
+                if not isinstance(y, Tensor) or not y.is_floating_point():
+                    self._restore(function, buffers, random)
+                    continue  # there are no gradients of it: together with what makes a tensor of it
+                self._functions.append(function)
+                self._buffers.append(buffers)
+                self._random.append(random)
+                self._h.append(y)
+                waiting = []
+        self._weights = [list(function.parameters()) for function in self._functions]
         self._l: list[Tensor] = [torch.ones_like(self._h[-1])]
         for k in reversed(range(1, len(self._functions))):
             h, y = self._run(k)
-            self._l.insert(0, *torch.autograd.grad(y, h, self._l[0]))
+            found = torch.autograd.grad(y, h, self._l[0], allow_unused=True) if y.requires_grad else (None,)
+            self._l.insert(0, torch.zeros_like(h) if found[0] is None else found[0])
         self._l.insert(0, torch.zeros(()))  # of the images none is asked for
 
     def __call__(self, vector_W: Tensor) -> Tensor:
@@ -131,13 +141,15 @@ class _Parts:
     def _run(self, k: int) -> tuple[Tensor, Tensor]:
         """What enters function k, and what leaves it."""
         h = self._h[k].detach().requires_grad_(k > 0)
-        for buffer, value in self._buffers[k]:
-            buffer.data.copy_(value)
         now = self._random_state()
-        self._set_random_state(self._random[k])
-        y = self._functions[k](h)
+        self._restore(self._functions[k], self._buffers[k], self._random[k])
+        y = self._functions[k](h.clone())
         self._set_random_state(now)
         return h, y
+
+    def _restore(self, function: nn.Module, buffers: Mapping[str, Tensor], random: Tensor) -> None:
+        _restore_buffers(function, buffers)
+        self._set_random_state(random)
 
     def _random_state(self) -> Tensor:
         images = self._h[0]
@@ -149,6 +161,21 @@ class _Parts:
             torch.cuda.set_rng_state(state, images.device)
         else:
             torch.set_rng_state(state)
+
+
+def _restore_buffers(module: nn.Module, before: Mapping[str, Tensor]) -> None:
+    for name, buffer in module.named_buffers():  # the module may have made a new one of that name, or another one
+        if name in before:
+            buffer.data.copy_(before[name])
+
+
+class _Loss(nn.Module):
+    def __init__(self, labels_N: Tensor) -> None:
+        super().__init__()
+        self._labels_N = labels_N
+
+    def forward(self, logits_NK: Tensor) -> Tensor:
+        return functional.cross_entropy(logits_NK.double(), self._labels_N)
 
 
 def _sum(*terms: Tensor | None) -> Tensor | None:
@@ -169,12 +196,11 @@ def _bytes_saved(network: nn.Module, images_NCHW: Tensor) -> int:
     def count(saved: Tensor) -> None:
         sizes.append(saved.nbytes)
 
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     with (
         torch.random.fork_rng([images_NCHW.device] if images_NCHW.is_cuda else []),
         torch.autograd.graph.saved_tensors_hooks(count, lambda _: nothing),
     ):
-        network(images_NCHW)
-    for buffer, value in before:
-        buffer.data.copy_(value)
+        network(images_NCHW.clone())  # an operation in place may be its first
+    _restore_buffers(network, before)
     return sum(sizes)

@@ -397,6 +397,21 @@ def test_what_a_mirror_in_the_background_raises_is_raised_at_its_end() -> None:
         Background(lambda: Slow(let, [], ZeroDivisionError())).finish("completed", {})
 
 
+def test_what_a_mirror_raised_on_the_way_is_raised_when_it_has_ended() -> None:
+    let, asked = threading.Event(), list[object]()
+    let.set()
+
+    class Failing(Slow):
+        def scalars(self, step: int, values: Mapping[str, float]) -> None:
+            raise ZeroDivisionError
+
+    run = Background(lambda: Failing(let, asked))
+    run.scalars(0, {"loss": 1.0})
+    with pytest.raises(ZeroDivisionError):
+        run.finish("completed", {})
+    assert asked == [("completed", {})]
+
+
 def test_off_writes_nothing(results: Path) -> None:
     run = tracker.tracker_of(config("off"), "run-1", results, CONFIG)
     run.scalars(0, {"loss": 1.0})

@@ -15,6 +15,7 @@ class Background:
 
     def __init__(self, open_tracker: Callable[[], Tracker]) -> None:
         self._opened: Future[Tracker] = _thread().submit(open_tracker)
+        self._trouble: BaseException | None = None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Points of curves, as they are now."""
@@ -29,9 +30,17 @@ class Background:
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
         """End the run, and wait until it is ended. Raises what opening it or a call raised."""
         self._later(lambda tracker: tracker.finish(status, summary)).result()
+        if self._trouble is not None:
+            raise self._trouble
 
-    def _later(self, act: Callable[[Tracker], object]) -> Future[object]:
-        return _thread().submit(lambda: act(self._opened.result()))
+    def _later(self, act: Callable[[Tracker], object]) -> Future[None]:
+        return _thread().submit(self._do, act)
+
+    def _do(self, act: Callable[[Tracker], object]) -> None:
+        try:
+            act(self._opened.result())
+        except BaseException as error:  # nobody asks for what most calls return
+            self._trouble = self._trouble or error
 
 
 @cache

@@ -24,7 +24,7 @@ from bnstudy.config.schema import Config, Sweep, Tracking
 from bnstudy.tracking import sync as tracking
 from bnstudy.tracking import tracker
 from bnstudy.tracking import wandb as mirror
-from bnstudy.tracking.background import Background
+from bnstudy.tracking.tracker import Background
 from bnstudy.tracking.wandb import Wandb
 
 # A run as training reports it: the probe's rows for step 2 come before the losses of steps 0 and 1.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +62,25 @@ def test_they_compile_without_a_warning(tmp_path: Path, compiler: str, processor
         assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As with AVX-512, but for the instructions: vectors of 16 numbers in several registers."""
-    if build.compiler() is None:
-        pytest.skip("there is no C compiler")
-    monkeypatch.setattr(build, "lanes", lambda: 16)
+@contextmanager
+def forgotten() -> Iterator[None]:
+    """Within, no kernel is taken that was compiled before, and none that was compiled here is taken after."""
     for each in CACHED:
         each.cache_clear()
     build.reset_uses()
     yield
     for each in CACHED:
         each.cache_clear()
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As with AVX-512, but for the instructions: vectors of 16 numbers in several registers."""
+    if build.compiler() is None:
+        pytest.skip("there is no C compiler")
+    monkeypatch.setattr(build, "lanes", lambda: 16)
+    with forgotten():
+        yield
 
 
 @pytest.mark.parametrize("channels", [(48, 80), (96, 112), (32, 128)])
@@ -93,12 +101,8 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(
         build, "library", lambda name, **macros: emulated.Library(name, {"LANES": 8, **macros}, tmp_path / name)
     )
-    for each in CACHED:
-        each.cache_clear()
-    build.reset_uses()
-    yield
-    for each in CACHED:
-        each.cache_clear()
+    with forgotten():
+        yield
 
 
 def same(mine: nn.Module, twin: nn.Module, images: list[Tensor], kernel: str, tolerance: float) -> None:

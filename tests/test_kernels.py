@@ -165,7 +165,7 @@ def images_of(num: int, channels: int, *sides: int, dtype: torch.dtype = torch.f
 @settings(deadline=None, max_examples=30)
 @given(
     st.sampled_from([(16, 16), (16, 32), (32, 16), (64, 64), (48, 16)]), st.integers(1, 5),
-    st.sampled_from([(8, 8), (8, 10), (16, 16), (32, 4), (6, 18)]), st.booleans(), st.integers(1, 3),
+    st.sampled_from([(8, 8), (8, 10), (9, 11), (16, 16), (32, 4), (6, 19), (5, 13)]), st.booleans(), st.integers(1, 3),
     st.integers(0, 100),
 )  # fmt: skip
 def test_winograds_convolution_is_the_convolution(channels, num, sides, relu, num_threads, seed):
@@ -208,8 +208,7 @@ def test_winograds_rounding_errors_are_of_the_size_of_torchs() -> None:
             truth = (wanted, *gradients(wanted, weights.double(), [twin, exact.weight]))
             errors.append([((a - b).norm() / b.norm()).item() for a, b in zip(found, truth, strict=True)])
         factors = [ours / theirs for ours, theirs in zip(*errors, strict=True)]
-        assert factors[0] < 1.2 and factors[1] < 1.2 and factors[2] < 5, errors
-        assert errors[0][2] < 1e-6
+        assert max(factors) < 3 and max(errors[0][:2]) < 1e-6 and errors[0][2] < 2e-6, errors
 
 
 @compiled
@@ -218,19 +217,18 @@ def test_what_is_not_finite_is_not_lost_in_a_convolution(bad: float) -> None:
     """It may spread over its tile, where torch's stays under the kernel."""
     torch.manual_seed(0)
     conv, x = conv_of(16, 16), images_of(2, 16, 8, 8)
-    x[1, 3, 4, 5] = bad
+    x[1, 3, 6, 5] = bad
     found, wanted = WinogradConv(conv)(x), conv(x)
     rectified = WinogradConv(conv, relu=True)(x)
     assert rectified[found.isnan()].isnan().all() and rectified[1].isnan().any() and rectified[0].min() == 0
     assert not found[~wanted.isfinite()].isfinite().any()
-    assert found[0].isfinite().all() and found[1, :, :2].isfinite().all()
+    assert found[0].isfinite().all() and found[1, :, :4].isfinite().all()
 
 
 @compiled
 def test_torch_convolves_what_the_kernel_cannot() -> None:
     conv = conv_of(16, 16, torch.float32)
     for x in (
-        images_of(2, 16, 9, 8, dtype=torch.float32),  # an odd side
         images_of(2, 16, 4, 4, dtype=torch.float32),  # few pixels
         torch.randn(2, 16, 8, 8),  # the other layout
     ):

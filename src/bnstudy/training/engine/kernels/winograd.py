@@ -1,9 +1,9 @@
-"""3x3 convolutions with less than half of the products: Winograd's F(2x2, 3x3), for wide images in channels_last.
+"""3x3 convolutions with a quarter of the products: Winograd's F(4x4, 3x3), for wide images in channels_last.
 
-What a direct convolution multiplies 36 times, two outputs by two, this does 16 times, between sums of inputs and of
+What a direct convolution multiplies 144 times, four outputs by four, this does 36 times, between sums of inputs and of
 weights (Lavin and Gray, 2016, "Fast algorithms for convolutional neural networks"; the matrices are in winograd.c).
-Both gradients have the same form. Rounding errors are of the size of those of torch's direct convolution; of the
-gradient of the kernel up to three times these, 1e-6 of it. Images may be stored in bf16: products and sums are float32.
+Both gradients have the same form. Rounding errors are one to two and a half times those of torch's direct convolution
+(docs/speed.md). Images may be stored in bf16: products and sums are float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bnstudy.training.engine.kernels import bf16, build
 from bnstudy.training.engine.kernels.build import long, pointers
 
 LANES, MAX_CHANNELS = 16, 128
-MIN_PIXELS = 64  # of an image: tiles are multiplied 16 at a time
+MIN_PIXELS = 64  # of an image; of a smaller one the tiles' edges are most of the work
 
 
 class WinogradConv(nn.Module):
@@ -96,11 +96,11 @@ def _threads() -> int:
 
 
 def _sizes(x: Tensor) -> tuple[Any, int, int]:
-    return long(len(x)), x.shape[2] // 2, x.shape[3] // 2
+    return long(len(x)), *x.shape[2:]
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel takes these tensors: channels_last, one type, even sides, enough pixels.
+    """Whether the kernel takes these tensors: channels_last, one type, enough pixels.
 
     Of bf16 only in autocast, and where the processor does not multiply it: elsewhere torch is faster.
     """
@@ -112,8 +112,7 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
         return False
     if x.dtype == torch.bfloat16 and build.multiplies_bf16():
         return False
-    height, width = x.shape[2:]
-    return height % 2 == width % 2 == 0 and height * width >= MIN_PIXELS
+    return x.shape[2] * x.shape[3] >= MIN_PIXELS
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
-from bnstudy.models.tracing import Tracer
+from bnstudy.models import tracing
 from bnstudy.training.engine.kernels.bf16 import RoundedConv
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
@@ -48,10 +48,8 @@ class Fused:
 
 def _fused(network: nn.Module, num_runs: int) -> Forward:
     try:
-        graph = Tracer().trace(network)
-    except (
-        Exception
-    ):  # the forward pass asks for values: whatever that provokes, the network itself can still be called
+        graph = tracing.traced(network)
+    except Exception:  # whatever the forward pass provokes, the network itself can still be called
         return network
     fused = fx.GraphModule(network, graph)
     modules = dict(fused.named_modules())

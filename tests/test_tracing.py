@@ -93,6 +93,10 @@ class InBf16(Layer):
             return self.layer(x)
 
 
+def images() -> Tensor:
+    return torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+
+
 def seed() -> None:
     torch.manual_seed(0), random.seed(0), np.random.seed(0)
 
@@ -135,6 +139,33 @@ def test_tracing_leaves_everything_as_it_was(kind: type[Layer]) -> None:
     assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == draws[0]
     np.testing.assert_equal(np.random.get_state(legacy=False), draws[1])
+
+
+def test_weights_that_a_hook_makes_are_made_in_every_pass() -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.utils.spectral_norm(nn.Conv2d(16, 16, 3, padding=1, bias=False))
+    network = nn.Sequential(conv, nn.BatchNorm2d(16), nn.ReLU())
+    x, found = images(), []
+    for owner in (network, copy.deepcopy(network)):
+        forward = Fused(owner, 1) if owner is network else owner
+        for _ in range(3):
+            y = forward(x)
+            gradients = torch.autograd.grad((y * x).sum(), list(owner.parameters()))
+            with torch.no_grad():
+                for parameter, gradient in zip(owner.parameters(), gradients, strict=True):
+                    parameter.sub_(gradient)
+        found.append((y, *gradients))
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_hooks_are_called_in_every_pass() -> None:
+    network, called = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()), []
+    network[1].register_forward_hook(lambda *_: called.append(1))
+    fused = Fused(network, 1)
+    for _ in range(3):
+        fused(images())
+    assert len(called) == 3
 
 
 def test_an_ordinary_network_is_traced() -> None:

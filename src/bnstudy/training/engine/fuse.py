@@ -5,7 +5,8 @@ The forward pass is traced (torch.fx), once for training and once for evaluation
     norm, addition, ReLU, or two of them (kernels.norm_relu);
     a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd);
     any other, in bf16, is computed in float32 where the processor cannot do better (kernels.bf16).
-Parameters and statistics stay those of the network. A network that cannot be traced computes as its file says.
+Parameters and statistics stay those of the network. A network that cannot be traced, or has hooks, computes as its file
+says.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Fused:
 
 
 def _fused(network: nn.Module, num_runs: int) -> Forward:
+    if any(map(_hooked, network.modules())):  # as spectral_norm's, which makes a convolution's weights
+        return network
     try:
         graph = tracing.traced(network)
     except Exception:  # whatever the forward pass provokes, the network itself can still be called
@@ -146,6 +149,11 @@ def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) 
 
 def _is(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> bool:
     return node.op == "call_module" and type(modules.get(str(node.target))) is kind
+
+
+def _hooked(module: nn.Module) -> bool:
+    before, after = (module._forward_pre_hooks, module._backward_pre_hooks), (module._forward_hooks, module._backward_hooks)
+    return any((*before, *after))
 
 
 def _once(*nodes: fx.Node) -> bool:

@@ -374,3 +374,17 @@ def test_every_engine_keeps_the_numbers(asked):
     ((loss, _),) = plain(net, [batch("lenet")], config.optim, 0.1)
     assert made.step(batch("lenet"), [0.1]).loss_R.item() == pytest.approx(loss, abs=1e-5)
     assert engine.facts(Config(), 1, torch.device("cpu"))["device"] == "cpu"
+
+
+def test_parameters_that_have_no_part_in_the_loss_have_gradients_of_zero():
+    """As branches that a pass skips; they go on along their velocity and decay, like every other."""
+    net = network("lenet", "batch", 0)
+    net.idle = nn.Parameter(torch.ones(3))
+    made = lockstep([net], Optim(momentum=0.9, weight_decay=0.1))
+    for _ in range(2):
+        made.step(batch("lenet"), [0.5])
+    velocity, weight = 0.0, 1.0
+    for _ in range(2):
+        velocity = 0.9 * velocity + 0.1 * weight
+        weight -= 0.5 * velocity
+    torch.testing.assert_close(made.state()["idle"], torch.full((3,), weight))

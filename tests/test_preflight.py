@@ -183,3 +183,16 @@ def test_a_norm_that_is_none_is_named_by_its_own_file(root, monkeypatch, build, 
     monkeypatch.setattr(plugins.load("norms", "layer"), "build", build)
     with pytest.raises(ValueError, match=words):
         preflight.check([job(config(root, model={"name": "resnet", "depth": 8}, norm={"name": "layer"}))])
+
+
+def test_a_network_that_cannot_be_copied_is_named_by_its_file(root, monkeypatch):
+    build = plugins.load("models", "mlp").build
+
+    def computed(*arguments, **options):
+        network = build(*arguments, **options)
+        network.kept = next(network.parameters()) * 2
+        return network
+
+    monkeypatch.setattr(plugins.load("models", "mlp"), "build", computed)
+    with pytest.raises(ValueError, match=r"^models/mlp\.py: the network cannot be copied.*parametrizations"):
+        preflight.check([job(config(root))])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probe_networks import look, make_loader, make_network
+from probe_networks import Block, look, make_loader, make_network
 from torch import nn
 from torch.nn import functional
 
@@ -322,3 +322,40 @@ def test_a_layout_in_which_the_processor_writes_beyond_its_memory_is_not_taken(c
         images, layers = torch.randn(6, channels, 8, 8), (Layer(1, "0", "conv", "0"),)
         seen = observe(network, images, torch.arange(6), reads={"gradients"}, layers=layers)
         assert seen.gradients[1].isfinite().all()
+
+
+class WithoutConv2(Block):
+    def forward(self, x):
+        return self.relu1(self.norm1(self.conv1(x)))
+
+
+class WithoutRelu2(Block):
+    def forward(self, x):
+        return torch.relu(self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x))))))
+
+
+@pytest.mark.parametrize(
+    ("reads", "missing", "named"),
+    [
+        ({"preactivations"}, WithoutConv2, "conv2"), ({"inputs"}, WithoutConv2, "conv2"),
+        ({"output_gradients"}, WithoutConv2, "conv2"), ({"activations"}, WithoutConv2, "relu2"),
+        ({"activations"}, WithoutRelu2, "relu2"),
+    ],
+)  # fmt: skip
+def test_a_layer_that_a_pass_leaves_out_is_named(reads, missing, named):
+    network, loader = make_network(), make_loader()
+    network.blocks[0].__class__ = missing
+    with pytest.raises(ValueError, match=rf"^blocks\.0\.{named}: .*did not call it; .*leave out the probes"):
+        look(network, loader, reads)
+    assert look(network, loader, {"gradients"}).gradients.keys() == {layer.depth for layer in network.layers}
+
+
+def test_weights_that_are_made_of_other_parameters_are_named():
+    network, loader = make_network(), make_loader()
+    torch.nn.utils.parametrizations.weight_norm(network.blocks[0].conv1)
+    seen = look(network, loader, {"gradients", "activations"}, initial=network.state_dict())
+    assert len(seen.activations) == len(network.layers)
+    for read in (lambda: seen.weights, lambda: seen.gradients, lambda: seen.initial_weights,
+                 lambda: seen.gradients_on(seen.images_NCHW, seen.labels_N)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"^blocks\.0\.conv1: .*other parameters.*; leave the probe out"):
+            read()

@@ -94,19 +94,19 @@ class Snapshot:
     def gradients(self) -> Mapping[int, Tensor]:
         """Gradient of the loss with respect to `weights`: OIHW or OI."""
         gradients = self._read("gradients")
-        return {layer.depth: gradients[weight_name(layer)] for layer in self.layers}
+        return {layer.depth: _weight(gradients, layer) for layer in self.layers}
 
     @property
     def weights(self) -> Mapping[int, Tensor]:
         """Each layer's weights: OIHW or OI."""
-        return {layer.depth: self._parameters[weight_name(layer)] for layer in self.layers}
+        return {layer.depth: _weight(self._parameters, layer) for layer in self.layers}
 
     @property
     def initial_weights(self) -> Mapping[int, Tensor] | None:
         """The weights that training began with; None where they are not known."""
         if self._initial is None:
             return None
-        return {layer.depth: self._initial[weight_name(layer)] for layer in self.layers}
+        return {layer.depth: _weight(self._initial, layer) for layer in self.layers}
 
     @property
     def logits_NK(self) -> Tensor:
@@ -168,10 +168,11 @@ class Snapshot:
     def gradients_on(self, images_NCHW: Tensor, labels_N: Tensor) -> dict[int, Tensor]:
         """Gradients of the mean loss on other examples, at the same weights, by depth: OIHW or OI."""
         names = {layer.depth: weight_name(layer) for layer in self.layers}
-        parameters = dict(self._parameters) | {n: self._parameters[n].detach().requires_grad_() for n in names.values()}
+        weights = {weight_name(layer): _weight(self._parameters, layer) for layer in self.layers}
+        parameters = dict(self._parameters) | {name: w.detach().requires_grad_() for name, w in weights.items()}
         with torch.enable_grad(), _untouched(images_NCHW):
             loss = _loss(_logits(self._replica, parameters, images_NCHW), labels_N)
-            gradients = torch.autograd.grad(loss, [parameters[n] for n in names.values()])
+            gradients = torch.autograd.grad(loss, [parameters[n] for n in names.values()], materialize_grads=True)
         return dict(zip(names, gradients, strict=True))
 
     def batches(self, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -266,6 +267,17 @@ def weight_name(layer: Layer) -> str:
     return f"{layer.name}.weight"
 
 
+def _weight(tensors: Mapping[str, Tensor], layer: Layer) -> Tensor:
+    """The layer's, of tensors by parameter. Raises ValueError where its weights are no parameter."""
+    try:
+        return tensors[weight_name(layer)]
+    except KeyError:
+        raise ValueError(
+            f"{layer.name}: its weights are made of other parameters (by weight_norm or the like), so this probe "
+            "cannot look at them or their gradient; leave the probe out"
+        ) from None
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Float32 means float32: convolutions and products in TF32 or bfloat16 are switched off, and back on afterwards."""
@@ -293,6 +305,7 @@ def _look(like: Snapshot, parameters: Mapping[str, Tensor], reads: Collection[st
         logits_NK = _logits(like._replica, live, like.images_NCHW)
         overwritten = recorder.overwritten
         if not overwritten:
+            recorder.check_all(like.layers)
             loss = _loss(logits_NK, like.labels_N)
             recorder.keep("logits", 0, logits_NK)
             recorder.differentiate(loss, live)
@@ -331,6 +344,20 @@ class _Recorder:
                 stack.callback(module.register_forward_hook(partial(self._ends, layer)).remove)
                 stack.enter_context(after_activation(network, layer, self._activation))
             yield
+
+    def check_all(self, layers: tuple[Layer, ...]) -> None:
+        """Raises ValueError where the pass left out what is read of a layer."""
+        at_layers = not self.values.keys().isdisjoint(("inputs", "preactivations", "output_gradients"))
+        for layer in layers:
+            missing = [layer.name] if at_layers and layer.depth not in self._outputs else []
+            if layer.depth not in self.values.get("activations", {layer.depth: ...}):
+                missing.append(layer.activation)
+            if missing:
+                raise ValueError(
+                    f"{missing[0]}: `layers` of the network names it, and the pass that was looked at did not call it; "
+                    "name a module that every pass calls (a branch need not be skipped: multiply it by 0), or leave "
+                    "out the probes that read layers"
+                )
 
     def keep(self, name: str, key: int, value: Tensor) -> None:
         self._versions.append((value, value._version))

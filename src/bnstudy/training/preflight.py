@@ -5,6 +5,7 @@ Types and ranges of values are checked in `config`. A component's file checks it
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -76,8 +77,9 @@ def _check_components(config: Config, source: Source) -> None:
         norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
         shape = _shape(config, source)
         network = models.outline(config.model["name"], model_options(config), norm, shape, source.num_classes)
+        file = f"models/{config.model['name']}.py"
+        _check_copies(network, file)
         if (layers := getattr(network, "layers", None)) is None:
-            file = f"models/{config.model['name']}.py"
             raise ValueError(f"{file}: the network has no `layers`: set self.layers, its weight layers in depth order")
         for name, plan in config.probes.items():
             examples = config.data.batch_size if plan.on == "train_batch" else plan.batch_size or config.data.batch_size
@@ -88,6 +90,16 @@ def _check_components(config: Config, source: Source) -> None:
         raise
     except Exception:  # a component's fault and no value's: the run itself fails, and says where
         return
+
+
+def _check_copies(network: nn.Module, file: str) -> None:
+    try:
+        copy.deepcopy(network)
+    except Exception as error:
+        raise ValueError(
+            f"{file}: the network cannot be copied, as training and probes do ({error}); make weights out of others "
+            "with torch.nn.utils.parametrizations, and keep no tensors that were computed"
+        ) from None
 
 
 def _check_batches(config: Config, source: Source, network: nn.Module, layers: Sequence[nn.Module]) -> None:

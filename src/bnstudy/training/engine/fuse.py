@@ -152,8 +152,8 @@ def _is(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> 
 
 
 def _hooked(module: nn.Module) -> bool:
-    before, after = (module._forward_pre_hooks, module._backward_pre_hooks), (module._forward_hooks, module._backward_hooks)
-    return any((*before, *after))
+    kinds = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
+    return any(getattr(module, kind) for kind in kinds)
 
 
 def _once(*nodes: fx.Node) -> bool:

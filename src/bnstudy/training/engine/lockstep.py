@@ -57,8 +57,8 @@ class Lockstep:
             self._network.train()
         logits_NRK = self._logits(images_NCHW)
         loss_R = self._loss(logits_NRK, labels_N)
-        # The sum's gradient is each run's own: no run's loss depends on another's weights.
-        gradients = torch.autograd.grad(loss_R.sum(), self._parameters)
+        # The sum's gradient is each run's own: no run's loss depends on another's weights. Of what has no part it is 0.
+        gradients = torch.autograd.grad(loss_R.sum(), self._parameters, materialize_grads=True)
         loss_R = loss_R.detach()
         self._alive_R.logical_and_(loss_R.isfinite() & (loss_R <= self._divergence_loss))
         # Looking at the host costs nothing on the CPU and would stall a GPU, where the update is masked instead.

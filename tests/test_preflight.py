@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from small_runs import config, job, quadrants, torch_as_it_was
@@ -183,6 +186,38 @@ def test_a_norm_that_is_none_is_named_by_its_own_file(root, monkeypatch, build, 
     monkeypatch.setattr(plugins.load("norms", "layer"), "build", build)
     with pytest.raises(ValueError, match=words):
         preflight.check([job(config(root, model={"name": "resnet", "depth": 8}, norm={"name": "layer"}))])
+
+
+class Drawing(torch.nn.Module):
+    """Leaves its input as it is, and draws in training."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, x):
+        if self.training:
+            self.draw()
+        return x
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (lambda: torch.rand(1), r"^models/resnet\.py or norms/layer\.py: .*DRAWS = True"),
+        (random.random, r"^models/resnet\.py or norms/layer\.py: .*Python's or numpy's .*; draw from torch's"),
+        (np.random.rand, r"^models/resnet\.py or norms/layer\.py: .*Python's or numpy's .*; draw from torch's"),
+    ],
+)
+def test_what_draws_random_numbers_says_so(root, monkeypatch, draw, words):
+    layer = plugins.load("norms", "layer")
+    monkeypatch.setattr(layer, "build", lambda *_, **__: Drawing(draw))
+    jobs = [job(config(root, model={"name": "resnet", "depth": 8}, norm={"name": "layer"}))]
+    with pytest.raises(ValueError, match=words):
+        preflight.check(jobs)
+    monkeypatch.setattr(plugins, "flag", lambda *_: True)
+    if "DRAWS" in words:
+        preflight.check(jobs)
 
 
 def test_a_network_that_cannot_be_copied_is_named_by_its_file(root, monkeypatch):

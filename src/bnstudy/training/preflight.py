@@ -6,13 +6,17 @@ Types and ranges of values are checked in `config`. A component's file checks it
 from __future__ import annotations
 
 import copy
+import pickle
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
 from bnstudy import models, norms, probes
+from bnstudy.config import plugins
 from bnstudy.config.schema import Config, model_options, norm_options
 from bnstudy.data import loader
 from bnstudy.data.sources import Source
@@ -86,6 +90,7 @@ def _check_components(config: Config, source: Source) -> None:
             num_train = config.data.num_train or source.num_train
             probes.check_options(name, plan.options, layers, examples=examples, num_train=num_train)
         _check_batches(config, source, network, norm.layers)
+        _check_draws(config, network, shape)
     except ValueError:
         raise
     except Exception:  # a component's fault and no value's: the run itself fails, and says where
@@ -172,6 +177,29 @@ def _input_shapes(
 def _check_kept(given: torch.Tensor, version: int, file: str) -> None:
     if given._version != version:  # torch counts the writes to a tensor
         raise ValueError(f"{file}: it overwrites its input; write x = x - mean in place of x -= mean")
+
+
+@torch.no_grad()
+def _check_draws(config: Config, network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Refuse draws from generators that no run seeds or saves, and draws of torch's that the files do not tell of."""
+    model, norm = config.model["name"], config.norm["name"]
+    told = plugins.flag("models", model, "DRAWS") or plugins.flag("norms", norm, "DRAWS")
+    before = torch.get_rng_state(), (random.getstate(), np.random.get_state(legacy=False))
+    try:
+        network.train()(torch.zeros(2, *shape))
+    except Exception:  # a mini-batch of two may be too small for a norm; the run itself says what is wrong
+        return
+    who = f"models/{model}.py or norms/{norm}.py"
+    if pickle.dumps((random.getstate(), np.random.get_state(legacy=False))) != pickle.dumps(before[1]):
+        raise ValueError(
+            f"{who}: it draws from Python's or numpy's random numbers, which are not of the run's seed nor in its "
+            "checkpoints; draw from torch's"
+        )
+    if not told and not torch.equal(torch.get_rng_state(), before[0]):
+        raise ValueError(
+            f"{who}: it draws random numbers while training, and does not say so; write DRAWS = True in the file that "
+            "draws, so that its runs train alone"
+        )
 
 
 def _check_looks(job: Job) -> None:

@@ -14,6 +14,9 @@ from bnstudy.data.loader import Loader
 from bnstudy.probes.snapshot import drawing, observe
 from bnstudy.store.runs import by_column
 from bnstudy.store.status import Look
+from bnstudy.training import engine
+
+SMALL = frozenset({"gradients", "logits"})  # what a probe reads that does not grow with images and layers alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +53,41 @@ class Observer:
         return {table: look for table, look in self._looks.items() if look.plan.at_divergence and table not in before}
 
     def look(self, run: int, network: nn.Module, step: int, looks: Mapping[str, Look]) -> Iterator[Rows]:
-        """The planned looks at the network's weights; those at the same mini-batch share one pass."""
+        """The planned looks at the network's weights; those of one view share a pass."""
         views = {self._view(look) for look in looks.values()}
-        for on, size in sorted(views):
-            tables = [table for table, look in looks.items() if self._view(look) == (on, size)]
-            images_NCHW, labels_N = self._loader.batch(step) if on == "train_batch" else self._loader.probe_batch(size)
-            with drawing(self._seed, step, images_NCHW.device):
-                snapshot = observe(
-                    network,
-                    images_NCHW,
-                    labels_N,
-                    step=step,
-                    epoch=step // self._loader.steps_per_epoch,
-                    reads=probes.reads([looks[table].probe for table in tables]),
-                    loader=self._loader,
-                    initial=self._initial[run],
-                )
-            for table in tables:
-                probe, options = looks[table].probe, looks[table].plan.options
-                columns = {"step": "int64", **probes.columns(probe)}
-                with drawing(self._seed, step, images_NCHW.device):  # whichever probes look beside it
-                    rows = probes.rows(probe, options, snapshot)
-                yield Rows(run, table, step, columns, by_column(({"step": step, **row} for row in rows), columns))
+        for on, size, large in sorted(views):
+            sharing = {table: look for table, look in looks.items() if self._view(look) == (on, size, large)}
+            batch = self._loader.batch(step) if on == "train_batch" else self._loader.probe_batch(size)
+            with engine.large_blocks_returned():
+                yield from self._look(run, network, step, batch, sharing)  # its snapshot ends before the next is taken
 
-    def _view(self, look: Look) -> tuple[str, int]:
-        return look.plan.on, look.plan.batch_size or self._batch_size
+    def _look(
+        self, run: int, network: nn.Module, step: int, batch: tuple[Tensor, Tensor], sharing: Mapping[str, Look]
+    ) -> Iterator[Rows]:
+        """The rows of looks that share a pass of this mini-batch."""
+        images_NCHW, labels_N = batch
+        with drawing(self._seed, step, images_NCHW.device):
+            snapshot = observe(
+                network,
+                images_NCHW,
+                labels_N,
+                step=step,
+                epoch=step // self._loader.steps_per_epoch,
+                reads=probes.reads([look.probe for look in sharing.values()]),
+                loader=self._loader,
+                initial=self._initial[run],
+            )
+        for table, look in sharing.items():
+            columns = {"step": "int64", **probes.columns(look.probe)}
+            with drawing(self._seed, step, images_NCHW.device):  # whichever probes look beside it
+                rows = probes.rows(look.probe, look.plan.options, snapshot)
+            yield Rows(run, table, step, columns, by_column(({"step": step, **row} for row in rows), columns))
+
+    def _view(self, look: Look) -> tuple[str, int, tuple[str, ...]]:
+        """What looks have in common that share a pass: the mini-batch, and what they read of it that is large.
+
+        Probes that read other tensors of the layers look one after the other: 128 images take half a gigabyte of each
+        kind in a ResNet-110, all kinds more than its training, and a pass less time than what most probes compute.
+        """
+        large = probes.reads([look.probe]) - SMALL
+        return look.plan.on, look.plan.batch_size or self._batch_size, tuple(sorted(large))

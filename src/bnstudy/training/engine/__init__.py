@@ -18,8 +18,14 @@ from bnstudy.training.engine.kernels import build, pooled_conv
 from bnstudy.training.engine.lockstep import Lockstep
 from bnstudy.training.engine.parallel import Parallel
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
-GLIBC = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 128 << 10}  # its defaults
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
+# glibc's defaults
+GLIBC = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 128 << 10, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 128 << 10}
+KEEPING = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
+# 8 MiB: 16 channels of 128 images of CIFAR-10. Smaller limits cost time: gradients take 14 % more at 4 MiB, 73 at 1.5.
+RETURNING = KEEPING | {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 8 << 20}
+
+_allocator: Mapping[int, int] = GLIBC
 
 
 def device(config: Config) -> torch.device:
@@ -44,7 +50,7 @@ def prepare_host(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports all of the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    _set_allocator({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20})
+    _set_allocator(KEEPING)
 
 
 @contextmanager
@@ -69,7 +75,26 @@ def host_as_it_was() -> Iterator[None]:
         _set_allocator(GLIBC)
 
 
+@contextmanager
+def large_blocks_returned() -> Iterator[None]:
+    """Within, what is freed in large blocks goes to the system again, although `prepare_host` has it kept.
+
+    For what holds on to small tensors from pass to pass, as probes to gradients: these come to lie in blocks that were
+    freed before, which then are too small for the next pass's activations, and memory grows with each.
+    """
+    if _allocator is not KEEPING:
+        yield
+        return
+    _set_allocator(RETURNING)
+    try:
+        yield
+    finally:
+        _set_allocator(KEEPING)
+
+
 def _set_allocator(settings: Mapping[int, int]) -> None:
+    global _allocator
+    _allocator = settings
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
     for parameter, value in settings.items():

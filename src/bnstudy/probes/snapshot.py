@@ -327,7 +327,8 @@ class _Recorder:
         self.values: dict[str, dict[Any, Tensor]] = {name: {} for name in reads}
         self.differentiates = "gradients" in reads or "output_gradients" in reads
         self._in_place = in_place
-        self._outputs: dict[Any, Tensor] = {}  # of the layers, with their graph
+        self._called: set[int] = set()  # the layers, by depth
+        self._outputs: dict[Any, Tensor] = {}  # theirs, with their graph, where the gradients of these are read
         self._versions: list[tuple[Tensor, int]] = []  # how often each tensor had been written to when it was recorded
 
     @property
@@ -349,7 +350,7 @@ class _Recorder:
         """Raises ValueError where the pass left out what is read of a layer."""
         at_layers = not self.values.keys().isdisjoint(("inputs", "preactivations", "output_gradients"))
         for layer in layers:
-            missing = [layer.name] if at_layers and layer.depth not in self._outputs else []
+            missing = [layer.name] if at_layers and layer.depth not in self._called else []
             if layer.depth not in self.values.get("activations", {layer.depth: ...}):
                 missing.append(layer.activation)
             if missing:
@@ -360,8 +361,9 @@ class _Recorder:
                 )
 
     def keep(self, name: str, key: int, value: Tensor) -> None:
-        self._versions.append((value, value._version))
+        """Of what is read; nothing else of a pass needs to stay."""
         if name in self.values:
+            self._versions.append((value, value._version))
             self.values[name][key] = value.detach()
 
     def differentiate(self, loss: Tensor, parameters: Mapping[str, Tensor]) -> None:
@@ -377,12 +379,14 @@ class _Recorder:
     def _ends(self, layer: Layer, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         self.keep("inputs", layer.depth, inputs[0].clone() if self._in_place else inputs[0])
         self.keep("preactivations", layer.depth, output)
-        self._outputs[layer.depth] = output
+        self._called.add(layer.depth)
+        if "output_gradients" in self.values:
+            self._versions.append((output, output._version))
+            self._outputs[layer.depth] = output
         return output.clone() if self._in_place else None
 
     def _activation(self, layer: Layer, output: Tensor) -> Tensor | None:
-        if "activations" in self.values:
-            self.keep("activations", layer.depth, output)
+        self.keep("activations", layer.depth, output)
         return output.clone() if self._in_place else None
 
 

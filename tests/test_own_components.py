@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from small_runs import quadrants, torch_as_it_was
 
 from bnstudy import cli, models, norms, probes
 from bnstudy.config import compose, plugins, project
+from bnstudy.probes import snapshot
 from bnstudy.store.runs import Store
 
 NORM = "from torch import nn\n\ndef build(num_features, ndim, *, slope: float = 0.2):\n    return nn.LeakyReLU(slope)\n"
@@ -124,3 +126,9 @@ def test_a_folder_without_components_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(project.COMPONENTS, "")
     with pytest.raises(ValueError, match="none of norms/"):
         project.use_components(tmp_path)
+
+
+def test_what_a_probe_cannot_see_is_told_with_that_probes_file():
+    """Not with that of the snapshot, which all probes share."""
+    assert plugins.component(Path(snapshot.__file__)) is None
+    assert plugins.component(Path(snapshot.__file__).with_name("weights.py")) == "probes/weights.py"

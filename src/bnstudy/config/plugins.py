@@ -173,7 +173,7 @@ def _path(kind: str, name: str) -> Path:
 
 def component(path: Path) -> str | None:
     """The name of a component's file for messages, as in norms/batch.py; None for a file that is no component."""
-    kinds = (kind for kind in FUNCTION if path.parent in _folders(kind))
+    kinds = (kind for kind in FUNCTION if path.parent in _folders(kind) and path.stem not in SUPPORT[kind])
     return next((f"{kind}/{path.name}" for kind in kinds), None)
 
 

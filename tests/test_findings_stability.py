@@ -107,7 +107,7 @@ def test_every_run_has_its_line_and_those_that_diverged_their_cross() -> None:
     data = made(AS_PUBLISHED)
     GRID.plot(fig, data)
     fig.draw_without_rendering()
-    above, below = fig.axes[:7], fig.axes[7:]
+    above, below = fig.axes[:7], fig.axes[7:14]
     courses = [[line for ax in row for line in ax.lines if np.size(line.get_xdata()) > 2] for row in (above, below)]
     assert len(courses[0]) == data["steps"]["run_id"].nunique() == 70
     assert len(courses[1]) == 50  # those that did not diverge
@@ -115,6 +115,8 @@ def test_every_run_has_its_line_and_those_that_diverged_their_cross() -> None:
     assert len(crosses) == 20
     assert {np.asarray(line.get_ydata()).item() for line in crosses} == {10 * outcomes.DIVERGENCE_LOSS}
     assert [text.get_text() for text in above[5].texts] == ["5 learn", "5 diverge"]
+    dots = [line for line in fig.axes[14].lines if line.get_marker() == "o"]
+    assert [np.asarray(line.get_ydata()).tolist() for line in dots] == [[1.0] * 5, [1.0] * 5]
 
 
 Limits = Mapping[tuple[str, int], Sequence[float]]  # arm, depth -> the limit of each seed

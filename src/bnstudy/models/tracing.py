@@ -21,17 +21,23 @@ def traced(network: nn.Module) -> fx.Graph:
     parameters, counts its calls, or switches gradients or autocast off or on.
     """
     replica = copy.deepcopy(network)  # which may count its calls
-    before, draws = _attributes(replica), (random.getstate(), np.random.get_state(legacy=False))
+    before, draws_before = _attributes(replica), host_draws()
+    draws = random.getstate(), np.random.get_state(legacy=False)
     try:
         with _NoComputation():
             graph = _Tracer().trace(replica)
-        drawn = pickle.dumps((random.getstate(), np.random.get_state(legacy=False))) != pickle.dumps(draws)
+        drawn = host_draws() != draws_before
     finally:
         random.setstate(draws[0])
         np.random.set_state(draws[1])
     if drawn or _attributes(replica) != before:
         raise fx.proxy.TraceError("its forward pass draws random numbers, or changes the network")
     return graph
+
+
+def host_draws() -> bytes:
+    """The state of Python's and of numpy's generator: another one once a number was drawn."""
+    return pickle.dumps((random.getstate(), np.random.get_state(legacy=False)))
 
 
 class _Tracer(fx.Tracer):
@@ -83,8 +89,8 @@ def _content(value: object) -> object:
 def chain(network: nn.Module) -> list[nn.Module]:
     """Modules that, one after the other, compute what the network does, as short as its graph allows.
 
-    They share its modules and parameters. The network alone, where it cannot be traced: its forward pass asks for
-    values, or has several inputs or outputs.
+    They share its modules and parameters. The network alone, where it cannot be traced (see `traced`), or has several
+    inputs or outputs.
     """
     try:
         nodes = list(traced(network).nodes)

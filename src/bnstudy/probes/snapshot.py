@@ -350,12 +350,12 @@ class _Recorder:
         """Raises ValueError where the pass left out what is read of a layer."""
         at_layers = not self.values.keys().isdisjoint(("inputs", "preactivations", "output_gradients"))
         for layer in layers:
-            missing = [layer.name] if at_layers and layer.depth not in self._called else []
-            if layer.depth not in self.values.get("activations", {layer.depth: ...}):
-                missing.append(layer.activation)
+            missing = layer.name if at_layers and layer.depth not in self._called else ""
+            if "activations" in self.values and layer.depth not in self.values["activations"]:
+                missing = missing or layer.activation
             if missing:
                 raise ValueError(
-                    f"{missing[0]}: `layers` of the network names it, and the pass that was looked at did not call it; "
+                    f"{missing}: `layers` of the network names it, and the pass that was looked at did not call it; "
                     "name a module that every pass calls (a branch need not be skipped: multiply it by 0), or leave "
                     "out the probes that read layers"
                 )

@@ -6,12 +6,9 @@ Types and ranges of values are checked in `config`. A component's file checks it
 from __future__ import annotations
 
 import copy
-import pickle
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +17,7 @@ from bnstudy.config import plugins
 from bnstudy.config.schema import Config, model_options, norm_options
 from bnstudy.data import loader
 from bnstudy.data.sources import Source
+from bnstudy.models import tracing
 from bnstudy.store import reduction
 from bnstudy.store.jobs import Job
 from bnstudy.training import engine
@@ -184,13 +182,13 @@ def _check_draws(config: Config, network: nn.Module, shape: tuple[int, ...]) -> 
     """Refuse draws from generators that no run seeds or saves, and draws of torch's that the files do not tell of."""
     model, norm = config.model["name"], config.norm["name"]
     told = plugins.flag("models", model, "DRAWS") or plugins.flag("norms", norm, "DRAWS")
-    before = torch.get_rng_state(), (random.getstate(), np.random.get_state(legacy=False))
+    before = torch.get_rng_state(), tracing.host_draws()
     try:
         network.train()(torch.zeros(2, *shape))
     except Exception:  # a mini-batch of two may be too small for a norm; the run itself says what is wrong
         return
     who = f"models/{model}.py or norms/{norm}.py"
-    if pickle.dumps((random.getstate(), np.random.get_state(legacy=False))) != pickle.dumps(before[1]):
+    if tracing.host_draws() != before[1]:
         raise ValueError(
             f"{who}: it draws from Python's or numpy's random numbers, which are not of the run's seed nor in its "
             "checkpoints; draw from torch's"

@@ -53,7 +53,7 @@ class Lockstep:
     def step_on_device(self, batch: Batch, lr_R: Tensor) -> StepResult:
         """One update from what lies on the device alone: on a GPU nothing here looks at, or waits for, the host."""
         images_NCHW, labels_N = batch
-        if not self._network.training:  # of a small network the walk through its modules is a twentieth of a step
+        if not self._network.training:  # the walk through a small network's modules takes a few percent of a step
             self._network.train()
         logits_NRK = self._logits(images_NCHW)
         loss_R = self._loss(logits_NRK, labels_N)

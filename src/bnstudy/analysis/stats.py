@@ -81,8 +81,8 @@ def interval(values: Iterable[float], scale: Scale = Scale.plain, level: float =
 def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str, scale: Scale = Scale.plain) -> pd.DataFrame:
     """`interval` of `value` over the rows that share the columns `by`: those columns, mean, low, high, n."""
     rows = []
-    for key, part in frame.groupby(list(by), observed=True):
-        of = interval(part[value], scale)
+    for key, values in frame.groupby(list(by), observed=True)[value]:
+        of = interval(values, scale)
         low, high = (of.mean if math.isnan(end) else end for end in (of.low, of.high))  # of one seed no interval
         rows.append((*(key if isinstance(key, tuple) else (key,)), of.mean, low, high, of.n))
     types = {"mean": float, "low": float, "high": float, "n": int}

@@ -296,6 +296,9 @@ def _settle(fig: Figure) -> None:
     The layout's solver adds in the order in which its variables lie in memory, so the last bits of its positions differ
     from process to process, and with them the identifiers in the SVG. They are rounded off, to 0.00001 inches.
     """
+    for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
+        if not axis.get_label_text():
+            axis.set_label_coords(0, 0)  # otherwise its ticks are measured at every drawing, to place nothing
     engine: Any = fig.get_layout_engine()
     engine.execute(fig)
     fig.set_layout_engine("none")

@@ -265,5 +265,5 @@ def _trained_by(workspace: Path, sweep: str) -> str:
 
 def arms(frame: pd.DataFrame) -> Mapping[str, pd.DataFrame]:
     """The rows of each arm that has any: with BN, without, then other norms by name."""
-    there = set(frame["norm"].dropna().astype(str))
+    there = set(frame["norm"].dropna().unique().astype(str))
     return {arm: frame[frame["norm"] == arm] for arm in [*ARMS, *sorted(there - set(ARMS))] if arm in there}

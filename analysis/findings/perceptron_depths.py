@@ -139,15 +139,16 @@ def _rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def _growth(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per run: the factor by which the squared gradient grows a layer on the way back."""
-    lines = []
-    for (norm, residual, layers, seed), part in rows.groupby(["norm", "residual", "run_depth", "seed"], observed=True):
-        last = int(part["run_depth"].iloc[0])
-        edge = min(EDGE, last // 4)
-        inner = part[(part["depth"] > edge) & (part["depth"] < last - edge)]
-        with np.errstate(divide="ignore"):
-            slope = stats.slope(inner["depth"].to_numpy(), np.log(inner["square"].to_numpy()))
-        lines.append((norm, residual, layers, seed, math.exp(-slope)))
-    return pd.DataFrame(lines, columns=["norm", "residual", "run_depth", "seed", "factor"])
+    edge = np.minimum(EDGE, rows["run_depth"] // 4)
+    inner = rows[(rows["depth"] > edge) & (rows["depth"] < rows["run_depth"] - edge)]
+    with np.errstate(divide="ignore"):
+        inner = inner.assign(log=np.log(inner["square"]))
+    run = ["norm", "residual", "run_depth", "seed"]
+    lines = [
+        (*key, math.exp(-stats.slope(part["depth"].to_numpy(), part["log"].to_numpy())))
+        for key, part in inner.groupby(run, observed=True)[["depth", "log"]]
+    ]
+    return pd.DataFrame(lines, columns=[*run, "factor"])
 
 
 def _power(rows: pd.DataFrame) -> pd.Series:

@@ -146,7 +146,8 @@ CLAIMS = (
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     tails, fits = frames["gradient_tails"], _judged(frames["tail_fits"])
     panels = fig.subplot_mosaic([list("abcd"), list("eefg")])
-    here, fits_here = tails[tails["depth"] == LAYER], fits[fits["depth"] == LAYER]
+    columns = ["norm", "seed", "quantity", "x", "x_high", "value", "low", "high"]  # not to copy all with each run
+    here, fits_here = tails.loc[tails["depth"] == LAYER, columns], fits[fits["depth"] == LAYER]
     _density(panels["a"], here, frames["published"])
     _survival(panels["b"], here, fits_here)
     _hill_plot(panels["c"], here)
@@ -301,13 +302,14 @@ def _survival(ax: Axes, here: pd.DataFrame, fits: pd.DataFrame) -> None:
     normal = np.abs(np.random.default_rng(0).standard_normal(200_000))
     ax.plot(np.sort(normal)[::-1][9::50], np.arange(10, normal.size + 1, 50) / normal.size, color=figures.MUTED,
             lw=1.1, label="normal law")  # fmt: skip
+    power = _power(fits, chosen=True).dropna(subset="shape")
     for arm, part in arms(here).items():
         for position, (seed, run) in enumerate(part.groupby("seed")):
             rows = run[run["quantity"] == "histogram_log"].sort_values("x")
             std, above = _std(run), rows["value"][::-1].cumsum()[::-1] / rows["value"].sum()
             ax.plot(rows["x"][above > 0] / std, above[above > 0], color=figures.COLOURS[arm], lw=0.9, alpha=0.8,
                     label="" if position else figures.LABELS[arm])  # fmt: skip
-            fit = _power(fits[(fits["norm"] == arm) & (fits["seed"] == seed)], chosen=True).dropna(subset="shape")
+            fit = power[(power["norm"] == arm) & (power["seed"] == seed)]
             for threshold, share, index in fit[["threshold", "share", "shape"]].to_numpy(dtype=float):
                 start, lowest = threshold / std, 1 / float(rows["value"].sum())
                 end = start * (share / lowest) ** (1 / index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import re
@@ -95,7 +96,7 @@ def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(num_processes, context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(num_processes, context, initializer=_begin)
     try:
         for future in as_completed([pool.submit(section, task) for task in stale]):
             yield future.result(), True
@@ -180,8 +181,9 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _end_with_parent() -> None:
-    """Ctrl-C is the parent's to handle; where it is gone, nobody asks for more."""
+def _begin() -> None:
+    """Ctrl-C is the parent's to handle; where it is gone, nobody asks for more. What is imported stays."""
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent: Any = multiprocessing.parent_process()
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

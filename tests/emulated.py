@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import shutil
 import struct
 import subprocess
@@ -87,7 +88,7 @@ class Library:
     def __init__(self, name: str, macros: dict[str, Any], folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
-        self._library = folder / ("-".join([name, *map(str, macros.values())]).replace(" ", "") + ".so")
+        self._library = folder / f"{name}-{hashlib.sha256(repr(macros).encode()).hexdigest()[:16]}.so"
         done = compile_kernel(COMPILER, ["-march=armv8-a", "-fopenmp"], name, macros, self._library)
         assert done.returncode == 0, done.stderr
         self._driver = folder / "driver"

@@ -57,8 +57,8 @@ def gradients(output: Tensor, weights: Tensor, wanted: list[Tensor]) -> tuple[Te
 @compiled
 def test_the_kernels_compile_here() -> None:
     for real in ("float", "double"):
-        assert pooled_conv._library(real, 1, 6, 5, 28, 28, 0) is not None
-        assert pooled_conv._library(real, 6, 16, 5, 14, 14, 2) is not None
+        assert pooled_conv._library(real, 1, 6, 5, 28, 28, 0, 1e-5) is not None
+        assert pooled_conv._library(real, 6, 16, 5, 14, 14, 2, 1e-5) is not None
     for dtype in build.TYPES:
         assert norm_relu._library(dtype, 16) is not None
     for dtype in build.TYPES:
@@ -67,7 +67,10 @@ def test_the_kernels_compile_here() -> None:
 
 @st.composite
 def layers(draw):
-    """Networks side by side, a norm or none, and images with an area that is all alike, whose pooled places tie."""
+    """Networks side by side, a norm or none, and images with an area that is all alike, whose pooled places tie.
+
+    Where it is not 0, rounding chooses between places that see the same: only the input's gradient depends on which.
+    """
     kernel, padding = draw(st.sampled_from([1, 3, 5])), draw(st.integers(0, 2))
     runs, shared = draw(st.sampled_from([(1, False), (2, False), (3, True)]))
     entering, leaving = draw(st.sampled_from([(1, 6), (3, 4), (6, 16), (2, 32)]))
@@ -88,7 +91,7 @@ def layers(draw):
 
 
 @compiled
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)  # most of them compile a kernel of their own
 @given(layers(), st.booleans(), st.integers(1, 3))
 def test_pooled_conv_is_convolution_norm_and_pooling(layer, training, num_threads):
     conv, norm, runs, images = layer
@@ -107,7 +110,7 @@ def test_pooled_conv_is_convolution_norm_and_pooling(layer, training, num_thread
             gradients(found, weights, have), gradients(wanted, weights, list(twin.parameters())), strict=True
         ):
             close(a, b, 1e-7)
-        if mine.requires_grad:
+        if mine.requires_grad and not images[0, 0, 0, 0]:
             (a,), (b,) = gradients(ours(mine), weights, [mine]), gradients(twin(theirs), weights, [theirs])
             close(a, b, 1e-7)
     finally:
@@ -317,8 +320,9 @@ def test_what_is_not_finite_passes_through_and_stays_in_its_group(bad: float) ->
     images = torch.rand(3, 1, 12, 12)
     for each in (norm, None):
         found = PooledConv(conv, copy.deepcopy(each), 2)(images)
-        z = conv(images) if each is None else copy.deepcopy(each)(conv(images))
-        torch.testing.assert_close(found, pool(z), equal_nan=True)
+        wanted = pool(conv(images) if each is None else copy.deepcopy(each)(conv(images)))
+        torch.testing.assert_close(found[:, :6], wanted[:, :6])
+        assert not found[:, 6:].isfinite().any() and not wanted[:, 6:].isfinite().any()  # infinities may become NaN
         (gradient,) = torch.autograd.grad(found.sum(), [conv.weight])
         assert gradient[:6].isfinite().all()
     x = torch.full((2, 16, 3, 3), bad).contiguous(memory_format=torch.channels_last)
@@ -629,14 +633,15 @@ def test_a_pooled_convolutions_variance_is_that_of_float64(threads: None, leavin
     bias, scale = {"far from 0": (1e6, 1), "constant": (3.7, 0), "huge": (0, 1e24)}.get(kind, (0, 1))
     with torch.no_grad():
         conv.weight.mul_(scale), conv.bias.fill_(bias)  # type: ignore[union-attr]
-        call = pooled_conv._Call.of(conv, images, 1)
+        call = pooled_conv._Call.of(conv, images, 1, 1e-5)
         assert call is not None
         for num_threads in (1, 2):
             torch.set_num_threads(num_threads)
-            z, mean, variance = call.convolve(images, conv.weight, conv.bias, moments=True)  # type: ignore[arg-type]
-            shape = (9, 24, 24, leaving) if leaving % 16 == 0 else (9, leaving, 24, 24)
-            z_NCHW = z[: 9 * leaving * 576].view(shape)
-            wanted = exact_moments(z_NCHW.permute(0, 3, 1, 2) if leaving % 16 == 0 else z_NCHW)
+            ones, zeros = torch.ones(leaving), torch.zeros(leaving)
+            _, z, _, _, mean, variance = call.normed(images, conv.weight, conv.bias, ones, zeros)  # type: ignore[arg-type]
+            z_NCHW = z.view(-1, leaving, 24, 24, build.lanes()).permute(0, 4, 1, 2, 3).flatten(0, 1)[:9]
+            torch.testing.assert_close(z_NCHW, conv(images), rtol=1e-5, atol=1e-5 * scale)
+            wanted = exact_moments(z_NCHW)
             torch.testing.assert_close(variance, wanted[1], rtol=1e-5, atol=0)
             torch.testing.assert_close(mean, wanted[0], rtol=1e-6, atol=1e-6 * wanted[1].max().sqrt().item())
 

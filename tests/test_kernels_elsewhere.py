@@ -30,15 +30,16 @@ PROCESSORS = {  # and their floats in a vector
 }
 
 
-def kernels() -> list[tuple[str, dict[str, Any]]]:
-    """Every kernel with the macros of one layer, as the engine asks for them."""
+def kernels(lanes: int) -> list[tuple[str, dict[str, Any]]]:
+    """Every kernel with the macros of one layer, as the engine asks for them with so many floats in a vector."""
     asked: list[tuple[str, dict[str, Any]]] = []
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "lanes", lambda: lanes)
         patch.setattr(build, "library", lambda name, **macros: asked.append((name, macros)))
         for dtype in build.TYPES:
             norm_relu._library.__wrapped__(dtype, 16)
         for real in pooled_conv.REALS.values():
-            pooled_conv._library.__wrapped__(real, 6, 16, 5, 14, 14, 2)
+            pooled_conv._library.__wrapped__(real, 6, 16, 5, 14, 14, 2, 1e-5)
         for dtype in build.TYPES:
             winograd._library.__wrapped__(dtype, 32, 16)
     return asked
@@ -57,7 +58,7 @@ def test_they_compile_without_a_warning(tmp_path: Path, compiler: str, processor
         flags = flags[1:]
     if compiler == "clang" and "Arm" in processor and not Path(emulated.SYSROOT).is_dir():
         pytest.skip("there are no libraries of that processor")
-    for name, macros in kernels():
+    for name, macros in kernels(lanes):
         done = emulated.compile_kernel(compiler, [*flags, *WARNINGS], name, {"LANES": lanes, **macros}, tmp_path / "so")
         assert (done.returncode, done.stderr) == (0, "")
 

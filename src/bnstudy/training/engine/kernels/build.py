@@ -28,7 +28,7 @@ from bnstudy.store import files
 SWITCH = "BNSTUDY_KERNELS"
 used: set[str] = set()  # the kernels that computed something since `forget`
 missed: set[str] = set()  # those that were not available, so that torch computed
-FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fPIC", "-shared")
 TRIED = (("-march=native", "-fopenmp"), ("-march=native",), ())  # some compilers lack one or the other
 TIMEOUT_SEC = 120
 DIGEST = 64  # bytes of a checksum

@@ -1,13 +1,22 @@
-/* A narrow convolution, the moments of its output for batch normalization, and 2x2 max-pooling, forward and backward.
+/* A narrow convolution, batch normalization and 2x2 max-pooling as one, forward and backward.
 
-   Compiled for one shape (see pooled_conv.py): REAL, CIN, COUT, K (kernel), IH x IW (input), PAD, and the blocks that the
-   registers hold: CB output channels by NV vectors of a row, WB of them in the weights' gradient, XB places of a row.
-   Vectors run along the row of an output plane, or, where COUT is a multiple of LANES, across the output channels.
-   G groups (networks side by side) have COUT channels each; all see the same CIN planes (shared), or each its own.
-   Arrays are dense: x (N, G * CIN or CIN, IH, IW), weight (G * COUT, CIN, K, K), pooled (N, G * COUT, PH, PW); z (the
-   convolution's output) and code (which of the four won: 0 1 / 2 3) are of this file's own layout.
-   Threads take consecutive images, and their sums are added in the order of the threads: one number of threads, one
-   result. Infinities and NaN pass through as in torch. */
+   Vectors hold one number of LANES images, 4, 8 or 16: a pack. Along a row the convolution is Winograd's F(TILE, K): TILE outputs by K
+   taps take P = TILE + K - 1 products (Winograd, 1980; Lavin and Gray, 2016). With a row's stretch d of P inputs and a row
+   g of the kernel,
+       y = A' [ (G g) * (B d) ],   dg = G' [ (B d) * (A dy) ],   dd = B' [ (G g) * (A dy) ],
+   A, B and G with a row for each of P points at which polynomials are multiplied: 0, pairs of a point and its negative, and
+   infinity. What rows above one another give is added up between the transformations.
+
+   Compiled for one layer (see pooled_conv.py): REAL, CIN, COUT, K (kernel), IH x IW (input), PAD, EPS (of the norm), TILE, POINT_A, POINT_B,
+   POINT_G, and the blocks whose sums the registers hold: CB output channels by TB tiles, WB output channels in the weights'
+   gradient, IB input channels by SB tiles in the input's.
+   G groups (networks side by side) have COUT channels each; all see the same CIN planes (shared), or each its own. Arrays
+   are dense: x (N, G * CIN or CIN, IH, IW), weight (G * COUT, CIN, K, K), pooled (N, G * COUT, PH, PW). Those that only
+   this file reads are packs: z (the convolution's output), winner (the z that the pool chose) and code (which of the four it
+   was: 0 1 / 2 3). Threads take consecutive packs, and their sums are added in the order of the threads: one number of
+   threads, one result. A number that is not finite spreads over its tile. */
+
+#include <math.h>
 
 #include "lanes.h"
 
@@ -19,474 +28,527 @@
 #define PW (OW / 2)
 #define PLACES (OH * OW)
 #define POOLED (PH * PW)
+#define P (TILE + K - 1)
+#define T ((OW + TILE - 1) / TILE) /* tiles in a row */
+#define LINE (T * TILE + K - 1)    /* a row of the input that whole tiles see */
 #define TAPS (CIN * K * K)
-#define ACROSS (COUT % LANES == 0)
-#define CV (ACROSS ? COUT / LANES : 1)
-#define NV ((OW + LANES - 1) / LANES)
-#define WS (NV * LANES + LANES)                       /* a row of the input with room for whole vectors */
-#define KC (K * CIN)                                  /* what a row of the kernel sees, channels innermost */
-#define KV ((KC + LANES - 1) / LANES)
-#define ROOM (H * W * CIN + KV * LANES)
-#define DZ_ROW (ACROSS ? OW * COUT : NV * LANES)      /* strides of the gradient of z in its local buffer */
-#define DZ_SIZE (ACROSS ? PLACES * COUT : COUT * OH * NV * LANES)
-#define ACC_SIZE (ACROSS ? K * COUT * KV * LANES : COUT * TAPS * LANES)
-#define UNROLL _Pragma("GCC unroll 64")
-/* Output channels, and rows of the kernel, whose sums registers hold in the gradients. */
-#define OB (LANES == 16 ? 8 : KV > 2 ? 2 : 4)
-#define KB (LANES == 16 || K * KV <= 8 ? K : KV <= 4 ? 8 / KV : 1)
+#define SUMS (P * CIN * COUT * K) /* of the weights' gradient, between the transformations */
+#define BLOCK 128                 /* numbers that are added up in REAL before they are added to a double */
+#define UNROLL _Pragma("GCC unroll 32")
+#define EACH(i, n) UNROLL for (int i = 0; i < (n); i++)
+#define INLINE static inline __attribute__((always_inline))
+#define SHARED static __attribute__((noinline)) /* compiled once */
 
-/* The value where the mask is set, else another. */
-static inline vec choose(mask where, vec value, vec other) { return (vec)((where & (mask)value) | (~where & (mask)other)); }
-/* 0, 1, ... in the lanes; a pair of vectors' even and odd lanes, and the pair of which two are the even and odd. */
+static const REAL A[P][TILE] = POINT_A, B[P][P] = POINT_B, G[P][K] = POINT_G;
+
+/* Transformations. The rows of a pair of points differ in the signs of odd columns. */
+
+/* to = c from, for c of P rows and n columns. */
+INLINE void to_points(const REAL *c, const int n, const vec *from, vec *to) {
+    EACH(j, P) {
+        if (j && j < P - 1 && j % 2 == 0) continue; /* found with the point before it */
+        vec even = {0}, odd = {0};
+        EACH(i, n) if (c[j * n + i] != 0) {
+            if (i % 2) odd += c[j * n + i] * from[i];
+            else even += c[j * n + i] * from[i];
+        }
+        to[j] = even + odd;
+        if (j && j < P - 1) to[j + 1] = even - odd;
+    }
+}
+
+/* to = c' from. */
+INLINE void from_points(const REAL *c, const int n, const vec *from, vec *to) {
+    vec sum[P], difference[P];
+    UNROLL for (int j = 1; j < P - 1; j += 2) sum[j] = from[j] + from[j + 1], difference[j] = from[j] - from[j + 1];
+    EACH(i, n) {
+        to[i] = (vec){0};
+        if (c[i] != 0) to[i] += c[i] * from[0];
+        if (c[(P - 1) * n + i] != 0) to[i] += c[(P - 1) * n + i] * from[P - 1];
+        UNROLL for (int j = 1; j < P - 1; j += 2)
+            if (c[j * n + i] != 0) to[i] += c[j * n + i] * (i % 2 ? difference[j] : sum[j]);
+    }
+}
+
+/* Between images, `apart` from one another, and packs; of the last pack `count` images exist, and the others are 0. */
+
+/* A matrix of LANES vectors, transposed: in each round two rows exchange what lies 1, 2, 4, ... off the diagonal. */
+#define FOUR(f, l, s) f(l, s), f(l + 1, s), f(l + 2, s), f(l + 3, s)
 #if LANES == 16
-static const mask LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-#define EVEN(a, b) __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
-#define ODD(a, b) __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
-#define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define ALL(f, s) FOUR(f, 0, s), FOUR(f, 4, s), FOUR(f, 8, s), FOUR(f, 12, s)
+#elif LANES == 8
+#define ALL(f, s) FOUR(f, 0, s), FOUR(f, 4, s)
 #else
-static const mask LANE = {0, 1, 2, 3, 4, 5, 6, 7};
-#define EVEN(a, b) __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
-#define ODD(a, b) __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
-#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define ALL(f, s) FOUR(f, 0, s)
 #endif
-static inline REAL total(vec v) {
+#define UPPER(l, s) ((l) & (s) ? LANES + (l) - (s) : (l))
+#define LOWER(l, s) ((l) & (s) ? LANES + (l) : (l) + (s))
+#define ROUND(s) \
+    EACH(i, LANES) if (!(i & (s))) { \
+        const vec upper = rows[i], lower = rows[i + (s)]; \
+        rows[i] = __builtin_shufflevector(upper, lower, ALL(UPPER, s)); \
+        rows[i + (s)] = __builtin_shufflevector(upper, lower, ALL(LOWER, s)); \
+    }
+INLINE void transpose(vec rows[LANES]) {
+    ROUND(1) ROUND(2)
+#if LANES >= 8
+    ROUND(4)
+#endif
+#if LANES == 16
+    ROUND(8)
+#endif
+}
+
+/* Blocks of LANES numbers; the last begins early where they do not come out even. */
+#define BLOCKS(i, num) for (int i = 0; i < (num); i = i + LANES < (num) && i + 2 * LANES > (num) ? (num) - LANES : i + LANES)
+
+SHARED void pack(const REAL *from, long apart, int count, int num, REAL *to) {
+    if (num < LANES) {
+        for (int i = 0; i < num; i++)
+            for (int l = 0; l < LANES; l++) to[i * LANES + l] = l < count ? from[l * apart + i] : 0;
+        return;
+    }
+    BLOCKS(i, num) {
+        vec rows[LANES];
+        EACH(l, LANES) rows[l] = l < count ? load(from + l * apart + i) : (vec){0};
+        transpose(rows);
+        EACH(l, LANES) store(to + (i + l) * LANES, rows[l]);
+    }
+}
+
+SHARED void unpack(const REAL *from, int num, REAL *to, long apart, int count) {
+    if (num < LANES) {
+        for (int i = 0; i < num; i++)
+            for (int l = 0; l < count; l++) to[l * apart + i] = from[i * LANES + l];
+        return;
+    }
+    BLOCKS(i, num) {
+        vec rows[LANES];
+        EACH(l, LANES) rows[l] = load(from + (i + l) * LANES);
+        transpose(rows);
+        EACH(l, LANES) if (l < count) store(to + l * apart + i, rows[l]);
+    }
+}
+
+static REAL *numbers(long count) { return room(count * sizeof(REAL)); }
+static long packs(long num) { return (num + LANES - 1) / LANES; }
+static int images(long pack, long num) { return num - pack * LANES < LANES ? num - pack * LANES : LANES; }
+static REAL total(vec v) {
     REAL sum = 0;
     for (int i = 0; i < LANES; i++) sum += v[i];
     return sum;
 }
+
+/* The input and the kernel at the points. */
+
+/* v (P, CIN, H, T): B d of a pack's input; the rows of the padding stay as they are, 0. */
+SHARED void enter(const REAL *x, long apart, int count, REAL *v) {
+    REAL line[LINE * LANES];
+    memset(line, 0, sizeof line);
+    for (int i = 0; i < CIN; i++)
+        for (int y = 0; y < IH; y++) {
+            pack(x + (i * IH + y) * IW, apart, count, IW, line + PAD * LANES);
+            for (int t = 0; t < T; t++) {
+                vec stretch[P], found[P];
+                EACH(j, P) stretch[j] = load(line + (t * TILE + j) * LANES);
+                to_points(B[0], P, stretch, found);
+                EACH(j, P) store(v + (((j * CIN + i) * H + y + PAD) * T + t) * LANES, found[j]);
+            }
+        }
+}
+
+/* u: G g of each row of the kernel, (P, CIN, K, COUT) as the output takes it, or (P, K, COUT, CIN) as the input's
+   gradient does. */
+SHARED void transform(const REAL *weight, REAL *u, int back) {
+    for (int j = 0; j < P; j++)
+        for (int c = 0; c < COUT; c++)
+            for (int i = 0; i < CIN; i++)
+                for (int k = 0; k < K; k++) {
+                    double sum = 0;
+                    for (int l = 0; l < K; l++) sum += (double)G[j][l] * weight[((c * CIN + i) * K + k) * K + l];
+                    u[back ? ((j * K + k) * COUT + c) * CIN + i : ((j * CIN + i) * K + k) * COUT + c] = sum;
+                }
+}
+
+/* Row y of the output of all channels, which are `apart` from one another. `m` (COUT, T, P) is for its own use. */
+SHARED void convolve_row(const REAL *v, const REAL *u, const REAL *bias, int y, REAL *m, REAL *to, long apart) {
+    for (int j = 0; j < P; j++)
+        for (int c = 0; c < COUT; c += CB)
+            for (int t = 0; t < T; t += TB) {
+                vec sum[CB][TB];
+                EACH(b, CB) EACH(s, TB) sum[b][s] = (vec){0};
+                for (int i = 0; i < CIN; i++)
+                    for (int k = 0; k < K; k++) {
+                        const REAL *seen = v + (((j * CIN + i) * H + y + k) * T + t) * LANES;
+                        const REAL *tap = u + ((j * CIN + i) * K + k) * COUT + c;
+                        vec d[TB];
+                        EACH(s, TB) d[s] = held(load(seen + s * LANES));
+                        EACH(b, CB) EACH(s, TB) sum[b][s] += tap[b] * d[s];
+                    }
+                EACH(b, CB) EACH(s, TB) store(m + (((c + b) * T + t + s) * P + j) * LANES, sum[b][s]);
+            }
+    for (int c = 0; c < COUT; c++) {
+        const REAL shift = bias[c];
+        for (int t = 0; t < T; t++) {
+            vec found[P], outputs[TILE];
+            EACH(j, P) found[j] = load(m + ((c * T + t) * P + j) * LANES);
+            from_points(A[0], TILE, found, outputs);
+            EACH(i, TILE)
+                if (t * TILE + i < OW) store(to + c * apart + (t * TILE + i) * LANES, outputs[i] + shift);
+        }
+    }
+}
+
+/* The pool. */
+
+static inline vec choose(mask where, vec value, vec other) { return (vec)((where & (mask)value) | (~where & (mask)other)); }
 /* Whether `b` takes the maximum from `a`, the one before it: torch's order, and its way with NaN. */
 static inline mask beats(vec b, vec a) { return (b > a) | (b != b); }
 typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
-/* Of four places in torch's order, centred, scaled and shifted, the largest; its z; and which it is. */
-static inline vec largest(const vec z[4], vec centre, vec scale, vec shift, vec *winner, bytes *code) {
-    vec best = scale * (z[0] - centre) + shift;
-    mask which = {0};
-    *winner = z[0];
-    UNROLL for (int q = 1; q < 4; q++) {
-        vec now = scale * (z[q] - centre) + shift;
-        mask won = beats(now, best);
-        best = choose(won, now, best), *winner = choose(won, z[q], *winner);
-        which = (which & ~won) | (won & q);
-    }
-    *code = __builtin_convertvector(which, bytes);
-    return best;
-}
 
-/* Copy the vector at `x` of a row of `width` numbers, or what the row has left of it: sizes that the compiler knows, as a
-   call for each few bytes takes longer than all else. */
-#define COPY(to, from, width, x) \
-    ((width) - (x) >= LANES ? memcpy(to, from, LANES * sizeof *(to)) : memcpy(to, from, (width) % LANES * sizeof *(to)))
-
-/* The planes of one image with their margin of zeros, rows WS apart. `to` is zero outside. */
-static void spread(const REAL *x, REAL *to) {
-    for (int i = 0; i < CIN; i++)
-        for (int y = 0; y < IH; y++)
-            memcpy(to + (i * H + y + PAD) * WS + PAD, x + (i * IH + y) * IW, IW * sizeof(REAL));
-}
-
-/* ... and channels innermost, without gaps. */
-static void interleave(const REAL *x, REAL *to) {
-    for (int y = 0; y < IH; y++)
-        for (int i = 0; i < CIN; i++)
-            for (int j = 0; j < IW; j++) to[((y + PAD) * W + j + PAD) * CIN + i] = x[(i * IH + y) * IW + j];
-}
-
-static void convolve_one(const REAL *in, const REAL *weight, const REAL *bias, REAL *z) {
-    if (ACROSS) {
-        for (int y = 0; y < OH; y++)
-            for (int x = 0; x < OW; x += XB) {
-                vec acc[XB][CV];
-                UNROLL for (int i = 0; i < XB; i++)
-                    UNROLL for (int v = 0; v < CV; v++) acc[i][v] = load(bias + v * LANES);
-                for (int i = 0; i < CIN; i++)
-                    for (int ky = 0; ky < K; ky++)
-                        for (int kx = 0; kx < K; kx++) {
-                            const REAL *seen = in + (i * H + y + ky) * WS + x + kx;
-                            const REAL *tap = weight + ((i * K + ky) * K + kx) * COUT;
-                            UNROLL for (int v = 0; v < CV; v++) {
-                                const vec w = held(load(tap + v * LANES));
-                                UNROLL for (int j = 0; j < XB; j++) acc[j][v] += w * seen[j];
-                            }
-                        }
-                UNROLL for (int i = 0; i < XB; i++)
-                    UNROLL for (int v = 0; v < CV; v++) store(z + (y * OW + x + i) * COUT + v * LANES, acc[i][v]);
-            }
-        return;
-    }
-    for (int c = 0; c < COUT; c += CB)
-        for (int y = 0; y < OH; y++) {
-            vec acc[CB][NV];
-            UNROLL for (int j = 0; j < CB; j++)
-                UNROLL for (int v = 0; v < NV; v++) acc[j][v] = (vec){0} + bias[c + j];
-            for (int i = 0; i < CIN; i++)
-                for (int ky = 0; ky < K; ky++)
-                    for (int kx = 0; kx < K; kx++) {
-                        const REAL *seen = in + (i * H + y + ky) * WS + kx;
-                        const REAL *tap = weight + ((i * K + ky) * K + kx) * COUT + c;
-                        UNROLL for (int v = 0; v < NV; v++) {
-                            const vec s = held(load(seen + v * LANES));
-                            UNROLL for (int j = 0; j < CB; j++) acc[j][v] += s * tap[j];
-                        }
-                    }
-            UNROLL for (int j = 0; j < CB; j++)
-                UNROLL for (int v = 0; v < NV; v++)
-                    memcpy(z + (c + j) * PLACES + y * OW + v * LANES, &acc[j][v],
-                           (v < NV - 1 ? LANES : OW - (NV - 1) * LANES) * sizeof(REAL));
+/* Of scale * (z - centre) + shift in two rows, two by two, the largest; its z, unless `winner` is NULL; and which it is. */
+INLINE void pool_rows(const REAL *upper, const REAL *lower, REAL centre, REAL scale, REAL shift, REAL *pooled,
+                      REAL *winner, uint8_t *code) {
+    for (int x = 0; x < PW; x++) {
+        const REAL *corner[2] = {upper + 2 * x * LANES, lower + 2 * x * LANES};
+        vec chosen = load(corner[0]), best = scale * (chosen - centre) + shift;
+        mask which = {0};
+        UNROLL for (int q = 1; q < 4; q++) {
+            const vec z = load(corner[q / 2] + q % 2 * LANES), now = scale * (z - centre) + shift;
+            const mask won = beats(now, best);
+            best = choose(won, now, best), chosen = choose(won, z, chosen), which = (which & ~won) | (won & q);
         }
-}
-
-#define BLOCK 128 /* numbers that are added up in REAL, by lane, before they are added to a double */
-
-/* Adds an image's values of every channel to the mean and sum of squared deviations of those of `images` before it. */
-static void add_moments(const REAL *z, double *mean, double *m2, long images) {
-    if (ACROSS) {
-        for (int start = 0; start < PLACES; start += BLOCK) {
-            const int end = start + BLOCK < PLACES ? start + BLOCK : PLACES;
-            UNROLL for (int v = 0; v < CV; v++) {
-                const REAL *at = z + v * LANES;
-                vec near = load(at + start * COUT), sum = {0}, squares = {0};
-                for (int p = start; p < end; p++) sum += load(at + p * COUT) - near;
-                near += sum / (REAL)(end - start), sum = (vec){0};
-                for (int p = start; p < end; p++) {
-                    vec d = load(at + p * COUT) - near;
-                    sum += d, squares += d * d;
-                }
-                for (int i = 0; i < LANES; i++) {
-                    const double num = end - start, rest = sum[i];
-                    combine(num, near[i] + rest / num, squares[i] - rest * rest / num, (double)images * PLACES + start,
-                            &mean[v * LANES + i], &m2[v * LANES + i]);
-                }
-            }
-        }
-        return;
+        store(pooled + x * LANES, best);
+        if (winner) store(winner + x * LANES, chosen);
+        *(bytes *)(code + x * LANES) = __builtin_convertvector(which, bytes);
     }
-    for (int c = 0; c < COUT; c++)
-        for (int start = 0; start < PLACES; start += BLOCK * LANES) {
-            const int num = PLACES - start < BLOCK * LANES ? PLACES - start : BLOCK * LANES;
-            const REAL *at = z + c * PLACES + start;
-            REAL near = at[0];
-            double rest = 0, m2_now = 0;
-            vec sum = {0}, squares = {0};
-            int p = 0;
-            for (; p + LANES <= num; p += LANES) sum += load(at + p) - near;
-            for (; p < num; p++) rest += at[p] - near;
-            near += (REAL)((total(sum) + rest) / num);
-            sum = (vec){0}, rest = 0;
-            for (p = 0; p + LANES <= num; p += LANES) {
-                vec d = load(at + p) - near;
-                sum += d, squares += d * d;
-            }
-            for (; p < num; p++) {
-                const double d = at[p] - near;
-                rest += d, m2_now += d * d;
-            }
-            rest += total(sum), m2_now += total(squares);
-            combine(num, near + rest / num, m2_now - rest * rest / num, (double)images * PLACES + start, &mean[c],
-                    &m2[c]);
-        }
 }
 
-/* Mean and biased variance of channel `c` of group `g`, value by value. */
-static void moments_one(const REAL *z, long g, int c, double *mean, double *variance, long num, long groups) {
+/* Moments. */
+
+#define CHAINS 4 /* of additions, none of which waits for the others */
+INLINE vec added(const vec sums[CHAINS]) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
+
+/* Adds the values of one channel of `count` images to mean and sum of squared deviations of `before` values. */
+SHARED void add_moments(const REAL *z, int count, double before, double *mean, double *m2) {
+    for (int start = 0; start < PLACES; start += BLOCK) {
+        const int end = start + BLOCK < PLACES ? start + BLOCK : PLACES;
+        const double num = end - start;
+        vec near = load(z + start * LANES), sums[CHAINS] = {{0}}, squares[CHAINS] = {{0}};
+        for (int p = start; p < end; p += CHAINS)
+            EACH(q, CHAINS) if (p + q < end) sums[q] += load(z + (p + q) * LANES) - near;
+        near += added(sums) / (REAL)num, memset(sums, 0, sizeof sums);
+        for (int p = start; p < end; p += CHAINS)
+            EACH(q, CHAINS) if (p + q < end) {
+                const vec d = load(z + (p + q) * LANES) - near;
+                sums[q] += d, squares[q] += d * d;
+            }
+        const vec sum = added(sums), square = added(squares);
+        double means[LANES], all = 0, within = 0; /* of equally many values, so that no image needs a division */
+        for (int l = 0; l < count; l++) all += means[l] = near[l] + sum[l] / num;
+        all /= count;
+        for (int l = 0; l < count; l++) {
+            const double rest = sum[l], apart = means[l] - all;
+            within += square[l] - rest * rest / num + num * apart * apart;
+        }
+        combine(num * count, all, within, before, mean, m2);
+        before += num * count;
+    }
+}
+
+/* Mean and biased variance of a channel, value by value; `z` is its first plane, and the packs' are `apart`. */
+static void moments_one(const REAL *z, long apart, long num, double *mean, double *variance) {
     const double count = (double)num * PLACES;
     double sum = 0, rest = 0, square = 0;
     for (int pass = 0; pass < 2; pass++)
-        for (long n = 0; n < num; n++) {
-            const REAL *from = z + (n * groups + g) * COUT * PLACES + (ACROSS ? c : c * PLACES);
+        for (long n = 0; n < num; n++)
             for (int p = 0; p < PLACES; p++) {
-                const double value = from[ACROSS ? p * COUT : p];
-                if (pass == 0) {
-                    sum += value;
-                    continue;
-                }
-                rest += value - sum / count, square += (value - sum / count) * (value - sum / count);
+                const double value = z[n / LANES * apart + p * LANES + n % LANES];
+                if (pass == 0) sum += value;
+                else rest += value - sum / count, square += (value - sum / count) * (value - sum / count);
             }
-        }
     *mean = (sum + rest) / count, *variance = (square - rest * rest / count) / count;
 }
 
-/* z, and, unless `mean` is NULL, mean and biased variance (G * COUT) of each of its channels. */
-void convolve(const REAL *x, const REAL *weight, const REAL *bias, REAL *z, double *mean, double *variance, long num,
-              long groups, long shared, int threads) {
-    const long channels = groups * COUT;
-    double *means = room(threads * channels * sizeof(double)), *m2s = room(threads * channels * sizeof(double));
-    long *counts = room(threads * sizeof(long));
+/* Forward. */
+
+/* Without a norm, or with one that is part of weight and bias. */
+void plain(const REAL *x, const REAL *weight, const REAL *bias, REAL *pooled, uint8_t *code, long num, long groups,
+           long shared, int threads) {
+    const long channels = groups * COUT, entering = (shared ? 1 : groups) * CIN * IH * IW;
 #pragma omp parallel num_threads(threads)
     {
         long low, high;
-        const int thread = part(num, &low, &high);
-        REAL *in = room(CIN * H * WS * sizeof(REAL) + WS * sizeof(REAL)), *taps = room(TAPS * COUT * sizeof(REAL));
+        part(packs(num), &low, &high);
+        REAL *v = numbers(P * CIN * H * T * LANES), *u = numbers(P * TAPS * COUT), *m = numbers(COUT * T * P * LANES);
+        REAL *rows = numbers(2 * COUT * OW * LANES), *best = numbers(COUT * POOLED * LANES);
         for (long g = 0; g < groups; g++) {
-            for (int c = 0; c < COUT; c++)
-                for (int t = 0; t < TAPS; t++) taps[t * COUT + c] = weight[(g * COUT + c) * TAPS + t];
+            transform(weight + g * COUT * TAPS, u, 0);
             for (long n = low; n < high; n++) {
-                REAL *to = z + (n * groups + g) * COUT * PLACES;
-                spread(x + (shared ? n : n * groups + g) * CIN * IH * IW, in);
-                convolve_one(in, taps, bias + g * COUT, to);
-                if (mean)
-                    add_moments(to, means + thread * channels + g * COUT, m2s + thread * channels + g * COUT, n - low);
+                const int count = images(n, num);
+                uint8_t *which = code + (n * groups + g) * COUT * POOLED * LANES;
+                enter(x + n * LANES * entering + (shared ? 0 : g) * CIN * IH * IW, entering, count, v);
+                for (int y = 0; y < PH; y++) {
+                    for (int down = 0; down < 2; down++)
+                        convolve_row(v, u, bias + g * COUT, 2 * y + down, m, rows + down * COUT * OW * LANES, OW * LANES);
+                    for (int c = 0; c < COUT; c++) {
+                        const REAL *upper = rows + c * OW * LANES;
+                        const long at = (c * POOLED + y * PW) * LANES;
+                        pool_rows(upper, upper + COUT * OW * LANES, 0, 1, 0, best + at, NULL, which + at);
+                    }
+                }
+                unpack(best, COUT * POOLED, pooled + (n * LANES * groups + g) * COUT * POOLED, channels * POOLED, count);
             }
         }
-        counts[thread] = high - low;
-        free(in), free(taps);
+        free(v), free(u), free(m), free(rows), free(best);
     }
-    for (long c = 0; mean && c < channels; c++) {
-        double count = 0, m2 = 0;
-        for (int t = 0; t < threads; t++) {
-            const double more = (double)counts[t] * PLACES;
-            if (more) combine(more, means[t * channels + c], m2s[t * channels + c], count, &mean[c], &m2);
-            count += more;
+}
+
+/* z, and mean and biased variance (G * COUT) of each of its channels. */
+void convolve(const REAL *x, const REAL *weight, const REAL *bias, REAL *z, double *mean, double *variance, long num,
+              long groups, long shared, int threads) {
+    const long channels = groups * COUT, entering = (shared ? 1 : groups) * CIN * IH * IW, plane = PLACES * LANES;
+    double *means = room(threads * channels * sizeof(double)), *m2s = room(threads * channels * sizeof(double));
+    double *counts = room(threads * sizeof(double));
+#pragma omp parallel num_threads(threads)
+    {
+        long low, high;
+        const int thread = part(packs(num), &low, &high);
+        REAL *v = numbers(P * CIN * H * T * LANES), *u = numbers(P * TAPS * COUT), *m = numbers(COUT * T * P * LANES);
+        for (long g = 0; g < groups; g++) {
+            double before = 0;
+            transform(weight + g * COUT * TAPS, u, 0);
+            for (long n = low; n < high; n++) {
+                const int count = images(n, num);
+                REAL *to = z + (n * groups + g) * COUT * plane;
+                enter(x + n * LANES * entering + (shared ? 0 : g) * CIN * IH * IW, entering, count, v);
+                for (int y = 0; y < OH; y++) convolve_row(v, u, bias + g * COUT, y, m, to + y * OW * LANES, plane);
+                for (int c = 0; c < COUT; c++) {
+                    const long at = thread * channels + g * COUT + c;
+                    add_moments(to + c * plane, count, before, &means[at], &m2s[at]);
+                }
+                before += (double)count * PLACES;
+            }
+            counts[thread] = before;
         }
+        free(v), free(u), free(m);
+    }
+    for (long c = 0; c < channels; c++) {
+        double count = 0, m2 = 0;
+        for (int t = 0; t < threads; t++)
+            if (counts[t]) {
+                combine(counts[t], means[t * channels + c], m2s[t * channels + c], count, &mean[c], &m2);
+                count += counts[t];
+            }
         variance[c] = m2 / count;
-        if (doubtful(variance[c])) moments_one(z, c / COUT, c % COUT, &mean[c], &variance[c], num, groups);
+        if (doubtful(variance[c])) moments_one(z + c * plane, channels * plane, num, &mean[c], &variance[c]);
     }
     free(means), free(m2s), free(counts);
 }
 
-/* The pooled maximum of scale * (z - centre) + shift, the z that won, and which it was. */
-void pool(const REAL *z, const REAL *centre, const REAL *scale, const REAL *shift, REAL *pooled, REAL *winner,
-          uint8_t *code, long num, long groups, int threads) {
+/* The pooled maximum of gamma (z - mean) / sqrt(variance + EPS) + beta, the z that won, and which it was. Wherever z enters
+   it is z - o, with o the mean as REAL: scaled by itself, z far from 0 would cancel against the mean. */
+void pool(const REAL *z, const double *mean, const double *variance, const REAL *gamma, const REAL *beta, REAL *pooled,
+          REAL *winner, uint8_t *code, long num, long groups, int threads) {
+    const long channels = groups * COUT;
 #pragma omp parallel num_threads(threads)
     {
         long low, high;
-        part(num, &low, &high);
-        for (long n = low * groups; n < high * groups; n++) {
-            const REAL *from = z + n * COUT * PLACES, *o = centre + n % groups * COUT;
-            const REAL *a = scale + n % groups * COUT, *b = shift + n % groups * COUT;
-            REAL *to = pooled + n * COUT * POOLED, *won = winner + n * COUT * POOLED;
-            uint8_t *which = code + n * COUT * POOLED;
-            if (ACROSS) {
-                for (int p = 0; p < POOLED; p++)
-                    for (int v = 0; v < CV; v++) {
-                        const REAL *corner = from + (p / PW * 2 * OW + p % PW * 2) * COUT + v * LANES;
-                        const vec four[4] = {load(corner), load(corner + COUT), load(corner + OW * COUT),
-                                             load(corner + (OW + 1) * COUT)};
-                        vec winning, best;
-                        bytes chosen;
-                        best = largest(four, load(o + v * LANES), load(a + v * LANES), load(b + v * LANES), &winning,
-                                       &chosen);
-                        *(bytes *)(which + p * COUT + v * LANES) = chosen;
-                        for (int c = 0; c < LANES; c++)
-                            to[(v * LANES + c) * POOLED + p] = best[c], won[(v * LANES + c) * POOLED + p] = winning[c];
-                    }
-                continue;
+        part(packs(num), &low, &high);
+        REAL *best = numbers(POOLED * LANES);
+        for (long n = low; n < high; n++)
+            for (long c = 0; c < channels; c++) {
+                const REAL *plane = z + (n * channels + c) * PLACES * LANES, centre = mean[c];
+                const double scale = gamma[c] / sqrt(variance[c] + EPS), shift = beta[c] - scale * (mean[c] - centre);
+                const long at = (n * channels + c) * POOLED * LANES;
+                for (int y = 0; y < PH; y++) {
+                    const REAL *upper = plane + 2 * y * OW * LANES;
+                    const long row = at + y * PW * LANES;
+                    pool_rows(upper, upper + OW * LANES, centre, scale, shift, best + y * PW * LANES, winner + row,
+                              code + row);
+                }
+                unpack(best, POOLED, pooled + (n * LANES * channels + c) * POOLED, channels * POOLED, images(n, num));
             }
-            for (int c = 0; c < COUT; c++)
-                for (int y = 0; y < PH; y++)
-                    for (int x = 0; x < PW; x += LANES) {
-                        const REAL *up = from + c * PLACES + 2 * (y * OW + x), *down = up + OW;
-                        const vec u0 = load(up), u1 = load(up + LANES), d0 = load(down), d1 = load(down + LANES);
-                        const vec four[4] = {EVEN(u0, u1), ODD(u0, u1), EVEN(d0, d1), ODD(d0, d1)};
-                        const int at = c * POOLED + y * PW + x;
-                        vec winning, best;
-                        bytes chosen;
-                        best = largest(four, (vec){0} + o[c], (vec){0} + a[c], (vec){0} + b[c], &winning, &chosen);
-                        COPY(to + at, &best, PW, x), COPY(won + at, &winning, PW, x), COPY(which + at, &chosen, PW, x);
-                    }
-        }
+        free(best);
     }
 }
 
-/* By channel, the sums over the batch of the pooled gradient and of its product with the z that won, less `centre`:
-   (G * COUT). */
-void sums(const REAL *grad, const REAL *winner, const REAL *centre, double *sum, double *product, long num, long groups,
-          int threads) {
-    const long channels = groups * COUT;
+/* Backward. */
+
+/* By channel, the sums over the batch of the pooled gradient and, unless `winner` is NULL, of its product with the z that
+   won, less the mean: (G * COUT). */
+static void sums(const REAL *grad, const REAL *winner, const double *mean, double *sum, double *product, long num,
+                 long channels, int threads) {
     double *parts = room(threads * 2 * channels * sizeof(double));
 #pragma omp parallel num_threads(threads)
     {
         long low, high;
-        const int thread = part(num, &low, &high);
+        const int thread = part(packs(num), &low, &high);
         double *own = parts + thread * 2 * channels;
+        REAL *slopes = numbers(POOLED * LANES);
         for (long n = low; n < high; n++)
             for (long c = 0; c < channels; c++) {
-                const REAL *g = grad + (n * channels + c) * POOLED, *w = winner + (n * channels + c) * POOLED;
-                const REAL o = centre[c];
-                int p = 0;
+                const REAL *won = winner + (n * channels + c) * POOLED * LANES, centre = winner ? mean[c] : 0;
                 vec gs = {0}, ps = {0};
-                for (; p + LANES <= POOLED; p += LANES) gs += load(g + p), ps += load(g + p) * (load(w + p) - o);
-                REAL g_sum = total(gs), p_sum = total(ps);
-                for (; p < POOLED; p++) g_sum += g[p], p_sum += g[p] * (w[p] - o);
-                own[c] += g_sum, own[channels + c] += p_sum;
+                pack(grad + (n * LANES * channels + c) * POOLED, channels * POOLED, images(n, num), POOLED, slopes);
+                for (int p = 0; p < POOLED; p++) {
+                    const vec g = load(slopes + p * LANES);
+                    gs += g;
+                    if (winner) ps += g * (load(won + p * LANES) - centre);
+                }
+                own[c] += total(gs), own[channels + c] += total(ps);
             }
+        free(slopes);
     }
-    for (long c = 0; c < channels; c++) {
-        sum[c] = product[c] = 0;
+    for (long c = 0; c < channels; c++)
         for (int t = 0; t < threads; t++)
             sum[c] += parts[t * 2 * channels + c], product[c] += parts[(t * 2 + 1) * channels + c];
-    }
     free(parts);
 }
 
-/* The gradient of z: a * (pooled gradient, at the winner) + b * (z - centre) + d, by channel. `dense`: whether b or d is
-   not 0. */
-static void open_up(const REAL *z, const uint8_t *code, const REAL *grad, const REAL *centre, const REAL *a,
-                    const REAL *b, const REAL *d, int dense, REAL *dz) {
-    if (ACROSS) {
-        if (dense)
-            for (int p = 0; p < PLACES; p++)
-                for (int c = 0; c < COUT; c++) dz[p * COUT + c] = b[c] * (z[p * COUT + c] - centre[c]) + d[c];
-        else
-            memset(dz, 0, DZ_SIZE * sizeof(REAL));
-        for (int p = 0; p < POOLED; p++) {
-            REAL *corner = dz + (p / PW * 2 * OW + p % PW * 2) * COUT, g[COUT];
-            const uint8_t *k = code + p * COUT;
-            for (int c = 0; c < COUT; c++) g[c] = a[c] * grad[c * POOLED + p];
-            for (int c = 0; c < COUT; c++) {
-                corner[c] += k[c] == 0 ? g[c] : 0, corner[COUT + c] += k[c] == 1 ? g[c] : 0;
-                corner[OW * COUT + c] += k[c] == 2 ? g[c] : 0, corner[(OW + 1) * COUT + c] += k[c] == 3 ? g[c] : 0;
-            }
-        }
-        return;
-    }
-    for (int c = 0; c < COUT; c++) {
-        REAL *plane = dz + c * OH * NV * LANES;
-        for (int y = 0; y < OH; y++)
-            for (int x = 0; x < OW; x += LANES) {
-                vec found = {0};
-                if (dense)
-                    found = keep(LANE < OW - x, b[c] * (load(z + c * PLACES + y * OW + x) - centre[c]) + d[c]);
-                store(plane + y * NV * LANES + x, found);
-            }
-        for (int y = 0; y < PH; y++)
-            for (int x = 0; x < PW; x += LANES) {
-                const int at = c * POOLED + y * PW + x;
-                vec g = {0};
-                bytes chosen = {0};
-                COPY((REAL *)&g, grad + at, PW, x), COPY((uint8_t *)&chosen, code + at, PW, x);
-                const mask k = __builtin_convertvector(chosen, mask);
-                g *= a[c];
-                UNROLL for (int down = 0; down < 2; down++) {
-                    REAL *row = plane + (2 * y + down) * NV * LANES + 2 * x;
-                    const vec left = keep(k == 2 * down, g), right = keep(k == 2 * down + 1, g);
-                    store(row, load(row) + LOW(left, right));
-                    if (2 * x + LANES < NV * LANES) store(row + LANES, load(row + LANES) + HIGH(left, right));
+/* The gradient of a pack's z: by channel, a * (pooled gradient, at the winner) + b * (z - centre) + d. */
+typedef struct {
+    REAL centre, a, b, d;
+} slope;
+
+/* A dz, (P, COUT, OH, T). Without `z` b and d are 0. */
+INLINE void open_up(const REAL *z, const uint8_t *code, const REAL *grad, const slope *by, REAL *dz) {
+    REAL lines[2][T * TILE * LANES];
+    memset(lines, 0, sizeof lines);
+    for (int c = 0; c < COUT; c++)
+        for (int y = 0; y < OH; y += 2) {
+            const slope s = by[c];
+            for (int x = 0; x < OW; x += 2) {
+                const int pooled = y < 2 * PH && x < 2 * PW; /* else what the pool leaves out at an edge */
+                const long at = (c * POOLED + y / 2 * PW + x / 2) * LANES;
+                const vec g = pooled ? s.a * load(grad + at) : (vec){0};
+                const mask k = pooled ? __builtin_convertvector(*(const bytes *)(code + at), mask) : (mask){0};
+                EACH(q, 4) if (y + q / 2 < OH && x + q % 2 < OW) {
+                    const REAL *from = z ? z + (c * PLACES + (y + q / 2) * OW + x + q % 2) * LANES : NULL;
+                    const vec dense = z ? s.b * (load(from) - s.centre) + s.d : (vec){0};
+                    store(lines[q / 2] + (x + q % 2) * LANES, dense + keep(k == q, g));
                 }
             }
-    }
+            for (int down = 0; down < 2 && y + down < OH; down++)
+                for (int t = 0; t < T; t++) {
+                    vec outputs[TILE], found[P];
+                    EACH(i, TILE) outputs[i] = load(lines[down] + (t * TILE + i) * LANES);
+                    to_points(A[0], TILE, outputs, found);
+                    EACH(j, P) store(dz + (((j * COUT + c) * OH + y + down) * T + t) * LANES, found[j]);
+                }
+        }
 }
 
-/* Adds an image's share to the weights' gradient, in vectors: (COUT, TAPS, LANES), or (K, COUT, KV * LANES). */
-static void weigh(const REAL *in, const REAL *dz, REAL *acc_all) {
-    if (ACROSS) {
-        for (int ky = 0; ky < K; ky++)
-            for (int o = 0; o < COUT; o += OB) {
-                REAL *kept = acc_all + (ky * COUT + o) * KV * LANES;
-                vec acc[OB][KV];
-                UNROLL for (int j = 0; j < OB; j++)
-                    UNROLL for (int v = 0; v < KV; v++) acc[j][v] = load(kept + (j * KV + v) * LANES);
-                for (int y = 0; y < OH; y++)
-                    for (int x = 0; x < OW; x++) {
-                        const REAL *seen = in + ((y + ky) * W + x) * CIN, *g = dz + (y * OW + x) * COUT + o;
-                        UNROLL for (int v = 0; v < KV; v++) {
-                            const vec s = held(load(seen + v * LANES));
-                            UNROLL for (int j = 0; j < OB; j++) acc[j][v] += s * g[j];
-                        }
-                    }
-                UNROLL for (int j = 0; j < OB; j++)
-                    UNROLL for (int v = 0; v < KV; v++) store(kept + (j * KV + v) * LANES, acc[j][v]);
-            }
-        return;
-    }
-    for (int i = 0; i < CIN; i++)
-        for (int ky = 0; ky < K; ky++)
+/* Adds a pack's share to the weights' gradient at the points, (P, CIN, COUT, K) vectors. */
+SHARED void weigh(const REAL *v, const REAL *dz, REAL *sums) {
+    for (int j = 0; j < P; j++)
+        for (int i = 0; i < CIN; i++)
             for (int c = 0; c < COUT; c += WB) {
-                vec acc[WB][K];
-                UNROLL for (int j = 0; j < WB; j++)
-                    UNROLL for (int kx = 0; kx < K; kx++)
-                        acc[j][kx] = load(acc_all + ((c + j) * TAPS + (i * K + ky) * K + kx) * LANES);
-                for (int y = 0; y < OH; y++)
-                    for (int v = 0; v < NV; v++) {
-                        const REAL *seen = in + (i * H + y + ky) * WS + v * LANES;
-                        vec g[WB];
-                        UNROLL for (int j = 0; j < WB; j++)
-                            g[j] = held(load(dz + ((c + j) * OH + y) * NV * LANES + v * LANES));
-                        UNROLL for (int kx = 0; kx < K; kx++) {
-                            const vec s = held(load(seen + kx));
-                            UNROLL for (int j = 0; j < WB; j++) acc[j][kx] += s * g[j];
-                        }
+                const REAL *seen = v + (j * CIN + i) * H * T * LANES, *slopes = dz + (j * COUT + c) * OH * T * LANES;
+                REAL *kept = sums + ((j * CIN + i) * COUT + c) * K * LANES;
+                vec sum[WB][K];
+                EACH(b, WB) EACH(k, K) sum[b][k] = load(kept + (b * K + k) * LANES);
+                for (int s = 0; s < OH * T; s++) {
+                    vec g[WB];
+                    EACH(b, WB) g[b] = held(load(slopes + (b * OH * T + s) * LANES));
+                    EACH(k, K) {
+                        const vec d = held(load(seen + (s + k * T) * LANES));
+                        EACH(b, WB) sum[b][k] += d * g[b];
                     }
-                UNROLL for (int j = 0; j < WB; j++)
-                    UNROLL for (int kx = 0; kx < K; kx++)
-                        store(acc_all + ((c + j) * TAPS + (i * K + ky) * K + kx) * LANES, acc[j][kx]);
+                }
+                EACH(b, WB) EACH(k, K) store(kept + (b * K + k) * LANES, sum[b][k]);
             }
 }
 
-/* What one place's gradient of z gives to `rows` rows of the input's gradient, from row `top` of the kernel on. */
-static inline __attribute__((always_inline)) void transpose_rows(const REAL *dz, const REAL *taps, REAL *to, int y, int x,
-                                                                 int top, const int rows) {
-    vec acc[KB][KV];
-    UNROLL for (int ky = 0; ky < rows; ky++)
-        UNROLL for (int v = 0; v < KV; v++) acc[ky][v] = (vec){0};
-    for (int o = 0; o < COUT; o++) {
-        const REAL g = ACROSS ? dz[(y * OW + x) * COUT + o] : dz[(o * OH + y) * NV * LANES + x];
-        const REAL *tap = taps + (o * K + top) * KV * LANES;
-        UNROLL for (int ky = 0; ky < rows; ky++)
-            UNROLL for (int v = 0; v < KV; v++) acc[ky][v] += g * load(tap + (ky * KV + v) * LANES);
+/* The gradient of a pack's input. `e` (P, CIN, H, T) is for its own use. */
+SHARED void input_gradient(const REAL *dz, const REAL *u, REAL *e, REAL *dx, long apart, int count) {
+    memset(e, 0, P * CIN * H * T * LANES * sizeof(REAL));
+    for (int j = 0; j < P; j++)
+        for (int k = 0; k < K; k++)
+            for (int i = 0; i < CIN; i += IB)
+                for (int s = 0; s < OH * T; s += SB) {
+                    REAL *to = e + ((j * CIN + i) * H * T + s + k * T) * LANES;
+                    vec sum[IB][SB];
+                    EACH(b, IB) EACH(q, SB) sum[b][q] = load(to + (b * H * T + q) * LANES);
+                    for (int c = 0; c < COUT; c++) {
+                        const REAL *slopes = dz + ((j * COUT + c) * OH * T + s) * LANES;
+                        const REAL *tap = u + ((j * K + k) * COUT + c) * CIN + i;
+                        vec g[SB];
+                        EACH(q, SB) g[q] = held(load(slopes + q * LANES));
+                        EACH(b, IB) EACH(q, SB) sum[b][q] += tap[b] * g[q];
+                    }
+                    EACH(b, IB) EACH(q, SB) store(to + (b * H * T + q) * LANES, sum[b][q]);
+                }
+    for (int i = 0; i < CIN; i++)
+        for (int y = 0; y < IH; y++) {
+            REAL line[LINE * LANES];
+            memset(line, 0, sizeof line);
+            for (int t = 0; t < T; t++) {
+                vec found[P], stretch[P];
+                EACH(j, P) found[j] = load(e + (((j * CIN + i) * H + y + PAD) * T + t) * LANES);
+                from_points(B[0], P, found, stretch);
+                EACH(j, P) {
+                    REAL *at = line + (t * TILE + j) * LANES;
+                    store(at, load(at) + stretch[j]);
+                }
+            }
+            unpack(line + PAD * LANES, IW, dx + (i * IH + y) * IW, apart, count);
+        }
+}
+
+/* Gradients of weight (G * COUT, CIN, K, K), of bias or beta, and, unless they are NULL, of gamma and x, from the pooled
+   output's. Without a norm z, winner, mean, variance, gamma and dgamma are NULL. Through a norm over `all` values a channel,
+   with z^ = (z - mean) / sqrt(variance + EPS), dz = gamma / sqrt(variance + EPS) (g - dbeta / all - z^ dgamma / all). */
+void backward(const REAL *x, const REAL *weight, const REAL *z, const REAL *winner, const uint8_t *code, const REAL *grad,
+              const double *mean, const double *variance, const REAL *gamma, REAL *dx, REAL *dweight,
+              REAL *dgamma, REAL *dbeta, long num, long groups, long shared, int threads) {
+    const long channels = groups * COUT, entering = (shared ? 1 : groups) * CIN * IH * IW, size = groups * SUMS * LANES;
+    const double all = (double)num * PLACES;
+    double *sum = room(channels * sizeof(double)), *product = room(channels * sizeof(double));
+    slope *slopes = room(channels * sizeof(slope));
+    sums(grad, winner, mean, sum, product, num, channels, threads);
+    for (long c = 0; c < channels; c++) {
+        dbeta[c] = sum[c], slopes[c].a = 1;
+        if (!z) continue;
+        const REAL centre = mean[c];
+        const double rstd = 1 / sqrt(variance[c] + EPS), scale = gamma[c] * rstd, apart = mean[c] - centre;
+        const double of_gamma = (product[c] - apart * sum[c]) * rstd, b = -scale * rstd * of_gamma / all;
+        dgamma[c] = of_gamma, slopes[c] = (slope){centre, scale, b, -scale * sum[c] / all - b * apart};
     }
-    UNROLL for (int ky = 0; ky < rows; ky++)
-        UNROLL for (int v = 0; v < KV; v++) {
-            REAL *place = to + ((y + top + ky) * W + x) * CIN + v * LANES;
-            store(place, load(place) + acc[ky][v]);
-        }
-}
-
-/* The gradient of the input, channels innermost: `taps` (COUT, K, KV * LANES), zero beyond KC; `to` is zero. */
-static void transpose_one(const REAL *dz, const REAL *taps, REAL *to) {
-    for (int y = 0; y < OH; y++)
-        for (int x = 0; x < OW; x++) {
-            for (int top = 0; top + KB <= K; top += KB) transpose_rows(dz, taps, to, y, x, top, KB);
-            if (K % KB) transpose_rows(dz, taps, to, y, x, K - K % KB, K % KB);
-        }
-}
-
-/* Gradients of weight (G * COUT, CIN, K, K) and, unless `dx` is NULL, of x, from the pooled output's (see open_up). */
-void backward(const REAL *x, const REAL *weight, const REAL *z, const uint8_t *code, const REAL *grad,
-              const REAL *centre, const REAL *a, const REAL *b, const REAL *d, int dense, REAL *dx, REAL *dweight, long num,
-              long groups, long shared, int threads) {
-    const long size = groups * ACC_SIZE;
-    REAL *parts = room(threads * size * sizeof(REAL));
+    REAL *parts = numbers(threads * size);
 #pragma omp parallel num_threads(threads)
     {
         long low, high;
-        const int thread = part(num, &low, &high);
-        REAL *in = room((ACROSS ? ROOM : CIN * H * WS + WS) * sizeof(REAL)), *dz = room(DZ_SIZE * sizeof(REAL));
-        REAL *taps = room(COUT * K * KV * LANES * sizeof(REAL)), *back = room(ROOM * sizeof(REAL));
+        const int thread = part(packs(num), &low, &high);
+        REAL *v = numbers(P * CIN * H * T * LANES), *e = numbers(P * CIN * H * T * LANES);
+        REAL *u = numbers(P * TAPS * COUT), *dz = numbers(P * COUT * OH * T * LANES), *own = numbers(COUT * POOLED * LANES);
         for (long g = 0; g < groups; g++) {
-            for (int o = 0; dx && o < COUT; o++)
-                for (int t = 0; t < TAPS; t++)
-                    taps[(o * K + t / K % K) * KV * LANES + t % K * CIN + t / K / K] = weight[(g * COUT + o) * TAPS + t];
+            if (dx) transform(weight + g * COUT * TAPS, u, 1);
             for (long n = low; n < high; n++) {
-                const long at = n * groups + g;
-                const REAL *image = x + (shared ? n : at) * CIN * IH * IW;
-                open_up(z + at * COUT * PLACES, code + at * COUT * POOLED, grad + at * COUT * POOLED, centre + g * COUT,
-                        a + g * COUT, b + g * COUT, d + g * COUT, dense, dz);
-                if (ACROSS) interleave(image, in);
-                else spread(image, in);
-                weigh(in, dz, parts + thread * size + g * ACC_SIZE);
-                if (!dx) continue;
-                memset(back, 0, ROOM * sizeof(REAL));
-                transpose_one(dz, taps, back);
-                REAL *to = dx + at * CIN * IH * IW;
-                for (int i = 0; i < CIN; i++)
-                    for (int y = 0; y < IH; y++)
-                        for (int j = 0; j < IW; j++)
-                            to[(i * IH + y) * IW + j] = back[((y + PAD) * W + j + PAD) * CIN + i];
+                const int count = images(n, num);
+                const long at = (n * groups + g) * COUT * LANES, image = n * LANES * entering + (shared ? 0 : g) * CIN * IH * IW;
+                pack(grad + (n * LANES * groups + g) * COUT * POOLED, channels * POOLED, count, COUT * POOLED, own);
+                if (z) open_up(z + at * PLACES, code + at * POOLED, own, slopes + g * COUT, dz);
+                else open_up(NULL, code + at * POOLED, own, slopes + g * COUT, dz);
+                enter(x + image, entering, count, v);
+                weigh(v, dz, parts + thread * size + g * SUMS * LANES);
+                if (dx) input_gradient(dz, u, e, dx + image, entering, count);
             }
         }
-        free(in), free(dz), free(taps), free(back);
+        free(v), free(e), free(u), free(dz), free(own);
     }
-    for (long c = 0; c < groups * COUT; c++)
-        for (int t = 0; t < TAPS; t++) {
-            REAL sum = 0;
-            for (int p = 0; p < threads; p++) {
-                const REAL *own = parts + p * size + c / COUT * ACC_SIZE;
-                sum += ACROSS ? own[(t / K % K * COUT + c % COUT) * KV * LANES + t % K * CIN + t / K / K]
-                              : total(load(own + (c % COUT * TAPS + t) * LANES));
-            }
-            dweight[c * TAPS + t] = sum;
-        }
-    free(parts);
+    for (long g = 0; g < groups; g++)
+        for (int c = 0; c < COUT; c++)
+            for (int i = 0; i < CIN; i++)
+                for (int k = 0; k < K; k++) {
+                    double row[K] = {0};
+                    for (int j = 0; j < P; j++) {
+                        double found = 0;
+                        for (int t = 0; t < threads; t++)
+                            found += total(load(parts + t * size + (g * SUMS + ((j * CIN + i) * COUT + c) * K + k) * LANES));
+                        for (int l = 0; l < K; l++) row[l] += G[j][l] * found;
+                    }
+                    for (int l = 0; l < K; l++) dweight[(((g * COUT + c) * CIN + i) * K + k) * K + l] = row[l];
+                }
+    free(sum), free(product), free(slopes), free(parts);
 }

@@ -5,13 +5,16 @@ z' = s z + t with s = gamma / sqrt(v + eps), t = beta - s m (Ioffe and Szegedy, 
 written. With g a pooled place's gradient at its winner, M places in a channel and z^ = (z - m) / sqrt(v + eps),
     dz = s (g - sum(g) / M - z^ sum(g z^) / M),   dgamma = sum(g z^),   dbeta = sum(g),
 which are sums over the pooled places. Of places that share the maximum the first has the gradient, as with torch.
-R networks side by side are R groups of C channels. Wherever z enters it is z - o, with o the mean as z's type has it:
-scaled by itself, z far from 0 would cancel against t.
+R networks side by side are R groups of C channels. Rows are convolved with fewer products than direct convolution takes
+(pooled_conv.c).
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -20,10 +23,9 @@ from torch import Tensor, nn
 from bnstudy.training.engine.kernels import bf16, build
 from bnstudy.training.engine.kernels.build import pointers
 
-SLACK = 32  # how far two vectors may reach beyond the end of z
 REALS = {torch.float32: "float", torch.float64: "double"}
-SHARE = 1.5  # registers for sums, in units of a vector's lanes; there are twice as many registers as lanes
 MAX_KERNEL, MAX_IN, MAX_OUT = 7, 16, 32  # beyond, torch's convolutions have enough to do
+POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity: where the rows are multiplied
 
 
 def narrow(layer: nn.Module) -> bool:
@@ -55,7 +57,7 @@ class PooledConv(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         conv, norm = self.conv, self.norm
-        call = _Call.of(conv, x_NCHW, self.num_runs)
+        call = _Call.of(conv, x_NCHW, self.num_runs, 0.0 if norm is None else norm.eps)
         if call is None:
             z_NCHW = bf16.convolve(conv, x_NCHW)
             return nn.functional.max_pool2d(z_NCHW if norm is None else norm(z_NCHW), 2)
@@ -65,7 +67,7 @@ class PooledConv(nn.Module):
             pooled: Tensor = _Plain.apply(x_NCHW, conv.weight, bias_C, call)
         elif norm.training:
             pooled, mean_C, variance_C = _Normed.apply(
-                x_NCHW, conv.weight, bias_C, norm.weight, norm.bias, norm.eps, call
+                x_NCHW, conv.weight, bias_C, norm.weight, norm.bias, call
             )
             build.track(norm, mean_C, variance_C, len(x_NCHW) * call.places)
         else:
@@ -85,7 +87,7 @@ class _Call:
         self._pooled = (output[0] // 2, output[1] // 2)
 
     @staticmethod
-    def of(conv: nn.Conv2d, x_NCHW: Tensor, num_runs: int) -> _Call | None:
+    def of(conv: nn.Conv2d, x_NCHW: Tensor, num_runs: int, eps: float = 0.0) -> _Call | None:
         """The compiled kernel; None where there is none, or the images are too small or not real numbers."""
         kernel, padding = conv.kernel_size[0], int(conv.padding[0])
         height, width = (int(side) + 2 * padding - kernel + 1 for side in x_NCHW.shape[2:])
@@ -93,59 +95,62 @@ class _Call:
         if not here or min(height, width) < 2 or torch.is_autocast_enabled("cpu"):
             return None
         entering, leaving = conv.in_channels // conv.groups, conv.out_channels // num_runs
-        library = _library(REALS[x_NCHW.dtype], entering, leaving, kernel, *x_NCHW.shape[2:], padding)
+        library = _library(REALS[x_NCHW.dtype], entering, leaving, kernel, *x_NCHW.shape[2:], padding, eps)
         build.count_use("pooled_conv", library)
         shared = conv.groups == 1 and num_runs > 1
         return None if library is None else _Call(library, num_runs, shared, leaving, (height, width))
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor, *, moments: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """z in the kernel's layout; float64 mean and variance of its channels, empty unless asked for."""
-        z = x.new_empty(len(x) * self._channels * self.places + SLACK)
-        mean, variance = (torch.empty(self._channels if moments else 0, dtype=torch.float64) for _ in range(2))
-        arrays = pointers(x, weight, bias, z, mean if moments else None, variance if moments else None)
-        self._library.convolve(*arrays, *self._sizes(len(x), self._shared))
-        return z, mean, variance
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled maximum of the convolution (N, C, H, W), and which of the four it was."""
+        pooled = x.new_empty(len(x), self._channels, *self._pooled)
+        code = self._packs(x, math.prod(self._pooled), torch.uint8)
+        self._library.plain(*pointers(x, weight, bias, pooled, code), *self._sizes(x))
+        return pooled, code
 
-    def pool(
-        self, z: Tensor, centre: Tensor, scale: Tensor, shift: Tensor, num: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The pooled maximum of scale * (z - centre) + shift (N, C, H, W), the z that won, and which it was."""
-        pooled = z.new_empty(num, self._channels, *self._pooled)
-        winner, code = torch.empty_like(pooled), torch.empty(pooled.shape, dtype=torch.uint8)
-        self._library.pool(*pointers(z, centre, scale, shift, pooled, winner, code), *self._sizes(num))
-        return pooled, winner, code
+    def normed(self, x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
+        """The pooled maximum of the normalized convolution, and what its gradient takes.
 
-    def sums(self, grad: Tensor, winner: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-        """By channel, in float64, the sum of the gradient and of its product with the z that won, less `centre`."""
-        total, product = (torch.empty(self._channels, dtype=torch.float64) for _ in range(2))
-        self._library.sums(*pointers(grad, winner, centre, total, product), *self._sizes(len(grad)))
-        return total, product
+        That is the convolution's output z, the z that won, which of the four it was, and, by channel and in float64,
+        mean and biased variance of z.
+        """
+        z, winner = self._packs(x, self.places, x.dtype), self._packs(x, math.prod(self._pooled), x.dtype)
+        pooled, code = x.new_empty(len(x), self._channels, *self._pooled), torch.empty_like(winner, dtype=torch.uint8)
+        mean, variance = (torch.empty(self._channels, dtype=torch.float64) for _ in range(2))
+        self._library.convolve(*pointers(x, weight, bias, z, mean, variance), *self._sizes(x))
+        arrays = pointers(z, mean, variance, gamma, beta, pooled, winner, code)
+        self._library.pool(*arrays, *self._sizes(x, shared=False))
+        return pooled, z, winner, code, mean, variance
 
     def backward(
         self,
         x: Tensor,
         weight: Tensor,
-        z: Tensor,
         code: Tensor,
         grad: Tensor,
-        coefficients: tuple[Tensor, Tensor, Tensor, Tensor],
-        *,
-        dense: bool,
+        through: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None,
         wants_x: bool,
-    ) -> tuple[Tensor | None, Tensor]:
-        """Gradients of x (if wanted) and weight, where dz = a * gradient at the winner + b * (z - o) + d.
+    ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor]:
+        """Gradients of x (if wanted), weight, gamma and beta, `through` a norm: z, winner, mean, variance and gamma.
 
-        `coefficients` are o, a, b and d by channel.
+        Without a norm there is none of gamma, and that of the bias takes beta's place.
         """
-        grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        z, winner, mean, variance, gamma = through or (None,) * 5
         grad_x = torch.empty_like(x) if wants_x else None
-        arrays = pointers(x, weight, z, code, grad, *coefficients)
-        sizes = self._sizes(len(x), self._shared)
-        self._library.backward(*arrays, int(dense), *pointers(grad_x, grad_weight), *sizes)
-        return grad_x, grad_weight
+        grad_weight, grad_beta = torch.empty_like(weight), x.new_empty(self._channels)
+        grad_gamma = None if gamma is None else torch.empty_like(gamma)
+        arrays = pointers(x, weight, z, winner, code, grad, mean, variance, gamma)
+        gradients = pointers(grad_x, grad_weight, grad_gamma, grad_beta)
+        self._library.backward(*arrays, *gradients, *self._sizes(x))
+        return grad_x, grad_weight, grad_gamma, grad_beta
 
-    def _sizes(self, num: int, *shared: bool) -> list[Any]:
-        return [build.long(num), build.long(self._groups), *map(build.long, shared), torch.get_num_threads()]
+    def _packs(self, x: Tensor, places: int, dtype: torch.dtype) -> Tensor:
+        """Room for `places` numbers by channel and image, the last pack of images filled up."""
+        lanes = _lanes(REALS[x.dtype])
+        return torch.empty(-(-len(x) // lanes) * lanes * self._channels * places, dtype=dtype)
+
+    def _sizes(self, x: Tensor, *, shared: bool = True) -> list[Any]:
+        more = [build.long(self._shared)] if shared else []
+        return [build.long(len(x)), build.long(self._groups), *more, torch.get_num_threads()]
 
 
 class _Plain(torch.autograd.Function):
@@ -154,23 +159,20 @@ class _Plain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, call: _Call) -> Tensor:
         weight = weight.contiguous()
-        z, _, _ = call.convolve(x, weight, bias, moments=False)
-        ones, zeros = torch.ones_like(bias), torch.zeros_like(bias)
-        pooled, _, code = call.pool(z, zeros, ones, zeros, len(x))
-        ctx.save_for_backward(x, weight, code, ones)
+        pooled, code = call.plain(x, weight, bias)
+        ctx.save_for_backward(x, weight, code)
         ctx.call = call
         return pooled
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         build.check_once()
-        x, weight, code, ones = ctx.saved_tensors
+        x, weight, code = ctx.saved_tensors
         grad = gradients[0].contiguous()
-        # z has no part in it: any array serves.
-        grad_x_weight = ctx.call.backward(
-            x, weight, grad, code, grad, (ones, ones, ones, ones), dense=False, wants_x=ctx.needs_input_grad[0]
+        grad_x, grad_weight, _, grad_bias = ctx.call.backward(
+            x, weight, code, grad, None, wants_x=ctx.needs_input_grad[0]
         )
-        return *grad_x_weight, grad.sum((0, 2, 3)), None
+        return grad_x, grad_weight, grad_bias, None
 
 
 class _Normed(torch.autograd.Function):
@@ -178,47 +180,43 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, eps: float, call: _Call
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, call: _Call
     ) -> tuple[Tensor, Tensor, Tensor]:
         weight = weight.contiguous()
-        z, mean, variance = call.convolve(x, weight, bias, moments=True)
-        rstd = torch.rsqrt(variance + eps)
-        scale, centre = gamma * rstd, mean.to(z.dtype)
-        shift = beta - scale * (mean - centre)
-        pooled, winner, code = call.pool(z, centre, scale.to(z.dtype), shift.to(z.dtype), len(x))
-        ctx.save_for_backward(x, weight, z, winner, code, mean, rstd, scale)
+        pooled, z, winner, code, mean, variance = call.normed(x, weight, bias, gamma, beta)
+        ctx.save_for_backward(x, weight, code, z, winner, mean, variance, gamma)
         ctx.call = call
         ctx.mark_non_differentiable(mean, variance)
+        ctx.set_materialize_grads(False)  # theirs would be zeros
         return pooled, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         build.check_once()
-        x, weight, z, winner, code, mean, rstd, scale = ctx.saved_tensors
+        x, weight, code, *through = ctx.saved_tensors
+        if gradients[0] is None:
+            return (None,) * 6
         grad = gradients[0].contiguous()
-        centre = mean.to(z.dtype)
-        grad_beta, product = ctx.call.sums(grad, winner, centre)
-        grad_gamma = (product - (mean - centre) * grad_beta) * rstd
-        slopes = build.norm_backward(grad_beta, grad_gamma, mean - centre, rstd, scale, len(x) * ctx.call.places)
-        a, b, d = (slope.to(z.dtype) for slope in slopes)
-        grad_x, grad_weight = ctx.call.backward(
-            x, weight, z, code, grad, (centre, a, b, d), dense=True, wants_x=ctx.needs_input_grad[0]
+        grad_x, grad_weight, grad_gamma, grad_beta = ctx.call.backward(
+            x, weight, code, grad, tuple(through), wants_x=ctx.needs_input_grad[0]
         )
         # A norm takes away what is added before it.
-        grad_bias = torch.zeros_like(a)
-        return grad_x, grad_weight, grad_bias, grad_gamma.to(a.dtype), grad_beta.to(a.dtype), None, None
+        return grad_x, grad_weight, torch.zeros_like(grad_beta), grad_gamma, grad_beta, None
 
 
 @functools.cache
-def _library(real: str, entering: int, leaving: int, kernel: int, height: int, width: int, padding: int) -> Any:
+def _library(
+    real: str, entering: int, leaving: int, kernel: int, height: int, width: int, padding: int, eps: float
+) -> Any:
     """Compiled for a layer of this shape, with blocks that fill the registers."""
-    lanes = build.lanes()
-    registers = int(SHARE * lanes)
-    across = leaving % lanes == 0
+    points = min(8, 2 * -(-kernel // 2) + 2)
+    tile = points + 1 - kernel
     row = width + 2 * padding - kernel + 1
-    vectors = -(-row // lanes)
+    tiles, rows = -(-row // tile), height + 2 * padding - kernel + 1
+    (outputs, of_tiles), (inputs, of_rows) = _block(leaving, tiles), _block(entering, rows * tiles)
     return build.library(
         "pooled_conv",
+        LANES=_lanes(real),
         REAL=real,
         CIN=entering,
         COUT=leaving,
@@ -226,11 +224,64 @@ def _library(real: str, entering: int, leaving: int, kernel: int, height: int, w
         IH=height,
         IW=width,
         PAD=padding,
-        CB=_largest_divisor(leaving, registers // vectors),
-        WB=_largest_divisor(leaving, registers // kernel),
-        XB=_largest_divisor(row, registers // (leaving // lanes)) if across else 1,
+        EPS=repr(eps),
+        TILE=tile,
+        **{f"POINT_{name}": _initializer(rows) for name, rows in _matrices(points, tile, kernel).items()},
+        CB=outputs,
+        TB=of_tiles,
+        IB=inputs,
+        SB=of_rows,
+        WB=max(b for b in _divisors(leaving) if b == 1 or b * kernel + b < _registers()),
     )
 
 
-def _largest_divisor(number: int, at_most: int) -> int:
-    return next(d for d in range(max(1, min(number, at_most)), 0, -1) if number % d == 0)
+def _lanes(real: str) -> int:
+    """Numbers in a register."""
+    return build.lanes() // (2 if real == "double" else 1)
+
+
+def _registers() -> int:
+    return 2 * build.lanes()  # as x86 and Arm have them
+
+
+def _block(channels: int, places: int) -> tuple[int, int]:
+    """Of channels by places, divisors of both, the block with the fewest numbers to be read for each product.
+
+    Registers hold its sums, its places, and one number of the kernel.
+    """
+    fits = [
+        (c, p) for c in _divisors(channels) for p in _divisors(places) if c == p == 1 or c * p + p < _registers()
+    ]
+    return min(fits, key=lambda block: (1 / block[0] + 1 / block[1], -block[0] * block[1]))
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _matrices(points: int, tile: int, kernel: int) -> dict[str, list[list[Fraction]]]:
+    """A, B and G, a row for each point, of Winograd's F(tile, kernel) at these `points`, the last of them infinity.
+
+    With f(x) the product of x - p over the finite points p and f'(p) its derivative there (Cook and Toom; Lavin and Gray,
+    2016): a row of A is the powers of p, a row of G those divided by f'(p), a row of B the coefficients of f(x) / (x - p).
+    """
+    finite = [Fraction(p) for p in POINTS[: points - 1]]
+    a = [[p**i for i in range(tile)] for p in finite]
+    others = [[q for q in finite if q != p] for p in finite]
+    g = [[p**i / math.prod(p - q for q in rest) for i in range(kernel)] for p, rest in zip(finite, others, strict=True)]
+    b = [[*_polynomial(rest), Fraction(0)] for rest in others]
+    last = [[Fraction(i == length - 1) for i in range(length)] for length in (tile, kernel)]
+    return {"A": [*a, last[0]], "B": [*b, _polynomial(finite)], "G": [*g, last[1]]}
+
+
+def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
+    """Coefficients, from the lowest power, of the product of x - root."""
+    found = [Fraction(1)]
+    for root in roots:
+        found = [low - root * high for low, high in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
+    return found
+
+
+def _initializer(rows: Sequence[Sequence[Fraction]]) -> str:
+    """A matrix as C writes it."""
+    return "{" + ", ".join("{" + ", ".join(repr(float(value)) for value in row) + "}" for row in rows) + "}"

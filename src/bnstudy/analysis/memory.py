@@ -17,7 +17,7 @@ from typing import Any
 from bnstudy.store import files, paths
 
 ROOMS = ("analysis", "store", "config")  # whose code decides what is drawn
-PACKAGES = ("matplotlib", "numpy", "pandas", "pillow", "pyarrow", "scipy")
+PACKAGES = ("matplotlib", "numpy", "pandas", "pillow", "pyarrow", "scipy", "seaborn")
 
 _reads: ContextVar[dict[Path, str | None] | None] = ContextVar("reads", default=None)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -21,12 +22,12 @@ from bnstudy.analysis.findings import Comparison, Evidence, Finding, Judge, Verd
 BASE = "as studied"
 ALIKE = 2 / 3  # the share of claims with an unchanged verdict that is still "partly"
 LABELS_IN = 4.3  # inches to the left, for what the claims say
-CELLS = {  # verdict -> colours of the cell and of what stands in it
-    Verdict.reproduced: ("#3F7F5F", "white"),
-    Verdict.partly: ("#B9D8B4", "0.15"),
-    Verdict.not_reproduced: ("#C9B3D6", "0.15"),
-    Verdict.undecided: (figures.FAINT, "0.15"),
-    Verdict.not_run: ("white", "0.15"),
+CELLS = {  # verdict -> colour of the cell
+    Verdict.reproduced: "#3F7F5F",
+    Verdict.partly: "#B9D8B4",
+    Verdict.not_reproduced: "#C9B3D6",
+    Verdict.undecided: figures.FAINT,
+    Verdict.not_run: "white",
 }
 
 Judged = Mapping[str, Mapping[str, Evidence]]  # variant -> claim -> evidence
@@ -132,23 +133,21 @@ def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
     Each cell tells the verdict and the first number that it is judged by.
     """
     claims, order = list(judged[BASE]), list(CELLS)
-    colours = ListedColormap([cell for cell, _ in CELLS.values()])
-    verdicts = [[order.index(of[claim].verdict) for of in judged.values()] for claim in claims]
-    ax.pcolormesh(verdicts, cmap=colours, vmin=0, vmax=len(order) - 1, linewidths=2, edgecolor="white")
-    for y, name in enumerate(claims):
-        for x, of in enumerate(judged.values()):
-            colour = CELLS[of[name].verdict][1]
-            ax.text(x + 0.5, y + 0.5, _cell(of[name]), fontsize=7, ha="center", va="center", color=colour)
-    for x, of in enumerate(judged.values()):
-        for y, name in enumerate(claims):
-            if of[name].verdict not in (judged[BASE][name].verdict, Verdict.not_run):
-                ax.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, fill=False, edgecolor=figures.INK, lw=1.4))
+    verdicts = pd.DataFrame({name: [of[claim].verdict for claim in claims] for name, of in judged.items()})
+    cells = pd.DataFrame({name: [_cell(of[claim]) for claim in claims] for name, of in judged.items()})
+    seaborn.heatmap(
+        verdicts.map(order.index), annot=cells, fmt="", annot_kws={"fontsize": 7}, ax=ax, cbar=False, linewidths=2,
+        vmin=0, vmax=len(order) - 1, cmap=ListedColormap(list(CELLS.values())),
+    )  # fmt: skip
+    base = verdicts[BASE]
+    for x, name in enumerate(verdicts):
+        for y in verdicts.index[(verdicts[name] != base) & (verdicts[name] != Verdict.not_run)]:
+            ax.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, fill=False, edgecolor=figures.INK, lw=1.4))
     label_width = len(judged) * LABELS_IN / (ax.get_figure().get_figwidth() - LABELS_IN)  # type: ignore[union-attr]
     for y, name in enumerate(claims):
         label = "\n".join(textwrap.wrap(f"{name}: {says[name]}", 66, max_lines=2))
         ax.text(-label_width, y + 0.5, label, fontsize=7.5, va="center", label="claim")
     ax.set_xlim(-label_width, len(judged))
-    ax.set_ylim(len(claims), 0)
     ax.set_xticks([x + 0.5 for x in range(len(judged))], [textwrap.fill(name, 18) for name in judged])
     ax.xaxis.tick_top()
     ax.set_yticks([])

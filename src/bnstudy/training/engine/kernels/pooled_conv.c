@@ -1,15 +1,15 @@
 /* A narrow convolution, batch normalization and 2x2 max-pooling as one, forward and backward.
 
-   Vectors hold one number of LANES images, 4, 8 or 16: a pack. Along a row the convolution is Winograd's F(TILE, K): TILE outputs by K
-   taps take P = TILE + K - 1 products (Winograd, 1980; Lavin and Gray, 2016). With a row's stretch d of P inputs and a row
-   g of the kernel,
+   Vectors hold one number of LANES images, 4, 8 or 16: a pack. Along a row the convolution is Winograd's F(TILE, K): TILE
+   outputs by K taps take P = TILE + K - 1 products (Winograd, 1980; Lavin and Gray, 2016). With a row's stretch d of P inputs
+   and a row g of the kernel,
        y = A' [ (G g) * (B d) ],   dg = G' [ (B d) * (A dy) ],   dd = B' [ (G g) * (A dy) ],
    A, B and G with a row for each of P points at which polynomials are multiplied: 0, pairs of a point and its negative, and
    infinity. What rows above one another give is added up between the transformations.
 
-   Compiled for one layer (see pooled_conv.py): REAL, CIN, COUT, K (kernel), IH x IW (input), PAD, EPS (of the norm), TILE, POINT_A, POINT_B,
-   POINT_G, and the blocks whose sums the registers hold: CB output channels by TB tiles, WB output channels in the weights'
-   gradient, IB input channels by SB tiles in the input's.
+   Compiled for one layer (see pooled_conv.py): REAL, CIN, COUT, K (kernel), IH x IW (input), PAD, EPS (of the norm), TILE,
+   POINT_A, POINT_B, POINT_G, and the blocks whose sums the registers hold: CB output channels by TB tiles, WB output channels
+   in the weights' gradient, IB input channels by SB tiles in the input's.
    G groups (networks side by side) have COUT channels each; all see the same CIN planes (shared), or each its own. Arrays
    are dense: x (N, G * CIN or CIN, IH, IW), weight (G * COUT, CIN, K, K), pooled (N, G * COUT, PH, PW). Those that only
    this file reads are packs: z (the convolution's output), winner (the z that the pool chose) and code (which of the four it
@@ -100,7 +100,8 @@ INLINE void transpose(vec rows[LANES]) {
 }
 
 /* Blocks of LANES numbers; the last begins early where they do not come out even. */
-#define BLOCKS(i, num) for (int i = 0; i < (num); i = i + LANES < (num) && i + 2 * LANES > (num) ? (num) - LANES : i + LANES)
+#define BLOCKS(i, num) \
+    for (int i = 0; i < (num); i = i + LANES < (num) && i + 2 * LANES > (num) ? (num) - LANES : i + LANES)
 
 SHARED void pack(const REAL *from, long apart, int count, int num, REAL *to) {
     if (num < LANES) {

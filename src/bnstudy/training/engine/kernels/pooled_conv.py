@@ -4,7 +4,8 @@ With z the convolution's output and m, v its mean and variance over batch and sp
 z' = s z + t with s = gamma / sqrt(v + eps), t = beta - s m (Ioffe and Szegedy, 2015). Only the pooled maximum of z' is
 written. With g a pooled place's gradient at its winner, M places in a channel and z^ = (z - m) / sqrt(v + eps),
     dz = s (g - sum(g) / M - z^ sum(g z^) / M),   dgamma = sum(g z^),   dbeta = sum(g),
-which are sums over the pooled places. Of places that share the maximum the first has the gradient, as with torch.
+which are sums over the pooled places. Of places that share the maximum the first has the gradient, as with torch;
+where they see the same pixels, rounding may choose another, which changes no gradient but that of the input.
 R networks side by side are R groups of C channels. Rows are convolved with fewer products than direct convolution takes
 (pooled_conv.c).
 """
@@ -66,9 +67,7 @@ class PooledConv(nn.Module):
         if norm is None:
             pooled: Tensor = _Plain.apply(x_NCHW, conv.weight, bias_C, call)
         elif norm.training:
-            pooled, mean_C, variance_C = _Normed.apply(
-                x_NCHW, conv.weight, bias_C, norm.weight, norm.bias, call
-            )
+            pooled, mean_C, variance_C = _Normed.apply(x_NCHW, conv.weight, bias_C, norm.weight, norm.bias, call)
             build.track(norm, mean_C, variance_C, len(x_NCHW) * call.places)
         else:
             assert norm.running_mean is not None and norm.running_var is not None
@@ -262,8 +261,8 @@ def _divisors(number: int) -> list[int]:
 def _matrices(points: int, tile: int, kernel: int) -> dict[str, list[list[Fraction]]]:
     """A, B and G, a row for each point, of Winograd's F(tile, kernel) at these `points`, the last of them infinity.
 
-    With f(x) the product of x - p over the finite points p and f'(p) its derivative there (Cook and Toom; Lavin and Gray,
-    2016): a row of A is the powers of p, a row of G those divided by f'(p), a row of B the coefficients of f(x) / (x - p).
+    With f(x) the product of x - p over the finite points p, and f'(p) its derivative there (Cook and Toom; Lavin and
+    Gray, 2016), a row of A is the powers of p, a row of G those over f'(p), a row of B the coefficients of f(x) / (x - p).
     """
     finite = [Fraction(p) for p in POINTS[: points - 1]]
     a = [[p**i for i in range(tile)] for p in finite]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -88,6 +90,20 @@ def layers(draw):
     images = torch.rand(draw(st.integers(1, 5)), conv.in_channels, height, width, dtype=torch.float64)
     images[:, :, : height // 2] = draw(st.sampled_from([0.0, 0.5]))
     return conv, norm, runs, images
+
+
+@pytest.mark.parametrize("kernel", range(1, pooled_conv.MAX_KERNEL + 1))
+def test_a_rows_outputs_from_its_points_are_those_of_the_convolution(kernel: int) -> None:
+    """In exact numbers, y = A' [(G g) * (B d)]; and the rows of a pair of points differ in the signs of odd columns."""
+    points, tile = pooled_conv._points(kernel)
+    a, b, g = (np.array(rows) for rows in pooled_conv._matrices(points, tile, kernel).values())
+    draw = np.random.default_rng(0)
+    row, taps = (np.array([Fraction(int(n)) for n in draw.integers(-9, 10, size)]) for size in (points, kernel))
+    assert list(a.T @ ((g @ taps) * (b @ row))) == [sum(row[i : i + kernel] * taps) for i in range(tile)]
+    for matrix in (a, b):
+        signs = np.array([(-1) ** i for i in range(matrix.shape[1])])
+        for point in range(1, points - 1, 2):
+            assert list(matrix[point] * signs) == list(matrix[point + 1])
 
 
 @compiled

@@ -193,8 +193,6 @@ class _Normed(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         build.check_once()
         x, weight, code, *through = ctx.saved_tensors
-        if gradients[0] is None:
-            return (None,) * 6
         grad = gradients[0].contiguous()
         grad_x, grad_weight, grad_gamma, grad_beta = ctx.call.backward(
             x, weight, code, grad, tuple(through), wants_x=ctx.needs_input_grad[0]
@@ -208,8 +206,7 @@ def _library(
     real: str, entering: int, leaving: int, kernel: int, height: int, width: int, padding: int, eps: float
 ) -> Any:
     """Compiled for a layer of this shape, with blocks that fill the registers."""
-    points = min(8, 2 * -(-kernel // 2) + 2)
-    tile = points + 1 - kernel
+    points, tile = _points(kernel)
     row = width + 2 * padding - kernel + 1
     tiles, rows = -(-row // tile), height + 2 * padding - kernel + 1
     (outputs, of_tiles), (inputs, of_rows) = _block(leaving, tiles), _block(entering, rows * tiles)
@@ -258,11 +255,18 @@ def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
+def _points(kernel: int) -> tuple[int, int]:
+    """An even number of points, eight at most, and how many outputs of a row they give at a time."""
+    points = min(len(POINTS) + 1, 2 * -(-kernel // 2) + 2)
+    return points, points + 1 - kernel
+
+
 def _matrices(points: int, tile: int, kernel: int) -> dict[str, list[list[Fraction]]]:
     """A, B and G, a row for each point, of Winograd's F(tile, kernel) at these `points`, the last of them infinity.
 
     With f(x) the product of x - p over the finite points p, and f'(p) its derivative there (Cook and Toom; Lavin and
-    Gray, 2016), a row of A is the powers of p, a row of G those over f'(p), a row of B the coefficients of f(x) / (x - p).
+    Gray, 2016), a row of A is the powers of p, a row of G those over f'(p), a row of B the coefficients of
+    f(x) / (x - p).
     """
     finite = [Fraction(p) for p in POINTS[: points - 1]]
     a = [[p**i for i in range(tile)] for p in finite]

@@ -107,7 +107,7 @@ def test_a_rows_outputs_from_its_points_are_those_of_the_convolution(kernel: int
 
 
 @compiled
-@settings(deadline=None, max_examples=40)  # most of them compile a kernel of their own
+@settings(deadline=None, max_examples=25)  # most of them compile a kernel of their own
 @given(layers(), st.booleans(), st.integers(1, 3))
 def test_pooled_conv_is_convolution_norm_and_pooling(layer, training, num_threads):
     conv, norm, runs, images = layer

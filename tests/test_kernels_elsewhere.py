@@ -84,7 +84,9 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("channels", [(48, 80), (96, 112), (32, 128)])
+@pytest.mark.parametrize(
+    "channels", [(48, 80), *(pytest.param(each, marks=pytest.mark.slow) for each in ((96, 112), (32, 128)))]
+)
 def test_with_wide_vectors_winograds_convolution_takes_any_number_of_them(
     wide: None, channels: tuple[int, int]
 ) -> None:

@@ -47,9 +47,9 @@ CAPTION = (
     "there by 0.01 is left out. (a to f) Mean and variance "
     "of each channel of a layer's own output, before the non-linearity, from none of that step (top) to all of it "
     "(bottom), first seed; each panel has its own colours. (g) Size of the largest channel mean and (h) the largest "
-    "variance of each layer, before the step and after it, one line a seed (g shows at other layers than 8, 44 and 80 "
-    "the channel whose variance is largest); dots: geometric means with 95 % intervals. Hollow diamonds: ends of the "
-    "published colour bars. (i) The rates that match, one dot a seed, bar: geometric mean "
+    "variance of every sixth layer, before the step and after it, one line a seed (g shows at other layers than 8, 44 "
+    "and 80 the channel whose variance is largest); dots: geometric means with 95 % intervals. Hollow diamonds: ends "
+    "of the published colour bars. (i) The rates that match, one dot a seed, bar: geometric mean "
     "with 95 % interval. (j) The part of the step at which a tenth of the last variance is reached, one dot a seed, "
     "bar: mean with 95 % interval."
 )
@@ -109,7 +109,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             if statistic == "variance":
                 ax.set_xlabel("channel")
     published = [max(map(abs, ends)) for ends in PUBLISHED_MEANS], PUBLISHED_VARIANCES
-    titles = {"mean": "a channel mean of each layer", "variance": "largest variance of each layer"}
+    titles = {"mean": "a channel mean by layer", "variance": "largest variance by layer"}
     for letter, (statistic, title), values in zip("gh", titles.items(), published, strict=True):
         ax, after = panels[letter], _matched(rows, statistic)
         largest = _largest(rows, statistic)

@@ -12,9 +12,9 @@ from bnstudy.config import plugins
 from bnstudy.config.schema import Config, Optim, Runtime, Train
 from bnstudy.data import sources
 from bnstudy.data.sources import Source
-from bnstudy.store import files, paths
+from bnstudy.store import devices, files, paths
 from bnstudy.store.jobs import Group, Job, jobs, under_way
-from bnstudy.sweep.plan import MAX_STACK, plan, side_by_side
+from bnstudy.sweep.plan import MAX_STACK, MAX_STACK_CPU, plan, side_by_side
 
 SOURCE = Source("fashion_mnist", "arrays", Path("nowhere"), "0" * 64, 100, 10, (1, 28, 28), 10)
 
@@ -61,14 +61,24 @@ def test_only_what_is_pending_is_made(tmp_path):
     assert plan(wanted, set(), tmp_path, workers=4) == []
 
 
-def test_stacks_have_a_largest_size_and_are_halved_for_idle_workers(tmp_path):
-    wanted = [run(lr / 10) for lr in range(1, 2 * MAX_STACK + 4)]
+def test_groups_have_a_largest_size_and_are_halved_for_idle_workers(tmp_path):
+    wanted = [run(lr / 10) for lr in range(1, 2 * MAX_STACK_CPU + 4)]
     everything = {job.run_id for job in wanted}
-    assert shape(plan(wanted, everything, tmp_path, workers=1)) == [MAX_STACK, MAX_STACK, 3]
+    assert MAX_STACK_CPU == 5 and shape(plan(wanted, everything, tmp_path, workers=1)) == [4, 4, 5]
+    assert [job for group in plan(wanted, everything, tmp_path, workers=1) for job in group.jobs] == wanted
     few, some = wanted[:5], {job.run_id for job in wanted[:5]}
+    assert shape(plan(few, some, tmp_path, workers=1)) == [5]
     assert shape(plan(few, some, tmp_path, workers=2)) == [3, 2]
     assert shape(plan(few, some, tmp_path, workers=3)) == [2, 1, 2]
     assert shape(plan(few, some, tmp_path, workers=64)) == [1] * 5
+
+
+def test_runs_that_share_a_device_or_a_network_stand_in_larger_groups(tmp_path, monkeypatch):
+    stacked = [run(lr / 10, engine="stacked") for lr in range(1, 2 * MAX_STACK + 1)]
+    assert shape(plan(stacked, {job.run_id for job in stacked}, tmp_path, workers=64)) == [MAX_STACK, MAX_STACK]
+    monkeypatch.setattr(devices, "on_gpu", lambda device: True)
+    wanted = [run(lr / 10) for lr in range(1, MAX_STACK + 1)]
+    assert shape(plan(wanted, {job.run_id for job in wanted}, tmp_path, workers=1)) == [MAX_STACK]
 
 
 def test_what_may_not_be_stacked_trains_alone(tmp_path):
@@ -143,7 +153,7 @@ def test_every_pending_run_is_made_exactly_once(tmp_path_factory, data, rates, w
     made = [job.run_id for group in groups for job in group.jobs]
     assert len(made) == len(set(made)) and pending <= set(made)
     assert set(made) - pending <= {job.run_id for job in held}
-    assert all(len(group.jobs) <= MAX_STACK for group in groups)
+    assert all(len(group.jobs) <= max(MAX_STACK_CPU, len(held)) for group in groups)
 
 
 def test_a_groups_name_is_its_members(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from bnstudy.store import devices
 from bnstudy.store.jobs import Group, Job, under_way
 
 MAX_STACK = 10  # runs side by side: more share nothing that ten do not
+MAX_STACK_CPU = 5  # five share the mini-batches as well, and more groups leave no core without work at the end
 
 
 def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) -> list[Group]:
@@ -30,7 +32,7 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
     alike: dict[str, list[Job]] = {}
     for job in {job.run_id: job for job in jobs if job.run_id in pending - resumed}.values():
         alike.setdefault(_alike(job) if side_by_side(job.config) else job.run_id, []).append(job)
-    parts = [group[i : i + MAX_STACK] for group in alike.values() for i in range(0, len(group), MAX_STACK)]
+    parts = [part for group in alike.values() for part in _divided(group)]
     return interrupted + [Group(tuple(part)) for part in _halved(parts, workers)]
 
 
@@ -44,6 +46,14 @@ def _interrupted(jobs: Sequence[Job], pending: set[str], results: Path) -> list[
             groups.append(Group(tuple(by_id[member] for member in members)))
             taken |= waiting
     return groups
+
+
+def _divided(alike: list[Job]) -> list[list[Job]]:
+    """As few groups as may be, their sizes equal or differing by one."""
+    on_cpu = not _is_stacked(alike[0]) and not devices.on_gpu(alike[0].config.runtime.device)
+    num_parts = -(-len(alike) // (MAX_STACK_CPU if on_cpu else MAX_STACK))
+    ends = [len(alike) * part // num_parts for part in range(num_parts + 1)]
+    return [alike[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def _halved(parts: list[list[Job]], workers: int) -> list[list[Job]]:

@@ -4,14 +4,32 @@
    type of number: `stored` in memory, REAL in sums and products (see lanes.h). Threads take consecutive rows, and
    their sums are added in the order of the threads: one number of threads, one result. NaN passes through as in torch. */
 
+#include <math.h>
+
 #include "lanes.h"
 
 #define CV (C / LANES)
 #define BLOCK (C <= 32 ? 128 : 4096 / C) /* rows that are summed in REAL before they are added to a double: 16 KB */
 #define UNROLL _Pragma("GCC unroll 8")
 #define EACH(v) UNROLL for (int v = 0; v < CV; v++)
+/* Rows that are summed apart, in at least four vectors: each addition waits for the one before it to the same. */
+#define APART (CV < 4 ? 4 / CV : 1)
+#define EACH_APART(r) UNROLL for (int r = 0; r < APART; r++)
 
 typedef double wide __attribute__((vector_size(LANES * sizeof(double))));
+
+/* For rows `from` to `to`, `done` with the sums s[r] and the row m: APART rows at a time, what is left with the first. */
+#define OF_ROWS(from, to, done) \
+    do { \
+        long m = from; \
+        for (; m + APART <= (to); m += APART) EACH_APART(r) EACH(v) done(m + r, r, v); \
+        for (; m < (to); m++) EACH(v) done(m, 0, v); \
+    } while (0)
+
+/* The sum over r, into the first. */
+static inline void gather(vec s[APART][CV]) {
+    for (int r = 1; r < APART; r++) EACH(v) s[0][v] += s[r][v];
+}
 
 static void add_up(const double *parts, double *sums, int threads) {
     for (int c = 0; c < 2 * C; c++) {
@@ -44,20 +62,25 @@ void moments(const stored *x, double *mean, double *variance, long rows, int thr
         for (long start = low; start < high; start += BLOCK) {
             const long end = start + BLOCK < high ? start + BLOCK : high;
             const double num = end - start, before = start - low, weight = num / (before + num);
-            vec near[CV], s[CV], q[CV];
-            EACH(v) near[v] = read(x + start * C + v * LANES), s[v] = q[v] = (vec){0};
-            for (long m = start; m < end; m++) EACH(v) s[v] += read(x + m * C + v * LANES) - near[v];
-            EACH(v) near[v] += s[v] / (REAL)num, s[v] = (vec){0};
-            for (long m = start; m < end; m++)
-                EACH(v) {
-                    vec d = read(x + m * C + v * LANES) - near[v];
-                    s[v] += d, q[v] += d * d;
-                }
+            vec near[CV], s[APART][CV] = {0}, q[APART][CV] = {0};
+            EACH(v) near[v] = read(x + start * C + v * LANES);
+#define MEAN(m, r, v) s[r][v] += read(x + (m) * C + v * LANES) - near[v]
+            OF_ROWS(start, end, MEAN);
+            gather(s);
+            EACH(v) near[v] += s[0][v] / (REAL)num;
+            memset(s, 0, sizeof s);
+#define DEVIATIONS(m, r, v) \
+    do { \
+        const vec d = read(x + (m) * C + v * LANES) - near[v]; \
+        s[r][v] += d, q[r][v] += d * d; \
+    } while (0)
+            OF_ROWS(start, end, DEVIATIONS);
+            gather(s), gather(q);
             EACH(v) { /* as `combine` */
-                const wide rest = __builtin_convertvector(s[v], wide) / num;
+                const wide rest = __builtin_convertvector(s[0][v], wide) / num;
                 const wide apart = __builtin_convertvector(near[v], wide) + rest - mean_all[v];
                 mean_all[v] += apart * weight;
-                m2_all[v] += __builtin_convertvector(q[v], wide) - rest * rest * num;
+                m2_all[v] += __builtin_convertvector(q[0][v], wide) - rest * rest * num;
                 if (before > 0) m2_all[v] += apart * apart * (before * weight);
             }
         }
@@ -111,17 +134,19 @@ void sums(const stored *grad, const stored *y, const stored *x, const REAL *cent
         vec o[CV];
         EACH(v) sum_all[v] = product_all[v] = (wide){0}, o[v] = load(centre + v * LANES);
         for (long start = low; start < high; start += BLOCK) {
-            vec s[CV], p[CV];
-            EACH(v) s[v] = p[v] = (vec){0};
-            for (long m = start; m < start + BLOCK && m < high; m++)
-                EACH(v) {
-                    const long at = m * C + v * LANES;
-                    vec g = keep(~(read(y + at) <= 0), read(grad + at));
-                    s[v] += g, p[v] += g * (read(x + at) - o[v]);
-                }
+            const long end = start + BLOCK < high ? start + BLOCK : high;
+            vec s[APART][CV] = {0}, p[APART][CV] = {0};
+#define PRODUCTS(m, r, v) \
+    do { \
+        const long at = (m) * C + v * LANES; \
+        const vec g = keep(~(read(y + at) <= 0), read(grad + at)); \
+        s[r][v] += g, p[r][v] += g * (read(x + at) - o[v]); \
+    } while (0)
+            OF_ROWS(start, end, PRODUCTS);
+            gather(s), gather(p);
             EACH(v) {
-                sum_all[v] += __builtin_convertvector(s[v], wide);
-                product_all[v] += __builtin_convertvector(p[v], wide);
+                sum_all[v] += __builtin_convertvector(s[0][v], wide);
+                product_all[v] += __builtin_convertvector(p[0][v], wide);
             }
         }
         EACH(v) {
@@ -156,4 +181,35 @@ void backward(const stored *grad, const stored *y, const stored *x, const REAL *
                 if (dadded) write(dadded + at, g);
             }
     }
+}
+
+/* In training: y = max(0, gamma * x^ + beta + added) with x^ = (x - mean) / sqrt(variance + eps), and both moments. Wherever
+   x enters it is x - o, with o the mean as REAL: scaled by itself, x far from 0 would cancel against the mean. */
+void normalize(const stored *x, const stored *added, const REAL *gamma, const REAL *beta, double eps, double *mean,
+               double *variance, stored *y, long rows, int threads) {
+    REAL centre[C], scale[C], shift[C];
+    moments(x, mean, variance, rows, threads);
+    for (int c = 0; c < C; c++) {
+        const double by = gamma[c] / sqrt(variance[c] + eps);
+        centre[c] = mean[c], scale[c] = by, shift[c] = beta[c] - by * (mean[c] - centre[c]);
+    }
+    forward(x, added, centre, scale, shift, y, rows, threads);
+}
+
+/* Gradients of x, of what was added (unless NULL), gamma and beta from that of y: with g = dy where y > 0,
+   dx = gamma / sqrt(variance + eps) (g - dbeta / rows - x^ dgamma / rows). */
+void normalize_backward(const stored *grad, const stored *y, const stored *x, const double *mean, const double *variance,
+                        const REAL *gamma, double eps, stored *dx, stored *dadded, REAL *dgamma, REAL *dbeta, long rows,
+                        int threads) {
+    REAL centre[C], a[C], b[C], d[C];
+    double sum[C], product[C];
+    for (int c = 0; c < C; c++) centre[c] = mean[c];
+    sums(grad, y, x, centre, sum, product, rows, threads);
+    for (int c = 0; c < C; c++) {
+        const double apart = mean[c] - centre[c], rstd = 1 / sqrt(variance[c] + eps), scale = gamma[c] * rstd;
+        const double of_gamma = (product[c] - apart * sum[c]) * rstd, of_x = -scale * rstd * of_gamma / rows;
+        dgamma[c] = of_gamma, dbeta[c] = sum[c];
+        a[c] = scale, b[c] = of_x, d[c] = -scale * sum[c] / rows - of_x * apart;
+    }
+    backward(grad, y, x, centre, a, b, d, dx, dadded, rows, threads);
 }

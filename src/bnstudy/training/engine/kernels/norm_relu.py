@@ -10,6 +10,7 @@ with o the mean as x's type has it: scaled by itself, x far from 0 would cancel 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from typing import Any
 
@@ -83,31 +84,25 @@ class _Normed(torch.autograd.Function):
         ctx: Any, x: Tensor, added: Tensor | None, gamma: Tensor, beta: Tensor, eps: float, library: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = (torch.empty(x.shape[1], dtype=torch.float64) for _ in range(2))
-        library.moments(*pointers(x, mean, variance), *_sizes(x))
-        rstd = torch.rsqrt(variance + eps)
-        scale = gamma * rstd
-        centre = mean.to(build.real(x.dtype))
-        y = _forward(library, x, added, centre, scale, beta - scale * (mean - centre))
-        ctx.save_for_backward(x, y, mean, rstd, scale)
-        ctx.library, ctx.both, ctx.real = library, added is not None, gamma.dtype
+        y = torch.empty_like(x)
+        arrays = (*pointers(x, added, gamma, beta), ctypes.c_double(eps), *pointers(mean, variance, y))
+        library.normalize(*arrays, *_sizes(x))
+        ctx.save_for_backward(x, y, mean, variance, gamma)
+        ctx.library, ctx.both, ctx.eps = library, added is not None, eps
         ctx.mark_non_differentiable(mean, variance)
+        ctx.set_materialize_grads(False)  # theirs would be zeros
         return y, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         build.check_once()
-        x, y, mean, rstd, scale = ctx.saved_tensors
+        x, y, mean, variance, gamma = ctx.saved_tensors
         grad = gradients[0].contiguous(memory_format=torch.channels_last)
-        grad_beta, product = torch.empty_like(mean), torch.empty_like(mean)
-        centre = mean.to(build.real(x.dtype))
-        ctx.library.sums(*pointers(grad, y, x, centre, grad_beta, product), *_sizes(x))
-        grad_gamma = (product - (mean - centre) * grad_beta) * rstd
-        slopes = build.norm_backward(grad_beta, grad_gamma, mean - centre, rstd, scale, x.numel() // x.shape[1])
-        a, b, d = (slope.to(build.real(x.dtype)) for slope in slopes)
-        grad_x = torch.empty_like(x)
+        grad_x, grad_gamma, grad_beta = torch.empty_like(x), torch.empty_like(gamma), torch.empty_like(gamma)
         grad_added = torch.empty_like(y) if ctx.both else None
-        ctx.library.backward(*pointers(grad, y, x, centre, a, b, d, grad_x, grad_added), *_sizes(x))
-        return grad_x, grad_added, grad_gamma.to(ctx.real), grad_beta.to(ctx.real), None, None
+        arrays = (*pointers(grad, y, x, mean, variance, gamma), ctypes.c_double(ctx.eps))
+        ctx.library.normalize_backward(*arrays, *pointers(grad_x, grad_added, grad_gamma, grad_beta), *_sizes(x))
+        return grad_x, grad_added, grad_gamma, grad_beta, None, None
 
 
 def _forward(

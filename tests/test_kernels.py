@@ -213,11 +213,11 @@ def test_winograds_convolution_is_the_convolution(channels, num, sides, relu, nu
 
 @compiled
 def test_winograds_rounding_errors_are_of_the_size_of_torchs() -> None:
-    """Against float64, relative, as norms: output, gradient of the input, gradient of the kernel."""
+    """Against float64, relative, as norms over a mini-batch: output, gradient of the input, gradient of the kernel."""
     torch.manual_seed(0)
     for width, side in ((16, 32), (32, 16), (64, 8)):
-        conv, x = conv_of(width, width, torch.float32), images_of(8, width, side, side, dtype=torch.float32)
-        weights = images_of(8, width, side, side, dtype=torch.float32)
+        conv, x = conv_of(width, width, torch.float32), images_of(128, width, side, side, dtype=torch.float32)
+        weights = images_of(128, width, side, side, dtype=torch.float32)
         errors = []
         for module in (WinogradConv(conv), conv):
             exact = copy.deepcopy(conv).double()
@@ -227,7 +227,7 @@ def test_winograds_rounding_errors_are_of_the_size_of_torchs() -> None:
             truth = (wanted, *gradients(wanted, weights.double(), [twin, exact.weight]))
             errors.append([((a - b).norm() / b.norm()).item() for a, b in zip(found, truth, strict=True)])
         factors = [ours / theirs for ours, theirs in zip(*errors, strict=True)]
-        assert max(factors) < 3 and max(errors[0][:2]) < 1e-6 and errors[0][2] < 2e-6, errors
+        assert max(factors) < 3 and max(errors[0][:2]) < 1e-6 and errors[0][2] < 1.4e-6, errors
 
 
 @compiled
@@ -490,7 +490,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("damage", ["truncated", "empty", "one byte", "without its checksum"])
 def test_a_damaged_kernel_is_compiled_anew(cache: Path, damage: str) -> None:
     """A truncated one would kill the process (SIGBUS), an empty one leave it slow for ever."""
-    macros = {**build.TYPES[torch.float32], "C": 4}
+    macros = {**build.TYPES[torch.float32], "C": 16}
     assert build.library("norm_relu", **macros) is not None
     (path,) = cache.iterdir()
     good = path.read_bytes()
@@ -512,7 +512,7 @@ def test_a_damaged_kernel_is_compiled_anew(cache: Path, damage: str) -> None:
 def test_a_cache_that_cannot_be_used_leaves_it_to_torch(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    macros = {**build.TYPES[torch.float32], "C": 4}
+    macros = {**build.TYPES[torch.float32], "C": 16}
     (tmp_path / "cache").write_text("a file")
     assert build.library("norm_relu", **macros) is None
     assert "torch computes instead" in capfd.readouterr().err

@@ -57,7 +57,17 @@ def lanes() -> int:
 @functools.cache
 def multiplies_bf16() -> bool:
     """Whether the processor multiplies bf16; torch's convolutions of bf16 take ten times as long where it does not."""
-    return any(f" {flag} " in f"{_machine()} ".replace("\n", " ") for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+    return has_matrix_unit() or _has("avx512_bf16")
+
+
+@functools.cache
+def has_matrix_unit() -> bool:
+    """Whether the processor multiplies matrices of bf16, eight or more times as fast as vectors of float32."""
+    return _has("amx_bf16") or _has("bf16")  # as Linux calls it on x86 and on Arm
+
+
+def _has(flag: str) -> bool:
+    return f" {flag} " in f"{_machine()} ".replace("\n", " ")
 
 
 def real(dtype: torch.dtype) -> torch.dtype:
@@ -206,14 +216,3 @@ def track(norm: nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, count: int) 
     norm.running_var.lerp_((variance_C * (count / (count - 1))).to(norm.running_var.dtype), norm.momentum)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-
-
-def norm_backward(
-    grad_beta: Tensor, grad_gamma: Tensor, apart: Tensor, rstd: Tensor, scale: Tensor, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """a, b, d of dx = a g + b (x - o) + d, by channel, through a norm over `count` values (Ioffe and Szegedy, 2015).
-
-    `apart` is how far their mean lies from o.
-    """
-    b = -scale * rstd * grad_gamma / count
-    return scale, b, -scale * grad_beta / count - b * apart

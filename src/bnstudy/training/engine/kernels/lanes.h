@@ -6,6 +6,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#if defined(BF16) && defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 /* LANES: 16, or 8 where the registers are half as wide and half as many (see build.lanes). */
 
@@ -26,12 +29,21 @@ typedef uint16_t half __attribute__((vector_size(LANES * 2)));
 typedef uint16_t loose_half __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 typedef uint32_t bits __attribute__((vector_size(LANES * 4)));
 static inline vec read(const stored *from) {
+#if defined(__AVX512F__) && LANES == 16 /* which compilers make two halves of otherwise */
+    return (vec)((bits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)from)) << 16);
+#else
     return (vec)(__builtin_convertvector(*(const loose_half *)from, bits) << 16);
+#endif
 }
 static inline void write(stored *to, vec value) { /* to the nearest, ties to even; NaN stays NaN */
+#if defined(__AVX512BF16__) && LANES == 16 /* in one instruction; it takes numbers below 1e-38 for 0 */
+    const __m256bh rounded = _mm512_cvtneps_pbh((__m512)value);
+    memcpy(to, &rounded, sizeof rounded);
+#else
     bits b = (bits)value, rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
     *(loose_half *)to =
         __builtin_convertvector(((bits)(value == value) & rounded) | ((bits)(value != value) & 0x7fc0), half);
+#endif
 }
 #else
 typedef REAL stored;

@@ -25,7 +25,7 @@
 #define VB (LANES == 16 && VO % 4 == 0 ? 4 : VO % 2 == 0 ? 2 : 1)
 #define ROWS (LANES / VB)
 #define NEXT(channels) (TILES * (channels) + LANES) /* from one matrix to the next: no power of two, as caches are */
-#define SUMMED 256 /* tiles that are added up before they are added to the others */
+#define SUMMED 64 /* tiles that are added up before they are added to the others */
 #define UNROLL _Pragma("GCC unroll 16")
 #define EACH(i, n) UNROLL for (int i = 0; i < (n); i++)
 #define INLINE static inline __attribute__((always_inline))
@@ -360,8 +360,9 @@ void kernel_gradient(const stored *x, const stored *dy, const stored *y, REAL *g
                 add_products(patch, slopes, sums, x + (after + done) * CIN, dy + next, y ? y + next : NULL);
                 waiting += TILES;
                 if (waiting >= SUMMED || (n + count == high && from + TILES >= end)) {
-                    for (long k = 0; k < size; k += LANES) store(total + k, load(total + k) + load(sums + k));
-                    memset(sums, 0, size * sizeof(REAL)), waiting = 0;
+                    for (long k = 0; k < size; k += LANES)
+                        store(total + k, load(total + k) + load(sums + k)), store(sums + k, (vec){0});
+                    waiting = 0;
                 }
             }
         }

@@ -102,7 +102,7 @@ def _sizes(x: Tensor) -> tuple[Any, int, int]:
 def _fits(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernel takes these tensors: channels_last, one type, enough pixels.
 
-    Of bf16 only in autocast, and where the processor does not multiply it: elsewhere torch is faster.
+    Of bf16 only in autocast, and where the processor has no matrix unit, with which torch is faster.
     """
     if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in build.TYPES or build.real(x.dtype) != weight.dtype:
         return False
@@ -110,7 +110,7 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
         memory_format=torch.channels_last
     ):
         return False
-    if x.dtype == torch.bfloat16 and build.multiplies_bf16():
+    if x.dtype == torch.bfloat16 and build.has_matrix_unit():
         return False
     return x.shape[2] * x.shape[3] >= MIN_PIXELS
 

@@ -286,7 +286,7 @@ def test_bf16_is_read_and_rounded_as_torch_does() -> None:
 @pytest.mark.parametrize("relu", [False, True])
 def test_convolutions_of_bf16_round_what_autocast_rounds(relu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin computes in float64 from input, weights and gradient as bf16 has them."""
-    monkeypatch.setattr(build, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(build, "has_matrix_unit", lambda: False)
     torch.manual_seed(0)
     conv = conv_of(16, 32, torch.float32)
     x = images_of(3, 16, 8, 8, dtype=torch.float32).requires_grad_()
@@ -323,6 +323,39 @@ def test_other_convolutions_of_bf16_are_torchs_own(monkeypatch: pytest.MonkeyPat
     for ours, torchs in zip(*found, strict=True):
         torch.testing.assert_close(ours.float(), torchs.float(), rtol=1 / 64, atol=1 / 64)
     assert torch.equal(bf16.RoundedConv(conv)(x), conv(x))
+
+
+@compiled
+def test_ties_are_rounded_to_bf16_as_torch_rounds_them() -> None:
+    """Halfway between two numbers, to the even one; infinities and NaN stay, and the largest becomes infinity."""
+    powers = 2.0 ** torch.arange(-120, 120, 15).float()
+    x = torch.cat([(powers[:, None] * (1 + torch.arange(128) / 128)).flatten(), torch.full((16,), 3.39e38)])
+    added = torch.cat([(powers[:, None] / 256).expand(-1, 128).flatten(), torch.full((16,), 1.2e36)])
+    x[-8:-6], x[-4:-2], added[-4:] = float("inf"), float("nan"), -float("inf")
+    x, added = (v.bfloat16().view(1, -1, 1, 16).permute(0, 3, 1, 2) for v in (x, added))
+    wanted = torch.relu(x.float() + added.float()).bfloat16()
+    found = NormReLU(None)(x, added)
+    assert torch.equal(found.nan_to_num(-1.0), wanted.nan_to_num(-1.0)) and found.isinf().any() and found.isnan().any()
+
+
+def test_a_kernels_gradient_at_a_stride_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor multiplies bf16 but has no matrix unit; the rest is torch's own."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False)
+    x, slope = images_of(3, 16, 8, 8, dtype=torch.float32), images_of(3, 32, 4, 4, dtype=torch.float32).bfloat16()
+    monkeypatch.setattr(build, "multiplies_bf16", lambda: True)
+    found = []
+    for unit in (False, True):
+        monkeypatch.setattr(build, "has_matrix_unit", lambda unit=unit: unit)
+        mine = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = bf16.RoundedConv(conv)(mine)
+        assert y.dtype == torch.bfloat16 and (y.grad_fn.name() == "_StridedBackward") is not unit  # type: ignore[union-attr]
+        found.append([y, *torch.autograd.grad(y, [mine, conv.weight], slope)])
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    exact = torch.nn.grad.conv2d_weight(x.bfloat16().double(), conv.weight.shape, slope.double(), 2, 1)
+    torch.testing.assert_close(found[0][2].double(), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[1][2].double(), exact, rtol=1 / 64, atol=1 / 64)
 
 
 @compiled

@@ -390,6 +390,18 @@ def test_training_waits_for_no_mirror_until_its_end() -> None:
     assert asked == [*curves, ("weights", 3, [{"depth": 1}]), *[("completed", {"accuracy": 0.5})] * 2]
 
 
+@pytest.mark.parametrize("delay_sec", [0.0, 1e6])
+def test_a_mirror_opens_after_a_while_or_when_the_run_ends(delay_sec: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker, "DELAY_SEC", delay_sec)
+    let, opened, asked = threading.Event(), threading.Event(), list[object]()
+    let.set()
+    run = Background(lambda: (opened.set(), Slow(let, asked))[1])
+    run.scalars(0, {"loss": 1.0})
+    assert opened.wait(30) if delay_sec == 0 else not opened.is_set()
+    run.finish("completed", {})
+    assert asked == [(0, {"loss": 1.0}), ("completed", {})]
+
+
 def test_what_a_mirror_in_the_background_raises_is_raised_at_its_end() -> None:
     let = threading.Event()
     let.set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -10,6 +12,9 @@ from typing import Any, Protocol
 
 from bnstudy.config.identity import network
 from bnstudy.config.schema import Config
+
+
+DELAY_SEC = 2.0  # before a tracker is opened: importing W&B, too, holds up the first update
 
 
 class Tracker(Protocol):
@@ -42,10 +47,12 @@ class Background:
     """A tracker that another thread serves: opening a W&B run takes a second, for which no update has to wait.
 
     One thread for all such trackers of the process does what is asked of them, in that order; `finish` waits for it.
+    The thread begins a little later, or when the run ends.
     """
 
     def __init__(self, open_tracker: Callable[[], Tracker]) -> None:
-        self._opened: Future[Tracker] = _thread().submit(open_tracker)
+        self._ends, self._begins = threading.Event(), time.monotonic() + DELAY_SEC
+        self._opened: Future[Tracker] = _thread().submit(self._open, open_tracker)
         self._trouble: BaseException | None = None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -60,9 +67,14 @@ class Background:
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
         """End the run, and wait until it is ended. Raises what opening it or a call raised."""
+        self._ends.set()
         self._later(lambda tracker: tracker.finish(status, summary)).result()
         if self._trouble is not None:
             raise self._trouble
+
+    def _open(self, open_tracker: Callable[[], Tracker]) -> Tracker:
+        self._ends.wait(self._begins - time.monotonic())
+        return open_tracker()
 
     def _later(self, act: Callable[[Tracker], object]) -> Future[None]:
         return _thread().submit(self._do, act)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from probe_networks import Block, look, make_loader, make_network
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 
 from bnstudy import models, norms
@@ -88,6 +89,24 @@ def test_any_choice_of_reads_gives_the_same_numbers():
         one = look(network, loader, reads={name})
         for depth, values in getattr(one, name).items():
             assert torch.equal(values, getattr(everything, name)[depth])
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_is_not_read_goes_as_gradients_come(kept):
+    """All preactivations of a ResNet-110 are half a gigabyte, their gradients as much."""
+    network, shape = real_network("resnet", "batch", depth=8)
+    outputs, left = list[Any](), list[list[bool]]()
+
+    def note(_, __, output):
+        outputs.append(StorageWeakRef(output.untyped_storage()))
+        if len(outputs) == 1:  # whose gradient is the last to come
+            output.register_hook(lambda _: left.append([not each.expired() for each in outputs]))
+
+    for layer in network.layers[:-1]:
+        network.get_submodule(layer.name).register_forward_hook(note)
+    images, labels = batch(shape)
+    observe(network, images, labels, reads={"output_gradients"} | ({"preactivations"} if kept else set()))
+    assert left == [[kept] * len(outputs)]
 
 
 def test_reading_what_was_not_observed_names_the_remedy():

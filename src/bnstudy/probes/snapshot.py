@@ -328,7 +328,8 @@ class _Recorder:
         self.differentiates = "gradients" in reads or "output_gradients" in reads
         self._in_place = in_place
         self._called: set[int] = set()  # the layers, by depth
-        self._outputs: dict[Any, Tensor] = {}  # theirs, with their graph, where the gradients of these are read
+        self._found: dict[int, Tensor] = {}  # gradients of their outputs
+        self._zeros: dict[int, Callable[[], Tensor]] = {}  # of the outputs' shapes, in their order
         self._versions: list[tuple[Tensor, int]] = []  # how often each tensor had been written to when it was recorded
 
     @property
@@ -368,13 +369,15 @@ class _Recorder:
 
     def differentiate(self, loss: Tensor, parameters: Mapping[str, Tensor]) -> None:
         """Keep the gradients that are read; zero for what has no part in the loss."""
-        sources: dict[str, Mapping[Any, Tensor]] = {"gradients": parameters, "output_gradients": self._outputs}
-        keys = [(name, key) for name, tensors in sources.items() if name in self.values for key in tensors]
-        if not keys:
+        self._versions.clear()  # what is not read goes on the way back
+        if not self.differentiates:
             return
-        gradients = torch.autograd.grad(loss, [sources[name][key] for name, key in keys], materialize_grads=True)
-        for (name, key), gradient in zip(keys, gradients, strict=True):
-            self.values[name][key] = gradient
+        gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+        if "gradients" in self.values:
+            self.values["gradients"] = dict(zip(parameters, gradients, strict=True))
+        if "output_gradients" in self.values:
+            found = {depth: self._found[depth] if depth in self._found else make() for depth, make in self._zeros.items()}
+            self.values["output_gradients"] = found
 
     def _ends(self, layer: Layer, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         self.keep("inputs", layer.depth, inputs[0].clone() if self._in_place else inputs[0])
@@ -382,7 +385,9 @@ class _Recorder:
         self._called.add(layer.depth)
         if "output_gradients" in self.values:
             self._versions.append((output, output._version))
-            self._outputs[layer.depth] = output
+            # Not the output itself, with which its graph would stay to the end.
+            self._zeros[layer.depth] = partial(torch.zeros, output.shape, dtype=output.dtype, device=output.device)
+            output.register_hook(partial(self._found.__setitem__, layer.depth))
         return output.clone() if self._in_place else None
 
     def _activation(self, layer: Layer, output: Tensor) -> Tensor | None:

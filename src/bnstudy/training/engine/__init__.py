@@ -72,14 +72,14 @@ def host_as_it_was() -> Iterator[None]:
         torch.set_deterministic_debug_mode(mode)
         utilities.fill_uninitialized_memory = fill
         backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = tf32
-        _set_allocator(GLIBC)
+        _set_allocator(GLIBC, trim=True)
 
 
 @contextmanager
 def large_blocks_returned() -> Iterator[None]:
-    """Within, what is freed in large blocks goes to the system again, although `prepare_host` has it kept.
+    """Within, what is freed in large blocks goes to the system again, and afterwards all that is free.
 
-    For what holds on to small tensors from pass to pass, as probes to gradients: these come to lie in blocks that were
+    `prepare_host` has it kept. For what holds on to small tensors from pass to pass, as probes to gradients: these come to lie in blocks that were
     freed before, which then are too small for the next pass's activations, and memory grows with each.
     """
     if _allocator is not KEEPING:
@@ -89,17 +89,18 @@ def large_blocks_returned() -> Iterator[None]:
     try:
         yield
     finally:
-        _set_allocator(KEEPING)
+        _set_allocator(KEEPING, trim=True)
 
 
-def _set_allocator(settings: Mapping[int, int]) -> None:
+def _set_allocator(settings: Mapping[int, int], *, trim: bool = False) -> None:
+    """`trim`: what is free goes to the system now."""
     global _allocator
     _allocator = settings
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
     for parameter, value in settings.items():
         libc.mallopt(parameter, value)
-    if settings is GLIBC:
+    if trim:
         libc.malloc_trim(0)
 
 

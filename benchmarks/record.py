@@ -14,22 +14,27 @@ import torch
 
 from benchmarks.measure import OURS, Measured, ratio
 from bnstudy.store import files, paths, provenance
+from bnstudy.training.engine.kernels import build
 
 SCHEMA = 2
 Record = dict[str, Any]
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Processor, cores, packages, GPU (None without one), and the threads that each side has."""
+    """Processor, its units, cores, packages, GPU (None without one), and the threads that each side has."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {**provenance.machine(), "gpu": gpu, "threads": threads}
+    return {**provenance.machine(), "units": build.units(), "gpu": gpu, "threads": threads}
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """The file's name for a machine, as in cpu-intel-xeon: kind of device, then its name without decoration."""
+    """The file's name for a machine: kind of device, its name without decoration, and a processor's units.
+
+    As in cpu-intel-xeon-avx512-amx; virtual machines hide which processor of that name they have.
+    """
     kind, name = ("gpu", machine["gpu"]) if machine["gpu"] else ("cpu", machine["processor"])
     plain = re.sub(r"\((?:r|tm|c)\)|\b(?:cpu|processor)\b|@.*", " ", name.lower())
-    return "-".join([kind, *re.findall(r"[a-z0-9]+", plain)])
+    units = [] if machine["gpu"] else [unit.lower().replace("-", "") for unit in machine["units"]]
+    return "-".join([kind, *re.findall(r"[a-z0-9]+", plain), *units])
 
 
 def path(results: Path, name: str) -> Path:

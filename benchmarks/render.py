@@ -86,12 +86,13 @@ def _sides(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any
 def _made_with(record: dict[str, Any]) -> str:
     machine = record["machine"]
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
+    units = f" with {' and '.join(units)}" if (units := machine.get("units")) else ""
     commits = Counter(f"{r['commit'][:7]}{' with changes' if r['dirty'] else ''}" for r in record["rows"].values())
     loops = [side["facts"] for row in record["rows"].values() if (side := row["sides"].get("textbook"))]
     workers = {facts["num_workers"] for facts in loops if "num_workers" in facts}
     synthetic = [name for name, kind in record["data"].items() if kind == "synthetic"]
     return (
-        f"{gpu}{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch "
+        f"{gpu}{machine['processor']}{units}, {machine['cores']} cores, {machine['threads']} threads, torch "
         f"{machine['versions']['torch']}; commit {', '.join(commits) or 'unknown'}. Medians of turns taken one after "
         f"the other; in brackets the range of the single turns' ratios. The tutorial loop's DataLoader had "
         f"{' or '.join(map(str, sorted(workers))) or 'no'} workers, whichever was faster"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks import limits, measure, record, render
 from benchmarks.measure import Measured, MeasurementError
+from bnstudy.training.engine.kernels import build
 
 MACHINE: dict[str, Any] = {
     "processor": "Intel(R) Xeon(R) Processor", "cores": 2, "threads": 2, "gpu": None, "versions": {"torch": "2.11.0"}
@@ -86,17 +87,34 @@ def test_what_goes_wrong_in_a_side_is_told(when: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("processor", "gpu", "expected"),
+    ("processor", "units", "gpu", "expected"),
     [
-        ("Intel(R) Xeon(R) Processor", None, "cpu-intel-xeon"),
-        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", None, "cpu-intel-xeon-platinum-8481c"),
-        ("AMD EPYC 9554 64-Core Processor", None, "cpu-amd-epyc-9554-64-core"),
-        ("", None, "cpu"),
-        ("Intel(R) Xeon(R) Processor", "NVIDIA H200", "gpu-nvidia-h200"),
+        ("Intel(R) Xeon(R) Processor", ["AVX-512", "AMX"], None, "cpu-intel-xeon-avx512-amx"),
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", [], None, "cpu-intel-xeon-platinum-8481c"),
+        ("AMD EPYC 9554 64-Core Processor", ["AVX2"], None, "cpu-amd-epyc-9554-64-core-avx2"),
+        ("", [], None, "cpu"),
+        ("Intel(R) Xeon(R) Processor", ["AVX2"], "NVIDIA H200", "gpu-nvidia-h200"),
     ],
 )
-def test_a_file_is_named_after_its_device(processor: str, gpu: str | None, expected: str) -> None:
-    assert record.slug({"processor": processor, "gpu": gpu}) == expected
+def test_a_file_is_named_after_its_device(processor: str, units: list[str], gpu: str | None, expected: str) -> None:
+    assert record.slug({"processor": processor, "units": units, "gpu": gpu}) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "units"),
+    [
+        ("flags : fma avx2", ["AVX2"]),
+        ("flags : avx2 avx512f avx512_bf16", ["AVX-512", "bf16"]),
+        ("flags : avx2 avx512f avx512_bf16 amx_bf16 amx_tile", ["AVX-512", "AMX"]),
+        ("Features : fp asimd bf16", ["Neon", "bf16"]),
+        ("flags : sse2", []),
+    ],
+)
+def test_units_are_those_that_the_processor_names(
+    flags: str, units: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_machine", lambda: f"x86_64\n{flags}")
+    assert build.units() == units
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b"])

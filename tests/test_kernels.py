@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
 from bnstudy import models, norms
 from bnstudy.config import plugins
@@ -350,10 +351,10 @@ def test_a_kernels_gradient_at_a_stride_is_summed_in_float32(monkeypatch: pytest
         mine = x.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             y = bf16.RoundedConv(conv)(mine)
-        assert y.dtype == torch.bfloat16 and (y.grad_fn.name() == "_StridedBackward") is not unit  # type: ignore[union-attr]
+        assert y.dtype == torch.bfloat16 and (y.grad_fn.name() == "_StridedBackward") is not unit
         found.append([y, *torch.autograd.grad(y, [mine, conv.weight], slope)])
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
-    exact = torch.nn.grad.conv2d_weight(x.bfloat16().double(), conv.weight.shape, slope.double(), 2, 1)
+    exact = conv2d_weight(x.bfloat16().double(), conv.weight.shape, slope.double(), 2, 1)
     torch.testing.assert_close(found[0][2].double(), exact, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[1][2].double(), exact, rtol=1 / 64, atol=1 / 64)
 

@@ -395,7 +395,12 @@ def test_a_mirror_opens_after_a_while_or_when_the_run_ends(delay_sec: float, mon
     monkeypatch.setattr(tracker, "DELAY_SEC", delay_sec)
     let, opened, asked = threading.Event(), threading.Event(), list[object]()
     let.set()
-    run = Background(lambda: (opened.set(), Slow(let, asked))[1])
+
+    def begin() -> Slow:
+        opened.set()
+        return Slow(let, asked)
+
+    run = Background(begin)
     run.scalars(0, {"loss": 1.0})
     assert opened.wait(30) if delay_sec == 0 else not opened.is_set()
     run.finish("completed", {})

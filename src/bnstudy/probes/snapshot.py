@@ -376,8 +376,8 @@ class _Recorder:
         if "gradients" in self.values:
             self.values["gradients"] = dict(zip(parameters, gradients, strict=True))
         if "output_gradients" in self.values:
-            found = {depth: self._found[depth] if depth in self._found else make() for depth, make in self._zeros.items()}
-            self.values["output_gradients"] = found
+            found = self._found | {depth: make() for depth, make in self._zeros.items() if depth not in self._found}
+            self.values["output_gradients"] = {depth: found[depth] for depth in self._zeros}
 
     def _ends(self, layer: Layer, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         self.keep("inputs", layer.depth, inputs[0].clone() if self._in_place else inputs[0])

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from bnstudy.config.identity import network
 from bnstudy.config.schema import Config
 
-
 DELAY_SEC = 2.0  # before a tracker is opened: importing W&B, too, holds up the first update
 
 

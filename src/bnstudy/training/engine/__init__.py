@@ -79,8 +79,9 @@ def host_as_it_was() -> Iterator[None]:
 def large_blocks_returned() -> Iterator[None]:
     """Within, what is freed in large blocks goes to the system again, and afterwards all that is free.
 
-    `prepare_host` has it kept. For what holds on to small tensors from pass to pass, as probes to gradients: these come to lie in blocks that were
-    freed before, which then are too small for the next pass's activations, and memory grows with each.
+    `prepare_host` has it kept. For what holds on to small tensors from pass to pass, as probes to gradients: these come
+    to lie in blocks that were freed before, which then are too small for the next pass's activations, and memory grows
+    with each.
     """
     if _allocator is not KEEPING:
         yield

@@ -66,6 +66,13 @@ def has_matrix_unit() -> bool:
     return _has("amx_bf16") or _has("bf16")  # as Linux calls it on x86 and on Arm
 
 
+def units() -> list[str]:
+    """What the processor multiplies with: its vectors, and what multiplies bf16."""
+    vectors = [name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "Neon")) if _has(flag)]
+    half = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "bf16"), ("bf16", "bf16")) if _has(flag)]
+    return vectors[:1] + half[:1]
+
+
 def _has(flag: str) -> bool:
     return f" {flag} " in f"{_machine()} ".replace("\n", " ")
 

@@ -283,6 +283,14 @@ def test_bf16_is_read_and_rounded_as_torch_does() -> None:
     torch.testing.assert_close(found.float(), wanted, rtol=1 / 128, atol=1e-6)
 
 
+def test_a_norm_whose_parameters_are_of_bf16_is_torchs_own() -> None:
+    torch.manual_seed(0)
+    norm = norm_of(16, True, torch.float32)
+    assert norm is not None
+    norm, x = norm.bfloat16(), images_of(4, 16, 8, 8, dtype=torch.float32).bfloat16()
+    assert torch.equal(NormReLU(copy.deepcopy(norm))(x), torch.relu(norm(x)))
+
+
 @compiled
 @pytest.mark.parametrize("relu", [False, True])
 def test_convolutions_of_bf16_round_what_autocast_rounds(relu: bool, monkeypatch: pytest.MonkeyPatch) -> None:

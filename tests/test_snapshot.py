@@ -109,6 +109,24 @@ def test_what_is_not_read_goes_as_gradients_come(kept):
     assert left == [[kept] * len(outputs)]
 
 
+def test_of_a_layer_that_a_pass_calls_twice_the_last_call_is_shown():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.classifier = nn.Linear(12, 12), nn.Linear(12, 3)
+            self.layers = (Layer(1, "dense", "linear", "dense"), Layer(2, "classifier", "linear", "classifier"))
+
+        def forward(self, images):
+            return self.classifier(self.dense(torch.sin(self.dense(images.flatten(1)))))
+
+    torch.manual_seed(0)
+    network, images, labels = Twice(), torch.randn(5, 3, 2, 2), torch.arange(5) % 3
+    seen = observe(network, images, labels, reads={"preactivations", "output_gradients"})
+    output = seen.preactivations[1].requires_grad_()
+    functional.cross_entropy(network.classifier(output), labels).backward()
+    torch.testing.assert_close(seen.output_gradients[1], output.grad)
+
+
 def test_reading_what_was_not_observed_names_the_remedy():
     seen = look(make_network(), make_loader(), reads={"logits"})
     with pytest.raises(LookupError, match="gradients was not observed, only logits: name it in the probe's READS"):

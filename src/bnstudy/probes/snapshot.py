@@ -328,7 +328,8 @@ class _Recorder:
         self.differentiates = "gradients" in reads or "output_gradients" in reads
         self._in_place = in_place
         self._called: set[int] = set()  # the layers, by depth
-        self._found: dict[int, Tensor] = {}  # gradients of their outputs
+        self._hooks: dict[int, Any] = {}  # on their outputs, by which the gradients are found
+        self._found: dict[int, Tensor] = {}
         self._zeros: dict[int, Callable[[], Tensor]] = {}  # of the outputs' shapes, in their order
         self._versions: list[tuple[Tensor, int]] = []  # how often each tensor had been written to when it was recorded
 
@@ -387,7 +388,9 @@ class _Recorder:
             self._versions.append((output, output._version))
             # Not the output itself, with which its graph would stay to the end.
             self._zeros[layer.depth] = partial(torch.zeros, output.shape, dtype=output.dtype, device=output.device)
-            output.register_hook(partial(self._found.__setitem__, layer.depth))
+            if (before := self._hooks.get(layer.depth)) is not None:  # a pass that calls it twice: the last counts
+                before.remove()
+            self._hooks[layer.depth] = output.register_hook(partial(self._found.__setitem__, layer.depth))
         return output.clone() if self._in_place else None
 
     def _activation(self, layer: Layer, output: Tensor) -> Tensor | None:

@@ -62,7 +62,7 @@ def multiplies_bf16() -> bool:
 
 @functools.cache
 def has_matrix_unit() -> bool:
-    """Whether the processor multiplies matrices of bf16, eight or more times as fast as vectors of float32."""
+    """Whether the processor multiplies whole matrices of bf16, much faster than vectors of float32."""
     return _has("amx_bf16") or _has("bf16")  # as Linux calls it on x86 and on Arm
 
 

@@ -36,7 +36,7 @@ class NormReLU(nn.Module):
 
     def forward(self, x_NCHW: Tensor, added: Tensor | None = None) -> Tensor:
         norm = self.norm
-        library = _library_for(x_NCHW, added)
+        library = _library_for(x_NCHW, added, norm)
         alone = norm is not None and norm.training and x_NCHW.numel() == x_NCHW.shape[1]  # which torch refuses
         if library is None or alone:
             y_NCHW = x_NCHW if norm is None else norm(x_NCHW)
@@ -117,11 +117,13 @@ def _sizes(x: Tensor) -> tuple[Any, int]:
     return build.long(x.numel() // x.shape[1]), torch.get_num_threads()
 
 
-def _library_for(x: Tensor, added: Tensor | None) -> Any:
+def _library_for(x: Tensor, added: Tensor | None, norm: nn.BatchNorm2d | None) -> Any:
     """The kernel for these tensors; None where torch has to do it (layout, type, channels, or no compiler)."""
     channels = x.shape[1] if x.dim() == 4 else 0
     fits = x.device.type == "cpu" and x.dtype in build.TYPES and 0 < channels <= MAX_CHANNELS and channels % LANES == 0
     if not fits or not x.is_contiguous(memory_format=torch.channels_last):
+        return None
+    if norm is not None and norm.weight.dtype != build.real(x.dtype):
         return None
     if added is not None and (added.dtype != x.dtype or added.stride() != x.stride()):
         return None

@@ -237,6 +237,16 @@ def test_every_module_says_what_it_decides() -> None:
     assert [str(path) for path in sources if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
 
 
+def test_what_is_drawn_or_judged_is_sorted_alike_on_every_processor() -> None:
+    """pandas' default sort leaves equal values in an order that depends on the width of vectors."""
+    files = [*(SOURCE / "analysis").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    sorts = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "sort_values"]
+    stable = [call for call in sorts if any(ast.unparse(word) == "kind='stable'" for word in call.keywords)]
+    assert sorts and [ast.unparse(call) for call in sorts if call not in stable] == []
+
+
 def test_the_loop_is_short() -> None:
     assert len(code_lines((SOURCE / "training" / "train.py").read_text(encoding="utf-8"))) < TRAIN_LINES
 

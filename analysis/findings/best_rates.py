@@ -140,7 +140,7 @@ def _best(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per arm, size and seed: rate (the parabola's top), percent (the highest), and whether it is inside."""
     rows = []
     for (arm, size, seed), part in runs.groupby(["arm", "batch_size", "seed"]):
-        line = part.sort_values("lr")
+        line = part.sort_values("lr", kind="stable")
         logs, percent = np.log(line["lr"].to_numpy()), line["percent"].to_numpy()
         place = int(percent.argmax())
         inside = 0 < place < len(percent) - 1 and percent[place] > CHANCE

@@ -143,7 +143,7 @@ def _ends(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     key = ["norm", "lr", "seed"]
     tables = {"plain": _looks(frames), "free": frames["relative_sharpness"]}
     last = {
-        name: table.sort_values("step").groupby(key, observed=True)["eigenvalue"].last()
+        name: table.sort_values("step", kind="stable").groupby(key, observed=True)["eigenvalue"].last()
         for name, table in tables.items()
     }
     return pd.DataFrame(last).dropna(subset=["plain"]).reset_index()

@@ -159,7 +159,7 @@ def _cells(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     late = late.assign(square=angle**2, product=product)
     cells = late.groupby(["run_id", "seed", "lr", "product"], observed=True)["square"].mean().reset_index()
     root = np.sqrt(cells["square"])
-    last = frames["epochs"].sort_values("epoch").groupby("run_id", observed=True)["test_accuracy"].last()
+    last = frames["epochs"].sort_values("epoch", kind="stable").groupby("run_id", observed=True)["test_accuracy"].last()
     return cells.assign(
         angle=np.degrees(root),
         ratio=root / np.sqrt(2 * cells["product"]),

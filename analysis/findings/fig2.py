@@ -222,7 +222,7 @@ def _histogram(ax: Axes, tails: pd.DataFrame, published: pd.DataFrame, arm: str)
     )  # fmt: skip
     at = _window(tails[(tails["depth"] == LAYER) & (tails["norm"] == arm)])
     for position, (_, run) in enumerate(at.groupby("run_id")):
-        bins = run.sort_values("x")
+        bins = run.sort_values("x", kind="stable")
         density = bins["value"] / bins["value"].sum() / (bins["x_high"] - bins["x"])
         filled = density > 0  # an empty bin has no place on a logarithmic axis
         label = None if position else "ours, by seed"
@@ -276,7 +276,7 @@ def _standardised(ax: Axes, tails: pd.DataFrame) -> None:
 
 
 def _density(histogram: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    rows = histogram.sort_values("x")
+    rows = histogram.sort_values("x", kind="stable")
     edges = np.append(rows["x"].to_numpy(), rows["x_high"].iloc[-1])
     counts = rows["value"].to_numpy()
     return edges, counts / counts.sum() / np.diff(edges)

@@ -282,7 +282,7 @@ def _density(ax: Axes, here: pd.DataFrame, published: pd.DataFrame) -> None:
         )
     for arm, part in arms(here).items():
         for position, (_, run) in enumerate(part.groupby("seed")):
-            rows = run[run["quantity"] == "histogram_linear"].sort_values("x")
+            rows = run[run["quantity"] == "histogram_linear"].sort_values("x", kind="stable")
             std = _std(run)
             wide = rows["x_high"] - rows["x"]
             density = (rows["value"] / rows["value"].sum() / wide * std).replace(0, np.nan)
@@ -305,7 +305,7 @@ def _survival(ax: Axes, here: pd.DataFrame, fits: pd.DataFrame) -> None:
     power = _power(fits, chosen=True).dropna(subset="shape")
     for arm, part in arms(here).items():
         for position, (seed, run) in enumerate(part.groupby("seed")):
-            rows = run[run["quantity"] == "histogram_log"].sort_values("x")
+            rows = run[run["quantity"] == "histogram_log"].sort_values("x", kind="stable")
             std, above = _std(run), rows["value"][::-1].cumsum()[::-1] / rows["value"].sum()
             ax.plot(rows["x"][above > 0] / std, above[above > 0], color=figures.COLOURS[arm], lw=0.9, alpha=0.8,
                     label="" if position else figures.LABELS[arm])  # fmt: skip
@@ -332,8 +332,8 @@ def _std(run: pd.DataFrame) -> float:
 def _hill_plot(ax: Axes, here: pd.DataFrame) -> None:
     for arm, part in arms(here[here["quantity"] == "hill"]).items():
         figures.band(ax, over_seeds(part.assign(percent=100 * part["x"]), ["percent"], "value"), "percent", arm)
-        order = part.groupby("seed")["value"].mean().sort_values()
-        middle = part[part["seed"] == order.index[(len(order) - 1) // 2]].sort_values("x")
+        order = part.groupby("seed")["value"].mean().sort_values(kind="stable")
+        middle = part[part["seed"] == order.index[(len(order) - 1) // 2]].sort_values("x", kind="stable")
         errors = np.abs(middle[["low", "high"]].to_numpy().T - middle["value"].to_numpy())
         ax.errorbar(100 * middle["x"], middle["value"], yerr=errors, fmt="none", ecolor=figures.COLOURS[arm],
                     elinewidth=0.8, capsize=1.5)  # fmt: skip

@@ -189,7 +189,7 @@ def _each(losses: pd.DataFrame) -> list[tuple[Any, np.ndarray, np.ndarray]]:
     """Each curve: (norm, seed, mini-batch), step sizes in rising order, relative losses."""
     return [
         (key, part["step_size"].to_numpy(), part["relative_loss"].to_numpy())
-        for key, part in losses.sort_values("step_size").groupby(["norm", "seed", "mini_batch"])
+        for key, part in losses.sort_values("step_size", kind="stable").groupby(["norm", "seed", "mini_batch"])
     ]
 
 

@@ -189,7 +189,7 @@ def _rates(rows: pd.DataFrame) -> pd.Series:
     deep = _largest(rows[rows["depth"] == LAYERS[-1]])
     samples = {}
     for seed, part in deep.groupby("seed"):
-        line = part.sort_values("rate")
+        line = part.sort_values("rate", kind="stable")
         reached = np.flatnonzero(line["variance"] >= MATCHED)
         if len(reached) and reached[0] > 0:
             ends = line.iloc[[reached[0] - 1, reached[0]]]

@@ -73,7 +73,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             rows = stats.over_seeds(part, ["step"], "loss", Scale.log)
             dot = "o" if len(rows) == 1 else ""
             figures.band(left, rows, "step", "none", label=label, ls=dashes, marker=dot, ms=4, clip_on=not dot)
-            for _, line in part.sort_values("step").groupby("seed"):
+            for _, line in part.sort_values("step", kind="stable").groupby("seed"):
                 smooth = line["loss"].rolling(10, min_periods=1).mean()
                 middle.plot(line["step"], smooth, color=figures.COLOURS["none"], ls=dashes, lw=1, alpha=0.8)
     left.legend(loc="upper right", handlelength=2.6)
@@ -132,7 +132,7 @@ def _runs(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     late = min(LATE, math.ceil(num_steps / 3))
     lines = []
     for (init, seed), part in frames["steps"].groupby(["init", "seed"]):
-        losses = part.sort_values("step")["loss"]
+        losses = part.sort_values("step", kind="stable")["loss"]
         finite = len(losses) == num_steps and bool(np.isfinite(losses).all())
         last = float(losses.tail(late).mean()) if finite else math.inf
         lines.append((init, seed, losses.iloc[0], last, part["final_test_accuracy"].iloc[0]))

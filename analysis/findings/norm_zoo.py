@@ -153,7 +153,8 @@ def _growth(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per arm and seed: `growth`, root mean variance of the channels behind the last block over the first."""
     rows = zoo.named(frames["norm_zoo_start/activation_moments"])
     std = rows[rows["block_output"]].groupby(["arm", "seed", "depth"])["variance"].mean() ** 0.5
-    ends = std.reset_index().sort_values("depth").groupby(["arm", "seed"])["variance"].agg(["first", "last"])
+    by_depth = std.reset_index().sort_values("depth", kind="stable")
+    ends = by_depth.groupby(["arm", "seed"])["variance"].agg(["first", "last"])
     return (ends["last"] / ends["first"]).rename("growth").reset_index()
 
 

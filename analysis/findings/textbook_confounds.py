@@ -136,7 +136,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 def _runs(epochs: pd.DataFrame) -> pd.DataFrame:
     """One row per run: its factors, seed, and accuracies in percent in the last epoch."""
-    last = epochs.sort_values("epoch").groupby("run_id", observed=True).tail(1)
+    last = epochs.sort_values("epoch", kind="stable").groupby("run_id", observed=True).tail(1)
     return last.assign(train=100 * last["train_accuracy"], test=100 * last["test_accuracy"])
 
 

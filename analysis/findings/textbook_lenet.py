@@ -186,7 +186,8 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
         )
     rows = _of(frames["norm_parameters"], "batch_scratch")
     for name, quantity, printed in (("gamma", "weight", GAMMA), ("beta", "bias", BETA)):
-        first = rows[(rows["quantity"] == quantity) & (rows["seed"] == rows["seed"].min())].sort_values("channel")
+        of_first = rows[(rows["quantity"] == quantity) & (rows["seed"] == rows["seed"].min())]
+        first = of_first.sort_values("channel", kind="stable")
         ours = ", ".join(f"{value:.3f}" for value in first["value"]) or DASH
         theirs = ", ".join(f"{value:.3f}" for value in printed)
         lines.append(Comparison(f"{name} of the first BN layer, written out, first seed", theirs, DASH, ours, DASH))

@@ -134,7 +134,7 @@ def _named(epochs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.sort_values("epoch").groupby("run_id", observed=True).tail(1)
+    return rows.sort_values("epoch", kind="stable").groupby("run_id", observed=True).tail(1)
 
 
 def _plain(rows: pd.DataFrame) -> pd.DataFrame:

@@ -108,7 +108,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 def jumps(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per run and mode, `jump`: mean absolute change of test accuracy (points) between epochs from the third."""
     keys = ["norm_where", "norm_momentum", "mode", "seed"]
-    late = rows[rows["epoch"] >= 3].sort_values("epoch")
+    late = rows[rows["epoch"] >= 3].sort_values("epoch", kind="stable")
     change = late.groupby(keys, observed=True)["percent"].diff().abs()
     return late.assign(jump=change).groupby(keys, observed=True, as_index=False)[["jump"]].mean()
 

@@ -118,7 +118,7 @@ def panel(ax: Axes, letter: str, title: str) -> None:
 def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None = None, **line: Any) -> None:
     """The centre over seeds as a line, with its band: columns x, low, high, and mean (its 95 % interval being the band,
     see `stats.over_seeds`) or median (the smallest to the largest value being the band)."""
-    rows = frame.sort_values(x)
+    rows = frame.sort_values(x, kind="stable")
     centre = "mean" if "mean" in rows else "median"
     ax.fill_between(rows[x], rows["low"], rows["high"], color=COLOURS[arm], alpha=0.22, linewidth=0)
     ax.plot(rows[x], rows[centre], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
@@ -133,7 +133,7 @@ def whiskers(
     They stand side by side: `shift` is added to x, and on a logarithmic axis x is multiplied by `factor`. `colour`:
     instead of the arm's.
     """
-    rows, colour = frame.sort_values(x), colour or COLOURS[arm]
+    rows, colour = frame.sort_values(x, kind="stable"), colour or COLOURS[arm]
     at = (rows[x] + shift) * factor
     ax.vlines(at, rows["low"], rows["high"], color=colour, lw=1.1, alpha=0.75)
     style: dict[str, Any] = {"marker": "o", "ms": 3.4, "mew": 0, **line}

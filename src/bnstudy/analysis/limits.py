@@ -245,7 +245,7 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
     """
     order = list(arms(cells)) if column == "norm" else sorted(cells[column].unique())
     for position, value in enumerate(order):
-        part = cells[cells[column] == value].sort_values("seed")
+        part = cells[cells[column] == value].sort_values("seed", kind="stable")
         colour = figures.COLOURS[part["norm"].iloc[0]]
         ends = zip(part["low"], part["high"], part["non_monotone"], strict=True)
         for place, (low, high, non_monotone) in enumerate(ends):

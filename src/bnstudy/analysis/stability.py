@@ -66,7 +66,7 @@ def losses(ax: Axes, steps: pd.DataFrame) -> None:
     top = 10 * outcomes.DIVERGENCE_LOSS
     for arm, part in arms(steps).items():
         for _, run in part.groupby("run_id", observed=True):
-            run = run.sort_values("step")
+            run = run.sort_values("step", kind="stable")
             y = np.nan_to_num(run["loss"].to_numpy(), nan=top, posinf=top).clip(max=top)
             x = run["step"].to_numpy() + 1
             ax.plot(x, y, color=figures.COLOURS[arm], lw=0.6, alpha=0.75)
@@ -83,7 +83,7 @@ def courses(ax: Axes, steps: pd.DataFrame) -> None:
     """Means of ten successive losses around that of guessing, a line per run, of those that did not diverge."""
     for arm, part in arms(steps).items():
         for _, run in part.groupby("run_id", observed=True):
-            run = run.sort_values("step")
+            run = run.sort_values("step", kind="stable")
             if outcomes.of_losses(run["loss"].to_numpy()) != outcomes.DIVERGED:
                 tens = run.head(len(run) // 10 * 10).groupby(run["step"] // 10)[["step", "loss"]].mean()
                 ax.plot(tens["step"] + 1, tens["loss"], color=figures.COLOURS[arm], lw=0.8, alpha=0.8)

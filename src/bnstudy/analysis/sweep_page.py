@@ -118,7 +118,7 @@ def _along(ax: Axes, epochs: pd.DataFrame, value: str) -> None:
     for arm, rows in arms(epochs).items():
         for side, dashes in (("test", "-"), ("train", figures.DASHED)):
             for _, run in rows.dropna(subset=[f"{side}_{value}"]).groupby("run_id", observed=True):
-                run, colour = run.sort_values("epoch"), figures.COLOURS[arm]
+                run, colour = run.sort_values("epoch", kind="stable"), figures.COLOURS[arm]
                 marker, face = "o" if len(run) == 1 else "", colour if side == "test" else "none"
                 ax.plot(run["epoch"], factor * run[f"{side}_{value}"], color=colour, ls=dashes, lw=0.8, alpha=0.7,
                         marker=marker, ms=4, mfc=face)  # fmt: skip

@@ -70,7 +70,7 @@ def by_run(steps: pd.DataFrame, cell: Sequence[str]) -> pd.DataFrame:
 
     rows = []
     for (*key, lr, run_id), part in steps.groupby([*cell, "run_lr", "run_id"], observed=True):
-        losses = part.sort_values("step")["loss"].to_numpy()
+        losses = part.sort_values("step", kind="stable")["loss"].to_numpy()
         rows.append((*key, run_id, lr, of_losses(losses), last_loss(losses), len(losses)))
     runs = pd.DataFrame(rows, columns=[*cell, "run_id", "lr", "outcome", "last_loss", "num_losses"])
     for _, part in runs.groupby(list(cell)):

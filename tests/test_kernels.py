@@ -649,7 +649,7 @@ def test_a_norms_variance_is_that_of_float64(
     count = x.numel() // x.shape[1]
     for num_threads in (1, 2):
         torch.set_num_threads(num_threads)
-        library = norm_relu._library_for(x, None)
+        library = norm_relu._library_for(x, None, None)
         found = [torch.empty(shape[1], dtype=torch.float64) for _ in range(2)]
         library.moments(*build.pointers(x, *found), *norm_relu._sizes(x))
         torch.testing.assert_close(found[1], variance, rtol=1e-5, atol=0)

@@ -22,7 +22,7 @@ from bnstudy.sweep.plan import plan, side_by_side
 from bnstudy.training import runner, signals, trainer
 from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
 
-RATES = (0.01, 0.1, 0.5, 1e30, 1.0, 3.0)  # one of them diverges
+RATES = (0.01, 0.1, 0.5, 1e30, 1.0)  # as many as train side by side on a CPU; one of them diverges
 TIME = {"wall_sec", "probe_share", "num_runs"}  # columns of `runs` that tell time, or who trained beside
 LENETS = [{"model": {"name": "lenet", "padding": 4}, "norm": {"name": norm}} for norm in ("batch", "none")]
 NETWORKS = [*LENETS, {"model": {"name": "mlp", "hidden": "16"}, "norm": {"name": "batch"}}]
@@ -163,14 +163,14 @@ def test_whatever_trains_beside_it_a_run_is_the_run_alone(tmp_path, root, change
 
 def test_a_stack_is_what_the_bits_of_its_runs_depend_on(tmp_path, root):
     """The test above can fail: with runtime.engine=stacked it does. The manifest tells which runs those are."""
-    stacked = grid(root, runtime__engine="stacked")
-    for size in (2, 6):
-        for first in range(0, 6, size):
+    stacked = grid(root, rates=RATES[:4], runtime__engine="stacked")
+    for size in (2, 4):
+        for first in range(0, 4, size):
             of = Group(tuple(jobs(stacked)[first : first + size]))
             runner.train(of, tmp_path / str(size), threads=1, report=lambda *_: None, stop=signals.Stop())
-    assert written(tmp_path / "2", names(stacked)) != written(tmp_path / "6", names(stacked))
-    said = Store(tmp_path / "6").manifest(names(stacked)[0])["provenance"]
-    assert (said["engine"], said["num_runs"]) == ("stacked", 6)
+    assert written(tmp_path / "2", names(stacked)) != written(tmp_path / "4", names(stacked))
+    said = Store(tmp_path / "4").manifest(names(stacked)[0])["provenance"]
+    assert (said["engine"], said["num_runs"]) == ("stacked", 4)
 
 
 def test_a_group_that_is_taken_apart_says_so_and_keeps_its_bits(tmp_path, root, undisturbed, monkeypatch, capsys):
@@ -186,10 +186,10 @@ def test_a_group_that_is_taken_apart_says_so_and_keeps_its_bits(tmp_path, root, 
     monkeypatch.setattr(trainer.Trainer, "__init__", no_room)
     sweep(configs, tmp_path)
     log = capsys.readouterr().out
-    assert all(word in log for word in ("out of memory", names(configs)[5], "by itself"))
+    assert all(word in log for word in ("out of memory", names(configs)[-1], "by itself"))
     same(configs, tmp_path, undisturbed)
     groups = Store(tmp_path).manifest(names(configs)[0])["provenance"]["groups"]
-    assert [(g["num_runs"], g["engine"]) for g in groups] == [(6, "parallel"), (1, "plain")]
+    assert [(g["num_runs"], g["engine"]) for g in groups] == [(len(RATES), "parallel"), (1, "plain")]
     assert groups[0]["from_step"] == 0 < groups[1]["from_step"]
 
 

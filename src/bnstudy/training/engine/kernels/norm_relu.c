@@ -1,8 +1,9 @@
 /* Batch normalization, an addition and ReLU in one pass over memory, forward and backward.
 
-   Arrays are rows of C channels (images in the layout channels_last), C a multiple of LANES. Compiled for one C and one
-   type of number: `stored` in memory, REAL in sums and products (see lanes.h). Threads take consecutive rows, and
-   their sums are added in the order of the threads: one number of threads, one result. NaN passes through as in torch. */
+   Arrays are rows of C channels (images in the layout channels_last), C a multiple of LANES. Compiled for one C, one EPS
+   (of the norm) and one type of number: `stored` in memory, REAL in sums and products (see lanes.h). Threads take
+   consecutive rows, and their sums are added in the order of the threads: one number of threads, one result. NaN passes
+   through as in torch. */
 
 #include <math.h>
 
@@ -183,30 +184,30 @@ void backward(const stored *grad, const stored *y, const stored *x, const REAL *
     }
 }
 
-/* In training: y = max(0, gamma * x^ + beta + added) with x^ = (x - mean) / sqrt(variance + eps), and both moments. Wherever
+/* In training: y = max(0, gamma * x^ + beta + added) with x^ = (x - mean) / sqrt(variance + EPS), and both moments. Wherever
    x enters it is x - o, with o the mean as REAL: scaled by itself, x far from 0 would cancel against the mean. */
-void normalize(const stored *x, const stored *added, const REAL *gamma, const REAL *beta, double eps, double *mean,
-               double *variance, stored *y, long rows, int threads) {
+void normalize(const stored *x, const stored *added, const REAL *gamma, const REAL *beta, double *mean, double *variance,
+               stored *y, long rows, int threads) {
     REAL centre[C], scale[C], shift[C];
     moments(x, mean, variance, rows, threads);
     for (int c = 0; c < C; c++) {
-        const double by = gamma[c] / sqrt(variance[c] + eps);
+        const double by = gamma[c] / sqrt(variance[c] + EPS);
         centre[c] = mean[c], scale[c] = by, shift[c] = beta[c] - by * (mean[c] - centre[c]);
     }
     forward(x, added, centre, scale, shift, y, rows, threads);
 }
 
 /* Gradients of x, of what was added (unless NULL), gamma and beta from that of y: with g = dy where y > 0,
-   dx = gamma / sqrt(variance + eps) (g - dbeta / rows - x^ dgamma / rows). */
+   dx = gamma / sqrt(variance + EPS) (g - dbeta / rows - x^ dgamma / rows). */
 void normalize_backward(const stored *grad, const stored *y, const stored *x, const double *mean, const double *variance,
-                        const REAL *gamma, double eps, stored *dx, stored *dadded, REAL *dgamma, REAL *dbeta, long rows,
+                        const REAL *gamma, stored *dx, stored *dadded, REAL *dgamma, REAL *dbeta, long rows,
                         int threads) {
     REAL centre[C], a[C], b[C], d[C];
     double sum[C], product[C];
     for (int c = 0; c < C; c++) centre[c] = mean[c];
     sums(grad, y, x, centre, sum, product, rows, threads);
     for (int c = 0; c < C; c++) {
-        const double apart = mean[c] - centre[c], rstd = 1 / sqrt(variance[c] + eps), scale = gamma[c] * rstd;
+        const double apart = mean[c] - centre[c], rstd = 1 / sqrt(variance[c] + EPS), scale = gamma[c] * rstd;
         const double of_gamma = (product[c] - apart * sum[c]) * rstd, of_x = -scale * rstd * of_gamma / rows;
         dgamma[c] = of_gamma, dbeta[c] = sum[c];
         a[c] = scale, b[c] = of_x, d[c] = -scale * sum[c] / rows - of_x * apart;

@@ -10,7 +10,6 @@ with o the mean as x's type has it: scaled by itself, x far from 0 would cancel 
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from typing import Any
 
@@ -44,7 +43,7 @@ class NormReLU(nn.Module):
         if norm is None:
             relu_NCHW: Tensor = _Plain.apply(x_NCHW, added, library)
         elif norm.training:
-            relu_NCHW, mean_C, variance_C = _Normed.apply(x_NCHW, added, norm.weight, norm.bias, norm.eps, library)
+            relu_NCHW, mean_C, variance_C = _Normed.apply(x_NCHW, added, norm.weight, norm.bias, library)
             build.track(norm, mean_C, variance_C, x_NCHW.numel() // x_NCHW.shape[1])
         else:
             assert norm.running_mean is not None and norm.running_var is not None
@@ -81,14 +80,13 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, added: Tensor | None, gamma: Tensor, beta: Tensor, eps: float, library: Any
+        ctx: Any, x: Tensor, added: Tensor | None, gamma: Tensor, beta: Tensor, library: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = (torch.empty(x.shape[1], dtype=torch.float64) for _ in range(2))
         y = torch.empty_like(x)
-        arrays = (*pointers(x, added, gamma, beta), ctypes.c_double(eps), *pointers(mean, variance, y))
-        library.normalize(*arrays, *_sizes(x))
+        library.normalize(*pointers(x, added, gamma, beta, mean, variance, y), *_sizes(x))
         ctx.save_for_backward(x, y, mean, variance, gamma)
-        ctx.library, ctx.both, ctx.eps = library, added is not None, eps
+        ctx.library, ctx.both = library, added is not None
         ctx.mark_non_differentiable(mean, variance)
         ctx.set_materialize_grads(False)  # theirs would be zeros
         return y, mean, variance
@@ -100,9 +98,9 @@ class _Normed(torch.autograd.Function):
         grad = gradients[0].contiguous(memory_format=torch.channels_last)
         grad_x, grad_gamma, grad_beta = torch.empty_like(x), torch.empty_like(gamma), torch.empty_like(gamma)
         grad_added = torch.empty_like(y) if ctx.both else None
-        arrays = (*pointers(grad, y, x, mean, variance, gamma), ctypes.c_double(ctx.eps))
-        ctx.library.normalize_backward(*arrays, *pointers(grad_x, grad_added, grad_gamma, grad_beta), *_sizes(x))
-        return grad_x, grad_added, grad_gamma, grad_beta, None, None
+        arrays = pointers(grad, y, x, mean, variance, gamma, grad_x, grad_added, grad_gamma, grad_beta)
+        ctx.library.normalize_backward(*arrays, *_sizes(x))
+        return grad_x, grad_added, grad_gamma, grad_beta, None
 
 
 def _forward(
@@ -127,11 +125,11 @@ def _library_for(x: Tensor, added: Tensor | None, norm: nn.BatchNorm2d | None) -
         return None
     if added is not None and (added.dtype != x.dtype or added.stride() != x.stride()):
         return None
-    library = _library(x.dtype, channels)
+    library = _library(x.dtype, channels, 0.0 if norm is None else norm.eps)
     build.count_use("norm_relu", library)
     return library
 
 
 @functools.cache
-def _library(dtype: torch.dtype, channels: int) -> Any:
-    return build.library("norm_relu", **build.TYPES[dtype], C=channels)
+def _library(dtype: torch.dtype, channels: int, eps: float = 0.0) -> Any:
+    return build.library("norm_relu", **build.TYPES[dtype], C=channels, EPS=repr(eps))

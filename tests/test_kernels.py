@@ -317,6 +317,15 @@ def test_convolutions_of_bf16_round_what_autocast_rounds(relu: bool, monkeypatch
     torch.testing.assert_close(grad_weight.double(), twin.weight.grad, rtol=1e-4, atol=1e-4)
 
 
+def rounded(conv: nn.Conv2d, x: Tensor, slope: Tensor) -> list[Tensor]:
+    """A convolution's output in bf16, and the gradients of its input and parameters."""
+    mine = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = bf16.RoundedConv(conv)(mine)
+    assert y.dtype == torch.bfloat16
+    return [y, *torch.autograd.grad(y, [mine, *conv.parameters()], slope)]
+
+
 def test_other_convolutions_of_bf16_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 8, 3, stride=2)
@@ -324,11 +333,7 @@ def test_other_convolutions_of_bf16_are_torchs_own(monkeypatch: pytest.MonkeyPat
     found = []
     for multiplied in (True, False):
         monkeypatch.setattr(build, "multiplies_bf16", lambda multiplied=multiplied: multiplied)
-        mine = x.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
-            y = bf16.RoundedConv(conv)(mine)
-        assert y.dtype == torch.bfloat16
-        found.append([y, *torch.autograd.grad(y, [mine, *conv.parameters()], slope)])
+        found.append(rounded(conv, x, slope))
     for ours, torchs in zip(*found, strict=True):
         torch.testing.assert_close(ours.float(), torchs.float(), rtol=1 / 64, atol=1 / 64)
     assert torch.equal(bf16.RoundedConv(conv)(x), conv(x))
@@ -356,11 +361,9 @@ def test_a_kernels_gradient_at_a_stride_is_summed_in_float32(monkeypatch: pytest
     found = []
     for unit in (False, True):
         monkeypatch.setattr(build, "has_matrix_unit", lambda unit=unit: unit)
-        mine = x.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
-            y = bf16.RoundedConv(conv)(mine)
-        assert y.dtype == torch.bfloat16 and (y.grad_fn.name() == "_StridedBackward") is not unit
-        found.append([y, *torch.autograd.grad(y, [mine, conv.weight], slope)])
+        found.append(rounded(conv, x, slope))
+        made_by = found[-1][0].grad_fn
+        assert made_by is not None and (made_by.name() == "_StridedBackward") is not unit
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
     exact = conv2d_weight(x.bfloat16().double(), conv.weight.shape, slope.double(), 2, 1)
     torch.testing.assert_close(found[0][2].double(), exact, rtol=1e-5, atol=1e-5)

@@ -17,7 +17,7 @@ from waiting import found, wait_for
 from bnstudy.config import compose
 from bnstudy.config.schema import resolved
 from bnstudy.store import checkpoint, locks, paths
-from bnstudy.store.jobs import Group, jobs
+from bnstudy.store.jobs import jobs
 from bnstudy.store.runs import State, Store, Writer
 from bnstudy.sweep import pool, rounds
 from bnstudy.tracking.console import Progress
@@ -39,16 +39,21 @@ def _process(monkeypatch):
         yield
 
 
-def launcher(configs, results, told, slow_sec=0.0):
-    """A process that makes the runs as `make sweep-NAME` does; what it prints goes to a file, runs begun to a log."""
+def launcher(configs, results, told, slow_sec=0.0, meet=None):
+    """A process that makes the runs as `make sweep-NAME` does; what it prints goes to a file, runs begun to a log.
+
+    In its first run it waits for the others that are to `meet` at this barrier.
+    """
 
     def work():
         sys.stdout = sys.stderr = told.open("a", buffering=1)
-        restart, save = Writer.restart, checkpoint.save
+        restart, save, first = Writer.restart, checkpoint.save, [meet] if meet else []
 
         def log(self):
             with (results.parent / "begun.log").open("a") as file:
                 file.write(f"{os.getpid()} {self.run_id}\n")
+            if first:
+                first.pop().wait(60)
             restart(self)
 
         def slowly(*arguments):
@@ -70,15 +75,40 @@ def ended(process):
     return process.exitcode
 
 
-def test_runs_under_way_side_by_side_are_not_counted_as_ended(root):
+def test_runs_under_way_side_by_side_are_not_counted_as_ended():
     """Two groups of two, one of them 90 % and then at its end, the other 60 %."""
-    groups = [Group(tuple(jobs(config(root, seed=s, optim__lr=lr) for lr in (0.1, 0.2)))) for s in (0, 1)]
     progress, shown = Progress("sweep", 5, "runs ended"), []
-    shares = pool.Shares(groups, progress, 1, "")
+    shares = pool.Shares([2, 2], progress, 1, "")
     for signs in ((0, 90, 100, []), (1, 60, 100, []), (0, 0, 0, [("a", "completed", ""), ("b", "failed", "")])):
         shares.show(*signs)
         shown.append((progress._done, progress._whole))
     assert shown == [(2.8, 1), (4.0, 1), (4.2, 3)]
+
+
+@pytest.mark.parametrize("num_done", [1, 2])
+def test_a_group_killed_while_its_runs_ended_one_by_one_is_resumed(tmp_path, root, num_done, monkeypatch, capsys):
+    """Some of its runs are done, which the command that resumes it neither waits for nor counts."""
+    how = {"norm": {"name": "none"}, "runtime__checkpoint_every_sec": 0.0}
+    configs = [config(root, optim__lr=lr, **how) for lr in (0.1, 0.2, 0.3)]
+    make(configs, tmp_path / "whole")
+    results, finish, left = tmp_path / "cut", Writer.finish, num_done
+
+    def killed(*arguments):
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        finish(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(configs, results)
+    assert not rounds.train("a sweep", jobs(configs), results, 1)
+    told, wanted = capsys.readouterr(), 3 - num_done
+    assert f"3 runs, {num_done} done, {wanted} to train" in told.out
+    assert f"{wanted} of {wanted} runs ended, 100 %" in told.err
+    assert written(results, names(configs)) == written(tmp_path / "whole", names(configs))
 
 
 @pytest.mark.slow
@@ -87,7 +117,8 @@ def test_two_launchers_share_a_sweep_and_both_tell_of_all_of_it(tmp_path, root):
     make(configs, tmp_path / "alone")
     results = tmp_path / "results"
     told = [tmp_path / name for name in ("one.txt", "other.txt")]
-    processes = [launcher(configs, results, file, slow_sec=0.01) for file in told]
+    both = FORK.Barrier(2)
+    processes = [launcher(configs, results, file, slow_sec=0.01, meet=both) for file in told]
     assert [ended(process) for process in processes] == [0, 0]
     begun = [line.split() for line in (tmp_path / "begun.log").read_text().splitlines()]
     assert sorted(run_id for _, run_id in begun) == sorted(names(configs)), "each once"

@@ -81,10 +81,13 @@ def train(jobs: Sequence[Job], pending: set[str], results: Path, workers: int, p
             time.sleep(POLL_SEC)
             continue
         at_once = min(workers, len(free))
-        show = Shares(free, progress, num_ended, f"{at_once} processes of {threads} threads").show
+        # A group resumes whole, with runs that were done before a kill and that nobody waits for.
+        sizes = [sum(job.run_id in ours for job in group.jobs) for group in free]
+        show = Shares(sizes, progress, num_ended, f"{at_once} processes of {threads} threads").show
         endings = {run_id: run.before for run_id, run in runs.items()}
         for end in launch(free, results, workers=at_once, threads=threads, report=show, endings=endings):
-            runs[end[0]].note(end)
+            if end[0] in runs:
+                runs[end[0]].note(end)
 
 
 @dataclass
@@ -119,10 +122,10 @@ class _Run:
 
 
 class Shares:
-    """The trained share of each group, summed up on the console."""
+    """The trained share of each group, of so many runs, summed up on the console."""
 
-    def __init__(self, groups: Sequence[Group], progress: Progress, before: int, note: str) -> None:
-        self._sizes, self._progress, self._before, self._note = [len(g.jobs) for g in groups], progress, before, note
+    def __init__(self, sizes: Sequence[int], progress: Progress, before: int, note: str) -> None:
+        self._sizes, self._progress, self._before, self._note = sizes, progress, before, note
         self._share: dict[int, float] = {}  # of the groups that have begun
         self._over = set[int]()
 

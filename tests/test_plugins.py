@@ -28,6 +28,12 @@ def test_options_and_flags_are_read_from_the_text(made_up):
     assert plugins.flag("norms", "made_up", "STACKABLE") and not plugins.flag("norms", "made_up", "OTHER")
 
 
+def test_a_flag_that_would_have_to_be_run_is_refused_with_a_remedy(made_up):
+    made_up("from bnstudy.norms import batch\nSTACKABLE = batch.STACKABLE\ndef build(n, ndim):\n    ...\n")
+    with pytest.raises(ValueError, match=r"norms/made_up\.py, line 2: STACKABLE = batch\.STACKABLE: .*True or False"):
+        plugins.flag("norms", "made_up", "STACKABLE")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -82,10 +82,17 @@ def initialisers() -> tuple[str, ...]:
 
 
 def flag(kind: str, name: str, constant: str) -> bool:
-    """Whether the component's file sets the module constant to True, as in `STACKABLE = True`; nothing is imported."""
+    """Whether the component's file sets the module constant to True, as in `STACKABLE = True`; nothing is imported.
+
+    Raises ValueError where the value is not written there.
+    """
     for node in _tree(kind, _known(kind, name)).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == constant for t in node.targets):
-            return bool(ast.literal_eval(node.value))
+            try:
+                return bool(ast.literal_eval(node.value))
+            except ValueError:
+                text = f"{kind}/{name}.py, line {node.lineno}: {constant} = {ast.unparse(node.value)}"
+                raise ValueError(f"{text}: the file is read and not run; write True or False") from None
     return False
 
 

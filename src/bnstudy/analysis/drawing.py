@@ -244,12 +244,13 @@ def _in_prose(names: Iterable[str]) -> str:
     """Names as they are written in prose, in order; unknown ones as they are."""
     spelling = {
         "cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet", "mlp": "perceptron",
-        "matrix_product": "products of matrices", "tutorial_cnn": "a tutorial's network",
+        "matrix_product": "products of matrices", "tutorial_cnn": "a tutorial's network", "lenet_norm_first": "LeNet",
+        "lenet_norm_after": "LeNet",
     }  # fmt: skip
     ordered = sorted(
         names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
     )
-    spelled = [spelling.get(name, re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) for name in ordered]
+    spelled = list(dict.fromkeys(spelling.get(n, re.sub(r"^resnet(\d+)$", r"ResNet-\1", n)) for n in ordered))
     depths = [name.removeprefix("deep_perceptron") for name in spelled]
     if all(depth.isdigit() for depth in depths):
         return f"perceptrons of {depths[0]} to {depths[-1]} layers"

@@ -63,6 +63,20 @@ def test_each_arm_is_judged_by_itself(changed: Values, verdict: Verdict) -> None
     assert (evidence["17-reduced"].verdict, evidence["17-reduced-none"].verdict) == (Verdict.reproduced, verdict)
 
 
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [({}, "reproduced"), ({0.03: 50.0}, "partly"), ({0.01: 2.0, 0.03: 3.0}, "not reproduced")],
+)
+def test_in_units_of_the_weights_it_is_judged_by_the_other_table(changed: Values, verdict: str) -> None:
+    made = findings.load(synthetic.FINDINGS / "relative_sharpness.py")
+    rising: Values = {rate: 1 / value for rate, value in FALLING.items() if isinstance(value, float)}
+    frames = frame(rising, rising)
+    frames["relative_sharpness"] = frame({**FALLING, **changed}, rising)["hessian_top_eigenvalue"]
+    made.plot(figures.new(made.size, made.title, "synthetic", synthetic=False), frames)
+    assert made.numbers(frames)
+    assert str(made.evidence(frames)["17-reduced-relative"].verdict) == verdict
+
+
 def test_an_eigenvalue_that_did_not_converge_is_none() -> None:
     data = frame(FALLING, FALLING)
     table = data["hessian_top_eigenvalue"]

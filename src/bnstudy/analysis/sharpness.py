@@ -28,29 +28,17 @@ def figure(fig: Figure, rows: pd.DataFrame, *, momentum: float) -> None:
 
     With the line 2 (1 + momentum) / rate, above which heavy-ball descent on a quadratic loss diverges.
     """
-    ended = rows[rows["ended"]]
-    rates = sorted(rows["lr"].unique())
+    ended, rates = rows[rows["ended"]], sorted(rows["lr"].unique())
     left, middle, right = fig.subplots(1, 3, width_ratios=(1.15, 1, 1))
     for ax, column, title, label, letter in (
         (left, "eigenvalue", "sharpness after training", "largest eigenvalue of the Hessian", "a"),
         (middle, "loss", "loss after training", "mean cross-entropy", "b"),
     ):
-        for shift, (arm, part) in figures.beside(ended, 1):
-            side = 1.06**shift
-            means = stats.over_seeds(part[part["outcome"] == "trained"], ["lr"], column, Scale.log)
-            ax.plot(means["lr"] * side, means["mean"], color=figures.COLOURS[arm], lw=1.4)
-            _marks(ax, part["lr"] * side, part, column, arm)
-        ax.set_xscale("log")
-        ax.minorticks_off()
+        by_rate(ax, rows, column)
         figures.plain_log(ax)
-        ax.set_xlabel("learning rate")
         ax.set_ylabel(label)
-        ax.set_xlim(min(rates) / 1.6, max(rates) * 1.6)
-        ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
         figures.panel(ax, letter, title)
-    for arm, part in arms(rows[~rows["ended"]]).items():
-        start = stats.interval(part["eigenvalue"], Scale.log).mean
-        left.axhline(start, color=figures.COLOURS[arm], lw=1, ls=(0, (2, 2)), zorder=1)
+    before_training(left, rows)
     height = left.get_ylim()
     left.plot(rates, [2 * (1 + momentum) / rate for rate in rates], color=figures.MUTED, lw=0.9, zorder=1)
     left.set_ylim(height)
@@ -67,6 +55,28 @@ def figure(fig: Figure, rows: pd.DataFrame, *, momentum: float) -> None:
     handles += [Line2D([], [], color=figures.MUTED, lw=0.9, label=line)]
     handles += [Line2D([], [], ls="", marker="o", ms=4.4, mec=figures.MUTED, mfc="none", label="stalled")]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def by_rate(ax: Axes, rows: pd.DataFrame, column: str) -> None:
+    """After training, by rate: a mark a run, and the geometric mean of those that trained."""
+    rates = sorted(rows["lr"].unique())
+    for shift, (arm, part) in figures.beside(rows[rows["ended"]], 1):
+        side = 1.06**shift
+        means = stats.over_seeds(part[part["outcome"] == "trained"], ["lr"], column, Scale.log)
+        ax.plot(means["lr"] * side, means["mean"], color=figures.COLOURS[arm], lw=1.4)
+        _marks(ax, part["lr"] * side, part, column, arm)
+    ax.set_xscale("log")
+    ax.minorticks_off()
+    ax.set_xlabel("learning rate")
+    ax.set_xlim(min(rates) / 1.6, max(rates) * 1.6)
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+
+
+def before_training(ax: Axes, rows: pd.DataFrame) -> None:
+    """The sharpness of each arm's networks as they are at first: a level."""
+    for arm, part in arms(rows[~rows["ended"]]).items():
+        start = stats.interval(part["eigenvalue"], Scale.log).mean
+        ax.axhline(start, color=figures.COLOURS[arm], lw=1, ls=(0, (2, 2)), zorder=1)
 
 
 TRAINED = Need("number of the seed's runs at these rates that did not train", "not every seed trains at these rates",

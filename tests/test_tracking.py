@@ -429,6 +429,42 @@ def test_what_a_mirror_raised_on_the_way_is_raised_when_it_has_ended() -> None:
     assert asked == [("completed", {})]
 
 
+def test_an_interrupted_run_leaves_mirrors_that_do_not_open(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first is waited for a little, those behind it are not; a later run has a thread of its own."""
+    monkeypatch.setattr(tracker, "LEAVE_SEC", 0.05)
+    monkeypatch.setattr(tracker, "DELAY_SEC", 0.0)
+    down, up, asked = threading.Event(), threading.Event(), list[object]()
+    runs = [Background(lambda: Slow(down, asked)) for _ in range(3)]
+    for run in runs:
+        run.scalars(0, {"loss": 1.0})
+        run.finish("interrupted", {})
+    assert asked == [] and capsys.readouterr().err.count("is left; the tables have everything") == 1
+    up.set()
+    Background(lambda: Slow(up, asked)).finish("completed", {})
+    assert asked == [("completed", {})]
+    down.set()
+
+
+def test_an_interrupted_run_ends_a_mirror_that_is_open() -> None:
+    let, asked = threading.Event(), list[object]()
+    let.set()
+    run = Background(lambda: Slow(let, asked))
+    run.scalars(0, {"loss": 1.0})
+    run.finish("interrupted", {})
+    assert asked == [(0, {"loss": 1.0}), ("interrupted", {})]
+
+
+def test_a_process_that_ends_waits_for_no_mirror() -> None:
+    code = (
+        "import time\nfrom bnstudy.tracking import tracker\ntracker.LEAVE_SEC = 0.05\n"
+        "tracker.Background(lambda: time.sleep(1e6)).finish('interrupted', {})\nprint('over')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "over\n"), done.stderr
+
+
 def test_off_writes_nothing(results: Path) -> None:
     run = tracker.tracker_of(config("off"), "run-1", results, CONFIG)
     run.scalars(0, {"loss": 1.0})

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bnstudy.config.identity import network
 from bnstudy.config.schema import Config
 
 DELAY_SEC = 2.0  # before a tracker is opened: importing W&B, too, holds up the first update
+LEAVE_SEC = 5.0  # that an interrupted run waits for one that is still being opened
+T = TypeVar("T")
 
 
 class Tracker(Protocol):
@@ -51,7 +55,8 @@ class Background:
 
     def __init__(self, open_tracker: Callable[[], Tracker]) -> None:
         self._ends, self._begins = threading.Event(), time.monotonic() + DELAY_SEC
-        self._opened: Future[Tracker] = _thread().submit(self._open, open_tracker)
+        self._thread = _thread()
+        self._opened = self._thread.submit(lambda: self._open(open_tracker))
         self._trouble: BaseException | None = None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -65,8 +70,13 @@ class Background:
         self._later(lambda tracker: tracker.table(name, step, kept))
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
-        """End the run, and wait until it is ended. Raises what opening it or a call raised."""
+        """End the run, and wait until it is ended. Raises what opening it or a call raised.
+
+        Whoever interrupts a run does not wait long for a tracker that does not open, as on a network that is down.
+        """
         self._ends.set()
+        if status == "interrupted" and not self._thread.reaches(self._opened, LEAVE_SEC):
+            return
         self._later(lambda tracker: tracker.finish(status, summary)).result()
         if self._trouble is not None:
             raise self._trouble
@@ -76,7 +86,7 @@ class Background:
         return open_tracker()
 
     def _later(self, act: Callable[[Tracker], object]) -> Future[None]:
-        return _thread().submit(self._do, act)
+        return self._thread.submit(lambda: self._do(act))
 
     def _do(self, act: Callable[[Tracker], object]) -> None:
         try:
@@ -85,9 +95,46 @@ class Background:
             self._trouble = self._trouble or error
 
 
+class _Thread:
+    """Does what is submitted, in that order. A process that ends does not wait for it, as it would for a pool's."""
+
+    def __init__(self) -> None:
+        self._tasks = queue.SimpleQueue[Callable[[], None]]()
+        self._given_up = False
+        threading.Thread(target=self._serve, name="tracker", daemon=True).start()
+
+    def submit(self, act: Callable[[], T]) -> Future[T]:
+        found = Future[T]()
+
+        def do() -> None:
+            try:
+                found.set_result(act())
+            except BaseException as error:
+                found.set_exception(error)
+
+        self._tasks.put(do)
+        return found
+
+    def reaches(self, task: Future[Any], wait_sec: float) -> bool:
+        """Whether it has done the task within this time. If not, it is given up, with all that waits behind."""
+        try:
+            task.exception(0.0 if self._given_up else wait_sec)
+        except TimeoutError:
+            if not self._given_up:
+                print("W&B: the mirror is not open yet and is left; the tables have everything.", file=sys.stderr)
+            self._given_up = True
+            _thread.cache_clear()
+            return False
+        return True
+
+    def _serve(self) -> None:
+        while True:
+            self._tasks.get()()
+
+
 @cache
-def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="tracker")
+def _thread() -> _Thread:
+    return _Thread()
 
 
 def tracker_of(config: Config, run_id: str, results: Path, facts: Mapping[str, Any]) -> Tracker:

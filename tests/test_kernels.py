@@ -22,8 +22,9 @@ from bnstudy.config import plugins
 from bnstudy.config.schema import Config, Runtime
 from bnstudy.training import engine
 from bnstudy.training.engine.fuse import Fused
-from bnstudy.training.engine.kernels import bf16, build, norm_relu, pooled_conv, winograd
+from bnstudy.training.engine.kernels import bf16, build, norm_relu, pointwise, pooled_conv, winograd
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
+from bnstudy.training.engine.kernels.pointwise import PointwiseConv
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
 from bnstudy.training.engine.kernels.winograd import WinogradConv
 
@@ -65,7 +66,8 @@ def test_the_kernels_compile_here() -> None:
     for dtype in build.TYPES:
         assert norm_relu._library(dtype, 16) is not None
     for dtype in build.TYPES:
-        assert winograd._library(dtype, 16, 32) is not None
+        assert all(winograd._library(dtype, stride, 16, 32) is not None for stride in (1, 2))
+        assert pointwise._library(dtype, 16, 32) is not None
 
 
 @st.composite
@@ -173,8 +175,9 @@ def test_norm_relu_is_norm_addition_and_relu(channels, num, side, normed, adding
             close(value.double(), twin.state_dict()[key].double())
 
 
-def conv_of(into: int, out: int, dtype: torch.dtype = torch.float64) -> nn.Conv2d:
-    return nn.Conv2d(into, out, 3, padding=1, bias=False).to(dtype).to(memory_format=torch.channels_last)
+def conv_of(into: int, out: int, dtype: torch.dtype = torch.float64, *, stride: int = 1, size: int = 3) -> nn.Conv2d:
+    conv = nn.Conv2d(into, out, size, stride, padding=size // 2, bias=False)
+    return conv.to(dtype).to(memory_format=torch.channels_last)
 
 
 def images_of(num: int, channels: int, *sides: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -182,22 +185,27 @@ def images_of(num: int, channels: int, *sides: int, dtype: torch.dtype = torch.f
 
 
 @compiled
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=60)
 @given(
+    st.sampled_from([(3, 1), (3, 2), (1, 2)]),
     st.sampled_from([(16, 16), (16, 32), (32, 16), (64, 64), (48, 16)]), st.integers(1, 5),
-    st.sampled_from([(8, 8), (8, 10), (9, 11), (16, 16), (32, 4), (6, 19), (5, 13)]), st.booleans(), st.integers(1, 3),
-    st.integers(0, 100),
+    st.sampled_from([(8, 8), (8, 10), (9, 11), (16, 16), (32, 4), (6, 19), (5, 13), (1, 64)]), st.booleans(),
+    st.integers(1, 3), st.integers(0, 100),
 )  # fmt: skip
-def test_winograds_convolution_is_the_convolution(channels, num, sides, relu, num_threads, seed):
+def test_a_wide_convolution_is_the_convolution(kind, channels, num, sides, relu, num_threads, seed):
+    """Of 3x3 by Winograd's algorithm, at strides 1 and 2, with its ReLU; of 1x1 at stride 2."""
     torch.manual_seed(seed)
-    conv = conv_of(*channels)
+    size, stride = kind
+    conv, relu = conv_of(*channels, stride=stride, size=size), relu and size == 3
+    ours = WinogradConv(conv, relu) if size == 3 else PointwiseConv(conv)
+    assert ours.applies(conv)
     mine, theirs = (images_of(num, channels[0], *sides).requires_grad_() for _ in range(2))
     with torch.no_grad():
         theirs.copy_(mine)
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        found, wanted = WinogradConv(conv, relu)(mine), conv(theirs)
+        found, wanted = ours(mine), conv(theirs)
         wanted = torch.relu(wanted) if relu else wanted
         assert type(found.grad_fn) is not type(wanted.grad_fn)  # torch did not do both
         close(found, wanted)
@@ -213,14 +221,16 @@ def test_winograds_convolution_is_the_convolution(channels, num, sides, relu, nu
 
 
 @compiled
-def test_winograds_rounding_errors_are_of_the_size_of_torchs() -> None:
+@pytest.mark.parametrize(("kind", "stride"), [(WinogradConv, 1), (WinogradConv, 2), (PointwiseConv, 2)])
+def test_rounding_errors_of_wide_convolutions_are_of_the_size_of_torchs(kind: type[nn.Module], stride: int) -> None:
     """Against float64, relative, as norms over a mini-batch: output, gradient of the input, gradient of the kernel."""
     torch.manual_seed(0)
-    for width, side in ((16, 32), (32, 16), (64, 8)):
-        conv, x = conv_of(width, width, torch.float32), images_of(128, width, side, side, dtype=torch.float32)
-        weights = images_of(128, width, side, side, dtype=torch.float32)
+    for width, side in ((16, 32), (32, 16), (64, 8))[: 4 - stride]:  # those of ResNets
+        conv = conv_of(width, stride * width, torch.float32, stride=stride, size=3 if kind is WinogradConv else 1)
+        x = images_of(128, width, side, side, dtype=torch.float32)
+        weights = images_of(128, stride * width, side // stride, side // stride, dtype=torch.float32)
         errors = []
-        for module in (WinogradConv(conv), conv):
+        for module in (kind(conv), conv):
             exact = copy.deepcopy(conv).double()
             entering, twin = x.clone().requires_grad_(), x.double().requires_grad_()
             output, wanted = module(entering), exact(twin)
@@ -232,12 +242,13 @@ def test_winograds_rounding_errors_are_of_the_size_of_torchs() -> None:
 
 
 @compiled
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
-def test_what_is_not_finite_is_not_lost_in_a_convolution(bad: float) -> None:
+def test_what_is_not_finite_is_not_lost_in_a_convolution(bad: float, stride: int) -> None:
     """It may spread over its tile, where torch's stays under the kernel."""
     torch.manual_seed(0)
-    conv, x = conv_of(16, 16), images_of(2, 16, 8, 8)
-    x[1, 3, 6, 5] = bad
+    conv, x = conv_of(16, 16, stride=stride), images_of(2, 16, 8 * stride, 8 * stride)
+    x[1, 3, 6 * stride, 5 * stride - stride // 2] = bad
     found, wanted = WinogradConv(conv)(x), conv(x)
     rectified = WinogradConv(conv, relu=True)(x)
     assert rectified[found.isnan()].isnan().all() and rectified[1].isnan().any() and rectified[0].min() == 0
@@ -258,7 +269,8 @@ def test_torch_convolves_what_the_kernel_cannot() -> None:
         assert WinogradConv(conv)(x).dtype == torch.bfloat16
     for other in (
         nn.Conv2d(16, 16, 3, padding=1),  # a bias
-        nn.Conv2d(16, 16, 3, padding=1, stride=2, bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, stride=3, bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, stride=(1, 2), bias=False),
         nn.Conv2d(16, 16, 3, bias=False),
         nn.Conv2d(16, 16, 3, padding=1, groups=2, bias=False),
         nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular", bias=False),
@@ -267,7 +279,18 @@ def test_torch_convolves_what_the_kernel_cannot() -> None:
         nn.Conv2d(256, 256, 3, padding=1, bias=False),
     ):
         assert not WinogradConv.applies(other)
-    assert WinogradConv.applies(conv)
+    for other in (
+        conv,
+        nn.Conv2d(16, 16, 1, bias=False),
+        nn.Conv2d(16, 16, 1, stride=2),
+        nn.Conv2d(16, 16, 1, stride=2, padding=1, bias=False),
+        nn.Conv2d(8, 16, 1, stride=2, bias=False),
+    ):
+        assert not PointwiseConv.applies(other)
+    assert WinogradConv.applies(conv) and PointwiseConv.applies(nn.Conv2d(16, 16, 1, stride=2, bias=False))
+    one = nn.Conv2d(16, 32, 1, stride=2, bias=False)
+    for x in (images_of(2, 16, 4, 4, dtype=torch.float32), torch.randn(2, 16, 8, 8)):
+        assert torch.equal(PointwiseConv(one)(x), one(x))
 
 
 @compiled
@@ -292,19 +315,26 @@ def test_a_norm_whose_parameters_are_of_bf16_is_torchs_own() -> None:
 
 
 @compiled
-@pytest.mark.parametrize("relu", [False, True])
-def test_convolutions_of_bf16_round_what_autocast_rounds(relu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("size", "stride", "relu"), [(3, 1, False), (3, 1, True), (3, 2, False), (3, 2, True), (1, 2, False)]
+)
+@pytest.mark.parametrize("multiplied", [False, True])
+def test_convolutions_of_bf16_round_what_autocast_rounds(
+    size: int, stride: int, relu: bool, multiplied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The twin computes in float64 from input, weights and gradient as bf16 has them."""
     monkeypatch.setattr(build, "has_matrix_unit", lambda: False)
+    monkeypatch.setattr(build, "multiplies_bf16", lambda: multiplied)
     torch.manual_seed(0)
-    conv = conv_of(16, 32, torch.float32)
+    conv = conv_of(16, 32, torch.float32, stride=stride, size=size)
     x = images_of(3, 16, 8, 8, dtype=torch.float32).requires_grad_()
-    slope = images_of(3, 32, 8, 8, dtype=torch.float32).bfloat16()
+    slope = images_of(3, 32, 8 // stride, 8 // stride, dtype=torch.float32).bfloat16()
     build.reset_uses()
     with torch.autocast("cpu", torch.bfloat16):
-        y = WinogradConv(conv, relu)(x)
-    assert y.dtype == torch.bfloat16 and build.used == {"winograd"}
-    twin = nn.Conv2d(16, 32, 3, padding=1, bias=False).double()
+        y = (WinogradConv(conv, relu) if size == 3 else PointwiseConv(conv))(x)
+    assert y.dtype == torch.bfloat16 and build.used == {"winograd" if size == 3 else "pointwise"}
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    twin = conv_of(16, 32, stride=stride, size=size)
     twin.load_state_dict({"weight": conv.weight.detach().bfloat16().double()})
     exact = x.detach().bfloat16().double().requires_grad_()
     wanted = torch.relu(twin(exact)) if relu else twin(exact)
@@ -352,20 +382,24 @@ def test_ties_are_rounded_to_bf16_as_torch_rounds_them() -> None:
     assert torch.equal(found.nan_to_num(-1.0), wanted.nan_to_num(-1.0)) and found.isinf().any() and found.isnan().any()
 
 
-def test_a_kernels_gradient_at_a_stride_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the processor multiplies bf16 but has no matrix unit; the rest is torch's own."""
+@compiled
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_kernels_gradient_at_a_stride_is_summed_in_float32(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no matrix unit. Where the processor multiplies bf16, the output of 3x3 is torch's own."""
     torch.manual_seed(0)
-    conv = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False)
+    conv = conv_of(16, 32, torch.float32, stride=2, size=size)
     x, slope = images_of(3, 16, 8, 8, dtype=torch.float32), images_of(3, 32, 4, 4, dtype=torch.float32).bfloat16()
     monkeypatch.setattr(build, "multiplies_bf16", lambda: True)
     found = []
     for unit in (False, True):
         monkeypatch.setattr(build, "has_matrix_unit", lambda unit=unit: unit)
-        found.append(rounded(conv, x, slope))
-        made_by = found[-1][0].grad_fn
-        assert made_by is not None and (made_by.name() == "_StridedBackward") is not unit
-    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
-    exact = conv2d_weight(x.bfloat16().double(), conv.weight.shape, slope.double(), 2, 1)
+        mine = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = (WinogradConv if size == 3 else PointwiseConv)(conv)(mine)
+        assert (type(y.grad_fn).__name__ == "_ConvolvedBackward") is not unit
+        found.append([y, *torch.autograd.grad(y, [mine, conv.weight], slope)])
+    assert size == 1 or torch.equal(found[0][0], found[1][0])
+    exact = conv2d_weight(x.bfloat16().double(), conv.weight.shape, slope.double(), 2, size // 2)
     torch.testing.assert_close(found[0][2].double(), exact, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[1][2].double(), exact, rtol=1 / 64, atol=1 / 64)
 
@@ -426,7 +460,7 @@ def kernels_in(net: nn.Module) -> list[str]:
     assert isinstance(made, torch.fx.GraphModule)
     modules = dict(made.named_modules())
     called = [type(modules[str(n.target)]).__name__ for n in made.graph.nodes if n.op == "call_module"]
-    return [name for name in called if name in ("PooledConv", "NormReLU", "WinogradConv")]
+    return [name for name in called if name in ("PooledConv", "NormReLU", "WinogradConv", "PointwiseConv")]
 
 
 def test_what_is_fused() -> None:
@@ -435,23 +469,23 @@ def test_what_is_fused() -> None:
     assert kernels_in(lenet("batch_scratch")) == []  # the lesson is computed as it is written
     resnet = [built("resnet", (3, 32, 32), norm, depth=20) for norm in ("batch", "none", "batch_scratch")]
     counted = [Counter(kernels_in(net)) for net in resnet]
-    assert counted[0] == {"NormReLU": 19, "WinogradConv": 16}  # the stem's norm, and two a block; two blocks stride
-    assert counted[1] == {"NormReLU": 9, "WinogradConv": 16}  # additions with their ReLU
-    assert counted[2] == {"NormReLU": 9, "WinogradConv": 16}
+    wide = {"WinogradConv": 18, "PointwiseConv": 2}  # two blocks stride
+    assert counted[0] == {"NormReLU": 19, **wide}  # the stem's norm, and two a block
+    assert counted[1] == counted[2] == {"NormReLU": 9, **wide}  # additions with their ReLU
     strided = lenet("batch")
     strided.conv1.stride = (2, 2)  # type: ignore[assignment]
     assert kernels_in(strided) == ["PooledConv"]
 
 
 def test_a_relu_right_behind_a_convolution_is_computed_with_it() -> None:
-    for norm, num in (("none", 7), ("batch", 0)):  # the first of two convolutions in a block; two blocks stride
+    for norm, num in (("none", 9), ("batch", 0)):  # the first of two convolutions in a block
         made = Fused(built("resnet", (3, 32, 32), norm, depth=20), 1)._training
         assert isinstance(made, torch.fx.GraphModule)
         assert sum(isinstance(m, WinogradConv) and m.relu for m in made.modules()) == num
         modules = dict(made.named_modules())
         called = [modules[str(node.target)] for node in made.graph.nodes if node.op == "call_module"]
         left = [module for module in called if type(module) is bf16.RoundedConv]
-        assert len(left) == 1 + 2 * 2  # the stem; where a block strides, its first convolution and its shortcut's
+        assert len(left) == 1  # the stem
 
 
 def test_what_others_use_is_not_taken_away() -> None:

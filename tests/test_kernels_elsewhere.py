@@ -15,12 +15,14 @@ import torch
 from test_kernels import close, conv_of, gradients, images_of, norm_of
 from torch import Tensor, nn
 
-from bnstudy.training.engine.kernels import build, norm_relu, pooled_conv, winograd
+from bnstudy.training.engine.kernels import build, norm_relu, pointwise, pooled_conv, winograd
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
+from bnstudy.training.engine.kernels.pointwise import PointwiseConv
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
 from bnstudy.training.engine.kernels.winograd import WinogradConv
 
-CACHED = (norm_relu._library, pooled_conv._library, winograd._library)
+MODULES = (norm_relu, pointwise, pooled_conv, winograd)
+CACHED = tuple(module._library for module in MODULES)
 # Vectors are passed among static functions alone; without OpenMP its pragmas are unknown.
 WARNINGS = ["-Wall", "-Wno-psabi", "-Wno-unknown-pragmas"]
 PROCESSORS = {  # and their floats in a vector
@@ -41,7 +43,9 @@ def kernels(lanes: int) -> list[tuple[str, dict[str, Any]]]:
         for real in pooled_conv.REALS.values():
             pooled_conv._library.__wrapped__(real, 6, 16, 5, 14, 14, 2, 1e-5)
         for dtype in build.TYPES:
-            winograd._library.__wrapped__(dtype, 32, 16)
+            winograd._library.__wrapped__(dtype, 1, 32, 16)
+            winograd._library.__wrapped__(dtype, 2, 32, 16)
+            pointwise._library.__wrapped__(dtype, 32, 16)
     return asked
 
 
@@ -87,19 +91,21 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     "channels", [(48, 80), *(pytest.param(each, marks=pytest.mark.slow) for each in ((96, 112), (32, 128)))]
 )
-def test_with_wide_vectors_winograds_convolution_takes_any_number_of_them(
-    wide: None, channels: tuple[int, int]
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (1, 2)])
+def test_with_wide_vectors_a_convolution_takes_any_number_of_them(
+    wide: None, channels: tuple[int, int], size: int, stride: int
 ) -> None:
     torch.manual_seed(0)
-    conv = conv_of(*channels)
-    same(WinogradConv(conv), copy.deepcopy(conv), [images_of(2, channels[0], 8, 10)], "winograd", 1e-9)
+    conv = conv_of(*channels, stride=stride, size=size)
+    kind, name = (WinogradConv, "winograd") if size == 3 else (PointwiseConv, "pointwise")
+    same(kind(conv), copy.deepcopy(conv), [images_of(2, channels[0], 8, 10)], name, 1e-9)
 
 
 @pytest.fixture
 def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if not emulated.there:
         pytest.skip(f"there is no {emulated.COMPILER} or no {emulated.EMULATOR}")
-    for module in (norm_relu, pooled_conv, winograd):
+    for module in MODULES:
         monkeypatch.setattr(module, "pointers", emulated.pointers)
     monkeypatch.setattr(
         build, "library", lambda name, **macros: emulated.Library(name, {"LANES": 8, **macros}, tmp_path / name)
@@ -149,11 +155,19 @@ def test_on_arm_a_norm_with_addition_and_relu_is_torchs(arm: None, threads: int)
 
 
 @pytest.mark.slow
-def test_on_arm_winograds_convolution_is_the_convolution(arm: None) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+def test_on_arm_winograds_convolution_is_the_convolution(arm: None, stride: int) -> None:
     torch.manual_seed(0)
-    conv = conv_of(16, 32)
+    conv = conv_of(16, 32, stride=stride)
     twin = nn.Sequential(copy.deepcopy(conv), nn.ReLU())
     same(WinogradConv(conv, True), twin, [images_of(2, 16, 8, 10)], "winograd", 1e-9)
+
+
+@pytest.mark.slow
+def test_on_arm_a_convolution_of_1x1_is_the_convolution(arm: None) -> None:
+    torch.manual_seed(0)
+    conv = conv_of(16, 32, stride=2, size=1)
+    same(PointwiseConv(conv), copy.deepcopy(conv), [images_of(2, 16, 9, 10)], "pointwise", 1e-9)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ The forward pass is traced (torch.fx), once for training and once for evaluation
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
     norm, addition, ReLU, or two of them (kernels.norm_relu);
     a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd);
+    one of 1x1 at stride 2 reads and writes only what it needs (kernels.pointwise);
     any other, in bf16, is computed in float32 where the processor cannot do better (kernels.bf16).
 Parameters and statistics stay those of the network. A network that cannot be traced, or has hooks, computes as its file
 says.
@@ -20,6 +21,7 @@ from torch import Tensor, fx, nn
 from bnstudy.models import tracing
 from bnstudy.training.engine.kernels.bf16 import RoundedConv
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
+from bnstudy.training.engine.kernels.pointwise import PointwiseConv
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
 from bnstudy.training.engine.kernels.winograd import WinogradConv
 
@@ -67,7 +69,7 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
             _replace(fused, *fusion)
     graph.eliminate_dead_code()
     for node in list(graph.nodes):  # of the convolutions that are left
-        if fusion := _winograd(node, modules) or _rounded(node, modules):
+        if fusion := _winograd(node, modules) or _other(node, modules):
             _replace(fused, *fusion)
     graph.eliminate_dead_code()
     fused.recompile()
@@ -135,10 +137,12 @@ def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     return WinogradConv(layer, relu), (entering,), user if relu else conv
 
 
-def _rounded(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
+def _other(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     entering = _input(conv, nn.Conv2d, modules)
     layer = modules.get(str(conv.target))
-    return (RoundedConv(layer), (entering,), conv) if entering is not None and isinstance(layer, nn.Conv2d) else None
+    if entering is None or not isinstance(layer, nn.Conv2d):
+        return None
+    return PointwiseConv(layer) if PointwiseConv.applies(layer) else RoundedConv(layer), (entering,), conv
 
 
 def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> fx.Node | None:

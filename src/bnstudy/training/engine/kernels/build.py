@@ -93,9 +93,9 @@ def library(name: str, **macros_of: str | int) -> ctypes.CDLL | None:
     """`name`.c compiled with these macros; None where that is not possible."""
     if compiler() is None:
         return None
-    source, shared = (Path(__file__).with_name(each) for each in (f"{name}.c", "lanes.h"))
+    source = Path(__file__).with_name(f"{name}.c")
     macros = [f"-D{key}={value}" for key, value in {"LANES": lanes(), **macros_of}.items()]
-    texts = [each.read_text(encoding="utf-8") for each in (source, shared)]
+    texts = [each.read_text(encoding="utf-8") for each in (source, *sorted(source.parent.glob("*.h")))]
     content = "\0".join([*texts, *FLAGS, str(TRIED), *macros, _machine()])
     file = f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
     try:

@@ -1,39 +1,41 @@
-/* A 3x3 convolution with padding 1, and ReLU if asked for, by Winograd's F(4x4, 3x3), forward and backward, in the layout
-   channels_last. Images are of the type `stored`, all else of REAL (see lanes.h).
+/* A 3x3 convolution with padding 1 at a STRIDE of 1 or 2, and ReLU if asked for, by Winograd's F(4x4, 3x3), forward and
+   backward, in the layout channels_last. Images are of the type `stored`, all else of REAL (see lanes.h).
 
-   Sixteen outputs of a 4x4 tile need 36 products a pair of channels instead of 144 (Lavin and Gray, 2016): with the 6x6
-   patch d under the tile and the kernel g,
-       y = A' [ (G g G') * (B' d B) ] A,   dg = G' [ (B' d B) * (A dy A') ] G,
-   and the gradient of d is the same convolution of dy with the kernel turned around. Of 36 products each is a matrix of
-   tiles by channels times one of channels by channels. Compiled for REAL, CIN and COUT, multiples of LANES; what tiles have
-   beyond the image is 0 and not written. Threads take consecutive images, and their sums are added in the order of the
-   threads: one number of threads, one result.
+   Sixteen outputs of a 4x4 tile need 36 products a pair of channels, at stride 2 81, instead of 144 (Lavin and Gray,
+   2016): with the patch d under the tile, 6x6 or 9x9, and the kernel g,
+       y = A' [ (G g G') * (B' d B) ] A,   dg = G' [ (B' d B) * (A dy A') ] G,   dd = B [ (G g G') * (A dy A') ] B',
+   of which the last, at stride 1, is also the first for dy and the kernel turned around. Of the products each is a matrix
+   of tiles by channels times one of channels by channels. Compiled for REAL, STRIDE, CIN and COUT, multiples of LANES;
+   what tiles have beyond the image is 0 and not written. Threads take consecutive images, and their sums are added in the
+   order of the threads: one number of threads, one result.
 
-   A, B and G follow from six points at which polynomials are multiplied (Cook and Toom): 0, r and -r, 1/r and -1/r, and
-   infinity, with r the root of 2. The usual 0, 1, -1, 2, -2 would double the rounding errors, as the powers lie further
-   apart. */
+   At stride 1 A, B and G follow from six points at which polynomials are multiplied (Cook and Toom): 0, r and -r, 1/r and
+   -1/r, and infinity, with r the root of 2. The usual 0, 1, -1, 2, -2 would double the rounding errors, as the powers lie
+   further apart. At stride 2 the outer two of the kernel's three numbers meet every second pixel alone, the middle one the
+   others. This is one product for each output, and that a convolution by two numbers, F(4, 2), at the points 0, -1, 1/2, 2
+   and infinity: nine products along a side for four outputs. */
 
-#include "lanes.h"
+#include "wide.h"
 
 #define TILE 4
+#define STEP (STRIDE * TILE) /* pixels from one patch to the next */
+#if STRIDE == 1
 #define PATCH 6
-#define MATRICES 36
+#else
+#define PATCH 9
+#endif
+#define OVERLAP (PATCH - STEP)
+#define MATRICES (PATCH * PATCH)
 #define TILES LANES /* that are multiplied at a time */
-#define VO (COUT / LANES)
-/* Registers hold the sums of ROWS tiles, or input channels, and VB vectors of output channels: LANES, half of what there
-   are. Each number that is read is multiplied ROWS or VB times. VB divides VO, and ROWS TILES and CIN. */
-#define VB (LANES == 16 && VO % 4 == 0 ? 4 : VO % 2 == 0 ? 2 : 1)
-#define ROWS (LANES / VB)
 #define NEXT(channels) (TILES * (channels) + LANES) /* from one matrix to the next: no power of two, as caches are */
 #define SUMMED 64 /* tiles that are added up before they are added to the others */
-#define UNROLL _Pragma("GCC unroll 16")
-#define EACH(i, n) UNROLL for (int i = 0; i < (n); i++)
-#define INLINE static inline __attribute__((always_inline))
 
 /* The transformations along one side. */
 
-#define ROOT ((REAL)1.41421356237309504880)
 #define HALF ((REAL)0.5)
+
+#if STRIDE == 1
+#define ROOT ((REAL)1.41421356237309504880)
 
 INLINE void to_patch(const vec d[PATCH], vec to[PATCH]) { /* B' d */
     const vec near = d[4] - d[2] * 2, of_near = (d[3] - d[1] * 2) * (ROOT / 2); /* even and odd powers of 1/r */
@@ -66,28 +68,71 @@ INLINE void from_kernel(const vec u[PATCH], vec g[3]) { /* G' u */
     g[1] = (u[1] - u[2]) * (ROOT / -3) + (u[3] - u[4]) * (ROOT / 6);
 }
 
+#else /* of every second number the five points, then the four numbers between */
+#define MORE ((REAL)1.5)
+
+INLINE void to_patch(const vec d[PATCH], vec to[PATCH]) { /* B' d */
+    to[0] = d[0] + d[6] - (d[2] + d[4]) * MORE, to[4] = d[2] + d[8] - (d[4] + d[6]) * MORE;
+    to[1] = d[2] + d[6] - d[4] * (REAL)2.5, to[2] = d[6] - d[4] - d[2] * 2, to[3] = d[6] + (d[4] - d[2]) * HALF;
+    EACH(i, TILE) to[5 + i] = d[1 + 2 * i];
+}
+
+INLINE void from_patch(const vec m[PATCH], vec d[PATCH]) { /* B m */
+    d[0] = m[0], d[2] = m[1] + m[4] - m[0] * MORE - m[2] * 2 - m[3] * HALF;
+    d[8] = m[4], d[4] = m[3] * HALF - (m[0] + m[4]) * MORE - m[1] * (REAL)2.5 - m[2];
+    d[6] = m[0] + m[1] + m[2] + m[3] - m[4] * MORE;
+    EACH(i, TILE) d[1 + 2 * i] = m[5 + i];
+}
+
+INLINE void to_outputs(const vec m[PATCH], vec y[TILE]) { /* A' m */
+    y[0] = m[0] + m[1] + m[2] + m[3] + m[5];
+    y[1] = m[2] * HALF + m[3] * 2 - m[1] + m[6];
+    y[2] = m[2] / 4 + m[3] * 4 + m[1] + m[7];
+    y[3] = m[2] / 8 + m[3] * 8 - m[1] + m[4] + m[8];
+}
+
+INLINE void from_outputs(const vec y[TILE], vec m[PATCH]) { /* A y */
+    m[0] = y[0], m[1] = y[0] - y[1] + y[2] - y[3], m[4] = y[3];
+    m[2] = y[0] + y[1] * HALF + y[2] / 4 + y[3] / 8, m[3] = y[0] + y[1] * 2 + y[2] * 4 + y[3] * 8;
+    EACH(i, TILE) m[5 + i] = y[i];
+}
+
+INLINE void to_kernel(const vec g[3], vec u[PATCH]) { /* G g */
+    u[0] = g[0], u[4] = g[2];
+    u[1] = (g[2] - g[0]) * (REAL)(2 / 9.0), u[2] = (g[0] + g[2] * HALF) * (REAL)(-8 / 9.0), u[3] = (g[0] + g[2] * 2) / 9;
+    EACH(i, TILE) u[5 + i] = g[1];
+}
+
+INLINE void from_kernel(const vec u[PATCH], vec g[3]) { /* G' u */
+    const vec minus = u[1] * (REAL)(2 / 9.0), half = u[2] * (REAL)(-8 / 9.0), two = u[3] / 9;
+    g[0] = u[0] - minus + half + two, g[1] = u[5] + u[6] + u[7] + u[8], g[2] = u[4] + minus + half * HALF + two * 2;
+}
+#endif
+
 /* max(0, value), or NaN; and a gradient where `y`, what came of it, is not 0. NULL: there was no ReLU. */
 static inline vec rectified(vec value) { return keep(~(value < 0), value); }
 static inline vec passed(const stored *gradient, const stored *y) {
     return y ? keep(~(read(y) <= 0), read(gradient)) : read(gradient);
 }
 
-static REAL *numbers(long count) { return room(count * sizeof(REAL)); }
-
-/* Images of H by W, in TH by TW tiles, of which those at the lower and right edge may reach beyond. */
+/* Images of H by W and their outputs of OH by OW, in TH by TW tiles, of which those at the lower and right edge may reach
+   beyond. */
 typedef struct {
-    int h, w, th, tw, tiles, together; /* together: images whose tiles fill one multiplication */
+    int h, w, oh, ow, th, tw, tiles, together; /* together: images whose tiles fill one multiplication */
 } shape;
 
 static shape shape_of(int h, int w) {
-    const int th = (h + TILE - 1) / TILE, tw = (w + TILE - 1) / TILE, tiles = th * tw;
-    return (shape){h, w, th, tw, tiles, tiles < TILES ? TILES / tiles : 1};
+    const int oh = (h + STRIDE - 1) / STRIDE, ow = (w + STRIDE - 1) / STRIDE;
+    const int th = (oh + TILE - 1) / TILE, tw = (ow + TILE - 1) / TILE, tiles = th * tw;
+    return (shape){h, w, oh, ow, th, tw, tiles, tiles < TILES ? TILES / tiles : 1};
 }
 
-static long padded_row(shape s) { return TILE * s.tw + 2; }
-static long padded_size(shape s) { return (TILE * s.th + 2) * padded_row(s); }
+static long pixels(shape s) { return (long)s.h * s.w; }
+static long places(shape s) { return (long)s.oh * s.ow; }
+static long padded_row(shape s) { return STEP * s.tw + OVERLAP; }
+static long padded_size(shape s) { return (STEP * s.th + OVERLAP) * padded_row(s); }
 
-/* Where a tile lies: its image, and the row and column of its first pixel. */
+/* Where a tile lies: its image, and the row and column of its first output. */
 typedef struct {
     int image, top, left;
 } place;
@@ -97,13 +142,13 @@ INLINE place place_of(int tile, shape s) {
     return (place){tile / s.tiles, within / s.tw * TILE, within % s.tw * TILE};
 }
 
-/* `count` images (H, W, channels), or gradients that ReLU's `y` lets pass, each into the middle of a rim of zeros. */
-static void pad(const stored *x, const stored *y, REAL *padded, int count, shape s, int channels) {
+/* `count` images (H, W, CIN), or gradients that ReLU's `y` lets pass, each into the middle of a rim of zeros. */
+static void pad(const stored *x, const stored *y, REAL *padded, int count, shape s) {
     for (int n = 0; n < count; n++)
         for (int i = 0; i < s.h; i++) {
-            const long from = ((long)n * s.h + i) * s.w * channels;
-            REAL *to = padded + (n * padded_size(s) + (i + 1) * padded_row(s) + 1) * channels;
-            for (long k = 0; k < (long)s.w * channels; k += LANES)
+            const long from = ((long)n * s.h + i) * s.w * CIN;
+            REAL *to = padded + (n * padded_size(s) + (i + 1) * padded_row(s) + 1) * CIN;
+            for (long k = 0; k < (long)s.w * CIN; k += LANES)
                 store(to + k, passed(x + from + k, y ? y + from + k : NULL));
         }
 }
@@ -113,22 +158,22 @@ static void clear(REAL *to, int channels) {
     for (int f = 0; f < MATRICES; f++) memset(to + (long)f * NEXT(channels), 0, channels * sizeof(REAL));
 }
 
-/* B' d B of tiles `from` to `from` + TILES (those from `end` on: 0): (MATRICES, TILES, channels), NEXT apart. */
-INLINE void patches(const REAL *padded, REAL *found, int from, int end, shape s, const int channels) {
-    const long row = padded_row(s) * channels, next = NEXT(channels);
+/* B' d B of tiles `from` to `from` + TILES (those from `end` on: 0): (MATRICES, TILES, CIN), NEXT apart. */
+SHARED void patches(const REAL *padded, REAL *found, int from, int end, shape s) {
+    const long row = padded_row(s) * CIN, next = NEXT(CIN);
     for (int t = 0; t < TILES; t++) {
-        REAL *to = found + (long)t * channels;
+        REAL *to = found + (long)t * CIN;
         if (from + t >= end) {
-            clear(to, channels);
+            clear(to, CIN);
             continue;
         }
         const place p = place_of(from + t, s);
-        const REAL *at = padded + (p.image * padded_size(s) + p.left) * channels + p.top * row;
-        for (int c = 0; c < channels; c += LANES) {
+        const REAL *at = padded + (p.image * padded_size(s) + STRIDE * p.left) * CIN + STRIDE * p.top * row;
+        for (int c = 0; c < CIN; c += LANES) {
             vec half[PATCH][PATCH];
             EACH(j, PATCH) {
                 vec d[PATCH], down[PATCH];
-                EACH(i, PATCH) d[i] = load(at + i * row + j * channels + c);
+                EACH(i, PATCH) d[i] = load(at + i * row + j * CIN + c);
                 to_patch(d, down);
                 EACH(i, PATCH) half[i][j] = down[i];
             }
@@ -141,20 +186,21 @@ INLINE void patches(const REAL *padded, REAL *found, int from, int end, shape s,
     }
 }
 
-/* Bring nearer, while products are computed, the f-th of MATRICES parts of what the next TILES tiles read or write. */
-#define PART(channels) ((TILES * TILE * TILE * (channels) + MATRICES - 1) / MATRICES)
-#define BRING(from, channels, writes) \
-    for (long k = 0; (from) && k < PART(channels); k += 64 / sizeof *(from)) \
-    __builtin_prefetch((from) + f * PART(channels) + k, writes)
+/* Bring nearer, while products are computed, the f-th of MATRICES parts of what the next TILES tiles read or write, which
+   is `side` by `side` of each. */
+#define PART(side, channels) ((TILES * (side) * (side) * (channels) + MATRICES - 1) / MATRICES)
+#define BRING(from, side, channels, writes) \
+    for (long k = 0; (from) && k < PART(side, channels); k += 64 / sizeof *(from)) \
+    __builtin_prefetch((from) + f * PART(side, channels) + k, writes)
 
 /* (MATRICES, TILES, COUT) from (MATRICES, TILES, CIN) and the kernel (MATRICES, CIN, COUT). Next come `x`, with `of_x`
    unless that is NULL, and `y`. */
-static void multiply(const REAL *patch, const REAL *kernel, REAL *product, const stored *x, const stored *of_x,
-                     const stored *y) {
+SHARED void multiply(const REAL *patch, const REAL *kernel, REAL *product, const stored *x, const stored *of_x,
+                     int x_side, const stored *y, int y_side) {
     for (int f = 0; f < MATRICES; f++) {
-        BRING(x, CIN, 0);
-        BRING(of_x, CIN, 0);
-        BRING(y, COUT, 1);
+        BRING(x, x_side, CIN, 0);
+        BRING(of_x, x_side, CIN, 0);
+        BRING(y, y_side, COUT, 1);
         for (int at = 0; at < COUT; at += VB * LANES)
             for (int t = 0; t < TILES; t += ROWS) {
                 const REAL *v = patch + f * NEXT(CIN) + t * CIN, *u = kernel + (long)f * CIN * COUT + at;
@@ -176,8 +222,8 @@ INLINE void outputs(const REAL *product, stored *y, int from, int end, shape s, 
     const long next = NEXT(COUT);
     for (int t = 0; t < TILES && from + t < end; t++) {
         const place p = place_of(from + t, s);
-        const int high = s.h - p.top, wide = s.w - p.left;
-        stored *at = y + (((long)p.image * s.h + p.top) * s.w + p.left) * COUT;
+        const int high = s.oh - p.top, wide = s.ow - p.left;
+        stored *at = y + (((long)p.image * s.oh + p.top) * s.ow + p.left) * COUT;
         for (int c = 0; c < COUT; c += LANES) {
             const REAL *m = product + (long)t * COUT + c;
             vec half[TILE][PATCH];
@@ -191,31 +237,31 @@ INLINE void outputs(const REAL *product, stored *y, int from, int end, shape s, 
                 vec across[TILE];
                 to_outputs(half[i], across);
                 EACH(j, TILE) if (i < high && j < wide)
-                    write(at + ((long)i * s.w + j) * COUT + c, relu ? rectified(across[j]) : across[j]);
+                    write(at + ((long)i * s.ow + j) * COUT + c, relu ? rectified(across[j]) : across[j]);
             }
         }
     }
 }
 
 /* A dy A' of tiles `from` to `from` + TILES (those from `end` on: 0), dy as ReLU's `y` lets it pass:
-   (MATRICES, TILES, COUT). */
-INLINE void spread(const stored *dy, const stored *y, REAL *found, int from, int end, shape s) {
-    const long next = NEXT(COUT);
+   (MATRICES, TILES, channels). */
+INLINE void spread(const stored *dy, const stored *y, REAL *found, int from, int end, shape s, const int channels) {
+    const long next = NEXT(channels);
     for (int t = 0; t < TILES; t++) {
-        REAL *to = found + (long)t * COUT;
+        REAL *to = found + (long)t * channels;
         if (from + t >= end) {
-            clear(to, COUT);
+            clear(to, channels);
             continue;
         }
         const place p = place_of(from + t, s);
-        const int high = s.h - p.top, wide = s.w - p.left;
-        const long at = (((long)p.image * s.h + p.top) * s.w + p.left) * COUT;
-        for (int c = 0; c < COUT; c += LANES) {
+        const int high = s.oh - p.top, wide = s.ow - p.left;
+        const long at = (((long)p.image * s.oh + p.top) * s.ow + p.left) * channels;
+        for (int c = 0; c < channels; c += LANES) {
             vec half[PATCH][TILE];
             EACH(j, TILE) {
                 vec column[TILE], down[PATCH];
                 EACH(i, TILE) {
-                    const long k = at + ((long)i * s.w + j) * COUT + c;
+                    const long k = at + ((long)i * s.ow + j) * channels + c;
                     column[i] = i < high && j < wide ? passed(dy + k, y ? y + k : NULL) : (vec){0};
                 }
                 from_outputs(column, down);
@@ -232,12 +278,12 @@ INLINE void spread(const stored *dy, const stored *y, REAL *found, int from, int
 
 /* Adds (MATRICES, CIN, COUT), the products of patches and spread gradients summed over the tiles. Next come `x` and `dy`,
    with `of_dy` unless that is NULL. */
-static void add_products(const REAL *patch, const REAL *gradient, REAL *sums, const stored *x, const stored *dy,
+SHARED void add_products(const REAL *patch, const REAL *gradient, REAL *sums, const stored *x, const stored *dy,
                          const stored *of_dy) {
     for (int f = 0; f < MATRICES; f++) {
-        BRING(x, CIN, 0);
-        BRING(dy, COUT, 0);
-        BRING(of_dy, COUT, 0);
+        BRING(x, STEP, CIN, 0);
+        BRING(dy, TILE, COUT, 0);
+        BRING(of_dy, TILE, COUT, 0);
         for (int i = 0; i < CIN; i += ROWS)
             for (int at = 0; at < COUT; at += VB * LANES) {
                 const REAL *v = patch + f * NEXT(CIN) + i, *m = gradient + f * NEXT(COUT) + at;
@@ -294,7 +340,6 @@ static void kernel_of(const REAL *sums, REAL *gradient) {
 
 INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *kernel, stored *y, long num, shape s,
                       const int relu, int threads) {
-    const long pixels = (long)s.h * s.w;
 #pragma omp parallel num_threads(threads)
     {
         long low, high;
@@ -303,21 +348,21 @@ INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *ke
         REAL *patch = numbers((long)MATRICES * NEXT(CIN)), *product = numbers((long)MATRICES * NEXT(COUT));
         for (long n = low; n < high; n += s.together) {
             const int count = high - n < s.together ? high - n : s.together;
-            const long at = n * pixels, after = at + count * pixels;
-            pad(x + at * CIN, rectified_x ? rectified_x + at * CIN : NULL, padded, count, s, CIN);
+            const long at = n * pixels(s) * CIN, after = at + count * pixels(s) * CIN, to = n * places(s) * COUT;
+            pad(x + at, rectified_x ? rectified_x + at : NULL, padded, count, s);
             for (int from = 0; from < count * s.tiles; from += TILES) {
-                const long done = (long)TILE * TILE * from, next = (after + done) * CIN;
-                patches(padded, patch, from, count * s.tiles, s, CIN);
-                multiply(patch, kernel, product, x + next, rectified_x ? rectified_x + next : NULL,
-                         y + (at + done + TILE * TILE * TILES) * COUT);
-                outputs(product, y + at * COUT, from, count * s.tiles, s, relu);
+                const long next = after + (long)STEP * STEP * from * CIN;
+                patches(padded, patch, from, count * s.tiles, s);
+                multiply(patch, kernel, product, x + next, rectified_x ? rectified_x + next : NULL, STEP,
+                         y + to + (long)TILE * TILE * (from + TILES) * COUT, TILE);
+                outputs(product, y + to, from, count * s.tiles, s, relu);
             }
         }
         free(padded), free(patch), free(product);
     }
 }
 
-/* y (N, H, W, COUT) = x (N, H, W, CIN) convolved with a kernel (3, 3, CIN, COUT), then rectified. */
+/* y (N, OH, OW, COUT) = x (N, H, W, CIN) convolved with a kernel (3, 3, CIN, COUT), then rectified. */
 void convolve(const stored *x, const REAL *weight, stored *y, long num, int h, int w, int relu, int threads) {
     REAL *kernel = numbers((long)MATRICES * CIN * COUT);
     transformed(weight, kernel, 0);
@@ -326,13 +371,84 @@ void convolve(const stored *x, const REAL *weight, stored *y, long num, int h, i
     free(kernel);
 }
 
-/* The gradient of what was convolved, from that of the result, its CIN the former COUT; `y` is the result that ReLU
-   left, or NULL. */
+#if STRIDE > 1
+/* Add B m B' of the tiles `from` to `end`, TILES at most, to what their neighbours above and to the left had in common with
+   them, in the middle of a rim. */
+SHARED void add_patches(const REAL *product, REAL *padded, int from, int end, shape s) {
+    const long row = padded_row(s) * COUT, next = NEXT(COUT);
+    for (int t = 0; t < TILES && from + t < end; t++) {
+        const place p = place_of(from + t, s);
+        REAL *at = padded + (p.image * padded_size(s) + STRIDE * p.left) * COUT + STRIDE * p.top * row;
+        for (int c = 0; c < COUT; c += LANES) {
+            const REAL *m = product + (long)t * COUT + c;
+            vec half[PATCH][PATCH];
+            EACH(j, PATCH) {
+                vec column[PATCH], down[PATCH];
+                EACH(i, PATCH) column[i] = load(m + (PATCH * i + j) * next);
+                from_patch(column, down);
+                EACH(i, PATCH) half[i][j] = down[i];
+            }
+            EACH(i, PATCH) {
+                vec across[PATCH];
+                from_patch(half[i], across);
+                EACH(j, PATCH) {
+                    REAL *to = at + i * row + j * COUT + c;
+                    const int shared = (i < OVERLAP && p.top) || (j < OVERLAP && p.left);
+                    store(to, shared ? load(to) + across[j] : across[j]);
+                }
+            }
+        }
+    }
+}
+
+/* `count` images (H, W, COUT) out of the middle of their rims. */
+static void crop(const REAL *padded, stored *x, int count, shape s) {
+    for (int n = 0; n < count; n++)
+        for (int i = 0; i < s.h; i++) {
+            const REAL *from = padded + (n * padded_size(s) + (i + 1) * padded_row(s) + 1) * COUT;
+            stored *to = x + ((long)n * s.h + i) * s.w * COUT;
+            for (long k = 0; k < (long)s.w * COUT; k += LANES) write(to + k, load(from + k));
+        }
+}
+
+INLINE void spread_back(const stored *dy, const stored *y, const REAL *kernel, stored *dx, long num, shape s,
+                        int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        long low, high;
+        part(num, &low, &high);
+        REAL *padded = numbers(s.together * padded_size(s) * COUT);
+        REAL *slopes = numbers((long)MATRICES * NEXT(CIN)), *product = numbers((long)MATRICES * NEXT(COUT));
+        for (long n = low; n < high; n += s.together) {
+            const int count = high - n < s.together ? high - n : s.together, end = count * s.tiles;
+            const long of = n * places(s) * CIN, to = n * pixels(s) * COUT;
+            for (int from = 0; from < end; from += TILES) {
+                const long next = of + (long)TILE * TILE * (from + TILES) * CIN;
+                if (y) spread(dy + of, y + of, slopes, from, end, s, CIN);
+                else spread(dy + of, NULL, slopes, from, end, s, CIN);
+                multiply(slopes, kernel, product, dy + next, y ? y + next : NULL, TILE,
+                         dx + to + (long)STEP * STEP * from * COUT, STEP);
+                add_patches(product, padded, from, end, s);
+            }
+            crop(padded, dx + to, count, s);
+        }
+        free(padded), free(slopes), free(product);
+    }
+}
+#endif
+
+/* The gradient of what was convolved, images of H by W, from that of the result, its CIN the former COUT; `y` is the result
+   that ReLU left, or NULL. */
 void input_gradient(const stored *dy, const stored *y, const REAL *weight, stored *dx, long num, int h, int w,
                     int threads) {
     REAL *kernel = numbers((long)MATRICES * CIN * COUT);
+#if STRIDE == 1
     transformed(weight, kernel, 1);
     convolved(dy, y, kernel, dx, num, shape_of(h, w), 0, threads);
+#else
+    transformed(weight, kernel, 0);
+    spread_back(dy, y, kernel, dx, num, shape_of(h, w), threads);
+#endif
     free(kernel);
 }
 
@@ -340,7 +456,7 @@ void input_gradient(const stored *dy, const stored *y, const REAL *weight, store
 void kernel_gradient(const stored *x, const stored *dy, const stored *y, REAL *gradient, long num, int h, int w,
                      int threads) {
     const shape s = shape_of(h, w);
-    const long size = (long)MATRICES * CIN * COUT, pixels = (long)h * w;
+    const long size = (long)MATRICES * CIN * COUT;
     REAL *totals = numbers(threads * size);
 #pragma omp parallel num_threads(threads)
     {
@@ -350,14 +466,15 @@ void kernel_gradient(const stored *x, const stored *dy, const stored *y, REAL *g
         REAL *patch = numbers((long)MATRICES * NEXT(CIN)), *slopes = numbers((long)MATRICES * NEXT(COUT));
         for (long n = low; n < high; n += s.together) {
             const int count = high - n < s.together ? high - n : s.together, end = count * s.tiles;
-            const long at = n * pixels, after = at + count * pixels;
-            pad(x + at * CIN, NULL, padded, count, s, CIN);
+            const long at = n * pixels(s) * CIN, after = at + count * pixels(s) * CIN, of = n * places(s) * COUT;
+            pad(x + at, NULL, padded, count, s);
             for (int from = 0; from < end; from += TILES) {
-                const long done = (long)TILE * TILE * from, next = (at + done + TILE * TILE * TILES) * COUT;
-                patches(padded, patch, from, end, s, CIN);
-                if (y) spread(dy + at * COUT, y + at * COUT, slopes, from, end, s);
-                else spread(dy + at * COUT, NULL, slopes, from, end, s);
-                add_products(patch, slopes, sums, x + (after + done) * CIN, dy + next, y ? y + next : NULL);
+                const long next = of + (long)TILE * TILE * (from + TILES) * COUT;
+                patches(padded, patch, from, end, s);
+                if (y) spread(dy + of, y + of, slopes, from, end, s, COUT);
+                else spread(dy + of, NULL, slopes, from, end, s, COUT);
+                add_products(patch, slopes, sums, x + after + (long)STEP * STEP * from * CIN, dy + next,
+                             y ? y + next : NULL);
                 waiting += TILES;
                 if (waiting >= SUMMED || (n + count == high && from + TILES >= end)) {
                     for (long k = 0; k < size; k += LANES)
@@ -368,8 +485,7 @@ void kernel_gradient(const stored *x, const stored *dy, const stored *y, REAL *g
         }
         free(padded), free(patch), free(slopes), free(sums);
     }
-    for (int t = 1; t < threads; t++)
-        for (long k = 0; k < size; k += LANES) store(totals + k, load(totals + k) + load(totals + t * size + k));
+    add_up(totals, size, threads);
     kernel_of(totals, gradient);
     free(totals);
 }

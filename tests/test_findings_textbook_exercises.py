@@ -54,3 +54,43 @@ def test_variance_is_judged_in_units_of_its_bias():
     (evidence,) = judged("textbook_variance", variance(lambda m: (m - 1) / m)).values()
     assert [of.mean for of in evidence.estimates.values()] == pytest.approx([0.0005] * 3)
     assert verdict("textbook_variance", variance(lambda m: 1, seeds=range(2))) == "undecided"
+
+
+NORMAL = 0.806
+
+
+def linear_region(before, after, epochs=10, without=0.97):
+    """Shares by epoch: with BN a line from `before` to `after`, without BN one to 0.7; gammas and betas at its end."""
+    rows = [
+        {"run_id": f"{norm}-{seed}", "seed": seed, "norm": norm, "epochs": epochs, "step": 100 * epoch,
+         "share": first + (last - first) * epoch / epochs + 0.001 * seed * (epoch > 0)}
+        for norm, first, last in (("batch", before, after), ("none", without, 0.7))
+        for seed in SEEDS for epoch in range(epochs + 1)
+    ]  # fmt: skip
+    learned = [
+        {"run_id": f"batch-{seed}", "seed": seed, "step": 100 * epochs, "quantity": quantity, "channel": channel,
+         "value": 1 + 0.1 * channel}
+        for seed in SEEDS for quantity in ("weight", "bias") for channel in range(3)
+    ]  # fmt: skip
+    return {"linear_region": pd.DataFrame(rows), "norm_parameters": pd.DataFrame(learned)}
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (linear_region(NORMAL, 0.6), "reproduced"),
+        (linear_region(NORMAL, 0.78), "partly"),  # confined, and it stays so
+        (linear_region(0.95, 0.6), "partly"),  # never confined to that share
+        (linear_region(0.95, 0.94), "not reproduced"),
+        (linear_region(0.95, 0.99), "not reproduced"),
+        (linear_region(NORMAL, 0.6, epochs=3), "undecided"),
+    ],
+)
+def test_linear_region(frames, expected):
+    assert verdict("textbook_linear_region", frames) == expected
+
+
+def test_the_change_over_training_is_of_each_seed():
+    (evidence,) = judged("textbook_linear_region", linear_region(NORMAL, 0.6)).values()
+    first, change = (of.mean for of in evidence.estimates.values())
+    assert first == pytest.approx(0, abs=0.05) and change == pytest.approx(100 * (0.6 - NORMAL + 0.0015))

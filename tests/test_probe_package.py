@@ -32,7 +32,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "channel_pair_gradients": {"entry_depths": [2]},
     "batch_variance": {"batch_sizes": [2, 4]},
 }
-EMPTY = {("norm_parameters", "none"), ("batch_variance", "none")}  # without BN there is nothing to see
+# Without BN, and without sigmoids, there is nothing to see.
+EMPTY = {
+    ("norm_parameters", "none"), ("batch_variance", "none"), ("linear_region", "none"), ("linear_region", "batch"),
+}  # fmt: skip
 
 
 def run_all(snapshot):

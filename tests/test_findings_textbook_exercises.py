@@ -94,3 +94,32 @@ def test_the_change_over_training_is_of_each_seed():
     (evidence,) = judged("textbook_linear_region", linear_region(NORMAL, 0.6)).values()
     first, change = (of.mean for of in evidence.estimates.values())
     assert first == pytest.approx(0, abs=0.05) and change == pytest.approx(100 * (0.6 - NORMAL + 0.0015))
+
+
+def final(cells, **columns):
+    """Runs by their columns, with accuracies in percent: training, test. Seeds differ a little, in pairs alike."""
+    rows = [
+        {**of, **columns, "seed": seed, "outcome": "completed", "run_id": f"{index}-{seed}",
+         "final_train_accuracy": (train + 0.1 * (seed + index % 2 * seed)) / 100,
+         "final_test_accuracy": (test + 0.1 * (seed + index % 2 * seed)) / 100}
+        for index, (of, train, test) in enumerate(cells) for seed in SEEDS
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def per_pixel(train, test, epochs=5):
+    return {"runs": final([({"model": "lenet"}, 85, 80), ({"model": "lenet_per_pixel"}, train, test)], epochs=epochs)}
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (per_pixel(80, 75), "reproduced"),
+        (per_pixel(90, 75), "partly"),
+        (per_pixel(80, 85), "partly"),
+        (per_pixel(90, 85), "not reproduced"),
+        (per_pixel(80, 75, epochs=2), "undecided"),
+    ],
+)
+def test_per_pixel(frames, expected):
+    assert verdict("textbook_per_pixel", frames) == expected

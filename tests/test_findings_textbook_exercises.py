@@ -123,3 +123,34 @@ def per_pixel(train, test, epochs=5):
 )
 def test_per_pixel(frames, expected):
     assert verdict("textbook_per_pixel", frames) == expected
+
+
+def overfitting(dropout, half, batch=85, fit=99.6, num_train=5000):
+    """Test accuracies in percent, and what none and BN fit."""
+    nan = float("nan")
+    cells = [
+        ({"norm": "none", "norm_p": nan}, fit, 82),
+        ({"norm": "batch", "norm_p": nan}, 99.9, batch),
+        ({"norm": "dropout", "norm_p": 0.2}, 95, dropout),
+        ({"norm": "dropout", "norm_p": 0.5}, 90, half),
+    ]
+    runs = final(cells, num_train=num_train)
+    fitted = {name: train / 100 for (of, train, _), name in zip(cells, range(4), strict=True)}
+    splits = runs.assign(split="train", accuracy=[fitted[int(name[0])] for name in runs["run_id"]])
+    return {"runs": runs, "splits": splits}
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (overfitting(85, 80), "reproduced"),
+        (overfitting(80, 85), "reproduced"),
+        (overfitting(87, 80), "not reproduced"),
+        (overfitting(80, 87), "not reproduced"),  # it is the better dropout that counts
+        (overfitting(86, 80), "undecided"),  # about a point
+        (overfitting(80, 80, fit=98), "undecided"),  # nothing overfits
+        (overfitting(80, 80, num_train=500), "undecided"),
+    ],
+)
+def test_dropout_overfits(frames, expected):
+    assert verdict("textbook_dropout_overfits", frames) == expected

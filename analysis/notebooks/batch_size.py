@@ -40,6 +40,13 @@ show("textbook_ghost_batch")
 show("textbook_tiny_batches")
 
 # %% [markdown]
+# And a mini-batch of one? Write down BN's formula for a dense layer and one image before you look. Then ask why a
+# convolution is another matter.
+
+# %%
+show("textbook_batch_of_one")
+
+# %% [markdown]
 # ## Other transforms in BN's place
 #
 # Normalization by other statistics (of a layer, a group, a single image), a full covariance (whitening), the rank of a
@@ -49,3 +56,10 @@ show("textbook_tiny_batches")
 
 # %%
 show("textbook_normalisers")
+
+# %% [markdown]
+# Dropout had nothing to cure there. On 5,000 images the network overfits, if it is trained until it fits them: now the
+# question whether BN can stand in for dropout has an answer. Mind how close to its bound the number lies.
+
+# %%
+show("textbook_dropout_overfits")

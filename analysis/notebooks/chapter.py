@@ -7,10 +7,11 @@
 # $$y = \gamma\,\frac{x - \mu_B}{\sqrt{\sigma_B^2 + \epsilon}} + \beta .$$
 #
 # That is all. Much more is said about it: that it makes training faster, allows larger learning rates, forgives bad
-# initialisation, stabilises distributions. Four notebooks take such sentences one by one, say beforehand what would
+# initialisation, stabilises distributions. Five notebooks take such sentences one by one, say beforehand what would
 # count as true, and look. This one follows the chapter of Dive into Deep Learning and its exercises, `tutorial` a
-# network with BN in some places only, `perceptron` what a course page says of weights and distributions, and
-# `batch_size` what a mini-batch is to BN and what else could stand in its place.
+# network with BN in some places only, `perceptron` what a course page says of weights and distributions,
+# `batch_size` what a mini-batch is to BN and what else could stand in its place, and `asides` what the chapter says in
+# passing.
 #
 # The numbers are those of the tables in `results/tables`, trained by `make textbook PRESET=full`: five networks an
 # arm, each from another seed. Nothing is trained here; the notebook `lesson` trains. Below each figure stand its

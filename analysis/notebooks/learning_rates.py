@@ -97,6 +97,13 @@ show("noise_training")
 show("sharpness")
 
 # %% [markdown]
+# With BN the loss does not change when the weights before a norm are scaled; the eigenvalue does. So the same once
+# more, with every weight measured by the norm of its tensor:
+
+# %%
+show("relative_sharpness")
+
+# %% [markdown]
 # LeNet is small. The same eigenvalue for the paper's networks, at the ends of its own trainings and of equal ones:
 
 # %%

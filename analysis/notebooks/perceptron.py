@@ -26,6 +26,25 @@ from bnstudy.analysis.notebook import show
 show("textbook_mlp")
 
 # %% [markdown]
+# ## The linear region
+#
+# An input of variance 1 lies within 1.3 of 0, where a sigmoid is nearly straight, four times in five. BN begins there.
+# Does training leave it, by gamma and beta?
+
+# %%
+show("textbook_linear_region")
+
+# %% [markdown]
+# ## Gradients over depth
+#
+# "BN keeps gradients from vanishing": then their size should not depend on the layer. Perceptrons of up to a hundred
+# layers, before training. Before looking: what does each BN layer do to a gradient that passes back through it? (The
+# notebook `beyond` has the theory.)
+
+# %%
+show("textbook_gradients_depth")
+
+# %% [markdown]
 # ## Why it works: internal covariate shift?
 #
 # The usual explanation: layers learn slowly because the distribution of their inputs keeps moving. If so, networks

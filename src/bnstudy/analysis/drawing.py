@@ -245,7 +245,7 @@ def _in_prose(names: Iterable[str]) -> str:
     spelling = {
         "cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet", "mlp": "perceptron",
         "matrix_product": "products of matrices", "tutorial_cnn": "a tutorial's network", "lenet_norm_first": "LeNet",
-        "lenet_norm_after": "LeNet",
+        "lenet_norm_after": "LeNet", "lenet_per_pixel": "LeNet",
     }  # fmt: skip
     ordered = sorted(
         names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -20,6 +20,13 @@ from bnstudy.analysis.notebook import show
 show("fig3")
 
 # %% [markdown]
+# The paper does not say how its images are scaled. In [0, 1] gradients without BN are half as large: does that explain
+# the difference?
+
+# %%
+show("fig3_pixels")
+
+# %% [markdown]
 # ## Where does an update explode?
 #
 # In an update that diverges, the first layers hardly move, and the last ones by many powers of ten: each layer

@@ -83,12 +83,13 @@ static inline int part(long num, long *low, long *high) {
     return thread;
 }
 
-/* Zeros, to be freed. */
-static inline void *room(size_t bytes) {
+/* Memory with whatever was in it, or zeros, to be freed. */
+static inline void *space(size_t bytes) {
     void *found = aligned_alloc(128, (bytes + 127) / 128 * 128);
     if (!found) abort();
-    return memset(found, 0, (bytes + 127) / 128 * 128);
+    return found;
 }
+static inline void *room(size_t bytes) { return memset(space(bytes), 0, bytes); }
 
 /* Moments. Sums of squares cancel where values lie far from 0, or where one lies far from the others; so each block of
    values has its deviations from a mean of its own, which is found first, while the block is in the nearest cache. A

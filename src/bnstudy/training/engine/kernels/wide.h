@@ -14,6 +14,14 @@
 #define ROWS (LANES / VB)
 
 static inline REAL *numbers(long count) { return (REAL *)room(count * sizeof(REAL)); }
+static inline REAL *unset(long count) { return (REAL *)space(count * sizeof(REAL)); }
+
+/* As `stored` would have it. */
+static inline vec rounded(vec value) {
+    stored here[LANES];
+    write(here, value);
+    return read(here);
+}
 
 /* The first of `threads` sums of `size` numbers becomes the sum of all, in their order. */
 static inline void add_up(REAL *totals, long size, int threads) {

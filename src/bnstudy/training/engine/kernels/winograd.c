@@ -300,14 +300,26 @@ SHARED void add_products(const REAL *patch, const REAL *gradient, REAL *sums, co
     }
 }
 
-/* G g G', (MATRICES, CIN, COUT), of a kernel (3, 3, CIN, COUT); turned around for the gradient of the input. */
-static void transformed(const REAL *weight, REAL *kernel, int turned) {
+/* LANES weights, of the input i, the outputs from o on, and the place k of nine, rounded as images are. They lie as
+   (COUT, 3, 3, CIN) or, `back`, as the weights of a convolution from COUT to CIN, (CIN, 3, 3, COUT). */
+INLINE vec weights_at(const REAL *weight, int k, long i, long o, const int back) {
+    if (back) return rounded(load(weight + (9 * i + k) * COUT + o));
+    vec found;
+    EACH(l, LANES) found[l] = weight[(9 * (o + l) + k) * CIN + i];
+    return rounded(found);
+}
+
+/* G g G', (MATRICES, CIN, COUT), of the weights g, `back` and `turned` around for the gradient of the input. All threads
+   of a team call it, and wait for one another. */
+INLINE void transformed(const REAL *weight, REAL *kernel, const int back, const int turned) {
     const long next = (long)CIN * COUT;
-    for (long at = 0; at < next; at += LANES) {
+    long low, high;
+    part(next / LANES, &low, &high);
+    for (long at = low * LANES; at < high * LANES; at += LANES) {
         vec half[PATCH][3];
         EACH(k, 3) {
             vec g[3], down[PATCH];
-            EACH(h, 3) g[h] = load(weight + (turned ? 8 - 3 * h - k : 3 * h + k) * next + at);
+            EACH(h, 3) g[h] = weights_at(weight, turned ? 8 - 3 * h - k : 3 * h + k, at / COUT, at % COUT, back);
             to_kernel(g, down);
             EACH(h, PATCH) half[h][k] = down[h];
         }
@@ -317,35 +329,47 @@ static void transformed(const REAL *weight, REAL *kernel, int turned) {
             EACH(k, PATCH) store(kernel + (PATCH * h + k) * next + at, across[k]);
         }
     }
+#pragma omp barrier
 }
 
-/* G' u G, (3, 3, CIN, COUT), of (MATRICES, CIN, COUT). */
-static void kernel_of(const REAL *sums, REAL *gradient) {
+/* G' u G, (COUT, 3, 3, CIN), of the sum u of what `threads` found, (MATRICES, CIN, COUT) each; NULL: there was no such
+   thread. Each thread of a team does its part. */
+SHARED void kernel_of(REAL *const *found, int threads, REAL *gradient) {
     const long next = (long)CIN * COUT;
-    for (long at = 0; at < next; at += LANES) {
+    long low, high;
+    part(next / LANES, &low, &high);
+    for (long at = low * LANES; at < high * LANES; at += LANES) {
+        const long i = at / COUT, o = at % COUT;
         vec half[3][PATCH];
         EACH(k, PATCH) {
             vec u[PATCH], down[3];
-            EACH(h, PATCH) u[h] = load(sums + (PATCH * h + k) * next + at);
+            EACH(h, PATCH) {
+                u[h] = load(found[0] + (PATCH * h + k) * next + at);
+                for (int t = 1; t < threads; t++)
+                    if (found[t]) u[h] += load(found[t] + (PATCH * h + k) * next + at);
+            }
             from_kernel(u, down);
             EACH(h, 3) half[h][k] = down[h];
         }
         EACH(h, 3) {
             vec across[3];
             from_kernel(half[h], across);
-            EACH(k, 3) store(gradient + (3 * h + k) * next + at, across[k]);
+            EACH(k, 3) EACH(l, LANES) gradient[(9 * (o + l) + 3 * h + k) * CIN + i] = across[k][l];
         }
     }
 }
 
-INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *kernel, stored *y, long num, shape s,
-                      const int relu, int threads) {
+/* `back`: x is the gradient of what a convolution made, and y that of what it had. */
+INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *weight, stored *y, long num, shape s,
+                      const int relu, const int back, int threads) {
+    REAL *kernel = unset((long)MATRICES * CIN * COUT);
 #pragma omp parallel num_threads(threads)
     {
+        transformed(weight, kernel, back, back);
         long low, high;
         part(num, &low, &high);
         REAL *padded = numbers(s.together * padded_size(s) * CIN);
-        REAL *patch = numbers((long)MATRICES * NEXT(CIN)), *product = numbers((long)MATRICES * NEXT(COUT));
+        REAL *patch = unset((long)MATRICES * NEXT(CIN)), *product = unset((long)MATRICES * NEXT(COUT));
         for (long n = low; n < high; n += s.together) {
             const int count = high - n < s.together ? high - n : s.together;
             const long at = n * pixels(s) * CIN, after = at + count * pixels(s) * CIN, to = n * places(s) * COUT;
@@ -360,15 +384,13 @@ INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *ke
         }
         free(padded), free(patch), free(product);
     }
+    free(kernel);
 }
 
-/* y (N, OH, OW, COUT) = x (N, H, W, CIN) convolved with a kernel (3, 3, CIN, COUT), then rectified. */
+/* y (N, OH, OW, COUT) = x (N, H, W, CIN) convolved with the weights (COUT, 3, 3, CIN), then rectified. */
 void convolve(const stored *x, const REAL *weight, stored *y, long num, int h, int w, int relu, int threads) {
-    REAL *kernel = numbers((long)MATRICES * CIN * COUT);
-    transformed(weight, kernel, 0);
-    if (relu) convolved(x, NULL, kernel, y, num, shape_of(h, w), 1, threads);
-    else convolved(x, NULL, kernel, y, num, shape_of(h, w), 0, threads);
-    free(kernel);
+    if (relu) convolved(x, NULL, weight, y, num, shape_of(h, w), 1, 0, threads);
+    else convolved(x, NULL, weight, y, num, shape_of(h, w), 0, 0, threads);
 }
 
 #if STRIDE > 1
@@ -411,14 +433,16 @@ static void crop(const REAL *padded, stored *x, int count, shape s) {
         }
 }
 
-INLINE void spread_back(const stored *dy, const stored *y, const REAL *kernel, stored *dx, long num, shape s,
+static void spread_back(const stored *dy, const stored *y, const REAL *weight, stored *dx, long num, shape s,
                         int threads) {
+    REAL *kernel = unset((long)MATRICES * CIN * COUT);
 #pragma omp parallel num_threads(threads)
     {
+        transformed(weight, kernel, 1, 0);
         long low, high;
         part(num, &low, &high);
         REAL *padded = numbers(s.together * padded_size(s) * COUT);
-        REAL *slopes = numbers((long)MATRICES * NEXT(CIN)), *product = numbers((long)MATRICES * NEXT(COUT));
+        REAL *slopes = unset((long)MATRICES * NEXT(CIN)), *product = unset((long)MATRICES * NEXT(COUT));
         for (long n = low; n < high; n += s.together) {
             const int count = high - n < s.together ? high - n : s.together, end = count * s.tiles;
             const long of = n * places(s) * CIN, to = n * pixels(s) * COUT;
@@ -434,6 +458,7 @@ INLINE void spread_back(const stored *dy, const stored *y, const REAL *kernel, s
         }
         free(padded), free(slopes), free(product);
     }
+    free(kernel);
 }
 #endif
 
@@ -441,29 +466,26 @@ INLINE void spread_back(const stored *dy, const stored *y, const REAL *kernel, s
    that ReLU left, or NULL. */
 void input_gradient(const stored *dy, const stored *y, const REAL *weight, stored *dx, long num, int h, int w,
                     int threads) {
-    REAL *kernel = numbers((long)MATRICES * CIN * COUT);
 #if STRIDE == 1
-    transformed(weight, kernel, 1);
-    convolved(dy, y, kernel, dx, num, shape_of(h, w), 0, threads);
+    convolved(dy, y, weight, dx, num, shape_of(h, w), 0, 1, threads);
 #else
-    transformed(weight, kernel, 0);
-    spread_back(dy, y, kernel, dx, num, shape_of(h, w), threads);
+    spread_back(dy, y, weight, dx, num, shape_of(h, w), threads);
 #endif
-    free(kernel);
 }
 
-/* The kernel's gradient, (3, 3, CIN, COUT), from x and dy; `y` as above. */
+/* The weights' gradient, (COUT, 3, 3, CIN), from x and dy; `y` as above. */
 void kernel_gradient(const stored *x, const stored *dy, const stored *y, REAL *gradient, long num, int h, int w,
                      int threads) {
     const shape s = shape_of(h, w);
     const long size = (long)MATRICES * CIN * COUT;
-    REAL *totals = numbers(threads * size);
+    REAL **totals = room(threads * sizeof *totals);
 #pragma omp parallel num_threads(threads)
     {
         long low, high, waiting = 0;
         const int thread = part(num, &low, &high);
-        REAL *padded = numbers(s.together * padded_size(s) * CIN), *sums = numbers(size), *total = totals + thread * size;
-        REAL *patch = numbers((long)MATRICES * NEXT(CIN)), *slopes = numbers((long)MATRICES * NEXT(COUT));
+        REAL *padded = numbers(s.together * padded_size(s) * CIN), *sums = numbers(size), *total = numbers(size);
+        REAL *patch = unset((long)MATRICES * NEXT(CIN)), *slopes = unset((long)MATRICES * NEXT(COUT));
+        totals[thread] = total;
         for (long n = low; n < high; n += s.together) {
             const int count = high - n < s.together ? high - n : s.together, end = count * s.tiles;
             const long at = n * pixels(s) * CIN, after = at + count * pixels(s) * CIN, of = n * places(s) * COUT;
@@ -484,8 +506,9 @@ void kernel_gradient(const stored *x, const stored *dy, const stored *y, REAL *g
             }
         }
         free(padded), free(patch), free(slopes), free(sums);
+#pragma omp barrier
+        kernel_of(totals, threads, gradient);
     }
-    add_up(totals, size, threads);
-    kernel_of(totals, gradient);
+    for (int t = 0; t < threads; t++) free(totals[t]);
     free(totals);
 }

@@ -47,14 +47,14 @@ class _Convolved(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OIHW: Tensor, stride: int, relu: bool) -> Tensor:
         out, into = weight_OIHW.shape[:2]
+        weight_OIHW = weight_OIHW.contiguous(memory_format=torch.channels_last)
         if x.dtype == torch.bfloat16 and stride > 1 and build.multiplies_bf16():  # torch's takes two thirds of the time
             y = torch.conv2d(x, weight_OIHW.to(x.dtype), None, stride, padding=1)
             y = torch.relu_(y) if relu else y
         else:
             y = wide.shrunk(x, out, stride)
-            packed_HWIO = wide.rounded(weight_OIHW, x).permute(2, 3, 1, 0).contiguous()
             library = _library(x.dtype, stride, out, into)
-            library.convolve(*pointers(x, packed_HWIO, y), *wide.sizes(x), int(relu), wide.threads())
+            library.convolve(*pointers(x, weight_OIHW, y), *wide.sizes(x), int(relu), wide.threads())
         ctx.save_for_backward(x, weight_OIHW, y if relu else None)
         ctx.stride = stride
         return y
@@ -68,14 +68,12 @@ class _Convolved(torch.autograd.Function):
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.empty_like(x)
-            packed_HWOI = wide.rounded(weight_OIHW, x).permute(2, 3, 0, 1).contiguous()
             library = _library(x.dtype, ctx.stride, into, out)
-            library.input_gradient(*pointers(grad, y, packed_HWOI, grad_x), *wide.sizes(x), wide.threads())
+            library.input_gradient(*pointers(grad, y, weight_OIHW, grad_x), *wide.sizes(x), wide.threads())
         if ctx.needs_input_grad[1]:
-            grad_HWIO = torch.empty(3, 3, into, out, dtype=build.real(x.dtype))
+            grad_weight = torch.empty_like(weight_OIHW)
             library = _library(x.dtype, ctx.stride, out, into)
-            library.kernel_gradient(*pointers(x, grad, y, grad_HWIO), *wide.sizes(x), wide.threads())
-            grad_weight = grad_HWIO.permute(3, 2, 0, 1)
+            library.kernel_gradient(*pointers(x, grad, y, grad_weight), *wide.sizes(x), wide.threads())
         return grad_x, grad_weight, None, None
 
 

@@ -61,10 +61,10 @@ def gradients(output: Tensor, weights: Tensor, wanted: list[Tensor]) -> tuple[Te
 @compiled
 def test_the_kernels_compile_here() -> None:
     for real in ("float", "double"):
-        assert pooled_conv._library(real, 1, 6, 5, 28, 28, 0, 1e-5) is not None
-        assert pooled_conv._library(real, 6, 16, 5, 14, 14, 2, 1e-5) is not None
+        assert pooled_conv._library(real, 1, 6, 5, 28, 28, 0, **build.of_norm(None)) is not None
+        assert pooled_conv._library(real, 6, 16, 5, 14, 14, 2, **build.of_norm(None)) is not None
     for dtype in build.TYPES:
-        assert norm_relu._library(dtype, 16) is not None
+        assert norm_relu._library(dtype, 16, **build.of_norm(None)) is not None
     for dtype in build.TYPES:
         assert all(winograd._library(dtype, stride, 16, 32) is not None for stride in (1, 2))
         assert pointwise._library(dtype, 16, 32) is not None
@@ -571,7 +571,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("damage", ["truncated", "empty", "one byte", "without its checksum"])
 def test_a_damaged_kernel_is_compiled_anew(cache: Path, damage: str) -> None:
     """A truncated one would kill the process (SIGBUS), an empty one leave it slow for ever."""
-    macros = {**build.TYPES[torch.float32], "C": 16, "EPS": "0.0"}
+    macros = {**build.TYPES[torch.float32], "C": 16, **build.of_norm(None)}
     assert build.library("norm_relu", **macros) is not None
     (path,) = cache.iterdir()
     good = path.read_bytes()
@@ -593,7 +593,7 @@ def test_a_damaged_kernel_is_compiled_anew(cache: Path, damage: str) -> None:
 def test_a_cache_that_cannot_be_used_leaves_it_to_torch(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    macros = {**build.TYPES[torch.float32], "C": 16, "EPS": "0.0"}
+    macros = {**build.TYPES[torch.float32], "C": 16, **build.of_norm(None)}
     (tmp_path / "cache").write_text("a file")
     assert build.library("norm_relu", **macros) is None
     assert "torch computes instead" in capfd.readouterr().err
@@ -730,12 +730,13 @@ def test_a_pooled_convolutions_variance_is_that_of_float64(threads: None, leavin
     bias, scale = {"far from 0": (1e6, 1), "constant": (3.7, 0), "huge": (0, 1e24)}.get(kind, (0, 1))
     with torch.no_grad():
         conv.weight.mul_(scale), conv.bias.fill_(bias)  # type: ignore[union-attr]
-        call = pooled_conv._Call.of(conv, images, 1, 1e-5)
+        norm = nn.BatchNorm2d(leaving)
+        call = pooled_conv._Call.of(conv, images, 1, norm)
         assert call is not None
         for num_threads in (1, 2):
             torch.set_num_threads(num_threads)
-            ones, zeros = torch.ones(leaving), torch.zeros(leaving)
-            _, z, _, _, mean, variance = call.normed(images, conv.weight, conv.bias, ones, zeros)  # type: ignore[arg-type]
+            arrays = images, conv.weight, conv.bias, norm.weight, norm.bias
+            _, z, _, _, mean, variance = call.normed(*arrays, norm)  # type: ignore[arg-type]
             z_NCHW = z.view(-1, leaving, 24, 24, build.lanes()).permute(0, 4, 1, 2, 3).flatten(0, 1)[:9]
             torch.testing.assert_close(z_NCHW, conv(images), rtol=1e-5, atol=1e-5 * scale)
             wanted = exact_moments(z_NCHW)

@@ -39,9 +39,9 @@ def kernels(lanes: int) -> list[tuple[str, dict[str, Any]]]:
         patch.setattr(build, "lanes", lambda: lanes)
         patch.setattr(build, "library", lambda name, **macros: asked.append((name, macros)))
         for dtype in build.TYPES:
-            norm_relu._library.__wrapped__(dtype, 16)
+            norm_relu._library.__wrapped__(dtype, 16, **build.of_norm(None))
         for real in pooled_conv.REALS.values():
-            pooled_conv._library.__wrapped__(real, 6, 16, 5, 14, 14, 2, 1e-5)
+            pooled_conv._library.__wrapped__(real, 6, 16, 5, 14, 14, 2, **build.of_norm(None))
         for dtype in build.TYPES:
             winograd._library.__wrapped__(dtype, 1, 32, 16)
             winograd._library.__wrapped__(dtype, 2, 32, 16)

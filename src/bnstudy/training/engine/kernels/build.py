@@ -215,11 +215,12 @@ def tracks(norm: nn.Module) -> bool:
     return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
 
 
-@torch.no_grad()
-def track(norm: nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, count: int) -> None:
-    """Update the running statistics as torch does; the running variance is the unbiased one of `count` values."""
-    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
-    norm.running_mean.lerp_(mean_C.to(norm.running_mean.dtype), norm.momentum)
-    norm.running_var.lerp_((variance_C * (count / (count - 1))).to(norm.running_var.dtype), norm.momentum)
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+def of_norm(norm: nn.BatchNorm2d | None) -> dict[str, str]:
+    """Macros for a norm: its epsilon, and the rate at which its running statistics move."""
+    eps, momentum = (0.0, 0.0) if norm is None else (norm.eps, norm.momentum)
+    return {"EPS": repr(eps), "MOMENTUM": repr(momentum)}
+
+
+def tracked(norm: nn.BatchNorm2d) -> tuple[Tensor | None, ...]:
+    """Running mean and variance, and the number of mini-batches, which a kernel is to update."""
+    return norm.running_mean, norm.running_var, norm.num_batches_tracked

@@ -107,5 +107,19 @@ static inline void combine(double more, double more_mean, double more_m2, double
     *mean += apart * (more / all), *m2 += more_m2 + apart * apart * (count * more / all);
 }
 
+#ifdef MOMENTUM
+/* What a norm keeps for evaluation, as torch does: MOMENTUM of each channel's mean and variance, the unbiased one of `count`
+   values, go into those that are running, and the mini-batch is counted, unless `batches` is NULL. */
+static inline void track(const double *mean, const double *variance, REAL *running_mean, REAL *running_variance,
+                         int64_t *batches, long channels, double count) {
+    for (long c = 0; c < channels; c++) {
+        const REAL found = mean[c], unbiased = variance[c] * (count / (count - 1));
+        running_mean[c] += (REAL)MOMENTUM * (found - running_mean[c]);
+        running_variance[c] += (REAL)MOMENTUM * (unbiased - running_variance[c]);
+    }
+    if (batches) ++*batches;
+}
+#endif
+
 /* Whether squares of REAL may have left its range on the way to this variance: then it is found anew in double. */
 static inline int doubtful(double variance) { return !(variance == 0 || (variance > 1e-30 && variance < 1e300)); }

@@ -1,7 +1,7 @@
 /* Batch normalization, an addition and ReLU in one pass over memory, forward and backward.
 
    Arrays are rows of C channels (images in the layout channels_last), C a multiple of LANES. Compiled for one C, one EPS
-   (of the norm) and one type of number: `stored` in memory, REAL in sums and products (see lanes.h). Threads take
+   and MOMENTUM (of the norm) and one type of number: `stored` in memory, REAL in sums and products (see lanes.h). Threads take
    consecutive rows, and their sums are added in the order of the threads: one number of threads, one result. NaN passes
    through as in torch. */
 
@@ -184,16 +184,18 @@ void backward(const stored *grad, const stored *y, const stored *x, const REAL *
     }
 }
 
-/* In training: y = max(0, gamma * x^ + beta + added) with x^ = (x - mean) / sqrt(variance + EPS), and both moments. Wherever
-   x enters it is x - o, with o the mean as REAL: scaled by itself, x far from 0 would cancel against the mean. */
+/* In training: y = max(0, gamma * x^ + beta + added) with x^ = (x - mean) / sqrt(variance + EPS), both moments, and what the
+   norm keeps of them. Wherever x enters it is x - o, with o the mean as REAL: scaled by itself, x far from 0 would cancel
+   against the mean. */
 void normalize(const stored *x, const stored *added, const REAL *gamma, const REAL *beta, double *mean, double *variance,
-               stored *y, long rows, int threads) {
+               stored *y, REAL *running_mean, REAL *running_variance, int64_t *batches, long rows, int threads) {
     REAL centre[C], scale[C], shift[C];
     moments(x, mean, variance, rows, threads);
     for (int c = 0; c < C; c++) {
         const double by = gamma[c] / sqrt(variance[c] + EPS);
         centre[c] = mean[c], scale[c] = by, shift[c] = beta[c] - by * (mean[c] - centre[c]);
     }
+    track(mean, variance, running_mean, running_variance, batches, C, rows);
     forward(x, added, centre, scale, shift, y, rows, threads);
 }
 

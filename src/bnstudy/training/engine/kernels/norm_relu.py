@@ -43,8 +43,7 @@ class NormReLU(nn.Module):
         if norm is None:
             relu_NCHW: Tensor = _Plain.apply(x_NCHW, added, library)
         elif norm.training:
-            relu_NCHW, mean_C, variance_C = _Normed.apply(x_NCHW, added, norm.weight, norm.bias, library)
-            build.track(norm, mean_C, variance_C, x_NCHW.numel() // x_NCHW.shape[1])
+            relu_NCHW = _Normed.apply(x_NCHW, added, norm.weight, norm.bias, norm, library)
         else:
             assert norm.running_mean is not None and norm.running_var is not None
             scale_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -76,20 +75,19 @@ class _Plain(torch.autograd.Function):
 
 
 class _Normed(torch.autograd.Function):
-    """In training: also returns mean and biased variance (float64), without gradients."""
+    """In training; the norm's running statistics move."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, added: Tensor | None, gamma: Tensor, beta: Tensor, library: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, x: Tensor, added: Tensor | None, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm2d, library: Any
+    ) -> Tensor:
         mean, variance = (torch.empty(x.shape[1], dtype=torch.float64) for _ in range(2))
         y = torch.empty_like(x)
-        library.normalize(*pointers(x, added, gamma, beta, mean, variance, y), *_sizes(x))
+        arrays = pointers(x, added, gamma, beta, mean, variance, y, *build.tracked(norm))
+        library.normalize(*arrays, *_sizes(x))
         ctx.save_for_backward(x, y, mean, variance, gamma)
         ctx.library, ctx.both = library, added is not None
-        ctx.mark_non_differentiable(mean, variance)
-        ctx.set_materialize_grads(False)  # theirs would be zeros
-        return y, mean, variance
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -100,7 +98,7 @@ class _Normed(torch.autograd.Function):
         grad_added = torch.empty_like(y) if ctx.both else None
         arrays = pointers(grad, y, x, mean, variance, gamma, grad_x, grad_added, grad_gamma, grad_beta)
         ctx.library.normalize_backward(*arrays, *_sizes(x))
-        return grad_x, grad_added, grad_gamma, grad_beta, None
+        return grad_x, grad_added, grad_gamma, grad_beta, None, None
 
 
 def _forward(
@@ -125,11 +123,11 @@ def _library_for(x: Tensor, added: Tensor | None, norm: nn.BatchNorm2d | None) -
         return None
     if added is not None and (added.dtype != x.dtype or added.stride() != x.stride()):
         return None
-    library = _library(x.dtype, channels, 0.0 if norm is None else norm.eps)
+    library = _library(x.dtype, channels, **build.of_norm(norm))
     build.count_use("norm_relu", library)
     return library
 
 
 @functools.cache
-def _library(dtype: torch.dtype, channels: int, eps: float = 0.0) -> Any:
-    return build.library("norm_relu", **build.TYPES[dtype], C=channels, EPS=repr(eps))
+def _library(dtype: torch.dtype, channels: int, **of_norm: str) -> Any:
+    return build.library("norm_relu", **build.TYPES[dtype], C=channels, **of_norm)

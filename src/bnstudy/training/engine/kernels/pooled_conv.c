@@ -7,7 +7,7 @@
    A, B and G with a row for each of P points at which polynomials are multiplied: 0, pairs of a point and its negative, and
    infinity. What rows above one another give is added up between the transformations.
 
-   Compiled for one layer (see pooled_conv.py): REAL, CIN, COUT, K (kernel), IH x IW (input), PAD, EPS (of the norm), TILE,
+   Compiled for one layer (see pooled_conv.py): REAL, CIN, COUT, K (kernel), IH x IW (input), PAD, EPS and MOMENTUM (of the norm), TILE,
    POINT_A, POINT_B, POINT_G, and the blocks whose sums the registers hold: CB output channels by TB tiles, WB output channels
    in the weights' gradient, IB input channels by SB tiles in the input's.
    G groups (networks side by side) have COUT channels each; all see the same CIN planes (shared), or each its own. Arrays
@@ -347,11 +347,14 @@ void convolve(const REAL *x, const REAL *weight, const REAL *bias, REAL *z, doub
     free(means), free(m2s), free(counts);
 }
 
-/* The pooled maximum of gamma (z - mean) / sqrt(variance + EPS) + beta, the z that won, and which it was. Wherever z enters
-   it is z - o, with o the mean as REAL: scaled by itself, z far from 0 would cancel against the mean. */
+/* The pooled maximum of gamma (z - mean) / sqrt(variance + EPS) + beta, the z that won, which it was, and what the
+   norm keeps of both moments. Wherever z enters it is z - o, with o the mean as REAL: scaled by itself, z far from 0 would
+   cancel against the mean. */
 void pool(const REAL *z, const double *mean, const double *variance, const REAL *gamma, const REAL *beta, REAL *pooled,
-          REAL *winner, uint8_t *code, long num, long groups, int threads) {
+          REAL *winner, uint8_t *code, REAL *running_mean, REAL *running_variance, int64_t *batches, long num,
+          long groups, int threads) {
     const long channels = groups * COUT;
+    track(mean, variance, running_mean, running_variance, batches, channels, (double)num * PLACES);
 #pragma omp parallel num_threads(threads)
     {
         long low, high;

@@ -58,7 +58,7 @@ class PooledConv(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         conv, norm = self.conv, self.norm
-        call = _Call.of(conv, x_NCHW, self.num_runs, 0.0 if norm is None else norm.eps)
+        call = _Call.of(conv, x_NCHW, self.num_runs, norm)
         if call is None:
             z_NCHW = bf16.convolve(conv, x_NCHW)
             return nn.functional.max_pool2d(z_NCHW if norm is None else norm(z_NCHW), 2)
@@ -67,8 +67,7 @@ class PooledConv(nn.Module):
         if norm is None:
             pooled: Tensor = _Plain.apply(x_NCHW, conv.weight, bias_C, call)
         elif norm.training:
-            pooled, mean_C, variance_C = _Normed.apply(x_NCHW, conv.weight, bias_C, norm.weight, norm.bias, call)
-            build.track(norm, mean_C, variance_C, len(x_NCHW) * call.places)
+            pooled = _Normed.apply(x_NCHW, conv.weight, bias_C, norm.weight, norm.bias, norm, call)
         else:
             assert norm.running_mean is not None and norm.running_var is not None
             scale_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -86,7 +85,7 @@ class _Call:
         self._pooled = (output[0] // 2, output[1] // 2)
 
     @staticmethod
-    def of(conv: nn.Conv2d, x_NCHW: Tensor, num_runs: int, eps: float = 0.0) -> _Call | None:
+    def of(conv: nn.Conv2d, x_NCHW: Tensor, num_runs: int, norm: nn.BatchNorm2d | None = None) -> _Call | None:
         """The compiled kernel; None where there is none, or the images are too small or not real numbers."""
         kernel, padding = conv.kernel_size[0], int(conv.padding[0])
         height, width = (int(side) + 2 * padding - kernel + 1 for side in x_NCHW.shape[2:])
@@ -94,7 +93,7 @@ class _Call:
         if not here or min(height, width) < 2 or torch.is_autocast_enabled("cpu"):
             return None
         entering, leaving = conv.in_channels // conv.groups, conv.out_channels // num_runs
-        library = _library(REALS[x_NCHW.dtype], entering, leaving, kernel, *x_NCHW.shape[2:], padding, eps)
+        library = _library(REALS[x_NCHW.dtype], entering, leaving, kernel, *x_NCHW.shape[2:], padding, **build.of_norm(norm))
         build.count_use("pooled_conv", library)
         shared = conv.groups == 1 and num_runs > 1
         return None if library is None else _Call(library, num_runs, shared, leaving, (height, width))
@@ -106,8 +105,10 @@ class _Call:
         self._library.plain(*pointers(x, weight, bias, pooled, code), *self._sizes(x))
         return pooled, code
 
-    def normed(self, x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
-        """The pooled maximum of the normalized convolution, and what its gradient takes.
+    def normed(
+        self, x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm2d
+    ) -> tuple[Tensor, ...]:
+        """The pooled maximum of the normalized convolution, and what its gradient takes; running statistics move.
 
         That is the convolution's output z, the z that won, which of the four it was, and, by channel and in float64,
         mean and biased variance of z.
@@ -116,7 +117,7 @@ class _Call:
         pooled, code = x.new_empty(len(x), self._channels, *self._pooled), torch.empty_like(winner, dtype=torch.uint8)
         mean, variance = (torch.empty(self._channels, dtype=torch.float64) for _ in range(2))
         self._library.convolve(*pointers(x, weight, bias, z, mean, variance), *self._sizes(x))
-        arrays = pointers(z, mean, variance, gamma, beta, pooled, winner, code)
+        arrays = pointers(z, mean, variance, gamma, beta, pooled, winner, code, *build.tracked(norm))
         self._library.pool(*arrays, *self._sizes(x, shared=False))
         return pooled, z, winner, code, mean, variance
 
@@ -175,19 +176,24 @@ class _Plain(torch.autograd.Function):
 
 
 class _Normed(torch.autograd.Function):
-    """Convolution, norm and pool in training: also returns mean and biased variance (float64), without gradients."""
+    """Convolution, norm and pool in training; the norm's running statistics move."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, call: _Call
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        norm: nn.BatchNorm2d,
+        call: _Call,
+    ) -> Tensor:
         weight = weight.contiguous()
-        pooled, z, winner, code, mean, variance = call.normed(x, weight, bias, gamma, beta)
+        pooled, z, winner, code, mean, variance = call.normed(x, weight, bias, gamma, beta, norm)
         ctx.save_for_backward(x, weight, code, z, winner, mean, variance, gamma)
         ctx.call = call
-        ctx.mark_non_differentiable(mean, variance)
-        ctx.set_materialize_grads(False)  # theirs would be zeros
-        return pooled, mean, variance
+        return pooled
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -198,12 +204,12 @@ class _Normed(torch.autograd.Function):
             x, weight, code, grad, tuple(through), wants_x=ctx.needs_input_grad[0]
         )
         # A norm takes away what is added before it.
-        return grad_x, grad_weight, torch.zeros_like(grad_beta), grad_gamma, grad_beta, None
+        return grad_x, grad_weight, torch.zeros_like(grad_beta), grad_gamma, grad_beta, None, None
 
 
 @functools.cache
 def _library(
-    real: str, entering: int, leaving: int, kernel: int, height: int, width: int, padding: int, eps: float
+    real: str, entering: int, leaving: int, kernel: int, height: int, width: int, padding: int, **of_norm: str
 ) -> Any:
     """Compiled for a layer of this shape, with blocks that fill the registers."""
     points, tile = _points(kernel)
@@ -220,7 +226,7 @@ def _library(
         IH=height,
         IW=width,
         PAD=padding,
-        EPS=repr(eps),
+        **of_norm,
         TILE=tile,
         **{f"POINT_{name}": _initializer(rows) for name, rows in _matrices(points, tile, kernel).items()},
         CB=outputs,

@@ -490,6 +490,73 @@ def test_a_relu_right_behind_a_convolution_is_computed_with_it() -> None:
         assert len(left) == 1  # the stem
 
 
+class Branching(nn.Module):
+    """Two uses of x: by a convolution, and by an addition behind it, or before it, or in another way."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.norm, self.relu, self.kind = conv_of(16, 16), norm_of(16, True), nn.ReLU(), kind
+        self.second = conv_of(16, 16)
+        if kind == "at a stride":
+            self.first.stride, self.second = (2, 2), nn.Upsample(scale_factor=2)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.norm is not None
+        if self.kind == "before":
+            early = self.relu(self.norm(self.second(self.relu(x[:, :16]))) + x)
+            return self.first(x) + early  # type: ignore[no-any-return]
+        z = self.relu(self.first(x))
+        z = self.norm(self.second(z[:3] if self.kind == "indexed" else z))
+        y: Tensor = self.relu((z + x if self.kind == "thrice" else z) + x)
+        return y
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("kind", "added"), [("behind", 1), ("indexed", 1), ("at a stride", 1), ("before", 0), ("thrice", 0)]
+)
+def test_a_shortcuts_gradient_is_added_where_the_convolutions_is_written(kind: str, added: int) -> None:
+    torch.manual_seed(0)
+    net = Branching(kind)
+    twin, fused = copy.deepcopy(net), Fused(net, 1)
+    assert isinstance(fused._training, torch.fx.GraphModule)
+    assert sum(isinstance(m, WinogradConv) and m.passes_on for m in fused._training.modules()) == added
+    x = images_of(3, 16, 8, 8)
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, wanted = fused(mine), twin(theirs)
+    close(found, wanted)
+    weights = torch.randn_like(wanted)
+    ours = gradients(found, weights, [mine, *net.parameters()])
+    for a, b in zip(ours, gradients(wanted, weights, [theirs, *twin.parameters()]), strict=True):
+        close(a, b)
+    for a, b in zip(net.buffers(), twin.buffers(), strict=True):
+        close(a.double(), b.double())
+
+
+@compiled
+@pytest.mark.parametrize("stride", [1, 2])
+def test_of_bf16_a_shortcuts_gradient_is_rounded_with_the_sum(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one of the two has no gradient, or x is rounded first, as then others use what it was."""
+    monkeypatch.setattr(build, "has_matrix_unit", lambda: False)
+    torch.manual_seed(0)
+    conv = WinogradConv(conv_of(16, 16, torch.float32, stride=stride))
+    conv.passes_on = True
+    x = images_of(3, 16, 8, 8, dtype=torch.float32)
+    half = x.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        (y, passed), (_, unrounded) = conv(half), conv(x)
+    assert torch.equal(passed, half) and unrounded is x
+    of_y, of_passed = (torch.randn_like(each) for each in (y, half))
+    exact = torch.nn.grad.conv2d_input(
+        x.shape, conv.conv.weight.bfloat16().double(), of_y.double(), stride, padding=1
+    )
+    both = torch.autograd.grad([y, passed], half, [of_y, of_passed], retain_graph=True)[0]
+    torch.testing.assert_close(both.double(), exact + of_passed.double(), rtol=1 / 256, atol=1e-5)
+    alone = [torch.autograd.grad(each, half, of, retain_graph=True)[0] for each, of in ((y, of_y), (passed, of_passed))]
+    torch.testing.assert_close(alone[0].double(), exact, rtol=1 / 256, atol=1e-5)
+    assert torch.equal(alone[1], of_passed)
+
+
 def test_what_others_use_is_not_taken_away() -> None:
     class Forked(nn.Module):
         def __init__(self) -> None:

@@ -3,7 +3,8 @@
 The forward pass is traced (torch.fx), once for training and once for evaluation, and in it
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
     norm, addition, ReLU, or two of them (kernels.norm_relu);
-    a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd);
+    a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd), and its gradient is
+        added there to that of a shortcut around it;
     one of 1x1 at stride 2 reads and writes only what it needs (kernels.pointwise);
     any other, in bf16, is computed in float32 where the processor cannot do better (kernels.bf16).
 Parameters and statistics stay those of the network. A network that cannot be traced, or has hooks, computes as its file
@@ -72,6 +73,7 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
         if fusion := _winograd(node, modules) or _other(node, modules):
             _replace(fused, *fusion)
     graph.eliminate_dead_code()
+    _pass_on(graph, dict(fused.named_modules()))
     fused.recompile()
     return fused
 
@@ -143,6 +145,27 @@ def _other(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     if entering is None or not isinstance(layer, nn.Conv2d):
         return None
     return PointwiseConv(layer) if PointwiseConv.applies(layer) else RoundedConv(layer), (entering,), conv
+
+
+def _pass_on(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """Where a convolution and an addition behind it share an input, the latter has it from the former."""
+    order = {node: number for number, node in enumerate(graph.nodes)}
+    for node in order:
+        shared = _input(node, WinogradConv, modules)
+        others = [] if shared is None else [user for user in shared.users if user is not node]
+        if len(others) != 1 or not _is(others[0], NormReLU, modules) or order[others[0]] < order[node]:
+            continue
+        (addition,) = others
+        if addition.args[1:] != (shared,) or addition.args[0] is shared:
+            continue
+        conv = modules[str(node.target)]
+        assert isinstance(conv, WinogradConv)
+        conv.passes_on = True
+        with graph.inserting_after(node):
+            output, passed = (graph.call_function(operator.getitem, (node, index)) for index in range(2))
+        parts = output, passed
+        node.replace_all_uses_with(output, delete_user_cb=lambda user, parts=parts: user not in parts)
+        addition.args = (addition.args[0], passed)
 
 
 def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> fx.Node | None:

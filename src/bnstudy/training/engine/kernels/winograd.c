@@ -217,13 +217,14 @@ SHARED void multiply(const REAL *patch, const REAL *kernel, REAL *product, const
     }
 }
 
-/* A' m A of the tiles `from` to `end`, TILES at most, rectified if asked for, into images y (H, W, COUT). */
-INLINE void outputs(const REAL *product, stored *y, int from, int end, shape s, const int relu) {
+/* A' m A of the tiles `from` to `end`, TILES at most, and what is `added` (unless NULL), rectified if asked for, into images
+   y (H, W, COUT). */
+INLINE void outputs(const REAL *product, const stored *added, stored *y, int from, int end, shape s, const int relu) {
     const long next = NEXT(COUT);
     for (int t = 0; t < TILES && from + t < end; t++) {
         const place p = place_of(from + t, s);
         const int high = s.oh - p.top, wide = s.ow - p.left;
-        stored *at = y + (((long)p.image * s.oh + p.top) * s.ow + p.left) * COUT;
+        const long corner = (((long)p.image * s.oh + p.top) * s.ow + p.left) * COUT;
         for (int c = 0; c < COUT; c += LANES) {
             const REAL *m = product + (long)t * COUT + c;
             vec half[TILE][PATCH];
@@ -236,8 +237,11 @@ INLINE void outputs(const REAL *product, stored *y, int from, int end, shape s, 
             EACH(i, TILE) {
                 vec across[TILE];
                 to_outputs(half[i], across);
-                EACH(j, TILE) if (i < high && j < wide)
-                    write(at + ((long)i * s.ow + j) * COUT + c, relu ? rectified(across[j]) : across[j]);
+                EACH(j, TILE) if (i < high && j < wide) {
+                    const long at = corner + ((long)i * s.ow + j) * COUT + c;
+                    const vec found = added ? across[j] + read(added + at) : across[j];
+                    write(y + at, relu ? rectified(found) : found);
+                }
             }
         }
     }
@@ -359,9 +363,9 @@ SHARED void kernel_of(REAL *const *found, int threads, REAL *gradient) {
     }
 }
 
-/* `back`: x is the gradient of what a convolution made, and y that of what it had. */
-INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *weight, stored *y, long num, shape s,
-                      const int relu, const int back, int threads) {
+/* `back`: x is the gradient of what a convolution made, and y that of what it had, with what is `added`. */
+INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *weight, const stored *added, stored *y,
+                      long num, shape s, const int relu, const int back, int threads) {
     REAL *kernel = unset((long)MATRICES * CIN * COUT);
 #pragma omp parallel num_threads(threads)
     {
@@ -379,7 +383,7 @@ INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *we
                 patches(padded, patch, from, count * s.tiles, s);
                 multiply(patch, kernel, product, x + next, rectified_x ? rectified_x + next : NULL, STEP,
                          y + to + (long)TILE * TILE * (from + TILES) * COUT, TILE);
-                outputs(product, y + to, from, count * s.tiles, s, relu);
+                outputs(product, added ? added + to : NULL, y + to, from, count * s.tiles, s, relu);
             }
         }
         free(padded), free(patch), free(product);
@@ -389,8 +393,8 @@ INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *we
 
 /* y (N, OH, OW, COUT) = x (N, H, W, CIN) convolved with the weights (COUT, 3, 3, CIN), then rectified. */
 void convolve(const stored *x, const REAL *weight, stored *y, long num, int h, int w, int relu, int threads) {
-    if (relu) convolved(x, NULL, weight, y, num, shape_of(h, w), 1, 0, threads);
-    else convolved(x, NULL, weight, y, num, shape_of(h, w), 0, 0, threads);
+    if (relu) convolved(x, NULL, weight, NULL, y, num, shape_of(h, w), 1, 0, threads);
+    else convolved(x, NULL, weight, NULL, y, num, shape_of(h, w), 0, 0, threads);
 }
 
 #if STRIDE > 1
@@ -423,18 +427,21 @@ SHARED void add_patches(const REAL *product, REAL *padded, int from, int end, sh
     }
 }
 
-/* `count` images (H, W, COUT) out of the middle of their rims. */
-static void crop(const REAL *padded, stored *x, int count, shape s) {
+/* `count` images (H, W, COUT) out of the middle of their rims, and what is `added` (unless NULL). */
+static void crop(const REAL *padded, const stored *added, stored *x, int count, shape s) {
     for (int n = 0; n < count; n++)
         for (int i = 0; i < s.h; i++) {
             const REAL *from = padded + (n * padded_size(s) + (i + 1) * padded_row(s) + 1) * COUT;
-            stored *to = x + ((long)n * s.h + i) * s.w * COUT;
-            for (long k = 0; k < (long)s.w * COUT; k += LANES) write(to + k, load(from + k));
+            const long row = ((long)n * s.h + i) * s.w * COUT;
+            for (long k = 0; k < (long)s.w * COUT; k += LANES) {
+                const vec found = load(from + k);
+                write(x + row + k, added ? found + read(added + row + k) : found);
+            }
         }
 }
 
-static void spread_back(const stored *dy, const stored *y, const REAL *weight, stored *dx, long num, shape s,
-                        int threads) {
+static void spread_back(const stored *dy, const stored *y, const REAL *weight, const stored *added, stored *dx, long num,
+                        shape s, int threads) {
     REAL *kernel = unset((long)MATRICES * CIN * COUT);
 #pragma omp parallel num_threads(threads)
     {
@@ -454,7 +461,7 @@ static void spread_back(const stored *dy, const stored *y, const REAL *weight, s
                          dx + to + (long)STEP * STEP * from * COUT, STEP);
                 add_patches(product, padded, from, end, s);
             }
-            crop(padded, dx + to, count, s);
+            crop(padded, added ? added + to : NULL, dx + to, count, s);
         }
         free(padded), free(slopes), free(product);
     }
@@ -463,13 +470,14 @@ static void spread_back(const stored *dy, const stored *y, const REAL *weight, s
 #endif
 
 /* The gradient of what was convolved, images of H by W, from that of the result, its CIN the former COUT; `y` is the result
-   that ReLU left, or NULL. */
-void input_gradient(const stored *dy, const stored *y, const REAL *weight, stored *dx, long num, int h, int w,
-                    int threads) {
+   that ReLU left, or NULL, and `added` a gradient that they have from elsewhere, or NULL. */
+void input_gradient(const stored *dy, const stored *y, const REAL *weight, const stored *added, stored *dx, long num,
+                    int h, int w, int threads) {
 #if STRIDE == 1
-    convolved(dy, y, weight, dx, num, shape_of(h, w), 0, 1, threads);
+    if (added) convolved(dy, y, weight, added, dx, num, shape_of(h, w), 0, 1, threads);
+    else convolved(dy, y, weight, NULL, dx, num, shape_of(h, w), 0, 1, threads);
 #else
-    spread_back(dy, y, weight, dx, num, shape_of(h, w), threads);
+    spread_back(dy, y, weight, added, dx, num, shape_of(h, w), threads);
 #endif
 }
 

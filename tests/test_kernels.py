@@ -504,7 +504,7 @@ class Branching(nn.Module):
         assert self.norm is not None
         if self.kind == "before":
             early = self.relu(self.norm(self.second(self.relu(x[:, :16]))) + x)
-            return self.first(x) + early  # type: ignore[no-any-return]
+            return self.first(x) + early
         z = self.relu(self.first(x))
         z = self.norm(self.second(z[:3] if self.kind == "indexed" else z))
         y: Tensor = self.relu((z + x if self.kind == "thrice" else z) + x)

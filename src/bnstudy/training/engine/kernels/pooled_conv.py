@@ -93,7 +93,8 @@ class _Call:
         if not here or min(height, width) < 2 or torch.is_autocast_enabled("cpu"):
             return None
         entering, leaving = conv.in_channels // conv.groups, conv.out_channels // num_runs
-        library = _library(REALS[x_NCHW.dtype], entering, leaving, kernel, *x_NCHW.shape[2:], padding, **build.of_norm(norm))
+        sizes = entering, leaving, kernel, *x_NCHW.shape[2:], padding
+        library = _library(REALS[x_NCHW.dtype], *sizes, **build.of_norm(norm))
         build.count_use("pooled_conv", library)
         shared = conv.groups == 1 and num_runs > 1
         return None if library is None else _Call(library, num_runs, shared, leaving, (height, width))

@@ -405,7 +405,7 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
 
 
 def _leave() -> NoReturn:
-    """End this worker with all that is registered for its end; taking its libraries apart would take most of a second."""
+    """End this worker with all that is registered for its end; to take its libraries apart takes most of a second."""
     atexit._run_exitfuncs()
     sys.stdout.flush(), sys.stderr.flush()
     os._exit(0)

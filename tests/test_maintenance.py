@@ -12,7 +12,7 @@ from small_runs import config, job, launch_here, make, names, quadrants, torch_a
 from bnstudy.config import compose, project
 from bnstudy.config.schema import resolved
 from bnstudy.data.sources import DataError
-from bnstudy.store import failures, index, locks, paths
+from bnstudy.store import failures, index, locks, paths, publishing
 from bnstudy.store.cache import Cache
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import jobs, under_way
@@ -237,6 +237,26 @@ def test_a_kind_that_is_not_known_takes_what_the_most_similar_one_takes():
     assert speeds.sec_per_image(kind("lenet", "fp32", "images", "layer", 32, (), 9)) == pytest.approx(0.2033, abs=1e-4)
     assert speeds.sec_per_image(kind("lenet", "bf16", "images", "batch", 32, (), 9)) is None
     assert speeds.sec_per_image(kind("lenet", "fp32", "images", "batch", 32, (), 0)) is None  # looks alone
+    assert speeds.sec_per_image(kind("lenet", "fp32", "images", "batch", 32, ["tails"], 9)) == 0.3
+
+
+def test_what_a_probe_takes_says_nothing_of_runs_that_another_looks_at():
+    speeds = Speeds()
+    looked_at = kind("lenet", "fp32", "images", "batch", 32, ["jacobian"], 9)
+    speeds.add(looked_at, 100, 50.0, probe_share=0.9)
+    assert speeds.sec_per_image(looked_at) == 0.5
+    for probes in ((), ["weights"]):
+        of = kind("lenet", "fp32", "images", "batch", 32, probes, 9)
+        assert speeds.sec_per_image(of) == pytest.approx(0.05)
+
+
+def test_of_runs_published_without_their_looks_the_tables_tell_what_looked(tmp_path):
+    folder = tmp_path / "tables" / "jacobians"
+    shutil.copytree(project.ROOT / "results" / "tables" / "jacobians", folder)
+    rows = publishing.brief(tmp_path)["jacobians"]
+    assert rows and {row["looks"] for row in rows.values()} == {'["jacobian_singular_values"]'}
+    shutil.copy(folder / "jacobian_singular_values.parquet", folder / "steps.parquet")
+    assert publishing.brief(tmp_path)["jacobians"] == rows
 
 
 def failed(configs, results):

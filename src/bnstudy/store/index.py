@@ -16,11 +16,13 @@ from bnstudy.store.status import look_key
 
 @dataclass(frozen=True)
 class Entry:
-    """A run's state and what its manifest says: the seconds that one process spent on it, the sweep it was trained for
-    (None: not known), the bytes of its kept weights, what looked at it (see `status.look_key`), and facts to list."""
+    """A run's state and what its manifest says: the seconds that one process spent on it, the probes' share of them,
+    the sweep it was trained for (None: not known), the bytes of its kept weights, what looked at it (see
+    `status.look_key`), and facts to list."""
 
     state: State
     sec: float | None = None
+    probe_share: float | None = None
     sweep: str | None = None
     weights: int = 0
     looks: tuple[str, ...] = ()
@@ -74,6 +76,7 @@ def _read(store: Store, run_id: str) -> Entry:
     return Entry(
         state,
         sec=None if manifest.get("wall_sec") is None else manifest["wall_sec"] / _beside(manifest),
+        probe_share=manifest.get("probe_share"),
         sweep=manifest.get("sweep"),
         weights=(manifest.get("weights") or {}).get("bytes", 0),
         looks=tuple(sorted(look_key(look["probe"], look["plan"]) for look in looks_of(manifest).values())),

@@ -24,6 +24,7 @@ from bnstudy.store.status import Status, look_key
 CIRCUMSTANCES = {"commit", "commits", "dirty", "device", "threads", "num_runs", "wall_sec", "probe_share", "data_title"}
 CIRCUMSTANCES |= {"code", "looks"}
 TIMES = ("throughput",)  # tables that tell time
+UNSEEN = (RUNS, "steps", "epochs", *TIMES)  # tables that are no probe's
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ NOTHING = Published()
 
 
 BRIEF = (
-    *("network", "precision", "data", "norm", "batch_size", "num_steps", "num_runs", "wall_sec", "looks", "device"),
-    "status",
+    *("network", "precision", "data", "norm", "batch_size", "num_steps", "num_runs", "wall_sec", "probe_share"),
+    *("looks", "device", "status"),
 )
 
 
@@ -117,7 +118,11 @@ def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
             facts[sweep] = json.loads(value)
             continue
         rows = {row["run_id"]: row for row in _read(path, folder).to_pylist() if _ended(row)}
-        facts[sweep] = {run_id: {key: row.get(key) for key in BRIEF} for run_id, row in rows.items()}
+        # Of runs that were published without their looks, the tables tell what looked.
+        looks = {"looks": json.dumps(sorted(each.stem for each in files.current(folder) if each.stem not in UNSEEN))}
+        facts[sweep] = {
+            run_id: {key: row.get(key) or looks.get(key) for key in BRIEF} for run_id, row in rows.items()
+        }
         fresh[sweep] = stamp, facts[sweep]
     if fresh:
         cache.write("published", fresh)

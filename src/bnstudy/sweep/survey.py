@@ -50,5 +50,6 @@ def _speeds(published: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Speeds:
         steps, batch = row["num_steps"] or 0, row["batch_size"]
         probes = {look.partition("@")[0] for look in json.loads(row["looks"] or "[]")}
         of = kind(row["network"], row["precision"], row["data"], row["norm"], batch, probes, steps)
-        speeds.add(of, max(1, steps * batch), row["wall_sec"] / (row["num_runs"] or 1))
+        sec, share = row["wall_sec"] / (row["num_runs"] or 1), row["probe_share"] if steps else None
+        speeds.add(of, max(1, steps * batch), sec, share)
     return speeds

@@ -24,15 +24,21 @@ NETWORK_AND_PRECISION = 2  # of a kind: what a speed must share with a run to sa
 
 
 class Speeds:
-    """Seconds that one image takes, by kind of run; of a kind that is not known, the most similar one's."""
+    """Seconds that one image takes, by kind of run; of a kind that is not known, the most similar one's.
+
+    Of runs that train and are looked at in another way, what the probes took does not count: the time of a probe says
+    nothing of another's, and can be many times that of training.
+    """
 
     def __init__(self) -> None:
         self._sums: defaultdict[Kind, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
-    def add(self, of: Kind, images: float, sec: float) -> None:
+    def add(self, of: Kind, images: float, sec: float, probe_share: float | None = None) -> None:
+        """`probe_share`: of the seconds, what the probes of a run that trains took."""
         for length in range(NETWORK_AND_PRECISION, len(of) + 1):
             sums = self._sums[of[:length]]
-            sums[0], sums[1] = sums[0] + images, sums[1] + sec
+            counted = sec if length == len(of) else sec * (1 - (probe_share or 0.0))
+            sums[0], sums[1] = sums[0] + images, sums[1] + counted
 
     def sec_per_image(self, of: Kind) -> float | None:
         for length in range(len(of), NETWORK_AND_PRECISION - 1, -1):
@@ -69,7 +75,7 @@ def measured(
             facts, probes = entry.facts, {look.partition("@")[0] for look in entry.looks}
             steps, batch = facts["steps"] or 0, facts["batch_size"] or 1
             of = kind(facts["network"], facts["precision"], facts["data"], facts["norm"], batch, probes, steps)
-            here.add(of, max(1, steps * batch), entry.sec)
+            here.add(of, max(1, steps * batch), entry.sec, entry.probe_share if steps else None)
     begun = _begun(results)
     for run in runs:
         if run.run_id in begun and not entries[run.run_id].state.done:

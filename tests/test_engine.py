@@ -14,6 +14,7 @@ from bnstudy.config import plugins
 from bnstudy.config.schema import Config, Optim, Runtime
 from bnstudy.training import engine
 from bnstudy.training.engine.lockstep import Lockstep
+from bnstudy.training.engine.parallel import Parallel
 from bnstudy.training.engine.stacked import stack, unstack
 
 SIDES = {"lenet": (1, 28), "mlp": (1, 12), "resnet": (3, 12)}  # channels, pixels
@@ -261,6 +262,26 @@ def test_a_dead_run_is_dead_for_good_and_keeps_its_weights():
         seen = made.step(batch("lenet", step), [1e-9, 0.1])
         assert seen.alive_R.tolist() == [False, True]
     assert all(torch.equal(v, at_divergence[k]) for k, v in made.network(0).state_dict().items())
+
+
+@pytest.mark.parametrize("how", ["stacked", "parallel"])
+def test_a_dead_run_keeps_the_statistics_that_it_has_alone(how):
+    """However long the others train on."""
+    nets = [network("lenet", "batch", seed) for seed in range(2)]
+    alone = lockstep(nets[:1])
+    made = lockstep(nets) if how == "stacked" else Parallel([lockstep([net]) for net in nets], torch.device("cpu"))
+    alive = True
+    for step in range(5):
+        seen = made.step(batch("lenet", step), [1e9, 0.1])
+        if alive:
+            alive = bool(alone.step(batch("lenet", step), [1e9]).alive_R)
+    assert not alive and seen.alive_R.tolist() == [False, True]
+    dead = made.network(0).state_dict()
+    for key, value in alone.network(0).state_dict().items():
+        if how == "parallel":
+            assert torch.equal(dead[key], value), key
+        elif "running" in key:
+            torch.testing.assert_close(dead[key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_a_finite_loss_above_the_bound_is_divergence_too():

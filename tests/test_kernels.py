@@ -308,6 +308,62 @@ def test_bf16_is_read_and_rounded_as_torch_does() -> None:
     torch.testing.assert_close(found.float(), wanted, rtol=1 / 128, atol=1e-6)
 
 
+class Faulty(nn.Module):
+    """Layers that do not fit one another, or that torch combines as no kernel does."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.relu, self.kind = conv_of(16, 32 if kind == "channels" else 16), nn.ReLU(), kind
+        self.then = conv_of(16, 16)
+        self.norm = norm_of(32 if kind == "features" else 16, True)
+        self.term = nn.Parameter(torch.randn(1, 16, 8, 8, dtype=torch.float64))
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.norm is not None
+        if self.kind in ("pooled", "pooled features"):
+            wide = torch.cat([x, x], 1) if self.kind == "pooled" else x
+            z = self.pool(nn.Sequential(self.then)(wide))
+        else:
+            z = self.norm(self.then(self.relu(self.conv(x))))
+        z = z + z if self.kind == "twice" else z + self.term if self.kind == "one for all" else z
+        return self.relu(z)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> Faulty:
+        super().train(mode)
+        if self.kind == "frozen" and self.norm is not None:
+            self.norm.eval()
+        return self
+
+
+@compiled
+@pytest.mark.parametrize("kind", ["channels", "features", "pooled"])
+def test_layers_that_do_not_fit_are_refused_as_by_torch(kind: str) -> None:
+    """The kernels would read and write beyond the arrays."""
+    torch.manual_seed(0)
+    net, x = Faulty(kind), images_of(3, 16, 8, 8)
+    with pytest.raises(RuntimeError) as wanted:
+        copy.deepcopy(net)(x)
+    with pytest.raises(RuntimeError) as found:
+        Fused(net, 1)(x)
+    assert str(found.value) == str(wanted.value)
+
+
+@compiled
+@pytest.mark.parametrize("kind", ["twice", "one for all", "frozen"])
+def test_what_a_kernel_does_not_compute_is_torchs(kind: str) -> None:
+    """A norm's output added to itself; one image for all; statistics that are frozen in training."""
+    torch.manual_seed(0)
+    net = Faulty(kind).train()
+    twin, x = copy.deepcopy(net), images_of(3, 16, 8, 8)
+    found, wanted = Fused(net, 1)(x), twin(x)
+    close(found, wanted)
+    weights = torch.randn_like(wanted)
+    of = [[p for n, p in each.named_parameters() if kind == "one for all" or n != "term"] for each in (net, twin)]
+    for a, b in zip(gradients(found, weights, of[0]), gradients(wanted, weights, of[1]), strict=True):
+        close(a, b)
+
+
 def test_a_norm_whose_parameters_are_of_bf16_is_torchs_own() -> None:
     torch.manual_seed(0)
     norm = norm_of(16, True, torch.float32)

@@ -112,7 +112,7 @@ def _norm_relu(relu: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
         return None
     if before.op == "call_function" and before.target in (operator.add, torch.add) and not before.kwargs:
         terms = [term for term in before.args if isinstance(term, fx.Node)]
-        if len(terms) != 2:
+        if len(terms) != 2 or terms[0] is terms[1]:
             return None
     elif _is(before, nn.BatchNorm2d, modules):
         terms = [before]

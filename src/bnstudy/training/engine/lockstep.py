@@ -44,6 +44,7 @@ class Lockstep:
         self._parameters = list(self._network.parameters())
         self._sgd = SGD(self._parameters, self.num_runs, optim, flat=flat)
         self._alive_R = torch.ones(self.num_runs, dtype=torch.bool, device=device)
+        self._statistics = [each for each in self._network.buffers() if each.dim()]
         self._divergence_loss = divergence_loss
         self._device = device
 
@@ -51,7 +52,24 @@ class Lockstep:
         return self.step_on_device(batch, torch.tensor(lrs, dtype=torch.float64, device=self._device))
 
     def step_on_device(self, batch: Batch, lr_R: Tensor) -> StepResult:
-        """One update from what lies on the device alone: on a GPU nothing here looks at, or waits for, the host."""
+        """One update from what lies on the device alone: on a GPU nothing here looks at, or waits for, the host.
+
+        On a CPU a run that is not alive keeps its running statistics, too, so that its kept weights do not depend on
+        how long others train beside it.
+        """
+        if self._device.type == "cpu" and not self._alive_R.all():
+            if not self._alive_R.any():
+                nothing = torch.full((self.num_runs,), torch.nan)
+                return StepResult(nothing, torch.zeros_like(nothing, dtype=torch.int64), nothing, self._alive_R.clone())
+            before, was_alive_R = [each.clone() for each in self._statistics], self._alive_R.clone()
+            result = self._update(batch, lr_R)
+            for now, then in zip(self._statistics, before, strict=True):
+                now_R, then_R = (each.unflatten(0, (self.num_runs, -1)) for each in (now, then))
+                now_R[~was_alive_R] = then_R[~was_alive_R]
+            return result
+        return self._update(batch, lr_R)
+
+    def _update(self, batch: Batch, lr_R: Tensor) -> StepResult:
         images_NCHW, labels_N = batch
         if not self._network.training:  # the walk through a small network's modules takes a few percent of a step
             self._network.train()

@@ -37,7 +37,8 @@ class NormReLU(nn.Module):
         norm = self.norm
         library = _library_for(x_NCHW, added, norm)
         alone = norm is not None and norm.training and x_NCHW.numel() == x_NCHW.shape[1]  # which torch refuses
-        if library is None or alone:
+        frozen = norm is not None and not norm.training and torch.is_grad_enabled()  # the kernel has no gradient for it
+        if library is None or alone or frozen:
             y_NCHW = x_NCHW if norm is None else norm(x_NCHW)
             return torch.relu(y_NCHW if added is None else y_NCHW + added)
         if norm is None:
@@ -119,9 +120,9 @@ def _library_for(x: Tensor, added: Tensor | None, norm: nn.BatchNorm2d | None) -
     fits = x.device.type == "cpu" and x.dtype in build.TYPES and 0 < channels <= MAX_CHANNELS and channels % LANES == 0
     if not fits or not x.is_contiguous(memory_format=torch.channels_last):
         return None
-    if norm is not None and norm.weight.dtype != build.real(x.dtype):
+    if norm is not None and (norm.weight.dtype != build.real(x.dtype) or norm.num_features != channels):
         return None
-    if added is not None and (added.dtype != x.dtype or added.stride() != x.stride()):
+    if added is not None and (added.dtype, added.shape, added.stride()) != (x.dtype, x.shape, x.stride()):
         return None
     library = _library(x.dtype, channels, **build.of_norm(norm))
     build.count_use("norm_relu", library)

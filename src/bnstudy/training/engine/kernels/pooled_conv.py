@@ -88,9 +88,12 @@ class _Call:
     def of(conv: nn.Conv2d, x_NCHW: Tensor, num_runs: int, norm: nn.BatchNorm2d | None = None) -> _Call | None:
         """The compiled kernel; None where there is none, or the images are too small or not real numbers."""
         kernel, padding = conv.kernel_size[0], int(conv.padding[0])
+        if x_NCHW.dim() != 4:
+            return None
         height, width = (int(side) + 2 * padding - kernel + 1 for side in x_NCHW.shape[2:])
-        here = x_NCHW.device.type == "cpu" and x_NCHW.dtype in REALS
-        if not here or min(height, width) < 2 or torch.is_autocast_enabled("cpu"):
+        here = x_NCHW.device.type == "cpu" and x_NCHW.dtype in REALS and x_NCHW.dtype == conv.weight.dtype
+        fits = x_NCHW.shape[1] == conv.in_channels and (norm is None or norm.num_features == conv.out_channels)
+        if not here or not fits or min(height, width) < 2 or torch.is_autocast_enabled("cpu"):
             return None
         entering, leaving = conv.in_channels // conv.groups, conv.out_channels // num_runs
         sizes = entering, leaving, kernel, *x_NCHW.shape[2:], padding

@@ -24,11 +24,13 @@ def is_wide(conv: nn.Module) -> bool:
 
 
 def fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels take these tensors: channels_last, one type, enough pixels.
+    """Whether the kernels take these tensors: channels_last, one type, the weights' channels, enough pixels.
 
     Of bf16 only in autocast, and where the processor has no matrix unit, with which torch is faster.
     """
     if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in build.TYPES or build.real(x.dtype) != weight.dtype:
+        return False
+    if x.shape[1] != weight.shape[1]:  # as torch will say
         return False
     if torch.is_autocast_enabled("cpu") != (x.dtype == torch.bfloat16) or not x.is_contiguous(
         memory_format=torch.channels_last

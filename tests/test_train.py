@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from small_runs import TRAIN, collect, config, job, make, names, quadrants, torc
 
 from bnstudy.config.schema import total_steps
 from bnstudy.store.runs import Store
-from bnstudy.training.position import Mark
+from bnstudy.training.observer import Rows
+from bnstudy.training.position import Mark, Position
+from bnstudy.training.signals import Left
 from bnstudy.training.train import Training
 
 LOOKS = {"at": [0], "every_steps": 2, "at_end": True, "at_divergence": True}
@@ -175,6 +179,42 @@ def test_a_group_ends_when_its_last_run_diverges(root):
     found = collect(loop)
     assert loop.finished and None not in loop.position.diverged_step
     assert max(map(len, (found[run, "steps"]["step"] for run in (0, 1)))) < 9
+
+
+def test_a_group_whose_first_looks_are_broken_off_looks_at_each_run_once(root):
+    """One run was looked at and saved, the other is looked at when training resumes."""
+    configs = [config(root, probes={"weights": {"at": [0]}}, optim__lr=lr) for lr in (0.1, 0.2)]
+    looked = []
+
+    @contextmanager
+    def leavable(what):
+        looked.append(what)
+        if len(looked) == 2:
+            raise Left
+        yield what
+
+    made, _ = training(configs)
+    with pytest.raises(Left):
+        list(made.rows(lambda: False, leavable))
+    assert made.position.looks == [None, "due"]
+    resumed, _ = training(configs)
+    resumed.position = Position(**asdict(made.position))
+    seen = [event for event in resumed.rows(lambda: False) if isinstance(event, Rows) and event.table == "weights"]
+    assert [event.run for event in seen] == [1]
+
+
+def test_a_look_that_is_left_at_its_very_end_is_taken_again(root):
+    """A request to stop may come between the last row and the end of the block."""
+
+    @contextmanager
+    def leavable(what):
+        yield what
+        raise Left
+
+    made, _ = training([config(root, probes={"weights": {"at": [0]}})])
+    with pytest.raises(Left):
+        list(made.rows(lambda: False, leavable))
+    assert made.position.looks == ["due"]
 
 
 def test_marks_follow_everything_up_to_them(root):

@@ -46,9 +46,9 @@ class Training:
         self._pending: list[tuple[int, int, StepResult]] = []  # step, images, what it saw
         self.position.diverged_step, self.position.looks = [None for _ in self._runs], [None for _ in self._runs]
         self.position.final = [dict(NOT_REACHED) for _ in self._runs]
-        self.position.looks = [None for _ in self._runs]
         self._leavable: Leavable = nullcontext
         self._begin_epoch()
+        self._ask_for_looks(self._due())  # where training resumes, its position says who was looked at
 
     @property
     def finished(self) -> bool:
@@ -61,8 +61,6 @@ class Training:
         it with the same look.
         """
         position, self._leavable = self.position, leavable
-        if position.step == 0:
-            self._ask_for_looks(self._due())
         yield from self._look()
         while not self.finished:
             self._advance()
@@ -167,12 +165,12 @@ class Training:
             try:
                 with self._leavable(f"the probes at step {step} ({', '.join(looks)})"):
                     rows = list(self._observer.look(run, self._engine.network(run), step, looks)) if looks else []
-                    position.looks[run] = None
             except BaseException:
                 torch.set_rng_state(random)  # wherever a probe was left
                 raise
             finally:
                 position.probe_sec += time.perf_counter() - began
+            position.looks[run] = None  # only here, where nothing comes between it and the rows
             yield from rows
 
     def _count_time(self, began: float) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,6 +61,18 @@ def test_a_worker_killed_before_it_begins_costs_its_own_group_alone(tmp_path, ro
     assert store.manifest(ids[1])["provenance"]["threads"] == 2
     assert (1, 9, 9, []) in seen and (2, 0, 0, [ended[2]]) in seen
     assert not multiprocessing.active_children()
+
+
+def test_a_finished_run_that_hangs_when_it_is_trained_for_a_look_has_failed_and_stays(tmp_path, root, monkeypatch):
+    """It has an ending, or the command would begin it again for ever."""
+    group = Group((job(config(root, train__steps=2)),))
+    (ended,) = pool.launch([group], tmp_path, workers=1, threads=1, report=lambda *_: None)
+    assert ended[1] == "completed"
+    more = Group((job(config(root, train__steps=2, probes={"weights": {"every_steps": 1}})),))
+    worker = SimpleNamespace(hung=True, process=SimpleNamespace(exitcode=-9))
+    ((run_id, state, note),) = pool._fallen(worker, more, tmp_path)
+    assert (run_id, state) == (ended[0], "failed") and "runtime.hang_minutes" in note and "stays as it was" in note
+    assert Store(tmp_path).state(run_id) == State.completed
 
 
 @pytest.mark.slow

@@ -319,15 +319,18 @@ def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
         return _as_it_stands(group, results, note)
     minutes = group.jobs[0].config.runtime.hang_minutes
     error = f"no progress for {minutes:g} minutes (runtime.hang_minutes): its process was killed"
-    left = [job for job in group.jobs if not status.of(job, Store(results), verify=False).state.done]
+    now = {job.run_id: status.of(job, Store(results), verify=False) for job in group.jobs}
+    left = [job for job in group.jobs if not now[job.run_id].state.done]
     try:
         with locks.hold(results, [job.run_id for job in left]):
             for job in left:
                 failures.record(job, results, error)
     except OSError as trouble:  # another command was faster to take over, or the disk is at fault
         return _as_it_stands(group, results, f"{error}; {trouble.strerror}")
-    failed = [(job.run_id, str(State.failed), f"{error}; what was saved is kept") for job in left]
-    return [end for end in _as_it_stands(group, results, "") if end[1] != State.partial] + failed
+    ended = [(run_id, str(each.state), "") for run_id, each in now.items() if each.done]
+    again = [run_id for run_id, each in now.items() if each.state.done and not each.done]  # trained again, for a look
+    failed = [(run_id, str(State.failed), f"{error}; the run stays as it was") for run_id in again]
+    return ended + failed + [(job.run_id, str(State.failed), f"{error}; what was saved is kept") for job in left]
 
 
 def _stop(worker: _Worker) -> None:

@@ -12,13 +12,13 @@ from small_runs import config, job, launch_here, make, names, quadrants, torch_a
 from bnstudy.config import compose, project
 from bnstudy.config.schema import resolved
 from bnstudy.data.sources import DataError
-from bnstudy.store import failures, index, locks, paths, publishing
+from bnstudy.store import devices, failures, index, locks, paths, publishing
 from bnstudy.store.cache import Cache
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import jobs, under_way
 from bnstudy.store.locks import Holder
 from bnstudy.store.runs import State, Store
-from bnstudy.sweep import listing, pool, specs, study
+from bnstudy.sweep import listing, pool, specs, study, survey
 from bnstudy.sweep.specs import RunSpec, kind
 from bnstudy.sweep.tally import Speeds, measured, tally
 
@@ -255,8 +255,23 @@ def test_of_runs_published_without_their_looks_the_tables_tell_what_looked(tmp_p
     shutil.copytree(project.ROOT / "results" / "tables" / "jacobians", folder)
     rows = publishing.brief(tmp_path)["jacobians"]
     assert rows and {row["looks"] for row in rows.values()} == {'["jacobian_singular_values"]'}
+    run_id, looked = next(iter(rows.items()))
+    assert survey._looked(RunSpec(run_id, 1, (), ("jacobian_singular_values@1",)), looked)
+    looked = looked | {"looks": '["jacobian_singular_values@1"]'}
+    assert not survey._looked(RunSpec(run_id, 1, (), ("jacobian_singular_values@2",)), looked)
     shutil.copy(folder / "jacobian_singular_values.parquet", folder / "steps.parquet")
     assert publishing.brief(tmp_path)["jacobians"] == rows
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_speed_of_a_gpu_is_no_processors(gpu, monkeypatch):
+    monkeypatch.setattr(devices, "on_gpu", lambda device: gpu)
+    row = {"status": "completed", "wall_sec": 8.0, "num_steps": 2, "num_runs": 1, "looks": "[]", "probe_share": 0.0}
+    row |= {"network": "lenet", "precision": "fp32", "data": "images", "norm": "batch", "batch_size": 4}
+    rows = {"a": row | {"device": "NVIDIA H200", "wall_sec": 0.8}, "b": row | {"device": "cpu"}}
+    speeds = survey._speeds({"sweep": rows})
+    of = kind("lenet", "fp32", "images", "batch", 4, (), 2)
+    assert speeds.sec_per_image(of) == pytest.approx(0.1 if gpu else 1.0)
 
 
 def failed(configs, results):

@@ -186,13 +186,17 @@ def test_what_the_preset_does_not_ask_for_is_not_mixed_in(tmp_path, root, publis
 
 @pytest.fixture
 def changed_batch(monkeypatch):
-    """From the call on norms/batch.py says something else."""
+    """From the call on norms/batch.py says something else, in a process that has not imported it yet."""
     before = plugins.sources
 
     def sources(kind, name):
         return {file: "changed" if file == "norms/batch.py" else each for file, each in before(kind, name).items()}
 
-    return lambda: monkeypatch.setattr(plugins, "sources", sources)
+    def act():
+        monkeypatch.setattr(plugins, "sources", sources)
+        monkeypatch.setattr(plugins, "_at_import", {})
+
+    return act
 
 
 def test_rows_of_other_code_stay_when_a_seed_is_added(tmp_path, root, publish, changed_batch, capsys):
@@ -279,6 +283,8 @@ def test_a_changed_default_of_a_probe_is_not_served_from_tables_that_do_not_say(
     publish(tmp_path, tails)
     path = paths.tables(tmp_path, NAME) / "runs.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["looks"]), path)
+    assert publishing.load(tmp_path, NAME, ["seed=0"]).done(job)
+    assert not publishing.load(tmp_path, NAME, ["probes.gradient_tails.batch_size=64"]).done(job)  # it was another look
     assert publishing.load(tmp_path, NAME).done(job)
     before = plugins.defaults
     monkeypatch.setattr(

@@ -33,6 +33,7 @@ class Published:
 
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    as_planned: bool = True  # whether what does not record its looks was looked at as asked for
 
     def done(self, job: Job) -> bool:
         """Whether the run that the job asks for is published, with every table that its sweep publishes of it.
@@ -82,7 +83,7 @@ class Published:
         if (looks := row.get("looks")) is not None:
             return look_key(probe, resolved_plan(probe, plan)) in json.loads(looks)
         # Tables of earlier releases do not record the plan: an option that it did not set had its reference.
-        if status.has_changed_default(probe, plan):
+        if not self.as_planned or status.has_changed_default(probe, plan):
             return False
         return row["status"] == State.diverged or row["run_id"] in self._with_rows(probe)
 
@@ -134,11 +135,15 @@ def run_key(job: Job) -> str:
     return job.run_id
 
 
-def load(results: Path, sweep: str) -> Published:
-    """What is published of the sweep. Raises ValueError where a table cannot be read."""
+def load(results: Path, sweep: str, overrides: Sequence[str] = ()) -> Published:
+    """What is published of the sweep, to be compared with its jobs under these overrides.
+
+    Raises ValueError where a table cannot be read.
+    """
     tables = tables_in(paths.tables(paths.workspace(results, None), sweep))
     runs = {row["run_id"]: row for row in tables.pop(RUNS).to_pylist()} if RUNS in tables else {}
-    return Published(runs, tables) if runs else Published()
+    as_planned = not any(text.lstrip("+~").startswith("probes") for text in overrides)
+    return Published(runs, tables, as_planned) if runs else Published()
 
 
 def tables_in(folder: Path) -> dict[str, pa.Table]:

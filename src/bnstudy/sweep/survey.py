@@ -37,15 +37,23 @@ class Survey:
         self, sweep: str, runs: Sequence[RunSpec], *, processes: int | None = None, again: bool = False
     ) -> Tally:
         """How far the sweep's runs are; with `again`, published runs do not count as done."""
-        known = () if again else self.published.get(sweep, ())
+        rows = {} if again else self.published.get(sweep, {})
+        known = {run.run_id for run in runs if run.run_id in rows and _looked(run, rows[run.run_id])}
         return tally(runs, self.entries, self.pace, self.holders, processes, known)
+
+
+def _looked(run: RunSpec, row: Mapping[str, Any]) -> bool:
+    """Whether what is to look at the run has looked at the published one, where its table tells of more than names."""
+    looks = set(json.loads(row["looks"] or "[]"))
+    return set(run.looks) <= looks or not any("@" in look for look in looks)
 
 
 def _speeds(published: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Speeds:
     """The speeds of published runs that were trained on a device like this machine's."""
     speeds, gpu = Speeds(), devices.on_gpu("auto")
     for row in (row for rows in published.values() for row in rows.values()):
-        if row["status"] != "completed" or not row["wall_sec"] or str(row["device"]).startswith("cuda") != gpu:
+        there = row["device"] not in (None, "cpu")  # a GPU has the name of its kind
+        if row["status"] != "completed" or not row["wall_sec"] or there != gpu:
             continue
         steps, batch = row["num_steps"] or 0, row["batch_size"]
         probes = {look.partition("@")[0] for look in json.loads(row["looks"] or "[]")}

@@ -115,6 +115,19 @@ def test_an_error_in_own_code_names_its_line_and_the_file_of_the_traceback(lab, 
     assert "Traceback" not in error and "models/mine.py" in path.read_text()
 
 
+def test_code_that_changed_since_it_was_imported_is_not_trained_under_its_new_name(lab, root, tmp_path, capsys):
+    """The process goes on with what it has; the manifest says what that was, and another run is refused."""
+    folder = lab("models/mine.py", network())
+    assert run(folder, root, tmp_path, "optim.lr=0.1") == 0
+    lab("models/mine.py", network(extra=" * 2"))
+    assert plugins.loaded("models", "mine") != plugins.sources("models", "mine")
+    assert run(folder, root, tmp_path, "optim.lr=0.2") == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert "models/mine.py changed since this process imported it" in error and "once more" in error
+    with pytest.raises(ValueError, match=r"models/mine\.py changed"):
+        plugins.check_current("models", "mine")
+
+
 def test_a_probe_that_reads_what_it_does_not_declare_is_refused(lab):
     text = "READS = {'gradients'}\nCOLUMNS = {}\n\ndef probe(snapshot):\n    yield from snapshot.activations\n"
     project.use_components(lab("probes/looks.py", text))

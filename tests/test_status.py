@@ -247,6 +247,7 @@ def changed_file(monkeypatch):
             return {file: "changed" if file in changed else checksum for file, checksum in before(kind, name).items()}
 
         monkeypatch.setattr(plugins, "sources", sources)
+        monkeypatch.setattr(plugins, "_at_import", {})  # as in a process that has not imported it yet
 
     return change
 

@@ -13,7 +13,9 @@ import importlib
 import io
 import itertools
 import os
+import sys
 import tokenize
+import weakref
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
@@ -105,7 +107,30 @@ def load(kind: str, name: str) -> ModuleType:
     """The component's module, imported. Raises ValueError for an unknown name."""
     package = importlib.import_module(f"bnstudy.{kind}")
     package.__path__ += [str(folder) for folder in _folders(kind) if str(folder) not in package.__path__]
-    return importlib.import_module(f"bnstudy.{kind}.{_known(kind, name)}")
+    module = importlib.import_module(f"bnstudy.{kind}.{_known(kind, name)}")
+    if module not in _at_import:
+        _at_import[module] = sources(kind, name)
+    return module
+
+
+_at_import = weakref.WeakKeyDictionary[ModuleType, dict[str, str]]()
+
+
+def loaded(kind: str, name: str) -> dict[str, str]:
+    """The `sources` of the component as this process has it, which imports a file once: later edits do not count."""
+    module = sys.modules.get(f"bnstudy.{kind}.{name}")
+    return dict(_at_import[module]) if module is not None and module in _at_import else sources(kind, name)
+
+
+def check_current(kind: str, name: str) -> None:
+    """Import the component. Raises ValueError where its code has changed since this process imported it before."""
+    load(kind, name)
+    then, now = loaded(kind, name), sources(kind, name)
+    if changed := sorted(file for file in then.keys() | now.keys() if then.get(file) != now.get(file)):
+        raise ValueError(
+            f"{', '.join(changed)} changed since this process imported it: run the command once more (in a notebook "
+            "restart the kernel); what was trained with the former code is then trained anew"
+        )
 
 
 def sources(kind: str, name: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ that lacks a look is completed: without training where the look is at the start 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -108,16 +108,16 @@ def tables(config: Config, store: Store, run_id: str) -> dict[str, str]:
     return {name: table for name, table in by_probe.items() if table is not None}
 
 
-def component_code(config: Config) -> dict[str, str]:
+def component_code(config: Config, of: Callable[[str, str], dict[str, str]] = plugins.loaded) -> dict[str, str]:
     """Checksums of the files that define the run's network, norm and initial weights, by their names.
 
     The checksum of the network's and of the norm's own file covers the files that they import, too; these also have
-    their own.
+    their own. `of`: the code as this process imported it, or, with `plugins.sources`, as it is on the disk.
     """
     code = dict[str, str]()
     for key, kind in identity.COMPONENTS:
         name = getattr(config, key)["name"]
-        code |= _with_imports(f"{kind}/{name}.py", plugins.sources(kind, name))
+        code |= _with_imports(f"{kind}/{name}.py", of(kind, name))
     return code | {"models/init.py": plugins.source_checksum(project.PACKAGE / "models" / "init.py")}
 
 
@@ -125,13 +125,20 @@ def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
     """The files that have changed since `then`; none where changes are accepted or nothing was recorded."""
     if config.runtime.accept_code:
         return ()
-    now = component_code(config)
+    now = component_code(config, plugins.sources)
     owns = {f"{kind}/{(name := getattr(config, key)['name'])}.py": (kind, name) for key, kind in identity.COMPONENTS}
     changed = list[str]()
     for file, checksum in then.items():
         if file in now and checksum != now[file]:
             changed += _changed_itself(file, plugins.sources(*owns[file]), then) if file in owns else [file]
     return tuple(changed)
+
+
+def changed_probes(config: Config, records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The files of probes that have changed, or gone, since these looks of a checkpoint were planned."""
+    known = set(plugins.names("probes"))
+    changed = (r["probe"] for r in records if r["probe"] not in known or not holds(r, Look.of(r), config))
+    return tuple(f"probes/{name}.py" for name in dict.fromkeys(changed))
 
 
 def _with_imports(own: str, sources: Mapping[str, str]) -> dict[str, str]:
@@ -165,7 +172,7 @@ class Look:
         """The look as a manifest holds it: with every default, and with checksums of the probe's code and of its
         imports.
         """
-        imports, own = plugins.sources("probes", self.probe), f"probes/{self.probe}.py"
+        imports, own = plugins.loaded("probes", self.probe), f"probes/{self.probe}.py"
         code = plugins.checksum_of(imports)
         del imports[own]
         return {"probe": self.probe, "plan": resolved_plan(self.probe, self.plan), "code": code, "imports": imports}

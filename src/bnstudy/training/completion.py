@@ -10,6 +10,7 @@ import pyarrow as pa
 from torch import nn
 
 from bnstudy import probes
+from bnstudy.config import plugins
 from bnstudy.data.loader import Loader
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import Store, as_table, looks_of
@@ -32,6 +33,8 @@ def complete(job: Job, store: Store) -> tuple[str, ...]:
     missing = {table: look for table, look in by_table.items() if look.probe in names and table not in has}
     if not missing:
         return ()
+    for look in missing.values():
+        plugins.check_current("probes", look.probe)
     device = engine.device(job.config)
     loader = make_loader(job, device)
     end = int(manifest["num_steps"])

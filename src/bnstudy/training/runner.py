@@ -142,10 +142,13 @@ def _train(group: Group, results: Path, work: Work) -> list[Ended]:
 
 def _run(group: Group, results: Path, work: Work) -> list[Ended]:
     saved = checkpoint.load(results, group)
-    if saved and (changed := status.changed_code(group.jobs[0].config, saved["code"])):
-        checkpoint.of_no_use(group, f"{', '.join(changed)} changed since")
-        checkpoint.remove(results, group)
-        saved = None
+    if saved is not None:
+        config = group.jobs[0].config
+        changed = status.changed_code(config, saved["code"]) + status.changed_probes(config, saved["looks"].values())
+        if changed:
+            checkpoint.of_no_use(group, f"{', '.join(changed)} changed since")
+            checkpoint.remove(results, group)
+            saved = None
     try:
         trainer = Trainer(group, results, saved["threads"] if saved else work.threads, _looks(group, results, saved))
     except ValueError as error:

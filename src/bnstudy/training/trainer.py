@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from bnstudy.config.schema import resolved, resolved_plan
+from bnstudy.config import identity, plugins
+from bnstudy.config.schema import Config, resolved, resolved_plan
 from bnstudy.store import checkpoint, locks, provenance, status
 from bnstudy.store.jobs import Group, Job
 from bnstudy.store.runs import State, Store, Writer
@@ -50,6 +51,7 @@ class Trainer:
         self._group, self._results, self._threads, self._looks = group, results, threads, looks
         configs = [job.config for job in group.jobs]
         self._config = configs[0]
+        _check_current(self._config, looks.values())
         engine.prepare_host(threads)
         torch.manual_seed(self._config.seed)
         self._device = engine.device(self._config)
@@ -212,6 +214,13 @@ class Trainer:
 
     def _wall_sec(self) -> float:
         return self._before_sec + time.perf_counter() - self._began
+
+
+def _check_current(config: Config, looks: Iterable[Look]) -> None:
+    """Import what the runs use. Raises ValueError where a file of it has changed since this process imported it."""
+    used = [(kind, getattr(config, key)["name"]) for key, kind in identity.COMPONENTS]
+    for kind, name in dict.fromkeys([*used, *(("probes", look.probe) for look in looks)]):
+        plugins.check_current(kind, name)
 
 
 def _ended_with(job: Job, store: Store) -> dict[str, str] | None:

@@ -69,7 +69,7 @@ def test_a_finished_run_that_hangs_when_it_is_trained_for_a_look_has_failed_and_
     (ended,) = pool.launch([group], tmp_path, workers=1, threads=1, report=lambda *_: None)
     assert ended[1] == "completed"
     more = Group((job(config(root, train__steps=2, probes={"weights": {"every_steps": 1}})),))
-    worker = SimpleNamespace(hung=True, process=SimpleNamespace(exitcode=-9))
+    worker = pool._Worker(SimpleNamespace(exitcode=-9), multiprocessing.Pipe()[0], hung=True)
     ((run_id, state, note),) = pool._fallen(worker, more, tmp_path)
     assert (run_id, state) == (ended[0], "failed") and "runtime.hang_minutes" in note and "stays as it was" in note
     assert Store(tmp_path).state(run_id) == State.completed

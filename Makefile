@@ -3,27 +3,28 @@
 
 PYTHON ?= python3
 CPU ?=
-DATA_ROOT ?= data
-PRESET ?=
-JOBS ?=
-BUDGET_MIN ?=
-LAUNCHER ?=
-SEED ?=
-SWEEP ?=
-ID ?=
-NAME ?=
-YES ?=
-STRICT ?=
-AGAIN ?=
-REPLACE ?=
-ARGS ?=
+DATA_ROOT ?= $(or $(value BNSTUDY_DATA_ROOT),data)
+# The others are given on the command line alone: a shell may have a NAME of its own.
+PRESET =
+JOBS =
+BUDGET_MIN =
+LAUNCHER =
+SEED =
+SWEEP =
+ID =
+NAME =
+YES =
+STRICT =
+AGAIN =
+REPLACE =
+ARGS =
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BNSTUDY := $(BIN)/python -m bnstudy
 # A variable that is misspelt would be without effect.
-variables := $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+variables := $(shell sed -n 's/^\([A-Z_]*\) ?*=.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 unknown := $(filter-out $(variables),$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 near = $(strip $(foreach v,$(variables),$(if $(or $(findstring $v,$1),$(findstring $1,$v)),$v)))
 $(if $(unknown),$(error $(firstword $(unknown)): there is no such variable; $(if $(call near,$(firstword $(unknown))),did you mean $(call near,$(firstword $(unknown)))? )there are: $(variables)))
@@ -48,7 +49,7 @@ name = $(call option,NAME,--name )
 yes = $(if $(YES),--yes)
 pytest = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-export BNSTUDY_DATA_ROOT := $(value DATA_ROOT)
+export BNSTUDY_DATA_ROOT := $(if $(filter default file,$(origin DATA_ROOT)),$(DATA_ROOT),$(value DATA_ROOT))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUTF8 := 1
 # Importing torch without cached bytecode takes half a minute; the cache is written below .venv.

@@ -18,7 +18,6 @@ from bnstudy.config import compose, project
 from bnstudy.store import files, paths, provenance, publishing, reduction
 from bnstudy.store.runs import Store
 from bnstudy.sweep import pool
-from bnstudy.tracking import agents
 
 ROOT = Path(__file__).resolve().parents[1]
 # A character of each kind that Hydra, OmegaConf, make, a shell, a URL or a pattern would read.
@@ -79,7 +78,7 @@ cli.main(["run", *{TINY!r}, "--results", {str(project / "out")!r}, "--data-root"
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_make_passes_any_folder_and_value_on_as_it_is(tmp_path, name):
+def test_make_passes_any_folder_and_value_on_as_it_is(tmp_path, name, monkeypatch):
     """With a program in the place of python that prints what it is given."""
     project = copied(tmp_path / name)
     tool = project / ".venv/bin/python"
@@ -105,6 +104,11 @@ def test_make_passes_any_folder_and_value_on_as_it_is(tmp_path, name):
     assert given("status", f"DATA_ROOT={data}") == (wanted, data)
     assert given("clean-run", f"ID={name}")[0] == ["-m", "bnstudy", "clean-run", name]
     assert given("retry", f"SWEEP={name}")[0] == ["-m", "bnstudy", "retry", "--sweep", name]
+    monkeypatch.setenv("BNSTUDY_DATA_ROOT", data)
+    monkeypatch.setenv("NAME", "a host")  # as some shells set it
+    monkeypatch.setenv("SEED", "7")
+    assert given("status") == (wanted, data)
+    assert given("sweep-init")[0] == ["-m", "bnstudy", "sweep", "init"]
     sweep = given("sweep-init", f"LAUNCHER={name}", "SEED=0,1", "ARGS=optim.lr=0.1 norm='a b'")[0]
     assert sweep == ["-m", "bnstudy", "sweep", "init", "--launcher", name, "seed=0,1", "optim.lr=0.1", "norm=a b"]
 
@@ -231,11 +235,6 @@ def test_a_commit_that_is_not_known_is_said(tmp_path, repository, monkeypatch, c
     provenance.code.cache_clear()
     monkeypatch.setenv("BNSTUDY_COMMIT", "abc")
     assert provenance.code()["commit"] == "abc" and capsys.readouterr().err == ""
-
-
-def test_an_agents_command_keeps_the_folders_whole():
-    twin = agents.definition("init", "quick", [], [f"--results={ODD[4]}"])
-    assert f"--results={ODD[4]}" in twin["command"]
 
 
 def test_what_is_said_to_draw_them_is_what_a_shell_makes_of_it(data_root, tmp_path, monkeypatch, capsys):

@@ -42,7 +42,7 @@ class Launcher:
 
         values = _file(BASE) | _file(self.name) | ours
         given = [_parts(text) for text in self.values]
-        values |= {key: yaml.safe_load(value) for key, value in given}
+        values |= {key: _typed(key, value) for key, value in given}
         executor = submitit.AutoExecutor(folder, cluster, slurm_max_num_timeout=values.pop(RESTARTS))
         for key, value in values.items():
             try:
@@ -77,6 +77,20 @@ def _file(name: str) -> dict[str, Any]:
         remedy = "give submitit's parameters at its top level, as conf/launcher/slurm.yaml does, without hydra.launcher"
         raise ComposeError(f"{path}: {remedy}; of what it does not say, slurm.yaml's values count")
     return values
+
+
+def _typed(key: str, text: str) -> Any:
+    """A number where, written out again, that is the same text, and true, false or null; else the text.
+
+    YAML would read 4:00:00 as 14,400 and an account's 012345 as an octal number. Raises ComposeError for a time limit
+    that is not in minutes.
+    """
+    value = yaml.safe_load(text)
+    if not isinstance(value, list | dict) and str(value) != text and text not in ("true", "false", "null"):
+        value = text
+    if key == "timeout_min" and not isinstance(value, int):
+        raise ComposeError(f"{PREFIX}{key}={text}: give minutes, as in {PREFIX}{key}=240")
+    return value
 
 
 def _parts(text: str) -> tuple[str, str]:

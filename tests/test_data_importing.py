@@ -57,6 +57,32 @@ def test_what_cannot_be_imported_is_named_and_leaves_nothing(tmp_path, capsys):
     assert imported(tmp_path / "odd", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
     assert "is 5x5, others 4x4: give --size" in capsys.readouterr().err
     assert not any((tmp_path / "data").iterdir())
+    for index in range(10):
+        path = tmp_path / "deep" / "ab"[index // 5] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), 300 * index, dtype=np.uint16)).save(path)
+    assert imported(tmp_path / "deep", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
+    assert "more than 8 bits" in capsys.readouterr().err
+    for name in ("cifar10", ".hidden", "a/b", "n" * 61):
+        assert imported(tmp_path / "deep", f"--name={name}", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
+        assert "--name" in capsys.readouterr().err
+    assert not any((tmp_path / "data").iterdir())
+
+
+def test_colours_that_come_late_are_kept(tmp_path):
+    for index in range(130):
+        draw(tmp_path / "late" / "a" / f"{index:03d}.png", value=9, mode="L")
+    for index in range(5):
+        draw(tmp_path / "late" / "b" / f"{index}.png", value=50)
+    assert imported(tmp_path / "late", f"--data-root={tmp_path}", "--name=mine") == 0
+    found = sources.locate("mine", tmp_path, download=False)
+    assert found.shape == (3, 4, 4) and sources.load(found).train_images[-1, 0, 0].tolist() == [50, 100, 150]
+
+
+def test_options_of_an_import_are_refused_without_one(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", "--size", "32"])
+    assert ended.value.code == cli.EXIT_USAGE and "--size" in capsys.readouterr().err
 
 
 def test_an_image_that_is_cut_off_is_named_and_not_the_folder_that_is_written_to(tmp_path, capsys):

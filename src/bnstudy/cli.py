@@ -513,6 +513,8 @@ def _data(arguments: argparse.Namespace) -> int:
         title = arguments.title or ""
         located = [import_images(folder, name, arguments.data_root, size=arguments.size, title=title)]
         print(f"to train on it: bnstudy run model=resnet20 data.name={name} train.epochs=10")
+    elif idle := [key for key in ("name", "title", "size") if getattr(arguments, key) is not None]:
+        raise ValueError(f"--{idle[0]}: without `import FOLDER` it has no effect; leave it out")
     else:
         located = [sources.locate(name, arguments.data_root) for name in sources.NAMES]
     for source in located:
@@ -546,19 +548,18 @@ def _sync(arguments: argparse.Namespace) -> int:
 def _wandb_sweep(arguments: argparse.Namespace) -> int:
     from bnstudy.tracking import agents
 
-    places = arguments.results, arguments.data_root
-    return agents.register_sweep(arguments.name, arguments.preset, arguments.overrides, *places)
+    return agents.register_sweep(arguments.name, arguments.preset, arguments.overrides, arguments.results)
 
 
 @command(
     "train runs of a sweep registered at W&B, one after another",
     option("id", "as wandb-sweep says", metavar="ENTITY/PROJECT/SWEEP"),
-    RESULTS,
+    *PLACES,
 )
 def _wandb_agent(arguments: argparse.Namespace) -> int:
     from bnstudy.tracking import agents
 
-    return agents.work(arguments.id, arguments.results)
+    return agents.work(arguments.id, arguments.results, arguments.data_root)
 
 
 @command(

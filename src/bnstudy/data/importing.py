@@ -6,6 +6,7 @@ image of a class, in the order of their names, becomes a test image.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,20 @@ Files = dict[str, list[tuple[Path, int]]]  # by split: images with their class n
 def import_images(folder: Path, name: str, root: Path, *, size: int | None = None, title: str = "") -> Source:
     """Write the arrays into `root`/`name` and return what they are. `size`: the side to which images are scaled.
 
-    Raises DataError for a folder that is laid out otherwise, images that cannot be read or are of several sizes, and
-    for a name that a data set already has.
+    Colours are kept unless every image is grey. Raises DataError for a folder that is laid out otherwise, images that
+    cannot be read, are of several sizes or of more than 8 bits, and for a name that is none or that a data set has.
     """
+    if name in sources.NAMES or not re.fullmatch(r"(?!\.)[^/\\\0]{1,60}", name):  # as data.name is checked
+        why = "a data set that is downloaded has it" if name in sources.NAMES else "a folder cannot be called so here"
+        raise DataError(f"--name {name!r}: {why}; give another of 60 characters or less, without / and a dot in front")
     target = root / name
     if target.exists():
         raise DataError(f"{target} is there: give another --name, or move it away")
     classes, files = _found(folder)
-    mode = "L" if all(_open(path).mode in ("1", "L") for path, _ in files["train"][:100]) else "RGB"
+    modes = {path: _open(path).mode for split in SPLITS for path, _ in files[split]}
+    if deep := [path for path, mode in modes.items() if mode[0] in "IF"]:
+        raise DataError(f"{deep[0]} has more than 8 bits a channel, which would be cut off: convert it to 8 bits")
+    mode = "L" if all(mode in ("1", "L") for mode in modes.values()) else "RGB"
     with sources.work_folder(root, name) as work:
         arrays = work / "arrays"
         arrays.mkdir()

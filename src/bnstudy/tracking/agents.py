@@ -27,8 +27,8 @@ AXIS = "axis."  # before an axis in a parameter's name, which W&B puts among the
 WHOLE = "job"  # the one parameter of a grid whose axes W&B would go through in vain
 
 
-def definition(sweep: str, preset: str, overrides: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
-    """The sweep's definition for W&B: one parameter per axis, and the command (with `options`) that trains one run.
+def definition(sweep: str, preset: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The sweep's definition for W&B: one parameter per axis, and the command that trains one run.
 
     Where several points of the grid are one and the same run, there is one parameter whose values are the runs. Raises
     as `compose.expand`, by which every point is checked.
@@ -43,7 +43,7 @@ def definition(sweep: str, preset: str, overrides: Sequence[str], options: Seque
         parameters = {WHOLE: {"values": [shlex.join(texts) for texts in runs.values()]}}
     given = [text for text in overrides if text.partition("=")[0].lstrip("+~") not in axes]
     run = ["-m", "bnstudy", "run", "--yes", "--sweep", sweep, "--preset", preset]
-    words = [*run, *options, *given, "tracking.mode=online"]
+    words = [*run, *given, "tracking.mode=online"]
     return {
         "project": configs[0].tracking.project,
         "name": f"{sweep} ({preset})",
@@ -62,9 +62,9 @@ def run_overrides(overrides: Sequence[str]) -> list[str]:
     return [text.removeprefix(AXIS) for part in parts for text in part]
 
 
-def register_sweep(sweep: str, preset: str, overrides: Sequence[str], results: Path, data_root: Path) -> int:
+def register_sweep(sweep: str, preset: str, overrides: Sequence[str], results: Path) -> int:
     """Register the twin and print how agents are started; exit status 1, with a message, where that fails."""
-    twin = definition(sweep, preset, overrides, [f"--results={results}", f"--data-root={data_root}"])
+    twin = definition(sweep, preset, overrides)  # an agent's machine has folders of its own (see `work`)
     confine(results)
     file = paths.wandb(results) / "sweeps" / f"{sweep}-{preset}.yaml"
     files.write_text(file, yaml.safe_dump(twin, sort_keys=False))
@@ -92,8 +92,11 @@ def register_sweep(sweep: str, preset: str, overrides: Sequence[str], results: P
     return 0
 
 
-def work(sweep: str, results: Path) -> int:
-    """One agent: trains runs of a registered sweep, one at a time, until none is left; W&B's exit status."""
+def work(sweep: str, results: Path, data_root: Path) -> int:
+    """One agent: trains runs of a registered sweep, one at a time, until none is left; W&B's exit status.
+
+    The runs are written, and images looked for, in this machine's folders.
+    """
     confine(results)
     if (reason := obstacle()) is not None:
         print(f"wandb-agent: {reason}", file=sys.stderr)
@@ -102,6 +105,8 @@ def work(sweep: str, results: Path) -> int:
     environment = {
         "PATH": f"{interpreter}{os.pathsep}{os.environ.get('PATH', '')}",
         "WANDB_DIR": str(results.resolve()),
+        "BNSTUDY_RESULTS": str(results.resolve()),
+        "BNSTUDY_DATA_ROOT": str(data_root.resolve()),
     }
     return subprocess.call([*tracking.WANDB, "agent", sweep], env=os.environ | environment)
 

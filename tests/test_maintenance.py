@@ -369,6 +369,8 @@ def test_runs_are_listed_and_chosen_by_column_or_name(three, capsys):
     assert "failed" in lines[ids[1]] and lines[ids[1]].endswith("mine") and "interrupted" in lines[ids[2]]
     assert [line.split()[0] for line in listed(results, capsys, "state=failed,interrupted", "-s1-")] == [ids[1]]
     assert [line.split()[0] for line in listed(results, capsys, "norm=batch", "seed=0")] == [ids[0]]
+    lr = Store(results).manifest(ids[0])["config"]["optim"]["lr"]
+    assert listed(results, capsys, f"lr={lr:e},7") == listed(results, capsys, f"lr={lr}") != []
     head, *rows = listed(results, capsys, as_csv=True)
     assert {"run", "state", "norm", "lr", "seed", "test_accuracy", "error"} <= set(head.split(",")) and len(rows) == 3
     with pytest.raises(ValueError, match=r"^colour=red: .*there are: run, state"):

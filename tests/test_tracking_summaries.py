@@ -35,6 +35,15 @@ def test_moments_are_means_of_logarithms_over_channels_as_in_figure_5() -> None:
     }
 
 
+def test_rows_that_a_text_tells_apart_are_numbers_of_their_own() -> None:
+    losses = {"train": 0.25, "held_out": 0.5}
+    rows = [{"split": split, "loss": loss, "accuracy": 1 - loss} for split, loss in losses.items()]
+    assert summarise("splits", rows) == {
+        "splits/train_loss": 0.25, "splits/train_accuracy": 0.75,
+        "splits/held_out_loss": 0.5, "splits/held_out_accuracy": 0.5,
+    }  # fmt: skip
+
+
 def test_tails_give_a_number_a_quantity_and_a_histogram_a_layer() -> None:
     rows = [
         tail(55, "std", 0.5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import json
@@ -31,7 +32,7 @@ def ls(filters: Sequence[str], results: Path, *, as_csv: bool = False) -> int:
         key, equals, value = text.partition("=")
         if equals and rows and key not in rows[0]:
             raise ValueError(f"{text}: there is no column {key!r}; there are: {', '.join(rows[0])}")
-        rows = [row for row in rows if (_text(row[key]) in value.split(",") if equals else text in row["run"])]
+        rows = [row for row in rows if (_is(row[key], value) if equals else text in row["run"])]
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(rows[0] if rows else SHOWN)
@@ -43,6 +44,17 @@ def ls(filters: Sequence[str], results: Path, *, as_csv: bool = False) -> int:
             print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
         print(f"{len(rows)} runs in {paths.runs(results)}", file=sys.stderr)
     return 0
+
+
+def _is(found: Any, wanted: str) -> bool:
+    """Whether a column's value is one of those asked for, with commas between; numbers however they are written."""
+    if _text(found) in (wanted, *wanted.split(",")):
+        return True
+    if not isinstance(found, int | float):
+        return False
+    with contextlib.suppress(ValueError):
+        return any(float(part) == found for part in wanted.split(","))
+    return False
 
 
 def show(name: str, results: Path) -> int:

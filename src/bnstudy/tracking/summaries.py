@@ -15,6 +15,8 @@ import numpy as np
 Rows = Sequence[Mapping[str, Any]]
 LEFT_TO_TABLES = ("entry", "quantile")  # quantities with an index of their own: a mean over it would say nothing
 
+NAMES = ("layer", "quantity")  # texts that the rest of a number's name says
+
 
 @dataclass(frozen=True)
 class Histogram:
@@ -52,17 +54,21 @@ def _best_step(rows: Rows) -> dict[str, float]:
 
 
 def _means(rows: Rows) -> dict[str, float]:
-    """The mean of each quantity over its rows (Hill estimates: over k); without quantities, of every real column."""
+    """The mean of each quantity over its rows (Hill estimates: over k); without quantities, of every real column.
+
+    Rows that a text tells apart (split, mode, order, law, ...) are numbers of their own, under its value.
+    """
     values: dict[str, list[float]] = {}
     for row in rows:
+        kind = "".join(f"{v}_" for name, v in row.items() if isinstance(v, str) and v and name not in NAMES)
         if "quantity" in row:
             if row["quantity"] not in LEFT_TO_TABLES and "histogram" not in row["quantity"]:
-                values.setdefault(f"{_depth(row)}{row['quantity']}", []).append(float(row["value"]))
+                values.setdefault(f"{_depth(row)}{kind}{row['quantity']}", []).append(float(row["value"]))
             continue
         size = f"batch_{row['batch_size']}_" if "batch_size" in row else ""
         for column, value in row.items():
             if isinstance(value, float | np.floating):
-                values.setdefault(f"{_depth(row)}{size}{column}", []).append(float(value))
+                values.setdefault(f"{_depth(row)}{kind}{size}{column}", []).append(float(value))
     return {label: _mean(v) for label, v in values.items()}
 
 

@@ -186,8 +186,9 @@ def test_fixup_by_its_rules(depth):
     assert len(extra) == 5 * blocks + 2
     images = torch.randn(4, 3, 32, 32)
     assert net(images).abs().max() == 0
-    with pytest.raises(ValueError, match="norm=none"):
-        network("resnet_fixup", "batch", depth=8)
+    for where in ("*", "before_pooling", "after_classifier", "stage*.shortcut.1"):
+        with pytest.raises(ValueError, match="norm=none"):
+            network("resnet_fixup", "batch", where=where, depth=8)
 
 
 def test_fixup_adds_its_numbers_where_the_paper_has_them():

@@ -43,6 +43,14 @@ def frames(limits=None, growth=None, share=0.66, best=3, seeds=4):
 ALL_AT = dict.fromkeys(zoo.ARMS, 3)
 
 
+def test_where_no_rate_learns_there_is_no_limit() -> None:
+    """Not the largest rate that stays finite, of which the bracket tells then."""
+    outcomes = {0.003: "at chance", 0.01: "at chance", 0.03: "diverged"}
+    runs = pd.DataFrame([{"arm": "none", "seed": 0, "lr": lr, "outcome": each} for lr, each in outcomes.items()])
+    (cell,) = zoo.cells(runs).to_dict("records")
+    assert cell["finite"] and pd.isna(cell["low"])
+
+
 @pytest.mark.parametrize(
     ("how", "expected"),
     [

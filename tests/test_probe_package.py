@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from probe_networks import look, make_loader, make_network
+from torch import nn
 from torch.nn import functional
 
 from bnstudy import models, norms, probes
@@ -146,6 +147,28 @@ def test_options_that_make_no_sense_are_refused(name, options):
 @pytest.mark.parametrize("name", plugins.names("probes"))
 def test_options_that_make_sense_are_found_so_without_a_snapshot(name):
     probes.check_options(name, SMALL.get(name, {}), make_network().layers, **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("conv_gradient_sums", {"padding_mode": "circular"}, "plain convolution"),
+        ("conv_gradient_entries", {"padding": "same"}, "plain convolution"),
+        ("channel_pair_gradients", {"groups": 2}, "without groups"),
+        ("linear_region", nn.Sequential(nn.Sigmoid(), nn.AvgPool2d(2, 1, 0)), "not averaged"),
+        ("saturation", nn.Sequential(nn.ReLU(), nn.AvgPool2d(2, 1, 0)), "not averaged"),
+    ],
+)
+def test_a_probe_refuses_layers_of_which_its_formula_is_not(name, change, words):
+    network = make_network("none", widths=(4, 4))
+    if isinstance(change, nn.Module):
+        network.stem_relu = change
+    else:
+        block = network.blocks[0]
+        block.conv1 = nn.Conv2d(4, 4, 3, **{"padding": 1} | change)
+    seen = look(network, make_loader())
+    with pytest.raises(ValueError, match=rf"^probes\.{name}: .*{words}.*~probes\.{name}"):
+        probes.rows(name, {}, seen)
 
 
 def test_a_probe_may_refuse_what_does_not_fit_the_layers(monkeypatch):

@@ -138,6 +138,16 @@ def test_by_losses_the_search_and_the_tables_judge_alike(tmp_path: Path) -> None
     assert set(runs["outcome"]) == {"stalled", "diverged"} and "last_loss" not in runs
 
 
+def test_a_run_that_diverged_by_a_bound_of_its_own_has_diverged(tmp_path: Path) -> None:
+    """Whatever the bound is by which losses are judged, and however few there are."""
+    store, (job, *_) = Store(tmp_path), grid(LR)
+    writer = store.writer(job.run_id)
+    others = {name: [0.0, 0.0] for name in list(train.STEPS)[2:]}
+    writer.add("steps", train.STEPS, {"step": [0, 1], "loss": [2.3, 12.0], **others})
+    writer.finish(synthetic.manifest(resolved(job.config), outcome="diverged", num_steps=2))
+    assert reduction.outcome(store, job.run_id, store.manifest(job.run_id), "losses") == "diverged"
+
+
 def test_an_unknown_way_to_judge_is_refused() -> None:
     with pytest.raises(ValueError, match=r"sweep\.outcome_by = 'loss': choose one of accuracy, losses"):
         validate(Config(sweep=Sweep(outcome_by="loss")))

@@ -53,8 +53,12 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """The bracket of the largest rate that learns in each arm and seed (see `limits.by_cell`); runs have `arm`."""
-    return limits.by_cell(runs, ["arm", "seed"])
+    """The bracket of the largest rate that learns in each arm and seed (see `limits.by_cell`); runs have `arm`.
+
+    Where none learns there is none: the largest rate that stays finite, which `limits` gives then, is another quantity.
+    """
+    found = limits.by_cell(runs, ["arm", "seed"])
+    return found.assign(low=found["low"].mask(found["finite"].astype(bool)))
 
 
 def accuracies(runs: pd.DataFrame) -> pd.DataFrame:

@@ -23,10 +23,9 @@ def build(shape: tuple[int, int, int], num_classes: int, norm: Factory, *, depth
     """Depths and errors are those of `resnet`; raises ValueError for a norm, too, which would undo what Fixup does."""
     network = resnet.build(shape, num_classes, norm, depth=depth)
     assert isinstance(network, resnet.ResNet)
-    blocks = {name: module for name, module in network.named_modules() if isinstance(module, resnet.Block)}
-    places = [network.norm, *(norm for block in blocks.values() for norm in (block.norm1, block.norm2))]
-    if any(type(place) is not nn.Identity for place in places):
+    if any(type(layer) is not nn.Identity for layer in norm.layers):
         raise ValueError("model.name = resnet_fixup: Fixup stands in place of norms; give norm=none")
+    blocks = {name: module for name, module in network.named_modules() if isinstance(module, resnet.Block)}
     factors = {"classifier": 0.0}
     for name, block in blocks.items():
         factors[f"{name}.conv1"] = len(blocks) ** (-1 / (2 * LAYERS_A_BRANCH - 2))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from bnstudy.config import plugins
 from bnstudy.probes.snapshot import READABLE, Snapshot, full_precision
@@ -54,11 +55,43 @@ def rows(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict
     """The probe's rows. Raises ValueError for options it refuses, and for a row that does not fit its columns."""
     table = columns(name)
     probe: Callable[..., Any] = plugins.load("probes", name).probe
+    _check_layers(name, snapshot)
     with full_precision():
         rows = list(probe(snapshot, **(plugins.defaults("probes", name) | dict(options))))
     for row in rows:
         _check(name, row, table)
     return rows
+
+
+# What a probe's formula leaves out, by probe.
+PLAIN, UNGROUPED, UNPOOLED = "a plain convolution", "a convolution without groups", "an activation that is not averaged"
+TAKES = {
+    "conv_gradient_sums": (PLAIN,),
+    "conv_gradient_entries": (PLAIN,),
+    "channel_pair_gradients": (PLAIN, UNGROUPED),
+    "linear_region": (UNPOOLED,),
+    "saturation": (UNPOOLED,),
+}
+
+
+def _check_layers(name: str, snapshot: Snapshot) -> None:
+    """Raises ValueError for a layer of which the probe's numbers would be wrong."""
+    wanted = TAKES.get(name, ())
+    network = snapshot.network() if UNPOOLED in wanted else None
+    for layer in snapshot.layers if wanted else ():
+        module = snapshot.module(layer)
+        conv = module if isinstance(module, nn.Conv2d) else None
+        padded = conv is None or (conv.padding_mode == "zeros" and not isinstance(conv.padding, str))
+        pooled = network is not None and any(
+            isinstance(each, nn.AvgPool2d) for each in network.get_submodule(layer.activation).modules()
+        )
+        plain = padded and (conv is None or type(conv) is nn.Conv2d)
+        fits = {PLAIN: plain, UNGROUPED: conv is None or conv.groups == 1, UNPOOLED: not pooled}
+        if missing := [what for what in wanted if not fits[what]]:
+            raise ValueError(
+                f"probes.{name}: its formula is that of {missing[0]}, which layer {layer.name} is not or has not: "
+                f"leave the probe out (~probes.{name}), or take another network"
+            )
 
 
 def check_options(

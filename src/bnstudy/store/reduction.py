@@ -170,7 +170,8 @@ def outcome(store: Store, run_id: str, manifest: Mapping[str, Any], by: str) -> 
 def _by_losses(store: Store, run_id: str, manifest: Mapping[str, Any]) -> tuple[str, float]:
     steps = store.rows(run_id, manifest, "steps")
     losses = steps["loss"].to_numpy()[np.argsort(steps["step"].to_numpy(), kind="stable")]
-    return outcomes.of_losses(losses), outcomes.last_loss(losses)
+    diverged = manifest["outcome"] == outcomes.DIVERGED  # by the bound that the run was given, which may be another
+    return outcomes.DIVERGED if diverged else outcomes.of_losses(losses), outcomes.last_loss(losses)
 
 
 def config_columns(config: Mapping[str, Any]) -> dict[str, Any]:

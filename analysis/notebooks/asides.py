@@ -5,7 +5,8 @@
 # is an experiment of a few minutes. Before each figure: do you believe the sentence, and what would you have to see to
 # give it up?
 #
-# The numbers are those of `results/tables`, trained by `make textbook PRESET=full`, ten networks an arm and more.
+# The numbers are those of `results/tables`, trained by `make textbook PRESET=full`, five networks an arm and more. An
+# experiment that was not run says so.
 
 # %%
 from bnstudy.analysis.notebook import show

@@ -104,7 +104,7 @@ plt.show()
 # Without BN the untrained network (faint) passes on less and less: to its classifier all images look alike. Training
 # has to restore the signal first. With BN every layer has about the same spread from the start, whatever the weights
 # before it are. In a deeper network, with other initial weights, the signal can explode instead: that is Figure 5 of
-# the paper (notebook `initialisation`).
+# the paper (notebook `divergence`).
 #
 # ## The learning rate, from inside
 #

@@ -18,9 +18,7 @@ SHARES = (0.2, 0.5)  # that dropout drops
 ARMS = {"none": "none", "batch": "BN", **{f"dropout {p:g}": f"dropout\n{p:g}" for p in SHARES}}
 FITTED = 99  # percent of the training images
 NUM_IMAGES = 5000
-STANDS_IN = Part(
-    "test accuracy with BN less with the better dropout", above=-1, below=100, unit="points"
-)  # no difference is larger than 100 points: of the two one-sided tests the lower one alone asks
+STANDS_IN = Part("test accuracy with BN less with the better dropout", above=-1, unit="points")
 FITS = Need(
     "training accuracy in evaluation, the lower of BN and no norm (%)", "the network does not fit its training images",
     above=FITTED,
@@ -32,8 +30,7 @@ CAPTION = (
     "0.01 (divided by 10 at 60 and 85 %), momentum 0.9. BN, or dropout of 0.2 or 0.5, before every activation. One dot "
     "a seed, bar: mean with 95 % interval. (a) Training images classified correctly after training, in evaluation; "
     "dotted: the 99 % that BN and no norm need. (b) The 10,000 test images. (c) Test accuracy with BN less that of "
-    "no norm and of the better dropout, by seed; dotted: the point by which BN may be behind; black: lower end of the "
-    "90 % interval, by which the one-sided test goes."
+    "no norm and of the better dropout, by seed; dotted: the point by which BN may be behind."
 )
 SWEEP = "textbook_dropout_overfits"
 NEEDS = {"runs": "status in ('completed', 'diverged')", "splits": "split == 'train'"}
@@ -48,8 +45,8 @@ CLAIMS = (
         criterion=Criterion(
             (STANDS_IN,),
             needs=(FITS,),
-            remark="The lower of two one-sided tests: no difference is above 100. Of dropout 0.2 and 0.5 the better is "
-            "the one with the higher mean test accuracy.",
+            remark="Of dropout 0.2 and 0.5 the better is the one with the higher mean test accuracy. Training was "
+            "lengthened from 40 to 60 epochs after a first look: two seeds had not fitted their images.",
         ),
     ),
 )
@@ -64,8 +61,6 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     _columns(tested, {arm: _tested(runs, arm) for arm in ARMS})
     tested.set_ylabel("test accuracy (%)")
     _columns(apart, {arm: _behind(runs, arm) for arm in ("none", _better(runs))})
-    least = stats.interval(_behind(runs, _better(runs)), level=0.9).low
-    apart.plot([0.7, 1.3], [least] * 2, color=figures.INK, lw=1, zorder=5)
     apart.axhline(0, color=figures.MUTED, lw=0.8)
     apart.axhline(-1, color=figures.MUTED, lw=1, ls=":")
     apart.set_ylabel("test accuracy with BN less that arm's (points)")

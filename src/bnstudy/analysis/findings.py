@@ -347,10 +347,10 @@ def _verdict(judgement: criteria.Judgement, corrected_p: float) -> tuple[Verdict
         return Verdict.undecided, f"fewer than {judgement.min_n} seeds"
     if judgement.full is Outcome.holds and corrected_p < ALPHA:
         return Verdict.reproduced, ""
+    if judgement.partial:  # before what is undecided, or more noise would make the verdict a better one
+        return Verdict.partly, ""
     if judgement.full is Outcome.holds:
         return Verdict.undecided, f"p = {number(corrected_p)} after Holm's correction: {judgement.n} seeds are too few"
-    if judgement.partial:
-        return Verdict.partly, ""
     if judgement.full is Outcome.fails:
         return Verdict.not_reproduced, ""
     return Verdict.undecided, f"the interval of {judgement.undecided} holds the bound: {judgement.n} seeds are too few"
@@ -406,7 +406,8 @@ def write(rows: Iterable[Row], workspace: Path) -> list[Path]:
 HOW_JUDGED = (
     "A criterion names quantities of which there is one value a seed; the two arms of a seed share initial weights and "
     "data order and are compared in pairs. Above or below a bound: the 95 % interval of the mean over seeds (Student's "
-    "t) is; between two: two one-sided tests at 5 %. The claims of a finding are corrected for their number (Holm). "
+    "t) is; between two: two one-sided tests at 5 %. The claims of one origin in a finding are corrected for their "
+    "number (Holm). "
     "Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its reason."
 )
 
@@ -521,7 +522,7 @@ def _finding(module: ModuleType) -> Finding:
         needs=dict(module.NEEDS),
         published=getattr(module, "PUBLISHED", None),
         size=module.SIZE,
-        claims=tuple(replace(claim, family=claim.family or name) for claim in claims),
+        claims=tuple(replace(claim, family=claim.family or f"{name}, {claim.origin}") for claim in claims),
         plot=module.plot,
         numbers=module.numbers,
         measure=getattr(module, "measure", None),

@@ -37,7 +37,10 @@ GAINED = Need("gain of BN everywhere over none", "BN everywhere gains nothing ov
 INSIDE = Need(
     "number of arms whose best rate is at an end of the grid", "a best rate at the grid's edge is no optimum", below=1
 )
-NEEDS_OF = (GAINED, INSIDE)
+TRAINED = Need(
+    "training accuracy without BN at its best rate (%)", "the network without BN does not train at any rate", above=30
+)  # fmt: skip
+NEEDS_OF = (GAINED, INSIDE, TRAINED)
 SHARE = Part("share of BN's gain", above=WHOLE[0], below=WHOLE[1])
 LATER = {
     stage: Part("by how much larger that share is than one stage earlier", above=0, at=f"stage {number}")
@@ -108,7 +111,12 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
         gained = stats.effect(_by_seed(runs, "*"), _by_seed(runs, "none"))
         ends = {runs["lr"].min(), runs["lr"].max()}
         edges = sum(_best(runs, place) in ends for place in (*places, "*", "none"))
-        return {GAINED.of: criteria.single(gained), INSIDE.of: criteria.single(pd.Series(edges, index=gained.index))}
+        trained = 100 * _by_seed(runs, "none", "final_train_accuracy")
+        return {
+            GAINED.of: criteria.single(gained),
+            INSIDE.of: criteria.single(pd.Series(edges, index=gained.index)),
+            TRAINED.of: criteria.single(trained),
+        }
 
     of_one = {
         claim: {SHARE.key: criteria.single(share[place]), **needed([place])}
@@ -147,10 +155,10 @@ def _best(runs: pd.DataFrame, place: str) -> float:
     return float(means.index.to_numpy()[means.argmax()]) if len(means) else math.nan
 
 
-def _by_seed(runs: pd.DataFrame, place: str) -> pd.Series[float]:
-    """Accuracy at the place's best rate."""
+def _by_seed(runs: pd.DataFrame, place: str, value: str = "percent") -> pd.Series[float]:
+    """Test accuracy, or another column, at the place's best rate."""
     rows = runs[(runs["place"] == place) & (runs["lr"] == _best(runs, place))]
-    return rows.set_index("seed")["percent"].sort_index()
+    return rows.set_index("seed")[value].sort_index()
 
 
 def _at_best(runs: pd.DataFrame, place: str) -> Spread:

@@ -72,7 +72,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     scale="reduced",
     says="With BN the network trains at larger learning rates than without.",
     criterion="The largest rate of the grid at which every seed ends trained is larger with BN (reproduced). "
-    "Equal below the grid's top, or smaller: not reproduced. Both at the top of the grid: undecided.",
+    "Equal below the grid's top, or smaller: not reproduced. Both at the top of the grid, or an arm that trains at none: "
+    "undecided.",
     published="on ResNet-110: 0.1 trains with BN, without it diverges",
 )
 def larger_rates(frames: Mapping[str, pd.DataFrame]) -> Evidence:
@@ -81,14 +82,17 @@ def larger_rates(frames: Mapping[str, pd.DataFrame]) -> Evidence:
     n = _seeds(runs)
     trained = {arm: _all_trained(part) for arm, part in arms(runs).items()}
     top = {arm: max(trained.get(arm, []), default=math.nan) for arm in ARMS}
-    verdict = judge(n, full=_above(top["batch"], top["none"]), partial=False)
+    verdict = judge(n, full=top["batch"] > top["none"], partial=False)
     if verdict is Verdict.not_reproduced and top["batch"] == top["none"] == grid[-1]:
         verdict = Verdict.undecided
+    untrained = [figures.LABELS[arm] for arm in ARMS if math.isnan(top[arm])]
+    verdict = Verdict.undecided if untrained else verdict
     return Evidence(
         measured=f"{number(top['batch'])} with BN, {number(top['none'])} without",
         spread=f"grid {number(grid[0])} to {number(grid[-1])}, {len(grid)} rates; outcomes {_outcomes(runs)}",
         n=n,
         verdict=verdict,
+        reason=f"at no rate does every seed train {' and '.join(untrained)}" if untrained and n else "",
     )
 
 
@@ -164,11 +168,6 @@ def _all_trained(part: pd.DataFrame) -> list[float]:
 def _best(part: pd.DataFrame) -> float:
     means = part.groupby("lr")["percent"].mean()
     return float(means.index.to_numpy()[means.argmax()]) if len(means) else math.nan
-
-
-def _above(high: float, low: float) -> bool:
-    """An arm that trains at no rate is below one that trains at some."""
-    return not math.isnan(high) and (math.isnan(low) or high > low)
 
 
 def _outcomes(runs: pd.DataFrame) -> str:

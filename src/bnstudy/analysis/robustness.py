@@ -20,6 +20,7 @@ from bnstudy.analysis import figures, frames
 from bnstudy.analysis.findings import Comparison, Evidence, Finding, Judge, Verdict, claim, judge
 
 BASE = "as studied"
+LEAST = 2  # claims that have to be decided
 ALIKE = 2 / 3  # the share of claims with an unchanged verdict that is still "partly"
 LABELS_IN = 4.3  # inches to the left, for what the claims say
 CELLS = {  # verdict -> colour of the cell
@@ -61,9 +62,9 @@ class Study:
 
     def claims(self, says: str, of: str, **fields: str) -> tuple[Judge, ...]:
         """A claim per variant, on its judge: `says` with the variant's name for {}, `of` naming the claims."""
-        criterion = f"{of}, judged again by their own criteria, those that are decided both here and with the settings "
-        criterion += "studied: all have the verdict that they have there (reproduced), at least two thirds (partly). "
-        criterion += "None: undecided."
+        criterion = f"{of}, judged again by their own criteria, those that are decided with the settings studied: all "
+        criterion += "have the verdict that they have there (reproduced), at least two thirds (partly). Fewer than "
+        criterion += f"{LEAST}: undecided."
         return tuple(
             claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **fields)(
                 partial(self._compared, variant)
@@ -107,23 +108,29 @@ class Study:
 
 
 def compared(judged: Judged, variant: str) -> Evidence:
-    """How many of the base's decided verdicts are the same: all of them, reproduced; the share ALIKE, partly."""
+    """How many of the base's decided verdicts are the same: all of them, reproduced; the share ALIKE, partly.
+
+    One that is undecided here is another verdict: noise must not make settings look alike.
+    """
     base, here = judged[BASE], judged[variant]
     opens = (Verdict.undecided, Verdict.not_run)
-    decided = [name for name in base if base[name].verdict not in opens and here[name].verdict not in opens]
+    ran = [name for name in base if here[name].verdict is not Verdict.not_run]
+    decided = [name for name in ran if base[name].verdict not in opens]
     changed = [name for name in decided if here[name].verdict != base[name].verdict]
     undecided = [name for name in base if name not in decided]
     alike = [name for name in decided if name not in changed]
     n = min((side[name].n for side in (base, here) for name in decided), default=0)
     changes = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
     if undecided:
-        changes.append(f"not decided in both: {', '.join(undecided)}")
+        changes.append(f"not decided as studied: {', '.join(undecided)}")
     return Evidence(
         measured=f"{len(alike)} of {len(decided)} verdicts alike",
         spread="; ".join(changes),
         n=n,
-        verdict=judge(n, full=len(alike) == len(decided), partial=len(alike) >= ALIKE * len(decided)),
-        reason="" if decided else "no claim is decided in both",
+        verdict=judge(n, full=len(alike) == len(decided), partial=len(alike) >= ALIKE * len(decided))
+        if len(decided) >= LEAST
+        else Verdict.undecided,
+        reason="" if len(decided) >= LEAST else f"fewer than {LEAST} claims are decided with the settings studied",
     )
 
 

@@ -98,6 +98,7 @@ def diverges_alike(frames: Mapping[str, pd.DataFrame]) -> Evidence:
 
 @claim(
     id="precision-3",
+    calibrated="true by construction: weights are drawn and probes computed in float32, and this a check of the code",
     where="this study's own",
     scale="init",
     says="What is measured at initialisation does not depend on the precision of training.",

@@ -31,7 +31,10 @@ WITHOUT = Part(
     "growth of the squared gradient a layer, plain without BN, 100 layers", above=0.95, below=1.05, scale=Scale.log
 )
 SHORTCUTS = Part("ln of the growth over all layers with shortcuts and BN over that of the plain network", below=0.2)
-POWER = Part("slope of ln squared gradient on ln depth from 10 to 100 layers, with shortcuts and BN", above=-3, below=3)
+POWER = Part(
+    "share of the variance of ln squared gradient over 10 to 100 layers that ln depth explains, less that which depth "
+    "does, with shortcuts and BN", above=0,
+)  # fmt: skip
 
 TITLE = "Gradients of untrained perceptrons by depth"
 CAPTION = (
@@ -69,7 +72,10 @@ CLAIMS = (
         where=WHERE,
         scale="init",
         says="With shortcuts around every layer the explosion with BN becomes polynomial in depth.",
-        criterion=Criterion((SHORTCUTS, POWER), partial=1, remark="Of 100 layers, and over depths."),
+        criterion=Criterion(
+            (SHORTCUTS, POWER), partial=(SHORTCUTS,), remark="Of 100 layers, and over depths, second layer. Changed after "
+            "a look: a slope between -3 and 3 on log axes, which was asked for, exponentials of up to 1.08 a layer have, too."
+        ),
         published="no values",
     ),
 )
@@ -152,15 +158,19 @@ def _growth(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _power(rows: pd.DataFrame) -> pd.Series:
-    """By seed, with shortcuts and BN: slope of ln squared gradient of the second layer on ln depth."""
+    """By seed, with shortcuts and BN: how much better a power of depth fits the second layer than an exponential."""
     second = rows[(rows["norm"] == "batch") & rows["residual"] & (rows["depth"] == 2) & (rows["run_depth"] >= 10)]
     return pd.Series(
         {
-            seed: stats.slope(np.log(part["run_depth"].to_numpy()), np.log(part["square"].to_numpy()))
+            seed: _explained(np.log(part["run_depth"]), part) - _explained(part["run_depth"], part)
             for seed, part in second.groupby("seed")
         },
         dtype=float,
     )
+
+
+def _explained(by: pd.Series, part: pd.DataFrame) -> float:
+    return float(np.corrcoef(by, np.log(part["square"]))[0, 1] ** 2)
 
 
 def _by_layer(ax: Axes, rows: pd.DataFrame) -> None:

@@ -63,7 +63,10 @@ CLAIMS = (
         where=WHERE,
         scale="textbook",
         says="A forgotten eval() also changes the network: its running statistics are those of the test images then.",
-        criterion=Criterion((AFTER,), partial=(Part(AFTER.of, above=1, unit="points"),), remark="As above."),
+        criterion=Criterion(
+            (AFTER,), partial=(Part(AFTER.of, above=1, unit="points"),), remark="With running statistics, before the pass "
+            "less after it."
+        ),
     ),
     Claim(
         id="textbook-modes-4",
@@ -101,7 +104,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     values = {
         "textbook-modes-1": lost,
         "textbook-modes-2": {MISREAD.key: stats.effect(mixed, by_label)},
-        "textbook-modes-3": {AFTER.key: stats.effect(accumulated, _by_seed(rows, "after", "sorted"))},
+        "textbook-modes-3": {AFTER.key: stats.effect(stored, _by_seed(rows, "after", "sorted"))},
         "textbook-modes-4": {
             BETTER.key: stats.effect(accumulated, stored), EVENER.key: stats.effect(even, uneven, Scale.log),
         },

@@ -220,11 +220,19 @@ def _matched(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:
 def _onset(rows: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
     """Columns seed, depth, onset: the share of the seed's step at which the variance is a tenth of that at the end."""
     end = _matched(rows, "variance").rename(columns={"value": "end"})
-    both = _largest(rows).merge(end, on=["seed", "depth"]).assign(whole=lambda of: of["seed"].map(rates))
-    reached = both[(both["variance"] >= both["end"] / 10) & (both["rate"] <= both["whole"])]
-    onset = (reached["rate"] / reached["whole"]).groupby([reached["seed"], reached["depth"]]).min().rename("onset")
-    late = end.merge(onset.reset_index(), on=["seed", "depth"], how="left")
-    return late.assign(onset=late["onset"].fillna(1.0))  # between the last place looked at and the end
+    along = _largest(rows).merge(end, on=["seed", "depth"])
+    lines = []
+    for (seed, depth), part in along.groupby(["seed", "depth"]):
+        whole, line = rates[seed], part[part["rate"] < rates[seed]].sort_values("rate", kind="stable")
+        places = np.append(line["rate"], whole)
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.append(line["variance"], part["end"].iloc[0]))
+        wanted = logs[-1] - math.log(10)
+        at = int(np.flatnonzero(logs >= wanted)[0])
+        low, high = (logs[at - 1], logs[at]) if at else (-math.inf, logs[at])
+        share = (wanted - low) / (high - low) if math.isfinite(low) else 1.0
+        lines.append((seed, depth, (places[at - 1] + share * (places[at] - places[at - 1]) if at else places[0]) / whole))
+    return pd.DataFrame(lines, columns=["seed", "depth", "onset"])
 
 
 def _at_layers(frame: pd.DataFrame, value: str) -> pd.DataFrame:

@@ -222,8 +222,10 @@ def _onset(rows: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
     end = _matched(rows, "variance").rename(columns={"value": "end"})
     along = _largest(rows).merge(end, on=["seed", "depth"])
     lines = []
-    for (seed, depth), part in along.groupby(["seed", "depth"]):
-        whole, line = rates[seed], part[part["rate"] < rates[seed]].sort_values("rate", kind="stable")
+    for key, part in along.groupby(["seed", "depth"]):
+        seed, depth = (int(str(each)) for each in key)
+        whole = float(rates.loc[seed])
+        line = part[part["rate"] < whole].sort_values("rate", kind="stable")
         places = np.append(line["rate"], whole)
         with np.errstate(divide="ignore"):
             logs = np.log(np.append(line["variance"], part["end"].iloc[0]))
@@ -231,7 +233,8 @@ def _onset(rows: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
         at = int(np.flatnonzero(logs >= wanted)[0])
         low, high = (logs[at - 1], logs[at]) if at else (-math.inf, logs[at])
         share = (wanted - low) / (high - low) if math.isfinite(low) else 1.0
-        lines.append((seed, depth, (places[at - 1] + share * (places[at] - places[at - 1]) if at else places[0]) / whole))
+        onset = places[at - 1] + share * (places[at] - places[at - 1]) if at else places[0]
+        lines.append((seed, depth, onset / whole))
     return pd.DataFrame(lines, columns=["seed", "depth", "onset"])
 
 

@@ -72,8 +72,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     scale="reduced",
     says="With BN the network trains at larger learning rates than without.",
     criterion="The largest rate of the grid at which every seed ends trained is larger with BN (reproduced). "
-    "Equal below the grid's top, or smaller: not reproduced. Both at the top of the grid, or an arm that trains at none: "
-    "undecided.",
+    "Equal below the grid's top, or smaller: not reproduced. Both at the top of the grid, or an arm that trains at "
+    "none: undecided.",
     published="on ResNet-110: 0.1 trains with BN, without it diverges",
 )
 def larger_rates(frames: Mapping[str, pd.DataFrame]) -> Evidence:

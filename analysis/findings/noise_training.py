@@ -55,8 +55,8 @@ CLAIMS = (
     Claim(
         id="5-own-rates",
         origin="paper",
-        calibrated="by construction: the noise is the squared rate, of which the two are a hundredfold apart, times the "
-        "gradient's, which differs by a factor of two at most",
+        calibrated="by construction: the noise is the squared rate, a hundredfold apart, times the gradient's, which "
+        "differs by a factor of two at most",
         where="Section 2.1",
         scale="reduced",
         says="The larger learning rate that BN allows makes the noisier steps.",

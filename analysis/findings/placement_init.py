@@ -86,8 +86,8 @@ CLAIMS = (
         scale="init",
         says="Of single stages only the last, normalised, leaves the network's end as BN everywhere does.",
         criterion=Criterion(
-            tuple(LEFT.values()), partial=1, remark="That the last stage leaves it so is true by construction: layer 102 "
-            "sees normalised sums alone."
+            tuple(LEFT.values()), partial=1, remark="That the last stage leaves it so is true by construction: layer "
+            "102 sees normalised sums alone."
         ),
         published="not in the paper",
     ),

@@ -29,10 +29,10 @@ STUDY = Study(
 
 TITLE = "Do the verdicts at initialisation hang on what the paper leaves open?"
 CAPTION = (
-    "Every claim of the sweep init, as far as this sweep has its tables, judged by the same criterion on networks that differ in one setting from "
-    "those studied (projections, no biases, images of mean 0 and standard deviation 1 per channel, Xavier's uniform "
-    "law). Framed: another verdict than as studied. Claims that name published values ask for more than the others: "
-    "the settings studied are those that match these."
+    "Every claim of the sweep init, as far as this sweep has its tables, judged by the same criterion on networks that "
+    "differ in one setting from those studied (projections, no biases, images of mean 0 and standard deviation 1 per "
+    "channel, Xavier's uniform law). Framed: another verdict than as studied. Claims that name published values ask "
+    "for more than the others: the settings studied are those that match these."
 )
 SWEEP = "sensitivity"
 NEEDS = STUDY.tables

@@ -23,11 +23,12 @@ ARMS = {
 MARKS = {0.1: "o", 0.3: "s", 1.0: "D"}  # by learning rate
 SHOWN = 1.0  # the learning rate whose course is drawn
 EPOCHS = 10
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.3)  # of panel (d)
 
 TITLE = "Internal covariate shift, with BN, without, and with noise after BN"
 CAPTION = (
-    "LeNet on Fashion-MNIST, plain SGD. (a) How far one update moves the distribution of a layer's inputs: "
-    "Wasserstein distance over their standard deviation, geometric mean over layers 2 to 5, on a fixed mini-batch; (b) the same "
+    "LeNet on Fashion-MNIST, plain SGD. (a) How far one update moves the distribution of a layer's inputs: Wasserstein "
+    "distance over their standard deviation, geometric mean over layers 2 to 5, on a fixed mini-batch; (b) the same "
     "since training began; (c) how much a layer's gradient changes when the layers before it make their update. "
     "Learning rate 1, geometric mean over seeds (line) and 95 % interval (band), after so many updates. (d) Each run: "
     "geometric mean of (a) over its looks in training against its training loss in the last epoch."
@@ -60,8 +61,8 @@ PREDICTS = {
     for arm, where, bound in (("all", "", 0.5), *((a, f", {label}", 0) for a, (_, label) in ARMS.items()))
 }
 LOOKS = (
-    "Geometric means over layers and looks. Changed after a look at the data: of arithmetic means 98 % came from the first "
-    "hundreds of updates, in which the network without BN has not begun to learn at 0.1."
+    "Geometric means over layers and looks. Changed after a look at the data: of arithmetic means 98 % came from the "
+    "first hundreds of updates, in which the network without BN has not begun to learn at 0.1."
 )
 CLAIMS = (
     Claim(
@@ -173,10 +174,14 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _by_run(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row per run: norm, lr, seed, geometric means over layers and looks in training, and how it ended (NaN where diverged)."""
+    """A row per run: norm, lr, seed, means over layers and looks in training, and how it ended (NaN where diverged).
+
+    Means are geometric.
+    """
     looks = frames["covariate_shift"].query("step > 0")
-    logs = np.log(looks[["step_drift", "gradient_change"]].where(lambda of: of > 0))
-    means = np.exp(logs.groupby(looks["run_id"]).mean())
+    sizes = looks[["step_drift", "gradient_change"]]
+    logs = pd.DataFrame(np.log(sizes.where(sizes > 0)))
+    means = pd.DataFrame(np.exp(logs.groupby(looks["run_id"]).mean()))
     runs = frames["runs"].assign(
         loss=frames["runs"]["final_train_loss"], accuracy=frames["runs"]["final_train_accuracy"]
     )
@@ -190,8 +195,9 @@ def _rank_correlation(runs: pd.DataFrame) -> float:
 def _course(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     for arm, (colour, label) in ARMS.items():
         part = rows[(rows["norm"] == arm) & (rows["step"] > 0)]
-        logs = np.log(part[column].where(part[column] > 0))
-        means = np.exp(logs.groupby([part["seed"], part["step"]]).mean()).reset_index()  # over layers
+        logs = part.assign(**{column: np.log(part[column].where(part[column] > 0))})
+        means = logs.groupby(["seed", "step"])[column].mean().reset_index()  # over layers
+        means[column] = np.exp(means[column])
         values = stats.over_seeds(means, ["step"], column, Scale.log)
         ax.fill_between(values["step"], values["low"], values["high"], color=colour, alpha=0.18, lw=0)
         ax.plot(values["step"], values["mean"], color=colour, marker="o", ms=2.5, label=label)
@@ -209,5 +215,7 @@ def _runs(ax: Axes, runs: pd.DataFrame) -> None:
         ax.plot([], [], mark, color=figures.MUTED, ms=4.5, mew=0, label=number(rate))
     ax.legend(title="learning rate", loc="upper left")
     ax.set_xscale("log")
+    ax.set_xticks(TICKS, [number(tick) for tick in TICKS])
+    ax.minorticks_off()
     ax.set_xlabel("mean drift of the inputs in an update (standard deviations)")
     ax.set_ylabel("training loss in the last epoch")

@@ -19,7 +19,9 @@ BOUND = 1.3  # the probe's
 NORMAL = 100 * math.erf(BOUND / math.sqrt(2))  # percent of a normal law of variance 1 within the bound: 80.6
 MARGIN = 5  # points
 EPOCHS = 10
-BEFORE = Part("share of the sigmoids' inputs within 1.3 of 0 before training, with BN less without", above=0, unit="points")
+BEFORE = Part(
+    "share of the sigmoids' inputs within 1.3 of 0 before training, with BN less without", above=0, unit="points"
+)  # fmt: skip
 LOWER = Part("that share with BN after ten epochs less before training", below=-MARGIN, unit="points")
 
 TITLE = "Sigmoids in their linear region, with BN and without"
@@ -28,8 +30,8 @@ CAPTION = (
     "(preset quick: three). Share of the 256 hidden sigmoids' inputs, on 256 training images, that lie within 1.3 of "
     "0. (a) After each epoch: every seed (thin), mean (thick), 95 % interval (band); dotted: a normal law of variance "
     "1 (80.6 %). (b) The share before training with BN less without, and with BN after training less before: one dot a "
-    "seed, bar: mean with 95 % interval; dotted: 5 points less. (c) With BN, each "
-    "hidden unit's gamma and beta after training, all seeds; cross: where they began."
+    "seed, bar: mean with 95 % interval; dotted: 5 points less. (c) With BN, each hidden unit's gamma and beta after "
+    "training, all seeds; cross: where they began."
 )
 SWEEP = "textbook_linear_region"
 NEEDS = {
@@ -45,8 +47,10 @@ CLAIMS = (
         scale="textbook",
         says="BN confines sigmoids to their linear region, which gamma and beta can undo.",
         criterion=Criterion(
-            (BEFORE, LOWER), partial=1, remark="Changed after a look: with BN the share was compared with a normal law's, "
-            "80.6 %, which it has by construction, and not with what is there without BN."
+            (BEFORE, LOWER),
+            partial=1,
+            remark="Changed after a look: with BN the share was compared with a normal law's, 80.6 %, which it has by "
+            "construction, and not with what is there without BN.",
         ),
     ),
 )

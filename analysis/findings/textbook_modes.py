@@ -64,8 +64,9 @@ CLAIMS = (
         scale="textbook",
         says="A forgotten eval() also changes the network: its running statistics are those of the test images then.",
         criterion=Criterion(
-            (AFTER,), partial=(Part(AFTER.of, above=1, unit="points"),), remark="With running statistics, before the pass "
-            "less after it."
+            (AFTER,),
+            partial=(Part(AFTER.of, above=1, unit="points"),),
+            remark="With running statistics, before the pass less after it.",
         ),
     ),
     Claim(

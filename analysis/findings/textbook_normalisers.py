@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -75,8 +74,10 @@ CLAIMS = (
         scale="textbook",
         says="Other normalizing transforms help as well, also those that do not look at the mini-batch.",
         criterion=Criterion(
-            tuple(HELPS.values()), partial=3, remark="Changed after a look: each was also to come within 2 points of BN, "
-            "which the statement does not say."
+            tuple(HELPS.values()),
+            partial=3,
+            remark="Changed after a look: each was also to come within 2 points of BN, of which the statement says "
+            "nothing.",
         ),
     ),
 )

@@ -56,8 +56,9 @@ CLAIMS = (
         scale="textbook",
         says="Batch renormalization makes up for what BN loses on small mini-batches.",
         criterion=Criterion(
-            (WHOLE,), partial=(RENORM,), remark="Made up for is what is lost, and not a part of it: the weaker criterion "
-            "was the whole one before the data were looked at."
+            (WHOLE,),
+            partial=(RENORM,),
+            remark="Made up for is all that is lost: the weaker criterion was the whole one before a look at the data.",
         ),
     ),
     Claim(

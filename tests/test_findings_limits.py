@@ -48,7 +48,7 @@ def largest(cells: Cells) -> Evidence:
 def test_as_the_paper_has_it(finding: findings.Finding) -> None:
     evidence = judged(finding, AS_PUBLISHED)
     assert {e.verdict for name, e in evidence.items() if not name.startswith("2-")} <= {
-        Verdict.reproduced, Verdict.undecided,
+        Verdict.reproduced, Verdict.partly, Verdict.undecided,  # some full but for Holm's correction
     }  # fmt: skip
     assert evidence["4" if finding.name == "lr_grid" else "4-reduced"].verdict is Verdict.reproduced
     assert {e.n for e in evidence.values()} == {3}

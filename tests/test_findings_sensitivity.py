@@ -103,8 +103,11 @@ def test_only_what_the_base_decides_counts() -> None:
     assert (evidence.measured, evidence.n) == ("1 of 2 verdicts alike", 5)
     assert evidence.verdict is Verdict.not_reproduced
     assert evidence.spread == (
-        "1: not reproduced instead of partly; not decided in both: 2, 3, 4"
+        "1: not reproduced instead of partly; not decided as studied: 2, 3, 4"
     )
+    lost = compared({BASE: toy(base[:2]), "v": toy([Verdict.reproduced, Verdict.undecided])}, "v")
+    assert lost.measured == "1 of 2 verdicts alike" and "1: undecided instead of partly" in lost.spread
+    assert compared({BASE: toy(base[:1]), "v": toy(base[:1])}, "v").verdict is Verdict.undecided  # one is not enough
     open_ended = {BASE: toy(base[2:4]), "v": toy(base[2:4])}
     assert compared(open_ended, "v").verdict is Verdict.undecided
 

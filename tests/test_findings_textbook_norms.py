@@ -126,8 +126,10 @@ def tiny(level):
 
 
 def test_tiny_batches():
-    told = {"batch": lambda b: 70 + b, "none": lambda b: 77, "batch_renorm": lambda b: 74, "group": lambda b: 76}
+    told = {"batch": lambda b: 70 + b, "none": lambda b: 77, "batch_renorm": lambda b: 78, "group": lambda b: 76}
     assert verdicts("textbook_tiny_batches", tiny(lambda n, b: told[n](b))) == ["reproduced"] * 3
+    told["batch_renorm"] = lambda b: 74  # makes up for a part of what BN loses
+    assert verdicts("textbook_tiny_batches", tiny(lambda n, b: told[n](b)))[1] == "partly"
     assert verdicts("textbook_tiny_batches", tiny(lambda n, b: 80 - b)) == [
         "not reproduced", "undecided", "undecided",  # equal at every seed: neither above nor below
     ]  # fmt: skip

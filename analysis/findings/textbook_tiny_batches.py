@@ -56,7 +56,7 @@ CLAIMS = (
         scale="textbook",
         says="Batch renormalization makes up for what BN loses on small mini-batches.",
         criterion=Criterion(
-            (WHOLE,),
+            (RENORM, WHOLE),
             partial=(RENORM,),
             remark="Made up for is all that is lost: the weaker criterion was the whole one before a look at the data.",
         ),
@@ -103,8 +103,8 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     values = {
         "textbook-tiny-1": {FALL.key: fall["batch"], MORE.key: stats.effect(fall["batch"], 2 * fall["group"])},
         "textbook-tiny-2": {
-            WHOLE.key: stats.effect(at["batch_renorm", 2], at["batch", 8]),
             RENORM.key: stats.effect(at["batch_renorm", 2], at["batch", 2]),
+            WHOLE.key: stats.effect(at["batch_renorm", 2], at["batch", 8]),
         },
         "textbook-tiny-3": {**harm, LEARNED.of: control},
     }

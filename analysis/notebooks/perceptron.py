@@ -29,7 +29,7 @@ show("textbook_mlp")
 # ## The linear region
 #
 # An input of variance 1 lies within 1.3 of 0, where a sigmoid is nearly straight, four times in five. BN begins there.
-# Does training leave it, by gamma and beta?
+# Before looking: where does the network without BN begin? Does training leave it, with BN by gamma and beta?
 
 # %%
 show("textbook_linear_region")

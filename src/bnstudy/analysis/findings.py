@@ -33,7 +33,6 @@ SCALES = (
 )
 DASH = "\u2013"  # where there is no value
 FEW = f"fewer than {MIN_SEEDS} seeds"
-OPEN_CLAIMS = "open.toml"  # beside the findings: claims that nothing measures yet
 NOTES = "notes.toml"  # beside the findings: why a claim was missed, and who disagrees
 GROUPS = {  # whose claims are counted together; a claim is of the first that it belongs to
     "calibrated": "No test: the set-up was chosen by these numbers, or it is true by construction",
@@ -59,8 +58,8 @@ class Claim:
     `criterion`: a `Criterion`, or a sentence where none of its kind fits; `published` the paper's own numbers, as text;
     `origin` whose claim it is (this study's own, unless it says so); `calibrated`: why meeting the criterion is no test
     of the paper, as where the configuration was chosen by the very numbers, or where the claim is an identity; `family`
-    the claims that are corrected together for their number, by default those of its finding; `to_run`, for claims that
-    nothing measures yet, what would. Raises ValueError for an unknown scale or origin, or an empty text.
+    the claims that are corrected together for their number, by default those of its finding and origin. Raises
+    ValueError for an unknown scale or origin, or an empty text.
     """
 
     id: str
@@ -72,7 +71,6 @@ class Claim:
     calibrated: str = ""
     family: str = ""
     published: str = ""
-    to_run: str = ""
 
     def __post_init__(self) -> None:
         for key, known in (("scale", SCALES), ("origin", ORIGINS)):
@@ -228,25 +226,13 @@ def load(path: Path) -> Finding:
 
 
 def check_ids(rows: Iterable[Row]) -> None:
-    """Raises ValueError for a claim that stands twice, in two findings or in one and in `open.toml`."""
+    """Raises ValueError for a claim that stands twice."""
     owners: dict[str, str] = {}
     for each in rows:
-        owner = each.finding or OPEN_CLAIMS
         if each.id in owners:
-            raise ValueError(f"claim {each.id} is in {owners[each.id]} and in {owner}: each stands once, remove one")
-        owners[each.id] = owner
-
-
-def open_claims(folder: Path) -> tuple[Claim, ...]:
-    """The claims of `open.toml`. Raises ValueError for one that does not say what would run it."""
-    path = folder / OPEN_CLAIMS
-    if not path.exists():
-        return ()
-    claims = tuple(Claim(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["claim"])
-    for claim in claims:
-        if not claim.to_run:
-            raise ValueError(f"{path.name}: claim {claim.id} does not say what would run it (to_run)")
-    return claims
+            first, second = owners[each.id], each.finding
+            raise ValueError(f"claim {each.id} is in {first} and in {second}: each stands once, remove one")
+        owners[each.id] = each.finding
 
 
 def notes(folder: Path) -> dict[str, Note]:
@@ -430,8 +416,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _row_line(r: Row) -> str:
-    why = r.to_run if r.finding else f"would run it: {r.to_run}"
-    measured = f"*{why}*" if r.verdict == Verdict.not_run else r.measured
+    measured = f"*{r.to_run}*" if r.verdict == Verdict.not_run else r.measured
     verdict = f"**{r.verdict}**{f' ({r.reason})' if r.reason else ''}"
     given = "; ".join(part for part in (r.given, r.calibrated) if part)
     cells = [r.id, r.where, r.says, r.criterion, r.scale, measured, r.spread or DASH, str(r.n) if r.n else DASH]

@@ -92,7 +92,7 @@ def build(
     `strict`, if runs of several commits stand behind one. Raises ValueError if a claim stands twice.
     """
     begun = time.perf_counter()
-    waiting, known = findings.open_claims(findings_dir), findings.notes(findings_dir)
+    known = findings.notes(findings_dir)
     into = into or workspace
     analysis = findings_dir.parent
     sections = _drawn([Task(path, analysis, workspace, into) for path in findings.discover(findings_dir)], progress)
@@ -101,7 +101,6 @@ def build(
     left = [folder for folder in left if "runs" in frames.tables(workspace, folder.name)]
     sections += _drawn([Task(folder, analysis, workspace, into) for folder in left], progress)
     rows = [row for section in sections for row in section.rows]
-    rows += [findings.row_not_run(claim, claim.to_run) for claim in waiting]
     findings.check_ids(rows)
     if all(section.title for section in sections):  # otherwise claims are missing with a finding that cannot be loaded
         rows = findings.noted(rows, known)

@@ -64,7 +64,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub("%", "NAME", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '\nsweeps (NAME):%s\n' "$(patsubst sweeps/%.yaml, %,$(sort $(wildcard sweeps/*.yaml)))"
 	@printf 'variables: DATA_ROOT=%s (data folder)  PYTHON=%s (3.11 or newer, makes .venv)  ARGS="..." (added to the command)\n' \
-	  $(call quoted,DATA_ROOT) $(call quoted,PYTHON)
+	  $(call quoted,BNSTUDY_DATA_ROOT) $(call quoted,PYTHON)
 	@printf 'PRESET is quick, for minutes, unless full is given; full is what is published\n'
 
 .PHONY: setup

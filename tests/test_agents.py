@@ -119,7 +119,7 @@ def test_without_a_key_what_would_be_registered_is_written_down(tmp_path, monkey
     monkeypatch.setattr(agents, "obstacle", lambda: "there is no W&B key")
     places = [f"--results={tmp_path / 'results'}", f"--data-root={tmp_path / 'data'}"]
     with pytest.raises(SystemExit) as ended:
-        cli.main(["wandb-sweep", "init", "--preset", "quick", *places])
+        cli.main(["wandb-sweep", "init", "--preset", "quick", places[0]])
     assert ended.value.code == 1
     told = capsys.readouterr().err
     assert told.startswith("wandb-sweep: there is no W&B key. What would be registered is in ")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +17,17 @@ from bnstudy.data import sources
 def draw(path, side=4, value=0, mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, (side, side), value if mode == "L" else (value, 2 * value, 3 * value)).save(path)
+
+
+def colours_of_16_bits(value, side=4):
+    """A PNG file, which Pillow reads and does not write."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = (b"\0" + struct.pack(">H", value) * 3 * side) * side
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def imported(*arguments):
@@ -62,6 +75,11 @@ def test_what_cannot_be_imported_is_named_and_leaves_nothing(tmp_path, capsys):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4), 300 * index, dtype=np.uint16)).save(path)
     assert imported(tmp_path / "deep", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
+    assert "more than 8 bits" in capsys.readouterr().err
+    for index in range(10):
+        (path := tmp_path / "colour" / "ab"[index // 5] / f"{index}.png").parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(colours_of_16_bits(300 * index))
+    assert imported(tmp_path / "colour", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
     assert "more than 8 bits" in capsys.readouterr().err
     for name in ("cifar10", ".hidden", "a/b", "n" * 61):
         assert imported(tmp_path / "deep", f"--name={name}", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE

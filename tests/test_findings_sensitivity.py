@@ -108,6 +108,8 @@ def test_only_what_the_base_decides_counts() -> None:
     lost = compared({BASE: toy(base[:2]), "v": toy([Verdict.reproduced, Verdict.undecided])}, "v")
     assert lost.measured == "1 of 2 verdicts alike" and "1: undecided instead of partly" in lost.spread
     assert compared({BASE: toy(base[:1]), "v": toy(base[:1])}, "v").verdict is Verdict.undecided  # one is not enough
+    absent = compared({BASE: toy(base[:2]), "v": toy([Verdict.reproduced, Verdict.not_run])}, "v")
+    assert "not run here: 1" in absent.spread and absent.verdict is Verdict.undecided
     open_ended = {BASE: toy(base[2:4]), "v": toy(base[2:4])}
     assert compared(open_ended, "v").verdict is Verdict.undecided
 

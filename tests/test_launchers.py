@@ -140,8 +140,9 @@ def test_what_a_launcher_is_told():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("012345", "012345"), ("no", "no"), ("4:00:00", "4:00:00"), ("240", 240), ("true", True), ("null", None)],
-)
+    [("012345", "012345"), ("no", "no"), ("4:00:00", "4:00:00"), ("240", 240), ("true", True), ("null", None),
+     ("2024-01-01", "2024-01-01"), ("1_000", "1_000")],
+)  # fmt: skip
 def test_a_launchers_value_is_a_number_only_where_it_reads_as_one(text, value):
     """YAML would take an account for an octal number, a partition for false, and a time for seconds."""
     assert launchers._typed("account", text) == value
@@ -150,7 +151,7 @@ def test_a_launchers_value_is_a_number_only_where_it_reads_as_one(text, value):
 @pytest.mark.parametrize(
     ("value", "words"),
     [("partion=gpu", "did you mean partition"), ("timeout_min=long", "minutes"), ("array_parallelism", "give a value"),
-     ("timeout_min=4:00:00", "minutes, as in launcher.timeout_min=240")],
+     ("timeout_min=4:00:00", "minutes, as in launcher.timeout_min=240"), ("timeout_min=true", "minutes")],
 )  # fmt: skip
 def test_a_value_that_a_launcher_does_not_take_is_refused_before_anything_starts(value, words):
     with pytest.raises(ValueError, match=rf"^launcher\.{value}.*{words}"):

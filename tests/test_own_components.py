@@ -128,6 +128,18 @@ def test_code_that_changed_since_it_was_imported_is_not_trained_under_its_new_na
         plugins.check_current("models", "mine")
 
 
+def test_an_imported_file_that_changed_between_two_imports_is_not_taken_for_new(lab):
+    """Python imports it once: a component that is imported later still has it as it was."""
+    norm = "from torch import nn\n{0}\n\ndef build(num_features, ndim):\n    return nn.Identity()\n"
+    lab("norms/shared.py", norm.format("FACTOR = 1"))
+    project.use_components(lab("norms/outer.py", norm.format("from bnstudy.norms import shared")))
+    plugins.check_current("norms", "shared")
+    lab("norms/shared.py", norm.format("FACTOR = 2"))
+    with pytest.raises(ValueError, match=r"^norms/shared\.py changed since"):
+        plugins.check_current("norms", "outer")
+    assert plugins.loaded("norms", "outer")["norms/shared.py"] == plugins.loaded("norms", "shared")["norms/shared.py"]
+
+
 def test_a_probe_that_reads_what_it_does_not_declare_is_refused(lab):
     text = "READS = {'gradients'}\nCOLUMNS = {}\n\ndef probe(snapshot):\n    yield from snapshot.activations\n"
     project.use_components(lab("probes/looks.py", text))

@@ -35,6 +35,11 @@ def root(tmp_path_factory):
         ({"model": {"name": "mlp", "hidden": "many"}}, r"^model\.hidden = 'many': give widths"),
         ({"norm": {"name": "batch", "momentum": 2}}, r"^norm\.momentum = 2: "),
         ({"norm": {"name": "batch", "where": "stem*"}}, r"^norm\.where = 'stem\*': 'stem\*' matches none of hidden"),
+        (
+            {"model": {"name": "lenet", "padding": 4, "pooling": "average"},
+             "probes": {"saturation": {"at_end": True}}},
+            r"^probes\.saturation: .*not averaged.*conv1.*~probes\.saturation",
+        ),
         ({"data__batch_size": 101}, r"^data\.batch_size = 101: give 1 to 100"),
         ({"data__num_test": 41}, r"^data\.num_test = 41: give 1 to 40, which quadrants has"),
         ({"data__num_train": 101}, r"^data\.num_train = 101: give 1 to 100, which quadrants has"),

@@ -61,8 +61,8 @@ PREDICTS = {
     for arm, where, bound in (("all", "", 0.5), *((a, f", {label}", 0) for a, (_, label) in ARMS.items()))
 }
 LOOKS = (
-    "Geometric means over layers and looks. Changed after a look at the data: of arithmetic means 98 % came from the "
-    "first hundreds of updates, in which the network without BN has not begun to learn at 0.1."
+    "Geometric means over layers and looks. Changed after a look at the data: of arithmetic means without BN at "
+    "0.1 98 % came from the updates in which the network had not begun to learn."
 )
 CLAIMS = (
     Claim(

@@ -542,7 +542,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     "register a sweep's grid at W&B, for agents to train its runs",
     SWEEP,
     PRESET,
-    *PLACES,
+    RESULTS,
     overrides=SEVERAL_RUNS,
 )
 def _wandb_sweep(arguments: argparse.Namespace) -> int:

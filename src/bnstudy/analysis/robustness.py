@@ -62,9 +62,11 @@ class Study:
 
     def claims(self, says: str, of: str, **fields: str) -> tuple[Judge, ...]:
         """A claim per variant, on its judge: `says` with the variant's name for {}, `of` naming the claims."""
-        criterion = f"{of}, judged again by their own criteria, those that are decided with the settings studied: all "
-        criterion += "have the verdict that they have there (reproduced), at least two thirds (partly). Fewer than "
-        criterion += f"{LEAST}: undecided."
+        criterion = (
+            f"{of}, judged again by their own criteria, those that are decided with the settings studied and were run "
+            "here: all have the verdict that they have there (reproduced), at least two thirds (partly). Fewer than "
+            f"{LEAST}: undecided."
+        )
         return tuple(
             claim(id=f"sensitivity-{name}", says=says.format(variant), criterion=criterion, **fields)(
                 partial(self._compared, variant)
@@ -117,12 +119,15 @@ def compared(judged: Judged, variant: str) -> Evidence:
     ran = [name for name in base if here[name].verdict is not Verdict.not_run]
     decided = [name for name in ran if base[name].verdict not in opens]
     changed = [name for name in decided if here[name].verdict != base[name].verdict]
-    undecided = [name for name in base if name not in decided]
+    undecided = [name for name in base if base[name].verdict in opens]
+    absent = [name for name in base if name not in ran and name not in undecided]
     alike = [name for name in decided if name not in changed]
     n = min((side[name].n for side in (base, here) for name in decided), default=0)
     changes = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
     if undecided:
         changes.append(f"not decided as studied: {', '.join(undecided)}")
+    if absent:
+        changes.append(f"not run here: {', '.join(absent)}")
     return Evidence(
         measured=f"{len(alike)} of {len(decided)} verdicts alike",
         spread="; ".join(changes),
@@ -130,7 +135,7 @@ def compared(judged: Judged, variant: str) -> Evidence:
         verdict=judge(n, full=len(alike) == len(decided), partial=len(alike) >= ALIKE * len(decided))
         if len(decided) >= LEAST
         else Verdict.undecided,
-        reason="" if len(decided) >= LEAST else f"fewer than {LEAST} claims are decided with the settings studied",
+        reason="" if len(decided) >= LEAST else f"fewer than {LEAST} claims are decided as studied and were run here",
     )
 
 

@@ -109,17 +109,27 @@ def load(kind: str, name: str) -> ModuleType:
     package.__path__ += [str(folder) for folder in _folders(kind) if str(folder) not in package.__path__]
     module = importlib.import_module(f"bnstudy.{kind}.{_known(kind, name)}")
     if module not in _at_import:
-        _at_import[module] = sources(kind, name)
+        for file, checksum in sources(kind, name).items():
+            if (of := _module_of(file)) is not None:
+                _at_import.setdefault(of, checksum)  # what another component imported before is as it was then
     return module
 
 
-_at_import = weakref.WeakKeyDictionary[ModuleType, dict[str, str]]()
+_at_import = weakref.WeakKeyDictionary[ModuleType, str]()  # the checksum of each file that was imported
 
 
 def loaded(kind: str, name: str) -> dict[str, str]:
-    """The `sources` of the component as this process has it, which imports a file once: later edits do not count."""
-    module = sys.modules.get(f"bnstudy.{kind}.{name}")
-    return dict(_at_import[module]) if module is not None and module in _at_import else sources(kind, name)
+    """The `sources` of the component as this process has them, which imports a file once: later edits do not count."""
+    known = sources(kind, name)
+    return {
+        file: checksum if (of := _module_of(file)) is None else _at_import.get(of, checksum)
+        for file, checksum in known.items()
+    }
+
+
+def _module_of(file: str) -> ModuleType | None:
+    """The module of a file, named as in norms/batch.py, if it has been imported."""
+    return sys.modules.get(f"bnstudy.{file.removesuffix('.py').replace('/', '.')}")
 
 
 def check_current(kind: str, name: str) -> None:

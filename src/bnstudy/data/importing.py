@@ -35,10 +35,8 @@ def import_images(folder: Path, name: str, root: Path, *, size: int | None = Non
     if target.exists():
         raise DataError(f"{target} is there: give another --name, or move it away")
     classes, files = _found(folder)
-    modes = {path: _open(path).mode for split in SPLITS for path, _ in files[split]}
-    if deep := [path for path, mode in modes.items() if mode[0] in "IF"]:
-        raise DataError(f"{deep[0]} has more than 8 bits a channel, which would be cut off: convert it to 8 bits")
-    mode = "L" if all(mode in ("1", "L") for mode in modes.values()) else "RGB"
+    modes = {_mode(path) for split in SPLITS for path, _ in files[split]}
+    mode = "L" if modes <= {"1", "L"} else "RGB"
     with sources.work_folder(root, name) as work:
         arrays = work / "arrays"
         arrays.mkdir()
@@ -79,6 +77,18 @@ def _found(folder: Path) -> tuple[list[str], Files]:
             f"with five images or more; what is read ends in {', '.join(sorted(SUFFIXES))}"
         )
     return classes, files
+
+
+def _mode(path: Path) -> str:
+    """How an image's pixels are stored. Raises DataError for more than 8 bits a channel."""
+    try:
+        with Image.open(path) as image:
+            mode, layout = image.mode, str(getattr(image, "tile", ""))
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}): repair or remove it") from None
+    if mode[0] in "IF" or ";16" in layout:  # Pillow has colours of 16 bits as 8, and tells of it there
+        raise DataError(f"{path} has more than 8 bits a channel, which would be cut off: convert it to 8 bits")
+    return mode
 
 
 def _open(path: Path) -> Image.Image:

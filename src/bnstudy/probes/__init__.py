@@ -6,7 +6,7 @@ pure function that yields rows. File name, configuration key and table name are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +55,8 @@ def rows(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict
     """The probe's rows. Raises ValueError for options it refuses, and for a row that does not fit its columns."""
     table = columns(name)
     probe: Callable[..., Any] = plugins.load("probes", name).probe
-    _check_layers(name, snapshot)
+    if TAKES.get(name):
+        check_layers(name, snapshot.layers, snapshot.network().get_submodule)
     with full_precision():
         rows = list(probe(snapshot, **(plugins.defaults("probes", name) | dict(options))))
     for row in rows:
@@ -74,19 +75,17 @@ TAKES = {
 }
 
 
-def _check_layers(name: str, snapshot: Snapshot) -> None:
-    """Raises ValueError for a layer of which the probe's numbers would be wrong."""
+def check_layers(name: str, layers: Sequence[Layer], module_at: Callable[[str], nn.Module]) -> None:
+    """Raises ValueError for a layer of which the probe's numbers would be wrong. `module_at` gives a path's module."""
     wanted = TAKES.get(name, ())
-    network = snapshot.network() if UNPOOLED in wanted else None
-    for layer in snapshot.layers if wanted else ():
-        module = snapshot.module(layer)
-        conv = module if isinstance(module, nn.Conv2d) else None
+    for layer in layers if wanted else ():
+        conv = module if isinstance(module := module_at(layer.name), nn.Conv2d) else None
         padded = conv is None or (conv.padding_mode == "zeros" and not isinstance(conv.padding, str))
-        pooled = network is not None and any(
-            isinstance(each, nn.AvgPool2d) for each in network.get_submodule(layer.activation).modules()
-        )
         plain = padded and (conv is None or type(conv) is nn.Conv2d)
-        fits = {PLAIN: plain, UNGROUPED: conv is None or conv.groups == 1, UNPOOLED: not pooled}
+        averaged = UNPOOLED in wanted and any(
+            isinstance(each, nn.AvgPool2d) for each in module_at(layer.activation).modules()
+        )
+        fits = {PLAIN: plain, UNGROUPED: conv is None or conv.groups == 1, UNPOOLED: not averaged}
         if missing := [what for what in wanted if not fits[what]]:
             raise ValueError(
                 f"probes.{name}: its formula is that of {missing[0]}, which layer {layer.name} is not or has not: "

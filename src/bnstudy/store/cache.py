@@ -16,7 +16,7 @@ from typing import Any
 
 from bnstudy.store import paths
 
-VERSION = 2  # of what is remembered: another one is begun anew
+VERSION = 3  # of what is remembered: another one is begun anew
 WAIT_SEC = 5.0  # for another process that writes
 Remembered = dict[str, tuple[str, str]]  # key -> stamp, value as JSON
 

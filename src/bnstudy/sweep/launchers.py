@@ -86,9 +86,10 @@ def _typed(key: str, text: str) -> Any:
     that is not in minutes.
     """
     value = yaml.safe_load(text)
-    if not isinstance(value, list | dict) and str(value) != text and text not in ("true", "false", "null"):
+    number = type(value) in (int, float) and str(value) == text
+    if not number and not isinstance(value, list | dict) and text not in ("true", "false", "null"):
         value = text
-    if key == "timeout_min" and not isinstance(value, int):
+    if key == "timeout_min" and type(value) is not int:
         raise ComposeError(f"{PREFIX}{key}={text}: give minutes, as in {PREFIX}{key}=240")
     return value
 

@@ -45,18 +45,24 @@ def check_length(sec: float, *, yes: bool) -> None:
 
 
 def tally_of(
-    sweep: str, jobs: Sequence[Job], results: Path, processes: int | None = None, *, again: bool = False
+    sweep: str, jobs: Sequence[Job], results: Path, processes: int | None = None, published: Published = NOTHING
 ) -> Tally:
-    """How far these runs are, and the time that is left for them."""
+    """How far these runs are, of which those that are published count as done, and the time that is left for them."""
     runs = [specs.of_job(job) for job in jobs]
-    return Survey.of(results, runs).tally(sweep, runs, processes=processes, again=again)
+    return Survey.of(results, runs).tally(sweep, runs, processes=processes, known=published.ids(jobs))
 
 
 def announce(
-    sweep: str, jobs: Sequence[Job], results: Path, processes: int | None = None, *, again: bool = False, yes: bool
+    sweep: str,
+    jobs: Sequence[Job],
+    results: Path,
+    processes: int | None = None,
+    published: Published = NOTHING,
+    *,
+    yes: bool,
 ) -> None:
     """Print the time that is left for these runs. Raises ValueError as `check_length`."""
-    tally = tally_of(sweep, jobs, results, processes, again=again)
+    tally = tally_of(sweep, jobs, results, processes, published)
     check_length(tally.sec / tally.processes, yes=yes)
     if tally.time_left:
         print(f"{sweep or jobs[0].run_id}: {tally.time_left}")
@@ -135,7 +141,7 @@ def dry_run(
         reason = f"  {why}" if why else ""
         print(f"{job.run_id:40}  {state:10}  {job.num_steps:8} steps  {num_images:11,} images{reason}")
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    left = tally_of(sweep, jobs, results, processes, again=published is NOTHING).time_left
+    left = tally_of(sweep, jobs, results, processes, published).time_left
     end = f"; {left or UNKNOWN}" if states["to train"] else ""
     print(f"{len(jobs)} runs: {counts}; {images:,} images to train on{end}")
     return 0

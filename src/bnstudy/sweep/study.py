@@ -99,7 +99,7 @@ def sweep(
     print(compose.describe(name))
     remember(name, preset, overrides, grid, results, named)
     if launcher == LOCAL:
-        preview.announce(name, grid, results, workers or rounds.processes(grid), again=again, yes=yes)
+        preview.announce(name, grid, results, workers or rounds.processes(grid), published, yes=yes)
     failed = False
     try:
         for title, part in rounds.by_seed(named or name, grid, launcher):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,18 @@ class Survey:
         return cls(entries, published, locks.holders(results), pace)
 
     def tally(
-        self, sweep: str, runs: Sequence[RunSpec], *, processes: int | None = None, again: bool = False
+        self,
+        sweep: str,
+        runs: Sequence[RunSpec],
+        *,
+        processes: int | None = None,
+        again: bool = False,
+        known: Collection[str] | None = None,
     ) -> Tally:
-        """How far the sweep's runs are; with `again`, published runs do not count as done."""
+        """How far the sweep's runs are; with `again`, published runs do not count as done. `known`: those that do."""
         rows = {} if again else self.published.get(sweep, {})
-        known = {run.run_id for run in runs if run.run_id in rows and _looked(run, rows[run.run_id])}
+        if known is None:
+            known = {run.run_id for run in runs if run.run_id in rows and _looked(run, rows[run.run_id])}
         return tally(runs, self.entries, self.pace, self.holders, processes, known)
 
 

@@ -33,9 +33,12 @@ class Speeds:
     def __init__(self) -> None:
         self._sums: defaultdict[Kind, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
-    def add(self, of: Kind, images: float, sec: float, probe_share: float | None = None) -> None:
-        """`probe_share`: of the seconds, what the probes of a run that trains took."""
-        for length in range(NETWORK_AND_PRECISION, len(of) + 1):
+    def add(
+        self, of: Kind, images: float, sec: float, probe_share: float | None = None, *, alike: bool = True
+    ) -> None:
+        """`probe_share`: of the seconds, what the probes of a run that trains took. `alike`: similar kinds learn of it,
+        too, for which that share has to be known."""
+        for length in range(NETWORK_AND_PRECISION if alike else len(of), len(of) + 1):
             sums = self._sums[of[:length]]
             counted = sec if length == len(of) else sec * (1 - (probe_share or 0.0))
             sums[0], sums[1] = sums[0] + images, sums[1] + counted
@@ -81,7 +84,7 @@ def measured(
         if run.run_id in begun and not entries[run.run_id].state.done:
             steps, sec = begun[run.run_id]
             images_done[run.run_id] = steps * int(run.kind[BATCH_SIZE])
-            here.add(run.kind, images_done[run.run_id], sec)
+            here.add(run.kind, images_done[run.run_id], sec, alike=False)
     return Pace(here, published or Speeds(), images_done)
 
 

@@ -87,6 +87,7 @@ def _check_components(config: Config, source: Source) -> None:
             examples = config.data.batch_size if plan.on == "train_batch" else plan.batch_size or config.data.batch_size
             num_train = config.data.num_train or source.num_train
             probes.check_options(name, plan.options, layers, examples=examples, num_train=num_train)
+            probes.check_layers(name, layers, network.get_submodule)
         _check_batches(config, source, network, norm.layers)
         _check_draws(config, network, shape)
     except ValueError:

@@ -24,6 +24,14 @@ from bnstudy.analysis.notebook import show
 show("fig1_quick")
 
 # %% [markdown]
+# In ten epochs no network fits its training data, and the faster one looks like the one that generalises better. Fewer
+# images and more epochs mend that: 5,000 images, every rate for as long as it takes to fit them. Before looking: if all
+# three end at 100 % of the training images, what is left for the learning rate to change?
+
+# %%
+show("fitted")
+
+# %% [markdown]
 # The same at the paper's scale, each arm for as long as the paper trains it; then all four for 165 epochs, a
 # fourteenth of the paper's training at 0.0001: what does equal work give? These runs need a GPU; until they are
 # published, the cells name the command that trains them.

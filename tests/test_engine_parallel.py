@@ -62,7 +62,10 @@ def test_parallel_runs_are_the_runs_alone(name):
         assert equal(seen, StepResult(*(torch.cat(values) for values in zip(*wanted, strict=True))))
     assert seen.alive_R.tolist() == [True, False, True]
     for run, each in enumerate(alone):
-        assert equal(bits(together, (run,)), bits(each, (0,)))  # its statistics are NaN where it died
+        if run != 1:
+            assert equal(bits(together, (run,)), bits(each, (0,)))
+        states = [of.network(at).state_dict() for of, at in ((together, run), (each, 0))]
+        assert equal(*(list(state.values()) for state in states))  # its statistics are NaN where it died
     data = iter([batch(name, 9, size), batch(name, 8, 3)])
     losses, accuracies = together.evaluate(data)
     wanted = [each.evaluate([batch(name, 9, size), batch(name, 8, 3)]) for each in alone]

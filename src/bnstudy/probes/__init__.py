@@ -55,7 +55,7 @@ def rows(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict
     """The probe's rows. Raises ValueError for options it refuses, and for a row that does not fit its columns."""
     table = columns(name)
     probe: Callable[..., Any] = plugins.load("probes", name).probe
-    if TAKES.get(name):
+    if TAKES.get(name) and isinstance(snapshot, Snapshot):
         check_layers(name, snapshot.layers, snapshot.network().get_submodule)
     with full_precision():
         rows = list(probe(snapshot, **(plugins.defaults("probes", name) | dict(options))))

@@ -47,10 +47,10 @@ def largest(cells: Cells) -> Evidence:
 @pytest.mark.parametrize("finding", GRIDS, ids=lambda finding: finding.name)
 def test_as_the_paper_has_it(finding: findings.Finding) -> None:
     evidence = judged(finding, AS_PUBLISHED)
-    assert {e.verdict for name, e in evidence.items() if not name.startswith("2-")} <= {
-        Verdict.reproduced, Verdict.partly, Verdict.undecided,  # some full but for Holm's correction
+    reduced = finding.name == "lr_grid_reduced"  # which has a third claim, and Holm's correction leaves the factor open
+    assert {name.removesuffix("-reduced"): e.verdict for name, e in evidence.items() if name[:2] != "2-"} == {
+        "4": Verdict.reproduced, "4-largest": Verdict.partly if reduced else Verdict.reproduced,
     }  # fmt: skip
-    assert evidence["4" if finding.name == "lr_grid" else "4-reduced"].verdict is Verdict.reproduced
     assert {e.n for e in evidence.values()} == {3}
 
 

@@ -64,7 +64,7 @@ def rows(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict
     return rows
 
 
-# What a probe's formula leaves out, by probe.
+# What a probe's formula is of, by probe; here and not in the probes' files, whose checksums published looks bear.
 PLAIN, UNGROUPED, UNPOOLED = "a plain convolution", "a convolution without groups", "an activation that is not averaged"
 TAKES = {
     "conv_gradient_sums": (PLAIN,),

@@ -100,6 +100,7 @@ def test_make_passes_any_folder_and_value_on_as_it_is(tmp_path, name, monkeypatc
         assert done.returncode == 0, done.stderr
         return eval(done.stdout)
 
+    monkeypatch.delenv("DATA_ROOT", raising=False)  # whoever set one for these tests
     wanted = ["-m", "bnstudy", "status"]
     assert given("status", f"DATA_ROOT={data}") == (wanted, data)
     assert given("clean-run", f"ID={name}")[0] == ["-m", "bnstudy", "clean-run", name]

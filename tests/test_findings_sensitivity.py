@@ -76,6 +76,17 @@ def test_a_variant_is_judged_as_the_findings_judge_its_runs_and_no_others() -> N
     assert judged["images in [0, 1]"]["11"].verdict is Verdict.not_reproduced
 
 
+def test_what_the_sweep_does_not_record_is_not_measured_and_not_undecided() -> None:
+    """Its tables have histograms of one bin, so that of claim 6 nothing but its heaviness can be computed."""
+    tables = {
+        table: frames.load(synthetic.REPOSITORY / "results", "init", table) for table in study("sensitivity").tables
+    }
+    tails = tables["gradient_tails"]
+    tables["gradient_tails"] = tails[tails["quantity"] != "histogram_log"]
+    judged = study("sensitivity").judged(tables)[BASE]
+    assert judged["6"].verdict is Verdict.not_run and judged["6-layers"].verdict is Verdict.reproduced
+
+
 def toy(verdicts: list[Verdict]) -> dict[str, Evidence]:
     return {str(i): Evidence("m", "s", 5, verdict) for i, verdict in enumerate(verdicts)}
 
@@ -103,13 +114,13 @@ def test_only_what_the_base_decides_counts() -> None:
     assert (evidence.measured, evidence.n) == ("1 of 2 verdicts alike", 5)
     assert evidence.verdict is Verdict.not_reproduced
     assert evidence.spread == (
-        "1: not reproduced instead of partly; not decided as studied: 2, 3, 4"
+        "1: not reproduced instead of partly; not decided as studied: 2, 3; not measured in this sweep: 4"
     )
     lost = compared({BASE: toy(base[:2]), "v": toy([Verdict.reproduced, Verdict.undecided])}, "v")
     assert lost.measured == "1 of 2 verdicts alike" and "1: undecided instead of partly" in lost.spread
     assert compared({BASE: toy(base[:1]), "v": toy(base[:1])}, "v").verdict is Verdict.undecided  # one is not enough
     absent = compared({BASE: toy(base[:2]), "v": toy([Verdict.reproduced, Verdict.not_run])}, "v")
-    assert "not run here: 1" in absent.spread and absent.verdict is Verdict.undecided
+    assert "not measured in this sweep: 1" in absent.spread and absent.verdict is Verdict.undecided
     open_ended = {BASE: toy(base[2:4]), "v": toy(base[2:4])}
     assert compared(open_ended, "v").verdict is Verdict.undecided
 
@@ -122,7 +133,7 @@ def test_the_figure_has_a_cell_a_claim_and_variant_and_frames_what_differs() -> 
     labels = [text for text in ax.texts if text.get_label() == "claim"]
     assert [text.get_text() for text in labels] == ["0: says", "1: more", "2: most"]
     cells = [text.get_text() for text in ax.texts if text not in labels]
-    assert cells == ["reproduced"] * 3 + ["partly", "reproduced", "not run"]  # row by row
+    assert cells == ["reproduced"] * 3 + ["partly", "reproduced", "not measured"]  # row by row
     assert sum(not patch.get_fill() for patch in ax.patches) == 1
 
 

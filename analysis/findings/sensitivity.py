@@ -31,12 +31,13 @@ TITLE = "Do the verdicts at initialisation hang on what the paper leaves open?"
 CAPTION = (
     "Every claim of the sweep init, as far as this sweep has its tables, judged by the same criterion on networks that "
     "differ in one setting from those studied (projections, no biases, images of mean 0 and standard deviation 1 per "
-    "channel, Xavier's uniform law). Framed: another verdict than as studied. Claims that name published values ask "
+    "channel, Xavier's uniform law). Framed: another verdict than as studied; the number is what a claim is judged by, "
+    "where that is one number. Claims that name published values ask "
     "for more than the others: the settings studied are those that match these."
 )
 SWEEP = "sensitivity"
 NEEDS = STUDY.tables
-SIZE = (11.4, 6.2)
+SIZE = (11.4, 6.8)
 CLAIMS = STUDY.claims(
     "The verdicts at initialisation are the same with {}.",
     "Of the claims that the sweep init decides",

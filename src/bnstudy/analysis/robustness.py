@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ Judged = Mapping[str, Mapping[str, Evidence]]  # variant -> claim -> evidence
 class Study:
     """Findings to be judged again, in which variants, and the parts of a finding's protocol that follow from that.
 
-    `base` are the columns of a run at the values that these findings are made for; `variants` what each changes of
-    them, by what it is called; `names` how a variant is called in the id of its claim; `curves` the folder of the
-    published curves.
+    `base` are the columns of a run at the values that the others are compared with, which are `called` that; `variants`
+    what each changes of them, by what it is called; `names` how a variant is called in the id of its claim; `curves`
+    the folder of the published curves.
     """
 
     findings: Sequence[Finding]
@@ -48,6 +48,7 @@ class Study:
     variants: Mapping[str, Mapping[str, Any]]
     names: Mapping[str, str]
     curves: Path
+    called: str = BASE
     _last: list[tuple[Mapping[str, pd.DataFrame], Judged]] = field(default_factory=list, repr=False)
 
     @property
@@ -63,8 +64,8 @@ class Study:
     def claims(self, says: str, of: str, **fields: str) -> tuple[Judge, ...]:
         """A claim per variant, on its judge: `says` with the variant's name for {}, `of` naming the claims."""
         criterion = (
-            f"{of}, judged again by their own criteria, those that are decided with the settings studied and were run "
-            "here: all have the verdict that they have there (reproduced), at least two thirds (partly). Fewer than "
+            f"{of}, judged again by their own criteria, those that are decided in this sweep {self.called}: all have "
+            "the verdict that they have there (reproduced), at least two thirds (partly). Fewer than "
             f"{LEAST}: undecided."
         )
         return tuple(
@@ -85,15 +86,16 @@ class Study:
         return []
 
     def judged(self, tables: Mapping[str, pd.DataFrame]) -> Judged:
-        """Every claim in every variant, the base first; not run where a finding has no rows.
+        """Every claim in every variant, the base first; not run where the sweep lacks what it is judged by.
 
         Judging takes seconds, and what is drawn has just been judged: the last tables' verdicts are remembered.
         """
         if not self._last or self._last[0][0] is not tables:
             by_variant = {
-                name: self._judged(tables, {**self.base, **of}) for name, of in {BASE: {}, **self.variants}.items()
+                name: self._judged(tables, {**self.base, **of})
+                for name, of in {self.called: {}, **self.variants}.items()
             }
-            self._last[:] = [(tables, by_variant)]
+            self._last[:] = [(tables, _measured(by_variant))]
         return self._last[0][1]
 
     def _judged(self, tables: Mapping[str, pd.DataFrame], values: Mapping[str, Any]) -> dict[str, Evidence]:
@@ -110,24 +112,24 @@ class Study:
 
 
 def compared(judged: Judged, variant: str) -> Evidence:
-    """How many of the base's decided verdicts are the same: all of them, reproduced; the share ALIKE, partly.
+    """How many of the decided verdicts of the base, the first, are the same: all of them, reproduced; the share ALIKE, partly.
 
     One that is undecided here is another verdict: noise must not make settings look alike.
     """
-    base, here = judged[BASE], judged[variant]
+    (called, base), here = next(iter(judged.items())), judged[variant]
     opens = (Verdict.undecided, Verdict.not_run)
     ran = [name for name in base if here[name].verdict is not Verdict.not_run]
     decided = [name for name in ran if base[name].verdict not in opens]
     changed = [name for name in decided if here[name].verdict != base[name].verdict]
-    undecided = [name for name in base if base[name].verdict in opens]
+    undecided = [name for name in base if base[name].verdict is Verdict.undecided]
     absent = [name for name in base if name not in ran and name not in undecided]
     alike = [name for name in decided if name not in changed]
     n = min((side[name].n for side in (base, here) for name in decided), default=0)
     changes = [f"{name}: {here[name].verdict} instead of {base[name].verdict}" for name in changed]
     if undecided:
-        changes.append(f"not decided as studied: {', '.join(undecided)}")
+        changes.append(f"not decided {called}: {', '.join(undecided)}")
     if absent:
-        changes.append(f"not run here: {', '.join(absent)}")
+        changes.append(f"not measured in this sweep: {', '.join(absent)}")
     return Evidence(
         measured=f"{len(alike)} of {len(decided)} verdicts alike",
         spread="; ".join(changes),
@@ -135,29 +137,30 @@ def compared(judged: Judged, variant: str) -> Evidence:
         verdict=judge(n, full=len(alike) == len(decided), partial=len(alike) >= ALIKE * len(decided))
         if len(decided) >= LEAST
         else Verdict.undecided,
-        reason="" if len(decided) >= LEAST else f"fewer than {LEAST} claims are decided as studied and were run here",
+        reason="" if len(decided) >= LEAST else f"fewer than {LEAST} claims are decided {called}",
     )
 
 
 def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
     """One row per claim, one column per variant; framed where it was run and the verdict is not that of the base.
 
-    Each cell tells the verdict and the first number that it is judged by.
+    Each cell tells the verdict and, of a claim that is judged by one number, that number.
     """
-    claims, order = list(judged[BASE]), list(CELLS)
+    (base_name, of_base), order = next(iter(judged.items())), list(CELLS)
+    claims = list(of_base)
     verdicts = pd.DataFrame({name: [of[claim].verdict for claim in claims] for name, of in judged.items()})
     cells = pd.DataFrame({name: [_cell(of[claim]) for claim in claims] for name, of in judged.items()})
     seaborn.heatmap(
         verdicts.map(order.index), annot=cells, fmt="", annot_kws={"fontsize": 7}, ax=ax, cbar=False, linewidths=2,
         vmin=0, vmax=len(order) - 1, cmap=ListedColormap(list(CELLS.values())),
     )  # fmt: skip
-    base = verdicts[BASE]
+    base = verdicts[base_name]
     for x, name in enumerate(verdicts):
         for y in verdicts.index[(verdicts[name] != base) & (verdicts[name] != Verdict.not_run)]:
             ax.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, fill=False, edgecolor=figures.INK, lw=1.4))
     label_width = len(judged) * LABELS_IN / (ax.get_figure().get_figwidth() - LABELS_IN)  # type: ignore[union-attr]
     for y, name in enumerate(claims):
-        label = "\n".join(textwrap.wrap(f"{name}: {says[name]}", 66, max_lines=2))
+        label = "\n".join(textwrap.wrap(f"{name}: {says[name]}", 66, max_lines=3))
         ax.text(-label_width, y + 0.5, label, fontsize=7.5, va="center", label="claim")
     ax.set_xlim(-label_width, len(judged))
     ax.set_xticks([x + 0.5 for x in range(len(judged))], [textwrap.fill(name, 18) for name in judged])
@@ -170,8 +173,20 @@ def draw(ax: Axes, judged: Judged, says: Mapping[str, str]) -> None:
 
 
 def _cell(evidence: Evidence) -> str:
-    first = next(iter(evidence.estimates.values()), None)
-    return f"{evidence.verdict}: {frames.number(first.mean, 2)}" if first else str(evidence.verdict)
+    if evidence.verdict is Verdict.not_run:
+        return "not measured"
+    numbers = [frames.number(each.mean, 2) for each in evidence.estimates.values()]
+    return f"{evidence.verdict}: {numbers[0]}" if len(numbers) == 1 else str(evidence.verdict)
+
+
+def _measured(judged: Judged) -> Judged:
+    """The same, with claims that the base has no value for as not run: the sweep does not record what they ask for."""
+    base = next(iter(judged.values()))
+    without = [name for name, of in base.items() if any(each.n == 0 for each in of.estimates.values())]
+    return {
+        variant: {name: replace(each, verdict=Verdict.not_run) if name in without else each for name, each in of.items()}
+        for variant, of in judged.items()
+    }
 
 
 def _rows(frame: pd.DataFrame, values: Mapping[str, Any], query: str | None) -> pd.DataFrame:

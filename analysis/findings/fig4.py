@@ -44,7 +44,7 @@ CAPTION = (
     "mini-batch. The rate of the published figure is not known, and the size of the explosion depends on it: in each "
     "seed it is the rate at which layer 80's largest channel variance is the published 5.6e16, found along the step at "
     "0.01 (a first update at a smaller rate is a part of it: momentum does not count yet); a seed that does not get "
-    "there by 0.01 is left out. (a to f) Mean and variance "
+    "there by 0.01 is left out, (i) says of how many. (a to f) Mean and variance "
     "of each channel of a layer's own output, before the non-linearity, from none of that step (top) to all of it "
     "(bottom), first seed; each panel has its own colours. (g) Size of the largest channel mean and (h) the largest "
     "variance of every sixth layer, before the step and after it, one line a seed (g shows at other layers than 8, 44 "
@@ -102,8 +102,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             ax = panels[letter]
             whose = f" (seed {seed})" if letter == "a" else ""
             figures.panel(ax, letter, f"{statistic}s, layer {layer}{whose}")
-            shown = rows[(rows["seed"] == seed) & (rows["depth"] == layer) & (rows["rate"] <= rates.get(seed, 0))]
-            _heat_map(fig, ax, shown, statistic)
+            shown = rows[(rows["seed"] == seed) & (rows["depth"] == layer)]
+            _heat_map(fig, ax, _up_to(shown, statistic, rates.get(seed, 0.0)), statistic)
             if letter in "ad":
                 ax.set_ylabel("part of the step (%)")
             if statistic == "variance":
@@ -124,13 +124,14 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.stages(ax)
         figures.panel(ax, letter, title)
     panels["g"].set_xlabel("")
-    panels["g"].legend(loc="upper left")
+    mean = figures.entry("geometric mean", "o", colour=figures.INK, ls="-", lw=1.3)
+    panels["g"].legend(handles=[*panels["g"].get_legend_handles_labels()[0], mean], loc="upper left")
     figures.seeds(panels["i"], 0, rates, "none", scale=Scale.log, spacing=0.1)
     figures.plain_log(panels["i"])
     panels["i"].set_xticks([])
     panels["i"].set_xlim(-0.6, 0.6)
     panels["i"].set_ylabel("learning rate of the step")
-    figures.panel(panels["i"], "i", "matched rates")
+    figures.panel(panels["i"], "i", f"matched rates\n({len(rates)} of {rows['seed'].nunique()} seeds)")
     onsets = _at_layers(_onset(rows, rates), "onset")
     for place, layer in enumerate(LAYERS[1:]):
         figures.seeds(panels["j"], place, 100 * onsets[layer], "none", scale=Scale.plain, spacing=0.07)
@@ -250,19 +251,39 @@ def _lines(ax: Axes, largest: pd.DataFrame, label: str, colour: str) -> None:
         ax.plot(line["depth"], finite, color=colour, lw=1, alpha=0.6, label=None if position else label)
 
 
-def _heat_map(fig: Figure, ax: Axes, rows: pd.DataFrame, statistic: str) -> None:
+def _up_to(rows: pd.DataFrame, statistic: str, rate: float) -> pd.DataFrame:
+    """The channels' statistic, a row for each part of the step (%) to `rate`, whose own is interpolated between two.
+
+    What is of one sign at both is interpolated as a logarithm.
+    """
+    values = rows.pivot(index="rate", columns="channel", values=statistic).sort_index()
+    shown = values[values.index < rate]
+    later = values[values.index >= rate]
+    if len(shown) and len(later):
+        low, high = shown.iloc[-1], later.iloc[0]
+        share = (rate - shown.index[-1]) / (later.index[0] - shown.index[-1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            grown = np.sign(low) * np.exp((1 - share) * np.log(low.abs()) + share * np.log(high.abs()))
+        end = grown.where(low * high > 0, (1 - share) * low + share * high)
+        shown = pd.concat([shown, end.rename(rate).to_frame().T])
+    return shown.set_axis(100 * shown.index.to_numpy(dtype=float) / rate, axis=0) if rate else shown.iloc[:0]
+
+
+def _heat_map(fig: Figure, ax: Axes, values: pd.DataFrame, statistic: str) -> None:
     ax.grid(False)
-    values = rows.pivot(index="fraction", columns="channel", values=statistic)
     values = values.where(np.isfinite(values))
     if values.isna().all(axis=None):
         return
     limit = float(np.nanmax(np.abs(values.to_numpy())))
-    half = 50 / (len(values) - 1)
+    places = values.index.to_numpy()
+    between = (places[1:] + places[:-1]) / 2
+    edges = np.concatenate([[2 * places[0] - between[0]], between, [2 * places[-1] - between[-1]]])
     cmap, low = (figures.SIGNED_MAP, -1) if statistic == "mean" else (HEAT_MAP, 0)
-    image = ax.imshow(
-        values.to_numpy() / limit, aspect="auto", interpolation="nearest", cmap=cmap, vmin=low, vmax=1,
-        extent=(-0.5, values.shape[1] - 0.5, 100 + half, -half),
+    image = ax.pcolormesh(
+        np.arange(values.shape[1] + 1) - 0.5, edges, values.to_numpy() / limit, cmap=cmap, vmin=low, vmax=1,
+        rasterized=True,
     )  # fmt: skip
+    ax.set_ylim(edges[-1], edges[0])
     bar = fig.colorbar(image, ax=ax, location="bottom", shrink=0.9, aspect=24, pad=0.03)
     ticks = sorted({low, 0, 1})
     bar.set_ticks(ticks, labels=[number(tick * limit, 2) for tick in ticks])

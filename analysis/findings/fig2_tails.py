@@ -64,20 +64,20 @@ INDICES = np.array(
 TITLE = "The tails of the gradients at initialisation"
 CAPTION = (
     "Each run by itself, in units of its own standard deviation: scales differ from seed to seed. Layer 55: (a) "
-    "density of the entries, one line a seed; grey: the published outlines, in units of their own std (without "
-    "BN cut by the axis). (b) Share of |gradient| above x; dots: where the power law fits best from (smallest "
+    "density of the entries, one line a seed; grey: the published outlines, in units of their own std (without BN cut "
+    "by the axis). (b) Share of |gradient| above x; dots: where the power law fits best from (smallest "
     "Kolmogorov-Smirnov distance, among the largest 1 to 50 %), dashed: that power law; grey: the normal law. (c) Hill "
     "estimate of the tail index from the largest share k/n; median and range over seeds, thin bars: 95 % interval of "
     "the median seed, from resampled output channels. (d) Shape of the stretched exponential fitted to the largest "
     "tenth, one dot a seed, bar: mean with 95 % interval. (e) How much likelier other laws are than the power law, in "
     "standard deviations over output channels, one dot a seed: filled above the best threshold, hollow for the largest "
     "tenth. Lognormal and stretched exponential contain the power law, so that they are never less likely, and are "
-    "given twice the ratio, which then is normal where the power law holds; beyond 2 there is no power law. (f) The "
-    "same by depth, the larger of those two, above the best threshold. (g) Index of a stable law from five quantiles "
-    "(round dots, one a seed) and Hill's index of the largest 5 % (squares): a stable law has one index for both; 2 is "
-    "the normal law. Other lines and bars: medians (f: means); bands: ranges over seeds (f: 95 % intervals). Fits are "
-    "this project's own; its tests compare power law, likelihood ratio and Hill's estimate with the library "
-    "powerlaw's."
+    "given twice the ratio, which then is normal where the power law holds; beyond 2 there is no power law; above: in "
+    "how many seeds none of the three speaks against it (best threshold, largest tenth). (f) The same by depth, the "
+    "larger of those two, above the best threshold. (g) Index of a stable law from five quantiles (round dots, one a "
+    "seed) and Hill's index of the largest 5 % (squares): a stable law has one index for both; 2 is the normal law. "
+    "Other lines and bars: medians (f: means); bands: ranges over seeds (f: 95 % intervals). Fits are this project's "
+    "own; its tests compare power law, likelihood ratio and Hill's estimate with the library powerlaw's."
 )
 SWEEP = "gradient_statistics"
 NEEDS = {"gradient_tails": "step == 0 and depth < 110 and run_depth == 110", "tail_fits": "step == 0 and depth < 110"}
@@ -376,7 +376,12 @@ def _likelihoods(ax: Axes, fits: pd.DataFrame) -> None:
         ax.axhline(edge, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
     ax.set_yscale("symlog", linthresh=2)
     low, high = ax.get_ylim()
-    ax.set_ylim(min(5 * low, -30 * CLEAR), max(1.6 * high, 6 * CLEAR))  # with room for the legend
+    ax.set_ylim(min(5 * low, -30 * CLEAR), max(12 * high, 6 * CLEAR))  # with room for the legend and the counts
+    held = _held(fits[fits["norm"] == "none"])
+    counts = {name: held.loc[held["chosen"] == best, "held"] for best, name in ((True, "best"), (False, "tenth"))}
+    told = ", ".join(f"{int(each.sum())} of {len(each)} ({name})" for name, each in counts.items())
+    ax.text(0.02, 0.97, f"without BN a power law holds in {told} seeds", transform=ax.transAxes, fontsize=7.5,
+            color=figures.COLOURS["none"], va="top")  # fmt: skip
     ax.legend(
         handles=[
             figures.entry("above the best threshold", "o"),
@@ -398,8 +403,9 @@ def _indices(ax: Axes, tails: pd.DataFrame) -> None:
         for arm, shift in zip(ARMS, (-0.2, 0.2), strict=True):
             rows = indices[(indices["depth"] == layer) & (indices["norm"] == arm)]
             figures.seeds(ax, position + shift - 0.07, rows["stable"], arm, spacing=0.02)
-            ax.plot([position + shift + 0.1] * len(rows), rows["hill"], "s", color=figures.COLOURS[arm], ms=3.4,
-                    mfc="white", mew=0.9)  # fmt: skip
+            aside = np.linspace(0.04, 0.2, len(rows)) if len(rows) > 1 else [0.1] * len(rows)
+            ax.plot(position + shift + aside, rows["hill"], "s", color=figures.COLOURS[arm], ms=3, mfc="white",
+                    mew=0.8)  # fmt: skip
     ax.axhline(2, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
     figures.plain_log(ax)
     ax.set_ylim(top=1.6 * ax.get_ylim()[1])
@@ -412,8 +418,9 @@ def _indices(ax: Axes, tails: pd.DataFrame) -> None:
         handles=[
             figures.entry("stable law", "o"),
             figures.entry("Hill", "s", filled=False),
-            figures.entry("normal law", ls=figures.DASHED, lw=0.9),
+            figures.entry("normal, if stable", ls=figures.DASHED, lw=0.9),
         ],
         loc="upper left",
         ncols=3,
+        columnspacing=1,
     )

@@ -23,8 +23,9 @@ CAPTION = (
     "(a, b) One entry for each image of the mini-batch and class, for the first seed of each arm; images sorted by "
     "label, so that the true classes (negative entries) form a staircase; where the softmax is certain of the right "
     "class nothing is left; colours end at ±1/|B|. (c) One dot a seed, bar: mean with 95 % interval. Top-column share: "
-    "part of all positive entries that lies in the column with most of them. Hollow diamonds with bars: values and "
-    "ranges that a simulation of the published set-up gives."
+    "part of all positive entries that lies in the column with most of them. Pale bars beside them: the range that "
+    "this project's simulation of the published set-up gave before; dashed: the bounds of the share (above the one, "
+    "below the other), taken from it."
 )
 SWEEP = "init"
 NEEDS = {"logit_gradient": "step == 0 and depth == 110"}
@@ -89,18 +90,21 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             if arm not in EXPECTED[quantity]:
                 continue
             low, high = EXPECTED[quantity][arm]
-            centre = (low + high) / 2
-            figures.diamonds(right, [position + shift + 0.16], [centre], arm, errors=[[centre - low], [high - centre]])
+            right.plot([position + shift + 0.15] * 2, [low, high], color=figures.COLOURS[arm], lw=3.5, alpha=0.35,
+                       solid_capstyle="butt")  # fmt: skip
     for arm in arms(rows):
         right.plot([], [], "o", color=figures.COLOURS[arm], ms=4, mew=0, label=figures.LABELS[arm])
-    figures.diamond_entry(right, "simulated")
+    for bound, arm in ((ONE_COLUMN.above, "none"), (SPREAD_OUT.below, "batch")):
+        right.plot([-0.45, 0.45], [bound] * 2, color=figures.COLOURS[arm], lw=0.9, ls=figures.DASHED, zorder=1)
+    right.plot([], [], color=figures.MUTED, lw=3.5, alpha=0.5, label="simulated")
+    right.plot([], [], color=figures.MUTED, lw=0.9, ls=figures.DASHED, label="bounds")
     right.set_xticks(range(len(SCALARS)), [label for _, label in SCALARS])
     right.set_xlim(-0.5, len(SCALARS) - 0.5)
     right.set_ylim(0, max(1.32, 1.1 * right.dataLim.y1))
     right.set_yticks(np.arange(0, 1.01, 0.2))
     right.grid(False, axis="x")
     right.set_ylabel("fraction")
-    right.legend(loc="upper right", ncols=3, borderaxespad=0, handlelength=1.2)
+    right.legend(loc="upper right", ncols=4, borderaxespad=0, handlelength=1.2, columnspacing=1)
     figures.panel(right, "c", "every seed")
 
 

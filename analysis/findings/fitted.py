@@ -24,9 +24,9 @@ CAPTION = (
     "class, not augmented; each rate for as long as it takes to fit them, 60 to 100 epochs, the rate divided by 10 at "
     "50 % and 75 %. (a) Accuracy on the training images during the epoch, (b) on the test images after it; line: mean "
     "over seeds, band: 95 % interval. (c) By how many points the accuracy on the training images, in evaluation mode "
-    "after training, is ahead of that on the test images, by rate, a dot a seed. (d) Largest eigenvalue of the Hessian "
-    "after training on 256 training images; hollow: with every weight in units of its tensor's norm, which no "
-    "rescaling that BN undoes can change."
+    "after training, is ahead of that on the test images, by rate, a dot a seed, line: mean with 95 % interval. (d) "
+    "Largest eigenvalue of the Hessian after training on 256 training images; hollow: with every weight in units of "
+    "its tensor's norm, which no rescaling that BN undoes can change."
 )
 SWEEP = "fitted"
 _WHERE = "num_train == 5000 and depth == 20 and norm == 'batch'"
@@ -107,6 +107,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for value in SHARPNESS:
         fitted.by_rate(d, ends, value, filled=value == "sharp", scale=Scale.log)
     d.set_yscale("log")
+    relative = figures.entry("in units of the weights' norms", "o", filled=False, ls=figures.DASHED)
+    d.legend(handles=[figures.entry("as it is", "o", ls="-"), relative])
     d.set_ylabel("largest eigenvalue of the Hessian")
     figures.panel(d, "d", "sharpness at the end")
     fig.legend(*a.get_legend_handles_labels(), loc="outside lower center", ncols=5)

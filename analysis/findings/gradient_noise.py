@@ -27,8 +27,8 @@ LAW = f"C(N {MINUS} b)/(b(N {MINUS} 1))"  # equation 3 without replacement
 CAPTION = (
     "Gradients in all parameters at the same weights, of mini-batches drawn without replacement from N = 5,120 images, "
     "before training and after one epoch. (a, b) Mean squared distance from the gradient of all images, divided "
-    f"by that gradient's square; grey: equation 3, {LAW}, with C the mean over 1,024 single examples. Geometric mean "
-    "(line) and 95 % interval (bar). (c) Slopes on log axes over mini-batches of 4 to 128; one dot a seed, bar: mean "
+    f"by that gradient's square; broad grey line: equation 3, {LAW}, with C the mean over 1,024 single examples. "
+    "Geometric mean (line) and 95 % interval (bar). (c) Slopes on log axes over mini-batches of 4 to 128; one dot a seed, bar: mean "
     f"with 95 % interval, grey: {MINUS}1 ± 0.1. With BN a single example has no gradient, the whole set's is the mean "
     "of mini-batches of 512, and the slope is of the variance around the mean over mini-batches of the same size. (d, "
     "e) How much of the mean squared distance is due to that mean: how far it is from the gradient of mini-batches of "
@@ -114,7 +114,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         Line2D([], [], color=figures.MUTED, ls=dashes, lw=1.6, label=f"{moment} training")
         for moment, dashes in MOMENTS.items()
     ]
-    handles.append(Line2D([], [], color=figures.MUTED, lw=0.9, label="equation 3"))
+    handles.append(Line2D([], [], color=figures.FAINT, lw=5, label="equation 3"))
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
@@ -209,7 +209,7 @@ def _noise(ax: Axes, rows: pd.DataFrame) -> None:
             figures.whiskers(ax, rows_of, "batch_size", arm, label="", factor=factor, ls=dashes, lw=1.2, ms=3)
         law = part.assign(law=part["law"] / part["gradient_squared"]).dropna(subset="law")
         law = stats.over_seeds(law, ["batch_size"], "law", Scale.log)
-        ax.plot(law["batch_size"], law["mean"], color=figures.MUTED, lw=0.9, zorder=5)
+        ax.plot(law["batch_size"], law["mean"], color=figures.FAINT, lw=5, zorder=1, solid_capstyle="butt")
     ax.set_yscale("log")
     _sizes(ax, rows)
     ax.set_ylabel("mean squared deviation\n/ square of the whole gradient")

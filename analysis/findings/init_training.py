@@ -32,13 +32,13 @@ LEARNED = Need(
     below=TRAINED,
 )  # fmt: skip
 
-TITLE = "ResNet-110 without BN at 0.0001, by initialiser: does it train?"
+TITLE = "ResNet-110 without BN at 0.0001, by initialiser: does it begin to train?"
 CAPTION = (
     "SGD with momentum 0.9 on mini-batches of 128. A loss above 1000 does not end a run here, one that is not finite "
     "does. (a) Mini-batch loss; geometric mean over the seeds that are still finite (line) and 95 % interval (band). "
     "(b) The same close to a guess's loss, one line a seed, smoothed over ten updates: below the lower line a network "
-    "has begun to learn. (c) Accuracy on the test images after the last update, one dot a seed; a run that was not "
-    "finite has none."
+    "has begun to learn; where no initialiser gets there, nothing is decided. (c) Accuracy on the test images after "
+    "the last update, one dot a seed; a run that was not finite has none."
 )
 SWEEP = "init_training"
 NEEDS = {"steps": "depth == 110 and norm == 'none'"}
@@ -79,7 +79,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     left.legend(loc="upper right", handlelength=2.6)
     left.axhline(GUESS, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
     left.set_yscale("log")
-    for ax, title, letter in ((left, "loss along training", "a"), (middle, "the same near the loss of guessing", "b")):
+    titles = f"loss of the first {last + 1} updates", "the same near the loss of guessing"
+    for ax, title, letter in zip((left, middle), titles, "ab", strict=True):
         ax.set_xlim(0, max(1, last))
         ax.set_xlabel("updates")
         ax.set_ylabel("loss of the mini-batch")

@@ -23,9 +23,9 @@ CAPTION = (
     "The untrained network with BN; derivatives of the 64 values that the classifier is given, in float64. Frozen: of "
     "one image's values in that image, the mini-batch's statistics held constant. Coupled: in all images of the "
     "mini-batch, which move one another's values through the statistics. (a) Norm of the difference over that of the "
-    "frozen Jacobian, one image's values. (b) Largest over smallest singular value, one image's values. (c) Singular "
-    "values of the values of all images of a mini-batch of eight. Line: mean over seeds (b, c: geometric), bar or "
-    "band: 95 % interval; one dot a seed."
+    "frozen Jacobian, one image's values; dashed: the bound that it is judged by. (b) Largest over smallest singular "
+    "value, one image's values. (c) Singular values of the values of all images of a mini-batch of eight. Line: mean "
+    "over seeds (b, c: geometric), bar or band: 95 % interval; one dot a seed."
 )
 SWEEP = "jacobian_coupling"
 NEEDS = {"jacobian_coupling": "step == 0"}
@@ -50,7 +50,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     table = frames["jacobian_coupling"]
     ends = _ends(table)
     one, whole = ends[ends["num_examples"] == 1], table[table["num_examples"] > 1]
-    _by_size(axes[0], one.assign(value=100 * one["difference"]), "coupled", Scale.plain)
+    _by_size(axes[0], one.assign(value=100 * one["difference"]), "coupled", Scale.plain, apart=1)
+    axes[0].axhline(NEAR.below or 0, color=figures.MUTED, lw=0.9, ls=figures.DASHED, label="hardly: less than this")
+    axes[0].legend()
     for kind, dashes in KINDS.items():
         _by_size(axes[1], one.assign(value=one[kind]), kind, Scale.log)
         rows = stats.over_seeds(whole.assign(place=whole["index"] + 1), ["place"], kind, Scale.log)
@@ -100,8 +102,8 @@ def _ends(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"difference": of["difference"].first(), **conditions}).reset_index()
 
 
-def _by_size(ax: Axes, rows: pd.DataFrame, kind: str, scale: Scale) -> None:
-    colour, side = figures.COLOURS["batch"], 1.07 if kind == "coupled" else 1 / 1.07
+def _by_size(ax: Axes, rows: pd.DataFrame, kind: str, scale: Scale, apart: float = 1.07) -> None:
+    colour, side = figures.COLOURS["batch"], apart if kind == "coupled" else 1 / apart
     frozen = kind == "frozen"
     means = stats.over_seeds(rows, ["size"], "value", scale)
     figures.whiskers(ax, means, "size", "batch", label="", factor=side, ls=KINDS[kind], marker="", lw=1.5)

@@ -40,8 +40,9 @@ TITLE = "Gradients of untrained perceptrons by depth"
 CAPTION = (
     "Width 512, one mini-batch of 512 images of Fashion-MNIST, He's initialisation, before training. (a) Squared norm "
     "of the gradient of each layer's weights over that of the last hidden layer, 100 layers. (b) Its growth a layer on "
-    "the way back, by the depth of the network (slope of its logarithm, three layers at either end left out); dotted: "
-    "pi / (pi - 1). Geometric mean (line) over seeds and 95 % interval (band, often within the line)."
+    "the way back, by the depth of the network (slope of its logarithm; at either end three layers, or a quarter of "
+    "those of a network of fewer than 12, are left out); dotted: pi / (pi - 1). Geometric mean (line) over seeds and "
+    "95 % interval (band, often within the line)."
 )
 SWEEP = "perceptron_depths"
 NEEDS = {"gradient_norms": "step == 0 and model == 'deep_perceptron'"}

@@ -23,10 +23,10 @@ STAGES = ("stage1.*", "stage2.*", "stage3.*")
 TITLE = "Where does BN have to sit?"
 CAPTION = (
     "The same network with BN everywhere, in one place alone, or nowhere. (a) Accuracy on the test images after "
-    "training, against the learning rate; mean over seeds (line), one mark a run; crosses, at chance: diverged. "
-    "(b) Share of BN's gain that each place gives: at each arm's rate of highest mean accuracy, its accuracy above "
-    "that without BN, over that of BN everywhere; one mark a seed, bar: mean with 95 % interval; grey: what claim 10 "
-    "allows. All arms are trained equally long."
+    "training, against the learning rate; mean over seeds (line), one mark a run: hollow triangles have not learned 30 "
+    "% of the training images, crosses diverged; dashed: chance. (b) Share of BN's gain that each place gives: at each "
+    "arm's rate of highest mean accuracy, its accuracy above that without BN, over that of BN everywhere; one mark a "
+    "seed, bar: mean with 95 % interval; grey: what claim 10 allows. All arms are trained equally long."
 )
 SWEEP = "placement"
 NEEDS = {"runs": "model == 'resnet' and status in ('completed', 'diverged')"}
@@ -50,6 +50,7 @@ RULE = (
     "Of test accuracies after training, each arm at its best rate (of highest mean; a diverged run counts 10 %), seed "
     "by seed: (this less none) over (everywhere less none)."
 )
+MARKS = {"trained": ("o", ""), "stalled": ("v", "white"), "diverged": ("x", "")}  # by outcome: mark, its face
 OF_ONE = Criterion(
     (SHARE,), partial=(Part(SHARE.of, above=PART[0], below=PART[1]),), needs=NEEDS_OF, remark=RULE
 )  # fmt: skip
@@ -180,9 +181,9 @@ def _rates(ax: Axes, runs: pd.DataFrame) -> None:
         side = 1.035 ** (index - 3)  # side by side at each rate
         means = stats.over_seeds(part, ["lr"], "percent")
         ax.plot(means["lr"] * side, means["mean"], color=colour, ls=dashes, lw=1.3)
-        for diverged, marker in ((False, "o"), (True, "x")):
-            rows = part[(part["outcome"] == "diverged") == diverged]
-            ax.plot(rows["lr"] * side, rows["percent"], marker, color=colour, ms=3.6 if marker == "o" else 5, zorder=4)
+        for outcome, (marker, face) in MARKS.items():
+            rows = part[part["outcome"] == outcome]
+            ax.plot(rows["lr"] * side, rows["percent"], marker, color=colour, mfc=face or colour, ms=3.8, zorder=4)
     ax.set_xscale("log")
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
     ax.minorticks_off()

@@ -26,8 +26,8 @@ CAPTION = (
     "The claims of LeNet's grid of learning rates, judged by the same criteria on runs of two epochs on Fashion-MNIST "
     "that differ in one setting from the textbook's recipe: the rate rises over the first tenth of training, or the "
     "weights decay. Framed: another verdict than with the recipe alone; the number is what a claim is judged by, where "
-    "that is one number. Two epochs and three seeds are less than the ten and five by which these claims are judged for "
-    "the table of claims: where the first column is undecided, nothing can be compared."
+    "that is one number. Two epochs and three seeds are less than the ten and five by which these claims are judged "
+    "for the table of claims: where the first column is undecided, nothing can be compared."
 )
 SWEEP = "sensitivity_training"
 NEEDS = STUDY.tables

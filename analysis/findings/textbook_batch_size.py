@@ -34,7 +34,7 @@ CAPTION = (
     "LeNet on the first 12,000 images of Fashion-MNIST, learning rate 1, ten epochs (preset quick: three): smaller "
     "mini-batches make more updates. (a) Test accuracy after the last epoch. (b) Training accuracy in the last epoch, "
     "as it was seen while the weights changed, minus the test accuracy. Mean (line) over seeds and 95 % interval "
-    "(band); grey band: 50 to 100."
+    "(bar); grey band: 50 to 100."
 )
 SWEEP = "textbook_batch_size"
 NEEDS = {"runs": "status in ('completed', 'diverged')"}

@@ -27,7 +27,7 @@ LAG = {
     for weight in (0.01, 0.1)
 }  # fmt: skip
 
-TITLE = "Why the test accuracy jumps"
+TITLE = "Does the test accuracy jump because of the running statistics?"
 CAPTION = (
     "LeNet with BN on Fashion-MNIST, learning rate 1. (a, b) Test accuracy after each epoch with running statistics, "
     "by the weight of the new value in them; violet: with statistics re-estimated on 20 batches of 500 training images "

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Need, Part, Sample
 from bnstudy.analysis.findings import Comparison
-from bnstudy.analysis.frames import accuracies, spread
+from bnstudy.analysis.frames import CHANCE, accuracies, spread
 
 Arm = tuple[str, float]  # norm, learning rate
 ARMS: Mapping[Arm, str] = {  # with their dashes
@@ -124,6 +124,7 @@ def figure(
                 by_percent = stats.over_seeds(rows, ["percent"], "accuracy")
                 figures.band(ax, by_percent, "percent", arm[0], label="", ls=dashes, lw=1.6)
         figures.panel(ax, letter, title)
+        ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
         ax.set_xlim(0, 100)
         ax.set_xlabel("part of training (%)")
     lasting = runs.loc[runs["outcome"] != "diverged", "final_test_accuracy"]

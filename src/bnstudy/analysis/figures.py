@@ -177,9 +177,10 @@ def arm_entries(of: Iterable[str] = ARMS, marker: str = "", **line: Any) -> list
 
 
 def beside(frame: pd.DataFrame, reach: float) -> Iterator[tuple[float, tuple[str, pd.DataFrame]]]:
-    """Each arm with its rows, and how far aside of a place it stands: from -`reach` to `reach`."""
+    """Each arm with its rows, and how far aside of a place it stands: from -`reach` to `reach`; one alone does not."""
     there = arms(frame)
-    return zip(np.linspace(-reach, reach, len(there)).tolist(), there.items(), strict=True)
+    aside = np.linspace(-reach, reach, len(there)) if len(there) > 1 else np.zeros(len(there))
+    return zip(aside.tolist(), there.items(), strict=True)
 
 
 def headroom(ax: Axes, share: float) -> None:

@@ -45,8 +45,8 @@ def courses(ax: Axes, epochs: pd.DataFrame, side: str) -> None:
         for rate in sorted(DASHES, reverse=True):
             rows = each[each["run_lr"] == rate]
             if len(rows):
-                means = stats.over_seeds(rows, ["percent"], "accuracy").rename(columns={"mean": "median"})
-                label = f"{figures.LABELS[norm]}, {number(rate)}"
+                means = stats.over_seeds(rows, ["percent"], "accuracy")
+                label = f"{figures.LABELS[norm]}, rate {number(rate)}"
                 figures.band(ax, means, "percent", norm, label=label, ls=DASHES[rate], lw=1.4)
     ax.set_xlim(0, 100)
     ax.set_xlabel("part of training (%)")
@@ -54,14 +54,14 @@ def courses(ax: Axes, epochs: pd.DataFrame, side: str) -> None:
 
 
 def by_rate(ax: Axes, rows: pd.DataFrame, value: str, *, filled: bool = True, scale: Scale = Scale.plain) -> None:
-    """A dot per seed, side by side in the arms, and the means by rate."""
+    """A dot per seed, side by side in the arms, and beside them the means by rate with their intervals."""
     for shift, (norm, part) in figures.beside(rows.dropna(subset=[value]), 1):
         side = 1.08**shift
         colour = figures.COLOURS[norm]
         ax.plot(part["lr"] * side, part[value], "o", color=colour, mfc=colour if filled else "white", ms=4, mew=1)
         if len(part):
-            means = stats.over_seeds(part, ["lr"], value, scale)
-            ax.plot(means["lr"] * side, means["mean"], color=colour, lw=1.1, ls="-" if filled else figures.DASHED)
+            means, ls = stats.over_seeds(part, ["lr"], value, scale), "-" if filled else figures.DASHED
+            figures.whiskers(ax, means, "lr", norm, label="", factor=1.06 * side, marker="", lw=1.1, ls=ls)
     ax.set_xscale("log")
     ax.minorticks_off()
     ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])

@@ -17,6 +17,7 @@ from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Comparison
 from bnstudy.analysis.frames import ARMS, CHANCE, DASH, arms, number, spread
 from bnstudy.analysis.stats import Scale
+from bnstudy.store.outcomes import STALLED_BELOW
 
 FACTOR = 1.25  # to which the searches of the sweeps narrow a bracket
 OUTCOMES = ("trained", "stalled", "diverged")
@@ -27,11 +28,19 @@ def by_cell(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     `low`: the largest rate up to which every tried one trains; NaN where there is none, which decides nothing about the
     cell. `high`: the next, which does not train, infinite where none is known. `non_monotone`: how many rates above it
-    train. `finite`: none learns, and the bracket is that of the rates which stay finite (outcomes by losses). `told`:
-    the same in words.
+    train. `finite`: none learns, and the bracket is that of the rates which stay finite (outcomes by losses). `text`:
+    the same in words. Raises ValueError for two runs at one rate: they differ in something else, by which no bracket is
+    known.
     """
     rows = []
     for key, cell in runs[runs["outcome"].notna()].groupby(list(by)):
+        twice = cell.loc[cell["lr"].duplicated(), "lr"]
+        if len(twice):
+            of = ", ".join(f"{column} = {value}" for column, value in zip(by, key, strict=True))
+            raise ValueError(
+                f"learning rate {number(twice.iloc[0])} ({of}): several runs, so the sweep varies more than this "
+                "finding compares; keep the others' values out of it (results of such a sweep have a page of their own)"
+            )
         limits = bracket.of(dict(zip(cell["lr"], cell["outcome"], strict=True)))
         low = math.nan if limits.low is None else limits.low
         high = math.inf if limits.high is None else limits.high
@@ -50,7 +59,7 @@ def larger(factor: float = 10) -> Criterion:
 
 
 def ratios(cells: pd.DataFrame) -> dict[str, Sample]:
-    """The values that `wider` asks for."""
+    """The values that `larger` asks for."""
     part = larger().full[0]
     return {part.key: criteria.compared(cells, "low", Scale.log, of="batch")}
 
@@ -193,6 +202,7 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
     for place, depth in enumerate(depths):
         ax, part = panels[str(depth)], runs[runs["depth"] == depth]
         ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+        ax.axhline(100 * STALLED_BELOW, color=figures.MUTED, lw=0.9, zorder=1)
         part = part.assign(percent=(100 * part["final_train_accuracy"]).where(part["outcome"] != "diverged", 0.0))
         for arm, of in arms(part).items():
             means = stats.over_seeds(grid(of), ["lr"], "percent")
@@ -208,6 +218,10 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
     brackets(ends, by_cell(runs, ["norm", "depth", "seed"]), "depth")
     ends.set_xlabel("weight layers")
     figures.panel(ends, "abcdefg"[len(depths)], "where training ends, a bar a seed")
+    trains = figures.entry(f"trains above: {100 * STALLED_BELOW:g} %", lw=0.9)
+    chance = figures.entry("chance", ls=figures.DASHED, lw=0.9)
+    fig.legend(handles=[*figures.arm_entries(arms(runs), "o", ls="-"), trains, chance], loc="outside lower center",
+               ncols=4)  # fmt: skip
 
 
 def depth_numbers(runs: pd.DataFrame) -> list[Comparison]:
@@ -265,7 +279,7 @@ def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.1
     ax.set_xlim(-0.5, len(order) - 0.5)
     figures.plain_log(ax)
     ax.grid(False, axis="x")
-    ax.set_ylabel("largest learning rate that trains")
+    ax.set_ylabel("learning rate up to which all train")
 
 
 def legend(runs: pd.DataFrame) -> list[Line2D]:

@@ -112,9 +112,10 @@ class Study:
 
 
 def compared(judged: Judged, variant: str) -> Evidence:
-    """How many of the decided verdicts of the base, the first, are the same: all of them, reproduced; the share ALIKE, partly.
+    """How many of the base's decided verdicts are the same: all of them, reproduced; the share ALIKE, partly.
 
-    One that is undecided here is another verdict: noise must not make settings look alike.
+    The base is the first of `judged`. One that is undecided here is another verdict: noise must not make settings look
+    alike.
     """
     (called, base), here = next(iter(judged.items())), judged[variant]
     opens = (Verdict.undecided, Verdict.not_run)
@@ -184,7 +185,7 @@ def _measured(judged: Judged) -> Judged:
     base = next(iter(judged.values()))
     without = [name for name, of in base.items() if any(each.n == 0 for each in of.estimates.values())]
     return {
-        variant: {name: replace(each, verdict=Verdict.not_run) if name in without else each for name, each in of.items()}
+        variant: {**of, **{name: replace(of[name], verdict=Verdict.not_run) for name in without}}
         for variant, of in judged.items()
     }
 

@@ -88,6 +88,7 @@ def courses(ax: Axes, steps: pd.DataFrame) -> None:
                 tens = run.head(len(run) // 10 * 10).groupby(run["step"] // 10)[["step", "loss"]].mean()
                 ax.plot(tens["step"] + 1, tens["loss"], color=figures.COLOURS[arm], lw=0.8, alpha=0.8)
     ax.axhline(GUESS, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    ax.axhline(outcomes.LEARNS_BELOW, color=figures.MUTED, lw=0.9, ls=":", zorder=1)
     ax.set_xscale("log")
     ax.set_ylim(1.7, 2.7)
 
@@ -103,11 +104,12 @@ def labels(ax: Axes, lines: Mapping[str, str]) -> None:
 
 
 def legend(runs: pd.DataFrame) -> list[Line2D]:
-    """Entries for the arms of the runs, the end of a run that diverged, and the two levels."""
+    """Entries for the arms of the runs, the end of a run that diverged, and the three levels."""
     return [
         *figures.arm_entries(arms(runs), lw=1.2),
         figures.entry("diverged", "x"),
         figures.entry("guessing", ls=figures.DASHED, lw=0.9),
+        figures.entry("learns below", ls=":", lw=0.9),
         figures.entry("ends a run", ls=figures.DASHED, lw=0.9, colour=figures.ALARM),
     ]
 

@@ -22,6 +22,7 @@ DIVERGED, LEARNS, CHANCE = "diverged", "learns", "at chance"
 TOO_SMALL, TOO_LARGE = "at chance: rate too small", "at chance: rate too large"
 PARTIAL = "partial data"  # too few losses to tell
 DIVERGENCE_LOSS = 1e3
+STALLED_BELOW = 0.3  # final training accuracy of a run that finished and did not train
 NUM_LAST = 50
 LEARNS_BELOW = 2.25
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bnstudy.config import identity, plugins
 from bnstudy.config.schema import Config, resolved, resolved_plan
-from bnstudy.store import checkpoint, locks, provenance, status
+from bnstudy.store import checkpoint, locks, outcomes, provenance, status
 from bnstudy.store.jobs import Group, Job
 from bnstudy.store.runs import State, Store, Writer
 from bnstudy.store.status import Look
@@ -29,7 +29,6 @@ from bnstudy.training.signals import Interrupted, Left, Stop
 from bnstudy.training.train import Training
 
 SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
-STALLED_BELOW = 0.3  # final train accuracy of a run that finished and did not train
 Report = Callable[[int, int], None]  # steps done, steps in all
 
 
@@ -264,7 +263,7 @@ def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wal
     elif training.total_steps == 0:
         outcome = None
     else:
-        outcome = "stalled" if final["train_accuracy"] < STALLED_BELOW else "trained"
+        outcome = "stalled" if final["train_accuracy"] < outcomes.STALLED_BELOW else "trained"
     busy_sec = position.train_sec + position.probe_sec
     return {
         "status": "completed" if diverged_step is None else "diverged",

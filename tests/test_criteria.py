@@ -82,6 +82,38 @@ def test_few_seeds_and_unmet_preconditions_decide_nothing():
     assert verdict(rule, ratio=around(100, 1), loss=criteria.single(pd.Series(dtype=float))) == unmet
 
 
+def test_partly_needs_as_many_seeds_as_the_verdict():
+    """Two values decide nothing, whatever the other quantity has."""
+    few = criteria.single(pd.Series([1.0, 1.01, np.nan, np.nan, np.nan]))
+    rule = Criterion((RATIO,), partial=(Part("other", above=0),))
+    assert verdict(rule, ratio=around(10, 1), other=few)[0] is Verdict.not_reproduced
+    assert verdict(rule, ratio=around(10, 1), other=around(1, 0.1))[0] is Verdict.partly
+
+
+def test_a_seed_without_a_value_does_not_meet_a_precondition():
+    """As the loss of a control that diverged; a seed of which nothing is judged does not count."""
+    rule = Criterion((RATIO,), needs=(Need("loss", "the control never learned", below=2.2),))
+    lost = criteria.single(pd.Series([1.0, 1.1, np.nan, 1.2, 1.0]))
+    assert verdict(rule, ratio=around(100, 1), loss=lost) == (Verdict.undecided, "the control never learned")
+    sixth = criteria.single(pd.Series([1.0, 1.1, 1.3, 1.2, 1.0, np.nan]))
+    assert verdict(rule, ratio=around(100, 1), loss=sixth)[0] is Verdict.reproduced
+
+
+def test_a_value_without_a_place_on_the_scale_speaks_for_nothing():
+    """Negative ratios have no logarithm: what is left of the seeds must not decide."""
+    values = criteria.single(pd.Series([-1.0, -2.0, -3.0, 200.0, 201.0]))
+    assert verdict(Criterion((RATIO,)), ratio=values)[0] is Verdict.undecided
+
+
+def test_partly_is_corrected_for_the_number_of_claims_too():
+    values = pd.Series([1.0, 0.2, 1.5, 0.9, 0.1])  # p = 0.04
+    rule = Criterion((Part("gain", above=3),), partial=(Part("gain", above=0),))
+    of = {str(i): {"gain": Sample(values)} for i in range(3)}
+    assert findings.judged([claim(rule)], {"1": of["1"]})["1"].verdict is Verdict.partly
+    three = findings.judged([claim(rule, name) for name in of], of)
+    assert {e.verdict for e in three.values()} == {Verdict.undecided} and "Holm" in three["0"].reason
+
+
 def test_claims_of_one_family_are_corrected_for_their_number():
     values = pd.Series([1.0, 0.2, 1.5, 0.9, 0.1])  # p = 0.04
     rule = Criterion((Part("gain", above=0),))

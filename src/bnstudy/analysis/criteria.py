@@ -126,19 +126,23 @@ class Need:
         bounds += [f"below {number(self.below)}"] if self.below is not None else []
         return f"{self.of} {' and '.join(bounds)}"
 
-    def met(self, values: pd.Series) -> bool:
-        known = values.dropna()
-        return bool(len(known)) and all(_within(value, self.above, self.below) for value in known)
+    def met(self, values: pd.Series, judged: pd.Index | None = None) -> bool:
+        """A seed that is `judged` and has NaN here does not meet it, as one whose control diverged."""
+        needed = values.notna() if judged is None else values.notna() | values.index.isin(judged)
+        return bool(values.notna().any()) and all(_within(v, self.above, self.below) for v in values[needed])
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the values say of a criterion: of the full one with its p value, and whether the partial one holds."""
+    """What the values say of a criterion: of the full one with its p value, and whether the partial one holds, with
+    that of its weakest part; None where there is no partial one.
+    """
 
     full: Outcome
     partial: bool
     p: float
     n: int
+    partial_p: float | None = None
     min_n: int = MIN_SEEDS  # below which nothing is decided
     unmet: str = ""  # why nothing can be decided
     undecided: str = ""  # which parts are open
@@ -199,15 +203,24 @@ class Criterion:
         outcomes = [part.outcome(samples[part.key].values) for part in judged]
         p = max((part.p(samples[part.key].values) for part in judged), default=1.0)  # the weakest part decides
         n = min((int(samples[part.key].values.notna().sum()) for part in judged), default=0)  # infinite ones are seeds
+        partial_p, enough = None, True
         if isinstance(self.partial, tuple):
-            lesser = [part.outcome(samples[part.key].values) for part in self.partial]
-            partial = bool(lesser) and _all(lesser) is Outcome.holds
-        else:
-            partial = 0 < self.partial <= outcomes.count(Outcome.holds)
-        unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values)]
+            of_lesser = [samples[part.key].values for part in self.partial]
+            enough = all(values.notna().sum() >= self.min_seeds for values in of_lesser)
+            lesser = [part.p(values) for part, values in zip(self.partial, of_lesser, strict=True)]
+            partial_p = max(lesser, default=None)
+        elif self.partial:
+            lesser = sorted(part.p(samples[part.key].values) for part in judged)
+            partial_p = lesser[self.partial - 1] if len(lesser) >= self.partial else 1.0
+        partial = partial_p is not None and partial_p < ALPHA and enough
+        every = [samples[part.key].values.dropna().index for part in judged]
+        seeds = every[0].append(every[1:]) if every else None
+        unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values, seeds)]
         unmet += [] if judged else [self.left_out]
         open_parts = [part.key for part, outcome in zip(judged, outcomes, strict=True) if outcome is Outcome.open]
-        return Judgement(_all(outcomes), partial, p, n, self.min_seeds, "; ".join(unmet), " and of ".join(open_parts))
+        return Judgement(
+            _all(outcomes), partial, p, n, partial_p, self.min_seeds, "; ".join(unmet), " and of ".join(open_parts)
+        )
 
     def interval(self, part: Part, samples: Mapping[str, Sample]) -> Interval:
         return stats.interval(samples[part.key].values, part.scale)

@@ -288,16 +288,22 @@ def judged(claims: Iterable[Claim], measured: Mapping[str, Mapping[str, Sample]]
         rules[name] = rule
     outcomes = {name: rule.judge(measured[name]) for name, rule in rules.items()}
     corrected: dict[str, float] = {}
+    partly: dict[str, float] = {}
     tested = {name: of for name, of in outcomes.items() if not of.unmet and of.n >= of.min_n}
     for family in {known[name].family for name in tested}:
-        corrected |= stats.holm({name: of.p for name, of in tested.items() if known[name].family == family})
-    return {name: _evidence(rules[name], measured[name], outcomes[name], corrected.get(name, 1.0)) for name in measured}
+        of_family = {name: of for name, of in tested.items() if known[name].family == family}
+        corrected |= stats.holm({name: of.p for name, of in of_family.items()})
+        partly |= stats.holm({name: of.partial_p for name, of in of_family.items() if of.partial_p is not None})
+    return {
+        name: _evidence(rules[name], measured[name], of, corrected.get(name, 1.0), partly.get(name, 1.0))
+        for name, of in outcomes.items()
+    }
 
 
 def _evidence(
-    rule: Criterion, samples: Mapping[str, Sample], judgement: criteria.Judgement, corrected_p: float
+    rule: Criterion, samples: Mapping[str, Sample], judgement: criteria.Judgement, full_p: float, partial_p: float
 ) -> Evidence:
-    verdict, reason = _verdict(judgement, corrected_p)
+    verdict, reason = _verdict(judgement, full_p, partial_p)
     estimates = rule.estimates(samples)
     scales = {of: samples[of].arms_scale for of in estimates}
     arms = {
@@ -326,17 +332,19 @@ def _evidence(
     )
 
 
-def _verdict(judgement: criteria.Judgement, corrected_p: float) -> tuple[Verdict, str]:
+def _verdict(judgement: criteria.Judgement, full_p: float, partial_p: float) -> tuple[Verdict, str]:
+    """By p values that are corrected for the number of claims."""
     if judgement.unmet and (judgement.n >= judgement.min_n or not judgement.n):
         return Verdict.undecided, judgement.unmet
     if judgement.n < judgement.min_n:
         return Verdict.undecided, f"fewer than {judgement.min_n} seeds"
-    if judgement.full is Outcome.holds and corrected_p < ALPHA:
+    if judgement.full is Outcome.holds and full_p < ALPHA:
         return Verdict.reproduced, ""
-    if judgement.partial:  # before what is undecided, or more noise would make the verdict a better one
+    if judgement.partial and partial_p < ALPHA:  # before what is undecided, or noise would make the verdict better
         return Verdict.partly, ""
-    if judgement.full is Outcome.holds:
-        return Verdict.undecided, f"p = {number(corrected_p)} after Holm's correction: {judgement.n} seeds are too few"
+    if judgement.full is Outcome.holds or judgement.partial:
+        p = full_p if judgement.full is Outcome.holds else partial_p
+        return Verdict.undecided, f"p = {number(p)} after Holm's correction: {judgement.n} seeds are too few"
     if judgement.full is Outcome.fails:
         return Verdict.not_reproduced, ""
     return Verdict.undecided, f"the interval of {judgement.undecided} holds the bound: {judgement.n} seeds are too few"
@@ -393,7 +401,7 @@ HOW_JUDGED = (
     "A criterion names quantities of which there is one value a seed; the two arms of a seed share initial weights and "
     "data order and are compared in pairs. Above or below a bound: the 95 % interval of the mean over seeds (Student's "
     "t) is; between two: two one-sided tests at 5 %. The claims of one origin in a finding are corrected for their "
-    "number (Holm). "
+    "number (Holm), for the whole criterion and for the part that makes them partly reproduced. "
     "Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its reason."
 )
 

@@ -165,6 +165,8 @@ def slope(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> f
 def _one_sided(values: Iterable[float], bound: float, scale: Scale, side: int) -> float:
     array = np.asarray(list(values), dtype=float)
     on_scale = scale.forward(array[~np.isnan(array)])
+    if np.isnan(on_scale).any():  # a value has no place on the scale, as a negative one has no logarithm
+        return 1.0
     if (np.isinf(on_scale) & (np.sign(on_scale) != side)).any():
         return 1.0
     usable = on_scale[np.isfinite(on_scale)]

@@ -89,6 +89,7 @@ def test_usage_has_what_a_command_is_of_before_the_overrides(capsys):
         (["sweep", "init", "+runtime={results: elsewhere}"], ["runtime.results", "--results=FOLDER"]),
         (["run", "model=mlp", "--preset", "full"], ["--preset full", "leave it out"]),
         (["run", "-m", "optim.lr=1,2", "--preset", "full"], ["--preset full", "leave it out"]),
+        (["run", "-m", "optim.lr=1,2", "--sweep", "init"], ["-m and --sweep init", "give one"]),
         (["sweep", "optim.lr=1,2", "--preset", "full"], ["--preset full", "leave it out"]),
         (["report", "--preset", "quick", "--name", "mine"], ["--preset quick --name mine", "give one"]),
         (["run", "--fast"], ["unknown option --fast", "run --help"]),

@@ -348,3 +348,12 @@ def test_arms_and_recipes_say_what_they_set():
     assert lines[0] == "arm=batch sets norm=batch, optim.lr=0.1, train.epochs=165"
     assert lines[1].startswith("arm=none sets norm=none, optim.lr=0.0001")
     assert len(lines) == 3 and "data.batch_size=256" in lines[2]
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar10", "2024_05", "1e5", "true", "null", "my data", "a,b", "josé's", "x${y}", "Inf"]
+)
+def test_a_name_is_given_as_it_is(name):
+    text = compose.override("data.name", name)
+    assert compose.one([text]).data.name == name
+    assert text == f"data.name={name}" or not name.isalnum() or name in ("1e5", "true", "null", "Inf")

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
@@ -129,6 +130,23 @@ def test_chance_is_drawn_where_the_number_of_classes_is_known(tmp_path: Path) ->
     for name, known in (("fashion_mnist", True), ("mine", False)):
         runs.assign(data=name).to_parquet(file)
         assert ("chance" in sweep_page.finding(workspace, "lenet_lr_grid").caption.rpartition("Trained")[2]) is known
+
+
+def test_every_run_has_a_mark_also_where_a_setting_is_null(tmp_path: Path) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    file = workspace / "tables" / "lenet_lr_grid" / "runs.parquet"
+    runs = pd.read_parquet(file)
+    runs = runs[runs["lr"] == runs["lr"].min()]
+    runs = pd.concat([runs, runs.assign(num_train=1000, run_id=lambda of: "few-" + of["run_id"].astype(str))])
+    runs.to_parquet(file)
+    data, _ = drawing.load(sweep_page.finding(workspace, "lenet_lr_grid"), workspace, tmp_path)
+    assert sweep_page.axes_of(data["runs"]) == ["num_train"]
+    with figures.style(synthetic.FINDINGS.parent / drawing.STYLE):
+        fig = figures.new((9, 4), "t", "s", synthetic=False)
+        sweep_page.plot(fig, {"runs": data["runs"]})
+    lines = [line for line in fig.axes[0].lines if line.get_marker() in ("o", "x")]
+    marks = sum(np.size(line.get_xdata()) for line in lines)
+    assert marks == len(runs) and [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["1000", "all"]
 
 
 def test_untrained_runs_are_counted(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def frames(limits=None, growth=None, share=0.66, best=3, seeds=4):
             runs.append({
                 **run, "run_id": f"{name}{seed}{lr}", "lr": lr, "outcome": "learns" if learns else "diverged",
                 "final_test_accuracy": top - 0.02 * abs(place - min(best, max(limits[name], 0))) + 0.001 * seed,
-                "status": "completed" if learns else "diverged", "num_steps": 100, "wall_sec": 50.0,
+                "status": "completed" if learns else "diverged", "num_steps": 100, "wall_sec": 50.0, "num_runs": 1,
             })  # fmt: skip
         power = (growth or {}).get(name, -limits[name])
         for depth, block in ((3, True), (16, True), (31, True), (2, False)):

@@ -141,7 +141,8 @@ def test_what_a_launcher_is_told():
 @pytest.mark.parametrize(
     ("text", "value"),
     [("012345", "012345"), ("no", "no"), ("4:00:00", "4:00:00"), ("240", 240), ("true", True), ("null", None),
-     ("2024-01-01", "2024-01-01"), ("1_000", "1_000")],
+     ("2024-01-01", "2024-01-01"), ("1_000", "1_000"), ("[a100|h100]&nvme", "[a100|h100]&nvme"), ("%j", "%j"),
+     ("[rack1|rack2]", "[rack1|rack2]"), ("!v100", "!v100"), ("a: b: c", "a: b: c")],
 )  # fmt: skip
 def test_a_launchers_value_is_a_number_only_where_it_reads_as_one(text, value):
     """YAML would take an account for an octal number, a partition for false, and a time for seconds."""

@@ -11,6 +11,7 @@ import sys
 
 import filelock
 import pytest
+from filelock import FileLock, Timeout
 
 from bnstudy.store import locks, paths
 from bnstudy.store.locks import UNKNOWN, Locked, hold, holder, holders
@@ -68,6 +69,26 @@ def test_a_lock_without_a_name_is_held_by_somebody(tmp_path):
     with hold(tmp_path, ["a"]):
         paths.lock(tmp_path, "a").write_text("")
         assert holders(tmp_path) == {"a": UNKNOWN}
+
+
+def test_whose_lock_may_not_be_tried_is_named_by_its_file(tmp_path, monkeypatch):
+    """As in another user's results, which one may read."""
+    paths.lock(tmp_path, "run").parent.mkdir(parents=True)
+    paths.lock(tmp_path, "run").write_text("7 there 1")
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    assert locks.holder(tmp_path, "run") == locks.Holder("there", 7)
+
+
+def test_one_process_at_a_time_is_alone(tmp_path):
+    path = tmp_path / "new" / "submitting"
+    with locks.alone(path), pytest.raises(Timeout), locks._locked(path, 0):
+        pass
+    with locks.alone(path):
+        pass
 
 
 def test_a_file_system_without_locks_is_refused_with_the_remedy(tmp_path, monkeypatch):

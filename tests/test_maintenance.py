@@ -298,6 +298,23 @@ def test_a_retry_makes_what_failed_and_nothing_else(tmp_path, root, capsys):
     assert written(results, ids[:2]) == written(tmp_path / "whole", ids[:2])
 
 
+def test_a_retry_finds_the_data_where_the_run_had_them_and_leaves_out_what_has_none(tmp_path, root, capsys):
+    lost = tmp_path / "gone"
+    shutil.copytree(root, lost)
+    configs = [config(root, seed=0), config(lost, seed=1)]
+    ids = names(configs)
+    for one in configs:
+        failures.record(job(one), tmp_path / "results", "the disk is full")
+    shutil.rmtree(lost)
+    how = [f"runtime.data_root='{tmp_path}'", "tracking.mode=off"]  # where there are none
+    assert study.retry(None, how, tmp_path / "results", 1) == 1
+    assert [Store(tmp_path / "results").state(name) for name in ids] == [State.completed, State.failed]
+    told = capsys.readouterr().err
+    assert f"{ids[1]}: cannot be trained (data set" in told and ids[0] not in told.partition("cannot")[0]
+    how = [f"runtime.data_root='{root}'", "tracking.mode=off"]
+    assert study.retry(None, how, tmp_path / "results", 1) == 0
+
+
 def test_a_retry_of_what_is_no_longer_the_same_says_so(tmp_path, root, capsys):
     failed([config(root, seed=0), config(root, seed=1)], tmp_path / "results")
     shutil.copytree(root, tmp_path / "data")

@@ -75,6 +75,20 @@ def test_a_finished_run_that_hangs_when_it_is_trained_for_a_look_has_failed_and_
     assert Store(tmp_path).state(run_id) == State.completed
 
 
+def test_workers_do_not_hang_while_all_are_suspended(tmp_path, root, monkeypatch):
+    """As by Ctrl-Z or a cluster: the clock goes on, and nothing else does."""
+    asleep = [0.0]
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + asleep[0]))
+    monkeypatch.setattr(pool, "_patience_sec", lambda group: 600.0)
+
+    def suspend(group, done, total, ended):
+        asleep[0] = 3600.0 if done >= 2 else asleep[0]
+
+    group = Group((job(config(root, train__steps=6)),))
+    ((_, state, note),) = pool.launch([group], tmp_path, workers=1, threads=1, report=suspend)
+    assert (state, note) == ("completed", "") and asleep[0]
+
+
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_killed_and_marked_and_the_rest_goes_on(tmp_path, root, monkeypatch):
     """It goes on from its checkpoint when it is made again."""

@@ -403,7 +403,7 @@ def _indices(ax: Axes, tails: pd.DataFrame) -> None:
         for arm, shift in zip(ARMS, (-0.2, 0.2), strict=True):
             rows = indices[(indices["depth"] == layer) & (indices["norm"] == arm)]
             figures.seeds(ax, position + shift - 0.07, rows["stable"], arm, spacing=0.02)
-            aside = np.linspace(0.04, 0.2, len(rows)) if len(rows) > 1 else [0.1] * len(rows)
+            aside = np.linspace(0.04, 0.2, len(rows))
             ax.plot(position + shift + aside, rows["hill"], "s", color=figures.COLOURS[arm], ms=3, mfc="white",
                     mew=0.8)  # fmt: skip
     ax.axhline(2, color=figures.MUTED, lw=0.9, ls=figures.DASHED)

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import select
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -256,6 +257,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from bnstudy.config import compose
     from bnstudy.sweep import study
 
+    if arguments.several and arguments.sweep is not None:
+        raise ValueError(f"-m and --sweep {arguments.sweep}: give one of them; a whole sweep: bnstudy sweep NAME")
     overrides, preview = _with_places(arguments), _preview(arguments)
     preset = _preset(arguments, None if arguments.several else arguments.sweep)
     _print_choices(arguments)
@@ -506,13 +509,15 @@ def _data(arguments: argparse.Namespace) -> int:
         word, *folders = arguments.import_from
         if word != "import" or len(folders) != 1:
             raise ValueError(f"data {' '.join(arguments.import_from)}: give import and one folder, or nothing")
+        from bnstudy.config.compose import override
         from bnstudy.data.importing import import_images
 
         folder = _folder(folders[0])
         name = arguments.name or folder.resolve().name
         title = arguments.title or ""
         located = [import_images(folder, name, arguments.data_root, size=arguments.size, title=title)]
-        print(f"to train on it: bnstudy run model=resnet20 data.name={name} train.epochs=10")
+        chosen = shlex.quote(override("data.name", name))
+        print(f"to train on it: bnstudy run model=resnet20 {chosen} train.epochs=10")
     elif idle := [key for key in ("name", "title", "size") if getattr(arguments, key) is not None]:
         raise ValueError(f"--{idle[0]}: without `import FOLDER` it has no effect; leave it out")
     else:
@@ -576,7 +581,7 @@ def _wandb_workspace(arguments: argparse.Namespace) -> int:
 @command(
     "write a finished run's last weights to a file: .safetensors, or .pt for torch.load",
     RUN_ID,
-    option("--to", "a new file ending in .safetensors or .pt", type=Path, required=True, metavar="FILE"),
+    option("--to", "a new file ending in .safetensors or .pt", type=_folder, required=True, metavar="FILE"),
     RESULTS,
 )
 def _weights(arguments: argparse.Namespace) -> int:

@@ -204,9 +204,9 @@ def _setting(data: Mapping[str, pd.DataFrame], *, images: bool) -> str:
     frame = _first(data)
     networks = frame["network"].dropna().astype(str).unique()
     data_names = frames.data_names(frame).dropna().astype(str).unique()
-    epochs = frame["epochs"].dropna().unique()
-    counted = "1 epoch" if list(epochs) == [1] else f"{epochs[0]:g} epochs" if len(epochs) else ""
-    budget = f", {counted}" if len(epochs) == 1 and epochs[0] else ""
+    epochs = frame["epochs"].unique()
+    alike = len(epochs) == 1 and not pd.isna(epochs[0]) and epochs[0] > 0
+    budget = f", {epochs[0]:g} epoch{'' if epochs[0] == 1 else 's'}" if alike else ""
     return f"{_in_prose(networks)}{f' on {_in_prose(data_names)}' if images else ''}{budget}"
 
 

@@ -169,15 +169,6 @@ def shares(runs: pd.DataFrame) -> pd.DataFrame:
     return table / table.T.groupby(level=1).transform("sum").T
 
 
-def best(runs: pd.DataFrame) -> float:
-    """The rate of highest median test accuracy in one arm, among those that all its seeds were run at; a diverged run
-    counts as guessing. NaN without runs."""
-    percent = (100 * runs["final_test_accuracy"]).where(runs["outcome"] != "diverged", CHANCE)
-    every = runs.groupby("lr")["seed"].transform("nunique") == runs["seed"].nunique()
-    medians = percent[every].groupby(runs["lr"]).median()
-    return float(medians.index.to_numpy()[medians.argmax()]) if len(medians) else math.nan
-
-
 def grid_figure(fig: Figure, runs: pd.DataFrame) -> None:
     """Four panels: accuracies, gaps, divergences, and the bracket of each seed."""
     axes = fig.subplots(2, 2).flat

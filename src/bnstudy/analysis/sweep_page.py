@@ -19,6 +19,7 @@ from bnstudy.store import paths
 
 PREFIX = "sweep-"  # of the figure's name, which is no finding's
 MAX_AXES = 3
+ALL = "all"  # of the training images
 MAX_MARKS = 12  # of a scale whose values are names
 LISTED = {
     "outcome": "outcome", "final_train_accuracy": "training accuracy (%)", "final_test_accuracy": "test accuracy (%)",
@@ -57,7 +58,7 @@ def _asks(sweep: str) -> str:
 
 def _images(runs: pd.DataFrame) -> str:
     """How many images were trained on; figures name the data set as a whole."""
-    counts = sorted({"all" if pd.isna(num) else f"{int(num):,}" for num in runs["num_train"]})
+    counts = sorted({ALL if pd.isna(num) else f"{int(num):,}" for num in runs["num_train"]})
     chance = f" Dashed at {CHANCE:g} %: chance." if _of_ten_classes(runs) else ""
     return f"Trained on {' or '.join(counts)} of the training images.{chance}"
 
@@ -138,11 +139,18 @@ def _ends(ax: Axes, runs: pd.DataFrame, name: str) -> None:
     """Final accuracies by one setting; a run that diverged stands at the bottom."""
     lost = runs["outcome"] == "diverged"
     runs = runs.assign(percent=(100 * runs["final_test_accuracy"]).mask(lost, 0.0)).dropna(subset=["percent"])
-    numeric = pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name])
-    values = sorted(runs[name].dropna().unique()) if numeric else sorted(runs[name].astype(str).unique())
+    known = sorted(runs[name].dropna().unique())
+    every = len(known) and runs[name].notna().all()
+    numeric = every and pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name])
+    if not numeric:  # a mark has a place also where the setting is null
+        texts = {value: _cell(value) for value in known}
+        values = [*texts.values(), *(() if runs[name].notna().all() else (ALL if name == "num_train" else DASH,))]
+        runs = runs.assign(**{name: runs[name].map(texts).fillna(values[-1]).astype(str)})
+    else:
+        values = known
     place = {value: float(value) if numeric else at for at, value in enumerate(values)}
     for arm, rows in arms(runs).items():
-        rows = rows.assign(x=(rows[name] if numeric else rows[name].astype(str)).map(place))
+        rows = rows.assign(x=rows[name].map(place))
         alive = rows[rows["outcome"] != "diverged"]
         colour = figures.COLOURS[arm]
         means = stats.over_seeds(alive.dropna(subset=["x"]), ["x"], "percent")

@@ -78,9 +78,9 @@ def best(runs: pd.DataFrame) -> tuple[float, pd.Series, bool]:
 
 
 def seconds(runs: pd.DataFrame) -> float:
-    """Median over the runs that reached their end of the time a step took."""
+    """Median over the runs that reached their end of the time a step took, each its share of those beside it."""
     ended = runs[(runs["status"] == "completed") & (runs["num_steps"] > 0)]
-    return float((ended["wall_sec"] / ended["num_steps"]).median()) if len(ended) else math.nan
+    return float((frames.process_sec(ended) / ended["num_steps"]).median()) if len(ended) else math.nan
 
 
 def table(workspace: Path) -> str:

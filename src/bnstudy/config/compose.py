@@ -97,9 +97,9 @@ def headers() -> dict[str, dict[str, Any]]:
     blocks = {}
     for name in sweeps():
         try:
-            content = yaml.safe_load(_file(name).read_text(encoding="utf-8"))
-            blocks[name] = dict(content["sweep"])
-        except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+            content = OmegaConf.create(_file(name).read_text(encoding="utf-8"))  # 1e1 is a number, as to Hydra
+            blocks[name] = dict(OmegaConf.to_container(content.get("sweep"), resolve=False))  # type: ignore[arg-type]
+        except (yaml.YAMLError, OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
             raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or errors.first_line(error)}") from None
     return blocks
 
@@ -496,6 +496,13 @@ def quoted(path: Path) -> str:
     text = str(path) if str(path) != "???" else "./???"  # which OmegaConf takes for no value
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     return QuotedString(text, Quote.single).with_quotes()
+
+
+def override(key: str, text: str) -> str:
+    """An override that gives the key this very text, also where it reads as a number or has odd characters."""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", text) and isinstance(yaml.safe_load(text), str)
+    plain = plain and text.lower() not in ("nan", "inf", "null")
+    return f"{key}={text if plain else quoted(Path(text))}"
 
 
 def _file(sweep: str) -> Path:

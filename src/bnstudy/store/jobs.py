@@ -47,15 +47,16 @@ class Group:
 
 def jobs(configs: Iterable[Config]) -> list[Job]:
     """The jobs of these configurations, in their order, each identity once. Raises DataError for missing data."""
-    sources_by_name: dict[str, Source] = {}
+    located: dict[tuple[str, str, bool, bool], Source] = {}
     by_id: dict[str, Job] = {}
     for config in configs:
         name, runtime = config.data.name, config.runtime
-        if name not in sources_by_name:
-            sources_by_name[name] = sources.locate(
+        place = name, runtime.data_root, runtime.synthetic, runtime.download
+        if place not in located:
+            located[place] = sources.locate(
                 name, Path(runtime.data_root), allow_synthetic=runtime.synthetic, download=runtime.download
             )
-        job = Job(config, sources_by_name[name])
+        job = Job(config, located[place])
         by_id.setdefault(job.run_id, job)
     return list(by_id.values())
 

@@ -77,6 +77,14 @@ def hold(results: Path, run_ids: Iterable[str]) -> Iterator[Locks]:
         yield Locks(files, name)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Within, no other process is; waits for as long as one is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path, -1):
+        yield
+
+
 def holder(results: Path, run_id: str) -> Holder | None:
     """The process that holds the run, or None."""
     path = paths.lock(results, run_id)
@@ -86,6 +94,8 @@ def holder(results: Path, run_id: str) -> Holder | None:
         with _locked(path, 0):  # left behind by a process that died
             return None
     except Timeout:
+        return _named(_read(path))
+    except PermissionError:  # another user's, who alone can tell whether a process still holds it
         return _named(_read(path))
 
 
@@ -120,7 +130,7 @@ def _locked(path: Path, wait_sec: float, name: str | None = None) -> Iterator[No
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return ""
 
 

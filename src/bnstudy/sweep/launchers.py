@@ -23,6 +23,7 @@ SHARED = frozenset(
     {"name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout"}
 )
 RESTARTS = "max_num_timeout"
+SEVERAL = ("setup", "args", "parameters")  # the ends of names whose values are lists, or names with values
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,13 @@ def _typed(key: str, text: str) -> Any:
     YAML would read 4:00:00 as 14,400 and an account's 012345 as an octal number. Raises ComposeError for a time limit
     that is not in minutes.
     """
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:  # as of a constraint [a100|h100]&nvme
+        value = text
     number = type(value) in (int, float) and str(value) == text
-    if not number and not isinstance(value, list | dict) and text not in ("true", "false", "null"):
+    several = isinstance(value, list | dict) and key.rpartition("_")[2] in SEVERAL
+    if not number and not several and text not in ("true", "false", "null"):
         value = text
     if key == "timeout_min" and type(value) is not int:
         raise ComposeError(f"{PREFIX}{key}={text}: give minutes, as in {PREFIX}{key}=240")

@@ -190,7 +190,12 @@ class _Pool:
         self._start(at_once)
         if self.workers:
             _check(self.workers[0], self._groups)
+        looked = time.monotonic()
         while self._todo or self.workers:
+            looked, gap = time.monotonic(), time.monotonic() - looked
+            if gap > 10 * LOOK_SEC:  # this process slept (Ctrl-Z, a cluster's suspension), and so did they
+                for worker in self.workers:
+                    worker.heard += gap
             self._start(at_once)
             for worker in list(self.workers):
                 self._hand_out(worker)

@@ -69,23 +69,32 @@ def announce(
 
 
 def suite_time(
-    suite: str, names: Sequence[str], preset: str, overrides: Sequence[str], results: Path, *, again: bool = False
+    suite: str,
+    names: Sequence[str],
+    preset: str,
+    overrides: Sequence[str],
+    results: Path,
+    workers: int | None = None,
+    *,
+    again: bool = False,
 ) -> tuple[str, float]:
     """A line per sweep, and one for their sum, with runs, runs to train and minutes; and the sum in seconds.
 
-    The minutes follow from the known speeds on this machine's cores, or else from the sweeps' files, which give them
-    for two cores. Published runs are not to train, unless `again`; a run of several sweeps counts for the first alone.
+    The minutes follow from the known speeds and the number of processes (`workers`; None: one per core or GPU), or else
+    from the sweeps' files, which give them for two cores. Published runs are not to train, unless `again`; a run of several sweeps counts for the first alone.
     """
     runs = {name: specs.of_sweep(name, preset, overrides, results) for name in names}
     survey, headers = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers()
     lines, total, unknown, counted = [], 0.0, list[str](), set[str]()
+    device = next((text.partition("=")[2] for text in overrides[::-1] if text.startswith("runtime.device=")), "auto")
+    at_once = workers or (max(1, devices.gpus()) if devices.on_gpu(device) else devices.cores())
     for name in names:
         left = [run for run in runs[name] if run.run_id not in counted]
         tally = survey.tally(name, left, again=again)
         counted |= {run.run_id for run in left}
         minutes = headers.get(name, {}).get("minutes", {}).get(preset)
         if not tally.unknown:
-            sec = tally.sec / devices.cores()
+            sec = tally.sec / max(1, min(at_once, tally.pending))
         elif minutes is not None:
             sec = 60 * minutes * tally.pending / len(runs[name])
         else:

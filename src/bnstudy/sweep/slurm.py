@@ -58,14 +58,15 @@ def train(
             raise ValueError(f"--results {results}: Slurm reads {pattern} in paths as a pattern; name another folder")
     store = Store(results)
     endings = {run_id: store.ending(run_id) for run_id in pending}
-    jobs = [job for job in _earlier(results) if pending.intersection(job.run_ids)]
-    queued = {run_id for job in jobs for run_id in job.run_ids}
-    if queued:
-        print(f"{title}: {len(queued & pending)} runs are in the queue already, as {_ids(jobs)}")
-    if pending - queued:
-        new = _submit(title, grid, pending - queued, results, launcher, at_a_time)
-        print(f"{title}: {len(new)} jobs are submitted, as {_ids(new)}; their logs are in {paths.cluster(results)}")
-        jobs += new
+    with locks.alone(paths.cluster(results) / "submitting"):  # two commands would submit the same runs
+        jobs = [job for job in _earlier(results) if pending.intersection(job.run_ids)]
+        queued = {run_id for job in jobs for run_id in job.run_ids}
+        if queued:
+            print(f"{title}: {len(queued & pending)} runs are in the queue already, as {_ids(jobs)}")
+        if pending - queued:
+            new = _submit(title, grid, pending - queued, results, launcher, at_a_time)
+            print(f"{title}: {len(new)} jobs are submitted, as {_ids(new)}; their logs are in {paths.cluster(results)}")
+            jobs += new
     if not launcher.wait:
         print(f"the same command waits for them and writes the tables; scancel {_ids(jobs)} ends them")
         return []

@@ -163,7 +163,7 @@ def suite(
     from bnstudy.analysis import report
 
     names = members(name)
-    text, sec = preview.suite_time(name, names, preset, overrides, results, again=again)
+    text, sec = preview.suite_time(name, names, preset, overrides, results, workers, again=again)
     print(text, flush=True)
     if show != Show.nothing:
         return 0
@@ -243,18 +243,39 @@ def _failed(sweep: str | None, results: Path) -> set[str]:
 
 
 def _jobs_again(run_ids: Collection[str], overrides: Sequence[str], results: Path) -> list[Job]:
-    """The jobs of runs that failed; what cannot be trained any more is named with its reason."""
-    configs, reasons = list[Config](), dict[str, str]()
+    """The jobs of runs that failed, with their data where it was, or where it is looked for now; what cannot be trained
+    any more is named with its reason.
+    """
+    again, reasons = list[Job](), dict[str, str]()
+    found: dict[tuple[str, str], str] = {}  # data set and folder -> why it is not there, empty where it is
     for run_id in sorted(run_ids):
         try:
-            configs.append(_again(Store(results).manifest(run_id), overrides))
+            now = _again(Store(results).manifest(run_id), overrides)
+            before = _again(Store(results).manifest(run_id), [text for text in overrides if not _of_data(text)])
         except ValueError as error:
             reasons[run_id] = str(error)
-    again = [job for job in jobs(configs) if job.run_id in run_ids]
+            continue
+        for config in (before, now):
+            place = config.data.name, config.runtime.data_root
+            if place not in found:
+                try:
+                    jobs([config])
+                    found[place] = ""
+                except ValueError as error:
+                    found[place] = str(error)
+            same = [] if found[place] else [job for job in jobs([config]) if job.run_id == run_id]
+            again += same
+            if same:
+                break
+            reasons[run_id] = found[place]
     for run_id in sorted(set(run_ids) - {job.run_id for job in again}):
-        reason = reasons.get(run_id, "its data, or an option's default, have changed")
+        reason = reasons.get(run_id) or "its data, or an option's default, have changed"
         print(f"{run_id}: cannot be trained ({reason}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr)
     return again
+
+
+def _of_data(text: str) -> bool:
+    return text.lstrip("+").startswith("runtime.data_root=")
 
 
 def _again(manifest: Mapping[str, Any], overrides: Sequence[str]) -> Config:

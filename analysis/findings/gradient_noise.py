@@ -29,11 +29,11 @@ CAPTION = (
     "before training and after one epoch. (a, b) Mean squared distance from the gradient of all images, divided "
     f"by that gradient's square; broad grey line: equation 3, {LAW}, with C the mean over 1,024 single examples. "
     "Geometric mean (line) and 95 % interval (bar). (c) Slopes on log axes over mini-batches of 4 to 128; one dot a "
-    f"seed, bar: mean with 95 % interval, grey: {MINUS}1 ± 0.1. With BN a single example has no gradient, the whole set's is the mean "
-    "of mini-batches of 512, and the slope is of the variance around the mean over mini-batches of the same size. (d, "
-    "e) How much of the mean squared distance is due to that mean: how far it is from the gradient of mini-batches of "
-    "512 of the same images; an estimate without bias, which chance can take below 0. A step is the learning rate "
-    "times the gradient, so that its noise has slope 2 in the rate: an identity, not measured."
+    f"seed, bar: mean with 95 % interval, grey: {MINUS}1 ± 0.1. With BN a single example has no gradient, the whole "
+    "set's is the mean of mini-batches of 512, and the slope is of the variance around the mean over mini-batches of "
+    "the same size. (d, e) How much of the mean squared distance is due to that mean: how far it is from the gradient "
+    "of mini-batches of 512 of the same images; an estimate without bias, which chance can take below 0. A step is the "
+    "learning rate times the gradient, so that its noise has slope 2 in the rate: an identity, not measured."
 )
 SWEEP = "gradient_noise"
 NEEDS = {"gradient_noise": None}

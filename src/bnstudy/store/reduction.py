@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,16 +69,6 @@ _LAST = {
 }
 
 
-@dataclass(frozen=True)
-class Reduction:
-    """What was written: the number of rows of each table; the done runs that have none in it; runs by state."""
-
-    folder: Path
-    rows: dict[str, int]
-    without: dict[str, list[str]] = field(default_factory=dict)
-    states: dict[str, int] = field(default_factory=dict)
-
-
 def reduce(
     store: Store,
     run_ids: Iterable[str],
@@ -91,7 +80,7 @@ def reduce(
     outcome_by: str = "accuracy",
     looks: Mapping[str, Mapping[str, str]] | None = None,
     published: Mapping[str, pa.Table] | None = None,
-) -> Reduction:
+) -> None:
     """Write `runs.parquet` and one file per table into `folder`; files of tables that are no longer there are removed.
 
     `looks` maps run ids to the probes that are wanted and the run's tables that hold them (None: every table, by its
@@ -128,24 +117,17 @@ def reduce(
     runs += published.pop(RUNS).to_pylist() if RUNS in published else []
     names = sorted({*names, *published}) if tables is None else names
     reduced = {RUNS: runs_table(sorted(runs, key=lambda row: row["run_id"]))}
-    without: dict[str, list[str]] = {}
     for name in names:
         having = {run_id: held[run_id][name] for run_id in done if name in held[run_id]}
-        lacking = [run_id for run_id in done if name not in held[run_id]]
-        if lacking:
-            without[name] = lacking
         parts = _parts(store, name, having, manifests, queries.get(name))
         if parts or name in published:
             earlier = by_run(filtered(published[name], name, queries.get(name))) if name in published else {}
             reduced[name] = _joined(name, parts, earlier)
-    counts = {name: table.num_rows for name, table in reduced.items()}
     for name, table in reduced.items():
         _write(table, folder / f"{name}.parquet")
     for path in folder.glob("*.parquet"):
-        if path.stem not in counts:
+        if path.stem not in reduced:
             path.unlink()
-    tally = {str(state): sum(s == state for s in states.values()) for state in State if state in states.values()}
-    return Reduction(folder=folder, rows=counts, without=without, states=tally)
 
 
 def overview(store: Store) -> pd.DataFrame:

@@ -81,7 +81,8 @@ def suite_time(
     """A line per sweep, and one for their sum, with runs, runs to train and minutes; and the sum in seconds.
 
     The minutes follow from the known speeds and the number of processes (`workers`; None: one per core or GPU), or else
-    from the sweeps' files, which give them for two cores. Published runs are not to train, unless `again`; a run of several sweeps counts for the first alone.
+    from the sweeps' files, which give them for two cores. Published runs are not to train, unless `again`; a run of
+    several sweeps counts for the first alone.
     """
     runs = {name: specs.of_sweep(name, preset, overrides, results) for name in names}
     survey, headers = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers()

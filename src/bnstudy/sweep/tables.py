@@ -27,11 +27,16 @@ def reduce(
     results: Path,
     published: Published = NOTHING,
 ) -> Path:
-    """Write the sweep's tables into a workspace, including rows that are only published; return the folder."""
+    """Write the sweep's tables into a workspace, including rows that are only published; return the folder.
+
+    All of them change as one, whenever a kill may come, and by one process at a time.
+    """
     folder, store = paths.tables(workspace, name), Store(results)
     here = {job.run_id for job in grid if status.of(job, store).done}
     known = published.ids(grid) - here
-    _reduce(configs[0], [job for job in grid if job.run_id not in known], folder, store, published.rows(known))
+    ours = [job for job in grid if job.run_id not in known]
+    with locks.alone(paths.lock(results, f"tables-{name}")), files.replacing_all(folder) as staged:
+        _reduce(configs[0], ours, staged, store, published.rows(known))
     return folder
 
 

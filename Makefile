@@ -101,7 +101,7 @@ sweep-%: $(READY) ## one sweep [PRESET=quick|full] [JOBS=n] [LAUNCHER=local|slur
 	$(BNSTUDY) sweep $* $(preset) $(jobs) $(budget) $(again) $(yes) $(name) $(launcher) $(seed) $(ARGS)
 
 .PHONY: paper-init
-paper-init: $(READY) ## the claims on untrained networks, at full depth and thirty seeds [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n] [SEED=0,1,2] [AGAIN=1] [YES=1]
+paper-init: $(READY) ## the paper's claims on untrained networks, at full depth; PRESET=full: as published [PRESET=quick|full] [JOBS=n] [BUDGET_MIN=n] [SEED=0,1,2] [AGAIN=1] [YES=1]
 	$(BNSTUDY) suite paper_init $(preset) $(jobs) $(budget) $(again) $(yes) $(seed) $(ARGS)
 
 .PHONY: paper-train

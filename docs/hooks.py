@@ -71,7 +71,7 @@ def gallery() -> str:
     for path in findings.discover(report.FINDINGS):
         finding = findings.load(path)
         if not (RESULTS / "figures" / f"{path.stem}.svg").exists():
-            waiting.append(f"- {finding.title} (`make sweep-{finding.sweep}`)")
+            waiting.append(f"- {finding.title} (`make sweep-{finding.sweep} PRESET=full`)")
             continue
         origin = min((claim.origin for claim in finding.claims), key=findings.ORIGINS.index)
         verdicts = _verdicts([row for row in rows if row["finding"] == path.stem])

@@ -38,7 +38,7 @@ NEEDS = {
     "relative_sharpness": "model == 'lenet'",
 }
 SIZE = (13.0, 4.3)
-WHERE = "Cohen et al. (2021), sections 3 and appendix on BN"
+WHERE = "Cohen et al. (2021), section 3 and appendix on BN"
 CLAIMS = (
     Claim(
         id="B3-edge",

@@ -102,9 +102,11 @@ def claims(results: Folder | None = None, *, preset: str | None = None) -> pd.Da
     """One row per claim: what is claimed, by which criterion it is judged, what was measured, and the verdict.
 
     By default as published; `results` and `preset` as in `bnstudy.table`. Columns: `id`; `where` in the paper; `says`;
-    `criterion`; `scale` (init: untrained; paper: as the paper trains; reduced; textbook); `measured` and `spread` as
-    text; `n`, runs of the smaller arm; `verdict` (reproduced, partly, not reproduced, undecided, not run); `data`;
-    `commit`; `published`, the paper's numbers; `to_run`, `finding`, `effect`, `explanation`, `test`, `disputed`.
+    `criterion`; `scale` (init: untrained; paper: as the paper trains; others: docs/method.md); `origin` (paper, course,
+    ours) with `calibrated` and `family`; `measured` and `spread` as text; `n`, runs of the smaller arm; `verdict`
+    (reproduced, partly, not reproduced, undecided, not run) with its `reason`; `given`, what it is conditional on;
+    `data`; `commit`; `published`, the paper's numbers; `to_run`, `finding`, `effect`, `explanation`, `test`,
+    `disputed`.
 
     Raises ValueError where no claims were judged there.
     """

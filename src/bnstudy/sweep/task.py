@@ -38,7 +38,7 @@ def write_group(path: Path, group: Group, threads: int) -> None:
 
 
 def read_group(path: Path) -> Group:
-    """The group that `write` described. Raises ValueError where the file holds something else."""
+    """The group that `write_group` described. Raises ValueError where the file holds something else."""
     return Group(tuple(_job(**each) for each in json.loads(path.read_text(encoding="utf-8"))))
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bnstudy.store import files
 
 SWITCH = "BNSTUDY_KERNELS"
-used: set[str] = set()  # the kernels that computed something since `forget`
+used: set[str] = set()  # the kernels that computed something since `reset_uses`
 missed: set[str] = set()  # those that were not available, so that torch computed
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fPIC", "-shared")
 TRIED = (("-march=native", "-fopenmp"), ("-march=native",), ())  # some compilers lack one or the other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from small_runs import quadrants, torch_as_it_was
 
 from bnstudy import cli, models, norms, probes
-from bnstudy.config import compose, plugins, project
+from bnstudy.config import compose, plugins, project, schema
 from bnstudy.probes import snapshot
 from bnstudy.store.runs import Store
 
@@ -55,10 +56,8 @@ def lab(tmp_path, monkeypatch):
         (folder / name).write_text(text)
         return folder
 
-    plugins.defaults.cache_clear()
     with torch_as_it_was():
         yield write
-    plugins.defaults.cache_clear()
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(folder)):
             del sys.modules[name]
@@ -94,6 +93,23 @@ def test_a_network_a_norm_and_a_sweep_of_another_folder_run(lab, root, tmp_path)
         (network(norm="nn.Identity()"), ["norm=batch"], ["norm.name = 'batch'", "no place for a norm", "norm=none"]),
         (network(), ["norm=broken"], ["norms/broken.py, line 1"]),
         (network().replace("self.layers =", "self.depths ="), [], ["models/mine.py", "self.layers"]),
+        (network().replace("Layer(2,", "Layer(1,"), [], ["layer classifier has depth 1", "1, 2, 3"]),
+        (network().replace('"norm"), L', '"nrom"), L'), [], ["'nrom'", "did you mean norm?"]),
+        (network().replace('"linear", "norm"', '"conv", "norm"'), [], ["kind 'conv'", "is a linear"]),
+        (network().replace("self.layers = (", "self.layers = () and ("), [], ["layers = ()", "one or more"]),
+        (network().replace("num_classes)\n        self.l", "7)\n        self.l"), [], ["(2, 7)", "(2, 4)"]),
+        (network().replace("return self.", "return 1, self."), [], ["is tuple", "one tensor"]),
+        (
+            network().replace("self.hidden(images.flatten(1))", "sum(self.hidden(images.flatten(1)) for _ in 'ab')"),
+            ["probes.weights.at=[0]", "probes.activation_moments.at=[0]"],
+            ["probes.activation_moments: layer hidden", "2 times"],
+        ),
+        (
+            network(norm='norm(width, 0, "norm"); self.n = 0').replace("return self", "self.n += 1; return self"),
+            [],
+            ["n changes while training", "self.register_buffer"],
+        ),
+        (network().replace("width: int = 4", "width: int = 4, lr: float = 0.1"), [], ["'lr': the name is taken"]),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_written(lab, root, tmp_path, capsys, text, overrides, words):
@@ -145,6 +161,77 @@ def test_a_probe_that_reads_what_it_does_not_declare_is_refused(lab):
     project.use_components(lab("probes/looks.py", text))
     with pytest.raises(ValueError, match=r"probes/looks\.py: it uses snapshot\.activations: add 'activations'"):
         plugins.defaults("probes", "looks")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("READS = set()\nCOLUMNS = {'step': 'int64'}", r"has 'step' already; leave it out"),
+        ("READS = set()\nCOLUMNS = {'value': 'int'}", r"'value' is 'int'; give one of int16, "),
+        ("READS = ['gradients']\nCOLUMNS = {}", r"READS = \['gradients'\] is no set"),
+    ],
+)
+def test_a_probe_whose_table_would_not_be_one_is_refused(lab, text, words):
+    project.use_components(lab("probes/own.py", f"{text}\n\ndef probe(snapshot):\n    yield {{}}\n"))
+    with pytest.raises(ValueError, match=rf"^probes/own\.py: .*{words}"):
+        plugins.defaults("probes", "own")
+    text = "READS = set()\nCOLUMNS = {}\n\ndef probe(snapshot):\n    yield {}\n"
+    project.use_components(lab("probes/epochs.py", text))
+    with pytest.raises(ValueError, match=r"probes/epochs\.py: training has a table of this name"):
+        plugins.defaults("probes", "epochs")
+
+
+def test_a_probe_that_writes_over_what_others_see_is_refused(lab, root, tmp_path, capsys):
+    lab("models/mine.py", network())
+    text = "READS = set()\nCOLUMNS = {}\n\ndef probe(snapshot):\n    snapshot.weights[1].mul_(0.5)\n    yield {}\n"
+    assert run(lab("probes/halves.py", text), root, tmp_path, "probes.halves.at=[0]") == cli.EXIT_FAILED
+    assert "probes/halves.py: it writes over" in capsys.readouterr().err
+
+
+def test_a_name_of_the_projects_is_refused(lab, root, tmp_path, capsys):
+    """Or batch norm would be trained under the name of what was written."""
+    lab("models/mine.py", network())
+    folder = lab("norms/batch.py", NORM)
+    assert run(folder, root, tmp_path, "norm=batch") == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert str(folder / "norms" / "batch.py") in error and "rename yours" in error
+
+
+def test_options_are_each_builds_own(lab):
+    """Or a list that build changes would be another in the manifest, and for the next network."""
+    text = NORM.replace("slope: float = 0.2", "sizes: list = [1, 2]").replace("return", "sizes.pop()\n    return")
+    project.use_components(lab("norms/pops.py", text.replace("(slope)", "(sizes[0])")))
+    config = compose.one(["norm=pops", "norm.sizes=[3,4]"])
+    factory = norms.factory("pops", schema.norm_options(config))
+    assert [factory(2, 2, site).negative_slope for site in "ab"] == [3, 3]
+    assert config.norm["sizes"] == [3, 4] and plugins.defaults("norms", "pops") == {"sizes": [1, 2]}
+    plugins.defaults("norms", "pops")["sizes"].pop()
+    assert plugins.defaults("norms", "pops") == {"sizes": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("line", "file"),
+    [("from ._core import F", "_core"), ("from . import _core", "_core"), ("from .lib.core import F", "lib/core"),
+     ("from bnstudy.norms.lib import core", "lib/core"), ("import bnstudy.norms._core", "_core")],
+)  # fmt: skip
+def test_what_a_component_imports_of_its_folder_counts(lab, line, file):
+    lab(f"norms/{file}.py", "F = 1\n")
+    project.use_components(lab("norms/uses.py", f"{line}\n{NORM}"))
+    before = plugins.sources("norms", "uses")
+    assert set(before) == {"norms/uses.py", f"norms/{file}.py"}
+    lab(f"norms/{file}.py", "F = 2\n")
+    assert plugins.checksum("norms", "uses") != plugins.checksum_of(before)
+
+
+def test_a_network_without_a_place_for_a_norm_runs_without(lab, root, tmp_path):
+    assert run(lab("models/mine.py", network(norm="nn.Identity()")), root, tmp_path, "norm=none") == 0
+
+
+def test_names_that_options_cannot_have_are_those_of_the_configuration():
+    fields = {f.name for of in (schema.Data, schema.Optim) for f in dataclasses.fields(of)}
+    fields |= {"epochs", "steps", "init", "init_scale", "precision", "seed"}
+    assert fields <= plugins.TAKEN["models"]
+    assert schema.TRAINED < plugins.OF_TRAINING and set(probes.KINDS) == set(plugins.COLUMN_TYPES)
 
 
 def test_a_folder_without_components_is_refused(tmp_path, monkeypatch):

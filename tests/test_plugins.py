@@ -12,13 +12,11 @@ def made_up(tmp_path, monkeypatch):
     """Writes a norm of this text into a folder that stands for the package."""
     monkeypatch.setattr(project, "PACKAGE", tmp_path)
     (tmp_path / "norms").mkdir()
-    plugins.defaults.cache_clear()
 
     def write(text):
         (tmp_path / "norms" / "made_up.py").write_text(text)
 
     yield write
-    plugins.defaults.cache_clear()
 
 
 def test_options_and_flags_are_read_from_the_text(made_up):

@@ -222,7 +222,7 @@ def effect_entries(where: str) -> list[Line2D]:
 
 
 def effects(ax: Axes, by_effect: Mapping[str, Mapping[str, Interval]]) -> None:
-    """Means with intervals, an effect a row: by_effect[effect]["train"] (filled) and by_effect[effect]["test"] (hollow)."""
+    """Means with intervals, an effect a row: of each, "train" (filled) and "test" (hollow)."""
     for row, of in enumerate(by_effect.values()):
         for side, shift, face in (("train", -0.13, INK), ("test", 0.13, "white")):
             y = row + shift

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import hashlib
 import importlib
 import io
@@ -31,6 +32,18 @@ CONSTANTS: dict[str, dict[str, str]] = {  # what a file has to set, and what for
     "models": {"INPUT_SIZE": "the side to which smaller images are padded, or None"},
     "probes": {"READS": "what it reads of a snapshot, as in {'activations'}", "COLUMNS": "its columns' types by name"},
 }
+# Names of options that stand for something else, in an override or as a column of the table `runs`.
+TAKEN = {
+    "norms": frozenset({"name", "where"}),
+    "models": frozenset(
+        {"name", "model", "network", "norm", "data", "run_id", "status", "outcome", "epochs", "steps", "init"}
+        | {"init_scale", "precision", "seed", "batch_size", "normalise", "augment", "num_train", "num_test", "balanced"}
+        | {"lr", "momentum", "weight_decay", "milestones", "decay", "warmup"}
+    ),
+    "probes": frozenset[str](),
+}
+OF_TRAINING = frozenset({"steps", "epochs", "throughput", "runs"})  # tables that no probe's may be
+COLUMN_TYPES = ("int16", "int32", "int64", "float32", "float64", "string", "bool")
 READ_AS = {"logits_NK": "logits", "logit_gradient_NK": "logits", "displaced": "gradients", "after": "gradients"} | {
     name: name for name in ("inputs", "preactivations", "activations", "output_gradients", "gradients")
 }  # attribute of a snapshot that a probe uses: what READS has to name for it
@@ -52,18 +65,25 @@ def files(kind: str) -> list[Path]:
     return [_path(kind, name) for name in names(kind)]
 
 
-@cache
 def defaults(kind: str, name: str) -> dict[str, Any]:
     """Options of a component with their defaults, in the order of its function's keyword-only parameters.
 
-    Raises ValueError for an unknown name, for a parameter without a literal default, and for a file that lacks what
-    its kind needs.
+    They are the caller's own. Raises ValueError for an unknown name, for a parameter without a literal default, for one
+    whose name is taken, and for a file that lacks what its kind needs.
     """
-    function = _function(kind, _known(kind, name))
+    return copy.deepcopy(_defaults(kind, name, _path(kind, _known(kind, name)).read_text(encoding="utf-8")))
+
+
+@lru_cache(TEXTS)
+def _defaults(kind: str, name: str, text: str) -> dict[str, Any]:
+    """Those of a file of this text: a notebook edits it."""
+    function = _function(kind, name)
     _check_signature(kind, name, function)
     _check_constants(kind, name, function)
     options = {}
     for parameter, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+        if parameter.arg in TAKEN[kind]:
+            raise ValueError(f"{kind}/{name}.py: option {parameter.arg!r}: the name is taken; give it another")
         try:
             options[parameter.arg] = ast.literal_eval(default) if default is not None else None
         except ValueError:
@@ -154,8 +174,8 @@ def sources(kind: str, name: str) -> dict[str, str]:
         if stem not in checksums and (path := _path(kind, stem)).is_file():
             text = path.read_text(encoding="utf-8")
             checksums[stem] = _checksum_of(text)
-            left += _imported(text, f"bnstudy.{kind}")
-    return {f"{kind}/{stem}.py": checksums[stem] for stem in sorted(checksums)}
+            left += _imported(text, f"bnstudy.{kind}", stem)
+    return {f"{kind}/{stem.replace('.', '/')}.py": checksums[stem] for stem in sorted(checksums)}
 
 
 def checksum(kind: str, name: str) -> str:
@@ -169,13 +189,16 @@ def checksum_of(sources: Mapping[str, str]) -> str:
 
 
 @lru_cache(TEXTS)
-def _imported(text: str, package: str) -> tuple[str, ...]:
-    """The modules of the package that a file of this text imports, by their bare names."""
+def _imported(text: str, package: str, stem: str) -> tuple[str, ...]:
+    """The modules of the package that its file `stem`, of this text, imports, by their names in it: _core, lib.core."""
     names: list[str] = []
+    parents = f"{package}.{stem}".split(".")
     with contextlib.suppress(SyntaxError):
         for node in ast.walk(_parsed(text)):
             if isinstance(node, ast.ImportFrom):
-                names += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
+                base = ".".join([*parents[: -node.level], *([node.module] if node.module else [])])
+                base = base if node.level else node.module or ""
+                names += [f"{base}.{alias.name}" for alias in node.names] + [base]
             elif isinstance(node, ast.Import):
                 names += [alias.name for alias in node.names]
     return tuple(name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
@@ -209,7 +232,7 @@ def _code(text: str) -> str:
 
 def _path(kind: str, name: str) -> Path:
     """A component's file: the project's, or that of a folder of own components."""
-    paths = [folder / f"{name}.py" for folder in _folders(kind)]
+    paths = [folder / f"{name.replace('.', '/')}.py" for folder in _folders(kind)]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
@@ -258,7 +281,12 @@ def _check_constants(kind: str, name: str, function: ast.FunctionDef) -> None:
     for constant, purpose in CONSTANTS[kind].items():
         if constant not in values:
             raise ValueError(f"{kind}/{name}.py: {constant} is missing: set it, {purpose}")
-    if not isinstance(reads := values.get("READS"), ast.Set):
+    if kind == "probes":
+        _check_table(name, values.get("COLUMNS"))
+    reads = values.get("READS")
+    if isinstance(reads, ast.List | ast.Tuple | ast.Dict | ast.Constant):
+        raise ValueError(f"{kind}/{name}.py: READS = {ast.unparse(reads)} is no set: write {{'gradients'}}, or set()")
+    if not isinstance(reads, ast.Set):
         return
     declared = {each.value for each in reads.elts if isinstance(each, ast.Constant)}
     snapshot = function.args.args[0].arg if function.args.args else ""
@@ -267,6 +295,18 @@ def _check_constants(kind: str, name: str, function: ast.FunctionDef) -> None:
             needed = READ_AS.get(used.attr)
             if needed and needed not in declared:
                 raise ValueError(f"{kind}/{name}.py: it uses {snapshot}.{used.attr}: add {needed!r} to READS")
+
+
+def _check_table(name: str, columns: ast.expr | None) -> None:
+    """Raises ValueError for a probe whose table, or one of its columns, would be another's, or has no such type."""
+    if name in OF_TRAINING:
+        raise ValueError(f"probes/{name}.py: training has a table of this name; give the file another")
+    for key, value in zip(columns.keys, columns.values, strict=True) if isinstance(columns, ast.Dict) else ():
+        column, dtype = (each.value if isinstance(each, ast.Constant) else None for each in (key, value))
+        if column in ("step", "run_id"):
+            raise ValueError(f"probes/{name}.py: COLUMNS: every table has {column!r} already; leave it out")
+        if dtype is not None and dtype not in COLUMN_TYPES:
+            raise ValueError(f"probes/{name}.py: COLUMNS: {column!r} is {dtype!r}; give one of {', '.join(COLUMN_TYPES)}")
 
 
 def _function(kind: str, name: str) -> ast.FunctionDef:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata, util
 from itertools import takewhile
 from pathlib import Path
@@ -57,8 +57,31 @@ def folder(given: str | os.PathLike[str]) -> Path:
 
 
 def own(part: str) -> list[Path]:
-    """The folders of this part (norms, sweeps, ...) among own components."""
-    return [folder / part for folder in components() if (folder / part).is_dir()]
+    """The folders of this part (norms, sweeps, ...) among own components.
+
+    Raises ValueError for a file there that has the name of one of the project's, or of an earlier folder's: of the two
+    only that one would be used.
+    """
+    folders = [folder / part for folder in components() if (folder / part).is_dir()]
+    if folders:
+        _check_names(part, tuple((str(each), each.stat().st_mtime_ns) for each in folders))
+    return folders
+
+
+@lru_cache(100)
+def _check_names(part: str, own: tuple[tuple[str, int], ...]) -> None:
+    """`own`: folders, and when each was changed, so that it is read again after that."""
+    projects = {"sweeps": SWEEPS, "conf": ROOT / "conf"}.get(part, PACKAGE / part)
+    taken = {path.relative_to(projects): path for path in _files(projects)}
+    for place in dict.fromkeys(Path(folder) for folder, _ in own):
+        for path in _files(place):
+            if (other := taken.setdefault(path.relative_to(place), path)) != path:
+                raise ValueError(f"{path} and {other} have one name, and only the latter would be used: rename yours")
+
+
+def _files(folder: Path) -> list[Path]:
+    found = (path for ending in ("*.py", "*.yaml") for path in folder.rglob(ending))
+    return sorted(path for path in found if path.name != "__init__.py" and "__pycache__" not in path.parts)
 
 
 def sweep_folders() -> list[Path]:

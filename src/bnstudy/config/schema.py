@@ -5,6 +5,7 @@ The bounds of one value stand at its key; `_check_together` checks what depends 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -249,13 +250,13 @@ NAMED = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def model_options(config: Config) -> dict[str, Any]:
-    """The model's options, defaults filled in, without its name."""
-    return plugins.defaults("models", config.model["name"]) | _without(config.model, "name")
+    """The model's options, defaults filled in, without its name; the caller's own, to be changed as it likes."""
+    return plugins.defaults("models", config.model["name"]) | copy.deepcopy(_without(config.model, "name"))
 
 
 def norm_options(config: Config) -> dict[str, Any]:
     """The norm's options, defaults filled in, without its name and without `where`."""
-    return plugins.defaults("norms", config.norm["name"]) | _without(config.norm, "name", "where")
+    return plugins.defaults("norms", config.norm["name"]) | copy.deepcopy(_without(config.norm, "name", "where"))
 
 
 def resolved(config: Config) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def traced(network: nn.Module) -> fx.Graph:
     parameters, counts its calls, or switches gradients or autocast off or on.
     """
     replica = copy.deepcopy(network)  # which may count its calls
-    before, draws_before = _attributes(replica), host_draws()
+    before, draws_before = attributes(replica), host_draws()
     draws = random.getstate(), np.random.get_state(legacy=False)
     try:
         with _NoComputation():
@@ -30,7 +30,7 @@ def traced(network: nn.Module) -> fx.Graph:
     finally:
         random.setstate(draws[0])
         np.random.set_state(draws[1])
-    if drawn or _attributes(replica) != before:
+    if drawn or attributes(replica) != before:
         raise fx.proxy.TraceError("its forward pass draws random numbers, or changes the network")
     return graph
 
@@ -68,7 +68,7 @@ def _modes() -> tuple[object, ...]:
     return torch.is_grad_enabled(), *autocast
 
 
-def _attributes(network: nn.Module) -> list[dict[str, object]]:
+def attributes(network: nn.Module) -> list[dict[str, object]]:
     """What the files of its modules keep there, besides parameters, buffers and modules."""
     torchs = vars(nn.Module())
     return [

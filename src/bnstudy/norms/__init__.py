@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -40,7 +41,9 @@ class Factory:
         """To be called once the network is built: raises ValueError for a pattern that matched no place in it."""
         sites, used = self._sites, self._used
         self._sites, self._used = [], set()
-        if self._patterns and not sites and self._name != "none":
+        if not sites and self._name == "none":
+            return
+        if self._patterns and not sites:
             raise ValueError(
                 f"norm.name = {self._name!r}: the network has no place for a norm: call norm(num_features, ndim, site) "
                 "where its file builds layers, or give norm=none"
@@ -55,7 +58,7 @@ class Factory:
         self._used |= patterns
         if not patterns:
             return nn.Identity()
-        module: nn.Module = self._build(num_features, ndim, **self._options)
+        module: nn.Module = self._build(num_features, ndim, **copy.deepcopy(self._options))
         if not isinstance(module, nn.Module):
             raise ValueError(f"norms/{self._name}.py: build returned {module!r}; return a torch.nn.Module")
         self.layers.append(module)

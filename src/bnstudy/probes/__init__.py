@@ -6,7 +6,8 @@ pure function that yields rows. File name, configuration key and table name are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +59,10 @@ def rows(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> list[dict
     if TAKES.get(name) and isinstance(snapshot, Snapshot):
         check_layers(name, snapshot.layers, snapshot.network().get_submodule)
     with full_precision():
-        rows = list(probe(snapshot, **(plugins.defaults("probes", name) | dict(options))))
+        yielded = probe(snapshot, **(plugins.defaults("probes", name) | copy.deepcopy(dict(options))))
+        if not isinstance(yielded, Iterable):
+            raise ValueError(f"probes/{name}.py: probe gave {yielded!r} and no rows: yield a dictionary for each")
+        rows = list(yielded)
     for row in rows:
         _check(name, row, table)
     return rows
@@ -147,10 +151,14 @@ class _Counted:
 
 
 def _check(name: str, row: Mapping[str, Any], table: Mapping[str, str]) -> None:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"probe {name}: it yields {row!r}; yield a dictionary, with a value for each of its COLUMNS")
     if row.keys() != table.keys():
         raise ValueError(f"probe {name}: a row has {', '.join(row)}; its COLUMNS are {', '.join(table)}")
     for column, dtype in table.items():
         value, limits = row[column], INTEGERS.get(dtype)
-        fits = isinstance(value, KINDS[dtype]) and (dtype == "bool" or not isinstance(value, bool))
+        kinds = (float, int) if KINDS[dtype] is float else KINDS[dtype]
+        fits = isinstance(value, kinds) and (dtype == "bool" or not isinstance(value, bool))
         if not fits or (limits and not limits.min <= value <= limits.max):
-            raise ValueError(f"probe {name}: {column} = {value!r} is no {dtype}")
+            remedy = "; write .item() behind it" if hasattr(value, "item") else ""
+            raise ValueError(f"probe {name}: {column} = {value!r} is no {dtype}{remedy}")

@@ -1,6 +1,7 @@
 """The study's dashboard at W&B, as code: which panels there are, over the names that the mirror gives to its numbers.
 
-What a name stands for is decided where runs are mirrored (`training/trainer.py`, `wandb.py`; `summaries` for probes); nothing here is read back by the study.
+What a name stands for is decided where runs are mirrored (`training/trainer.py`, `wandb.py`; `summaries` for probes);
+nothing here is read back by the study.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bnstudy import probes
 from bnstudy.config.schema import Config
 from bnstudy.data.loader import Loader
-from bnstudy.probes.snapshot import drawing, observe
+from bnstudy.probes.snapshot import Snapshot, drawing, observe
 from bnstudy.store.runs import by_column
 from bnstudy.store.status import Look
 from bnstudy.training import engine
@@ -77,10 +77,16 @@ class Observer:
                 loader=self._loader,
                 initial=self._initial[run],
             )
+        written = _written(snapshot)
         for table, look in sharing.items():
             columns = {"step": "int64", **probes.columns(look.probe)}
             with drawing(self._seed, step, images_NCHW.device):  # whichever probes look beside it
                 rows = probes.rows(look.probe, look.plan.options, snapshot)
+            if _written(snapshot) != written:
+                raise ValueError(
+                    f"probes/{look.probe}.py: it writes over what other probes look at, too: write x = x / 2 in place "
+                    "of x /= 2, or change x.clone()"
+                )
             yield Rows(run, table, step, columns, by_column(({"step": step, **row} for row in rows), columns))
 
     def _view(self, look: Look) -> tuple[str, int, tuple[str, ...]]:
@@ -91,3 +97,10 @@ class Observer:
         """
         large = probes.reads([look.probe]) - SMALL
         return look.plan.on, look.plan.batch_size or self._batch_size, tuple(sorted(large))
+
+
+def _written(snapshot: Snapshot) -> list[int]:
+    """How often each tensor of a snapshot has been written to, as torch counts."""
+    observed = [tensor for by_key in snapshot._values.values() for tensor in by_key.values()]
+    tensors = snapshot.images_NCHW, snapshot.labels_N, *snapshot._parameters.values(), *observed
+    return [tensor._version for tensor in tensors]

@@ -6,6 +6,8 @@ Types and ranges of values are checked in `config`. A component's file checks it
 from __future__ import annotations
 
 import copy
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -13,16 +15,19 @@ import torch
 from torch import nn
 
 from bnstudy import models, norms, probes
-from bnstudy.config import plugins
+from bnstudy.config import errors, plugins
 from bnstudy.config.schema import Config, model_options, norm_options
 from bnstudy.data import loader
 from bnstudy.data.sources import Source
 from bnstudy.models import tracing
+from bnstudy.models.layers import Layer
 from bnstudy.store import reduction
 from bnstudy.store.jobs import Job
 from bnstudy.training import engine
 from bnstudy.training.train import EPOCHS, STEPS, THROUGHPUT
 
+KINDS = {"conv": nn.Conv2d, "linear": nn.Linear}
+OF_CALLS = frozenset({"inputs", "preactivations", "output_gradients"})  # what a snapshot keeps of one call of a layer
 TABLES = {"steps": STEPS, "epochs": EPOCHS, "throughput": THROUGHPUT}
 
 
@@ -81,14 +86,14 @@ def _check_components(config: Config, source: Source) -> None:
         network = models.outline(config.model["name"], model_options(config), norm, shape, source.num_classes)
         file = f"models/{config.model['name']}.py"
         _check_copies(network, file)
-        if (layers := getattr(network, "layers", None)) is None:
-            raise ValueError(f"{file}: the network has no `layers`: set self.layers, its weight layers in depth order")
+        layers = _check_layers(network, file)
         for name, plan in config.probes.items():
             examples = config.data.batch_size if plan.on == "train_batch" else plan.batch_size or config.data.batch_size
             num_train = config.data.num_train or source.num_train
             probes.check_options(name, plan.options, layers, examples=examples, num_train=num_train)
             probes.check_layers(name, layers, network.get_submodule)
         _check_batches(config, source, network, norm.layers)
+        _check_pass(config, network, layers, shape, source.num_classes)
         _check_draws(config, network, shape)
     except ValueError:
         raise
@@ -104,6 +109,57 @@ def _check_copies(network: nn.Module, file: str) -> None:
             f"{file}: the network cannot be copied, as training and probes do ({error}); make weights out of others "
             "with torch.nn.utils.parametrizations, and keep no tensors that were computed"
         ) from None
+
+
+def _check_layers(network: nn.Module, file: str) -> tuple[Layer, ...]:
+    """The network's layers. Raises ValueError for what is none: probes take each for what it says of itself."""
+    if (layers := getattr(network, "layers", None)) is None:
+        raise ValueError(f"{file}: the network has no `layers`: set self.layers, its weight layers in depth order")
+    if not layers or not all(isinstance(layer, Layer) for layer in layers):
+        raise ValueError(f"{file}: layers = {layers!r}: give a tuple of bnstudy.models.layers.Layer, one or more")
+    modules = dict(network.named_modules())
+    for depth, layer in enumerate(layers, start=1):
+        if layer.depth != depth:
+            raise ValueError(f"{file}: layer {layer.name} has depth {layer.depth}: number them 1, 2, 3, in their order")
+        if lacking := [name for name in (layer.name, layer.activation) if name not in modules]:
+            raise ValueError(
+                f"{file}: layer {depth} names {lacking[0]!r}, and the network has no such module; "
+                f"{errors.suggestions(lacking[0], [name for name in modules if name])}"
+            )
+        kind = next((kind for kind, of in KINDS.items() if isinstance(modules[layer.name], of)), None)
+        if kind is not None and layer.kind != kind:
+            raise ValueError(f"{file}: layer {layer.name} is of kind {layer.kind!r}, and its module is a {kind}")
+    if len({layer.name for layer in layers}) < len(layers):
+        raise ValueError(f"{file}: two layers name one module; a module that serves twice is one layer")
+    return tuple(layers)
+
+
+@torch.no_grad()
+def _check_pass(
+    config: Config, network: nn.Module, layers: Sequence[Layer], shape: tuple[int, ...], num_classes: int
+) -> None:
+    """Refuse an output that is no logits, and probes of a layer that runs several times, of which they see the last."""
+    file, calls = f"models/{config.model['name']}.py", Counter[str]()
+    hooks = [
+        network.get_submodule(layer.name).register_forward_hook(lambda *_, name=layer.name: calls.update([name]))
+        for layer in layers
+    ]
+    logits = network.eval()(torch.zeros(2, *shape))
+    for hook in hooks:
+        hook.remove()
+    given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if given != (2, num_classes):
+        raise ValueError(
+            f"{file}: of two images its output is {given}; give one tensor of logits, {(2, num_classes)}: an image a "
+            "row, a class a column"
+        )
+    several = [name for name, number in calls.items() if number > 1]
+    for name in config.probes if several else ():
+        if not probes.reads([name]).isdisjoint(OF_CALLS):
+            raise ValueError(
+                f"probes.{name}: layer {several[0]} of {file} runs {calls[several[0]]} times in a pass, and the probe "
+                f"would see only one of them: leave it out (~probes.{name}), or leave the layer out of `layers`"
+            )
 
 
 def _check_batches(config: Config, source: Source, network: nn.Module, layers: Sequence[nn.Module]) -> None:
@@ -180,7 +236,9 @@ def _check_kept(given: torch.Tensor, version: int, file: str) -> None:
 
 @torch.no_grad()
 def _check_draws(config: Config, network: nn.Module, shape: tuple[int, ...]) -> None:
-    """Refuse draws from generators that no run seeds or saves, and draws of torch's that the files do not tell of."""
+    """Refuse draws from generators that no run seeds or saves, draws of torch's that the files do not tell of, and
+    state that no checkpoint has.
+    """
     model, norm = config.model["name"], config.norm["name"]
     told = plugins.flag("models", model, "DRAWS") or plugins.flag("norms", norm, "DRAWS")
     before = torch.get_rng_state(), tracing.host_draws()
@@ -199,6 +257,30 @@ def _check_draws(config: Config, network: nn.Module, shape: tuple[int, ...]) -> 
             f"{who}: it draws random numbers while training, and does not say so; write DRAWS = True in the file that "
             "draws, so that its runs train alone"
         )
+    if told:
+        return
+    images = torch.linspace(-1, 1, 2 * math.prod(shape)).view(2, *shape)
+    states = []
+    for _ in range(2):  # what is kept of a pass alone, as a shape, is the same after the next
+        network.train()(images)
+        states.append(_unsaved(network))
+    if changed := next((name for name, value in states[1].items() if states[0].get(name) != value), ""):
+        raise ValueError(
+            f"{who}: {changed} changes while training, and is not saved with the network: keep it in a buffer "
+            "(self.register_buffer), numbers too"
+        )
+
+
+def _unsaved(network: nn.Module) -> dict[str, object]:
+    """What a state dictionary does not have: attributes of modules, and buffers that are not persistent."""
+    values: dict[str, object] = {}
+    for (path, module), kept in zip(network.named_modules(), tracing.attributes(network), strict=True):
+        held = kept | {key: getattr(module, key) for key in module._non_persistent_buffers_set}
+        for key, value in held.items():
+            tensor = getattr(module, key, None)
+            content = tensor.detach().clone().numpy().tobytes() if isinstance(tensor, torch.Tensor) else value
+            values[f"{path}.{key}".lstrip(".")] = content
+    return values
 
 
 def _check_looks(job: Job) -> None:

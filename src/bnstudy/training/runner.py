@@ -91,7 +91,7 @@ def _add_looks(group: Group, results: Path, work: Work) -> list[Ended]:
         except (OSError, StoreError):
             raise
         except Exception as error:
-            text = f"{type(error).__name__}: {error}; the run stays as it was"
+            text = f"{failures.in_words(error)}; the run stays as it was"
             ended.append(Ended(job.run_id, State.failed, text))
             continue
         if looked:

@@ -122,6 +122,21 @@ def test_what_is_seen_is_what_a_plain_pass_computes(in_place):
         assert norms_found[path] == pytest.approx(gradient.norm().item(), rel=1e-4)
 
 
+def test_a_function_takes_a_probes_place():
+    network, (images, labels) = own(), batch()
+
+    def spread(snapshot, *, scale=1.0):
+        for layer in snapshot.layers:
+            yield {"depth": layer.depth, "std": scale * snapshot.activations[layer.depth].std(correction=0).item()}
+
+    before = trace(network)
+    found = bnstudy.probe(network, images, labels, spread, scale=2.0)
+    assert list(found.columns) == ["depth", "std"] and len(found) == len(bnstudy.layers(network, images))
+    assert (found["std"] > 0).all()
+    after = trace(network)
+    assert torch.equal(before["rng"], after["rng"]) and before["hooks"] == after["hooks"]
+
+
 def test_a_probe_of_what_only_a_run_knows_is_refused():
     with pytest.raises(ValueError, match=r"splits .* which only a run knows: open it with bnstudy\.run"):
         bnstudy.probe(own(), *batch(), "splits")

@@ -188,6 +188,13 @@ def test_a_probe_that_writes_over_what_others_see_is_refused(lab, root, tmp_path
     assert "probes/halves.py: it writes over" in capsys.readouterr().err
 
 
+def test_a_norm_that_is_not_by_channel_cannot_be_stacked(lab, root, tmp_path, capsys):
+    lab("models/mine.py", network())
+    text = "from torch import nn\nSTACKABLE = True\n\ndef build(n, ndim):\n    return nn.GroupNorm(2, n)\n"
+    assert run(lab("norms/stk.py", text), root, tmp_path, "norm=stk") == cli.EXIT_USAGE
+    assert "norms/stk.py: STACKABLE = True, and" in capsys.readouterr().err
+
+
 def test_a_name_of_the_projects_is_refused(lab, root, tmp_path, capsys):
     """Or batch norm would be trained under the name of what was written."""
     lab("models/mine.py", network())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,12 @@ from bnstudy.api import _places
 from bnstudy.config import plugins
 from bnstudy.config.schema import from_dict
 from bnstudy.models.layers import Layer
-from bnstudy.probes.snapshot import Batches, drawing, observe, weight_name
+from bnstudy.probes.snapshot import READABLE, Batches, drawing, full_precision, observe, weight_name
 from bnstudy.store.runs import ARROW, by_column
 
 Pair = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
 State = Mapping[str, Tensor]
+Probe = Callable[..., Iterable[Mapping[str, Any]]]  # given a Snapshot and options: a dictionary per row
 NOT_GIVEN: Any = object()
 KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Conv2d, "conv"), (nn.Linear, "linear"))
 # torch's modules that may stand between a weight layer and the input of the next: norms and non-linearities.
@@ -33,7 +34,7 @@ def probe(
     module: nn.Module,
     images: Tensor,
     labels: Tensor,
-    name: str,
+    name: str | Probe,
     *,
     layers: Sequence[str] | Sequence[Layer] | None = None,
     train: Pair | None = None,
@@ -41,7 +42,7 @@ def probe(
     initial: State | None = NOT_GIVEN,
     **options: Any,
 ) -> pd.DataFrame:
-    """The rows of the probe `name` for a network, any torch module that maps images to logits, on one mini-batch.
+    """The rows of a probe for a network, any torch module that maps images to logits, on one mini-batch.
 
     `images` (N, C, H, W), floating point, normalised as the network takes them, and `labels` (N,), int64 from 0 to
     K - 1 for logits (N, K), lie on the module's device. Every probe computes in training mode (batch norm takes the
@@ -49,7 +50,9 @@ def probe(
     are. The loss is the mean cross-entropy.
 
     `name` is a file in src/bnstudy/probes, `options` are the parameters of its function, whose docstring explains the
-    columns. Tables have one row per layer, channel or the like; `depth` counts the layers from 1.
+    columns. A function in its place is given a `bnstudy.probes.snapshot.Snapshot` with all that one can read, and the
+    options, and gives a dictionary per row. Tables have one row per layer, channel or the like; `depth` counts the
+    layers from 1.
 
     `layers` are those of `bnstudy.layers(module, images)` by default. Otherwise give paths of convolutions and dense
     layers in the module, in the order in which they are to be numbered, or `bnstudy.Layer` objects.
@@ -70,8 +73,9 @@ def probe(
     for key, pair in (("train", train), ("test", test)):
         if pair is not None:
             _check_pair(module, key, pair, num_classes)
-    loader = _Given(name, train, test)
-    known: State | None = _NoInitial(name) if initial is NOT_GIVEN else initial
+    called = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
+    loader = _Given(called, train, test)
+    known: State | None = _NoInitial(called) if initial is NOT_GIVEN else initial
     return look(module, images, labels, name, options, loader=loader, initial=known, layers=chosen_layers)
 
 
@@ -94,8 +98,10 @@ def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     return _own(module) or _found(module, images)[0]
 
 
-def check_probe(name: str, options: Mapping[str, Any]) -> None:
+def check_probe(name: str | Probe, options: Mapping[str, Any]) -> None:
     """Raises ValueError, as the command line does, for an unknown probe, or for options that it does not have."""
+    if callable(name):
+        return
     if name not in (known := plugins.names("probes")):
         raise _places.unknown("probe", name, known)
     from_dict({"probes": {name: {"options": dict(options)}}})
@@ -105,7 +111,7 @@ def look(
     module: nn.Module,
     images_NCHW: Tensor,
     labels_N: Tensor,
-    name: str,
+    name: str | Probe,
     options: Mapping[str, Any],
     *,
     loader: Batches,
@@ -118,11 +124,14 @@ def look(
 
     The random numbers of layers follow from `seed` and `step`, as in a run.
     """
-    reads = probes.reads([name])
+    reads = READABLE if callable(name) else probes.reads([name])
     with drawing(seed, step, images_NCHW.device):
         shown = observe(
             module, images_NCHW, labels_N, step=step, reads=reads, loader=loader, initial=initial, layers=layers
         )
+    if callable(name):
+        with drawing(seed, step, images_NCHW.device), full_precision():
+            return pd.DataFrame(list(name(shown, **options)))
     columns = probes.columns(name)
     with drawing(seed, step, images_NCHW.device):
         rows = by_column(probes.rows(name, options, shown), columns)

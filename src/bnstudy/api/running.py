@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
+    from bnstudy.api.looking import Probe
     from bnstudy.data.loader import Loader
     from bnstudy.data.sources import Source
 
@@ -271,8 +272,10 @@ class Run:
         images_NCHW, labels_N = loader.probe_batch(num)
         return zip(images_NCHW.split(size), labels_N.split(size), strict=True)
 
-    def probe(self, name: str, *, batch_size: int | None = None, device: str = "cpu", **options: Any) -> pd.DataFrame:
-        """The rows of the probe `name` for the trained network, as at the end of training.
+    def probe(
+        self, name: str | Probe, *, batch_size: int | None = None, device: str = "cpu", **options: Any
+    ) -> pd.DataFrame:
+        """The rows of the probe `name`, or of your function, for the trained network, as at the end of training.
 
         It looks at the mini-batch `images("train", batch_size)`, by default of `data.batch_size` images, with the run's
         other images and its initial weights at hand. `options` are the probe's own, and its docstring explains the

@@ -33,6 +33,7 @@ def in_overrides(
     for key, value in chosen.items():
         if value not in groups[key]:
             own = f"; images of your own: data.name={value}" if key == "data" else ""
+            own = "; own ones: --components FOLDER" if key in ("model", "norm") else own
             return f"{key} = {value!r}: there is no such choice; {suggestions(value, groups[key])}{own}"
     try:
         chosen_alone = composed([f"{key}={value}" for key, value in chosen.items()])

@@ -306,7 +306,8 @@ def _check_table(name: str, columns: ast.expr | None) -> None:
         if column in ("step", "run_id"):
             raise ValueError(f"probes/{name}.py: COLUMNS: every table has {column!r} already; leave it out")
         if dtype is not None and dtype not in COLUMN_TYPES:
-            raise ValueError(f"probes/{name}.py: COLUMNS: {column!r} is {dtype!r}; give one of {', '.join(COLUMN_TYPES)}")
+            types = ", ".join(COLUMN_TYPES)
+            raise ValueError(f"probes/{name}.py: COLUMNS: {column!r} is {dtype!r}; give one of {types}")
 
 
 def _function(kind: str, name: str) -> ast.FunctionDef:

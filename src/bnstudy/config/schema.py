@@ -390,7 +390,8 @@ def _check_component(key: str, kind: str, values: dict[str, Any], *, extra: dict
     if "name" not in values:
         raise ValueError(f"{key}.name is missing; there are {', '.join(plugins.names(kind))}")
     if values["name"] not in plugins.names(kind):
-        raise ValueError(f"{key}.name = {values['name']!r}: choose one of {', '.join(plugins.names(kind))}")
+        own = "; own ones: --components FOLDER, in Python bnstudy.use_components(FOLDER)"
+        raise ValueError(f"{key}.name = {values['name']!r}: choose one of {', '.join(plugins.names(kind))}{own}")
     _check_options(key, _without(values, "name"), plugins.defaults(kind, values["name"]) | extra)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -95,6 +96,7 @@ def _check_components(config: Config, source: Source) -> None:
         _check_batches(config, source, network, norm.layers)
         _check_pass(config, network, layers, shape, source.num_classes)
         _check_draws(config, network, shape)
+        _check_stackable(config.norm["name"], norm_options(config))
     except ValueError:
         raise
     except Exception:  # a component's fault and no value's: the run itself fails, and says where
@@ -268,6 +270,22 @@ def _check_draws(config: Config, network: nn.Module, shape: tuple[int, ...]) -> 
         raise ValueError(
             f"{who}: {changed} changes while training, and is not saved with the network: keep it in a buffer "
             "(self.register_buffer), numbers too"
+        )
+
+
+@torch.no_grad()
+def _check_stackable(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a norm that says it treats every channel by itself, and does not: stacked it would be another norm."""
+    if name == "none" or not plugins.flag("norms", name, "STACKABLE"):
+        return
+    build, channels = plugins.load("norms", name).build, 8
+    images = torch.linspace(-1, 2, 4 * 2 * channels * 4).sin().view(4, 2 * channels, 2, 2)
+    images[:, channels:] *= 3
+    alone, both = (build(number, 2, **copy.deepcopy(dict(options))).train() for number in (channels, 2 * channels))
+    parts = [alone(part.clone()) for part in images.split(channels, 1)]
+    if not torch.allclose(both(images.clone()), torch.cat(parts, 1), rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"norms/{name}.py: STACKABLE = True, and what it makes of a channel depends on the others: leave that out"
         )
 
 

@@ -100,11 +100,6 @@ def test_over_seeds_agrees_with_a_loop() -> None:
         assert (out.loc[depth, "low"], out.loc[depth, "high"]) == (min(values), max(values))
 
 
-def test_pairs_need_both_arms() -> None:
-    frame = pd.DataFrame({"norm": ["batch", "none", "batch"], "seed": [0, 0, 1], "value": [1.0, 2.0, 3.0]})
-    assert frames.paired(frame, "value").to_dict("index") == {0: {"batch": 1.0, "none": 2.0}}
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [

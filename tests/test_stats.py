@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -91,19 +90,6 @@ def test_pairs_are_formed_by_seed():
     assert shares.to_list() == pytest.approx([9.0])
     with pytest.raises(ValueError, match="seed 2 has two values"):
         stats.effect(pd.Series([1.0, 1.0], index=[2, 2]), control)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=7))
-def test_sign_flips_are_counted(values):
-    sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True)))
-            for signs in itertools.product((1, -1), repeat=len(values))]  # fmt: skip
-    assert stats.sign_flip(values) == pytest.approx(np.mean([s >= abs(sum(values)) for s in sums]))
-
-
-def test_five_pairs_of_one_sign_cannot_give_less_than_a_sixteenth():
-    assert stats.sign_flip([1.0, 2.0, 3.0, 4.0, 5.0]) == 1 / 16
-    assert stats.sign_flip(np.ones(30)) < 0.001
 
 
 def test_holms_correction_by_hand():

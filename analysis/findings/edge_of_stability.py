@@ -15,7 +15,6 @@ from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import ARMS, number, spread
 from bnstudy.analysis.stats import Scale
 
-RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 EDGE = {
     arm: Part("rate x sharpness / 2 over the last third", above=0.9, below=1.2, scale=Scale.log, at=label)
     for arm, label in zip(ARMS, ("with BN", "without BN"), strict=True)

@@ -16,7 +16,6 @@ from bnstudy.analysis.stats import Scale
 
 SITES = ("norm1", "norm2", "norm3", "norm4")
 LAYERS = {"norm1": "conv1", "norm2": "conv2", "norm3": "dense1", "norm4": "dense2"}
-CELLS = 2 ** len(SITES)
 LEFT_OUT = {
     site: Part("what BN behind the layer adds to the training accuracy where the other three have it", above=0,
                unit="points", at=name)

@@ -208,12 +208,6 @@ def placed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(place=frame["norm_where"].where(frame["norm"] != "none", "none"))
 
 
-def paired(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """One row per seed that both arms have, columns `batch` and `none`. Raises ValueError if a seed has two values."""
-    wide = frame.pivot(index="seed", columns="norm", values=value)
-    return wide.reindex(columns=list(ARMS)).dropna()
-
-
 def number(value: float, digits: int = 3) -> str:
     """Three significant digits, without superfluous zeros; powers of ten outside 0.001 to 100,000."""
     if math.isnan(value):

@@ -7,7 +7,6 @@ with noise, or harder with more seeds.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from scipy import special  # Student's t; scipy.stats takes a second longer to i
 
 LEVEL = 0.95  # of an interval
 ALPHA = 0.05  # of a test, two-sided; of each of the two one-sided tests of an equivalence
-EXACT = 16  # up to so many values every pattern of signs is tried, beyond it a sample of them
-_SAMPLES = 20_000
 
 
 class Scale(StrEnum):
@@ -55,14 +52,6 @@ class Interval:
     high: float
     n: int
     left_out: int = 0
-
-    @property
-    def above_zero(self) -> bool:
-        return self.low > 0
-
-    @property
-    def below_zero(self) -> bool:
-        return self.high < 0
 
 
 def interval(values: Iterable[float], scale: Scale = Scale.plain, level: float = LEVEL) -> Interval:
@@ -124,23 +113,6 @@ def equivalent(values: Iterable[float], low: float, high: float, scale: Scale = 
     """p of two one-sided t tests (TOST): below 0.05 where the mean's 90 % interval lies between `low` and `high`."""
     values = list(values)
     return max(above(values, low, scale), below(values, high, scale)) / 2
-
-
-def sign_flip(values: Iterable[float]) -> float:
-    """Two-sided p of the sign-flip test that paired differences are symmetric around 0; exact up to 16 values.
-
-    With n values it is 2**(1 - n) at the least: five pairs cannot give less than 0.0625.
-    """
-    array, _ = _usable(values, Scale.plain)
-    n = len(array)
-    if n == 0:
-        return 1.0
-    if n <= EXACT:
-        signs = np.array(list(itertools.product((1, -1), repeat=n)))
-    else:
-        signs = np.vstack([np.ones(n), np.random.default_rng(0).choice((1, -1), (_SAMPLES - 1, n))])
-    sums = np.abs(signs @ array)
-    return float(np.mean(sums >= sums[0] * (1 - 1e-12)))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

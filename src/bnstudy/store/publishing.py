@@ -48,7 +48,7 @@ class Published:
 
         Raises ValueError as `done`.
         """
-        row = self.runs.get(run_key(job))
+        row = self.runs.get(job.run_id)
         if row is None or not _ended(row):
             return None
         _check_identity(job, row)
@@ -64,7 +64,7 @@ class Published:
 
     def outcome(self, job: Job) -> str | None:
         """What became of the run; None where it is not published, or makes no update."""
-        outcome: str | None = self.runs[run_key(job)]["outcome"] if self.done(job) else None
+        outcome: str | None = self.runs[job.run_id]["outcome"] if self.done(job) else None
         return outcome
 
     def rows(self, run_ids: Collection[str]) -> dict[str, pa.Table]:
@@ -130,11 +130,6 @@ def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return facts
 
 
-def run_key(job: Job) -> str:
-    """The name under which a job's run is published."""
-    return job.run_id
-
-
 def load(results: Path, sweep: str, overrides: Sequence[str] = ()) -> Published:
     """What is published of the sweep, to be compared with its jobs under these overrides.
 
@@ -191,7 +186,7 @@ def choose(jobs: Sequence[Job], done: Collection[str], published: Published, *, 
     With `replace` a raw run takes the place of the published one. Raises ValueError where something is published that
     the sweep does not ask for, unless `replace` drops that.
     """
-    requested = {run_key(job) for job in jobs}
+    requested = {job.run_id for job in jobs}
     if (strangers := sorted(published.runs.keys() - requested)) and not replace:
         changed = [why for job in jobs for name, why in status.former(job).items() if name in published.runs]
         why = f", as a default changed ({changed[0]})" if changed else ""

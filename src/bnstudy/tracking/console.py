@@ -20,9 +20,8 @@ CLEAR = "\r\x1b[K"  # to the line's start, and empty it
 class Progress:
     """Shows how far one stage is, as in `fetch: 3 of 10 files, 30 %, 2 min 5 s left, cifar10`.
 
-    `total` counts `unit`s (without a unit only the share is shown), and so does `begun`, the part that was there before
-    this stage began (something resumed): the time left is reckoned from the pace since. Parts of units count towards
-    the share, whole ones alone are counted. `live`: whether the line moves; None: on a terminal. Use it in a `with`, or
+    `total` counts `unit`s (without a unit only the share is shown). Parts of units count towards the share, whole ones
+    alone are counted. `live`: whether the line moves; None: on a terminal. Use it in a `with`, or
     call `close`.
     """
 
@@ -32,18 +31,17 @@ class Progress:
         total: float = 1.0,
         unit: str = "",
         *,
-        begun: float = 0,
         stream: TextIO | None = None,
         live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._what, self._total, self._unit, self._begun, self._done = what, total, unit, begun, begun
+        self._what, self._total, self._unit, self._begun, self._done = what, total, unit, 0.0, 0.0
         self._stream = sys.stderr if stream is None else stream
         self._live = self._stream.isatty() if live is None else live
         self._clock = clock
         self._start = clock()
         self._closed = self._stepped = False
-        self._note, self._whole = "", math.floor(begun)
+        self._note, self._whole = "", 0
         self._show(self._start)
 
     def update(self, done: float, note: str = "", *, whole: int | None = None) -> None:
@@ -72,13 +70,6 @@ class Progress:
         """The time left at the pace so far; None while there is none."""
         gained, left = self._done - self._begun, self._total - self._done
         return (self._clock() - self._start) * left / gained if gained > 0 else None
-
-    def say(self, text: str) -> None:
-        """A line of its own, that stays."""
-        self._stream.write(f"{CLEAR if self._live else ''}{text}\n")
-        if self._live:
-            self._show(self._clock())
-        self._stream.flush()
 
     def close(self, note: str = "") -> None:
         """The stage's last line, with the time it took."""

@@ -12,6 +12,7 @@ from bnstudy.analysis import criteria, figures, stability
 from bnstudy.analysis.criteria import Criterion, Part, Sample, Where
 from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import arms, number
+from bnstudy.analysis.stats import Scale
 from bnstudy.store import outcomes
 
 PAPER_GRID = (3e-5, 1e-4, 3e-4, 0.001, 0.003, 0.1)
@@ -74,7 +75,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def _judged(ax: Axes, shares: Mapping[str, Sample], letter: str) -> None:
     for x, (arm, part) in enumerate({"none": LOST, "batch": KEPT}.items()):
-        figures.seeds(ax, x, shares[part.key].values, arm, spacing=0.09)  # judged seed by seed
+        of = shares[part.key].values  # judged seed by seed
+        figures.seeds(ax, x, of, arm, spacing=0.09, scale=Scale.plain, interval=False)
     ax.set_xlim(-0.6, 1.6)
     ax.set_xticks([0, 1], ["diverge at\n0.003, 0.1, 1", "finite at all six,\nlearn at 0.1"])
     ax.set_ylim(0, 1.02)

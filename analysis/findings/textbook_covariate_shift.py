@@ -31,11 +31,12 @@ CAPTION = (
     "distance over their standard deviation, geometric mean over layers 2 to 5, on a fixed mini-batch; (b) the same "
     "since training began; (c) how much a layer's gradient changes when the layers before it make their update. "
     "Learning rate 1, geometric mean over seeds (line) and 95 % interval (band), after so many updates. (d) Each run: "
-    "geometric mean of (a) over its looks in training against its training loss in the last epoch."
+    "geometric mean of (a) over its looks in training against its training loss in the last epoch. (e) By rate, the "
+    "ratios that the claims on drift and on the gradient's change are judged by: geometric mean with 95 % interval."
 )
 SWEEP = "textbook_covariate_shift"
 NEEDS = {"covariate_shift": None, "runs": "status in ('completed', 'diverged')"}
-SIZE = (10.4, 7.0)
+SIZE = (12.6, 7.0)
 IOFFE = "Ioffe and Szegedy (2015); the textbook and two course pages"
 SANTURKAR = "Santurkar et al. (2018), section 2"
 RATES = (0.1, 0.3, 1.0)
@@ -103,15 +104,16 @@ CLAIMS = (
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    axes = fig.subplots(2, 2).ravel()
+    panels = fig.subplot_mosaic([list("abe"), list("cde")], width_ratios=(1, 1, 0.75))
+    axes = [panels[letter] for letter in "abcd"]
     rows = frames["covariate_shift"]
     shown = rows[rows["lr"] == (SHOWN if (rows["lr"] == SHOWN).any() else rows["lr"].max())]
     for ax, (column, title, unit), letter in zip(
         axes,
         (
-            ("step_drift", "drift of the inputs in one update", "standard deviations"),
-            ("start_drift", "drift of the inputs since the start", "standard deviations"),
-            ("gradient_change", "change of a layer's gradient", "of its norm"),
+            ("step_drift", "drift of the inputs in one update", "distance / standard deviation"),
+            ("start_drift", "drift of the inputs since the start", "distance / standard deviation"),
+            ("gradient_change", "change of a layer's gradient", "change / norm of the gradient"),
         ),
         "abc",
         strict=False,
@@ -121,6 +123,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         figures.panel(ax, letter, title)
     _runs(axes[3], _by_run(frames))
     figures.panel(axes[3], "d", "drift and training, run by run")
+    _ratios(panels["e"], measure(frames))
+    figures.panel(panels["e"], "e", "judged: ratios of means")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=len(ARMS))
 
@@ -171,6 +175,26 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
             batch = f"{cells['batch']}; with noise {cells['noisy_batch']}"
             lines.append(Comparison(f"{name} at {number(rate)}", DASH, DASH, batch, cells["none"]))
     return lines
+
+
+def _ratios(ax: Axes, measured: Mapping[str, Mapping[str, Sample]]) -> None:
+    """What the claims on drift and on the gradient's change are judged by, at every rate."""
+    for claim, parts, filled, label, side in (
+        ("textbook-covariate-bn", MOVE_LESS, True, "drift, without BN / with", -0.1),
+        ("textbook-covariate-gradient", CHANGES, False, "change, with BN / without", 0.1),
+    ):
+        for place, part in enumerate(parts.values()):
+            of = stats.interval(measured[claim][part.key].values, Scale.log)
+            figures.estimate(ax, place + side, of, figures.INK, filled=filled)
+        ax.plot([], [], "o", color=figures.INK, mfc=figures.INK if filled else "white", label=label)
+    ax.axhline(1, color=figures.MUTED, lw=0.9)
+    ax.set_yscale("log")
+    ax.set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
+    ax.set_xlim(-0.5, len(RATES) - 0.5)
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("ratio")
+    figures.headroom(ax, 0.15)
+    ax.legend(loc="upper right")
 
 
 def _by_run(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -28,8 +28,8 @@ CAPTION = (
     "convolutions BN, which takes mean and variance over mini-batch and positions, or the same over the mini-batch "
     "alone, for each pixel; gamma and beta belong to a channel, and the dense layers have BN, in both arms. Training "
     "accuracy is the last epoch's, test accuracy that after it, with running statistics. (a, b) One dot a seed, the "
-    "two arms of a seed joined; bar: mean with 95 % interval. (c) Per channel less per pixel, one dot a seed; bar as "
-    "before."
+    "two arms of a seed joined; bar: mean with 95 % interval. (c, d) Per channel less per pixel, one dot a seed; bar "
+    "as before."
 )
 SWEEP = "textbook_per_pixel"
 NEEDS = {"runs": "status in ('completed', 'diverged')"}
@@ -48,18 +48,18 @@ CLAIMS = (
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     runs = accuracies(frames["runs"])
-    train, test, apart = fig.subplots(1, 3)
-    for ax, (side, name), letter in zip((train, test), SIDES.items(), "ab", strict=True):
+    panels = fig.subplot_mosaic([list("abcd")], width_ratios=(1, 1, 0.55, 0.55))
+    for (side, name), letters in zip(SIDES.items(), ("ac", "bd"), strict=True):
+        ax, apart = (panels[letter] for letter in letters)
         _pairs(ax, runs, side)
         ax.set_ylabel(f"{name} accuracy (%)")
-        figures.panel(ax, letter, f"{name} accuracy")
-    for place, side in enumerate(SIDES):
-        figures.seeds(apart, place, _apart(runs, side), "", scale=Scale.plain, colour=figures.INK)
-    apart.axhline(0, color=figures.MUTED, lw=0.9)
-    apart.set_xticks(range(len(SIDES)), list(SIDES.values()))
-    apart.set_xlim(-0.6, len(SIDES) - 0.4)
-    apart.set_ylabel("per channel less per pixel (points)")
-    figures.panel(apart, "c", "difference, seed by seed")
+        figures.panel(ax, letters[0], f"{name} accuracy")
+        figures.seeds(apart, 0, _apart(runs, side), "", scale=Scale.plain, colour=figures.INK)
+        apart.axhline(0, color=figures.MUTED, lw=0.9)
+        apart.set_xticks([])
+        apart.set_xlim(-0.6, 0.6)
+        apart.set_ylabel("per channel less per pixel (points)")
+        figures.panel(apart, letters[1], f"{name}: difference")
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:

@@ -236,10 +236,12 @@ def effects(ax: Axes, by_effect: Mapping[str, Mapping[str, Interval]]) -> None:
 
 
 def seeds(
-    ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05, scale: Scale | None = None, colour: str = ""
+    ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05, scale: Scale | None = None, colour: str = "",
+    interval: bool = True,
 ) -> None:
     """A dot per seed, side by side around `x`, and a bar: at their median, or with `scale` at their mean on that scale,
-    with its 95 % interval. Many seeds take no more room than eight. `colour`: instead of the arm's."""
+    with its 95 % interval (without `interval`, the bar alone). Many seeds take no more room than eight. `colour`:
+    instead of the arm's."""
     values = pd.Series(values, dtype=float).dropna().to_numpy()
     if len(values) == 0:
         return
@@ -254,7 +256,7 @@ def seeds(
     else:
         of = stats.interval(values, scale)
         centre = of.mean
-        if of.n > 1:
+        if interval and of.n > 1:
             ax.fill_between([x - half, x + half], of.low, of.high, color=colour, alpha=0.25, lw=0, zorder=2)
     ax.plot([x - half, x + half], [centre] * 2, color=colour, lw=2, solid_capstyle="butt", zorder=3)
 

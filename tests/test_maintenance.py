@@ -12,7 +12,7 @@ from small_runs import config, job, launch_here, make, names, quadrants, torch_a
 from bnstudy.config import compose, project
 from bnstudy.config.schema import resolved
 from bnstudy.data.sources import DataError
-from bnstudy.store import devices, failures, index, locks, paths, publishing
+from bnstudy.store import devices, failures, index, locks, paths, publishing, weights
 from bnstudy.store.cache import Cache
 from bnstudy.store.index import Entry
 from bnstudy.store.jobs import jobs, under_way
@@ -344,6 +344,8 @@ def test_a_run_is_forgotten_whole_by_its_exact_name_and_not_while_it_is_made(tmp
     for slip, hint in ((ids[0][:-3], f"did you mean {ids[0]}"), ("", "2 runs are in"), ("../runs", "2 runs are in")):
         with pytest.raises(ValueError, match=f"there is no run '{slip}'; {hint}"):
             listing.remove(slip, tmp_path)
+        with pytest.raises(ValueError, match=f"there is no run '{slip}'; {hint}"):
+            weights.export(slip, tmp_path / "w.pt", tmp_path)
     with locks.hold(tmp_path, ids[:1]), pytest.raises(locks.Locked, match="another process trains this run"):
         listing.remove(ids[0], tmp_path)
     assert states(tmp_path, *ids) == before == [State.completed] * 2

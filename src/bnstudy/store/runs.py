@@ -8,6 +8,7 @@ a manifest that says so and keeps its segments.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import shutil
@@ -73,6 +74,15 @@ class Store:
         """Every run that has a folder, sorted."""
         folder = paths.runs(self.results)
         return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+    def require(self, run_id: str) -> None:
+        """Raises ValueError, with the names that are near, where no run has this very name."""
+        there = self.run_ids()
+        if run_id not in there:
+            near = [name for name in there if run_id and name.startswith(run_id)][:3]
+            near = near or difflib.get_close_matches(run_id, there)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"{len(there)} runs are in {paths.runs(self.results)}"
+            raise ValueError(f"there is no run {run_id!r}; {hint}")
 
     def state(self, run_id: str, *, verify: bool = True) -> State:
         """The run's state; with `verify`, checksums of all its tables are compared, otherwise only their sizes."""

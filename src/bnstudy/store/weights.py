@@ -14,13 +14,14 @@ SUFFIXES = (".safetensors", ".pt")
 def export(run_id: str, to: Path, results: Path) -> int:
     """Write the run's state dictionary to a new file.
 
-    Raises ValueError for a file that ends otherwise or is there, and StoreError for a run without weights.
+    Raises ValueError for a file that ends otherwise or is there, or for a run that is not, and StoreError for a run without weights.
     """
     if to.suffix not in SUFFIXES:
         raise ValueError(f"--to {to}: name a file ending in {' or '.join(SUFFIXES)}")
     if to.exists():
         raise ValueError(f"--to {to}: the file is there already; name another, or remove it")
     store = Store(results)
+    store.require(run_id)
     content = store.weights_file(run_id).read_bytes()
     if to.suffix == ".pt":
         import torch

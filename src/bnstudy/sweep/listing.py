@@ -90,13 +90,7 @@ def remove(run_id: str, results: Path) -> int:
 
     Raises locks.Locked where a process trains it.
     """
-    there = Store(results).run_ids()
-    if run_id not in there:
-        near = [name for name in there if run_id and name.startswith(run_id)][:3] or difflib.get_close_matches(
-            run_id, there
-        )
-        hint = f"did you mean {' or '.join(near)}?" if near else f"{len(there)} runs are in {paths.runs(results)}"
-        raise ValueError(f"there is no run {run_id!r}; {hint}")
+    Store(results).require(run_id)
     with locks.hold(results, [run_id]):
         let_go(results, {run_id})
         shutil.rmtree(paths.run(results, run_id))

@@ -81,8 +81,8 @@ class Store:
         if run_id not in there:
             near = [name for name in there if run_id and name.startswith(run_id)][:3]
             near = near or difflib.get_close_matches(run_id, there)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"{len(there)} runs are in {paths.runs(self.results)}"
-            raise ValueError(f"there is no run {run_id!r}; {hint}")
+            meant, folder = f"did you mean {' or '.join(near)}?", paths.runs(self.results)
+            raise ValueError(f"there is no run {run_id!r}; {meant if near else f'{len(there)} runs are in {folder}'}")
 
     def state(self, run_id: str, *, verify: bool = True) -> State:
         """The run's state; with `verify`, checksums of all its tables are compared, otherwise only their sizes."""

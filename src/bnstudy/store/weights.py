@@ -14,7 +14,8 @@ SUFFIXES = (".safetensors", ".pt")
 def export(run_id: str, to: Path, results: Path) -> int:
     """Write the run's state dictionary to a new file.
 
-    Raises ValueError for a file that ends otherwise or is there, or for a run that is not, and StoreError for a run without weights.
+    Raises ValueError for a file that ends otherwise or is there, or for a run that is not there, and StoreError for a
+    run without weights.
     """
     if to.suffix not in SUFFIXES:
         raise ValueError(f"--to {to}: name a file ending in {' or '.join(SUFFIXES)}")

@@ -196,7 +196,7 @@ SLIPS = {
     "+optim.nesterov=true": r"optim\.nesterov: there is no such key; optim has: lr, momentum, .*",
     "~nonsense": f"~nonsense: there is no such key; there are: {KEYS}",
     "~optim.lr": r"~optim\.lr: only a probe can be dropped, as in ~probes\.gradient_tails; .*",
-    "norm=batcch": rf"norm = 'batcch': there is no such choice; did you mean batch\? there are: {NORMS}",
+    "norm=batcch": rf"norm = 'batcch': there is no such choice; did you mean batch\? there are: {NORMS}; own ones: .*",
     "model=resnet21": r"model = 'resnet21': .*; did you mean resnet\d+\? there are: .*resnet110, .*",
     "data=": "data = '': there is no such choice; there are: cifar10, fashion_mnist.*",
     "probes=everything": "probes = 'everything': there is no such choice; there are: .*default, .*",

@@ -138,7 +138,7 @@ def test_the_line_of_equation_3_is_where_the_noise_is() -> None:
     NOISE.plot(fig, frame())
     lines = fig.axes[0].lines
     noise = next(line for line in lines if line.get_color() == figures.COLOURS["none"])
-    law = next(line for line in lines if line.get_color() == figures.MUTED)
+    law = next(line for line in lines if line.get_color() == figures.FAINT)
     np.testing.assert_array_equal(np.asarray(law.get_xdata()), SIZES)
     np.testing.assert_allclose(
         np.asarray(noise.get_ydata(), dtype=float), np.asarray(law.get_ydata(), dtype=float), rtol=0.1

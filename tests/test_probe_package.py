@@ -92,8 +92,9 @@ COLUMNS = {"depth": "int16", "layer": "string", "value": "float64", "defined": "
     [
         ({"depth": 40_000}, "depth = 40000 is no int16"),
         ({"depth": True}, "depth = True is no int16"),
-        ({"value": 1}, "value = 1 is no float64"),
-        ({"value": torch.tensor(1.0)}, "is no float64"),
+        ({"value": "1"}, "value = '1' is no float64"),
+        ({"value": True}, "value = True is no float64"),
+        ({"value": torch.tensor(1.0)}, r"is no float64; write \.item\(\)"),
         ({"layer": None}, "layer = None is no string"),
         ({"defined": 1}, "defined = 1 is no bool"),
         ({"extra": 1}, "a row has depth, layer, value, defined, extra"),

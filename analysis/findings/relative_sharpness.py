@@ -18,7 +18,8 @@ CAPTION = (
     "eigenvalue of the Hessian of the mean loss on 1,000 training images with every weight in units of its tensor's "
     "norm: with BN the loss does not depend on the scale of the weights before a norm, and neither does this. (b) In "
     "plain units, where it does. One mark a run, line: geometric mean over seeds of the runs that trained; dashes: "
-    "before training. Hollow: stalled (under 30 % on the training images); diverged runs have no end."
+    "before training. Hollow: stalled (under 30 % on the training images), where not below the axis; diverged "
+    "runs have no end."
 )
 SWEEP = "sharpness"
 NEEDS = {table: "model == 'lenet'" for table in ("relative_sharpness", "hessian_top_eigenvalue")}
@@ -68,4 +69,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 def _by_rate(ax: Axes, rows: pd.DataFrame) -> None:
     sharpness.by_rate(ax, rows, "eigenvalue")
     sharpness.before_training(ax, rows)
+    alive = rows.loc[~rows["ended"] | (rows["outcome"] == "trained"), "eigenvalue"]
+    if alive.min() > 0:
+        ax.set_ylim(alive.min() / 2, 1.5 * alive.max())
     figures.plain_log(ax)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import textbook
-from benchmarks.textbook import Images, Recipe
+from benchmarks import tutorial
+from benchmarks.tutorial import Images, Recipe
 
 EVALUATION_BATCH = 500
 PAD = 4
@@ -49,7 +49,7 @@ class Loop:
             )
             for pixels, labels in (train, test)
         )
-        network = textbook.build(recipe, train)
+        network = tutorial.build(recipe, train)
         self.network = network.to(self.device, memory_format=self.format)  # type: ignore[call-overload]
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(
@@ -125,9 +125,9 @@ def _moments(train: Images) -> tuple[np.ndarray, np.ndarray]:
 def main(folder: str, recipe: str, updates: str) -> None:
     """A script of one run, which prints its peak memory in MiB."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loop = Loop(Recipe(**json.loads(recipe)), *textbook.read(Path(folder)), channels_last=True, device=device)
+    loop = Loop(Recipe(**json.loads(recipe)), *tutorial.read(Path(folder)), channels_last=True, device=device)
     loss = loop.updates(int(updates))
-    print(f"loss {loss:.4f} peak_mib {textbook.peak_mib():.1f}", flush=True)
+    print(f"loss {loss:.4f} peak_mib {tutorial.peak_mib():.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import measure, textbook
+from benchmarks import measure, tutorial
 
 # Memory traffic of one image's forward and backward pass through ResNet-110 with every activation passing through
 # device memory; what stays in the L2 cache can beat the estimate.
@@ -58,8 +58,8 @@ def launch_rate(device: torch.device, number: int = 5000) -> float:
 
 
 def _kernels(device: torch.device) -> int:
-    """How many kernels an update of the textbook's ResNet-110 with BN launches."""
-    network = textbook.resnet(3, 10, norm=True, depth=110).to(device)
+    """How many kernels an update of the tutorial's ResNet-110 with BN launches."""
+    network = tutorial.resnet(3, 10, norm=True, depth=110).to(device)
     images, labels = torch.zeros(BATCH, 3, 32, 32, device=device), torch.zeros(BATCH, dtype=torch.long, device=device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
 

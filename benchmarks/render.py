@@ -12,7 +12,7 @@ from benchmarks.measure import OURS, Report
 from bnstudy.analysis import readme
 from bnstudy.analysis.frames import DASH
 
-NAMES = {OURS: "bnstudy", "textbook": "tutorial loop", "careful": "careful loop"}
+NAMES = {OURS: "bnstudy", "tutorial": "tutorial loop", "careful": "careful loop"}
 DIGITS = 3  # that are shown of a measurement
 
 
@@ -88,7 +88,7 @@ def _made_with(record: dict[str, Any]) -> str:
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
     units = f" with {' and '.join(units)}" if (units := machine.get("units")) else ""
     commits = Counter(f"{r['commit'][:7]}{' with changes' if r['dirty'] else ''}" for r in record["rows"].values())
-    loops = [side["facts"] for row in record["rows"].values() if (side := row["sides"].get("textbook"))]
+    loops = [side["facts"] for row in record["rows"].values() if (side := row["sides"].get("tutorial"))]
     workers = {facts["num_workers"] for facts in loops if "num_workers" in facts}
     synthetic = [name for name, kind in record["data"].items() if kind == "synthetic"]
     return (

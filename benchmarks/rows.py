@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import careful, textbook
+from benchmarks import careful, tutorial
 from benchmarks.measure import OURS, Prepared, seconds
-from benchmarks.textbook import Images, Loop, Recipe
+from benchmarks.tutorial import Images, Loop, Recipe
 from bnstudy.config import compose
 from bnstudy.config.schema import Config
 from bnstudy.data import sources
@@ -59,7 +59,7 @@ class Setting:
     depth: int = 110
     batch_size: int = 128  # of the ResNet
     updates: int = 2  # of the ResNet in one measurement
-    trial_batches: int = 40  # of LeNet, to choose the textbook's number of DataLoader workers
+    trial_batches: int = 40  # of LeNet, to choose the tutorial's number of DataLoader workers
     test_images: int = 512  # that the ResNet is evaluated on
     at_once: int = 8  # learning rates of the ResNet that share a GPU
     rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the grid
@@ -69,13 +69,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `textbook`, `careful` None: there is no such baseline for it."""
+    """One line of the table. `tutorial`, `careful` None: there is no such baseline for it."""
 
     name: str
     what: str
     unit: str
     ours: Callable[[Setting], Prepared]
-    textbook: Callable[[Setting], Prepared] | None
+    tutorial: Callable[[Setting], Prepared] | None
     more_is_better: bool = True
     note: str = ""
     repeats: int = 3
@@ -85,7 +85,7 @@ class Row:
     @property
     def sides(self) -> dict[str, Callable[[Setting], Prepared]]:
         """What is measured, in this order."""
-        sides = {OURS: self.ours, "textbook": self.textbook, "careful": self.careful}
+        sides = {OURS: self.ours, "tutorial": self.tutorial, "careful": self.careful}
         return {name: side for name, side in sides.items() if side is not None}
 
 
@@ -120,7 +120,7 @@ def train_epoch(overrides: Overrides, setting: Setting) -> Prepared:
     return Prepared(lambda: ours.loader.num_train / seconds(epoch))
 
 
-def train_epoch_textbook(overrides: Overrides, setting: Setting) -> Prepared:
+def train_epoch_tutorial(overrides: Overrides, setting: Setting) -> Prepared:
     loop, facts = _fastest_loop(setting, _config(setting, overrides))
     num_train = _num_images(loop.train_loader)
     return Prepared(lambda: num_train / seconds(lambda: (loop.epoch(), loop.evaluate())), facts)
@@ -150,7 +150,7 @@ def train_updates_at_once(overrides: Overrides, setting: Setting) -> Prepared:
     return Prepared(lambda: num_images * setting.at_once / seconds(epoch), {"runs": setting.at_once})
 
 
-def train_updates_textbook(overrides: Overrides, setting: Setting) -> Prepared:
+def train_updates_tutorial(overrides: Overrides, setting: Setting) -> Prepared:
     loop, facts = _fastest_loop(setting, _config(setting, overrides))
     number = _num_updates(overrides, setting)
     return Prepared(lambda: number * setting.batch_size / seconds(lambda: loop.updates(number)), facts)
@@ -189,7 +189,7 @@ def grid(setting: Setting) -> Prepared:
     return Prepared(lambda: 3600 * len(grid_jobs) / seconds(sweep), {"num_runs": len(grid_jobs)})
 
 
-def grid_textbook(setting: Setting) -> Prepared:
+def grid_tutorial(setting: Setting) -> Prepared:
     """Two runs of the grid, one with BN and one without: the others take as long, one after another."""
     arms = _arms(setting)
     _, facts = _fastest_loop(setting, arms[0])
@@ -266,7 +266,7 @@ def evaluate(overrides: Overrides, setting: Setting) -> Prepared:
     return Prepared(lambda: num_test / seconds(run))
 
 
-def evaluate_textbook(overrides: Overrides, setting: Setting) -> Prepared:
+def evaluate_tutorial(overrides: Overrides, setting: Setting) -> Prepared:
     loop, facts = _fastest_loop(setting, _config(setting, overrides), Loop.evaluate)
     num_test = _num_images(loop.test_loader)
     return Prepared(lambda: num_test / seconds(loop.evaluate), facts)
@@ -311,7 +311,7 @@ def first_step(setting: Setting) -> Prepared:
     return Prepared(run)
 
 
-def first_step_textbook(setting: Setting) -> Prepared:
+def first_step_tutorial(setting: Setting) -> Prepared:
     command = _script(_config(setting, LENET, "norm=batch"), updates=1)
 
     def run() -> float:
@@ -334,16 +334,16 @@ def memory(overrides: Overrides, setting: Setting) -> Prepared:
         marks = (event for event in ours.training.rows(lambda: True) if isinstance(event, Mark))
         for _ in itertools.islice(marks, setting.updates):
             pass
-        return textbook.peak_mib()
+        return tutorial.peak_mib()
 
     (job,) = jobs([config])
     arrays = (job.source.folder / f"{part}.npy" for part in sources.PARTS)
     return Prepared(run, {"data_set_mib": sum(path.stat().st_size for path in arrays) / 2**20})
 
 
-def memory_textbook(overrides: Overrides, setting: Setting) -> Prepared:
-    """The same of the textbook's script, without DataLoader workers, whose memory is not counted."""
-    return _memory_of("benchmarks.textbook", overrides, setting, {"num_workers": 0})
+def memory_tutorial(overrides: Overrides, setting: Setting) -> Prepared:
+    """The same of the tutorial's script, without DataLoader workers, whose memory is not counted."""
+    return _memory_of("benchmarks.tutorial", overrides, setting, {"num_workers": 0})
 
 
 def memory_careful(overrides: Overrides, setting: Setting) -> Prepared:
@@ -405,7 +405,7 @@ def _config(setting: Setting, overrides: Overrides, *more: str) -> Config:
 def _images(setting: Setting, config: Config) -> tuple[Images, Images]:
     """Training and test images; of the latter the ResNet sees a part."""
     (job,) = jobs([config])
-    train, test = textbook.read(job.source.folder)
+    train, test = tutorial.read(job.source.folder)
     part = slice(setting.test_images if config.model["name"] == "resnet" else None)
     return train, (test[0][part], test[1][part])
 
@@ -413,13 +413,13 @@ def _images(setting: Setting, config: Config) -> tuple[Images, Images]:
 def _fastest_loop(
     setting: Setting, config: Config, trial: Callable[[Loop], object] | None = None
 ) -> tuple[Loop, dict[str, Any]]:
-    """The textbook's loop with the number of DataLoader workers that is best here, warmed up."""
+    """The tutorial's loop with the number of DataLoader workers that is best here, warmed up."""
 
     def few_updates(loop: Loop) -> object:
         return loop.epoch(setting.trial_batches) if config.model["name"] == "lenet" else loop.updates(1)
 
     images = _images(setting, config)
-    loop = textbook.fastest(
+    loop = tutorial.fastest(
         lambda num_workers: _loop(setting, config, images, num_workers),
         [number for number in (0, 2, 4, 8) if number <= max(2, setting.threads)],
         trial or few_updates,
@@ -436,7 +436,7 @@ def _careful_loop(setting: Setting, config: Config) -> tuple[careful.Loop, dict[
     """The careful loop in the memory format that is faster here, warmed up."""
     images = _images(setting, config)
     number = setting.trial_batches if config.model["name"] == "lenet" else 1
-    loop = textbook.fastest(
+    loop = tutorial.fastest(
         lambda channels_last: _careful(setting, config, images, bool(channels_last)),
         (True, False),
         lambda loop: loop.updates(number),
@@ -469,7 +469,7 @@ def _recipe(config: Config) -> Recipe:
     )
 
 
-def _script(config: Config, updates: int, module: str = "benchmarks.textbook") -> list[str]:
+def _script(config: Config, updates: int, module: str = "benchmarks.tutorial") -> list[str]:
     """The command of a baseline's script."""
     (job,) = jobs([config])
     recipe = json.dumps(asdict(_recipe(config)))
@@ -507,7 +507,7 @@ ROWS = (
         "LeNet with BN, epoch of training and evaluation",
         "images/s",
         partial(train_epoch, LENET + WITH_BN),
-        partial(train_epoch_textbook, LENET + WITH_BN),
+        partial(train_epoch_tutorial, LENET + WITH_BN),
         note=_SEEN,
         careful=partial(train_epoch_careful, LENET + WITH_BN),
     ),
@@ -516,17 +516,17 @@ ROWS = (
         "LeNet without BN, epoch of training and evaluation",
         "images/s",
         partial(train_epoch, (*LENET, "norm=none")),
-        partial(train_epoch_textbook, (*LENET, "norm=none")),
+        partial(train_epoch_tutorial, (*LENET, "norm=none")),
         note=_SEEN,
         careful=partial(train_epoch_careful, (*LENET, "norm=none")),
     ),
-    Row("lenet_grid", "LeNet, grid of 20 runs", "runs/h", grid, grid_textbook, note=_GRID, careful=grid_careful),
+    Row("lenet_grid", "LeNet, grid of 20 runs", "runs/h", grid, grid_tutorial, note=_GRID, careful=grid_careful),
     Row(
         "resnet110_bn",
         "ResNet-110 with BN, training",
         "images/s",
         partial(train_updates, RESNET + WITH_BN),
-        partial(train_updates_textbook, RESNET + WITH_BN),
+        partial(train_updates_tutorial, RESNET + WITH_BN),
         note=_UPDATES,
         careful=partial(train_updates_careful, RESNET + WITH_BN),
     ),
@@ -535,7 +535,7 @@ ROWS = (
         "ResNet-110 without BN, training",
         "images/s",
         partial(train_updates, RESNET + WITHOUT_BN),
-        partial(train_updates_textbook, RESNET + WITHOUT_BN),
+        partial(train_updates_tutorial, RESNET + WITHOUT_BN),
         note=_UPDATES,
         careful=partial(train_updates_careful, RESNET + WITHOUT_BN),
     ),
@@ -546,7 +546,7 @@ ROWS = (
             f"{', bf16' if precision == 'bf16' else ''}",
             "images/s",
             partial(train_updates, (*RESNET20, *arm, f"precision={precision}")),
-            partial(train_updates_textbook, RESNET20 + arm),
+            partial(train_updates_tutorial, RESNET20 + arm),
             note=_UPDATES,
             careful=partial(train_updates_careful, (*RESNET20, *arm, f"precision={precision}")),
         )
@@ -558,7 +558,7 @@ ROWS = (
         "ResNet-110 with BN, training, bf16",
         "images/s",
         partial(train_updates, (*RESNET, *WITH_BN, "precision=bf16")),
-        partial(train_updates_textbook, RESNET + WITH_BN),
+        partial(train_updates_tutorial, RESNET + WITH_BN),
         note=_UPDATES,
         careful=partial(train_updates_careful, (*RESNET, *WITH_BN, "precision=bf16")),
     ),
@@ -567,7 +567,7 @@ ROWS = (
         "ResNet-110 without BN, training, bf16",
         "images/s",
         partial(train_updates, (*RESNET, *WITHOUT_BN, "precision=bf16")),
-        partial(train_updates_textbook, RESNET + WITHOUT_BN),
+        partial(train_updates_tutorial, RESNET + WITHOUT_BN),
         note=_UPDATES,
         careful=partial(train_updates_careful, (*RESNET, *WITHOUT_BN, "precision=bf16")),
     ),
@@ -577,7 +577,7 @@ ROWS = (
             f"ResNet-110 with BN, several runs at once, {precision}",
             "images/s",
             partial(train_updates_at_once, (*RESNET, *WITH_BN, f"precision={precision}", "runtime.engine=parallel")),
-            partial(train_updates_textbook, RESNET + WITH_BN),
+            partial(train_updates_tutorial, RESNET + WITH_BN),
             careful=partial(train_updates_careful, (*RESNET, *WITH_BN, f"precision={precision}")),
             note=_AT_ONCE,
             on_gpu_only=True,
@@ -589,7 +589,7 @@ ROWS = (
         "LeNet with BN, evaluation",
         "images/s",
         partial(evaluate, LENET + WITH_BN),
-        partial(evaluate_textbook, LENET + WITH_BN),
+        partial(evaluate_tutorial, LENET + WITH_BN),
         careful=partial(evaluate_careful, LENET + WITH_BN),
     ),
     Row(
@@ -597,7 +597,7 @@ ROWS = (
         "ResNet-110 with BN, evaluation",
         "images/s",
         partial(evaluate, RESNET + WITH_BN),
-        partial(evaluate_textbook, RESNET + WITH_BN),
+        partial(evaluate_tutorial, RESNET + WITH_BN),
         careful=partial(evaluate_careful, RESNET + WITH_BN),
     ),
     Row(
@@ -610,13 +610,13 @@ ROWS = (
         note=_PROBES,
     ),
     Row("help", "`bnstudy --help`", "s", show_help, None, more_is_better=False, repeats=5),
-    Row("first_step", "Start-up to the first update", "s", first_step, first_step_textbook, False, _FIRST_STEP),
+    Row("first_step", "Start-up to the first update", "s", first_step, first_step_tutorial, False, _FIRST_STEP),
     Row(
         "memory",
         "ResNet-110, peak memory",
         "MiB",
         partial(memory, RESNET + WITH_BN),
-        partial(memory_textbook, RESNET + WITH_BN),
+        partial(memory_tutorial, RESNET + WITH_BN),
         more_is_better=False,
         note=_MEMORY,
         repeats=1,

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import benchmarks as bench
-from benchmarks import careful, measure, rows, textbook
+from benchmarks import careful, measure, rows, tutorial
 from benchmarks.rows import LENET, RESNET, ROWS, Row, Setting
 from bnstudy.config import project
 from bnstudy.store.jobs import jobs
@@ -148,7 +148,7 @@ def test_images_come_as_from_torchvisions_own_data_sets(name: str) -> None:
     theirs = getattr(torchvision.datasets, name).__new__(getattr(torchvision.datasets, name))
     theirs.data = pixels if colours else torch.from_numpy(pixels)
     theirs.targets, theirs.transform, theirs.target_transform = labels.tolist(), as_tensor, None
-    ours = textbook.PilImages((pixels if colours else pixels[..., None], labels), as_tensor)
+    ours = tutorial.PilImages((pixels if colours else pixels[..., None], labels), as_tensor)
     assert len(ours) == len(theirs.data)
     for index in range(5):
         (image, label), (their_image, their_label) = ours[index], theirs[index]
@@ -157,15 +157,15 @@ def test_images_come_as_from_torchvisions_own_data_sets(name: str) -> None:
 
 
 def test_crops_and_flips_only_where_asked_and_only_in_training(setting: Setting) -> None:
-    train = textbook.read(setting.data_root / "cifar10")[0]
-    recipe = textbook.Recipe("resnet", True, 32, 0.1, augment=True)
+    train = tutorial.read(setting.data_root / "cifar10")[0]
+    recipe = tutorial.Recipe("resnet", True, 32, 0.1, augment=True)
     for augment, training, expected in ((True, True, 3), (True, False, 1), (False, True, 1)):
-        made = textbook.transform(replace(recipe, augment=augment), train, training=training)
+        made = tutorial.transform(replace(recipe, augment=augment), train, training=training)
         assert len(made.transforms) == expected  # type: ignore[attr-defined]
 
 
 def test_the_loop_goes_on_where_it_was_and_counts_its_images(setting: Setting) -> None:
-    loop = textbook.Loop(textbook.Recipe("lenet", True, 200, 0.1), *textbook.read(setting.data_root / "fashion_mnist"),
+    loop = tutorial.Loop(tutorial.Recipe("lenet", True, 200, 0.1), *tutorial.read(setting.data_root / "fashion_mnist"),
                          num_workers=0)  # fmt: skip
     seen: list[int] = []
     step = loop.step
@@ -195,7 +195,7 @@ def test_the_fastest_number_of_workers_is_chosen_by_the_second_trial() -> None:
         nonlocal now
         now += cost[loop].pop(0)
 
-    assert textbook.fastest(make, (0, 2, 4), trial, lambda: now) == 2
+    assert tutorial.fastest(make, (0, 2, 4), trial, lambda: now) == 2
     assert made == [0, 2, 4]
 
 
@@ -220,7 +220,7 @@ def test_the_grid_is_run_by_the_launcher_and_by_the_baselines(setting: Setting) 
     manifests = list((setting.scratch / "grid-0" / "runs").glob("*/manifest.json"))
     assert len(manifests) == 2
     assert {json.loads(path.read_text())["num_steps"] for path in manifests} == {4}  # 512 images, by 256, twice
-    assert rows.grid_textbook(setting).measure() > 0
+    assert rows.grid_tutorial(setting).measure() > 0
     assert rows.grid_careful(setting).measure() > 0
 
 
@@ -231,7 +231,7 @@ def test_help_is_measured(setting: Setting) -> None:
 @pytest.mark.slow
 def test_the_first_step_is_seen_on_both_sides(setting: Setting) -> None:
     assert rows.first_step(setting).measure() > 0
-    assert rows.first_step_textbook(setting).measure() > 0
+    assert rows.first_step_tutorial(setting).measure() > 0
 
 
 def test_a_command_that_ends_too_early_is_an_error(setting: Setting) -> None:
@@ -242,7 +242,7 @@ def test_a_command_that_ends_too_early_is_an_error(setting: Setting) -> None:
 @pytest.mark.slow
 def test_memory_is_that_of_the_whole_process(setting: Setting) -> None:
     network = RESNET + rows.WITH_BN
-    ours, *others = (side(network, setting) for side in (rows.memory, rows.memory_textbook, rows.memory_careful))
+    ours, *others = (side(network, setting) for side in (rows.memory, rows.memory_tutorial, rows.memory_careful))
     assert ours.facts["data_set_mib"] == pytest.approx(768 * 3080 / 2**20, rel=1e-2)
     torch_alone = 100  # MiB, at the least
     assert min(side.measure() for side in (ours, *others)) > torch_alone
@@ -313,7 +313,7 @@ def test_main_measures_merges_and_reports_failures(
     content = json.loads(path.read_text())
     assert list(content["rows"]) == ["good", "alone"]
     sides = content["rows"]["good"]["sides"]
-    assert {name: side["values"] for name, side in sides.items()} == {"ours": [30.0] * 3, "textbook": [10.0] * 3}
+    assert {name: side["values"] for name, side in sides.items()} == {"ours": [30.0] * 3, "tutorial": [10.0] * 3}
     assert list(content["rows"]["alone"]["sides"]) == ["ours"]
     before = path.read_bytes()
     assert bench.main(data_root, tmp_path, [], name="here") == 0

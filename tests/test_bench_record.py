@@ -41,37 +41,37 @@ def test_the_ratio_is_of_medians_and_its_range_of_turns() -> None:
 
 @given(st.lists(st.tuples(POSITIVE, POSITIVE), min_size=1, max_size=7))
 def test_the_ratio_of_rates_is_that_of_the_times_they_stand_for(pairs: list[tuple[float, float]]) -> None:
-    ours, textbook = zip(*pairs, strict=True)
+    ours, tutorial = zip(*pairs, strict=True)
     low, high = (
         sorted(a / b for a, b in pairs)[:: max(1, len(pairs) - 1)][:2]
         if len(pairs) > 1
         else [pairs[0][0] / pairs[0][1]] * 2
     )
-    found = measure.ratio(ours, textbook, more_is_better=True)
+    found = measure.ratio(ours, tutorial, more_is_better=True)
     assert (found.low, found.high) == (low, high)
-    reverse = measure.ratio(textbook, ours, more_is_better=False)
+    reverse = measure.ratio(tutorial, ours, more_is_better=False)
     assert reverse == found
 
 
 def test_a_ratio_needs_pairs() -> None:
-    for ours, textbook in (([], []), ([1.0], []), ([1.0], [1.0, 2.0])):
+    for ours, tutorial in (([], []), ([1.0], []), ([1.0], [1.0, 2.0])):
         with pytest.raises(ValueError, match="a ratio needs pairs"):
-            measure.ratio(ours, textbook, more_is_better=True)
+            measure.ratio(ours, tutorial, more_is_better=True)
 
 
 def test_sides_take_turns_in_processes_of_their_own(tmp_path: Path) -> None:
     log = tmp_path / "log"
     seen: list[tuple[Any, ...]] = []
-    sides = {name: partial(bench_sides.logging, name, log) for name in ("ours", "textbook", "careful")}
+    sides = {name: partial(bench_sides.logging, name, log) for name in ("ours", "tutorial", "careful")}
     measured = measure.interleaved(sides, 2, report=lambda *turn: seen.append(turn))
     assert measured == {
         "ours": Measured((1.0, 4.0), {"name": "ours"}),
-        "textbook": Measured((2.0, 5.0), {"name": "textbook"}),
+        "tutorial": Measured((2.0, 5.0), {"name": "tutorial"}),
         "careful": Measured((3.0, 6.0), {"name": "careful"}),
     }
     assert seen == [
-        (1, 2, {"ours": 1.0, "textbook": 2.0, "careful": 3.0}),
-        (2, 2, {"ours": 4.0, "textbook": 5.0, "careful": 6.0}),
+        (1, 2, {"ours": 1.0, "tutorial": 2.0, "careful": 3.0}),
+        (2, 2, {"ours": 4.0, "tutorial": 5.0, "careful": 6.0}),
     ]
     lines = log.read_text().splitlines()
     assert [line.split()[0] for line in lines] == list(sides) * 2
@@ -124,11 +124,11 @@ def test_a_name_that_is_no_files_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def _row(
-    ours: float = 30.0, textbook: float | None = 10.0, careful: float | None = None, note: str = ""
+    ours: float = 30.0, tutorial: float | None = 10.0, careful: float | None = None, note: str = ""
 ) -> dict[str, Any]:
     sides = {"ours": Measured((ours, ours + 2), {})}
-    if textbook is not None:
-        sides["textbook"] = Measured((textbook, textbook), {"num_workers": 2})
+    if tutorial is not None:
+        sides["tutorial"] = Measured((tutorial, tutorial), {"num_workers": 2})
     if careful is not None:
         sides["careful"] = Measured((careful, careful), {})
     return record.row("Thing", "images/s", True, note, sides)
@@ -145,7 +145,7 @@ def test_the_file_has_all_that_its_table_needs(tmp_path: Path) -> None:
     assert set(row) == {"what", "unit", "more_is_better", "note", "sides", "commit", "dirty"}
     assert row["sides"] == {
         "ours": {"values": [30.0, 32.0], "median": 31.0, "ratio": None, "facts": {}},
-        "textbook": {
+        "tutorial": {
             "values": [10.0, 10.0],
             "median": 10.0,
             "ratio": {"value": 3.1, "low": 3.0, "high": 3.2},
@@ -200,7 +200,7 @@ def _content(**rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_table_has_a_line_a_row_and_names_the_machine() -> None:
-    rows = {"a": _row(note="Small."), "b": _row(textbook=None), "c": _row(careful=15.5, note="Small.")}
+    rows = {"a": _row(note="Small."), "b": _row(tutorial=None), "c": _row(careful=15.5, note="Small.")}
     shown = render.table(_content(**rows))
     lines = shown.splitlines()
     ratio = "3.10 (3.00 to 3.20)"

@@ -2,7 +2,7 @@
 
 Images go through torchvision's transforms one by one, as PIL images, in a DataLoader; the network is eager float32 in
 torch's default layout; torch's SGD; one run at a time, with all threads. Nothing here uses the rest of the project.
-`python -m benchmarks.textbook FOLDER RECIPE UPDATES` is the script of somebody who works so: it trains on the arrays
+`python -m benchmarks.tutorial FOLDER RECIPE UPDATES` is the script of somebody who works so: it trains on the arrays
 in FOLDER and prints a line an update.
 """
 

@@ -374,7 +374,7 @@ def _make(setting: Setting, *configs: Config) -> _Made:
     engine.prepare_host(setting.threads)
     device = engine.device(configs[0])
     loader = construct.make_loader(jobs(configs)[0], device)
-    networks = [construct.build_network(config, loader) for config in configs]
+    networks = [construct.build_network(config, loader.shape, loader.num_classes) for config in configs]
     initial = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
     lockstep = engine.build_engine(configs, networks, device)
     return _Made(

@@ -70,7 +70,7 @@ def training(configs: Sequence[Config]) -> tuple[Training, Engine]:
     """The loop of these runs, in lockstep, and its engine."""
     on = torch.device("cpu")
     loader = construct.make_loader(jobs(configs)[0], on)
-    networks = [construct.build_network(each, loader) for each in configs]
+    networks = [construct.build_network(each, loader.shape, loader.num_classes) for each in configs]
     made = engine.build_engine(configs, networks, on)
     initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
     return Training(configs, made, loader, Observer(looks(configs[0]), configs[0], loader, initial)), made

@@ -53,7 +53,7 @@ def test_the_baseline_has_the_losses_of_the_plain_engine(network: tuple[str, ...
     config = rows._config(setting, network + arm, "runtime.engine=plain")
     (job,) = jobs([config])
     loader = construct.make_loader(job, torch.device("cpu"))
-    ours = construct.build_network(config, loader)
+    ours = construct.build_network(config, loader.shape, loader.num_classes)
     loop = rows._loop(setting, config, rows._images(setting, config), 0)
     names = loop.network.state_dict()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in loop.network.parameters())

@@ -177,10 +177,10 @@ def stumbling(monkeypatch):
     """Networks with BN on mini-batches of 50 images cannot be built."""
     build = construct.build_network
 
-    def stumble(config, loader):
+    def stumble(config, shape, num_classes):
         if config.norm["name"] == "batch" and config.data.batch_size == 50:
             raise RuntimeError("a layer stumbled")
-        return build(config, loader)
+        return build(config, shape, num_classes)
 
     monkeypatch.setattr(trainer, "build_network", stumble)
 

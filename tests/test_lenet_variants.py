@@ -69,7 +69,7 @@ def test_layers_are_named_by_paths_that_exist_and_start_alike(model, tmp_path):
     for name in ("lenet", model):
         each = config(root, model={"name": name}, norm={"name": "none"}, model__padding=4)
         loader = construct.make_loader(jobs([each])[0], torch.device("cpu"))
-        network = construct.build_network(each, loader)
+        network = construct.build_network(each, loader.shape, loader.num_classes)
         for layer in network.layers:  # type: ignore[union-attr]
             network.get_submodule(layer.activation)
         started.append([network.get_submodule(layer.name).weight for layer in network.layers])  # type: ignore[union-attr]

@@ -202,7 +202,7 @@ def test_a_probe_that_raises_leaves_a_finished_run_as_it_was(root, tmp_path, mon
 def test_the_weights_are_those_of_the_plain_network(root, tmp_path):
     made, ended = run(root, tmp_path)
     loader = construct.make_loader(job(made), torch.device("cpu"))
-    network = construct.build_network(made, loader)
+    network = construct.build_network(made, loader.shape, loader.num_classes)
     network.load_state_dict(Store(tmp_path).weights(ended.run_id))
     correct = total = 0
     with torch.no_grad():

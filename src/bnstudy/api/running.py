@@ -291,24 +291,12 @@ class Run:
 
     def _untrained(self) -> nn.Module:
         """The network before its first update, as the seed has it."""
-        from bnstudy import models, norms
-        from bnstudy.config.schema import model_options, norm_options
         from bnstudy.data.sources import KNOWN
+        from bnstudy.training import construct
 
-        config = self.config
-        known = KNOWN.get(config.data.name) or self._source()
-        norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
-        channels, *sides = known.shape
-        height, width = (max(side, models.input_size(config.model["name"]) or 0) for side in sides)
-        return models.build(
-            config.model["name"],
-            model_options(config),
-            norm,
-            config.init,
-            (channels, height, width),
-            known.num_classes,
-            config.seed,
-            init_scale=config.init_scale,
+        known = KNOWN.get(self.config.data.name) or self._source()
+        return construct.build_network(
+            self.config, construct.image_shape(self.config, known.shape), known.num_classes
         )
 
     def _source(self) -> Source:

@@ -41,7 +41,7 @@ def complete(job: Job, store: Store) -> tuple[str, ...]:
     possible = {table: look for table, look in missing.items() if _only_ends(look, manifest, end, loader)}
     if not possible:
         return ()
-    initial = build_network(job.config, loader)
+    initial = build_network(job.config, loader.shape, loader.num_classes)
     observer = Observer(possible, job.config, loader, [{k: v.clone() for k, v in initial.state_dict().items()}])
     tables: dict[str, list[Rows]] = {}
     for step, last in sorted({(0, end == 0), (end, True)}):

@@ -28,16 +28,27 @@ def make_loader(job: Job, device: torch.device) -> Loader:
     )
 
 
-def build_network(config: Config, loader: Loader) -> torch.nn.Module:
-    """The configured network with its initial weights, on the CPU."""
-    norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
+def norm_factory(config: Config) -> norms.Factory:
+    """The factory of the configured norm."""
+    return norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
+
+
+def image_shape(config: Config, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape (C, H, W) of an image as the network gets it, of one of this shape."""
+    channels, *sides = shape
+    height, width = (max(side, models.input_size(config.model["name"]) or 0) for side in sides)
+    return channels, height, width
+
+
+def build_network(config: Config, shape: tuple[int, int, int], num_classes: int) -> torch.nn.Module:
+    """The configured network with its initial weights, on the CPU; `shape` as `image_shape` gives it."""
     return models.build(
         config.model["name"],
         model_options(config),
-        norm,
+        norm_factory(config),
         config.init,
-        loader.shape,
-        loader.num_classes,
+        shape,
+        num_classes,
         config.seed,
         init_scale=config.init_scale,
     )

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnstudy import models, norms, probes
+from bnstudy import models, probes
 from bnstudy.config import errors, plugins
 from bnstudy.config.schema import Config, model_options, norm_options
 from bnstudy.data import loader
@@ -25,6 +25,7 @@ from bnstudy.models.layers import Layer
 from bnstudy.store import reduction
 from bnstudy.store.jobs import Job
 from bnstudy.training import engine
+from bnstudy.training.construct import image_shape, norm_factory
 from bnstudy.training.train import EPOCHS, STEPS, THROUGHPUT
 
 KINDS = {"conv": nn.Conv2d, "linear": nn.Linear}
@@ -82,8 +83,7 @@ def _check_data(config: Config, source: Source) -> None:
 
 def _check_components(config: Config, source: Source) -> None:
     try:
-        norm = norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
-        shape = _shape(config, source)
+        norm, shape = norm_factory(config), image_shape(config, source.shape)
         network = models.outline(config.model["name"], model_options(config), norm, shape, source.num_classes)
         file = f"models/{config.model['name']}.py"
         _check_copies(network, file)
@@ -184,7 +184,7 @@ def _check_batches(config: Config, source: Source, network: nn.Module, layers: S
         if looks and plan.on == "probe_batch":
             sizes.setdefault(plan.batch_size or size, f"probes.{name}.batch_size = {plan.batch_size or size}")
     file = f"norms/{config.norm['name']}.py"
-    shapes = _input_shapes(network, layers, _shape(config, source), file)
+    shapes = _input_shapes(network, layers, image_shape(config, source.shape), file)
     for examples, value in sizes.items():
         inputs = {
             layer: torch.zeros(examples, channels, *(min(side, 2) for side in sides))
@@ -321,10 +321,3 @@ def _check_rows(config: Config) -> None:
         if table in TABLES or table in config.probes:
             columns = TABLES.get(table) or {"step": "int64", **probes.columns(table)}
             reduction.check_query(table, columns, query)
-
-
-def _shape(config: Config, source: Source) -> tuple[int, int, int]:
-    """The shape (C, H, W) of an image as the network gets it."""
-    channels, *sides = source.shape
-    height, width = (max(side, models.input_size(config.model["name"]) or 0) for side in sides)
-    return channels, height, width

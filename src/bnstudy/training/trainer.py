@@ -55,7 +55,7 @@ class Trainer:
         torch.manual_seed(self._config.seed)
         self._device = engine.device(self._config)
         loader = make_loader(group.jobs[0], self._device)
-        networks = [build_network(config, loader) for config in configs]
+        networks = [build_network(config, loader.shape, loader.num_classes) for config in configs]
         initial = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
         self._engine = engine.build_engine(configs, networks, self._device)
         self._store, self._writers = Store(results), list[Writer]()

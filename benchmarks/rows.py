@@ -22,7 +22,7 @@ import torch
 from benchmarks import careful, tutorial
 from benchmarks.measure import OURS, Prepared, seconds
 from benchmarks.tutorial import Images, Loop, Recipe
-from bnstudy.config import compose
+from bnstudy.config import compose, plugins
 from bnstudy.config.schema import Config
 from bnstudy.data import sources
 from bnstudy.data.loader import Loader
@@ -32,7 +32,7 @@ from bnstudy.store.runs import Store
 from bnstudy.store.status import looks
 from bnstudy.sweep import pool
 from bnstudy.sweep.plan import plan
-from bnstudy.training import construct, engine, trainer
+from bnstudy.training import construct, engine
 from bnstudy.training.engine.base import Engine
 from bnstudy.training.observer import Observer, Rows
 from bnstudy.training.position import Mark
@@ -239,7 +239,7 @@ def probes(setting: Setting) -> Prepared:
 
         def run() -> None:
             for event in training.rows(lambda: False):
-                if isinstance(event, Rows) and event.table not in trainer.SCALARS:
+                if isinstance(event, Rows) and event.table not in plugins.OF_TRAINING:
                     writer.add(event.table, event.columns, event.values)
                     writer.flush()  # here the loop counts the time as the probes'
 

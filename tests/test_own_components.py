@@ -14,6 +14,7 @@ from bnstudy import cli, models, norms, probes
 from bnstudy.config import compose, plugins, project, schema
 from bnstudy.probes import snapshot
 from bnstudy.store.runs import Store
+from bnstudy.training import preflight
 
 NORM = "from torch import nn\n\ndef build(num_features, ndim, *, slope: float = 0.2):\n    return nn.LeakyReLU(slope)\n"
 NETWORK = """
@@ -238,7 +239,7 @@ def test_names_that_options_cannot_have_are_those_of_the_configuration():
     fields = {f.name for of in (schema.Data, schema.Optim) for f in dataclasses.fields(of)}
     fields |= {"epochs", "steps", "init", "init_scale", "precision", "seed"}
     assert fields <= plugins.TAKEN["models"]
-    assert schema.TRAINED < plugins.OF_TRAINING and set(probes.KINDS) == set(plugins.COLUMN_TYPES)
+    assert set(plugins.OF_TRAINING) == set(preflight.TABLES) and set(probes.KINDS) == set(plugins.COLUMN_TYPES)
 
 
 def test_a_folder_without_components_is_refused(tmp_path, monkeypatch):

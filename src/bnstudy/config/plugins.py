@@ -42,7 +42,7 @@ TAKEN = {
     ),
     "probes": frozenset[str](),
 }
-OF_TRAINING = frozenset({"steps", "epochs", "throughput", "runs"})  # tables that no probe's may be
+OF_TRAINING = ("steps", "epochs", "throughput")  # tables of training: no probe's, and no run's without an update
 COLUMN_TYPES = ("int16", "int32", "int64", "float32", "float64", "string", "bool")
 READ_AS = {"logits_NK": "logits", "logit_gradient_NK": "logits", "displaced": "gradients", "after": "gradients"} | {
     name: name for name in ("inputs", "preactivations", "activations", "output_gradients", "gradients")
@@ -299,7 +299,7 @@ def _check_constants(kind: str, name: str, function: ast.FunctionDef) -> None:
 
 def _check_table(name: str, columns: ast.expr | None) -> None:
     """Raises ValueError for a probe whose table, or one of its columns, would be another's, or has no such type."""
-    if name in OF_TRAINING:
+    if name in (*OF_TRAINING, "runs"):
         raise ValueError(f"probes/{name}.py: training has a table of this name; give the file another")
     for key, value in zip(columns.keys, columns.values, strict=True) if isinstance(columns, ast.Dict) else ():
         column, dtype = (each.value if isinstance(each, ast.Constant) else None for each in (key, value))

@@ -236,7 +236,6 @@ class Config(_Section):
 
 
 NOT_TRAINING = ("probes", "runtime", "tracking", "sweep")  # what looks, how, where and why; the rest is what is trained
-TRAINED = {"steps", "epochs", "throughput"}  # tables that a run without an update does not have
 RENAMED = {"runtime.stand_in": "runtime.synthetic"}
 TYPES = {  # pydantic's name of an error: what to give
     "int_type": "a whole number",
@@ -363,12 +362,12 @@ def _check_together(config: Config) -> None:
 
 def _check_kept(sweep: Sweep, train: Train) -> None:
     key, budget = ("epochs", train.epochs) if train.steps is None else ("steps", train.steps)
-    if budget == 0 and (trained := set(sweep.tables or ()) & TRAINED):
+    if budget == 0 and (trained := set(sweep.tables or ()).intersection(plugins.OF_TRAINING)):
         raise ValueError(
             f"train.{key} = 0: the sweep {sweep.name} keeps the table {min(trained)}, which only training has; "
             f"give train.{key} 1 or more"
         )
-    known = {*TRAINED, *plugins.names("probes")}
+    known = {*plugins.OF_TRAINING, *plugins.names("probes")}
     if strangers := [name for name in sweep.tables or () if name not in known]:
         there = ", ".join(sorted(known))
         raise ValueError(f"sweep.tables = {sweep.tables}: no run has {strangers[0]!r}; there are {there}")

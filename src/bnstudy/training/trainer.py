@@ -28,7 +28,6 @@ from bnstudy.training.position import Position
 from bnstudy.training.signals import Interrupted, Left, Stop
 from bnstudy.training.train import Training
 
-SCALARS = ("steps", "epochs", "throughput")  # tables whose rows are points of a curve
 Report = Callable[[int, int], None]  # steps done, steps in all
 
 
@@ -246,7 +245,7 @@ def _mirror(tracker: Tracker, rows: Rows) -> None:
     columns = [name for name in rows.columns if name != "step"]
     lines = zip(*(rows.values[name] for name in columns), strict=True)
     records = [dict(zip(columns, values, strict=True)) for values in lines]
-    if rows.table in SCALARS:
+    if rows.table in plugins.OF_TRAINING:
         steps = rows.values.get("step", [rows.step] * len(records))
         for step, values in zip(steps, records, strict=True):
             tracker.scalars(step, {f"{rows.table}/{name}": value for name, value in values.items()})

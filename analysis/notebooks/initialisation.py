@@ -11,7 +11,7 @@ from bnstudy.analysis.notebook import show
 # %% [markdown]
 # ## Products of random matrices
 #
-# Squared singular values of products of 1, 3 and 5 matrices of 1000 x 1000, and the law of Theorem 1.
+# Singular values of products of 1, 3 and 5 matrices of 1000 x 1000, and the law of Theorem 1.
 
 # %%
 show("fig8")

@@ -24,8 +24,8 @@ from bnstudy.analysis.notebook import show
 show("fig1_quick")
 
 # %% [markdown]
-# In ten epochs no network fits its training data, and the faster one looks like the one that generalises better. Fewer
-# images and more epochs mend that: 5,000 images, every rate for as long as it takes to fit them. Before looking: if all
+# In ten epochs no network fits its training data, and the faster one looks like the one that generalises better. More
+# epochs without augmentation mend that: 5,000 images again, every rate for as long as it takes to fit them. Before looking: if all
 # three end at 100 % of the training images, what is left for the learning rate to change?
 
 # %%

@@ -95,6 +95,8 @@ def test_a_seed_without_a_value_does_not_meet_a_precondition():
     rule = Criterion((RATIO,), needs=(Need("loss", "the control never learned", below=2.2),))
     lost = criteria.single(pd.Series([1.0, 1.1, np.nan, 1.2, 1.0]))
     assert verdict(rule, ratio=around(100, 1), loss=lost) == (Verdict.undecided, "the control never learned")
+    absent = criteria.single(pd.Series([1.0, 1.1, 1.2, 1.0]))
+    assert verdict(rule, ratio=around(100, 1), loss=absent) == (Verdict.undecided, "the control never learned")
     sixth = criteria.single(pd.Series([1.0, 1.1, 1.3, 1.2, 1.0, np.nan]))
     assert verdict(rule, ratio=around(100, 1), loss=sixth)[0] is Verdict.reproduced
 

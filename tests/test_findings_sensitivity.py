@@ -77,14 +77,13 @@ def test_a_variant_is_judged_as_the_findings_judge_its_runs_and_no_others() -> N
 
 
 def test_what_the_sweep_does_not_record_is_not_measured_and_not_undecided() -> None:
-    """Its tables have histograms of one bin, so that of claim 6 nothing but its heaviness can be computed."""
-    tables = {
-        table: frames.load(synthetic.REPOSITORY / "results", "init", table) for table in study("sensitivity").tables
-    }
-    tails = tables["gradient_tails"]
-    tables["gradient_tails"] = tails[tails["quantity"] != "histogram_log"]
-    judged = study("sensitivity").judged(tables)[BASE]
+    """The published tables have histograms of one bin, so that of claim 6 nothing but its heaviness can be computed."""
+    given = study("sensitivity")
+    tables = {table: frames.load(synthetic.REPOSITORY / "results", "sensitivity", table) for table in given.tables}
+    judged = given.judged(tables)[BASE]
     assert judged["6"].verdict is Verdict.not_run and judged["6-layers"].verdict is Verdict.reproduced
+    lacking = {name for name, each in judged.items() if any(of.n == 0 for of in each.estimates.values())}
+    assert lacking == set(given.unrecorded)  # to be emptied when the sweep records it
 
 
 def toy(verdicts: list[Verdict]) -> dict[str, Evidence]:

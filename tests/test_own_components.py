@@ -106,9 +106,9 @@ def test_a_network_a_norm_and_a_sweep_of_another_folder_run(lab, root, tmp_path)
             ["probes.activation_moments: layer hidden", "2 times"],
         ),
         (
-            network(norm='norm(width, 0, "norm"); self.n = 0').replace("return self", "self.n += 1; return self"),
+            network('norm(width, 0, "norm"); self.i = 0').replace("return self", "self.i += 1; return self.i*self"),
             [],
-            ["n changes while training", "self.register_buffer"],
+            ["i changes while training", "self.register_buffer"],
         ),
         (network().replace("width: int = 4", "width: int = 4, lr: float = 0.1"), [], ["'lr': the name is taken"]),
     ],
@@ -196,6 +196,39 @@ def test_a_norm_that_is_not_by_channel_cannot_be_stacked(lab, root, tmp_path, ca
     assert "norms/stk.py: STACKABLE = True, and" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", [name for name in plugins.names("norms") if plugins.flag("norms", name, "STACKABLE")])
+def test_the_projects_own_norms_can_be_stacked_as_they_say(name):
+    for more in ({}, {"momentum": 0.5}):
+        options = plugins.defaults("norms", name)
+        preflight._check_stackable(name, options | {key: value for key, value in more.items() if key in options})
+
+
+def test_layers_may_share_an_activation_and_what_is_kept_of_a_pass_is_no_state(lab, root, tmp_path):
+    shared = network(norm='norm(width, 0, "norm"); self.act = self.also = nn.ReLU(); self.last = []')
+    text = shared.replace('"hidden", "linear", "norm"', '"hidden", "linear", "also"')
+    text = text.replace("return self", "self.last = [float(images.mean())]; return self")
+    text = text.replace("classifier(self.norm", "classifier(self.act(self.norm")
+    text = text.replace("images.flatten(1))))", "images.flatten(1)))))")
+    assert run(lab("models/mine.py", text), root, tmp_path) == 0
+
+
+def test_one_folder_in_two_spellings_is_one(lab, root, tmp_path, monkeypatch):
+    folder = lab("models/mine.py", network())
+    lab("models/.ipynb_checkpoints/mine.py", network())
+    lab("conf/config.yaml", "defaults: []")
+    (tmp_path / "link").symlink_to(folder)
+    for spelt in (folder, tmp_path / "link", folder / ".." / folder.name):
+        project.use_components(spelt)
+    assert "mine" in plugins.names("models")
+    known = project.components()
+    other = tmp_path / "other"
+    (other / "models").mkdir(parents=True)
+    (other / "models" / "mine.py").write_text(network())
+    with pytest.raises(ValueError, match="rename yours"):
+        project.use_components(other)
+    assert project.components() == known and "mine" in plugins.names("models")
+
+
 def test_a_name_of_the_projects_is_refused(lab, root, tmp_path, capsys):
     """Or batch norm would be trained under the name of what was written."""
     lab("models/mine.py", network())
@@ -220,7 +253,7 @@ def test_options_are_each_builds_own(lab):
 @pytest.mark.parametrize(
     ("line", "file"),
     [("from ._core import F", "_core"), ("from . import _core", "_core"), ("from .lib.core import F", "lib/core"),
-     ("from bnstudy.norms.lib import core", "lib/core"), ("import bnstudy.norms._core", "_core")],
+     ("from bnstudy.norms.lib import core", "lib/core"), ("from .lib import F", "lib/__init__"), ("import bnstudy.norms._core", "_core")],
 )  # fmt: skip
 def test_what_a_component_imports_of_its_folder_counts(lab, line, file):
     lab(f"norms/{file}.py", "F = 1\n")

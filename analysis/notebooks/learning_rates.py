@@ -25,8 +25,8 @@ show("fig1_quick")
 
 # %% [markdown]
 # In ten epochs no network fits its training data, and the faster one looks like the one that generalises better. More
-# epochs without augmentation mend that: 5,000 images again, every rate for as long as it takes to fit them. Before looking: if all
-# three end at 100 % of the training images, what is left for the learning rate to change?
+# epochs without augmentation mend that: 5,000 images again, every rate for as long as it takes to fit them. Before
+# looking: if all three end at 100 % of the training images, what is left for the learning rate to change?
 
 # %%
 show("fitted")

@@ -127,7 +127,9 @@ class Need:
         return f"{self.of} {' and '.join(bounds)}"
 
     def met(self, values: pd.Series, judged: pd.Index | None = None) -> bool:
-        """A seed that is `judged` and has NaN here does not meet it, as one whose control diverged."""
+        """A seed that is `judged` and has no value here does not meet it, as one whose control diverged."""
+        if judged is not None:
+            values = values.reindex(values.index.union(judged.unique()))
         needed = values.notna() if judged is None else values.notna() | values.index.isin(judged)
         return bool(values.notna().any()) and all(_within(v, self.above, self.below) for v in values[needed])
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from bnstudy.analysis import bracket, criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Comparison
-from bnstudy.analysis.frames import ARMS, CHANCE, DASH, arms, number, spread
+from bnstudy.analysis.frames import ARMS, CHANCE, DASH, MissingTable, arms, number, spread
 from bnstudy.analysis.stats import Scale
 from bnstudy.store.outcomes import STALLED_BELOW
 
@@ -29,15 +29,15 @@ def by_cell(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     `low`: the largest rate up to which every tried one trains; NaN where there is none, which decides nothing about the
     cell. `high`: the next, which does not train, infinite where none is known. `non_monotone`: how many rates above it
     train. `finite`: none learns, and the bracket is that of the rates which stay finite (outcomes by losses). `text`:
-    the same in words. Raises ValueError for two runs at one rate: they differ in something else, by which no bracket is
-    known.
+    the same in words. Raises MissingTable for two runs at one rate, which differ in something else: no bracket is of
+    both.
     """
     rows = []
     for key, cell in runs[runs["outcome"].notna()].groupby(list(by)):
         twice = cell.loc[cell["lr"].duplicated(), "lr"]
         if len(twice):
             of = ", ".join(f"{column} = {value}" for column, value in zip(by, key, strict=True))
-            raise ValueError(
+            raise MissingTable(
                 f"learning rate {number(twice.iloc[0])} ({of}): several runs, so the sweep varies more than this "
                 "finding compares; keep the others' values out of it (results of such a sweep have a page of their own)"
             )

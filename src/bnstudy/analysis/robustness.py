@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ class Study:
     names: Mapping[str, str]
     curves: Path
     called: str = BASE
+    unrecorded: Collection[str] = ()  # claims for which the sweep, as it is published, has no values
     _last: list[tuple[Mapping[str, pd.DataFrame], Judged]] = field(default_factory=list, repr=False)
 
     @property
@@ -95,8 +96,18 @@ class Study:
                 name: self._judged(tables, {**self.base, **of})
                 for name, of in {self.called: {}, **self.variants}.items()
             }
-            self._last[:] = [(tables, _measured(by_variant))]
+            self._last[:] = [(tables, self._recorded(by_variant))]
         return self._last[0][1]
+
+    def _recorded(self, judged: Judged) -> Judged:
+        """The same, with claims as not run that the sweep records nothing for."""
+        return {
+            variant: {
+                name: replace(each, verdict=Verdict.not_run) if name in self.unrecorded else each
+                for name, each in of.items()
+            }
+            for variant, of in judged.items()
+        }
 
     def _judged(self, tables: Mapping[str, pd.DataFrame], values: Mapping[str, Any]) -> dict[str, Evidence]:
         evidence: dict[str, Evidence] = {}
@@ -178,16 +189,6 @@ def _cell(evidence: Evidence) -> str:
         return "not measured"
     numbers = [frames.number(each.mean, 2) for each in evidence.estimates.values()]
     return f"{evidence.verdict}: {numbers[0]}" if len(numbers) == 1 else str(evidence.verdict)
-
-
-def _measured(judged: Judged) -> Judged:
-    """The same, with claims that the base has no value for as not run: the sweep does not record what they ask for."""
-    base = next(iter(judged.values()))
-    without = [name for name, of in base.items() if any(each.n == 0 for each in of.estimates.values())]
-    return {
-        variant: {**of, **{name: replace(of[name], verdict=Verdict.not_run) for name in without}}
-        for variant, of in judged.items()
-    }
 
 
 def _rows(frame: pd.DataFrame, values: Mapping[str, Any], query: str | None) -> pd.DataFrame:

@@ -38,7 +38,9 @@ TAKEN = {
     "models": frozenset(
         {"name", "model", "network", "norm", "data", "run_id", "status", "outcome", "epochs", "steps", "init"}
         | {"init_scale", "precision", "seed", "batch_size", "normalise", "augment", "num_train", "num_test", "balanced"}
-        | {"lr", "momentum", "weight_decay", "milestones", "decay", "warmup"}
+        | {"lr", "momentum", "weight_decay", "milestones", "decay", "warmup", "diverged_step", "error", "num_steps"}
+        | {"data_source", "data_sha256", "data_title", "stand_in", "commit", "commits", "dirty", "code", "looks"}
+        | {"device", "threads", "num_runs", "wall_sec", "probe_share", "last_loss"}
     ),
     "probes": frozenset[str](),
 }
@@ -82,7 +84,7 @@ def _defaults(kind: str, name: str, text: str) -> dict[str, Any]:
     _check_constants(kind, name, function)
     options = {}
     for parameter, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-        if parameter.arg in TAKEN[kind]:
+        if parameter.arg in TAKEN[kind] or (kind == "models" and parameter.arg.startswith(("norm_", "final_"))):
             raise ValueError(f"{kind}/{name}.py: option {parameter.arg!r}: the name is taken; give it another")
         try:
             options[parameter.arg] = ast.literal_eval(default) if default is not None else None
@@ -149,7 +151,7 @@ def loaded(kind: str, name: str) -> dict[str, str]:
 
 def _module_of(file: str) -> ModuleType | None:
     """The module of a file, named as in norms/batch.py, if it has been imported."""
-    return sys.modules.get(f"bnstudy.{file.removesuffix('.py').replace('/', '.')}")
+    return sys.modules.get(f"bnstudy.{file.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}")
 
 
 def check_current(kind: str, name: str) -> None:
@@ -168,14 +170,16 @@ def sources(kind: str, name: str) -> dict[str, str]:
 
     Comments, docstrings and blank lines do not count.
     """
-    checksums, left = dict[str, str](), [_known(kind, name)]
+    checksums, files, left = dict[str, str](), dict[str, str](), [_known(kind, name)]
     while left:
         stem = left.pop()
         if stem not in checksums and (path := _path(kind, stem)).is_file():
             text = path.read_text(encoding="utf-8")
             checksums[stem] = _checksum_of(text)
-            left += _imported(text, f"bnstudy.{kind}", stem)
-    return {f"{kind}/{stem.replace('.', '/')}.py": checksums[stem] for stem in sorted(checksums)}
+            inside = "/__init__" if path.name == "__init__.py" else ""
+            files[stem] = f"{kind}/{stem.replace('.', '/')}{inside}.py"
+            left += _imported(text, f"bnstudy.{kind}", stem, is_package=path.name == "__init__.py")
+    return {files[stem]: checksums[stem] for stem in sorted(checksums)}
 
 
 def checksum(kind: str, name: str) -> str:
@@ -189,10 +193,13 @@ def checksum_of(sources: Mapping[str, str]) -> str:
 
 
 @lru_cache(TEXTS)
-def _imported(text: str, package: str, stem: str) -> tuple[str, ...]:
-    """The modules of the package that its file `stem`, of this text, imports, by their names in it: _core, lib.core."""
+def _imported(text: str, package: str, stem: str, *, is_package: bool) -> tuple[str, ...]:
+    """The modules of the package that its file `stem`, of this text, imports, by their names in it: _core, lib.core.
+
+    `is_package`: the file is an __init__.py.
+    """
     names: list[str] = []
-    parents = f"{package}.{stem}".split(".")
+    parents = f"{package}.{stem}".split(".") + [""] * is_package
     with contextlib.suppress(SyntaxError):
         for node in ast.walk(_parsed(text)):
             if isinstance(node, ast.ImportFrom):
@@ -232,7 +239,8 @@ def _code(text: str) -> str:
 
 def _path(kind: str, name: str) -> Path:
     """A component's file: the project's, or that of a folder of own components."""
-    paths = [folder / f"{name.replace('.', '/')}.py" for folder in _folders(kind)]
+    place = name.replace(".", "/")
+    paths = [folder / file for folder in _folders(kind) for file in (f"{place}.py", f"{place}/__init__.py")]
     return next((path for path in paths if path.is_file()), paths[0])
 
 

@@ -22,6 +22,12 @@ ROOT = CHECKOUT if (CHECKOUT / "conf" / "config.yaml").is_file() else SHIPPED
 SWEEPS = ROOT / "sweeps"
 RESULTS, DATA_ROOT, COMPONENTS = "BNSTUDY_RESULTS", "BNSTUDY_DATA_ROOT", "BNSTUDY_COMPONENTS"  # environment variables
 PARTS = ("norms", "models", "probes", "sweeps", "conf")  # of a folder of own components
+# Names that a folder of one's own may have, too: they are found neither by name nor by an import of the project's.
+SHARED = {
+    "models": {Path(name) for name in ("layers.py", "init.py", "folding.py", "tracing.py")},
+    "probes": {Path("snapshot.py")},
+    "conf": {Path("config.yaml")},
+}
 
 
 def results(given: str | os.PathLike[str] | None = None) -> Path:
@@ -73,15 +79,19 @@ def _check_names(part: str, own: tuple[tuple[str, int], ...]) -> None:
     """`own`: folders, and when each was changed, so that it is read again after that."""
     projects = {"sweeps": SWEEPS, "conf": ROOT / "conf"}.get(part, PACKAGE / part)
     taken = {path.relative_to(projects): path for path in _files(projects)}
-    for place in dict.fromkeys(Path(folder) for folder, _ in own):
+    for place in dict.fromkeys(Path(folder).resolve() for folder, _ in own):
         for path in _files(place):
+            if path.relative_to(place) in SHARED.get(part, ()):
+                continue
             if (other := taken.setdefault(path.relative_to(place), path)) != path:
                 raise ValueError(f"{path} and {other} have one name, and only the latter would be used: rename yours")
 
 
 def _files(folder: Path) -> list[Path]:
+    """Its files of code and configuration; hidden ones, as of an editor or a notebook, are none."""
     found = (path for ending in ("*.py", "*.yaml") for path in folder.rglob(ending))
-    return sorted(path for path in found if path.name != "__init__.py" and "__pycache__" not in path.parts)
+    inside = ((path, path.relative_to(folder).parts) for path in found)
+    return sorted(path for path, parts in inside if not any(part.startswith((".", "__")) for part in parts))
 
 
 def sweep_folders() -> list[Path]:
@@ -115,8 +125,16 @@ def use_components(given: str | os.PathLike[str]) -> None:
     path = folder(given).absolute()
     if not any((path / part).is_dir() for part in PARTS):
         raise ValueError(f"components = {path}: the folder has none of {', '.join(f'{part}/' for part in PARTS)}")
-    if path not in components():
-        os.environ[COMPONENTS] = os.pathsep.join([*map(str, components()), str(path)])
+    if path in components():
+        return
+    before = os.environ.get(COMPONENTS, "")
+    os.environ[COMPONENTS] = os.pathsep.join([*filter(None, before.split(os.pathsep)), str(path)])
+    try:
+        for part in PARTS:
+            own(part)
+    except ValueError:
+        os.environ[COMPONENTS] = before
+        raise
 
 
 @cache

@@ -40,7 +40,7 @@ STAGED, COMPLETE = ".new", "complete.json"  # the folder of a set of files that 
 
 @contextmanager
 def replacing_all(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder; on success its files take the place of all files in `folder`, as one.
+    """Yield an empty folder; on success its files take the place of those in `folder` with such endings, as one.
 
     They count from the moment when their list is written: `current` gives the old files before it and the new ones
     after it, wherever a kill may come, and the next `settle` completes what was interrupted. On failure nothing has
@@ -73,8 +73,9 @@ def settle(folder: Path) -> None:
             with suppress(FileNotFoundError):  # renamed before the interruption
                 (staged / name).replace(folder / name)
         _sync_folder(folder)
+        written = {Path(name).suffix for name in names}
         for path in folder.iterdir():
-            if path.is_file() and path.name not in names:
+            if path.is_file() and path.name not in names and path.suffix in written:
                 path.unlink()
         (staged / COMPLETE).unlink()  # alone: everything that it names has its place
     shutil.rmtree(staged)

@@ -243,45 +243,46 @@ def _failed(sweep: str | None, results: Path) -> set[str]:
 
 
 def _jobs_again(run_ids: Collection[str], overrides: Sequence[str], results: Path) -> list[Job]:
-    """The jobs of runs that failed, with their data where it was, or where it is looked for now; what cannot be trained
-    any more is named with its reason.
+    """The jobs of runs that failed, with their data where they are looked for now, or else where they were; what cannot
+    be trained any more is named with its reason.
     """
     again, reasons = list[Job](), dict[str, str]()
-    found: dict[tuple[str, str], str] = {}  # data set and folder -> why it is not there, empty where it is
+    missing: dict[tuple[str, str, bool, bool], str] = {}  # what `jobs` locates data by -> why there are none
+    elsewhere = [text for text in overrides if not text.lstrip("+").startswith("runtime.data_root=")]
     for run_id in sorted(run_ids):
         try:
-            now = _again(Store(results).manifest(run_id), overrides)
-            before = _again(Store(results).manifest(run_id), [text for text in overrides if not _of_data(text)])
+            manifest = Store(results).manifest(run_id)
+            now, before = _again(manifest, overrides), _again(manifest, elsewhere)
         except ValueError as error:
             reasons[run_id] = str(error)
             continue
-        for config in (before, now):
-            place = config.data.name, config.runtime.data_root
-            if place not in found:
+        there = [replace(each, runtime=replace(each.runtime, download=False)) for each in (now, before)]
+        for config in (*there, now):  # nothing is downloaded that lies in either folder
+            runtime = config.runtime
+            place = config.data.name, runtime.data_root, runtime.synthetic, runtime.download
+            same: list[Job] = []
+            if place not in missing:
                 try:
-                    jobs([config])
-                    found[place] = ""
+                    same = [job for job in jobs([config]) if job.run_id == run_id]
                 except ValueError as error:
-                    found[place] = str(error)
-            same = [] if found[place] else [job for job in jobs([config]) if job.run_id == run_id]
-            again += same
+                    missing[place] = str(error)
             if same:
+                asked = replace(config, runtime=replace(runtime, download=now.runtime.download))
+                again += [replace(job, config=asked) for job in same]
+                reasons.pop(run_id, None)
                 break
-            reasons[run_id] = found[place]
+            reasons.setdefault(run_id, missing.get(place, ""))
     for run_id in sorted(set(run_ids) - {job.run_id for job in again}):
         reason = reasons.get(run_id) or "its data, or an option's default, have changed"
         print(f"{run_id}: cannot be trained ({reason}); run its sweep, or: make clean-run ID={run_id}", file=sys.stderr)
     return again
 
 
-def _of_data(text: str) -> bool:
-    return text.lstrip("+").startswith("runtime.data_root=")
-
-
 def _again(manifest: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     """The configuration of a manifest's run. Raises ValueError where it is no longer valid."""
     given = compose.one(overrides)
     how = manifest.get("how") or {"runtime": asdict(given.runtime), "tracking": asdict(given.tracking)}
+    how = {section: dict(values) for section, values in how.items()}
     for text in overrides:
         section, _, key = text.lstrip("+").partition("=")[0].partition(".")
         how[section][key] = getattr(getattr(given, section), key)

@@ -26,10 +26,11 @@ from bnstudy.store import reduction
 from bnstudy.store.jobs import Job
 from bnstudy.training import engine
 from bnstudy.training.construct import image_shape, norm_factory
+from bnstudy.training.engine.stacked import side_by_side
 from bnstudy.training.train import EPOCHS, STEPS, THROUGHPUT
 
 KINDS = {"conv": nn.Conv2d, "linear": nn.Linear}
-OF_CALLS = frozenset({"inputs", "preactivations", "output_gradients"})  # what a snapshot keeps of one call of a layer
+OF_CALLS = frozenset({"inputs", "preactivations", "activations", "output_gradients"})  # kept of one call of a layer
 TABLES = {"steps": STEPS, "epochs": EPOCHS, "throughput": THROUGHPUT}
 
 
@@ -119,7 +120,7 @@ def _check_layers(network: nn.Module, file: str) -> tuple[Layer, ...]:
         raise ValueError(f"{file}: the network has no `layers`: set self.layers, its weight layers in depth order")
     if not layers or not all(isinstance(layer, Layer) for layer in layers):
         raise ValueError(f"{file}: layers = {layers!r}: give a tuple of bnstudy.models.layers.Layer, one or more")
-    modules = dict(network.named_modules())
+    modules = dict(network.named_modules(remove_duplicate=False))
     for depth, layer in enumerate(layers, start=1):
         if layer.depth != depth:
             raise ValueError(f"{file}: layer {layer.name} has depth {layer.depth}: number them 1, 2, 3, in their order")
@@ -131,7 +132,7 @@ def _check_layers(network: nn.Module, file: str) -> tuple[Layer, ...]:
         kind = next((kind for kind, of in KINDS.items() if isinstance(modules[layer.name], of)), None)
         if kind is not None and layer.kind != kind:
             raise ValueError(f"{file}: layer {layer.name} is of kind {layer.kind!r}, and its module is a {kind}")
-    if len({layer.name for layer in layers}) < len(layers):
+    if len({id(modules[layer.name]) for layer in layers}) < len(layers):
         raise ValueError(f"{file}: two layers name one module; a module that serves twice is one layer")
     return tuple(layers)
 
@@ -261,29 +262,41 @@ def _check_draws(config: Config, network: nn.Module, shape: tuple[int, ...]) -> 
         )
     if told:
         return
+    _check_saved(network, shape, who)
+
+
+def _check_saved(network: nn.Module, shape: tuple[int, ...], who: str) -> None:
+    """Refuse state that training changes, that what the network computes depends on, and that no checkpoint has."""
     images = torch.linspace(-1, 1, 2 * math.prod(shape)).view(2, *shape)
-    states = []
-    for _ in range(2):  # what is kept of a pass alone, as a shape, is the same after the next
+    resumed, before = copy.deepcopy(network), _unsaved(network)
+    for _ in range(2):
         network.train()(images)
-        states.append(_unsaved(network))
-    if changed := next((name for name, value in states[1].items() if states[0].get(name) != value), ""):
-        raise ValueError(
-            f"{who}: {changed} changes while training, and is not saved with the network: keep it in a buffer "
-            "(self.register_buffer), numbers too"
-        )
+    changed = [name for name, value in _unsaved(network).items() if before.get(name) != value]
+    if not changed:
+        return
+    resumed.load_state_dict(network.state_dict())
+    for mode in (False, True):
+        if not torch.equal(network.train(mode)(images), resumed.train(mode)(images)):
+            raise ValueError(
+                f"{who}: {' and '.join(changed)} changes while training, and is not saved with the network: keep it in "
+                "a buffer (self.register_buffer), numbers too"
+            )
 
 
 @torch.no_grad()
 def _check_stackable(name: str, options: Mapping[str, Any]) -> None:
     """Refuse a norm that says it treats every channel by itself, and does not: stacked it would be another norm."""
-    if name == "none" or not plugins.flag("norms", name, "STACKABLE"):
+    if not plugins.flag("norms", name, "STACKABLE") or plugins.flag("norms", name, "DRAWS"):
         return
-    build, channels = plugins.load("norms", name).build, 8
-    images = torch.linspace(-1, 2, 4 * 2 * channels * 4).sin().view(4, 2 * channels, 2, 2)
-    images[:, channels:] *= 3
-    alone, both = (build(number, 2, **copy.deepcopy(dict(options))).train() for number in (channels, 2 * channels))
-    parts = [alone(part.clone()) for part in images.split(channels, 1)]
-    if not torch.allclose(both(images.clone()), torch.cat(parts, 1), rtol=1e-3, atol=1e-4):
+    images = torch.linspace(-1, 2, 8 * 16 * 4).sin().view(8, 16, 2, 2)
+    images[:, 8:] *= 3
+    try:
+        one = plugins.load("norms", name).build(8, 2, **copy.deepcopy(dict(options))).train()
+        both = side_by_side([one, one], shared_input=False)(images.clone())
+        parts = [copy.deepcopy(one)(part.clone()) for part in images.split(8, 1)]
+    except Exception:  # it takes no such images, and says so where it is used
+        return
+    if not torch.allclose(both, torch.cat(parts, 1), rtol=1e-3, atol=1e-4, equal_nan=True):
         raise ValueError(
             f"norms/{name}.py: STACKABLE = True, and what it makes of a channel depends on the others: leave that out"
         )

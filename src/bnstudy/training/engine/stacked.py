@@ -49,7 +49,7 @@ def stack(networks: Sequence[nn.Module]) -> nn.Module:
         if not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False)):
             continue
         parent, _, child = name.rpartition(".")
-        widened = _widen([each[name] for each in modules], shared_input=name == first)
+        widened = side_by_side([each[name] for each in modules], shared_input=name == first)
         setattr(wide.get_submodule(parent), child, widened)
     return wide
 
@@ -59,7 +59,8 @@ def unstack(values: Tensor, run: int, num_runs: int) -> Tensor:
     return values.unflatten(0, (num_runs, -1))[run] if values.dim() else values
 
 
-def _widen(modules: Sequence[nn.Module], *, shared_input: bool) -> nn.Module:
+def side_by_side(modules: Sequence[nn.Module], *, shared_input: bool) -> nn.Module:
+    """One layer for these, which are alike, side by side: channels of all, one after the other."""
     one = modules[0]
     if isinstance(one, nn.Linear):
         return StackedLinear([m for m in modules if isinstance(m, nn.Linear)], shared_input=shared_input)

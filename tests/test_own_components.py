@@ -253,7 +253,8 @@ def test_options_are_each_builds_own(lab):
 @pytest.mark.parametrize(
     ("line", "file"),
     [("from ._core import F", "_core"), ("from . import _core", "_core"), ("from .lib.core import F", "lib/core"),
-     ("from bnstudy.norms.lib import core", "lib/core"), ("from .lib import F", "lib/__init__"), ("import bnstudy.norms._core", "_core")],
+     ("from bnstudy.norms.lib import core", "lib/core"), ("from .lib import F", "lib/__init__"),
+     ("import bnstudy.norms._core", "_core")],
 )  # fmt: skip
 def test_what_a_component_imports_of_its_folder_counts(lab, line, file):
     lab(f"norms/{file}.py", "F = 1\n")

@@ -26,11 +26,12 @@ CAPTION = (
     "the largest, the middle one and the one that nine in ten exceed; (b) the largest over the middle one (dashed: the "
     "median over the blocks, as its geometric mean over seeds); (c) all, by rank, of a block in each stage. (d) Share "
     "of singular values that are zero, as ReLU shuts outputs. Estimated by stochastic Lanczos quadrature. Medians over "
-    "four images, then mean (line) over seeds and 95 % interval (band)."
+    "four images, then mean (line) over seeds and 95 % interval (band). (e) Share of the blocks at which the ratio of "
+    "(b) is larger without BN, one dot a seed, bar: mean with 95 % interval; dashed: what is asked for."
 )
 SWEEP = "jacobian_blocks"
 NEEDS = {"jacobian_density": "step == 0"}
-SIZE = (10.4, 6.6)
+SIZE = (11.6, 6.6)
 SHOWN = (19, 55, 91)  # the blocks of (c) begin behind these layers: the middle of each stage
 CLAIMS = (
     Claim(
@@ -49,7 +50,7 @@ CLAIMS = (
 
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
-    panels = fig.subplot_mosaic([["a", "b"], ["c", "d"]])
+    panels = fig.subplot_mosaic([["a", "b", "e"], ["c", "d", "e"]], width_ratios=(1, 1, 0.3))
     table = _over_examples(frames["jacobian_density"])
     for arm, part in arms(table).items():
         for (share, name), dashes in zip(SHARES.items(), DASHES, strict=True):
@@ -77,7 +78,15 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     panels["c"].set_ylabel("singular value")
     figures.panel(panels["c"], "c", "a block of each stage")
     panels["a"].set_ylim(top=80)  # with room for the legend
-    for ax in panels.values():
+    share = measure(frames)["jacobians-3"][SHARE.key].values
+    figures.seeds(panels["e"], 0, share, "", colour=figures.INK, scale=Scale.plain)
+    panels["e"].axhline(SHARE.above or 0, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    panels["e"].set_ylim(0, 1)
+    panels["e"].set_xlim(-0.6, 0.6)
+    panels["e"].set_xticks([])
+    panels["e"].set_ylabel("share of blocks more uneven without BN")
+    figures.panel(panels["e"], "e", "by seed")
+    for ax in (panels[letter] for letter in "abcd"):
         ax.legend(loc="upper right", ncols=2 if ax is panels["a"] else 1)
 
 

@@ -117,8 +117,8 @@ def test_they_are_drawn_and_told(finding: findings.Finding, frames: dict[str, pd
 def test_the_published_estimates_are_those_of_the_published_dense_jacobians() -> None:
     """Of two blocks of the third stage, in every seed that both sweeps have.
 
-    With BN the published dense ones are of code that took a mini-batch's statistics in float32, and not in float64: some
-    units that are nearly 0 lie on the other side.
+    With BN the published dense ones are of code that took a mini-batch's statistics in float32, and not in float64:
+    some units that are nearly 0 lie on the other side.
     """
     keys = ["norm", "seed", "start", "example"]
     results = synthetic.FINDINGS.parents[1] / "results"

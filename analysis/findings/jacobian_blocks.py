@@ -78,8 +78,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     panels["c"].set_ylabel("singular value")
     figures.panel(panels["c"], "c", "a block of each stage")
     panels["a"].set_ylim(top=80)  # with room for the legend
-    share = measure(frames)["jacobians-3"][SHARE.key].values
-    figures.seeds(panels["e"], 0, share, "", colour=figures.INK, scale=Scale.plain)
+    by_seed = measure(frames)["jacobians-3"][SHARE.key].values
+    figures.seeds(panels["e"], 0, by_seed, "", colour=figures.INK, scale=Scale.plain)
     panels["e"].axhline(SHARE.above or 0, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
     panels["e"].set_ylim(0, 1)
     panels["e"].set_xlim(-0.6, 0.6)

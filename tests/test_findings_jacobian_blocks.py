@@ -118,7 +118,7 @@ def test_the_published_estimates_are_those_of_the_published_dense_jacobians() ->
     """Of two blocks of the third stage, in every seed that both sweeps have.
 
     With BN the published dense ones are of code that took a mini-batch's statistics in float32, and not in float64:
-    some units that are nearly 0 lie on the other side.
+    some units that are nearly 0 lie on the other side, and values differ by up to 3 in a thousand.
     """
     keys = ["norm", "seed", "start", "example"]
     results = synthetic.FINDINGS.parents[1] / "results"
@@ -133,7 +133,7 @@ def test_the_published_estimates_are_those_of_the_published_dense_jacobians() ->
         wanted = np.interp(rows["share"] * last, exact["index"], exact["value"])
         middle = rows["share"].between(0.05, 0.9)
         np.testing.assert_allclose(rows["value"][middle], wanted[middle], rtol=0.06)
-        near = 1e-5 if key[0] == "none" else 2e-3
+        near = 1e-5 if key[0] == "none" else 5e-3
         np.testing.assert_allclose(rows["value"].max(), exact["value"].max(), rtol=near)
         compared += 1
     assert compared == 2 * 2 * 7 * 4

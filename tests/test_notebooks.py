@@ -63,7 +63,7 @@ def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "one.py").write_text(
         "# %% [markdown]\n# # A *title*\n#\n# With $\\gamma$:\n#\n# $$y = x$$\n\n"
-        '# %%\nfrom bnstudy.analysis.notebook import show\n\n# %%\nshow("fig6")\n',
+        '# %%\nfrom bnstudy.analysis.notebook import show\n\n# %%\nshow("depth_lr_reduced")\n',
         "utf-8",
     )
     monkeypatch.setattr(notebook, "NOTEBOOKS", tmp_path / "notebooks")

@@ -142,13 +142,15 @@ static REAL total(vec v) {
 
 /* The input and the kernel at the points. */
 
-/* v (P, CIN, H, T): B d of a pack's input; the rows of the padding stay as they are, 0. */
-SHARED void enter(const REAL *x, long apart, int count, REAL *v) {
+/* v (P, CIN, H, T): B d of a pack's input; the rows of the padding stay as they are, 0. `plane` (IH, IW) is for its own
+   use: a channel is packed whole, because a row may be shorter than a vector. */
+SHARED void enter(const REAL *x, long apart, int count, REAL *plane, REAL *v) {
     REAL line[LINE * LANES];
     memset(line, 0, sizeof line);
-    for (int i = 0; i < CIN; i++)
+    for (int i = 0; i < CIN; i++) {
+        pack(x + i * IH * IW, apart, count, IH * IW, plane);
         for (int y = 0; y < IH; y++) {
-            pack(x + (i * IH + y) * IW, apart, count, IW, line + PAD * LANES);
+            memcpy(line + PAD * LANES, plane + y * IW * LANES, IW * LANES * sizeof(REAL));
             for (int t = 0; t < T; t++) {
                 vec stretch[P], found[P];
                 EACH(j, P) stretch[j] = load(line + (t * TILE + j) * LANES);
@@ -156,6 +158,7 @@ SHARED void enter(const REAL *x, long apart, int count, REAL *v) {
                 EACH(j, P) store(v + (((j * CIN + i) * H + y + PAD) * T + t) * LANES, found[j]);
             }
         }
+    }
 }
 
 /* u: G g of each row of the kernel, (P, CIN, K, COUT) as the output takes it, or (P, K, COUT, CIN) as the input's
@@ -206,6 +209,14 @@ static inline vec choose(mask where, vec value, vec other) { return (vec)((where
 /* Whether `b` takes the maximum from `a`, the one before it: torch's order, and its way with NaN. */
 static inline mask beats(vec b, vec a) { return (b > a) | (b != b); }
 typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+/* A byte for each lane; compilers take them apart one by one. */
+static inline mask codes(const uint8_t *from) {
+#if defined(__AVX512F__) && LANES == 16
+    return (mask)_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)from));
+#else
+    return __builtin_convertvector(*(const bytes *)from, mask);
+#endif
+}
 
 /* Of scale * (z - centre) + shift in two rows, two by two, the largest; its z, unless `winner` is NULL; and which it is. */
 INLINE void pool_rows(const REAL *upper, const REAL *lower, REAL centre, REAL scale, REAL shift, REAL *pooled,
@@ -282,13 +293,13 @@ void plain(const REAL *x, const REAL *weight, const REAL *bias, REAL *pooled, ui
         long low, high;
         part(packs(num), &low, &high);
         REAL *v = numbers(P * CIN * H * T * LANES), *u = numbers(P * TAPS * COUT), *m = numbers(COUT * T * P * LANES);
-        REAL *rows = numbers(2 * COUT * OW * LANES), *best = numbers(COUT * POOLED * LANES);
+        REAL *rows = numbers(2 * COUT * OW * LANES), *best = numbers(COUT * POOLED * LANES), *plane = numbers(IH * IW * LANES);
         for (long g = 0; g < groups; g++) {
             transform(weight + g * COUT * TAPS, u, 0);
             for (long n = low; n < high; n++) {
                 const int count = images(n, num);
                 uint8_t *which = code + (n * groups + g) * COUT * POOLED * LANES;
-                enter(x + n * LANES * entering + (shared ? 0 : g) * CIN * IH * IW, entering, count, v);
+                enter(x + n * LANES * entering + (shared ? 0 : g) * CIN * IH * IW, entering, count, plane, v);
                 for (int y = 0; y < PH; y++) {
                     for (int down = 0; down < 2; down++)
                         convolve_row(v, u, bias + g * COUT, 2 * y + down, m, rows + down * COUT * OW * LANES, OW * LANES);
@@ -301,7 +312,7 @@ void plain(const REAL *x, const REAL *weight, const REAL *bias, REAL *pooled, ui
                 unpack(best, COUT * POOLED, pooled + (n * LANES * groups + g) * COUT * POOLED, channels * POOLED, count);
             }
         }
-        free(v), free(u), free(m), free(rows), free(best);
+        free(v), free(u), free(m), free(rows), free(best), free(plane);
     }
 }
 
@@ -316,13 +327,14 @@ void convolve(const REAL *x, const REAL *weight, const REAL *bias, REAL *z, doub
         long low, high;
         const int thread = part(packs(num), &low, &high);
         REAL *v = numbers(P * CIN * H * T * LANES), *u = numbers(P * TAPS * COUT), *m = numbers(COUT * T * P * LANES);
+        REAL *inputs = numbers(IH * IW * LANES);
         for (long g = 0; g < groups; g++) {
             double before = 0;
             transform(weight + g * COUT * TAPS, u, 0);
             for (long n = low; n < high; n++) {
                 const int count = images(n, num);
                 REAL *to = z + (n * groups + g) * COUT * plane;
-                enter(x + n * LANES * entering + (shared ? 0 : g) * CIN * IH * IW, entering, count, v);
+                enter(x + n * LANES * entering + (shared ? 0 : g) * CIN * IH * IW, entering, count, inputs, v);
                 for (int y = 0; y < OH; y++) convolve_row(v, u, bias + g * COUT, y, m, to + y * OW * LANES, plane);
                 for (int c = 0; c < COUT; c++) {
                     const long at = thread * channels + g * COUT + c;
@@ -332,7 +344,7 @@ void convolve(const REAL *x, const REAL *weight, const REAL *bias, REAL *z, doub
             }
             counts[thread] = before;
         }
-        free(v), free(u), free(m);
+        free(v), free(u), free(m), free(inputs);
     }
     for (long c = 0; c < channels; c++) {
         double count = 0, m2 = 0;
@@ -426,7 +438,7 @@ INLINE void open_up(const REAL *z, const uint8_t *code, const REAL *grad, const 
                 const int pooled = y < 2 * PH && x < 2 * PW; /* else what the pool leaves out at an edge */
                 const long at = (c * POOLED + y / 2 * PW + x / 2) * LANES;
                 const vec g = pooled ? s.a * load(grad + at) : (vec){0};
-                const mask k = pooled ? __builtin_convertvector(*(const bytes *)(code + at), mask) : (mask){0};
+                const mask k = pooled ? codes(code + at) : (mask){0};
                 EACH(q, 4) if (y + q / 2 < OH && x + q % 2 < OW) {
                     const REAL *from = z ? z + (c * PLACES + (y + q / 2) * OW + x + q % 2) * LANES : NULL;
                     const vec dense = z ? s.b * (load(from) - s.centre) + s.d : (vec){0};
@@ -464,8 +476,8 @@ SHARED void weigh(const REAL *v, const REAL *dz, REAL *sums) {
             }
 }
 
-/* The gradient of a pack's input. `e` (P, CIN, H, T) is for its own use. */
-SHARED void input_gradient(const REAL *dz, const REAL *u, REAL *e, REAL *dx, long apart, int count) {
+/* The gradient of a pack's input. `e` (P, CIN, H, T) and `plane` (IH, IW) are for its own use. */
+SHARED void input_gradient(const REAL *dz, const REAL *u, REAL *e, REAL *plane, REAL *dx, long apart, int count) {
     memset(e, 0, P * CIN * H * T * LANES * sizeof(REAL));
     for (int j = 0; j < P; j++)
         for (int k = 0; k < K; k++)
@@ -483,7 +495,7 @@ SHARED void input_gradient(const REAL *dz, const REAL *u, REAL *e, REAL *dx, lon
                     }
                     EACH(b, IB) EACH(q, SB) store(to + (b * H * T + q) * LANES, sum[b][q]);
                 }
-    for (int i = 0; i < CIN; i++)
+    for (int i = 0; i < CIN; i++) {
         for (int y = 0; y < IH; y++) {
             REAL line[LINE * LANES];
             memset(line, 0, sizeof line);
@@ -496,8 +508,10 @@ SHARED void input_gradient(const REAL *dz, const REAL *u, REAL *e, REAL *dx, lon
                     store(at, load(at) + stretch[j]);
                 }
             }
-            unpack(line + PAD * LANES, IW, dx + (i * IH + y) * IW, apart, count);
+            memcpy(plane + y * IW * LANES, line + PAD * LANES, IW * LANES * sizeof(REAL));
         }
+        unpack(plane, IH * IW, dx + i * IH * IW, apart, count);
+    }
 }
 
 /* Gradients of weight (G * COUT, CIN, K, K), of bias or beta, and, unless they are NULL, of gamma and x, from the pooled
@@ -526,6 +540,7 @@ void backward(const REAL *x, const REAL *weight, const REAL *z, const REAL *winn
         const int thread = part(packs(num), &low, &high);
         REAL *v = numbers(P * CIN * H * T * LANES), *e = numbers(P * CIN * H * T * LANES);
         REAL *u = numbers(P * TAPS * COUT), *dz = numbers(P * COUT * OH * T * LANES), *own = numbers(COUT * POOLED * LANES);
+        REAL *plane = numbers(IH * IW * LANES);
         for (long g = 0; g < groups; g++) {
             if (dx) transform(weight + g * COUT * TAPS, u, 1);
             for (long n = low; n < high; n++) {
@@ -534,12 +549,12 @@ void backward(const REAL *x, const REAL *weight, const REAL *z, const REAL *winn
                 pack(grad + (n * LANES * groups + g) * COUT * POOLED, channels * POOLED, count, COUT * POOLED, own);
                 if (z) open_up(z + at * PLACES, code + at * POOLED, own, slopes + g * COUT, dz);
                 else open_up(NULL, code + at * POOLED, own, slopes + g * COUT, dz);
-                enter(x + image, entering, count, v);
+                enter(x + image, entering, count, plane, v);
                 weigh(v, dz, parts + thread * size + g * SUMS * LANES);
-                if (dx) input_gradient(dz, u, e, dx + image, entering, count);
+                if (dx) input_gradient(dz, u, e, plane, dx + image, entering, count);
             }
         }
-        free(v), free(e), free(u), free(dz), free(own);
+        free(v), free(e), free(u), free(dz), free(own), free(plane);
     }
     for (long g = 0; g < groups; g++)
         for (int c = 0; c < COUT; c++)

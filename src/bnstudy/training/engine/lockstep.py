@@ -45,7 +45,7 @@ class Lockstep:
         self._sgd = SGD(self._parameters, self.num_runs, optim, flat=flat)
         self._alive_R = torch.ones(self.num_runs, dtype=torch.bool, device=device)
         self._statistics = [each for each in self._network.buffers() if each.dim()]
-        self._divergence_loss = divergence_loss
+        self._largest_loss = min(divergence_loss, torch.finfo(torch.float32).max)  # so that no infinity is below it
         self._device = device
 
     def step(self, batch: Batch, lrs: Sequence[float]) -> StepResult:
@@ -78,7 +78,7 @@ class Lockstep:
         # The sum's gradient is each run's own: no run's loss depends on another's weights. Of what has no part it is 0.
         gradients = torch.autograd.grad(loss_R.sum(), self._parameters, materialize_grads=True)
         loss_R = loss_R.detach()
-        self._alive_R.logical_and_(loss_R.isfinite() & (loss_R <= self._divergence_loss))
+        self._alive_R.logical_and_(loss_R <= self._largest_loss)
         # Looking at the host costs nothing on the CPU and would stall a GPU, where the update is masked instead.
         all_alive = self._device.type == "cpu" and bool(self._alive_R.all())
         self._sgd.step(gradients, lr_R.to(loss_R.dtype), None if all_alive else self._alive_R)

@@ -533,7 +533,8 @@ def test_what_is_fused() -> None:
     counted = [Counter(kernels_in(net)) for net in resnet]
     wide = {"WinogradConv": 18, "PointwiseConv": 2}  # two blocks stride
     assert counted[0] == {"NormReLU": 19, **wide}  # the stem's norm, and two a block
-    assert counted[1] == counted[2] == {"NormReLU": 9, **wide}  # additions with their ReLU
+    assert counted[1] == {"NormReLU": 10, **wide}  # the stem's ReLU, and additions with theirs
+    assert counted[2] == {"NormReLU": 19, **wide}  # each ReLU, none with its norm
     strided = lenet("batch")
     strided.conv1.stride = (2, 2)  # type: ignore[assignment]
     assert kernels_in(strided) == ["PooledConv"]

@@ -2,7 +2,7 @@
 
 The forward pass is traced (torch.fx), once for training and once for evaluation, and in it
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
-    norm, addition, ReLU, or two of them (kernels.norm_relu);
+    norm, addition, ReLU, or two of them, and a ReLU by itself (kernels.norm_relu);
     a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd), and its gradient is
         added there to that of a shortcut around it;
     one of 1x1 at stride 2 reads and writes only what it needs (kernels.pointwise);
@@ -69,8 +69,8 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
         if fusion := _pooled_conv(node, modules, num_runs) or _norm_relu(node, modules):
             _replace(fused, *fusion)
     graph.eliminate_dead_code()
-    for node in list(graph.nodes):  # of the convolutions that are left
-        if fusion := _winograd(node, modules) or _other(node, modules):
+    for node in list(graph.nodes):  # of the convolutions that are left, and of ReLUs that none of them takes along
+        if fusion := _winograd(node, modules) or _relu(node, modules) or _other(node, modules):
             _replace(fused, *fusion)
     graph.eliminate_dead_code()
     _pass_on(graph, dict(fused.named_modules()))
@@ -137,6 +137,11 @@ def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     user = next(iter(conv.users))
     relu = _once(conv) and _input(user, nn.ReLU, modules) is conv
     return WinogradConv(layer, relu), (entering,), user if relu else conv
+
+
+def _relu(relu: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
+    before = _input(relu, nn.ReLU, modules)
+    return None if before is None or not _once(before) else (NormReLU(None), (before,), relu)
 
 
 def _other(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:

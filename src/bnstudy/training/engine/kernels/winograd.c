@@ -28,7 +28,11 @@
 #define MATRICES (PATCH * PATCH)
 #define TILES LANES /* that are multiplied at a time */
 #define NEXT(channels) (TILES * (channels) + LANES) /* from one matrix to the next: no power of two, as caches are */
-#define SUMMED 64 /* tiles that are added up before they are added to the others */
+#ifdef BF16 /* tiles that are added up before they are added to the others */
+#define SUMMED 256 /* of numbers with eight bits: what more of them would round off is nothing beside that */
+#else
+#define SUMMED 64
+#endif
 
 /* The transformations along one side. */
 

@@ -91,7 +91,10 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     (group,) = plan([job], {name}, folder, workers=1)
 
     from bnstudy.store import checkpoint
-    from bnstudy.training import engine, preflight, runner, signals  # and with them torch
+    from bnstudy.training import imports
+
+    imports.load()
+    from bnstudy.training import engine, preflight, runner, signals
 
     threads = config.runtime.threads or devices.cores()
     live = True if "ipykernel" in sys.modules else None  # a notebook's output is no terminal, but a line can move there

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -26,7 +27,7 @@ from bnstudy.store.locks import Holder
 from bnstudy.store.runs import Ending, State, Store
 from bnstudy.sweep.plan import plan
 from bnstudy.tracking.console import Progress
-from bnstudy.training import signals
+from bnstudy.training import imports, signals
 
 INTERRUPTED = 130  # exit status of a worker that was asked to stop
 CHECK, TRAIN = "check", "train"  # what a worker does with what it receives
@@ -380,7 +381,9 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
     """Be a worker: groups come in, progress and endings go out, until the pipe is closed."""
     signals.end_on_interrupt()  # as long as there is nothing to save
     _die_with_parent()
-    from bnstudy.training import preflight  # torch is imported here, in the worker
+    imports.load()  # torch is imported here, in the worker
+    gc.freeze()  # what is imported stays: no search for garbage need look at it
+    from bnstudy.training import preflight
 
     def tell(kind: str, *content: object) -> None:
         try:

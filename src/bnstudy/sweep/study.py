@@ -23,7 +23,7 @@ from bnstudy.sweep.preview import Show
 from bnstudy.sweep.specs import HOW, remember, remembered
 from bnstudy.tracking.console import Progress
 from bnstudy.tracking.sync import log_figures
-from bnstudy.training import signals
+from bnstudy.training import imports, signals
 
 REPRODUCE = ("init", "lenet_lr_grid")  # what `make reproduce` trains, in this order
 
@@ -50,7 +50,8 @@ def train_one(config: Config, results: Path, *, show: Show = Show.nothing, yes: 
     (group,) = plan([job], {job.run_id}, results, workers=1)
     threads = config.runtime.threads or devices.cores()
     pool.use_threads(threads)
-    from bnstudy.training import preflight, runner  # and with it torch, which reads the environment
+    imports.load()  # and with it torch, which reads the environment
+    from bnstudy.training import preflight, runner
 
     preflight.check([job])
     stop = signals.Stop(ends_process=True)

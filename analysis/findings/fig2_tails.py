@@ -22,6 +22,7 @@ QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
 CLEAR = 2.0  # standard deviations of a log-likelihood ratio
 BEYOND = f"{CLEAR:g} std: clear"
 NEAR = 0.3  # between a stable law's index and Hill's
+PARTLY = 0.5
 HELD = Part("share of the seeds in which the power law holds", above=0.9)
 HELD_LAYERS = Part("share of the convolutions at which the power law holds", above=0.9)
 SHAPES = {
@@ -69,20 +70,22 @@ CAPTION = (
     "Kolmogorov-Smirnov distance, among the largest 1 to 50 %), dashed: that power law; grey: the normal law. (c) Hill "
     "estimate of the tail index from the largest share k/n; median and range over seeds, thin bars: 95 % interval of "
     "the median seed, from resampled output channels. (d) Shape of the stretched exponential fitted to the largest "
-    "tenth, one dot a seed, bar: mean with 95 % interval. (e) How much likelier other laws are than the power law, in "
-    "standard deviations over output channels, one dot a seed: filled above the best threshold, hollow for the largest "
-    "tenth. Lognormal and stretched exponential contain the power law, so that they are never less likely, and are "
-    "given twice the ratio, which then is normal where the power law holds; beyond 2 there is no power law; above: in "
-    "how many seeds none of the three speaks against it (best threshold, largest tenth). (f) The same by depth, the "
-    "larger of those two, above the best threshold. (g) Index of a stable law from five quantiles (round dots, one a "
-    "seed) and Hill's index of the largest 5 % (squares): a stable law has one index for both; 2 is the normal law. "
-    "Other lines and bars: medians (f: means); bands: ranges over seeds (f: 95 % intervals). Fits are this project's "
-    "own; its tests compare power law, likelihood ratio and Hill's estimate with the library powerlaw's."
+    "tenth, one dot a seed, bar: mean with 95 % interval. (e) What the verdicts rest on: whether the power law holds, "
+    "by seed, and at which share of its layers; bars: mean with 95 % interval. (f) How much likelier other laws are "
+    "than the power law, in standard deviations over output channels, one dot a seed: filled above the best threshold, "
+    "hollow for the largest tenth. Lognormal and stretched exponential contain the power law, so that they are never "
+    "less likely, and are given twice the ratio, which then is normal where the power law holds; beyond 2 there is no "
+    "power law; above: in how many seeds none of the three speaks against it (best threshold, largest tenth). (g) The "
+    "same by depth, the larger of those two, above the best threshold. (h) Index of a stable law from five quantiles "
+    "(round dots, one a seed) and Hill's index of the largest 5 % (squares): a stable law has one index for both; 2 is "
+    "the normal law. Other lines and bars: medians (g: means); bands: ranges over seeds (g: 95 % intervals). Fits are "
+    "this project's own; its tests compare power law, likelihood ratio and Hill's estimate with the library "
+    "powerlaw's."
 )
 SWEEP = "gradient_statistics"
 NEEDS = {"gradient_tails": "step == 0 and depth < 110 and run_depth == 110", "tail_fits": "step == 0 and depth < 110"}
 PUBLISHED = "fig2"
-SIZE = (12.6, 6.6)
+SIZE = (14.4, 6.8)
 HOLDS = (
     "half-normal less likely than the power law by more than 2 standard deviations of the log-likelihood ratio (over "
     "output channels), and neither lognormal nor stretched exponential, which contain the power law, with twice the "
@@ -95,7 +98,7 @@ CLAIMS = (
         scale="init",
         says="Without BN the tail of the gradient at layer 55 is a power law.",
         criterion=Criterion(
-            (HELD,), partial=(Part(HELD.of, above=0.5),), remark=f"Above the threshold at which it fits best: {HOLDS}."
+            (HELD,), partial=(Part(HELD.of, above=PARTLY),), remark=f"Above the threshold at which it fits best: {HOLDS}."
         ),
         published="called heavy-tailed; no law is named",
     ),
@@ -104,7 +107,7 @@ CLAIMS = (
         where="Section 3.1, Figure 2",
         scale="init",
         says="That power law describes the largest tenth of the entries.",
-        criterion=Criterion((HELD,), partial=(Part(HELD.of, above=0.5),), remark="The same, for the largest tenth."),
+        criterion=Criterion((HELD,), partial=(Part(HELD.of, above=PARTLY),), remark="The same, for the largest tenth."),
         published="called heavy-tailed; no law is named",
     ),
     Claim(
@@ -113,7 +116,7 @@ CLAIMS = (
         scale="init",
         says="Without BN the tail is a power law at every depth.",
         criterion=Criterion(
-            (HELD_LAYERS,), partial=(Part(HELD_LAYERS.of, above=0.5),), remark="By the first criterion, seed by seed."
+            (HELD_LAYERS,), partial=(Part(HELD_LAYERS.of, above=PARTLY),), remark="By the first criterion, seed by seed."
         ),
         published="only layer 55 is shown",
     ),
@@ -145,15 +148,15 @@ CLAIMS = (
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     tails, fits = frames["gradient_tails"], _judged(frames["tail_fits"])
-    panels = fig.subplot_mosaic([list("abcd"), list("eefg")])
+    panels = fig.subplot_mosaic([list("aabbccddee"), list("ffffggghhh")])
     columns = ["norm", "seed", "quantity", "x", "x_high", "value", "low", "high"]  # not to copy all with each run
     here, fits_here = tails.loc[tails["depth"] == LAYER, columns], fits[fits["depth"] == LAYER]
     _density(panels["a"], here, frames["published"])
     _survival(panels["b"], here, fits_here)
     _hill_plot(panels["c"], here)
     _shapes(panels["d"], fits_here)
-    _likelihoods(panels["e"], fits_here)
-    ax = panels["f"]
+    _likelihoods(panels["f"], fits_here)
+    ax = panels["g"]
     for arm, part in arms(_strongest(fits[fits["chosen"]])).items():
         figures.band(ax, stats.over_seeds(part, ["depth"], "evidence"), "depth", arm)
     ax.axhline(CLEAR, color=figures.MUTED, lw=0.9, ls=figures.DASHED)
@@ -162,24 +165,24 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     ax.legend(handles=[figures.entry(BEYOND, ls=figures.DASHED, lw=0.9)], loc="upper left")
     ax.set_ylabel("against a power law (std)")
     figures.stages(ax)
-    _indices(panels["g"], tails)
+    _indices(panels["h"], tails)
+    _shares(panels["e"], _shares_held(fits))
     for letter, title in {
         "a": f"layer {LAYER}: density",
         "b": f"layer {LAYER}: survival",
         "c": f"layer {LAYER}: tail index",
         "d": f"layer {LAYER}: shape of the tail",
-        "e": f"layer {LAYER}: laws compared",
-        "f": "against a power law, by depth",
-        "g": "stable law's index, and Hill's",
+        "e": "a power law holds",
+        "f": f"layer {LAYER}: laws compared",
+        "g": "against a power law, by depth",
+        "h": "stable law, and Hill",
     }.items():
         figures.panel(panels[letter], letter, title)
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     tails, fits = frames["gradient_tails"], _judged(frames["tail_fits"])
-    without = _held(fits[fits["norm"] == "none"])
-    at = without[without["depth"] == LAYER].set_index("seed")
-    layers = without[without["chosen"]].groupby("seed")["held"].mean()
+    held = _shares_held(fits)
     tenth = _stretched(fits[fits["depth"] == LAYER])
     indices = _stable_and_hill(tails[tails["norm"] == "none"])
     of = {layer: indices[indices["depth"] == layer].set_index("seed") for layer in STABLE_LAYERS}
@@ -188,9 +191,9 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
         for arm, part in SHAPES.items()
     }
     return {
-        "6-power-law": {HELD.key: criteria.single(at[at["chosen"]]["held"])},
-        "6-power-law-tenth": {HELD.key: criteria.single(at[~at["chosen"]]["held"])},
-        "6-power-law-layers": {HELD_LAYERS.key: criteria.single(layers)},
+        "6-power-law": {HELD.key: criteria.single(held["best"])},
+        "6-power-law-tenth": {HELD.key: criteria.single(held["tenth"])},
+        "6-power-law-layers": {HELD_LAYERS.key: criteria.single(held["layers"])},
         "6-heavier": {**shapes, FLATTER.key: criteria.compared(tenth, "shape")},
         "6-stable": {
             **{part.key: criteria.single(of[layer]["stable"]) for layer, part in INFINITE.items()},
@@ -252,6 +255,17 @@ def _held(fits: pd.DataFrame) -> pd.DataFrame:
     held = (wide["half_normal"] < -CLEAR) & ~(wide[["lognormal", "stretched_exponential"]] > CLEAR).any(axis=1)
     keys = fits[(fits["law"] == "power_law") & fits["shape"].notna()][["depth", "seed", "chosen", "percent", "shape"]]
     return keys.merge(held.rename("held").reset_index(), on=["depth", "seed", "chosen"])
+
+
+def _shares_held(fits: pd.DataFrame) -> dict[str, pd.Series]:
+    """By seed, without BN, where a power law holds: 0 or 1 at the layer, for both thresholds; share of the layers."""
+    without = _held(fits[fits["norm"] == "none"])
+    at = without[without["depth"] == LAYER].set_index("seed")
+    return {
+        "best": at[at["chosen"]]["held"],
+        "tenth": at[~at["chosen"]]["held"],
+        "layers": without[without["chosen"]].groupby("seed")["held"].mean(),
+    }
 
 
 def _strongest(fits: pd.DataFrame) -> pd.DataFrame:
@@ -394,6 +408,21 @@ def _likelihoods(ax: Axes, fits: pd.DataFrame) -> None:
     ax.set_xticks(range(len(RIVALS)), [name.replace(" ", "\n") for name in RIVALS.values()])
     ax.set_xlim(-0.5, len(RIVALS) - 0.5)
     ax.set_ylabel("likelier than the power law (std)")
+    ax.grid(False, axis="x")
+
+
+def _shares(ax: Axes, held: Mapping[str, pd.Series]) -> None:
+    names = {"best": "55,\nbest", "tenth": "55,\ntenth", "layers": "all\nlayers"}
+    for place, name in enumerate(names):
+        figures.seeds(ax, place, held[name].astype(float), "none", scale=Scale.plain)
+    assert HELD.above is not None
+    for level, text in ((HELD.above, "reproduced"), (PARTLY, "partly")):
+        ax.axhline(level, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+        ax.text(2.45, level + 0.015, f"above: {text}", fontsize=7, color=figures.MUTED, va="bottom", ha="right")
+    ax.set_ylim(-0.05, 1.1)
+    ax.set_xticks(range(len(names)), list(names.values()))
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.set_ylabel("share of seeds, of layers")
     ax.grid(False, axis="x")
 
 

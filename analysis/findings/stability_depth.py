@@ -50,7 +50,7 @@ ALL_KNOWN = Need("cells of a seed without a limit, or with one above the largest
                  below=0.5)  # fmt: skip
 LIMIT = (
     "Limit: the largest rate up to which a network learns in one epoch on all of CIFAR-10 (mean of the last 50 losses "
-    "below 2.25) or, where no rate learns, stays finite, by decades from 1e-6 to 10 and bisection to a factor of 1.25."
+    "below 2.25) or, where no rate learns, stays finite, by decades from 1e-4 to 10 and bisection to a factor of 1.25."
 )
 CLAIMS = (
     Claim(

@@ -95,14 +95,18 @@ class Part:
             return stats.above(values, self.above, self.scale)
         return stats.equivalent(values, self.above, self.below, self.scale)
 
+    def p_against(self, values: pd.Series) -> float:
+        """A p value, below 0.05 where the part fails: where the mean lies on a bound's wrong side."""
+        if self.where:
+            return float(self._holds(values))
+        wrong = [stats.below(values, self.above, self.scale)] if self.above is not None else []
+        wrong += [stats.above(values, self.below, self.scale)] if self.below is not None else []
+        return min(wrong)
+
     def outcome(self, values: pd.Series) -> Outcome:
         if self.p(values) < ALPHA:
             return Outcome.holds
-        if self.where:
-            return Outcome.fails
-        wrong = [stats.below(values, self.above, self.scale)] if self.above is not None else []
-        wrong += [stats.above(values, self.below, self.scale)] if self.below is not None else []
-        return Outcome.fails if min(wrong) < ALPHA else Outcome.open
+        return Outcome.fails if self.p_against(values) < ALPHA else Outcome.open
 
     def _holds(self, values: pd.Series) -> bool:
         within = [_within(value, self.above, self.below) for value in values.dropna()]
@@ -137,7 +141,7 @@ class Need:
 @dataclass(frozen=True)
 class Judgement:
     """What the values say of a criterion: of the full one with its p value, and whether the partial one holds, with
-    that of its weakest part; None where there is no partial one.
+    its own; None where there is no partial one. `against_p`: that some part of the full one fails.
     """
 
     full: Outcome
@@ -145,6 +149,7 @@ class Judgement:
     p: float
     n: int
     partial_p: float | None = None
+    against_p: float = 1.0
     min_n: int = MIN_SEEDS  # below which nothing is decided
     unmet: str = ""  # why nothing can be decided
     undecided: str = ""  # which parts are open
@@ -213,15 +218,24 @@ class Criterion:
             partial_p = max(lesser, default=None)
         elif self.partial:
             lesser = sorted(part.p(samples[part.key].values) for part in judged)
-            partial_p = lesser[self.partial - 1] if len(lesser) >= self.partial else 1.0
+            partial_p = _some(lesser, self.partial)
         partial = partial_p is not None and partial_p < ALPHA and enough
         every = [samples[part.key].values.dropna().index for part in judged]
         seeds = every[0].append(every[1:]) if every else None
         unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values, seeds)]
         unmet += [] if judged else [self.left_out]
+        against_p = _some(sorted(part.p_against(samples[part.key].values) for part in judged), 1)
         open_parts = [part.key for part, outcome in zip(judged, outcomes, strict=True) if outcome is Outcome.open]
         return Judgement(
-            _all(outcomes), partial, p, n, partial_p, self.min_seeds, "; ".join(unmet), " and of ".join(open_parts)
+            full=_all(outcomes),
+            partial=partial,
+            p=p,
+            n=n,
+            partial_p=partial_p,
+            against_p=against_p,
+            min_n=self.min_seeds,
+            unmet="; ".join(unmet),
+            undecided=" and of ".join(open_parts),
         )
 
     def interval(self, part: Part, samples: Mapping[str, Sample]) -> Interval:
@@ -278,6 +292,13 @@ def _at(places: list[str]) -> str:
         plural = "" if " " in kinds[0] or kinds[0].endswith("s") else "es" if kinds[0].endswith("ch") else "s"
         return f", at {kinds[0]}{plural} {', '.join(last[:-1])} and {last[-1]}"
     return f", for each of {', '.join(named[:-1])} and {named[-1]}"
+
+
+def _some(ordered: list[float], number: int) -> float:
+    """p that at least so many hold, whichever these are, from their p values in order (Benjamini and Heller, 2008,
+    "Screening for partial conjunction hypotheses"); 1 where there are fewer.
+    """
+    return min(1.0, (len(ordered) - number + 1) * ordered[number - 1]) if len(ordered) >= number else 1.0
 
 
 def _all(outcomes: list[Outcome]) -> Outcome:

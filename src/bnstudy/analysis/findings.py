@@ -287,23 +287,26 @@ def judged(claims: Iterable[Claim], measured: Mapping[str, Mapping[str, Sample]]
             raise ValueError(f"claim {name} was measured and has no criterion that judges it: give it a Criterion")
         rules[name] = rule
     outcomes = {name: rule.judge(measured[name]) for name, rule in rules.items()}
-    corrected: dict[str, float] = {}
-    partly: dict[str, float] = {}
+    corrected, partly, against = (dict[str, float]() for _ in range(3))
     tested = {name: of for name, of in outcomes.items() if not of.unmet and of.n >= of.min_n}
     for family in {known[name].family for name in tested}:
         of_family = {name: of for name, of in tested.items() if known[name].family == family}
         corrected |= stats.holm({name: of.p for name, of in of_family.items()})
         partly |= stats.holm({name: of.partial_p for name, of in of_family.items() if of.partial_p is not None})
-    return {
-        name: _evidence(rules[name], measured[name], of, corrected.get(name, 1.0), partly.get(name, 1.0))
-        for name, of in outcomes.items()
-    }
+        against |= stats.holm({name: of.against_p for name, of in of_family.items()})
+    ps = {name: tuple(of.get(name, 1.0) for of in (corrected, partly, against)) for name in outcomes}
+    return {name: _evidence(rules[name], measured[name], of, *ps[name]) for name, of in outcomes.items()}
 
 
 def _evidence(
-    rule: Criterion, samples: Mapping[str, Sample], judgement: criteria.Judgement, full_p: float, partial_p: float
+    rule: Criterion,
+    samples: Mapping[str, Sample],
+    judgement: criteria.Judgement,
+    full_p: float,
+    partial_p: float,
+    against_p: float,
 ) -> Evidence:
-    verdict, reason = _verdict(judgement, full_p, partial_p)
+    verdict, reason = _verdict(judgement, full_p, partial_p, against_p)
     estimates = rule.estimates(samples)
     scales = {of: samples[of].arms_scale for of in estimates}
     arms = {
@@ -332,7 +335,9 @@ def _evidence(
     )
 
 
-def _verdict(judgement: criteria.Judgement, full_p: float, partial_p: float) -> tuple[Verdict, str]:
+def _verdict(
+    judgement: criteria.Judgement, full_p: float, partial_p: float, against_p: float
+) -> tuple[Verdict, str]:
     """By p values that are corrected for the number of claims."""
     if judgement.unmet and (judgement.n >= judgement.min_n or not judgement.n):
         return Verdict.undecided, judgement.unmet
@@ -342,11 +347,11 @@ def _verdict(judgement: criteria.Judgement, full_p: float, partial_p: float) -> 
         return Verdict.reproduced, ""
     if judgement.partial and partial_p < ALPHA:  # before what is undecided, or noise would make the verdict better
         return Verdict.partly, ""
-    if judgement.full is Outcome.holds or judgement.partial:
-        p = full_p if judgement.full is Outcome.holds else partial_p
-        return Verdict.undecided, f"p = {number(p)} after Holm's correction: {judgement.n} seeds are too few"
-    if judgement.full is Outcome.fails:
+    if judgement.full is Outcome.fails and not judgement.partial and against_p < ALPHA:
         return Verdict.not_reproduced, ""
+    if judgement.full is not Outcome.open or judgement.partial:
+        p = full_p if judgement.full is Outcome.holds else partial_p if judgement.partial else against_p
+        return Verdict.undecided, f"p = {number(p)} after correction: {judgement.n} seeds are too few"
     return Verdict.undecided, f"the interval of {judgement.undecided} holds the bound: {judgement.n} seeds are too few"
 
 
@@ -401,7 +406,8 @@ HOW_JUDGED = (
     "A criterion names quantities of which there is one value a seed; the two arms of a seed share initial weights and "
     "data order and are compared in pairs. Above or below a bound: the 95 % interval of the mean over seeds (Student's "
     "t) is; between two: two one-sided tests at 5 %. The claims of one origin in a finding are corrected for their "
-    "number (Holm), for the whole criterion and for the part that makes them partly reproduced. "
+    "number (Holm), whether they hold, hold in part, or fail; and where one part of several would do, for how many there "
+    "are. "
     "Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its reason."
 )
 

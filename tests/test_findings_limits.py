@@ -68,7 +68,7 @@ def test_as_the_paper_has_it(finding: findings.Finding) -> None:
         (["tdddd", "tdddd", "tdddd"], Verdict.reproduced),
         (["tttdd", "tttdd", "tttdd"], Verdict.partly),  # by a factor of ten, and not by more
         (["ttttd", "ttttd", "ttttd"], Verdict.not_reproduced),
-        (["ttttt", "ttttt", "ttttt"], Verdict.not_reproduced),
+        (["ttttt", "ttttd", "ttttd"], Verdict.undecided),  # nobody has seen where it ends
         (["tdddd", "ttttd", "tttdd"], Verdict.undecided),
         (["ttddd", "ttddd"], Verdict.undecided),
     ],

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bnstudy.analysis import bracket, criteria, figures, stats
-from bnstudy.analysis.criteria import Criterion, Part, Sample
+from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
 from bnstudy.analysis.findings import Comparison
 from bnstudy.analysis.frames import ARMS, CHANCE, DASH, MissingTable, arms, number, spread
 from bnstudy.analysis.stats import Scale
@@ -48,12 +48,19 @@ def by_cell(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "low", "high", "non_monotone", "finite", "text"])
 
 
+ENDS_KNOWN = Need("arms that train at every rate tried", "where training ends is not known", below=0.5)
+
+
 def larger(factor: float = 10) -> Criterion:
-    """The largest rate that trains is larger with BN, by this factor; partly: by more than the search resolves."""
+    """The largest rate that trains is larger with BN, by this factor; partly: by more than the search resolves.
+
+    Undecided where an arm trains at every rate tried: how far it would go nobody has seen.
+    """
     of = "largest rate that trains with BN over that without"
     return Criterion(
         (Part(of, above=factor, scale=Scale.log),),
         partial=(Part(of, above=FACTOR, scale=Scale.log),),
+        needs=(ENDS_KNOWN,),
         remark=f"Lower ends of the brackets, seed by seed; a bracket's ends are at most a factor of {FACTOR} apart.",
     )
 
@@ -61,7 +68,11 @@ def larger(factor: float = 10) -> Criterion:
 def ratios(cells: pd.DataFrame) -> dict[str, Sample]:
     """The values that `larger` asks for."""
     part = larger().full[0]
-    return {part.key: criteria.compared(cells, "low", Scale.log, of="batch")}
+    open_ended = (cells["low"].notna() & np.isinf(cells["high"])).groupby(cells["seed"]).sum()
+    return {
+        part.key: criteria.compared(cells, "low", Scale.log, of="batch"),
+        ENDS_KNOWN.of: criteria.single(open_ended),
+    }
 
 
 FALLS = Part("slope of the log of the largest rate that trains on the log of depth, without BN", below=0)

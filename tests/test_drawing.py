@@ -157,3 +157,20 @@ def test_untrained_runs_are_counted(tmp_path: Path) -> None:
         fig = figures.new(finding.size, "t", "s", synthetic=False)
         finding.plot(fig, data)
     assert [text.get_text() for text in fig.axes[0].texts] == [" 5 completed"] * 2
+
+
+@pytest.mark.parametrize("name", ["sharpness", "textbook_epsilon", "lenet_lr"])
+def test_a_sweep_that_varies_more_than_a_finding_compares_is_not_judged(name: str, tmp_path: Path) -> None:
+    """Two weight decays are not twice as many seeds."""
+    finding = Task(synthetic.FINDINGS / f"{name}.py", project.ROOT / "analysis", tmp_path, tmp_path)
+    sweep = finding.load().sweep
+    (tmp_path / "tables" / sweep).mkdir(parents=True)
+    for path in (project.ROOT / "results" / "tables" / sweep).glob("*.parquet"):
+        rows = pd.read_parquet(path)
+        other = rows.assign(run_id=rows["run_id"].astype(str) + "b")
+        other = other.assign(weight_decay=0.01) if path.stem == "runs" else other
+        both = pd.concat([rows.assign(run_id=rows["run_id"].astype(str)), other])
+        both.to_parquet(tmp_path / "tables" / sweep / path.name)
+    section = drawing.section(finding)
+    assert not section.trace, section.trace
+    assert "varies more" in section.problem and {row.verdict for row in section.rows} == {"not run"}

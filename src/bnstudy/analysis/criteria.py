@@ -247,7 +247,8 @@ class Criterion:
 
 
 def single(values: pd.Series) -> Sample:
-    """Values by seed that compare nothing."""
+    """Values by seed that compare nothing. Raises stats.SeedTwice."""
+    stats.check_seeds(values)
     return Sample(values.astype(float))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import figures, findings, frames, memory, sweep_page
+from bnstudy.analysis import figures, findings, frames, memory, stats, sweep_page
 from bnstudy.analysis.findings import Comparison, Finding, Row
 from bnstudy.store import devices, paths
 
@@ -128,7 +128,7 @@ def section(task: Task) -> Section:
                 table=sweep_page.table(data["runs"]) if task.of_sweep else (),
             )
             drawn = figures.save(draw(finding, data, origin), paths.figures(task.into), name, finding.title, origin)
-        except frames.MissingTable as missing:
+        except (frames.MissingTable, stats.SeedTwice) as missing:
             result = Section(**head, rows=_not_run(finding, str(missing)), problem=str(missing))
         except Exception as error:
             rows, trace = _not_run(finding, f"the finding {name} crashed"), "".join(traceback.format_exception(error))

@@ -20,6 +20,10 @@ LEVEL = 0.95  # of an interval
 ALPHA = 0.05  # of a test, two-sided; of each of the two one-sided tests of an equivalence
 
 
+class SeedTwice(ValueError):
+    """A seed has two values where it must have one, or two runs would count as two seeds."""
+
+
 class Scale(StrEnum):
     """The scale on which values are averaged. The mean is brought back to the scale of the values."""
 
@@ -82,18 +86,26 @@ def effect(treated: pd.Series, control: pd.Series, scale: Scale = Scale.plain) -
     """The effect by seed, of the seeds that both have: difference, ratio (scale log) or ratio of odds (scale logit).
 
     Both are indexed by seed. A ratio or a ratio of odds is to be averaged on the scale log. Where both values are
-    infinite, or both 0, neither is known to be larger: NaN. Raises ValueError if a seed stands twice.
+    infinite, or both 0, neither is known to be larger: NaN. Raises SeedTwice.
     """
-    for values in (treated, control):
-        if not values.index.is_unique:
-            twice = values.index[values.index.duplicated()][0]
-            raise ValueError(f"seed {twice} has two values: a comparison in pairs needs one")
+    check_seeds(treated)
+    check_seeds(control)
     a, b = treated.align(control, join="inner")
     a, b = a.astype(float), b.astype(float)
     with np.errstate(all="ignore"):
         if scale is Scale.log:
             return a / b
         return (a / (1 - a)) / (b / (1 - b)) if scale is Scale.logit else a - b
+
+
+def check_seeds(values: pd.Series) -> None:
+    """Raises SeedTwice unless there is one value a seed, by which they are indexed."""
+    if not values.index.is_unique:
+        twice = values.index[values.index.duplicated()][0]
+        raise SeedTwice(
+            f"seed {twice} has two values: the sweep varies more than this finding compares; keep the others' values "
+            "out of it (results of such a sweep have a page of their own)"
+        )
 
 
 def above(values: Iterable[float], bound: float, scale: Scale = Scale.plain) -> float:

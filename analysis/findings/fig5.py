@@ -26,7 +26,7 @@ CLASSIFIER = 110
 RISE = Part("rise of ln std from layer 6 to 102 without BN", above=3)
 STRAIGHT = Part("share of the variance of ln std that a straight line in depth explains without BN", above=0.9,
                 scale=Scale.logit)  # fmt: skip
-SLOPE = Part("rise over that of mean-field theory without BN", above=0.9, below=1.1)
+SLOPE = Part("rise of ln rms over that of mean-field theory without BN", above=0.9, below=1.1)
 EXTENT = Part("largest less smallest ln std of the nine layers with BN", below=1.5)
 BACK = {
     layer: Part("difference of ln std from layer 6 with BN", above=-0.25, below=0.25, at=f"layer {layer}")
@@ -49,12 +49,13 @@ CALIBRATED = "Figure 5: the configuration was chosen by it"
 TITLE = "Channel moments by depth at initialisation"
 CAPTION = (
     "Natural logarithm of the standard deviation (a) and of the absolute mean (b) of every channel of the block "
-    "outputs (after the addition and ReLU), over batch and space, averaged over channels; line: mean over seeds, "
-    "band: 95 % interval, thin lines: seeds. At layer L stands the output of the block that contains it. Round dots at "
-    "layer 110: the classifier's outputs, one a seed. Hollow diamonds with bars: read off the published figure. "
-    "Vertical lines: first layers of the second and third stage. Dashed: mean-field theory (infinitely wide, from our "
-    "layer 6 on). (c) The published points of (a) against our means, read as standard deviations (filled) and as "
-    "variances, whose logarithms are twice as large (hollow): on the line where they agree."
+    "outputs (after the addition and ReLU), over batch and space, averaged over channels; line: mean over seeds, band: "
+    "95 % interval, thin lines: seeds. At layer L stands the output of the block that contains it. Round dots at layer "
+    "110: the classifier's outputs, one a seed. Hollow diamonds with bars: read off the published figure. Vertical "
+    "lines: first layers of the second and third stage. Dashed: mean-field theory (infinitely wide, from our layer 6 "
+    "on), for the root mean square (rms) of all outputs of a block, ours dotted. (c) The published points of (a) "
+    "against our means, read as standard deviations (filled) and as variances, whose logarithms are twice as large "
+    "(hollow): on the line where they agree."
 )
 SWEEP = "init"
 NEEDS = {"activation_moments": "step == 0 and site == 'activation' and run_depth == 110"}
@@ -81,8 +82,9 @@ CLAIMS = (
         criterion=Criterion(
             (STRAIGHT, SLOPE),
             partial=1,
-            remark="Over the nine layers. Theory: infinitely wide layers with Xavier's weights and zero padding. Laid "
-            "down when the rise of five seeds was known.",
+            remark="Over the nine layers. Theory: infinitely wide layers with Xavier's weights and zero padding; what "
+            "it predicts, and what is set against it, is the root mean square over all channels. Laid down when the "
+            "rise of five seeds was known; judged at first by ln std, averaged over channels.",
         ),
         published="4.28 from layer 6 to 102",
     ),
@@ -137,9 +139,10 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             rows = stats.over_seeds(blocks, ["layer"], statistic)
             figures.band(ax, rows, "layer", arm)
             if (arm, statistic) == ("none", "std"):
-                theory = pd.Series(mean_field())
-                start = float(rows.loc[rows["layer"] == LAYERS[0], "mean"].sum())
-                ax.plot(theory.index, theory + start, color=figures.INK, lw=1, ls=figures.DASHED)
+                theory, rms = pd.Series(mean_field()), blocks.groupby("layer")["rms"].mean()
+                ax.plot(rms.index, rms, color=figures.COLOURS[arm], lw=1.1, ls=":")
+                if LAYERS[0] in rms.index:
+                    ax.plot(theory.index, theory + rms[LAYERS[0]], color=figures.INK, lw=1, ls=figures.DASHED)
             end = part[part["layer"] == CLASSIFIER]
             ax.plot(
                 end["layer"], end[statistic], "o", color=figures.COLOURS[arm], ms=3.2, mew=0, alpha=0.8, clip_on=False
@@ -160,7 +163,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         *figures.arm_entries(arms(logs), lw=1.6),
         figures.entry("published (a, b)", "D", filled=False, ms=4.6),
         figures.entry("classifier's outputs, ours (a, b)", "o", ms=3.2, mew=0),
-        figures.entry("mean-field theory without BN (a)", colour=figures.INK, ls=figures.DASHED, lw=1),
+        figures.entry("ln rms without BN (a)", colour=figures.COLOURS["none"], ls=":", lw=1.1),
+        figures.entry("of mean-field theory", colour=figures.INK, ls=figures.DASHED, lw=1),
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
@@ -171,6 +175,8 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     paper = {arm: _published(frames["published"], arm, "std")[list(LAYERS)] for arm in ARMS}
     with_bn, without = ours["batch"], ours["none"]
     rise = without[LAYERS[-1]] - without[LAYERS[0]]
+    rms = _at_layers(logs, "none", "rms")
+    grown = rms[LAYERS[-1]] - rms[LAYERS[0]]
     depth = np.array(LAYERS, dtype=float)
     explained = without.apply(lambda row: np.corrcoef(depth, row.to_numpy(dtype=float))[0, 1] ** 2, axis=1)
     values = {
@@ -179,7 +185,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
             EXTENT.key: with_bn.max(axis=1, skipna=False) - with_bn.min(axis=1, skipna=False),
             **{part.key: with_bn[layer] - with_bn[LAYERS[0]] for layer, part in BACK.items()},
         },
-        "9-exponential": {STRAIGHT.key: explained, SLOPE.key: rise / mean_field()[LAYERS[-1]]},
+        "9-exponential": {STRAIGHT.key: explained, SLOPE.key: grown / mean_field()[LAYERS[-1]]},
         "9-levels": {part.key: ours[arm][layer] - paper[arm][layer] for (arm, layer), part in OFF.items()},
     }
     means = _at_layers(logs, "batch", "mean") - _published(frames["published"], "batch", "mean")[list(LAYERS)]
@@ -250,18 +256,20 @@ def _readings(ax: Axes, logs: pd.DataFrame, published: pd.DataFrame) -> None:
 
 
 def _logs(moments: pd.DataFrame, offset: int = BLOCK_OUTPUT) -> pd.DataFrame:
-    """One row per run and layer (the paper's number): ln std and ln |mean|, each averaged over channels.
+    """One row per run and layer (the paper's number): ln std and ln |mean|, each averaged over channels, and ln rms
+    of all channels together.
 
-    Channels that are constant on the batch (dead after ReLU) have no logarithm and are left out of the average.
+    Channels that are constant on the batch (dead after ReLU) have no logarithm and are left out of the averages.
     """
     shown = moments[moments["block_output"] | (moments["depth"] == CLASSIFIER)]
     with np.errstate(divide="ignore"):
         std, mean = 0.5 * np.log(shown["variance"]), np.log(shown["mean"].abs())
-    logs = shown.assign(std=std.where(np.isfinite(std)), ln_mean=mean.where(np.isfinite(mean)))
+    second = shown["variance"] + shown["mean"] ** 2
+    logs = shown.assign(std=std.where(np.isfinite(std)), ln_mean=mean.where(np.isfinite(mean)), second=second)
     layer = logs["depth"].where(logs["depth"] == CLASSIFIER, logs["depth"] - offset)
-    averaged = (
-        logs.assign(layer=layer.astype(int)).groupby(["run_id", "norm", "seed", "layer"])[["std", "ln_mean"]].mean()
-    )
+    keys = ["run_id", "norm", "seed", "layer"]
+    averaged = logs.assign(layer=layer.astype(int)).groupby(keys)[["std", "ln_mean", "second"]].mean()
+    averaged["rms"] = 0.5 * np.log(averaged.pop("second"))
     return averaged.rename(columns={"ln_mean": "mean"}).reset_index()
 
 

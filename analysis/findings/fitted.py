@@ -67,17 +67,19 @@ def _claim(number: str, says: str, criterion: Criterion, published: str) -> Clai
     )
 
 
-def _falling(parts: Mapping[Any, Part], last: tuple[Part, ...]) -> Criterion:
+def _falling(parts: Mapping[Any, Part], last: tuple[Part, ...], more: str = "") -> Criterion:
     """Whether each step goes the way claimed; partly: from the smallest rate to the largest."""
     steps = tuple(part for part in parts.values() if part not in last)
-    return Criterion(steps, partial=last, needs=(ALL_FIT,), min_seeds=5, remark=_WHEN)
+    return Criterion(steps, partial=last, needs=(ALL_FIT,), min_seeds=5, remark=f"{_WHEN}{more}")
 
 
 CLAIMS = (
     _claim(
         "2",
-        "The gain of BN comes with larger learning rates.",
-        _falling(HIGHER, (HIGHER[ENDS],)),
+        "With BN the test accuracy rises with the learning rate.",
+        _falling(
+            HIGHER, (HIGHER[ENDS],), " No network without BN is part of this: what BN gains at one rate is 1-fitted's."
+        ),
         "81.3, 90.4, 93.2 % at 0.0001, 0.003, 0.1 (ResNet-110)",
     ),
     _claim(

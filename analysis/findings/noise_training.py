@@ -56,7 +56,7 @@ CLAIMS = (
         id="5-own-rates",
         origin="paper",
         calibrated="by construction: the noise is the squared rate, a hundredfold apart, times the gradient's, which "
-        "differs by a factor of two at most",
+        "differs by a factor of three at most",
         where="Section 2.1",
         scale="reduced",
         says="The larger learning rate that BN allows makes the noisier steps.",

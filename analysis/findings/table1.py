@@ -73,6 +73,7 @@ CLAIMS = (
     ),
     Claim(
         id="12-root",
+        calibrated=CALIBRATED,
         where="Section 3.2, Table 1",
         scale="init",
         says="With BN the signs are as good as independent, without BN far from it, whatever the layer's size.",

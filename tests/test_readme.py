@@ -51,12 +51,16 @@ def test_a_mark_of_nothing_is_refused(mark, remedy):
 
 
 def test_the_short_table_has_the_numbered_claims_and_what_smaller_scales_decided():
-    smaller = [row("1-reduced", scale="reduced", n=3, verdict="partly"), row("1-grid", verdict="not run")]
+    smaller = [row("1-reduced", scale="reduced", n=3, verdict="undecided"), row("1-grid", verdict="not run")]
+    fitted = row("1-fitted", scale="fitted", n=5, verdict="partly")
     waiting = row("1", verdict="not run", scale="paper", n=0)
-    table = readme.short_table([waiting, *smaller, row("5", calibrated="Figure 5"), row("9-levels"), row("x")])
-    assert r"| 1 | a \| b | paper | 0 | **not run** (reduced, n = 3: partly) |" in table
+    others = row("5", calibrated="Figure 5"), row("6", verdict="partly"), row("9-levels"), row("x")
+    table = readme.short_table([waiting, *smaller, *others])
+    assert r"| 1 | a \| b | paper | 0 | **not run** (reduced, n = 3: undecided) |" in table
+    assert "**not run** (fitted, n = 5: partly) |" in readme.short_table([waiting, *smaller, fitted])
     assert f"| 5 | a \\| b | untrained | 5 | **reproduced**{readme.NO_TEST} |" in table
-    assert "| 9-levels |" not in table and "| x |" not in table and "1 reproduced, 1 not run." in table
+    assert "| 9-levels |" not in table and "| x |" not in table 
+    assert "\n1 partly, 1 not run. " in table and "No test (1 reproduced)" in table
 
 
 def test_the_readme_is_short_and_says_what_the_claims_say(tmp_path):

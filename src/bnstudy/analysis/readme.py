@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +79,28 @@ def with_numbers(text: str, rows: Sequence[Row]) -> str:
 
 
 def short_table(rows: Sequence[Row]) -> str:
-    """A line for each of the paper's numbered claims; where it was not run, what was decided on a smaller scale."""
+    """A line for each of the paper's numbered claims; where it was not run, what was decided on a smaller scale, or that
+    nothing was. Below, how many have each verdict, those that are no test by themselves.
+    """
     numbered, by_id = [row for row in rows if row["id"].isdigit()], {row["id"]: row for row in rows}
     lines = ["| | the paper says | scale | n | verdict |", "|---|---|---|---|---|"]
     for row in numbered:
         verdict = f"**{row['verdict']}**{NO_TEST if row['calibrated'] else ''}"
-        smaller = [
-            f"{other['scale']}, n = {other['n']}: {other['verdict']}"
-            for suffix in SMALLER
-            if (other := by_id.get(f"{row['id']}-{suffix}")) and other["verdict"] != Verdict.not_run
-        ]
-        if row["verdict"] == Verdict.not_run and smaller:
-            verdict += f" ({'; '.join(smaller)})"
+        smaller = [other for suffix in SMALLER if (other := by_id.get(f"{row['id']}-{suffix}"))]
+        run = [other for other in smaller if other["verdict"] != Verdict.not_run]
+        decided = [other for other in run if other["verdict"] != Verdict.undecided]
+        if row["verdict"] == Verdict.not_run and run:
+            texts = [f"{other['scale']}, n = {other['n']}: {other['verdict']}" for other in decided or run]
+            verdict += f" ({'; '.join(texts)})"
         scale = {"init": "untrained"}.get(row["scale"], row["scale"])
         lines.append(line([row["id"], row["says"].removesuffix("."), scale, row["n"], verdict]))
-    counts = Counter(row["verdict"] for row in numbered)
-    text = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    note = f"{NO_TEST} No test: the set-up was chosen by these numbers, or it is true by construction."
-    return "\n".join([*lines, "", f"{text}. {note}"])
+    tests, others = (_counted(row for row in numbered if bool(row["calibrated"]) is no_test) for no_test in (False, True))
+    why = "the set-up was chosen by these numbers, or it is true by construction."
+    note = f" {NO_TEST} No test ({others}): {why}" if others else ""
+    return "\n".join([*lines, "", f"{tests}.{note}"])
+
+
+def _counted(rows: Iterable[Row]) -> str:
+    counts = Counter(row["verdict"] for row in rows)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
 

@@ -55,8 +55,8 @@ CLAIMS = (
             ),
             partial=(Part(RATIO, above=50, scale=Scale.log),),
             remark="Paired by seed, at layer 55. 4.4 lies midway between the published kurtoses. Both are moments of "
-            "what the paper's axes show, as its own are: untruncated, the ratio is several times larger. Laid down when five "
-            "seeds were known, before the other twenty-five.",
+            "what the paper's axes show, as its own are: untruncated, the ratio is several times larger. Laid down "
+            "when five seeds were known, before the other twenty-five.",
         ),
         published="inside its axes: std ratio about 90; kurtosis about 3.1 with BN, 6.3 without",
     ),

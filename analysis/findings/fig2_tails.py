@@ -98,7 +98,9 @@ CLAIMS = (
         scale="init",
         says="Without BN the tail of the gradient at layer 55 is a power law.",
         criterion=Criterion(
-            (HELD,), partial=(Part(HELD.of, above=PARTLY),), remark=f"Above the threshold at which it fits best: {HOLDS}."
+            (HELD,),
+            partial=(Part(HELD.of, above=PARTLY),),
+            remark=f"Above the threshold at which it fits best: {HOLDS}.",
         ),
         published="called heavy-tailed; no law is named",
     ),
@@ -116,7 +118,9 @@ CLAIMS = (
         scale="init",
         says="Without BN the tail is a power law at every depth.",
         criterion=Criterion(
-            (HELD_LAYERS,), partial=(Part(HELD_LAYERS.of, above=PARTLY),), remark="By the first criterion, seed by seed."
+            (HELD_LAYERS,),
+            partial=(Part(HELD_LAYERS.of, above=PARTLY),),
+            remark="By the first criterion, seed by seed.",
         ),
         published="only layer 55 is shown",
     ),

@@ -61,12 +61,14 @@ CLAIMS = (
         origin="paper",
         where=WHERE,
         scale="init",
-        says="Keeping the variance from layer to layer is too weak a condition: over many residual blocks it is not kept.",
+        says="Keeping the variance from layer to layer is too weak a condition: over many residual blocks it is not "
+        "kept.",
         criterion=Criterion(
             (GROWS, *ORDER),
             partial=1,
-            remark="Of the standard deviation of the most variable channel. Kaiming's law is made to keep it in a plain "
-            "stack of layers. An addition adds variances: where branch and shortcut have the same, each block doubles it.",
+            remark="Of the standard deviation of the most variable channel. Kaiming's law is made to keep it in a "
+            "plain stack of layers. An addition adds variances: where branch and shortcut have the same, each block "
+            "doubles it.",
         ),
         published="values not known",
     ),

@@ -406,9 +406,9 @@ HOW_JUDGED = (
     "A criterion names quantities of which there is one value a seed; the two arms of a seed share initial weights and "
     "data order and are compared in pairs. Above or below a bound: the 95 % interval of the mean over seeds (Student's "
     "t) is; between two: two one-sided tests at 5 %. The claims of one origin in a finding are corrected for their "
-    "number (Holm), whether they hold, hold in part, or fail; and where one part of several would do, for how many there "
-    "are. "
-    "Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its reason."
+    "number (Holm), whether they hold, hold in part, or fail, and where one part of several would do, for how many "
+    "there are. Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its "
+    "reason."
 )
 
 

@@ -79,8 +79,8 @@ def with_numbers(text: str, rows: Sequence[Row]) -> str:
 
 
 def short_table(rows: Sequence[Row]) -> str:
-    """A line for each of the paper's numbered claims; where it was not run, what was decided on a smaller scale, or that
-    nothing was. Below, how many have each verdict, those that are no test by themselves.
+    """A line for each of the paper's numbered claims; where it was not run, what was decided on a smaller scale, or
+    that nothing was. Below, how many have each verdict, those that are no test by themselves.
     """
     numbered, by_id = [row for row in rows if row["id"].isdigit()], {row["id"]: row for row in rows}
     lines = ["| | the paper says | scale | n | verdict |", "|---|---|---|---|---|"]
@@ -94,7 +94,8 @@ def short_table(rows: Sequence[Row]) -> str:
             verdict += f" ({'; '.join(texts)})"
         scale = {"init": "untrained"}.get(row["scale"], row["scale"])
         lines.append(line([row["id"], row["says"].removesuffix("."), scale, row["n"], verdict]))
-    tests, others = (_counted(row for row in numbered if bool(row["calibrated"]) is no_test) for no_test in (False, True))
+    tests = _counted(row for row in numbered if not row["calibrated"])
+    others = _counted(row for row in numbered if row["calibrated"])
     why = "the set-up was chosen by these numbers, or it is true by construction."
     note = f" {NO_TEST} No test ({others}): {why}" if others else ""
     return "\n".join([*lines, "", f"{tests}.{note}"])

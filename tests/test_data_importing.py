@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import zlib
 
@@ -47,8 +48,9 @@ def test_images_in_folders_become_a_data_set_with_a_title(tmp_path, capsys):
     found = sources.locate("mine", root, download=False)
     assert (found.title, found.shape, found.num_classes) == ("Pets", (3, 4, 4), 2)
     arrays = sources.load(found)
-    assert arrays.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert arrays.train_images[4, 0, 0].tolist() == [11, 22, 33]
+    at = arrays.train_images[:, 0, 0, 0].tolist().index(11)
+    assert sorted(arrays.train_labels) == [0, 0, 0, 1, 1, 1] and arrays.train_labels[at] == 1
+    assert arrays.train_images[at, 0, 0].tolist() == [11, 22, 33]
     assert json.loads((root / "mine" / "SOURCE.json").read_text())["classes"] == ["cats", "dogs"]
 
 
@@ -59,7 +61,70 @@ def test_without_a_split_every_fifth_image_of_a_class_is_a_test_image(tmp_path):
     assert imported(tmp_path / "gray", f"--data-root={tmp_path}", "--size=6", "--name=mine") == 0
     found = sources.locate("mine", tmp_path, download=False)
     assert (found.num_train, found.num_test, found.shape) == (16, 4, (1, 6, 6))
-    assert sources.load(found).test_images[:, 0, 0, 0].tolist() == [4, 9, 104, 109]
+    assert sorted(sources.load(found).test_images[:, 0, 0, 0]) == [4, 9, 104, 109]
+
+
+def test_the_first_images_of_an_import_are_of_all_classes_and_the_same_every_time(tmp_path):
+    for label, name in enumerate("abc"):
+        for index in range(50):
+            draw(tmp_path / "pets" / name / f"{index}.png", value=50 * label + index, mode="L")
+    for root in ("one", "two"):
+        assert imported(tmp_path / "pets", f"--data-root={tmp_path / root}", "--name=mine") == 0
+    found, again = (sources.locate("mine", tmp_path / root, download=False) for root in ("one", "two"))
+    arrays = sources.load(found)
+    assert set(arrays.train_labels[:20]) == set(arrays.test_labels[:10]) == {0, 1, 2}
+    for images, labels in ((arrays.train_images, arrays.train_labels), (arrays.test_images, arrays.test_labels)):
+        assert (images[:, 0, 0, 0] // 50 == labels).all()
+    assert again.sha256 == found.sha256
+
+
+@pytest.mark.parametrize(
+    ("home", "empty", "named"),
+    [
+        ("train", "a-none", "a-none: this class has no training images"),
+        ("train", "z-none", "z-none: this class has no training images"),
+        ("test", "Cat", "Cat: "),
+        (".", "rare", "rare: this class has no test images"),
+    ],
+)
+def test_classes_without_images_are_refused_by_name_and_nothing_is_written(home, empty, named, tmp_path, capsys):
+    pets = tmp_path / "pets"
+    for split in ("train", "test") if home != "." else (".",):
+        for name in ("cat", "dog"):
+            for index in range(5):
+                draw(pets / split / name / f"{index}.png", value=index)
+    (pets / home / empty).mkdir()
+    if home == ".":
+        for index in range(4):
+            draw(pets / empty / f"{index}.png")
+    elif home == "test":
+        draw(pets / home / empty / "0.png")
+    there = (f"--data-root={tmp_path / 'data'}", "--name=mine")
+    assert imported(pets, *there) == cli.EXIT_USAGE
+    assert named in capsys.readouterr().err and not (tmp_path / "data").exists()
+    shutil.rmtree(pets / home / empty)
+    assert imported(pets, *there) == 0, "the first attempt blocks the next"
+
+
+def test_a_class_that_was_never_tested_is_refused_by_name(tmp_path, capsys):
+    for place in ("train/cat", "train/dog", "test/cat"):
+        draw(tmp_path / "pets" / place / "0.png")
+    (tmp_path / "pets" / "test" / "dog").mkdir()
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
+    assert "dog: this class has no test images" in capsys.readouterr().err
+
+
+def test_folders_of_other_programs_are_no_classes_and_files_of_other_kinds_are_counted(tmp_path, capsys):
+    for name in "ab":
+        for index in range(5):
+            draw(tmp_path / "pets" / name / f"{index}.png", value=index)
+        (tmp_path / "pets" / name / "photo.heic").write_bytes(b"heic")
+        (tmp_path / "pets" / name / ".DS_Store").write_bytes(b"")
+    for other in (".ipynb_checkpoints", "__MACOSX"):
+        draw(tmp_path / "pets" / other / "0.png")
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path}", "--name=mine") == 0
+    assert "not read: 2, such as a/photo.heic" in capsys.readouterr().out
+    assert sources.locate("mine", tmp_path, download=False).num_classes == 2
 
 
 def test_what_cannot_be_imported_is_named_and_leaves_nothing(tmp_path, capsys):
@@ -94,7 +159,7 @@ def test_colours_that_come_late_are_kept(tmp_path):
         draw(tmp_path / "late" / "b" / f"{index}.png", value=50)
     assert imported(tmp_path / "late", f"--data-root={tmp_path}", "--name=mine") == 0
     found = sources.locate("mine", tmp_path, download=False)
-    assert found.shape == (3, 4, 4) and sources.load(found).train_images[-1, 0, 0].tolist() == [50, 100, 150]
+    assert found.shape == (3, 4, 4) and [50, 100, 150] in sources.load(found).train_images[:, 0, 0].tolist()
 
 
 def test_options_of_an_import_are_refused_without_one(capsys):

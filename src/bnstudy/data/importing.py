@@ -1,12 +1,15 @@
 """Turn images in folders, one folder per class, into the arrays of a data set.
 
 `FOLDER/train/CLASS/*` and `FOLDER/test/CLASS/*` become the training and the test set; of `FOLDER/CLASS/*` every fifth
-image of a class, in the order of their names, becomes a test image.
+image of a class, in the order of their names, becomes a test image. Both sets are shuffled, the same way every time.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,24 @@ from bnstudy.data.sources import DataError, Source
 SPLITS = ("train", "test")
 TEST_EVERY = 5
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+IGNORED = (".", "__")  # what folders begin with that other programs leave: .ipynb_checkpoints, __MACOSX
 Files = dict[str, list[tuple[Path, int]]]  # by split: images with their class numbers
 
 
-def import_images(folder: Path, name: str, root: Path, *, size: int | None = None, title: str = "") -> Source:
+def import_images(
+    folder: Path,
+    name: str,
+    root: Path,
+    *,
+    size: int | None = None,
+    title: str = "",
+    report: Callable[[str], None] = print,
+) -> Source:
     """Write the arrays into `root`/`name` and return what they are. `size`: the side to which images are scaled.
 
-    Colours are kept unless every image is grey. Raises DataError for a folder that is laid out otherwise, images that
-    cannot be read, are of several sizes or of more than 8 bits, and for a name that is none or that a data set has.
+    Colours are kept unless every image is grey. What is not read is reported. Raises DataError, with nothing written,
+    for a folder that is laid out otherwise, a class that lacks training or test images, images that cannot be read, are
+    of several sizes or of more than 8 bits, and for a name that is none or that a data set has.
     """
     if name in sources.NAMES or not re.fullmatch(r"(?!\.)[^/\\\0]{1,60}", name):  # as data.name is checked
         why = "a data set that is downloaded has it" if name in sources.NAMES else "a folder cannot be called so here"
@@ -34,7 +47,10 @@ def import_images(folder: Path, name: str, root: Path, *, size: int | None = Non
     target = root / name
     if target.exists():
         raise DataError(f"{target} is there: give another --name, or move it away")
-    classes, files = _found(folder)
+    classes, files, unread = _found(folder)
+    if unread:
+        such_as, endings = unread[0].relative_to(folder), ", ".join(sorted(SUFFIXES))
+        report(f"files that were not read: {len(unread)}, such as {such_as}; images end in {endings}")
     modes = {_mode(path) for split in SPLITS for path, _ in files[split]}
     mode = "L" if modes <= {"1", "L"} else "RGB"
     with sources.work_folder(root, name) as work:
@@ -54,29 +70,66 @@ def import_images(folder: Path, name: str, root: Path, *, size: int | None = Non
             stacked: np.ndarray[Any, Any] = np.stack(images)
             np.save(arrays / f"{split}_images.npy", stacked if stacked.ndim == 4 else stacked[..., None])
             np.save(arrays / f"{split}_labels.npy", np.array([label for _, label in files[split]], dtype=np.int64))
-        sources.label(arrays, {"name": title or f"{name} (images of {folder.name})", "classes": classes})
+        title = title or f"{name} (images of {folder.name})"
+        sources.label(arrays, {"name": title, "classes": classes, "order": "shuffled"})
         sources.move_into_place(arrays, target)
     return sources.locate(name, root, download=False)
 
 
-def _found(folder: Path) -> tuple[list[str], Files]:
-    """The names of the classes, and the images of both splits."""
+def _found(folder: Path) -> tuple[list[str], Files, list[Path]]:
+    """The names of the classes, the images of both splits, shuffled, and what is no image. Raises DataError."""
     split = all((folder / name).is_dir() for name in SPLITS)
     homes = {name: folder / name if split else folder for name in SPLITS}
-    classes = sorted(path.name for path in homes["train"].iterdir() if path.is_dir()) if folder.is_dir() else []
-    files: Files = {name: [] for name in SPLITS}
-    for label, name in enumerate(classes):
-        for which, home in homes.items():
-            images = sorted(p for p in (home / name).glob("*") if p.suffix.lower() in SUFFIXES)
-            if not split:
-                images = [p for i, p in enumerate(images) if (i % TEST_EVERY == TEST_EVERY - 1) == (which == "test")]
-            files[which] += [(path, label) for path in images]
-    if len(classes) < 2 or not all(files.values()):
+    by_split = {name: _class_folders(home) for name, home in homes.items()}
+    classes = by_split["train"]
+    if len(classes) < 2:
         raise DataError(
             f"{folder}: give a folder with train/CLASS/ and test/CLASS/, or with CLASS/ alone, of two classes or more "
             f"with five images or more; what is read ends in {', '.join(sorted(SUFFIXES))}"
         )
-    return classes, files
+    if unknown := sorted(set(by_split["test"]) - set(classes)):
+        raise DataError(
+            f"{homes['test'] / unknown[0]}: {homes['train']} has no class of this name; rename one of the two folders, "
+            f"or move it away ({len(unknown)} such)"
+        )
+    files: Files = {name: [] for name in SPLITS}
+    unread: set[Path] = set()
+    for label, name in enumerate(classes):
+        for which, home in homes.items():
+            images, others = _images(home / name)
+            unread |= others
+            if not split:
+                images = [p for i, p in enumerate(images) if (i % TEST_EVERY == TEST_EVERY - 1) == (which == "test")]
+            if not images:
+                kind = "training" if which == "train" else "test"
+                need = "some" if split else f"{TEST_EVERY} or more, of which every {TEST_EVERY}th is a test image"
+                raise DataError(
+                    f"{home / name}: this class has no {kind} images; put {need} there, or move the folder away "
+                    f"(images end in {', '.join(sorted(SUFFIXES))})"
+                )
+            files[which] += [(path, label) for path in images]
+    return classes, {which: sorted(each, key=_place) for which, each in files.items()}, sorted(unread)
+
+
+def _class_folders(home: Path) -> list[str]:
+    folders = [path.name for path in home.iterdir() if path.is_dir()] if home.is_dir() else []
+    return sorted(name for name in folders if not name.startswith(IGNORED))
+
+
+def _images(folder: Path) -> tuple[list[Path], set[Path]]:
+    """The images of one class by name, and what lies beside them but for hidden files."""
+    there = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    images = sorted(path for path in there if path.suffix.lower() in SUFFIXES and path.is_file())
+    return images, {*there} - {*images}
+
+
+def _place(image: tuple[Path, int]) -> bytes:
+    """A key that shuffles by the names of class and file alone: the first images of a set are of all classes.
+
+    No generator of random numbers is promised to give the same order in years, and runs are named after the bytes.
+    """
+    path, _ = image
+    return hashlib.sha256(os.fsencode(f"{path.parent.name}/{path.name}")).digest()
 
 
 def _mode(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ from small_runs import config, job, make, quadrants, torch_as_it_was, written
 
 from bnstudy.config import identity, plugins
 from bnstudy.config.schema import Optim, ProbePlan, Train, from_dict, to_dict
-from bnstudy.store import paths, publishing, status, weights
+from bnstudy.store import paths, publishing, runs, status, weights
 from bnstudy.store.runs import Store, StoreError, sealed
 from bnstudy.sweep import rounds
 from bnstudy.training import construct, signals
@@ -297,6 +298,31 @@ def test_a_probe_whose_file_changed_looks_again_and_nothing_is_trained(root, tmp
     run(root, tmp_path, ENDS)
     assert status.of(job(made), Store(tmp_path)).done
     assert Store(tmp_path).manifest(ended.run_id)["looks"]["weights"]["code"] != before
+
+
+def test_a_disk_that_fills_while_looks_are_replaced_costs_the_looks_alone(
+    root, tmp_path, changed_file, request, monkeypatch
+):
+    probes = ENDS | {"gradient_norms": {"at": [0]}}
+    made, ended = run(root, tmp_path, probes)
+    changed_file("probes/weights.py", "probes/gradient_norms.py")
+    request.getfixturevalue("no_training")
+    write, calls = runs._write_table, []
+
+    def full(path, table):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, table.slice(1))  # what looks now sees something else
+
+    monkeypatch.setattr(runs, "_write_table", full)
+    with pytest.raises(OSError, match="No space"):
+        run(root, tmp_path, probes)
+    now = status.of(job(made), Store(tmp_path))
+    assert now.state == "completed" and set(now.lacking) == set(probes)
+    run(root, tmp_path, probes)
+    assert status.of(job(made), Store(tmp_path)).done
+    assert set(Store(tmp_path).manifest(ended.run_id)["tables"]) >= set(probes)
 
 
 def test_what_is_accepted_stays_where_a_second_plan_of_its_probe_is_asked_for(root, tmp_path, changed_file):

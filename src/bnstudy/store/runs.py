@@ -154,12 +154,19 @@ class Store:
         return self._check_weights(run_id, manifest, verify=True)
 
     def extend(self, run_id: str, tables: Mapping[str, pa.Table], looks: Mapping[str, Any]) -> None:
-        """Add tables, each with the look that it holds, to a finished run. The manifest, written last, decides."""
+        """Add tables, each with the look that it holds, to a finished run. The manifest, written last, decides.
+
+        Where that breaks off, the run lacks the looks that were to be replaced, and is whole without them.
+        """
         manifest, folder = self.manifest(run_id), paths.run(self.results, run_id)
+        before, had = manifest.pop("tables"), looks_of(manifest)
+        kept = {name: entry for name, entry in before.items() if name not in looks}
+        if kept != before:  # no manifest may name a table that is being overwritten
+            manifest["looks"] = {name: look for name, look in had.items() if name not in looks}
+            files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, kept))
         entries = {name: _write_table(folder / f"{name}.parquet", table) for name, table in tables.items()}
-        manifest["looks"] = {**looks_of(manifest), **looks}
-        before = manifest.pop("tables")
-        files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, {**before, **entries}))
+        manifest["looks"] = {**had, **looks}
+        files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, {**kept, **entries}))
 
     def writer(self, run_id: str) -> Writer:
         """A writer that begins the run, or resumes it after `Writer.restore`."""

@@ -245,6 +245,46 @@ def test_sync_says_what_the_server_said(recorded: Path) -> None:
     assert not any(tracking.offline_runs(recorded)[0].glob("*.synced"))
 
 
+def test_a_run_that_was_killed_holds_up_no_other_and_is_named(recorded: Path) -> None:
+    """One whose file is cut off, and one of which W&B wrote no more than the header."""
+    (whole,) = tracking.offline_runs(recorded)
+    cut, empty = (shutil.copytree(whole, whole.with_name(f"offline-run-2020{i}-run-{i}")) for i in (1, 2))
+    for run, size in ((cut, 400), (empty, tracking.HEADER_BYTES)):
+        file = next(run.glob("*.wandb"))
+        file.write_bytes(file.read_bytes()[:size])
+    with Backend() as backend:
+        for uploaded in (1, 0):
+            done = sync(recorded, **backend.environment)
+            assert done.returncode == 1
+            assert f"{uploaded} of {uploaded + 1} runs uploaded" in done.stdout.splitlines()[-1]
+            assert f"W&B refused {cut.name}" in done.stderr and "incomplete" in done.stderr
+            assert whole.name not in done.stderr and empty.name not in done.stderr and empty.name in done.stdout
+    assert {row["_step"]: _own(row) for row in backend.runs["run-1"].history} == expected(nested=True)
+
+
+def test_an_unreadable_run_holds_up_neither_its_batch_nor_the_next(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """W&B takes nothing of a batch in which it cannot read a file."""
+    script = (
+        "import sys\nfrom pathlib import Path\nruns = [Path(a) for a in sys.argv[1:] if Path(a).is_dir()]\n"
+        "files = [next(run.glob('*.wandb')) for run in runs]\n"
+        "if bad := [file for file in files if file.read_bytes() == b'broken file']:\n"
+        "    sys.exit(print(f'wandb: ERROR Failed to read {bad[0]}', file=sys.stderr) or 0)\n"
+        "for file in files:\n    file.with_suffix('.wandb.synced').touch()\n"
+    )
+    for index in range(5):
+        (run := results / "wandb" / f"offline-run-{index}").mkdir(parents=True)
+        (run / f"run-{index}.wandb").write_bytes(b"broken file" if index == 1 else b"a file that is good")
+    monkeypatch.setattr(tracking, "WANDB", (sys.executable, "-c", script))
+    monkeypatch.setattr(tracking, "BATCH", 3)
+    monkeypatch.setattr(tracking, "obstacle", lambda: None)
+    assert tracking.sync(results) == 1
+    printed = capsys.readouterr()
+    assert "4 of 5 runs uploaded" in printed.out and "W&B refused offline-run-1 (ERROR Failed to read" in printed.err
+    assert [run.name for run in tracking.offline_runs(results) if not any(run.glob("*.synced"))] == ["offline-run-1"]
+
+
 @pytest.mark.slow
 def test_sync_gives_up_on_a_server_that_does_not_answer(recorded: Path) -> None:
     script = (

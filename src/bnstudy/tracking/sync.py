@@ -14,6 +14,7 @@ from bnstudy.tracking.wandb import Wandb, confine, obstacle
 
 WANDB = (sys.executable, "-P", "-m", "wandb")  # its own command
 BATCH = 20  # offline runs handed to one `wandb sync`
+HEADER_BYTES = 7  # what W&B writes into a file as it opens it; a killed run may leave no more
 SYNC_SEC = 60.0  # allowed for each of them; without a network `wandb sync` would wait for ever
 
 
@@ -36,10 +37,15 @@ def dashboard(results: Path) -> int:
 def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
     """Upload the offline runs that are not uploaded yet; return an exit code: 1, with a message, where that fails.
 
-    Having nothing to upload is no failure.
+    Having nothing to upload is no failure. A run that W&B refuses holds up no other: it is named at the end.
     """
-    recorded = offline_runs(results)
-    waiting = [path for path in recorded if not any(path.glob("*.synced"))]
+    recorded, empty = list[Path](), list[Path]()
+    for run in offline_runs(results):
+        (recorded if any(file.stat().st_size > HEADER_BYTES for file in run.glob("*.wandb")) else empty).append(run)
+    if empty:
+        why = "they have just begun, or were killed then"
+        print(f"sync: {len(empty)} runs hold nothing to upload, such as {empty[0].name}: {why}")
+    waiting = [run for run in recorded if not _uploaded(run)]
     if not waiting:
         folder = paths.wandb(results)
         why = f"every offline run in {folder} has been uploaded" if recorded else f"there are none in {folder}"
@@ -48,14 +54,26 @@ def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
     confine(results)
     if (reason := obstacle()) is not None:
         return _refuse(f"sync: {reason}. {len(waiting)} offline runs wait in {paths.wandb(results)}")
+    refused, silent = dict[Path, str](), ""
     for first in range(0, len(waiting), BATCH):
         batch = waiting[first : first + BATCH]
-        print(f"sync: {first} of {len(waiting)} runs uploaded", flush=True)
-        trouble = _upload(batch, results, seconds_per_run * len(batch))
-        if trouble is not None:
-            return _refuse(f"sync: {trouble}. Run `make sync` again for the runs that are left")
-    print(f"sync: {len(waiting)} of {len(waiting)} runs uploaded")
-    return 0
+        print(f"sync: {first - len(refused)} of {len(waiting)} runs uploaded", flush=True)
+        try:
+            trouble = _upload(batch, results, seconds_per_run * len(batch))
+        except subprocess.TimeoutExpired as expired:
+            silent = f"W&B did not take the runs within {expired.timeout:.0f} s. "  # nor will it take the next ones
+            break
+        if trouble is not None:  # W&B takes none of a batch that has a file that it cannot read
+            refused |= {batch[0]: trouble} if len(batch) == 1 else _one_by_one(batch, results, seconds_per_run)
+    print(f"sync: {sum(map(_uploaded, waiting))} of {len(waiting)} runs uploaded")
+    if not refused and not silent:
+        return 0
+    for run, trouble in refused.items():
+        print(f"sync: W&B refused {run.name} ({trouble})", file=sys.stderr)
+    return _refuse(
+        f"sync: {silent}Run `make sync` again for the runs that are left. What there is of a run that was killed is "
+        f"uploaded each time: remove its folder from {paths.wandb(results)}"
+    )
 
 
 def log_figures(workspace: Path, results: Path, *, mode: str = "offline", project: str = "bnstudy") -> int:
@@ -78,27 +96,42 @@ def log_figures(workspace: Path, results: Path, *, mode: str = "offline", projec
     return len(pictures)
 
 
+def _uploaded(run: Path) -> bool:
+    """Whether W&B has left its mark."""
+    return any(run.glob("*.synced"))
+
+
+def _one_by_one(runs: Sequence[Path], results: Path, seconds: float) -> dict[Path, str]:
+    """Upload each of the runs that is not uploaded yet; return those that are left, with the reason."""
+    left = dict[Path, str]()
+    for run in runs:
+        if _uploaded(run):
+            continue
+        try:
+            trouble = _upload([run], results, seconds)
+        except subprocess.TimeoutExpired:
+            trouble = f"not taken within {seconds:.0f} s"
+        if trouble is not None:
+            left[run] = trouble
+    return left
+
+
 def _upload(runs: Sequence[Path], results: Path, seconds: float) -> str | None:
-    """None, or what went wrong. A run counts as uploaded when W&B has left its mark."""
+    """None once all of the runs are uploaded, or what went wrong first. Raises subprocess.TimeoutExpired."""
     command = [*WANDB, "sync", "--yes", *(str(run.resolve()) for run in runs)]
-    environment = {**os.environ, "WANDB_SILENT": "false"}  # its errors are wanted: it exits 0 when refused
-    try:  # W&B keeps a log of each upload in the folder `wandb` of where it runs
-        done = subprocess.run(
-            command,
-            cwd=results,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        return f"W&B did not take the runs within {seconds:.0f} s"
-    left = [run.name for run in runs if not any(run.glob("*.synced"))]
-    if done.returncode == 0 and not left:
+    done = subprocess.run(  # W&B keeps a log of each upload in the folder `wandb` of where it runs
+        command,
+        cwd=results,
+        env={**os.environ, "WANDB_SILENT": "false"},  # its errors are wanted: it exits 0 when refused
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    if all(map(_uploaded, runs)):
         return None
     reasons = [line.removeprefix("wandb: ").strip() for line in done.stderr.splitlines() if "error" in line.lower()]
-    return f"W&B refused {left[0] if left else 'a run'} ({reasons[0] if reasons else f'exit code {done.returncode}'})"
+    return reasons[0] if reasons else f"exit code {done.returncode}"
 
 
 def _refuse(sentence: str) -> int:

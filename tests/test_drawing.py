@@ -79,6 +79,21 @@ def test_only_what_has_changed_is_drawn_again(
             assert (root / "w" / "figures" / each).read_bytes() == (drawn / "w" / "figures" / each).read_bytes()
 
 
+def test_a_drawing_whose_process_dies_is_named_and_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies = TINY.replace("fig.subplots()", "__import__('os')._exit(1)")
+    texts = {f"good{index}": TINY for index in range(5)} | {"dies": dies}
+    analysis(tmp_path / "analysis", **texts)
+    synthetic.copy(synthetic.shared(), tmp_path / "w")
+    monkeypatch.setattr("bnstudy.store.devices.cores", lambda: 2)
+    sections = {each.name: each for each, _ in drawing.sections([task(tmp_path, name) for name in texts])}
+    assert sections.keys() == texts.keys()
+    assert [name for name, each in sections.items() if each.problem] == ["dies"]
+    assert sections["dies"].trace and "killed" in sections["dies"].problem
+    assert len(list((tmp_path / "w" / "figures").glob("good*.svg"))) == 5
+
+
 def test_other_code_draws_everything_again(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(drawn, tmp_path / "project")
     monkeypatch.setattr(memory, "code", lambda: "other")

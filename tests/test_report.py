@@ -197,7 +197,9 @@ def test_an_empty_workspace_still_gives_a_report(tmp_path: Path) -> None:
     [
         TINY.replace("return Evidence", "1 / 0\n    return Evidence"),
         TINY.replace("fig.subplots()", "fig.no_such()"),
+        TINY.replace("fig.subplots().plot([1, 2])", "raise SystemExit(0)"),
         TINY + "\n1 / 0\n",
+        TINY + "\nraise SystemExit(0)\n",
         "def half(:\n",
         "TITLE = 'half'\n",
     ],

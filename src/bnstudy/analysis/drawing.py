@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -96,12 +97,29 @@ def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload([__name__])
+    left = list(stale)
     pool = ProcessPoolExecutor(num_processes, context, initializer=_begin)
     try:
-        for future in as_completed([pool.submit(section, task) for task in stale]):
-            yield future.result(), True
+        futures = {pool.submit(section, task): task for task in stale}
+        for future in as_completed(futures):
+            drawn = future.result()
+            left.remove(futures[future])
+            yield drawn, True
+    except BrokenProcessPool:  # one process died, and which finding's it was is not told
+        yield from ((_alone(task, context), True) for task in left)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _alone(task: Task, context: Any) -> Section:
+    """The task's section from a process of its own: one that dies is this task's, and is reported as its crash."""
+    with ProcessPoolExecutor(1, context, initializer=_begin) as pool:
+        try:
+            return pool.submit(section, task).result()
+        except BrokenProcessPool as error:
+            remove(task.into, task.name)
+            problem = "the process that drew it died: killed, as where memory runs out, or ended by the finding itself"
+            return Section(name=task.name, problem=problem, trace="".join(traceback.format_exception_only(error)))
 
 
 def section(task: Task) -> Section:
@@ -111,7 +129,7 @@ def section(task: Task) -> Section:
     with memory.recording() as reads, figures.style(memory.note(analysis / STYLE)):
         try:
             finding = task.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return Section(name=name, problem=_named(error), trace="".join(traceback.format_exception(error)))
         head: dict[str, Any] = {key: getattr(finding, key) for key in ("name", "title", "caption", "sweep")}
         drawn: list[Path] = []
@@ -130,7 +148,7 @@ def section(task: Task) -> Section:
             drawn = figures.save(draw(finding, data, origin), paths.figures(task.into), name, finding.title, origin)
         except (frames.MissingTable, stats.SeedTwice) as missing:
             result = Section(**head, rows=_not_run(finding, str(missing)), problem=str(missing))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             rows, trace = _not_run(finding, f"the finding {name} crashed"), "".join(traceback.format_exception(error))
             result = Section(**head, rows=rows, problem=_named(error), trace=trace)
     if result.problem:
@@ -177,7 +195,7 @@ def _not_run(finding: Finding, why: str) -> tuple[Row, ...]:
     return tuple(findings.row_not_run(claim, why, finding=finding.name) for claim in finding.claims)
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

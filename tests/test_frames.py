@@ -31,11 +31,36 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     broken = synthetic.copy(synthetic.shared(), tmp_path)
     path = broken / "tables" / "init" / "conv_gradient_sums.parquet"
     pd.read_parquet(path).iloc[:0].to_parquet(path)
-    with pytest.raises(frames.MissingTable, match="'conv_gradient_sums' is empty; make sweep-init PRESET=full writes"):
+    with pytest.raises(frames.MissingTable, match="'conv_gradient_sums' is empty; make sweep-init PRESET=full trains"):
         frames.load(broken, "init", "conv_gradient_sums", "depth == 999")
     (broken / "tables" / "init" / "conv_gradient_sums.parquet").write_bytes(b"PAR1")
     with pytest.raises(frames.MissingTable, match="cannot be read"):
         frames.load(broken, "init", "conv_gradient_sums")
+
+
+@pytest.mark.parametrize(
+    ("workspace", "commands"),
+    [
+        ("results", ["make sweep-init PRESET=full trains it", "make publish SWEEP=init adds it"]),
+        ("results/quick", ["make sweep-init writes it"]),
+        ("results/full", ["make sweep-init PRESET=full writes it"]),
+        ("results/custom", ["make sweep-init writes it", "overrides"]),
+        ("results/custom/my own", ["make sweep-init NAME='my own' writes it", "overrides"]),
+    ],
+)
+def test_the_command_that_is_named_writes_to_this_workspace(
+    tmp_path: Path, workspace: str, commands: list[str]
+) -> None:
+    with pytest.raises(frames.MissingTable) as caught:
+        frames.runs(tmp_path / workspace, "init")
+    message = str(caught.value)
+    assert all(command in message for command in commands)
+    assert ("publish" in message) == (workspace == "results")
+    path = tmp_path / workspace / "tables" / "init" / "runs.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(frames.MissingTable, match="git" if workspace == "results" else "make sweep-init"):
+        frames.runs(tmp_path / workspace, "init")
 
 
 def test_messages_name_no_folder_of_this_machine(tmp_path: Path) -> None:

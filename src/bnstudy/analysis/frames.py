@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,10 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
             raise MissingTable(f"{text}; it has: {', '.join(map(str, frame))}") from None
         if frame.empty:
             text = f"sweep {sweep!r}: none of the {num_rows} rows of table {table!r} is of {query!r}"
-            raise MissingTable(f"{text}; make sweep-{sweep} PRESET={paths.FULL}, without overrides, trains such")
+            added = f", make publish SWEEP={sweep} adds them" if _is_published(workspace) else ""
+            raise MissingTable(f"{text}; make sweep-{sweep} PRESET={paths.FULL}, without overrides, trains such{added}")
     if frame.empty:
-        command = _trained_by(workspace, sweep)
-        raise MissingTable(f"sweep {sweep!r}: table {table!r} is empty; {command} writes it again")
+        raise MissingTable(f"sweep {sweep!r}: table {table!r} is empty; {_written_by(workspace, sweep)}")
     return frame.reset_index(drop=True)
 
 
@@ -240,21 +241,32 @@ def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
     path = paths.tables(workspace, sweep) / f"{table}.parquet"
     path = memory.note(next((each for each in files.current(path.parent) if each.name == path.name), path))
     if not path.exists():
-        raise MissingTable(f"{path.relative_to(workspace)} is missing: {_trained_by(workspace, sweep)} writes it")
+        raise MissingTable(f"{path.relative_to(workspace)} is missing: {_written_by(workspace, sweep)}")
     try:
         # Text as Python's objects: findings take rows again and again, for which Arrow's copies all of it.
         with pd.option_context("mode.string_storage", "python"), path.open("rb") as file:  # a path would be an address
             frame: Any = pd.read_parquet(file, page_checksum_verification=True)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:  # whatever the bytes provoke
         text = f"{path.relative_to(workspace)} cannot be read ({type(error).__name__})"
-        raise MissingTable(f"{text}: {_trained_by(workspace, sweep)} writes it again") from error
+        remedy = "git restores it" if _is_published(workspace) else _written_by(workspace, sweep)
+        raise MissingTable(f"{text}: {remedy}") from error
     return pd.DataFrame(frame)
 
 
-def _trained_by(workspace: Path, sweep: str) -> str:
-    """The command that writes the sweep's tables in a workspace; those of the results folder itself are published."""
-    preset = "" if workspace.name == paths.QUICK else f" PRESET={paths.FULL}"
-    return f"make sweep-{sweep}{preset}"
+def _written_by(workspace: Path, sweep: str) -> str:
+    """What writes a table of the sweep in this workspace, in words."""
+    command = f"make sweep-{sweep}"
+    if _is_published(workspace):
+        return f"{command} PRESET={paths.FULL} trains it, make publish SWEEP={sweep} adds it"
+    if workspace.name in paths.PRESETS:
+        return f"{command}{'' if workspace.name == paths.QUICK else f' PRESET={workspace.name}'} writes it"
+    named = "" if workspace.name == paths.CUSTOM else f" NAME={shlex.quote(workspace.name)}"
+    return f"{command}{named} writes it, with the overrides (ARGS) of these results"
+
+
+def _is_published(workspace: Path) -> bool:
+    """Whether this is the results folder itself, whose tables are published, and no preset's or custom one in it."""
+    return paths.CUSTOM not in (workspace.name, workspace.parent.name) and workspace.name not in paths.PRESETS
 
 
 def arms(frame: pd.DataFrame) -> Mapping[str, pd.DataFrame]:

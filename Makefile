@@ -38,15 +38,18 @@ $(if $(idle),$(error $(firstword $(idle)): make $(MAKECMDGOALS) does not take it
 # A given value is one word to the shell, whatever characters it has; ARGS are words, quoted by the caller.
 quoted = '$(subst ','\'',$(value $1))'
 option = $(if $(value $1),$2$(call quoted,$1))
+# Of variables that switch something on, 0, no and false leave it off.
+wanted = $(filter-out 0 no No NO false False FALSE,$(value $1))
 preset = $(call option,PRESET,--preset )
-strict = $(if $(STRICT),--strict)
+strict = $(if $(call wanted,STRICT),--strict)
 budget = $(call option,BUDGET_MIN,--budget-min )
 jobs = $(call option,JOBS,--jobs )
 launcher = $(call option,LAUNCHER,--launcher )
 seed = $(call option,SEED,seed=)
-again = $(if $(AGAIN),--again)
+again = $(if $(call wanted,AGAIN),--again)
 name = $(call option,NAME,--name )
-yes = $(if $(YES),--yes)
+yes = $(if $(call wanted,YES),--yes)
+replace = $(if $(call wanted,REPLACE),--replace)
 pytest = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export BNSTUDY_DATA_ROOT := $(if $(filter default file,$(origin DATA_ROOT)),$(DATA_ROOT),$(value DATA_ROOT))
@@ -162,7 +165,7 @@ docs: $(READY) ## the documentation as a site: site/index.html; no network
 .PHONY: publish
 publish: $(READY) ## add a sweep's whole seeds to the committed tables: SWEEP=NAME [REPLACE=1]
 	@test -n $(call quoted,SWEEP) || { echo "publish: name the sweep, as in: make publish SWEEP=init" >&2; exit 2; }
-	$(BNSTUDY) publish $(call quoted,SWEEP) $(if $(REPLACE),--replace) $(ARGS)
+	$(BNSTUDY) publish $(call quoted,SWEEP) $(replace) $(ARGS)
 
 .PHONY: data
 data: $(READY) ## download the data sets into DATA_ROOT, or say why that fails
@@ -213,7 +216,7 @@ $(READY): requirements.lock bootstrap.lock pyproject.toml
 	  || { echo "setup: '$(PYTHON)' is not there, or older than Python 3.11: install 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }; \
 	  $(PYTHON) -m venv --clear $(VENV) \
 	  || { echo "setup: '$(PYTHON)' cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }; }
-ifneq ($(CPU),)
+ifneq ($(call wanted,CPU),)
 	@echo "setup: packages of requirements.lock into $(VENV), torch from its index of builds for CPUs (about 2 GB, once)"
 	@awk '/^[a-z]/ { wanted = !/^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==/ } wanted' requirements.lock > $(VENV)/cpu.lock
 	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r bootstrap.lock

@@ -80,6 +80,24 @@ def test_a_target_takes_what_its_line_says():
         assert said == {"BUDGET_MIN" if name == "BUDGET" else name for name in used}, line
 
 
+@pytest.mark.parametrize("value", ["0", "no", "false", "False", "", "1", "yes"])
+@pytest.mark.parametrize(
+    ("words", "variable", "effect"),
+    [
+        ("publish SWEEP=init", "REPLACE", "--replace"),
+        ("sweep-init", "AGAIN", "--again"),
+        ("textbook", "YES", "--yes"),
+        ("report", "STRICT", "--strict"),
+        ("-B setup", "CPU", "--torch-backend cpu"),
+    ],
+)
+def test_a_switch_of_make_is_off_where_it_says_no(words, variable, effect, value):
+    """In `make -n`, so that nothing is trained, published or installed."""
+    command = ["make", "-n", *words.split(), f"{variable}={value}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and (effect in done.stdout) == (value in ("1", "yes")), done.stderr
+
+
 def test_words_in_a_variable_of_make_are_no_variables():
     arguments = ["make", "-n", "sweep-init", "SEED=0", "ARGS=optim.lr=0.1 norm=none"]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)

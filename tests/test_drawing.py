@@ -164,6 +164,23 @@ def test_every_run_has_a_mark_also_where_a_setting_is_null(tmp_path: Path) -> No
     assert marks == len(runs) and [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["1000", "all"]
 
 
+@pytest.mark.parametrize("setting", ["weight_decay", "num_train", "network"])
+def test_a_line_of_a_sweep_s_page_is_a_mean_over_seeds_alone(tmp_path: Path, setting: str) -> None:
+    workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
+    file = workspace / "tables" / "lenet_lr_grid" / "runs.parquet"
+    runs = pd.read_parquet(file).query("norm == 'batch' and outcome == 'trained'")
+    runs = runs[runs["network"] == runs["network"].iloc[0]].assign(final_test_accuracy=0.25)
+    value = "another" if setting == "network" else 0.5
+    other = runs.assign(**{setting: value}, final_test_accuracy=0.75, run_id=lambda of: "x" + of["run_id"].astype(str))
+    pd.concat([runs, other]).to_parquet(file)
+    data, _ = drawing.load(sweep_page.finding(workspace, "lenet_lr_grid"), workspace, tmp_path)
+    with figures.style(synthetic.FINDINGS.parent / drawing.STYLE):
+        fig = figures.new((9, 4), "t", "s", synthetic=False)
+        sweep_page.plot(fig, {"runs": data["runs"]})
+    means = [line for line in fig.axes[0].lines if line.get_linestyle() == "-" and np.size(line.get_xdata()) > 2]
+    assert sorted(float(mean) for line in means for mean in set(np.asarray(line.get_ydata()))) == [25, 75]
+
+
 def test_untrained_runs_are_counted(tmp_path: Path) -> None:
     workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
     finding = sweep_page.finding(workspace, "init")

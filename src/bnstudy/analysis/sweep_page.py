@@ -33,7 +33,7 @@ def finding(workspace: Path, sweep: str) -> Finding:
     trained = runs["final_test_accuracy"].notna().any()
     with_epochs = trained and "epochs" in frames.tables(workspace, sweep)
     shown = "Accuracy and loss during training, a line per run; final test accuracy by what differs between runs, "
-    shown += "a mark per run, line: mean over seeds, crosses at the bottom: diverged."
+    shown += "a mark per run, lines: means over seeds where all else is equal, crosses at the bottom: diverged."
     caption = f"{shown} {_images(runs)}" if trained else "Runs by norm and status: none of them has an accuracy."
     return Finding(
         name=f"{PREFIX}{sweep}",
@@ -137,7 +137,7 @@ def _of_ten_classes(runs: pd.DataFrame) -> bool:
 
 def _ends(ax: Axes, runs: pd.DataFrame, name: str) -> None:
     """Final accuracies by one setting; a run that diverged stands at the bottom."""
-    lost = runs["outcome"] == "diverged"
+    lost, others = runs["outcome"] == "diverged", ["network", *(each for each in axes_of(runs) if each != name)]
     runs = runs.assign(percent=(100 * runs["final_test_accuracy"]).mask(lost, 0.0)).dropna(subset=["percent"])
     known = sorted(runs[name].dropna().unique())
     every = len(known) and runs[name].notna().all()
@@ -153,8 +153,8 @@ def _ends(ax: Axes, runs: pd.DataFrame, name: str) -> None:
         rows = rows.assign(x=rows[name].map(place))
         alive = rows[rows["outcome"] != "diverged"]
         colour = figures.COLOURS[arm]
-        means = stats.over_seeds(alive.dropna(subset=["x"]), ["x"], "percent")
-        if numeric:
+        for _, alike in alive.groupby(others, observed=True, dropna=False) if numeric else ():
+            means = stats.over_seeds(alike, ["x"], "percent")
             ax.plot(means["x"], means["mean"], color=colour, lw=1.2)
         ax.plot(alive["x"], alive["percent"], "o", color=colour, ms=4, mew=0, alpha=0.8)
         dead = rows[rows["outcome"] == "diverged"]

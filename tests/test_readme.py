@@ -50,6 +50,15 @@ def test_a_mark_of_nothing_is_refused(mark, remedy):
         readme.with_numbers(f"<!--{mark}-->1<!---->", [row("6")])
 
 
+@pytest.mark.parametrize("value", ["\u221e", "\u2212\u221e", "\u2013"])
+def test_what_is_infinite_or_not_defined_has_its_place_and_is_refused(value):
+    rows = [row("6", measured=f"ratio {value}; gain 5 points; runs 1,234")]
+    filled = readme.with_numbers("<!--6#2--><!----> <!--6#3%--><!---->", rows)
+    assert readme.MARK.sub(r"\g<text>", filled) == "5 1.23e5 %"
+    with pytest.raises(ValueError, match=f"6#1.*{value}, 5, 1,234"):
+        readme.with_numbers("<!--6#1-->1<!---->", rows)
+
+
 def test_the_short_table_has_the_numbered_claims_and_what_smaller_scales_decided():
     smaller = [row("1-reduced", scale="reduced", n=3, verdict="undecided"), row("1-grid", verdict="not run")]
     fitted = row("1-fitted", scale="fitted", n=5, verdict="partly")

@@ -1,7 +1,8 @@
 """The generated parts of README.md and docs/: tables between markers, and the numbers of claims within sentences.
 
 A table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. A number stands as `<!--CLAIM#N-->132<!---->`:
-the Nth number that was measured for the claim (`#N%`: as a percentage). `<!--verdicts CLAIM ...-->...<!---->` lists
+the Nth number that was measured for the claim (`#N%`: as a percentage); what is infinite or has no value has its place
+among them, and cannot be written. `<!--verdicts CLAIM ...-->...<!---->` lists
 verdicts.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 from bnstudy.analysis import zoo
 from bnstudy.analysis.findings import Verdict, line
-from bnstudy.analysis.frames import MINUS, number
+from bnstudy.analysis.frames import DASH, MINUS, number
 from bnstudy.store import files
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,7 +25,10 @@ README = ROOT / "README.md"
 SPEED = ROOT / "docs" / "speed.md"
 BEYOND = ROOT / "docs" / "beyond.md"
 MARK = re.compile(r"<!--(?P<what>[^<>]+?)-->(?P<text>[^<>]*)<!---->")
-MEASURED = re.compile(rf"(?<![\w.(])[{MINUS}-]?\d[\d,.]*(?:e[{MINUS}-]?\d+)?(?=$|[,;]| points| %| \()")
+NONE = (DASH, "\u221e", f"{MINUS}\u221e")  # as `frames.number` writes what is no finite number
+MEASURED = re.compile(
+    rf"(?<![\w.(])(?:[{MINUS}-]?\d[\d,.]*(?:e[{MINUS}-]?\d+)?|{'|'.join(NONE)})(?=$|[,;]| points| %| \()"
+)
 NO_TEST = "\u00b9"  # a footnote's mark
 SMALLER = ("reduced", "grid", "fitted", "epoch")  # claim 4-grid is claim 4 on another scale
 Row = Mapping[str, Any]
@@ -71,8 +75,11 @@ def with_numbers(text: str, rows: Sequence[Row]) -> str:
         if not index.isdigit() or not 1 <= int(index) <= len(measured):
             raise ValueError(f"<!--{mark}-->: claim {name} has the numbers {', '.join(measured) or 'none'}")
         value = measured[int(index) - 1]
+        if value in NONE:
+            there = ", ".join(measured)
+            raise ValueError(f"<!--{mark}-->: claim {name} has the numbers {there}; {value} is none, write a sentence")
         if place.endswith("%"):
-            value = f"{number(100 * float(value.replace(MINUS, '-')))} %"
+            value = f"{number(100 * float(value.replace(MINUS, '-').replace(',', '')))} %"
         return f"<!--{mark}-->{value}<!---->"
 
     return MARK.sub(fill, text)

@@ -181,6 +181,20 @@ def test_a_line_of_a_sweep_s_page_is_a_mean_over_seeds_alone(tmp_path: Path, set
     assert sorted(float(mean) for line in means for mean in set(np.asarray(line.get_ydata()))) == [25, 75]
 
 
+@pytest.mark.parametrize(
+    ("names", "prose"),
+    [
+        (["deep_perceptron20", "deep_perceptron5"], "perceptrons of 5 to 20 layers"),
+        (["deep_perceptron20"], "perceptrons of 20 layers"),
+        (["deep_perceptron20", "lenet"], "deep_perceptron20, LeNet"),
+        (["2024"], "2024"),
+        ([], ""),
+    ],
+)
+def test_networks_and_data_in_prose(names: list[str], prose: str) -> None:
+    assert drawing._in_prose(names) == prose
+
+
 def test_untrained_runs_are_counted(tmp_path: Path) -> None:
     workspace = synthetic.copy(synthetic.shared(), tmp_path / "w")
     finding = sweep_page.finding(workspace, "init")

@@ -212,10 +212,10 @@ clean: ## remove .venv, caches and half-written files; data and results stay
 # Packages built from source use the locked setuptools (no build isolation), so nothing unlocked is ever fetched.
 $(READY): requirements.lock bootstrap.lock pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
-	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	  || { echo "setup: '$(PYTHON)' is not there, or older than Python 3.11: install 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }; \
-	  $(PYTHON) -m venv --clear $(VENV) \
-	  || { echo "setup: '$(PYTHON)' cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }; }
+	  $(call quoted,PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { printf "setup: '%s' is not there, or older than Python 3.11: install 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.12\n" $(call quoted,PYTHON) >&2; exit 1; }; \
+	  $(call quoted,PYTHON) -m venv --clear $(VENV) \
+	  || { printf "setup: '%s' cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)\n" $(call quoted,PYTHON) >&2; exit 1; }; }
 ifneq ($(call wanted,CPU),)
 	@echo "setup: packages of requirements.lock into $(VENV), torch from its index of builds for CPUs (about 2 GB, once)"
 	@awk '/^[a-z]/ { wanted = !/^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==/ } wanted' requirements.lock > $(VENV)/cpu.lock

@@ -98,6 +98,19 @@ def test_a_switch_of_make_is_off_where_it_says_no(words, variable, effect, value
     assert done.returncode == 0 and (effect in done.stdout) == (value in ("1", "yes")), done.stderr
 
 
+@pytest.mark.parametrize("folder", ["my tools", "josé's $e"])
+def test_setup_takes_a_python_in_a_folder_of_any_name(tmp_path, folder):
+    """One that can do all but make an environment: nothing is installed."""
+    for name in ("Makefile", "requirements.lock", "bootstrap.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    tool = tmp_path / folder / "python"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\ntest "$1" = -c\n')
+    tool.chmod(0o755)
+    done = subprocess.run(["make", "setup", f"PYTHON={tool}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and f"'{tool}' cannot make a virtual environment" in done.stderr
+
+
 def test_words_in_a_variable_of_make_are_no_variables():
     arguments = ["make", "-n", "sweep-init", "SEED=0", "ARGS=optim.lr=0.1 norm=none"]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)

@@ -113,7 +113,9 @@ def test_partly_is_corrected_for_the_number_of_claims_too():
     of = {str(i): {"gain": Sample(values)} for i in range(3)}
     assert findings.judged([claim(rule)], {"1": of["1"]})["1"].verdict is Verdict.partly
     three = findings.judged([claim(rule, name) for name in of], of)
-    assert {e.verdict for e in three.values()} == {Verdict.undecided} and "correction" in three["0"].reason
+    assert {e.verdict for e in three.values()} == {Verdict.not_reproduced} and "in part is open" in three["0"].reason
+    refuted = findings.judged([claim(rule)], {"1": {"gain": around(-9, 1)}})["1"]
+    assert (refuted.verdict, refuted.reason) == (Verdict.not_reproduced, "")
 
 
 @pytest.mark.parametrize(("parts", "expected"), [(1, Verdict.partly), (2, Verdict.undecided)])

@@ -95,6 +95,28 @@ def test_mean_field_theory_has_the_closed_forms_rise_without_padding() -> None:
     assert theory[102] == pytest.approx(5.74, abs=0.05)
 
 
+def test_mean_field_theory_of_padded_shortcuts_is_that_of_wide_layers() -> None:
+    """Dense layers of 300 units, then twice as many, beside each other with and without weights in the shortcut."""
+    theory = findings.load(synthetic.FINDINGS / "fig5.py").plot.__globals__["mean_field"]
+    apart = [_wide_layers(seed, padded=True) - _wide_layers(seed, padded=False) for seed in range(12)]
+    assert np.mean(apart) == pytest.approx(theory(padded=True)[42] - theory()[42], abs=0.03)
+
+
+def _wide_layers(seed: int, *, padded: bool) -> float:
+    """ln rms after the third block of the second stage."""
+    random = np.random.default_rng(seed)
+
+    def layer(x: np.ndarray, width: int) -> np.ndarray:
+        made: np.ndarray = random.normal(size=(width, len(x))) * np.sqrt(2 / (width + len(x))) @ x
+        return made
+
+    x = np.maximum(random.normal(size=300), 0)
+    for width in [300] * 18 + [600] * 3:
+        shortcut = x if width == len(x) else np.pad(x, 150) if padded else layer(x, width)
+        x = np.maximum(shortcut + layer(np.maximum(layer(x, width), 0), width), 0)
+    return float(0.5 * np.log(np.mean(x**2)))
+
+
 @pytest.mark.parametrize(
     ("halved", "verdict"), [(("batch",), Verdict.partly), (("batch", "none"), Verdict.not_reproduced)]
 )

@@ -62,13 +62,22 @@ def test_as_the_paper_has_it(finding: findings.Finding) -> None:
     assert {e.n for e in evidence.values()} == {3}
 
 
+def test_an_end_that_nobody_has_seen_decides_only_what_it_cannot_turn() -> None:
+    beyond = {("batch", 110): ["ttttt"] * 3}
+    assert largest({**beyond, ("none", 110): ["tddds"] * 3}).verdict is Verdict.reproduced  # at least as much larger
+    either = largest({**beyond, ("none", 110): ["ttttd"] * 3})
+    assert (either.verdict, either.reason) == (Verdict.undecided, limits.ENDS_KNOWN.reason)
+    both = largest({**beyond, ("none", 110): ["ttttt"] * 3})
+    assert (both.verdict, both.reason) == (Verdict.undecided, limits.ENDS_KNOWN.reason)
+
+
 @pytest.mark.parametrize(
     ("without", "verdict"),
     [
         (["tdddd", "tdddd", "tdddd"], Verdict.reproduced),
         (["tttdd", "tttdd", "tttdd"], Verdict.partly),  # by a factor of ten, and not by more
         (["ttttd", "ttttd", "ttttd"], Verdict.not_reproduced),
-        (["ttttt", "ttttd", "ttttd"], Verdict.undecided),  # nobody has seen where it ends
+        (["ttttt", "ttttt", "ttttt"], Verdict.not_reproduced),  # wherever it ends, it is not below BN's
         (["tdddd", "ttttd", "tttdd"], Verdict.undecided),
         (["ttddd", "ttddd"], Verdict.undecided),
     ],

@@ -177,6 +177,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     rise = without[LAYERS[-1]] - without[LAYERS[0]]
     rms = _at_layers(logs, "none", "rms")
     grown = rms[LAYERS[-1]] - rms[LAYERS[0]]
+    padded = bool(frames["activation_moments"].get("shortcut", pd.Series(dtype=str)).eq("identity").any())
     depth = np.array(LAYERS, dtype=float)
     explained = without.apply(lambda row: np.corrcoef(depth, row.to_numpy(dtype=float))[0, 1] ** 2, axis=1)
     values = {
@@ -185,7 +186,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
             EXTENT.key: with_bn.max(axis=1, skipna=False) - with_bn.min(axis=1, skipna=False),
             **{part.key: with_bn[layer] - with_bn[LAYERS[0]] for layer, part in BACK.items()},
         },
-        "9-exponential": {STRAIGHT.key: explained, SLOPE.key: grown / mean_field()[LAYERS[-1]]},
+        "9-exponential": {STRAIGHT.key: explained, SLOPE.key: grown / mean_field(padded=padded)[LAYERS[-1]]},
         "9-levels": {part.key: ours[arm][layer] - paper[arm][layer] for (arm, layer), part in OFF.items()},
     }
     means = _at_layers(logs, "batch", "mean") - _published(frames["published"], "batch", "mean")[list(LAYERS)]
@@ -210,7 +211,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 @cache
-def mean_field(num_units: int = 200_000) -> dict[int, float]:
+def mean_field(num_units: int = 200_000, *, padded: bool = False) -> dict[int, float]:
     """ln of the root mean square of the block outputs, less that at layer 6, by published layer, without BN.
 
     Of infinitely wide layers: a unit is a sample from the distribution of the sum before a block's last ReLU. Xavier's
@@ -218,7 +219,8 @@ def mean_field(num_units: int = 200_000) -> dict[int, float]:
     of its input, c of it at an average position, as 3x3 kernels reach into the padding: c = ((3s - 2) / 3s)^2 for
     images of side s. A ReLU between two convolutions halves it: a block adds a normal variable of variance c^2 m / 2 to
     the sum x = relu(z), m being the second moment of x. Where a stage begins, fan_out is twice fan_in: convolution and
-    projection pass on 2/3, and the projection's output is normal itself.
+    projection pass on 2/3, and the projection's output is normal itself. `padded`: shortcuts have no weights (option
+    A), and half of the units there have none.
     """
     draws = np.random.default_rng(0)
     units = np.maximum(draws.normal(size=num_units), 0)
@@ -229,7 +231,11 @@ def mean_field(num_units: int = 200_000) -> dict[int, float]:
             second = float(np.mean(units**2))
             begins = layer == first and first != figures.STAGES[0][0]
             passed = 2 / 3 if begins else 1.0
-            below = draws.normal(size=num_units) * np.sqrt(passed * second) if begins else units
+            below = units
+            if begins and padded:
+                below = np.where(np.arange(num_units) % 2, units, 0)
+            elif begins:
+                below = draws.normal(size=num_units) * np.sqrt(passed * second)
             units = np.maximum(below + draws.normal(size=num_units) * np.sqrt(passed * c**2 * second / 2), 0)
             level[layer] = 0.5 * float(np.log(np.mean(units**2)))
     return {layer: value - level[LAYERS[0]] for layer, value in level.items() if layer >= LAYERS[0]}
@@ -259,7 +265,7 @@ def _logs(moments: pd.DataFrame, offset: int = BLOCK_OUTPUT) -> pd.DataFrame:
     """One row per run and layer (the paper's number): ln std and ln |mean|, each averaged over channels, and ln rms
     of all channels together.
 
-    Channels that are constant on the batch (dead after ReLU) have no logarithm and are left out of the averages.
+    Channels that are constant on the batch (dead after ReLU) have no logarithm: the averages leave them out, rms does not.
     """
     shown = moments[moments["block_output"] | (moments["depth"] == CLASSIFIER)]
     with np.errstate(divide="ignore"):

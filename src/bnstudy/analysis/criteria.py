@@ -141,7 +141,8 @@ class Need:
 @dataclass(frozen=True)
 class Judgement:
     """What the values say of a criterion: of the full one with its p value, and whether the partial one holds, with
-    its own; None where there is no partial one. `against_p`: that some part of the full one fails.
+    its own; None where there is no partial one. `against_p`: that some part of the full one fails; where that is so, `part_open` says
+    whether the partial one may hold nevertheless.
     """
 
     full: Outcome
@@ -150,6 +151,7 @@ class Judgement:
     n: int
     partial_p: float | None = None
     against_p: float = 1.0
+    part_open: bool = False
     min_n: int = MIN_SEEDS  # below which nothing is decided
     unmet: str = ""  # why nothing can be decided
     undecided: str = ""  # which parts are open
@@ -224,15 +226,20 @@ class Criterion:
         seeds = every[0].append(every[1:]) if every else None
         unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values, seeds)]
         unmet += [] if judged else [self.left_out]
-        against_p = _some(sorted(part.p_against(samples[part.key].values) for part in judged), 1)
+        against = sorted(part.p_against(samples[part.key].values) for part in judged)
         open_parts = [part.key for part, outcome in zip(judged, outcomes, strict=True) if outcome is Outcome.open]
+        if isinstance(self.partial, tuple):
+            against_part = _some(sorted(part.p_against(samples[part.key].values) for part in self.partial), 1)
+        else:  # so many fail that fewer than `partial` can hold
+            against_part = _some(against, len(judged) - self.partial + 1) if self.partial else 0.0
         return Judgement(
             full=_all(outcomes),
             partial=partial,
             p=p,
             n=n,
             partial_p=partial_p,
-            against_p=against_p,
+            against_p=_some(against, 1),
+            part_open=against_part >= ALPHA,
             min_n=self.min_seeds,
             unmet="; ".join(unmet),
             undecided=" and of ".join(open_parts),
@@ -299,7 +306,7 @@ def _some(ordered: list[float], number: int) -> float:
     """p that at least so many hold, whichever these are, from their p values in order (Benjamini and Heller, 2008,
     "Screening for partial conjunction hypotheses"); 1 where there are fewer.
     """
-    return min(1.0, (len(ordered) - number + 1) * ordered[number - 1]) if len(ordered) >= number else 1.0
+    return min(1.0, (len(ordered) - number + 1) * ordered[number - 1]) if 0 < number <= len(ordered) else 1.0
 
 
 def _all(outcomes: list[Outcome]) -> Outcome:

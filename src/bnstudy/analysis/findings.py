@@ -347,12 +347,13 @@ def _verdict(
         return Verdict.reproduced, ""
     if judgement.partial and partial_p < ALPHA:  # before what is undecided, or noise would make the verdict better
         return Verdict.partly, ""
-    if judgement.full is Outcome.fails and not judgement.partial and against_p < ALPHA:
-        return Verdict.not_reproduced, ""
+    few = f"{judgement.n} seeds are too few"
+    if judgement.full is Outcome.fails and against_p < ALPHA:
+        return Verdict.not_reproduced, f"whether it holds in part is open: {few}" if judgement.part_open else ""
     if judgement.full is not Outcome.open or judgement.partial:
         p = full_p if judgement.full is Outcome.holds else partial_p if judgement.partial else against_p
-        return Verdict.undecided, f"p = {number(p)} after correction: {judgement.n} seeds are too few"
-    return Verdict.undecided, f"the interval of {judgement.undecided} holds the bound: {judgement.n} seeds are too few"
+        return Verdict.undecided, f"p = {number(p)} after correction: {few}"
+    return Verdict.undecided, f"the interval of {judgement.undecided} holds the bound: {few}"
 
 
 def row(claim: Claim, evidence: Evidence, *, data: str, commit: str, finding: str = "", given: str = "") -> Row:
@@ -406,8 +407,8 @@ HOW_JUDGED = (
     "A criterion names quantities of which there is one value a seed; the two arms of a seed share initial weights and "
     "data order and are compared in pairs. Above or below a bound: the 95 % interval of the mean over seeds (Student's "
     "t) is; between two: two one-sided tests at 5 %. The claims of one origin in a finding are corrected for their "
-    "number (Holm), whether they hold, hold in part, or fail, and where one part of several would do, for how many "
-    "there are. Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its "
+    "number (Holm), whether they hold, hold in part, or fail, and where some parts of several would do, for how many "
+    "there are to choose from. Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its "
     "reason."
 )
 

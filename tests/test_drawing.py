@@ -91,6 +91,7 @@ def test_a_drawing_whose_process_dies_is_named_and_costs_no_other(
     assert sections.keys() == texts.keys()
     assert [name for name, each in sections.items() if each.problem] == ["dies"]
     assert sections["dies"].trace and "killed" in sections["dies"].problem
+    assert sections["dies"].title and {row.verdict for row in sections["dies"].rows} == {"not run"}
     assert len(list((tmp_path / "w" / "figures").glob("good*.svg"))) == 5
 
 

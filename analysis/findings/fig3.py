@@ -37,8 +37,9 @@ EXPLOSIONS = {
 }  # fmt: skip
 CROSSING = (
     f"The usable range is the step size at which the relative loss first rises above {RISEN}; where it lies beyond the "
-    "step sizes looked at, it counts as the last of them. Laid down when the five seeds of first_steps were known; before, it was the "
-    "largest step whose relative loss is at most 1, and a network that dies at a larger step counted as usable."
+    "step sizes looked at, it counts as the last of them. Laid down when the five seeds of "
+    "first_steps were known; before, it was the largest step whose relative loss is at most 1, and a network that dies "
+    "at a larger step counted as usable."
 )
 
 TITLE = "The loss along the gradient in the first updates"

@@ -265,7 +265,8 @@ def _logs(moments: pd.DataFrame, offset: int = BLOCK_OUTPUT) -> pd.DataFrame:
     """One row per run and layer (the paper's number): ln std and ln |mean|, each averaged over channels, and ln rms
     of all channels together.
 
-    Channels that are constant on the batch (dead after ReLU) have no logarithm: the averages leave them out, rms does not.
+    Channels that are constant on the batch (dead after ReLU) have no logarithm: the averages leave them out, rms
+    does not.
     """
     shown = moments[moments["block_output"] | (moments["depth"] == CLASSIFIER)]
     with np.errstate(divide="ignore"):

@@ -141,8 +141,8 @@ class Need:
 @dataclass(frozen=True)
 class Judgement:
     """What the values say of a criterion: of the full one with its p value, and whether the partial one holds, with
-    its own; None where there is no partial one. `against_p`: that some part of the full one fails; where that is so, `part_open` says
-    whether the partial one may hold nevertheless.
+    its own; None where there is no partial one. `against_p`: that some part of the full one fails; where that is so,
+    `part_open` says whether the partial one may hold nevertheless.
     """
 
     full: Outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -76,6 +77,9 @@ class Task:
         return sweep_page.finding(self.workspace, self.path.name) if self.of_sweep else findings.load(self.path)
 
 
+DIED = "the process that drew it died: killed, as where memory runs out, or ended by the finding itself"
+
+
 def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
     """Each task's section, in order of ending, and whether it was drawn anew.
 
@@ -113,13 +117,18 @@ def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
 
 def _alone(task: Task, context: Any) -> Section:
     """The task's section from a process of its own: one that dies is this task's, and is reported as its crash."""
-    with ProcessPoolExecutor(1, context, initializer=_begin) as pool:
-        try:
-            return pool.submit(section, task).result()
-        except BrokenProcessPool as error:
-            remove(task.into, task.name)
-            problem = "the process that drew it died: killed, as where memory runs out, or ended by the finding itself"
-            return Section(name=task.name, problem=problem, trace="".join(traceback.format_exception_only(error)))
+    for made in (section, _undrawn):
+        with ProcessPoolExecutor(1, context, initializer=_begin) as pool, contextlib.suppress(BrokenProcessPool):
+            return pool.submit(made, task).result()
+    return Section(name=task.name, problem=DIED, trace=DIED)
+
+
+def _undrawn(task: Task) -> Section:
+    """The section of a finding whose drawing kills its process: its claims are not run."""
+    remove(task.into, task.name)
+    finding = task.load()
+    head: dict[str, Any] = {key: getattr(finding, key) for key in ("name", "title", "caption", "sweep")}
+    return Section(**head, rows=_not_run(finding, f"the finding {task.name} crashed"), problem=DIED, trace=DIED)
 
 
 def section(task: Task) -> Section:

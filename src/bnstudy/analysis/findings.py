@@ -408,8 +408,8 @@ HOW_JUDGED = (
     "data order and are compared in pairs. Above or below a bound: the 95 % interval of the mean over seeds (Student's "
     "t) is; between two: two one-sided tests at 5 %. The claims of one origin in a finding are corrected for their "
     "number (Holm), whether they hold, hold in part, or fail, and where some parts of several would do, for how many "
-    "there are to choose from. Undecided: too few seeds, an interval that holds the bound, or an empty comparison, each with its "
-    "reason."
+    "there are to choose from. Undecided: too few seeds, an interval that holds the bound, or an empty comparison, "
+    "each with its reason."
 )
 
 

@@ -76,7 +76,8 @@ def ratios(cells: pd.DataFrame) -> dict[str, Sample]:
         open_ended[open_ended["norm"] == arm].set_index("seed")["open"].reindex(ratio.values.index) for arm in ARMS
     )
     # An open end makes the ratio a bound: with BN the ratio is at least what it seems, without BN at most.
-    turns = (with_bn.astype(bool) & (ratio.values <= FOLD)).astype(int) + (without.astype(bool) & (ratio.values > FACTOR))
+    turns = (with_bn.astype(bool) & (ratio.values <= FOLD)).astype(int)
+    turns += (without.astype(bool) & (ratio.values > FACTOR)).astype(int)
     return {part.key: ratio, ENDS_KNOWN.of: criteria.single(turns)}
 
 

@@ -22,7 +22,7 @@ from bnstudy.data.sources import DataError, Source
 SPLITS = ("train", "test")
 TEST_EVERY = 5
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-IGNORED = (".", "__")  # what folders begin with that other programs leave: .ipynb_checkpoints, __MACOSX
+LEFT_BY_OTHERS = "__MACOSX"  # a folder of archives that a Mac has made
 Files = dict[str, list[tuple[Path, int]]]  # by split: images with their class numbers
 
 
@@ -113,7 +113,7 @@ def _found(folder: Path) -> tuple[list[str], Files, list[Path]]:
 
 def _class_folders(home: Path) -> list[str]:
     folders = [path.name for path in home.iterdir() if path.is_dir()] if home.is_dir() else []
-    return sorted(name for name in folders if not name.startswith(IGNORED))
+    return sorted(name for name in folders if not name.startswith(".") and name != LEFT_BY_OTHERS)
 
 
 def _images(folder: Path) -> tuple[list[Path], set[Path]]:

@@ -64,16 +64,21 @@ def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
             silent = f"W&B did not take the runs within {expired.timeout:.0f} s. "  # nor will it take the next ones
             break
         if trouble is not None:  # W&B takes none of a batch that has a file that it cannot read
-            refused |= {batch[0]: trouble} if len(batch) == 1 else _one_by_one(batch, results, seconds_per_run)
+            left = {batch[0]: trouble} if len(batch) == 1 else _one_by_one(batch, results, seconds_per_run)
+            refused |= left
+            if len(left) == BATCH:  # nor will it take the next ones
+                break
     print(f"sync: {sum(map(_uploaded, waiting))} of {len(waiting)} runs uploaded")
     if not refused and not silent:
         return 0
     for run, trouble in refused.items():
         print(f"sync: W&B refused {run.name} ({trouble})", file=sys.stderr)
-    return _refuse(
-        f"sync: {silent}Run `make sync` again for the runs that are left. What there is of a run that was killed is "
-        f"uploaded each time: remove its folder from {paths.wandb(results)}"
+    killed = (
+        f". What there is of a run that was killed is uploaded each time: remove its folder from {paths.wandb(results)}"
+        if any("incomplete" in trouble for trouble in refused.values())
+        else ""
     )
+    return _refuse(f"sync: {silent}Run `make sync` again for the runs that are left{killed}")
 
 
 def log_figures(workspace: Path, results: Path, *, mode: str = "offline", project: str = "bnstudy") -> int:
@@ -103,14 +108,14 @@ def _uploaded(run: Path) -> bool:
 
 def _one_by_one(runs: Sequence[Path], results: Path, seconds: float) -> dict[Path, str]:
     """Upload each of the runs that is not uploaded yet; return those that are left, with the reason."""
-    left = dict[Path, str]()
+    left, silent = dict[Path, str](), False
     for run in runs:
         if _uploaded(run):
             continue
         try:
-            trouble = _upload([run], results, seconds)
+            trouble = "not tried, as W&B is silent" if silent else _upload([run], results, seconds)
         except subprocess.TimeoutExpired:
-            trouble = f"not taken within {seconds:.0f} s"
+            trouble, silent = f"not taken within {seconds:.0f} s", True
         if trouble is not None:
             left[run] = trouble
     return left

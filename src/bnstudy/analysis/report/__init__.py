@@ -133,7 +133,7 @@ def _drawn(tasks: Sequence[Task], progress: Progress) -> list[Section]:
         progress(f"figure {len(finished)}/{len(tasks)} {_told(section)} ({when})")
     if absent := sorted({section.name for section in finished if section.problem and not section.trace}):
         named = f" ({', '.join(absent)})" if len(absent) <= FEW else ""
-        progress(f"not run: {len(absent)} findings without tables of their runs{named}")
+        progress(f"not run: {len(absent)} findings without tables that they can compare{named}")
     return sorted(finished, key=lambda section: place[section.name])
 
 

@@ -55,11 +55,11 @@ ALL_FIT = Need("training accuracy with BN (evaluation mode), the smallest of the
 _WHEN = "Training accuracy is in evaluation mode, after training."
 
 
-def _claim(number: str, says: str, criterion: Criterion, published: str) -> Claim:
+def _claim(name: str, says: str, criterion: Criterion, published: str) -> Claim:
     return Claim(
-        id=f"{number}-fitted",
+        id=name,
         origin="paper",
-        where="Section 2.1, Figure 1" if number != "17" else "Section 2.1, text",
+        where="Section 2.1, Figure 1" if name != "17-fitted" else "Section 2.1, text",
         scale="fitted, 5,000 images",
         says=says,
         criterion=criterion,
@@ -75,7 +75,7 @@ def _falling(parts: Mapping[Any, Part], last: tuple[Part, ...], more: str = "") 
 
 CLAIMS = (
     _claim(
-        "2",
+        "2-rates",
         "With BN the test accuracy rises with the learning rate.",
         _falling(
             HIGHER, (HIGHER[ENDS],), " No network without BN is part of this: what BN gains at one rate is 1-fitted's."
@@ -83,13 +83,13 @@ CLAIMS = (
         "81.3, 90.4, 93.2 % at 0.0001, 0.003, 0.1 (ResNet-110)",
     ),
     _claim(
-        "3",
+        "3-fitted",
         "Smaller learning rates overfit more.",
         _falling(SMALLER, (SMALLER[ENDS],)),
         "18.5, 9.6, 6.8 points at 0.0001, 0.003, 0.1 (ResNet-110)",
     ),
     _claim(
-        "17",
+        "17-fitted",
         "Larger learning rates lead to flatter minima.",
         _falling(FLATTER, tuple(FLATTER[value, ENDS] for value in SHARPNESS)),
         "argued, not measured",

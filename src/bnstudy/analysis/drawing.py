@@ -176,12 +176,31 @@ def remove(into: Path, name: str) -> None:
 def load(finding: Finding, workspace: Path, analysis: Path) -> tuple[dict[str, pd.DataFrame], frames.Origin]:
     """The frames that a finding draws and judges, and where they come from. Raises MissingTable."""
     data = frames.needed(workspace, finding.sweep, finding.needs)
+    for table, frame in data.items() if finding.claims else ():  # a page of a sweep shows whatever it varies
+        _check_axes(frame, workspace, analysis.parent / "results", frames.source(finding.sweep, table)[0])
     origin = frames.origin(data.values())
     if not finding.images:
         origin = replace(origin, data=(), synthetic=False)
     if finding.published is not None:
         data["published"] = frames.published(analysis / CURVES, finding.published)
     return data, origin
+
+
+def _check_axes(frame: pd.DataFrame, workspace: Path, published: Path, sweep: str) -> None:
+    """Raises MissingTable where runs differ in a setting in which those that are published of this sweep do not.
+
+    A finding knows what its sweep varies; two weight decays beside that would be averaged, or count as seeds.
+    """
+    if workspace.resolve() == published.resolve() or not paths.tables(published, sweep).is_dir():
+        return
+    runs = frames.runs(workspace, sweep)
+    runs = runs[runs["run_id"].isin(frame["run_id"].astype(str).unique())]
+    further = set(sweep_page.axes_of(runs)) - set(sweep_page.axes_of(frames.runs(published, sweep)))
+    if further:
+        raise frames.MissingTable(
+            f"the runs of {sweep} differ in {', '.join(sorted(further))}, too, and this finding does not compare that: "
+            "keep one value (results of such a sweep have a page of their own)"
+        )
 
 
 def judge(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> tuple[Row, ...]:

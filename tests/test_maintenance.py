@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from small_runs import config, job, launch_here, make, names, quadrants, torch_as_it_was, written
 
@@ -253,6 +254,8 @@ def test_what_a_probe_takes_says_nothing_of_runs_that_another_looks_at():
 def test_of_runs_published_without_their_looks_the_tables_tell_what_looked(tmp_path):
     folder = tmp_path / "tables" / "jacobians"
     shutil.copytree(project.ROOT / "results" / "tables" / "jacobians", folder)
+    runs = pd.read_parquet(folder / "runs.parquet")
+    runs.assign(looks=pd.Series(None, index=runs.index, dtype="string")).to_parquet(folder / "runs.parquet")
     rows = publishing.brief(tmp_path)["jacobians"]
     assert rows and {row["looks"] for row in rows.values()} == {'["jacobian_singular_values"]'}
     run_id, looked = next(iter(rows.items()))

@@ -127,8 +127,12 @@ def _undrawn(task: Task) -> Section:
     """The section of a finding whose drawing kills its process: its claims are not run."""
     remove(task.into, task.name)
     finding = task.load()
-    head: dict[str, Any] = {key: getattr(finding, key) for key in ("name", "title", "caption", "sweep")}
-    return Section(**head, rows=_not_run(finding, f"the finding {task.name} crashed"), problem=DIED, trace=DIED)
+    rows = _not_run(finding, f"the finding {task.name} crashed")
+    return Section(**_head(finding), rows=rows, problem=DIED, trace=DIED)
+
+
+def _head(finding: Finding) -> dict[str, Any]:
+    return {key: getattr(finding, key) for key in ("name", "title", "caption", "sweep")}
 
 
 def section(task: Task) -> Section:
@@ -140,7 +144,7 @@ def section(task: Task) -> Section:
             finding = task.load()
         except (Exception, SystemExit) as error:
             return Section(name=name, problem=_named(error), trace="".join(traceback.format_exception(error)))
-        head: dict[str, Any] = {key: getattr(finding, key) for key in ("name", "title", "caption", "sweep")}
+        head = _head(finding)
         drawn: list[Path] = []
         try:
             data, origin = load(finding, task.workspace, analysis)

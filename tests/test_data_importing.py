@@ -127,6 +127,17 @@ def test_folders_of_other_programs_are_no_classes_and_files_of_other_kinds_are_c
     assert sources.locate("mine", tmp_path, download=False).num_classes == 2
 
 
+@pytest.mark.parametrize("beside", ["loose.png", "train/loose.png", "val/cat/0.png"])
+def test_images_that_lie_beside_the_classes_are_said_to_be_left_out(beside, tmp_path, capsys):
+    pets = tmp_path / "pets"
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            draw(pets / split / name / "0.png")
+    draw(pets / beside)
+    assert imported(pets, f"--data-root={tmp_path}", "--name=mine") == 0
+    assert f"not read: 1, such as {beside.removesuffix('/cat/0.png')}" in capsys.readouterr().out
+
+
 def test_what_cannot_be_imported_is_named_and_leaves_nothing(tmp_path, capsys):
     assert imported(tmp_path / "nowhere", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
     assert "nowhere: give a folder with train/CLASS/" in capsys.readouterr().err

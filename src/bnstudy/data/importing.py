@@ -37,9 +37,10 @@ def import_images(
 ) -> Source:
     """Write the arrays into `root`/`name` and return what they are. `size`: the side to which images are scaled.
 
-    Colours are kept unless every image is grey. What is not read is reported. Raises DataError, with nothing written,
-    for a folder that is laid out otherwise, a class that lacks training or test images, images that cannot be read, are
-    of several sizes or of more than 8 bits, and for a name that is none or that a data set has.
+    Colours are kept unless every image is grey. What is not read is reported, such as images beside the classes. Raises
+    DataError, with nothing written, for a folder that is laid out otherwise, a class that lacks training or test
+    images, images that cannot be read, are of several sizes or of more than 8 bits, and for a name that is none or that
+    a data set has.
     """
     if name in sources.NAMES or not re.fullmatch(r"(?!\.)[^/\\\0]{1,60}", name):  # as data.name is checked
         why = "a data set that is downloaded has it" if name in sources.NAMES else "a folder cannot be called so here"
@@ -50,7 +51,7 @@ def import_images(
     classes, files, unread = _found(folder)
     if unread:
         such_as, endings = unread[0].relative_to(folder), ", ".join(sorted(SUFFIXES))
-        report(f"files that were not read: {len(unread)}, such as {such_as}; images end in {endings}")
+        report(f"not read: {len(unread)}, such as {such_as}; images lie in their class's folder and end in {endings}")
     modes = {_mode(path) for split in SPLITS for path, _ in files[split]}
     mode = "L" if modes <= {"1", "L"} else "RGB"
     with sources.work_folder(root, name) as work:
@@ -93,7 +94,9 @@ def _found(folder: Path) -> tuple[list[str], Files, list[Path]]:
             f"or move it away ({len(unknown)} such)"
         )
     files: Files = {name: [] for name in SPLITS}
-    unread: set[Path] = set()
+    unread = _beside(folder, set(SPLITS)) if split else set[Path]()
+    for home, names in ((homes[name], by_split[name]) for name in SPLITS):
+        unread |= _beside(home, {*names})
     for label, name in enumerate(classes):
         for which, home in homes.items():
             images, others = _images(home / name)
@@ -118,9 +121,15 @@ def _class_folders(home: Path) -> list[str]:
 
 def _images(folder: Path) -> tuple[list[Path], set[Path]]:
     """The images of one class by name, and what lies beside them but for hidden files."""
-    there = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    there = _beside(folder, set())
     images = sorted(path for path in there if path.suffix.lower() in SUFFIXES and path.is_file())
-    return images, {*there} - {*images}
+    return images, there - {*images}
+
+
+def _beside(folder: Path, names: set[str]) -> set[Path]:
+    """What lies in a folder but for `names`, hidden files and what archives leave there."""
+    left_out = {*names, LEFT_BY_OTHERS}
+    return {path for path in folder.glob("[!.]*") if path.name not in left_out}
 
 
 def _place(image: tuple[Path, int]) -> bytes:

@@ -23,6 +23,8 @@ from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.runs import Store
 from bnstudy.store.status import component_code, looks
 from bnstudy.sweep import preview, rounds, search, study, tables
+from bnstudy.sweep.specs import of_job
+from bnstudy.sweep.survey import Survey
 
 NAME = "grown"
 COLUMNS = {"step": "int64", "value": "float64", "name": "string"}
@@ -60,7 +62,9 @@ def finish(
     for job in wanted:
         writer, kinds, seed = Store(results).writer(job.run_id), columns or COLUMNS, job.config.seed
         numbers = values or [seed + shift, float("nan"), float("inf")]
-        rows = {"step": [2, 0, 0], "value": numbers, "name": ["a", "b", "b"]}
+        rows = {"step": [2, 0, 0], "value": numbers, "name": ["a", "b", "b"], "loss": numbers}
+        if len(numbers) != 3:
+            rows["step"] = list(range(len(numbers)))
         writer.add(table, kinds, {name: rows.get(name, [1, 2, 3]) for name in kinds})
         writer.finish(
             {
@@ -294,6 +298,41 @@ def test_a_changed_default_of_a_probe_is_not_served_from_tables_that_do_not_say(
     assert now is not None and now.lacking == ("gradient_tails",)
     explicit = replace(job, config=config(root, probes={"gradient_tails": {"at": [0], "options": {"num_bins": 64}}}))
     assert publishing.load(tmp_path, NAME).done(explicit)
+
+
+def of_another_sweep(root: Path, seeds: Iterable[int], **sweep: Any) -> list[Config]:
+    made = grid(root, seeds, **{"tables": [], "runs_of": [NAME], "outcome_by": "losses"} | sweep)
+    return [replace(each, sweep=replace(each.sweep, name="further")) for each in made]
+
+
+def test_runs_that_another_sweep_has_published_are_not_trained_again(tmp_path, root, publish, capsys, monkeypatch):
+    """Their outcome is judged by the losses, as this sweep judges; what it does not ask for is no stranger."""
+    columns = {"step": "int64", "loss": "float64"}
+    kept = grid(root, (0, 1, 2), tables=["steps"])
+    for seed, loss in ((0, 2.0), (1, 2.3), (2, 2.0)):
+        wanted = [job for job in jobs(kept) if job.config.seed == seed]
+        finish(tmp_path, wanted, columns=columns, table="steps", values=[loss] * 50)
+    publish(tmp_path, kept)
+    forget(tmp_path)
+    further = of_another_sweep(root, (0, 1))
+    monkeypatch.setattr(compose, "expand", lambda *_: further)
+    monkeypatch.setattr(compose, "describe", lambda _: "")
+    monkeypatch.setattr(compose, "headers", lambda: {"further": {"runs_of": [NAME]}})
+    assert study.sweep("further", "full", [], tmp_path, 1) == 0
+    assert "further: 4 runs, 4 published, 0 done, 0 to train" in capsys.readouterr().out
+    specs = [of_job(job) for job in jobs(further)]
+    assert Survey.of(tmp_path, specs).tally("further", specs).pending == 0
+    assert tables.publish("further", [], tmp_path) == 0
+    runs = frames.runs(tmp_path, "further").sort_values(["seed", "norm"])
+    assert runs["outcome"].tolist() == ["learns"] * 2 + ["at chance"] * 2
+    assert runs["last_loss"].tolist() == pytest.approx([2.0, 2.0, 2.3, 2.3])
+    assert publishing.load(tmp_path, "further").runs.keys() == {job.run_id for job in jobs(further)}
+
+
+def test_a_sweep_that_publishes_more_than_its_runs_takes_none_of_others(tmp_path, root):
+    (one, *_) = of_another_sweep(root, (0,), tables=["epochs"])
+    with pytest.raises(ValueError, match=r"sweep\.runs_of.*give it sweep\.tables=\[\]"):
+        publishing.load(tmp_path, "further", settings=one.sweep)
 
 
 @pytest.fixture

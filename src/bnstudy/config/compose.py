@@ -122,6 +122,8 @@ def expand(sweep: str, preset: str, overrides: Sequence[str] = ()) -> list[Confi
     configs = _configs(folder, primary, (list(point.values()) for point in _product(points)))
     _check_choices(sweep, configs, points, _parsed(overrides))
     _check_budget(configs, _parsed(overrides))
+    for name in sorted({*configs[0].sweep.runs_of} - {*sweeps()}):
+        raise ComposeError(f"sweep.runs_of: there is no sweep {name!r}; {errors.suggestions(name, sweeps())}")
     return configs
 
 

@@ -190,6 +190,7 @@ class Sweep(_Section):
     search: Search = field(default_factory=Search)
     # accuracy: trained, stalled, diverged; losses: learns, at chance, diverged (see store/outcomes.py)
     outcome_by: Annotated[str, _one_of(*OUTCOME_BY)] = "accuracy"
+    runs_of: list[str] = field(default_factory=list)  # sweeps whose published runs are not trained again in this one
     suites: dict[str, Whole] = field(default_factory=dict)  # suite it belongs to -> its place there
     minutes: dict[str, Number] = field(default_factory=dict)  # preset -> about how long it takes on two CPU cores
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bnstudy.config import plugins
-from bnstudy.config.schema import ProbePlan, resolved, resolved_plan
+from bnstudy.config.schema import ProbePlan, Sweep, resolved, resolved_plan
 from bnstudy.store import files, paths, reduction, status
 from bnstudy.store.cache import Cache
 from bnstudy.store.jobs import Job
@@ -35,6 +35,7 @@ class Published:
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
     as_planned: bool = True  # whether what does not record its looks was looked at as asked for
+    elsewhere: frozenset[str] = frozenset()  # those of `runs` that other sweeps have published (`sweep.runs_of`)
 
     def done(self, job: Job) -> bool:
         """Whether the run that the job asks for is published, with every table that its sweep publishes of it.
@@ -131,15 +132,42 @@ def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return facts
 
 
-def load(results: Path, sweep: str, overrides: Sequence[str] = ()) -> Published:
+def load(results: Path, sweep: str, overrides: Sequence[str] = (), settings: Sweep | None = None) -> Published:
     """What is published of the sweep, to be compared with its jobs under these overrides.
 
-    Raises ValueError where a table cannot be read.
+    With `settings`, runs of the sweeps that these name (`sweep.runs_of`), too. Raises ValueError where a table cannot
+    be read, and where other sweeps are named by one that publishes more than the table `runs`.
     """
-    tables = tables_in(paths.tables(paths.workspace(results, None), sweep))
-    runs = {row["run_id"]: row for row in tables.pop(RUNS).to_pylist()} if RUNS in tables else {}
+    runs, tables = _published(results, sweep)
+    elsewhere = {} if settings is None else _elsewhere(results, settings)
     as_planned = not any(text.lstrip("+~").startswith("probes") for text in overrides)
-    return Published(runs, tables, as_planned) if runs else Published()
+    every = elsewhere | runs
+    return Published(every, tables, as_planned, frozenset(elsewhere.keys() - runs.keys())) if every else Published()
+
+
+def _published(results: Path, sweep: str) -> tuple[dict[str, dict[str, Any]], dict[str, pa.Table]]:
+    """The rows of the table `runs`, by run id, and the other tables."""
+    tables = tables_in(paths.tables(paths.workspace(results, None), sweep))
+    return {row["run_id"]: row for row in tables.pop(RUNS).to_pylist()} if RUNS in tables else {}, tables
+
+
+def _elsewhere(results: Path, settings: Sweep) -> dict[str, dict[str, Any]]:
+    """The published runs of the sweeps that this one names, their outcomes judged as it judges them."""
+    if settings.runs_of and settings.tables != []:
+        raise ValueError(
+            f"sweep.runs_of={settings.runs_of}: of other sweeps' runs there is the table `runs` alone, and "
+            f"{settings.name} publishes more: give it sweep.tables=[], or take sweep.runs_of out"
+        )
+    found: dict[str, dict[str, Any]] = {}
+    for sweep in settings.runs_of:
+        runs, tables = _published(results, sweep)
+        if settings.outcome_by == "losses":
+            steps = reduction.by_run(tables["steps"]) if "steps" in tables else {}
+            runs = {run_id: row for run_id, row in runs.items() if run_id in steps and row["outcome"] is not None}
+            for run_id, row in runs.items():
+                row["outcome"], row["last_loss"] = reduction.by_losses(row["outcome"], steps[run_id])
+        found |= runs
+    return found
 
 
 def tables_in(folder: Path) -> dict[str, pa.Table]:
@@ -188,7 +216,7 @@ def choose(jobs: Sequence[Job], done: Collection[str], published: Published, *, 
     the sweep does not ask for, unless `replace` drops that.
     """
     requested = {job.run_id for job in jobs}
-    if (strangers := sorted(published.runs.keys() - requested)) and not replace:
+    if (strangers := sorted(published.runs.keys() - published.elsewhere - requested)) and not replace:
         changed = [why for job in jobs for name, why in status.former(job).items() if name in published.runs]
         why = f", as a default changed ({changed[0]})" if changed else ""
         raise ValueError(

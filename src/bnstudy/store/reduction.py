@@ -112,7 +112,8 @@ def reduce(
     if outcome_by == "losses":
         for row in runs:
             if row.get("outcome") is not None:
-                row["outcome"], row["last_loss"] = _by_losses(store, row["run_id"], manifests[row["run_id"]])
+                steps = store.rows(row["run_id"], manifests[row["run_id"]], "steps")
+                row["outcome"], row["last_loss"] = by_losses(row["outcome"], steps)
     published = dict(published or {})
     runs += published.pop(RUNS).to_pylist() if RUNS in published else []
     names = sorted({*names, *published}) if tables is None else names
@@ -146,13 +147,15 @@ def outcome(store: Store, run_id: str, manifest: Mapping[str, Any], by: str) -> 
     None for a run without an update. Raises StoreError if the losses are asked for and its table `steps` is damaged.
     """
     by_accuracy: str | None = manifest["outcome"]
-    return by_accuracy if by == "accuracy" or by_accuracy is None else _by_losses(store, run_id, manifest)[0]
+    if by == "accuracy" or by_accuracy is None:
+        return by_accuracy
+    return by_losses(by_accuracy, store.rows(run_id, manifest, "steps"))[0]
 
 
-def _by_losses(store: Store, run_id: str, manifest: Mapping[str, Any]) -> tuple[str, float]:
-    steps = store.rows(run_id, manifest, "steps")
+def by_losses(outcome: str, steps: pa.Table) -> tuple[str, float]:
+    """The outcome by the losses of a run's table `steps`, and their last mean; `outcome`: the one by accuracy."""
     losses = steps["loss"].to_numpy()[np.argsort(steps["step"].to_numpy(), kind="stable")]
-    diverged = manifest["outcome"] == outcomes.DIVERGED  # by the bound that the run was given, which may be another
+    diverged = outcome == outcomes.DIVERGED  # by the bound that the run was given, which may be another
     return outcomes.DIVERGED if diverged else outcomes.of_losses(losses), outcomes.last_loss(losses)
 
 

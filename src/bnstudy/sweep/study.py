@@ -90,7 +90,7 @@ def sweep(
     """
     configs = compose.expand(name, preset, overrides)
     grid = rounds.with_threads(jobs(configs), results, workers, launcher)
-    published = NOTHING if again else publishing.load(results, name, overrides)
+    published = NOTHING if again else publishing.load(results, name, overrides, configs[0].sweep)
     if show == Show.configurations:
         return preview.print_configurations(grid)
     if show == Show.runs:

@@ -86,7 +86,7 @@ def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Pat
     """Publish, and return a message about it."""
     target, store = paths.tables(paths.workspace(results, None), name), Store(results)
     files.settle(target)
-    published = publishing.load(results, name)
+    published = publishing.load(results, name, settings=configs[0].sweep)
     grid = search.reach(jobs(configs), store, published).jobs
     synthetic = [job.source.name for job in grid if job.source.synthetic]
     if synthetic:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import synthetic
@@ -111,18 +110,6 @@ def test_spread_is_median_and_range_of_what_is_defined(values: list[float]) -> N
         assert (spread.low, spread.high) == (defined[0], defined[-1])
         middle = defined[(len(defined) - 1) // 2], defined[len(defined) // 2]
         assert middle[0] <= spread.median <= middle[1] or any(map(math.isinf, middle))
-
-
-def test_over_seeds_agrees_with_a_loop() -> None:
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"depth": np.repeat([3, 1, 2], 5), "value": rng.normal(size=15)})
-    frame.loc[4, "value"] = np.nan
-    out = frames.over_seeds(frame, ["depth"], "value").set_index("depth")
-    for depth in (1, 2, 3):
-        values = [v for d, v in zip(frame["depth"], frame["value"], strict=True) if d == depth and not np.isnan(v)]
-        assert out.loc[depth, "n"] == len(values)
-        assert out.loc[depth, "median"] == np.median(values)
-        assert (out.loc[depth, "low"], out.loc[depth, "high"]) == (min(values), max(values))
 
 
 @pytest.mark.parametrize(

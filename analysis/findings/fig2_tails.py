@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bnstudy.analysis import criteria, figures, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
-from bnstudy.analysis.frames import ARMS, MINUS, arms, by_arm, over_seeds
+from bnstudy.analysis.frames import ARMS, MINUS, arms, by_arm
 from bnstudy.analysis.stats import Scale
 
 LAYER = 55  # the paper's, counted from the stem
@@ -68,18 +68,17 @@ CAPTION = (
     "density of the entries, one line a seed; grey: the published outlines, in units of their own std (without BN cut "
     "by the axis). (b) Share of |gradient| above x; dots: where the power law fits best from (smallest "
     "Kolmogorov-Smirnov distance, among the largest 1 to 50 %), dashed: that power law; grey: the normal law. (c) Hill "
-    "estimate of the tail index from the largest share k/n; median and range over seeds, thin bars: 95 % interval of "
-    "the median seed, from resampled output channels. (d) Shape of the stretched exponential fitted to the largest "
-    "tenth, one dot a seed, bar: mean with 95 % interval. (e) What the verdicts rest on: whether the power law holds, "
-    "by seed, and at which share of its layers; bars: mean with 95 % interval. (f) How much likelier other laws are "
-    "than the power law, in standard deviations over output channels, one dot a seed: filled above the best threshold, "
-    "hollow for the largest tenth. Lognormal and stretched exponential contain the power law, so that they are never "
-    "less likely, and are given twice the ratio, which then is normal where the power law holds; beyond 2 there is no "
-    "power law; above: in how many seeds none of the three speaks against it (best threshold, largest tenth). (g) The "
-    "same by depth, the larger of those two, above the best threshold. (h) Index of a stable law from five quantiles "
-    "(round dots, one a seed) and Hill's index of the largest 5 % (squares): a stable law has one index for both; 2 is "
-    "the normal law. Other lines and bars: medians (g: means); bands: ranges over seeds (g: 95 % intervals). Fits are "
-    "this project's own; its tests compare power law, likelihood ratio and Hill's estimate with the library "
+    "estimate of the tail index from the largest share k/n; thin bars: 95 % interval of the middle seed, from "
+    "resampled output channels. (d) Shape of the stretched exponential fitted to the largest tenth, one dot a seed. "
+    "(e) What the verdicts rest on: whether the power law holds, by seed, and at which share of its layers. (f) How "
+    "much likelier other laws are than the power law, in standard deviations over output channels, one dot a seed: "
+    "filled above the best threshold, hollow for the largest tenth. Lognormal and stretched exponential contain the "
+    "power law, so that they are never less likely, and are given twice the ratio, which then is normal where the "
+    "power law holds; beyond 2 there is no power law; above: in how many seeds none of the three speaks against it "
+    "(best threshold, largest tenth). (g) The same by depth, the larger of those two, above the best threshold. (h) "
+    "Index of a stable law from five quantiles (round dots, one a seed) and Hill's index of the largest 5 % (squares): "
+    "a stable law has one index for both; 2 is the normal law. Lines and bars: means with their 95 % intervals. Fits "
+    "are this project's own; its tests compare power law, likelihood ratio and Hill's estimate with the library "
     "powerlaw's."
 )
 SWEEP = "gradient_statistics"
@@ -349,7 +348,8 @@ def _std(run: pd.DataFrame) -> float:
 
 def _hill_plot(ax: Axes, here: pd.DataFrame) -> None:
     for arm, part in arms(here[here["quantity"] == "hill"]).items():
-        figures.band(ax, over_seeds(part.assign(percent=100 * part["x"]), ["percent"], "value"), "percent", arm)
+        means = stats.over_seeds(part.assign(percent=100 * part["x"]), ["percent"], "value")
+        figures.band(ax, means, "percent", arm)
         order = part.groupby("seed")["value"].mean().sort_values(kind="stable")
         middle = part[part["seed"] == order.index[(len(order) - 1) // 2]].sort_values("x", kind="stable")
         errors = np.abs(middle[["low", "high"]].to_numpy().T - middle["value"].to_numpy())
@@ -358,7 +358,7 @@ def _hill_plot(ax: Axes, here: pd.DataFrame) -> None:
     ax.set_ylim(bottom=0)
     ax.set_xlabel("k/n (%)")
     ax.set_ylabel("tail index (smaller: heavier)")
-    interval = figures.entry("95 %, median seed", "|", ms=9, mew=0.9)
+    interval = figures.entry("95 %, middle seed", "|", ms=9, mew=0.9)
     ax.legend(handles=[*ax.get_legend_handles_labels()[0], interval], loc="upper right")
 
 
@@ -385,7 +385,8 @@ def _likelihoods(ax: Axes, fits: pd.DataFrame) -> None:
     for position, law in enumerate(RIVALS):
         for arm, shift in zip(ARMS, (-0.2, 0.2), strict=True):
             rows = fits[(fits["law"] == law) & (fits["norm"] == arm)]
-            figures.seeds(ax, position + shift - 0.08, rows.loc[rows["chosen"], "evidence"], arm, spacing=0.02)
+            figures.seeds(ax, position + shift - 0.08, rows.loc[rows["chosen"], "evidence"], arm, spacing=0.02,
+                          scale=Scale.plain)  # fmt: skip
             tenth = rows.loc[~rows["chosen"], "evidence"]
             ax.plot([position + shift + 0.1] * len(tenth), tenth, "o", color=figures.COLOURS[arm], ms=3.6, mfc="white",
                     mew=0.9)  # fmt: skip
@@ -435,7 +436,7 @@ def _indices(ax: Axes, tails: pd.DataFrame) -> None:
     for position, layer in enumerate(STABLE_LAYERS):
         for arm, shift in zip(ARMS, (-0.2, 0.2), strict=True):
             rows = indices[(indices["depth"] == layer) & (indices["norm"] == arm)]
-            figures.seeds(ax, position + shift - 0.07, rows["stable"], arm, spacing=0.02)
+            figures.seeds(ax, position + shift - 0.07, rows["stable"], arm, spacing=0.02, scale=Scale.plain)
             aside = np.linspace(0.04, 0.2, len(rows))
             ax.plot(position + shift + aside, rows["hill"], "s", color=figures.COLOURS[arm], ms=3, mfc="white",
                     mew=0.8)  # fmt: skip

@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import criteria, figures, stability
+from bnstudy.analysis import criteria, figures, stability, stats
 from bnstudy.analysis.criteria import Criterion, Part, Sample, Where
 from bnstudy.analysis.findings import Claim, Comparison
-from bnstudy.analysis.frames import CHANCE, arms, number, over_seeds
+from bnstudy.analysis.frames import CHANCE, arms, number
 from bnstudy.store import outcomes
 
 USED = 1e-4  # the paper's rate without BN
@@ -23,8 +23,8 @@ TITLE = "ResNet-110 at the rates that leave it finite without BN: ten epochs"
 CAPTION = (
     "All of CIFAR-10, 3,910 updates on mini-batches of 128 at a constant rate, three seeds, fp32: without BN at three "
     "rates, with BN at 0.0001, the equal rates of the paper's Figure 1. (a) Loss, mean over each epoch's mini-batches; "
-    "dashed: ln 10, the loss of guessing. (b) Accuracy on the test images. Lines: medians over the seeds, bands: their "
-    "range; a run that diverged ends there."
+    "dashed: ln 10, the loss of guessing. (b) Accuracy on the test images. Lines: means over the seeds, bands: their "
+    "95 % intervals; a run that diverged ends there."
 )
 SWEEP = "stability_ten_epochs"
 NEEDS = {"steps": "depth == 110 and epochs == 10", "epochs": "depth == 110 and epochs == 10"}
@@ -72,9 +72,9 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
 
 
 def _courses(ax: Axes, epochs: pd.DataFrame, column: str) -> None:
-    """Median and range over seeds by epoch, of each arm at each of its rates."""
+    """Mean over seeds with its 95 % interval by epoch, of each arm at each of its rates."""
     for arm, rows in arms(epochs).items():
         for rate, part in rows.groupby("run_lr"):
             label = f"{figures.LABELS[arm]}, {number(float(str(rate)))}"
             dashes = DASHES.get(float(str(rate)), "-")
-            figures.band(ax, over_seeds(part, ["epoch"], column), "epoch", arm, label=label, ls=dashes)
+            figures.band(ax, stats.over_seeds(part, ["epoch"], column), "epoch", arm, label=label, ls=dashes)

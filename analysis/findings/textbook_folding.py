@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from bnstudy.analysis import figures
 from bnstudy.analysis.findings import Comparison, Evidence, claim, judge
 from bnstudy.analysis.frames import DASH, number, spread
+from bnstudy.analysis.stats import Scale
 
 EXERCISE = "Dive into Deep Learning, Batch Normalization, exercises"
 LIMIT = 1e-5
@@ -24,9 +25,10 @@ STARTED = {False: "untrained", True: "trained"}
 TITLE = "BN folded away, and the biases before BN dropped"
 CAPTION = (
     "LeNet with BN on Fashion-MNIST, torch's initialisation, before training and after one epoch at learning rate 1; "
-    "256 training images; one dot a seed, bar: median. Largest change of a logit over the largest logit, when each "
-    "BN is folded into the layer before it, and when the biases before BN are dropped. In evaluation the running "
-    "means still hold what the biases gave: there dropping them is felt. Dashed: 0.00001, what counts as equal."
+    "256 training images; one dot a seed, bar: geometric mean with 95 % interval. Largest change of a logit over the "
+    "largest logit, when each BN is folded into the layer before it, and when the biases before BN are dropped. In "
+    "evaluation the running means still hold what the biases gave: there dropping them is felt. Dashed: 0.00001, what "
+    "counts as equal."
 )
 SWEEP = "textbook_folding"
 NEEDS = {"folding": "norm == 'batch' and num_layers == 4"}
@@ -40,7 +42,8 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         for place, change in enumerate(CHANGES):
             for trained, offset in ((False, -0.2), (True, 0.2)):
                 values = _of(rows, change, precision, trained)
-                figures.seeds(ax, place + offset, values.clip(lower=1e-17), "batch", spacing=0.04)
+                figures.seeds(ax, place + offset, values.clip(lower=1e-17), "batch", spacing=0.04,
+                              scale=Scale.log)  # fmt: skip
                 style = (STARTED[trained], (place + offset, 0.0), (0, 3))
                 ax.annotate(*style, xycoords=("data", "axes fraction"), textcoords="offset points", ha="center",
                             fontsize=7, color=figures.MUTED)  # fmt: skip

@@ -116,12 +116,10 @@ def panel(ax: Axes, letter: str, title: str) -> None:
 
 
 def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None = None, **line: Any) -> None:
-    """The centre over seeds as a line, with its band: columns x, low, high, and mean (its 95 % interval being the band,
-    see `stats.over_seeds`) or median (the smallest to the largest value being the band)."""
+    """The mean over seeds as a line, its 95 % interval as a band: columns x, mean, low, high (`stats.over_seeds`)."""
     rows = frame.sort_values(x, kind="stable")
-    centre = "mean" if "mean" in rows else "median"
     ax.fill_between(rows[x], rows["low"], rows["high"], color=COLOURS[arm], alpha=0.22, linewidth=0)
-    ax.plot(rows[x], rows[centre], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
+    ax.plot(rows[x], rows["mean"], color=COLOURS[arm], label=LABELS[arm] if label is None else label, **line)
 
 
 def whiskers(
@@ -236,12 +234,11 @@ def effects(ax: Axes, by_effect: Mapping[str, Mapping[str, Interval]]) -> None:
 
 
 def seeds(
-    ax: Axes, x: float, values: Any, arm: str, *, spacing: float = 0.05, scale: Scale | None = None, colour: str = "",
+    ax: Axes, x: float, values: Any, arm: str, *, scale: Scale, spacing: float = 0.05, colour: str = "",
     interval: bool = True,
 ) -> None:
-    """A dot per seed, side by side around `x`, and a bar: at their median, or with `scale` at their mean on that scale,
-    with its 95 % interval (without `interval`, the bar alone). Many seeds take no more room than eight. `colour`:
-    instead of the arm's."""
+    """A dot per seed, side by side around `x`, and a bar at their mean on the scale, with its 95 % interval (without
+    `interval`, the bar alone). Many seeds take no more room than eight. `colour`: instead of the arm's."""
     values = pd.Series(values, dtype=float).dropna().to_numpy()
     if len(values) == 0:
         return
@@ -251,14 +248,10 @@ def seeds(
     ax.plot([x + o for o in offsets], values, "o", color=colour, ms=4 if len(values) < 12 else 2.6, mew=0, alpha=0.85,
             zorder=4)  # fmt: skip
     half = max(0.13, spacing * len(values) / 2)
-    if scale is None:
-        centre = float(np.median(values))
-    else:
-        of = stats.interval(values, scale)
-        centre = of.mean
-        if interval and of.n > 1:
-            ax.fill_between([x - half, x + half], of.low, of.high, color=colour, alpha=0.25, lw=0, zorder=2)
-    ax.plot([x - half, x + half], [centre] * 2, color=colour, lw=2, solid_capstyle="butt", zorder=3)
+    of = stats.interval(values, scale)
+    if interval and of.n > 1:
+        ax.fill_between([x - half, x + half], of.low, of.high, color=colour, alpha=0.25, lw=0, zorder=2)
+    ax.plot([x - half, x + half], [of.mean] * 2, color=colour, lw=2, solid_capstyle="butt", zorder=3)
 
 
 def estimate(ax: Axes, x: float, of: Interval, colour: str, *, filled: bool = True, ms: float = 5) -> None:

@@ -182,13 +182,6 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(float(np.median(array)), float(array.min()), float(array.max()), int(array.size))
 
 
-def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    """Columns `by`, median, low, high and n of `value` over the rows that share them; NaN values are left out."""
-    grouped = frame.groupby(by, observed=True)[value]
-    out = grouped.agg(median="median", low="min", high="max", n="count").reset_index()
-    return out.sort_values(by, kind="stable").reset_index(drop=True)
-
-
 def by_arm(frame: pd.DataFrame, value: str) -> dict[str, Spread]:
     """Spread of `value` in each arm; an arm without rows has n = 0."""
     return {arm: spread(frame.loc[frame["norm"] == arm, value]) for arm in ARMS}

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "bnstudy"
 
 HEAVY = ("torch", "torchvision", "wandb", "hydra", "omegaconf")
-COMPOSING = {"config.compose", "config.errors"}
+COMPOSING = {"config.compose", "config.errors", "config.overrides"}
 ALLOWED = {
     "hydra": COMPOSING,
     "omegaconf": COMPOSING,

@@ -12,8 +12,10 @@ import pytest
 from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
 
-from bnstudy.config import compose, plugins, project
-from bnstudy.config.compose import CONF, LAUNCHERS, ComposeError
+from bnstudy.config import compose, groups, plugins, project
+from bnstudy.config.errors import ComposeError
+from bnstudy.config.groups import CONF, LAUNCHERS
+from bnstudy.config.overrides import override
 from bnstudy.config.schema import Config, ProbePlan, from_dict
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != LAUNCHERS)
@@ -157,7 +159,7 @@ def test_axes_and_presets_may_refer_to_other_values(tmp_path, monkeypatch):
 
 
 def test_a_link_to_nothing_among_the_files_is_no_trouble(tmp_path, monkeypatch):
-    monkeypatch.setattr(compose, "CONF", shutil.copytree(CONF, tmp_path / "conf"))
+    monkeypatch.setattr(groups, "CONF", shutil.copytree(CONF, tmp_path / "conf"))
     (tmp_path / "conf/recipe/.#resnet.yaml").symlink_to("someone@somewhere.1")  # as Emacs locks a file
     assert compose.one([]).seed == 0
 
@@ -291,7 +293,7 @@ def test_a_slip_in_a_sweeps_file_is_named_with_the_file(text, tmp_path, monkeypa
 
 def test_a_slip_in_a_file_of_a_group_is_named_with_the_file(tmp_path, monkeypatch):
     shutil.copytree(CONF, tmp_path / "conf")
-    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(groups, "CONF", tmp_path / "conf")
     (tmp_path / "conf/probes/mine.yaml").write_text("weights: {att: [0]}\n")
     for composing in (compose.one, lambda given: compose.expand("init", "quick", given)):
         with pytest.raises(ComposeError, match=r"probes/mine\.yaml: probes\.weights\.att: .*'att'") as caught:
@@ -354,6 +356,6 @@ def test_arms_and_recipes_say_what_they_set():
     "name", ["cifar10", "2024_05", "1e5", "true", "null", "my data", "a,b", "josé's", "x${y}", "Inf"]
 )
 def test_a_name_is_given_as_it_is(name):
-    text = compose.override("data.name", name)
+    text = override("data.name", name)
     assert compose.one([text]).data.name == name
     assert text == f"data.name={name}" or not name.isalnum() or name in ("1e5", "true", "null", "Inf")

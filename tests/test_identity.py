@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstudy.config import compose, identity, plugins, schema
+from bnstudy.config import compose, identity, plugins, project, schema
 from bnstudy.config.identity import canonical, run_id
 from bnstudy.config.schema import Config, Data, Optim, ProbePlan, Runtime, Sweep, Tracking, Train
 from bnstudy.store import status
@@ -153,7 +153,7 @@ def test_differences_know_keys_that_were_introduced_since():
 
 def test_the_published_runs_have_the_names_that_their_sweeps_give_them_now():
     """So that a sweep finds what is published: every published run is one that the sweep asks for."""
-    tables = compose.ROOT / "results" / "tables"
+    tables = project.ROOT / "results" / "tables"
     for sweep in ("init", "lenet_lr_grid", "textbook_folding", "noise_training"):
         runs = pd.read_parquet(tables / sweep / "runs.parquet")
         seen = runs.drop_duplicates("data").itertuples()

@@ -15,7 +15,7 @@ import pytest
 from small_runs import config, job, launch_here, make, names, quadrants, torch_as_it_was, written
 
 from bnstudy import cli
-from bnstudy.config import compose
+from bnstudy.config import errors
 from bnstudy.config.schema import to_dict
 from bnstudy.store import devices, locks, paths
 from bnstudy.store.jobs import Group, jobs
@@ -173,7 +173,7 @@ def test_an_own_file_says_what_differs_and_one_of_earlier_releases_is_refused(tm
     made = Launcher("mine", ("timeout_min=7",)).executor(tmp_path, cluster="debug", name="a title")
     assert made.parameters.items() >= {"mem_gb": 3, "timeout_min": 7, "cpus_per_task": 2, "name": "a title"}.items()
     (tmp_path / "mine.yaml").write_text("defaults: [slurm, _self_]\nhydra: {launcher: {mem_gb: 3}}\n")
-    with pytest.raises(compose.ComposeError, match=r"mine\.yaml.*without hydra\.launcher"):
+    with pytest.raises(errors.ComposeError, match=r"mine\.yaml.*without hydra\.launcher"):
         launchers.choose("mine", [])
 
 

@@ -12,7 +12,8 @@ from small_runs import config, job, make, names, quadrants, torch_as_it_was
 
 from bnstudy import cli
 from bnstudy.config import compose
-from bnstudy.config.compose import ComposeError
+from bnstudy.config.errors import ComposeError
+from bnstudy.config.overrides import quoted
 from bnstudy.store import paths, reduction
 from bnstudy.store.runs import Store
 from bnstudy.training import preflight
@@ -37,7 +38,7 @@ ODD = "josé's [a,b] (c) {d} ${e} x=y # % : \\"
 @example(text="???")
 @example(text="null")
 def test_any_path_is_itself_in_hydras_grammar(text):
-    made = compose.one(["model=mlp", f"runtime.data_root={compose.quoted(Path(text))}"])
+    made = compose.one(["model=mlp", f"runtime.data_root={quoted(Path(text))}"])
     assert Path(made.runtime.data_root) == Path(text)
 
 

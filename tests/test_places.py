@@ -14,7 +14,8 @@ from small_runs import config, launch_here, make, names, quadrants, torch_as_it_
 import bnstudy
 from bnstudy import cli
 from bnstudy.analysis import frames, report
-from bnstudy.config import compose, project
+from bnstudy.config import compose, groups, project
+from bnstudy.config.overrides import quoted
 from bnstudy.store import files, paths, provenance, publishing, reduction
 from bnstudy.store.runs import Store
 from bnstudy.sweep import pool
@@ -46,7 +47,7 @@ def test_sweeps_compose_in_any_folder(tmp_path, monkeypatch, name):
     few = "seed=0", "optim.lr=0.1"
     wanted = compose.expand("lenet_lr_grid", "quick", few)
     copy = copied(tmp_path / name)
-    monkeypatch.setattr(compose, "CONF", copy / "conf")
+    monkeypatch.setattr(groups, "CONF", copy / "conf")
     monkeypatch.setattr(project, "SWEEPS", copy / "sweeps")
     assert compose.expand("lenet_lr_grid", "quick", few) == wanted and len(wanted) == 2
 
@@ -59,8 +60,8 @@ def test_the_project_trains_and_reads_its_tables_in_a_folder_of_any_name(tmp_pat
     script = f"""
 import bnstudy
 from bnstudy import cli
-from bnstudy.config import compose
-assert str(compose.CONF).startswith({str(project)!r})
+from bnstudy.config import compose, groups
+assert str(groups.CONF).startswith({str(project)!r})
 for sweep in ("init", "lenet_lr_grid", "fitted"):
     assert compose.expand(sweep, "quick", ["seed=0"]), sweep
 cli.main(["run", *{TINY!r}, "--results", {str(project / "out")!r}, "--data-root", {str(project / "data")!r}])
@@ -252,4 +253,4 @@ def test_what_is_said_to_draw_them_is_what_a_shell_makes_of_it(data_root, tmp_pa
     (tmp_path / "Makefile").write_text("report:\n\t@printf '%s|' $(ARGS)\n")
     done = subprocess.run(said, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert f"--results={results}|" in done.stdout
-    assert compose.quoted(results)
+    assert quoted(results)

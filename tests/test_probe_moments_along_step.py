@@ -13,7 +13,7 @@ from probe_networks import Layer, look, make_loader, make_network
 from torch.nn import functional
 
 from bnstudy import probes
-from bnstudy.config import compose
+from bnstudy.config import compose, errors
 from bnstudy.config.schema import Optim
 from bnstudy.training.engine.lockstep import Lockstep
 
@@ -132,5 +132,5 @@ def test_the_sweep_looks_along_the_step_that_the_run_makes():
             plan = config.probes[NAME]
             assert plan.options["step_size"] == config.optim.lr
             assert (plan.at, plan.on) == ([0], "train_batch")
-    with pytest.raises(compose.ComposeError, match=r"did you mean optim\.lr\?"):
+    with pytest.raises(errors.ComposeError, match=r"did you mean optim\.lr\?"):
         compose.expand("diverging_update", "quick", ["seed=0", "optim.lrr=1"])

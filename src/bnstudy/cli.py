@@ -509,7 +509,7 @@ def _data(arguments: argparse.Namespace) -> int:
         word, *folders = arguments.import_from
         if word != "import" or len(folders) != 1:
             raise ValueError(f"data {' '.join(arguments.import_from)}: give import and one folder, or nothing")
-        from bnstudy.config.compose import override
+        from bnstudy.config.overrides import override
         from bnstudy.data.importing import import_images
 
         folder = _folder(folders[0])
@@ -595,7 +595,7 @@ def _with_places(arguments: argparse.Namespace) -> list[str]:
 
     Raises ValueError for a folder of results among the overrides: the option --results names it.
     """
-    from bnstudy.config.compose import keys, quoted
+    from bnstudy.config.overrides import keys, quoted
 
     if "runtime.results" in keys([text for text in arguments.overrides if "results" in text]):
         raise ValueError("runtime.results: give the folder as an option, --results=FOLDER")

@@ -43,12 +43,13 @@ def configure(*overrides: str, sweep: str | None = None, preset: str = paths.QUI
     Raises ValueError naming key, value and remedy for an override that does not fit.
     """
     from bnstudy.config import compose
+    from bnstudy.config.overrides import quoted
 
     if strangers := [value for value in overrides if not isinstance(value, str)]:
         raise ValueError(f"{strangers[0]!r}: give texts KEY=VALUE, as in configure('model=lenet', 'optim.lr=0.1')")
     given = [
-        f"runtime.data_root={compose.quoted(_places.data_root())}",
-        f"runtime.results={compose.quoted(_places.results())}",
+        f"runtime.data_root={quoted(_places.data_root())}",
+        f"runtime.results={quoted(_places.results())}",
         "tracking.mode=off",
         *overrides,
     ]

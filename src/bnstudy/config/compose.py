@@ -9,7 +9,6 @@ import functools
 import itertools
 import math
 import operator
-import re
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,41 +17,29 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnstudy.config import errors, plugins, project
+from bnstudy.config import errors, groups, plugins, project
+from bnstudy.config.errors import ComposeError
+from bnstudy.config.groups import COMPONENT_OF, COMPONENTS, choices_by_group, conf_folders
+from bnstudy.config.overrides import is_below, leaves, parse, parse_all, place, points_of
 from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
 
-ROOT = project.ROOT
-CONF = ROOT / "conf"
 BUNDLES = ("recipe", "arm", "variant")  # groups whose files set values all over the configuration
-LAUNCHERS = "launcher"  # the folder for how runs are started, which is no part of what a run is
 AD_HOC = "adhoc"  # a sweep without a file: a single run's configuration, the axes from the overrides
 VERSION = "1.3"
-MAX_VALUES = 10_000  # of an axis
 MAX_RUNS = 1_000_000  # of a sweep: ten times what `make soak` tries
-COMPONENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("model", "models", {}),
-    ("norm", "norms", {"where": "*"}),
-)  # group, kind of component, further options
-COMPONENT_OF = {group: kind for group, kind, _ in COMPONENTS}
-
-
-class ComposeError(ValueError):
-    """An override or a file does not fit; the message names it, the value and the remedy."""
 
 
 class ConfOnSearchPath(SearchPathPlugin):
     """Let a sweep's file find conf/. An override would do, but Hydra's grammar would have to read the path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in _confs():
+        for folder in conf_folders():
             search_path.append("bnstudy", f"file://{folder}")
 
 
@@ -72,7 +59,7 @@ def register() -> None:
 def one(overrides: Sequence[str]) -> Config:
     """The single run that the overrides describe. Raises ComposeError for overrides that do not fit, or for a sweep."""
     register()
-    for override in (parsed := _parsed(overrides)):
+    for override in (parsed := parse_all(overrides)):
         if override.is_sweep_override():
             raise ComposeError(
                 f"{override.input_line}: one run takes one value; several make a sweep, as in `sweep NAME "
@@ -81,8 +68,8 @@ def one(overrides: Sequence[str]) -> Config:
             )
     points: dict[str, list[str]] = {}
     for override in parsed:
-        _place(points, override)
-    (config,) = _configs(CONF, "config", [[text for texts in points.values() for text in texts]])
+        place(points, override)
+    (config,) = _configs(groups.CONF, "config", [[text for texts in points.values() for text in texts]])
     _check_budget([config], parsed)
     return config
 
@@ -120,8 +107,8 @@ def expand(sweep: str, preset: str, overrides: Sequence[str] = ()) -> list[Confi
     points = _sweep(sweep, preset, overrides)
     folder, primary = _primary(sweep)
     configs = _configs(folder, primary, (list(point.values()) for point in _product(points)))
-    _check_choices(sweep, configs, points, _parsed(overrides))
-    _check_budget(configs, _parsed(overrides))
+    _check_choices(sweep, configs, points, parse_all(overrides))
+    _check_budget(configs, parse_all(overrides))
     for name in sorted({*configs[0].sweep.runs_of} - {*sweeps()}):
         raise ComposeError(f"sweep.runs_of: there is no sweep {name!r}; {errors.suggestions(name, sweeps())}")
     return configs
@@ -158,8 +145,8 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> dict[str, list[
         raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
     points: dict[str, list[str]] = {}
     params = [f"{key}={value}" for key, value in swept.items()]
-    for override in _parsed([*params, *presets[preset], *overrides]):
-        _place(points, override)
+    for override in parse_all([*params, *presets[preset], *overrides]):
+        place(points, override)
     if (num_runs := math.prod(len(texts) for texts in points.values())) > MAX_RUNS:
         raise ComposeError(f"sweep {sweep}: {num_runs} runs are more than {MAX_RUNS}; give its axes fewer values")
     return points
@@ -168,58 +155,18 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> dict[str, list[
 def _primary(sweep: str) -> tuple[Path, str]:
     """The folder and the name of the file that a sweep is composed from: its own, or that of a single run."""
     if sweep == AD_HOC:
-        return CONF, "config"
+        return groups.CONF, "config"
     return _file(sweep).parent, sweep
 
 
 def choices(overrides: Sequence[str]) -> list[str]:
     """What each recipe, arm or variant among the overrides sets, as in `arm=batch sets norm=batch, optim.lr=0.1`."""
     lines = []
-    for text in (text for override in _parsed(overrides) for text in _points(override)):
+    for text in (text for override in parse_all(overrides) for text in points_of(override)):
         key, _, name = text.partition("=")
-        if key in BUNDLES and (values := _set_by(_confs(), key, name)):
+        if key in BUNDLES and (values := _set_by(conf_folders(), key, name)):
             lines.append(f"{text} sets {', '.join(f'{leaf}={value}' for leaf, value in values.items())}")
     return lines
-
-
-def keys(overrides: Sequence[str]) -> set[str]:
-    """The keys that the overrides set, those of their mappings one by one."""
-    return {override.key_or_group for override in _parsed(overrides)}
-
-
-def _place(points: MutableMapping[str, list[str]], override: Override) -> None:
-    """Add an override to the points, and remove the earlier ones that it replaces.
-
-    It replaces those of its own key, of every key that its mappings set (`optim={lr: 0.1},{lr: 1}` replaces
-    `optim.lr`), and those of a probe that it drops, or of all probes where it chooses others. Raises ComposeError where
-    it would replace one in part: the name of a group's choice, or a key that only some of its values set.
-    """
-    key, texts = override.get_key_element().lstrip("~"), _points(override)
-    values = [_read(text).value() for text in texts]
-    whole = override.is_delete() or key == "probes"
-    for group in (*COMPONENT_OF, *(key for key in points if len(points[key]) > 1)):
-        if any(f"{group}.name" in _leaves(key, value) for value in values):
-            raise ComposeError(f"{override.input_line}: choose {group}=NAME, with which its options come")
-    for earlier in list(points):
-        covered = {earlier in _leaves(key, value) or (whole and _below(earlier, key)) for value in values}
-        if len(covered) > 1:
-            raise ComposeError(f"{override.input_line}: some of its values set {earlier}, some do not; set it in each")
-        if earlier != key and covered == {True}:
-            del points[earlier]
-    if any(_below(other, key) or _below(key, other) for other in points):
-        points.pop(key, None)  # what sets a part of the other comes after it; else the axes keep their order
-    points[key] = texts
-
-
-def _leaves(key: str, value: Any) -> list[str]:
-    """The keys that a value sets: its own, or, as a mapping, those of its parts."""
-    if isinstance(value, dict) and not key.endswith(".options"):
-        return [leaf for name, part in value.items() for leaf in _leaves(f"{key}.{name}", part)]
-    return [key]
-
-
-def _below(key: str, above: str) -> bool:
-    return key.startswith(f"{above}.")
 
 
 def _check_choices(
@@ -229,25 +176,28 @@ def _check_choices(
 
     The sweep's axes, its presets and its file come after the groups and would win in silence.
     """
-    groups = _groups()
+    by_group = choices_by_group()
     given = {
-        leaf for each in overrides for text in _points(each) for leaf in _leaves(each.key_or_group, _read(text).value())
+        leaf
+        for override in overrides
+        for text in points_of(override)
+        for leaf in leaves(override.key_or_group, parse(text).value())
     }
-    chosen = sorted(given & groups.keys() & points.keys())
-    if not any(_set_by(_confs(), group, str(_read(text).value())) for group in chosen for text in points[group]):
+    chosen = sorted(given & by_group.keys() & points.keys())
+    if not any(_set_by(conf_folders(), group, str(parse(text).value())) for group in chosen for text in points[group]):
         return
     for config, point in zip(configs, _product(points), strict=True):
         values = to_dict(config)
-        settings = {group: _set_by(_confs(), group, str(_read(point[group]).value())) for group in chosen}
+        settings = {group: _set_by(conf_folders(), group, str(parse(point[group]).value())) for group in chosen}
         for group in chosen:
             others = {leaf for other in chosen if other != group for leaf in settings[other]}
             for leaf, value in settings[group].items():
-                if leaf in given | others or any(_below(leaf, key) for key in given):
+                if leaf in given | others or any(is_below(leaf, key) for key in given):
                     continue
-                if leaf not in groups:
+                if leaf not in by_group:
                     actual = _at(values, leaf)
                 elif leaf in point:
-                    actual = _read(point[leaf]).value()
+                    actual = parse(point[leaf]).value()
                 else:
                     known = leaf in COMPONENT_OF and value in plugins.names(COMPONENT_OF[leaf])
                     actual = values[leaf]["name"] if known else value
@@ -302,106 +252,34 @@ def _product(points: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
     return [dict(zip(points, texts, strict=True)) for texts in itertools.product(*points.values())]
 
 
-def _parsed(overrides: Sequence[str]) -> list[Override]:
-    """The overrides as Hydra reads them, a mapping's keys one by one: `optim={lr: 0.1}` is `optim.lr=0.1`.
-
-    A `+` before a key changes nothing: what may be added may be set.
-    """
-    return [part for text in overrides for part in _parts(_read(text.lstrip("+")))]
-
-
-def _parts(override: Override) -> list[Override]:
-    key = override.key_or_group
-    if override.is_sweep_override() or not isinstance(value := override.value(), dict) or not value:
-        return [override]
-    if key.endswith(".options"):
-        return [override]
-    return [part for name, value in value.items() for part in _parts(_read(f"{key}.{name}={_written(value)}"))]
-
-
-def _written(value: Any) -> str:
-    """A value as an override has it."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_written(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_written, value)) + "]"
-    if isinstance(value, str):
-        return QuotedString(value, Quote.single).with_quotes()
-    return "null" if value is None else str(value)
-
-
-@functools.lru_cache(maxsize=1000)  # a grid's runs have their values from a few texts
-def _read(text: str) -> Override:
-    try:
-        (override,) = OverridesParser.create().parse_overrides([text])
-    except HydraException:
-        if "=" not in text:
-            raise ComposeError(f"{text!r}: give KEY=VALUE, as in optim.lr=0.1, without spaces around the =") from None
-        raise ComposeError(
-            f"{text!r}: the value cannot be read; a list is written [0.5,0.75], "
-            f"""and text with brackets, quotes or spaces is quoted twice: "{text.partition("=")[0]}='...'\""""
-        ) from None
-    if not override.key_or_group or override.package is not None:
-        raise ComposeError(f"{text!r}: give KEY=VALUE, as in optim.lr=0.1")
-    key, _, below = override.key_or_group.partition(".")
-    needed = key in {field.name for field in dataclasses.fields(Config)}
-    if override.is_delete() and needed and not (key == "probes" and below):
-        raise ComposeError(
-            f"{text}: only a probe can be dropped, as in ~probes.gradient_tails; give the key a value instead"
-        )
-    if not override.is_delete() and key in (groups := _groups()) and not below and override.value() is None:
-        none = errors.suggestions("", groups[key]) if needed else f"~{key} chooses none"
-        raise ComposeError(f"{text}: null is no choice; {none}")
-    if override.key_or_group.replace("/", ".").split(".")[0] == "hydra":
-        raise ComposeError(
-            f"{text}: Hydra only composes here and launches nothing; --jobs says how many runs train at a time"
-        )
-    return override
-
-
-def _points(override: Override) -> list[str]:
-    """The overrides that this one stands for: itself, or one for each value of an axis."""
-    if not override.is_sweep_override():
-        return [str(override.input_line)]
-    key = override.get_key_element()
-    try:
-        texts = [f"{key}={value}" for value in itertools.islice(override.sweep_string_iterator(), MAX_VALUES + 1)]
-    except (HydraException, ValueError):
-        raise ComposeError(f"{override.input_line}: list the values, separated by commas") from None
-    if not 0 < len(texts) <= MAX_VALUES:
-        count = "no value" if not texts else f"more than {MAX_VALUES} values"
-        raise ComposeError(f"{override.input_line}: that is {count}; give some, as in {key}=1,2 or {key}=range(3)")
-    return texts
-
-
 def _configs(folder: Path, primary: str, points: Iterable[Sequence[str]]) -> list[Config]:
     """The runs that overrides, a list for each, make of a folder's primary file.
 
     Hydra takes a tenth of a second to compose. So it composes what is chosen in groups, once for all runs that choose
     the same, and a run's values are set afterwards. Those on a probe have to be: Hydra's schema refuses a new probe.
     """
-    groups, stamp = _groups(), _stamp(folder)
+    by_group, stamp = choices_by_group(), _stamp(folder)
     configs = []
     for overrides in points:
-        parsed = [_read(text) for text in overrides]
-        chosen = [each for each in parsed if each.key_or_group in groups or each.is_delete()]
+        parsed = [parse(text) for text in overrides]
+        chosen = [each for each in parsed if each.key_or_group in by_group or each.is_delete()]
         try:
             composed = _composed(folder, primary, tuple(str(override.input_line) for override in chosen), stamp)
         except errors.REFUSED as error:
-            given = {override.get_key_element(): override.value() for override in _parsed(overrides)}
+            given = {override.get_key_element(): override.value() for override in parse_all(overrides)}
             with _hydra(folder):
                 raise ComposeError(_wrong(primary, given) or errors.first_line(error)) from None
-        configs.append(_filled(composed, [each for each in parsed if each not in chosen], groups))
+        configs.append(_filled(composed, [each for each in parsed if each not in chosen], by_group))
     return configs
 
 
-def _filled(composed: dict[str, Any], overrides: Iterable[Override], groups: Mapping[str, Sequence[str]]) -> Config:
+def _filled(composed: dict[str, Any], overrides: Iterable[Override], by_group: Mapping[str, Sequence[str]]) -> Config:
     """The configuration as composed, with the values of the overrides."""
     values = copy.deepcopy(composed)
     for override in overrides:
         if (key := override.key_or_group).startswith("probes."):
             _add_probe(values["probes"], key.split(".")[1])
-        if complaint := errors.put(values, key, _converted(key, override.value()), groups):
+        if complaint := errors.put(values, key, _converted(key, override.value()), by_group):
             raise ComposeError(complaint)
     try:
         return from_dict(_resolved(values))
@@ -453,7 +331,7 @@ def _composed(
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """What changes when a file of configuration or of a component changes, comes or goes."""
-    paths = [path for place in {*_confs(), folder} for path in place.rglob("*.yaml")]
+    paths = [path for each in {*conf_folders(), folder} for path in each.rglob("*.yaml")]
     paths += [path for kind in COMPONENT_OF.values() for path in plugins.files(kind)]
     stamps = []
     for path in paths:
@@ -493,20 +371,6 @@ def _hydra(folder: Path) -> Any:
     return initialize_config_dir(config_dir=str(folder), version_base=VERSION)
 
 
-def quoted(path: Path) -> str:
-    """Quote a path for Hydra's grammar, whatever characters it has; OmegaConf then reads `${` in it as text."""
-    text = str(path) if str(path) != "???" else "./???"  # which OmegaConf takes for no value
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    return QuotedString(text, Quote.single).with_quotes()
-
-
-def override(key: str, text: str) -> str:
-    """An override that gives the key this very text, also where it reads as a number or has odd characters."""
-    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", text) and isinstance(yaml.safe_load(text), str)
-    plain = plain and text.lower() not in ("nan", "inf", "null")
-    return f"{key}={text if plain else quoted(Path(text))}"
-
-
 def _file(sweep: str) -> Path:
     if sweep not in sweeps() or (file := project.sweep_file(sweep)) is None:
         raise ValueError(f"there is no sweep {sweep!r}; {errors.suggestions(sweep, sweeps())}")
@@ -527,25 +391,9 @@ def _fault(sweep: str) -> str | None:
         if isinstance(part, dict)
         for key, value in part.items()
     }
-    with _hydra(CONF):
+    with _hydra(groups.CONF):
         return _wrong("config", given | {key: value for key, value in file.items() if key != "hydra"})
 
 
 def _wrong(name: str, given: Mapping[str, Any]) -> str | None:
-    return errors.in_overrides(given, _groups(), lambda chosen: compose(name, overrides=list(chosen)))
-
-
-def _confs() -> tuple[Path, ...]:
-    """The project's conf/ and those of own components."""
-    return CONF, *project.own("conf")
-
-
-def _groups() -> dict[str, list[str]]:
-    """The choices that each group of the configuration has."""
-    choices: dict[str, set[str]] = {}
-    for conf in _confs():
-        for folder in (each for each in conf.iterdir() if each.is_dir() and each.name != LAUNCHERS):
-            choices.setdefault(folder.name, set()).update(path.stem for path in folder.glob("*.yaml"))
-    for group, kind, _ in COMPONENTS:
-        choices.setdefault(group, set()).update(plugins.names(kind))
-    return {group: sorted(choices[group]) for group in sorted(choices)}
+    return errors.in_overrides(given, choices_by_group(), lambda chosen: compose(name, overrides=list(chosen)))

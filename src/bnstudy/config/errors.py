@@ -21,6 +21,10 @@ REFUSED = (HydraException, OmegaConfBaseException, ValueError, OverflowError)  #
 Groups = Mapping[str, Sequence[str]]  # what each group of the configuration can be set to
 
 
+class ComposeError(ValueError):
+    """An override or a file does not fit; the message names it, the value and the remedy."""
+
+
 def in_overrides(
     given: Mapping[str, Any], groups: Groups, composed: Callable[[Sequence[str]], DictConfig]
 ) -> str | None:

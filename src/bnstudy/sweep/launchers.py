@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bnstudy.config import compose, errors
-from bnstudy.config.compose import ComposeError
+from bnstudy.config import errors, groups
+from bnstudy.config.errors import ComposeError
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor
 
-CONF = compose.CONF / compose.LAUNCHERS
+CONF = groups.CONF / groups.LAUNCHERS
 BASE = "slurm"  # the file whose values count where another one says nothing
 PREFIX = "launcher."
 # What submitit names alike for every cluster; its other names begin with the cluster's.

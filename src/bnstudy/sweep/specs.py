@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bnstudy.config import compose, project
+from bnstudy.config import compose, groups, project
 from bnstudy.config.identity import network
 from bnstudy.data import sources
 from bnstudy.store.cache import Cache
@@ -138,7 +138,7 @@ def _common() -> Any:
     own = [path for pattern in DECIDING for path in PACKAGE.glob(pattern)]
     for folder in (folder for part in project.PARTS for folder in project.own(part)):
         own += [path for path in folder.rglob("*") if path.suffix in (".py", ".yaml")]
-    for path in sorted([*own, *compose.CONF.rglob("*.yaml")]):
+    for path in sorted([*own, *groups.CONF.rglob("*.yaml")]):
         content = path.read_bytes()
         digest.update(f"\n{path} {len(content)}\n".encode() + content)
     return digest

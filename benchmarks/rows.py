@@ -22,7 +22,7 @@ import torch
 from benchmarks import careful, tutorial
 from benchmarks.measure import OURS, Prepared, seconds
 from benchmarks.tutorial import Images, Loop, Recipe
-from bnstudy.config import compose, plugins
+from bnstudy.config import component_files, compose
 from bnstudy.config.schema import Config
 from bnstudy.data import sources
 from bnstudy.data.loader import Loader
@@ -239,7 +239,7 @@ def probes(setting: Setting) -> Prepared:
 
         def run() -> None:
             for event in training.rows(lambda: False):
-                if isinstance(event, Rows) and event.table not in plugins.OF_TRAINING:
+                if isinstance(event, Rows) and event.table not in component_files.OF_TRAINING:
                     writer.add(event.table, event.columns, event.values)
                     writer.flush()  # here the loop counts the time as the probes'
 

@@ -11,7 +11,7 @@ import pytest
 from small_runs import quadrants, torch_as_it_was
 
 from bnstudy import cli, models, norms, probes
-from bnstudy.config import compose, plugins, project, schema
+from bnstudy.config import code_checksums, component_files, compose, plugins, project, schema
 from bnstudy.probes import snapshot
 from bnstudy.store.runs import Store
 from bnstudy.training import preflight
@@ -262,7 +262,7 @@ def test_what_a_component_imports_of_its_folder_counts(lab, line, file):
     before = plugins.sources("norms", "uses")
     assert set(before) == {"norms/uses.py", f"norms/{file}.py"}
     lab(f"norms/{file}.py", "F = 2\n")
-    assert plugins.checksum("norms", "uses") != plugins.checksum_of(before)
+    assert plugins.checksum("norms", "uses") != code_checksums.of_sources(before)
 
 
 def test_a_network_without_a_place_for_a_norm_runs_without(lab, root, tmp_path):
@@ -272,8 +272,9 @@ def test_a_network_without_a_place_for_a_norm_runs_without(lab, root, tmp_path):
 def test_names_that_options_cannot_have_are_those_of_the_configuration():
     fields = {f.name for of in (schema.Data, schema.Optim) for f in dataclasses.fields(of)}
     fields |= {"epochs", "steps", "init", "init_scale", "precision", "seed"}
-    assert fields <= plugins.TAKEN["models"]
-    assert set(plugins.OF_TRAINING) == set(preflight.TABLES) and set(probes.KINDS) == set(plugins.COLUMN_TYPES)
+    assert fields <= component_files.TAKEN["models"]
+    assert set(component_files.OF_TRAINING) == set(preflight.TABLES)
+    assert set(component_files.COLUMN_TYPES) == set(probes.KINDS)
 
 
 def test_a_folder_without_components_is_refused(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_runs import config, job, make, quadrants, torch_as_it_was, written
 
-from bnstudy.config import identity, plugins
+from bnstudy.config import code_checksums, identity, plugins
 from bnstudy.config.schema import Optim, ProbePlan, Train, from_dict, to_dict
 from bnstudy.store import paths, publishing, runs, status, weights
 from bnstudy.store.runs import Store, StoreError, sealed
@@ -346,7 +346,7 @@ def test_comments_and_docstrings_change_nothing(tmp_path):
     first.write_text('"""Says."""\nX = 1  # one\n\n\ndef f():\n    """Does."""\n    return "# no comment"\n')
     second.write_text('"""Says\nmore."""\n\nX = 1\ndef f():\n    return "# no comment"\n')
     third.write_text('X = 1\ndef f():\n    return "# another"\n')
-    assert plugins.source_checksum(first) == plugins.source_checksum(second) != plugins.source_checksum(third)
+    assert code_checksums.of_file(first) == code_checksums.of_file(second) != code_checksums.of_file(third)
 
 
 @pytest.mark.parametrize("changed", [False, True])

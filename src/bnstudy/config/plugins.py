@@ -7,49 +7,18 @@ from the source text, so composing and checking a configuration does not import 
 from __future__ import annotations
 
 import ast
-import contextlib
 import copy
-import hashlib
 import importlib
-import io
-import itertools
 import os
 import sys
-import tokenize
 import weakref
-from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bnstudy.config import project
+from bnstudy.config import code_checksums, component_files, project
 
-FUNCTION = {"norms": "build", "models": "build", "probes": "probe"}
-GIVEN = {"norms": ("num_features", "ndim"), "models": ("shape", "num_classes", "norm"), "probes": ("snapshot",)}
-CONSTANTS: dict[str, dict[str, str]] = {  # what a file has to set, and what for
-    "norms": {},
-    "models": {"INPUT_SIZE": "the side to which smaller images are padded, or None"},
-    "probes": {"READS": "what it reads of a snapshot, as in {'activations'}", "COLUMNS": "its columns' types by name"},
-}
-# Names of options that stand for something else, in an override or as a column of the table `runs`.
-TAKEN = {
-    "norms": frozenset({"name", "where"}),
-    "models": frozenset(
-        {"name", "model", "network", "norm", "data", "run_id", "status", "outcome", "epochs", "steps", "init"}
-        | {"init_scale", "precision", "seed", "batch_size", "normalise", "augment", "num_train", "num_test", "balanced"}
-        | {"lr", "momentum", "weight_decay", "milestones", "decay", "warmup", "diverged_step", "error", "num_steps"}
-        | {"data_source", "data_sha256", "data_title", "stand_in", "commit", "commits", "dirty", "code", "looks"}
-        | {"device", "threads", "num_runs", "wall_sec", "probe_share", "last_loss"}
-    ),
-    "probes": frozenset[str](),
-}
-OF_TRAINING = ("steps", "epochs", "throughput")  # tables of training: no probe's, and no run's without an update
-COLUMN_TYPES = ("int16", "int32", "int64", "float32", "float64", "string", "bool")
-READ_AS = {"logits_NK": "logits", "logit_gradient_NK": "logits", "displaced": "gradients", "after": "gradients"} | {
-    name: name for name in ("inputs", "preactivations", "activations", "output_gradients", "gradients")
-}  # attribute of a snapshot that a probe uses: what READS has to name for it
-TEXTS = 256  # whose checksum is remembered: a sweep asks for those of its few components with every run
 # Modules of these packages that serve the components and are no components themselves.
 SUPPORT = {"norms": set(), "models": {"layers", "init", "folding", "tracing"}, "probes": {"snapshot"}}
 
@@ -73,26 +42,8 @@ def defaults(kind: str, name: str) -> dict[str, Any]:
     They are the caller's own. Raises ValueError for an unknown name, for a parameter without a literal default, for one
     whose name is taken, and for a file that lacks what its kind needs.
     """
-    return copy.deepcopy(_defaults(kind, name, _path(kind, _known(kind, name)).read_text(encoding="utf-8")))
-
-
-@lru_cache(TEXTS)
-def _defaults(kind: str, name: str, text: str) -> dict[str, Any]:
-    """Those of a file of this text: a notebook edits it."""
-    function = _function(kind, name)
-    _check_signature(kind, name, function)
-    _check_constants(kind, name, function)
-    options = {}
-    for parameter, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-        if parameter.arg in TAKEN[kind] or (kind == "models" and parameter.arg.startswith(("norm_", "final_"))):
-            raise ValueError(f"{kind}/{name}.py: option {parameter.arg!r}: the name is taken; give it another")
-        try:
-            options[parameter.arg] = ast.literal_eval(default) if default is not None else None
-        except ValueError:
-            default = None
-        if default is None:
-            raise ValueError(f"{kind}/{name}.py: option {parameter.arg!r} needs a literal default")
-    return options
+    text = _path(kind, _known(kind, name)).read_text(encoding="utf-8")
+    return copy.deepcopy(component_files.options(kind, name, text))
 
 
 @cache
@@ -175,66 +126,16 @@ def sources(kind: str, name: str) -> dict[str, str]:
         stem = left.pop()
         if stem not in checksums and (path := _path(kind, stem)).is_file():
             text = path.read_text(encoding="utf-8")
-            checksums[stem] = _checksum_of(text)
+            checksums[stem] = code_checksums.of_text(text)
             inside = "/__init__" if path.name == "__init__.py" else ""
             files[stem] = f"{kind}/{stem.replace('.', '/')}{inside}.py"
-            left += _imported(text, f"bnstudy.{kind}", stem, is_package=path.name == "__init__.py")
+            left += code_checksums.imported(text, f"bnstudy.{kind}", stem, is_package=path.name == "__init__.py")
     return {files[stem]: checksums[stem] for stem in sorted(checksums)}
 
 
 def checksum(kind: str, name: str) -> str:
     """Twelve hex digits over the code of a component's file, and of those of its own folder that it imports."""
-    return checksum_of(sources(kind, name))
-
-
-def checksum_of(sources: Mapping[str, str]) -> str:
-    """The checksum of a component that has these sources."""
-    return hashlib.sha256(" ".join(sources.values()).encode()).hexdigest()[:12]
-
-
-@lru_cache(TEXTS)
-def _imported(text: str, package: str, stem: str, *, is_package: bool) -> tuple[str, ...]:
-    """The modules of the package that its file `stem`, of this text, imports, by their names in it: _core, lib.core.
-
-    `is_package`: the file is an __init__.py.
-    """
-    names: list[str] = []
-    parents = f"{package}.{stem}".split(".") + [""] * is_package
-    with contextlib.suppress(SyntaxError):
-        for node in ast.walk(_parsed(text)):
-            if isinstance(node, ast.ImportFrom):
-                base = ".".join([*parents[: -node.level], *([node.module] if node.module else [])])
-                base = base if node.level else node.module or ""
-                names += [f"{base}.{alias.name}" for alias in node.names] + [base]
-            elif isinstance(node, ast.Import):
-                names += [alias.name for alias in node.names]
-    return tuple(name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
-
-
-def source_checksum(path: Path) -> str:
-    """The checksum of any Python file's code; of another file, of all its text."""
-    return _checksum_of(path.read_text(encoding="utf-8"))
-
-
-@lru_cache(TEXTS)
-def _checksum_of(text: str) -> str:
-    with contextlib.suppress(SyntaxError, tokenize.TokenError):
-        text = _code(text)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _code(text: str) -> str:
-    """The lines of a Python file without comments, docstrings, blank lines and trailing spaces."""
-    lines, spans, begins = text.splitlines(), list[tuple[int, int, int, int]](), True
-    for token, following in itertools.pairwise(tokenize.generate_tokens(io.StringIO(text).readline)):
-        docstring = token.type == tokenize.STRING and begins and following.type == tokenize.NEWLINE
-        if token.type == tokenize.COMMENT or docstring:
-            spans.append((*token.start, *token.end))
-        elif token.type != tokenize.NL:
-            begins = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
-    for first, start, last, end in reversed(spans):
-        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]]
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+    return code_checksums.of_sources(sources(kind, name))
 
 
 def _path(kind: str, name: str) -> Path:
@@ -246,7 +147,7 @@ def _path(kind: str, name: str) -> Path:
 
 def component(path: Path) -> str | None:
     """The name of a component's file for messages, as in norms/batch.py; None for a file that is no component."""
-    kinds = (kind for kind in FUNCTION if path.parent in _folders(kind) and path.stem not in SUPPORT[kind])
+    kinds = (kind for kind in SUPPORT if path.parent in _folders(kind) and path.stem not in SUPPORT[kind])
     return next((f"{kind}/{path.name}" for kind in kinds), None)
 
 
@@ -260,66 +161,5 @@ def _known(kind: str, name: str) -> str:
     return name
 
 
-_parsed = lru_cache(TEXTS)(ast.parse)  # to be read only: the same text always gives this same tree
-
-
 def _tree(kind: str, name: str) -> ast.Module:
-    try:
-        return _parsed(_path(kind, name).read_text(encoding="utf-8"))
-    except SyntaxError as error:
-        raise ValueError(f"{kind}/{name}.py, line {error.lineno}: {error.msg}") from None
-
-
-def _check_signature(kind: str, name: str, function: ast.FunctionDef) -> None:
-    given, expected = [each.arg for each in (*function.args.posonlyargs, *function.args.args)], GIVEN[kind]
-    call = f"def {function.name}({', '.join(expected)}"
-    if len(given) > len(expected):
-        option = given[len(expected)]
-        raise ValueError(f"{kind}/{name}.py: option {option!r} must stand after a *, as in {call}, *, {option}=...)")
-    if len(given) < len(expected) and function.args.vararg is None:
-        raise ValueError(f"{kind}/{name}.py: {function.name} is given {', '.join(expected)}: write {call}, ...)")
-
-
-def _check_constants(kind: str, name: str, function: ast.FunctionDef) -> None:
-    values = dict[str, ast.expr | None]()
-    for node in _tree(kind, name).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        values |= {each.id: getattr(node, "value", None) for each in targets if isinstance(each, ast.Name)}
-        values |= {each.asname or each.name: None for each in node.names} if isinstance(node, ast.ImportFrom) else {}
-    for constant, purpose in CONSTANTS[kind].items():
-        if constant not in values:
-            raise ValueError(f"{kind}/{name}.py: {constant} is missing: set it, {purpose}")
-    if kind == "probes":
-        _check_table(name, values.get("COLUMNS"))
-    reads = values.get("READS")
-    if isinstance(reads, ast.List | ast.Tuple | ast.Dict | ast.Constant):
-        raise ValueError(f"{kind}/{name}.py: READS = {ast.unparse(reads)} is no set: write {{'gradients'}}, or set()")
-    if not isinstance(reads, ast.Set):
-        return
-    declared = {each.value for each in reads.elts if isinstance(each, ast.Constant)}
-    snapshot = function.args.args[0].arg if function.args.args else ""
-    for used in ast.walk(function):
-        if isinstance(used, ast.Attribute) and isinstance(used.value, ast.Name) and used.value.id == snapshot:
-            needed = READ_AS.get(used.attr)
-            if needed and needed not in declared:
-                raise ValueError(f"{kind}/{name}.py: it uses {snapshot}.{used.attr}: add {needed!r} to READS")
-
-
-def _check_table(name: str, columns: ast.expr | None) -> None:
-    """Raises ValueError for a probe whose table, or one of its columns, would be another's, or has no such type."""
-    if name in (*OF_TRAINING, "runs"):
-        raise ValueError(f"probes/{name}.py: training has a table of this name; give the file another")
-    for key, value in zip(columns.keys, columns.values, strict=True) if isinstance(columns, ast.Dict) else ():
-        column, dtype = (each.value if isinstance(each, ast.Constant) else None for each in (key, value))
-        if column in ("step", "run_id"):
-            raise ValueError(f"probes/{name}.py: COLUMNS: every table has {column!r} already; leave it out")
-        if dtype is not None and dtype not in COLUMN_TYPES:
-            types = ", ".join(COLUMN_TYPES)
-            raise ValueError(f"probes/{name}.py: COLUMNS: {column!r} is {dtype!r}; give one of {types}")
-
-
-def _function(kind: str, name: str) -> ast.FunctionDef:
-    for node in _tree(kind, name).body:
-        if isinstance(node, ast.FunctionDef) and node.name == FUNCTION[kind]:
-            return node
-    raise ValueError(f"{kind}/{name}.py: a file in {kind}/ needs a function {FUNCTION[kind]!r}")
+    return component_files.tree(kind, name, _path(kind, name).read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Strict, TypeAdapter, ValidationError
 
-from bnstudy.config import plugins
+from bnstudy.config import component_files, plugins
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 ENGINES = ("auto", "plain", "stacked", "parallel")
@@ -363,12 +363,12 @@ def _check_together(config: Config) -> None:
 
 def _check_kept(sweep: Sweep, train: Train) -> None:
     key, budget = ("epochs", train.epochs) if train.steps is None else ("steps", train.steps)
-    if budget == 0 and (trained := set(sweep.tables or ()).intersection(plugins.OF_TRAINING)):
+    if budget == 0 and (trained := set(sweep.tables or ()).intersection(component_files.OF_TRAINING)):
         raise ValueError(
             f"train.{key} = 0: the sweep {sweep.name} keeps the table {min(trained)}, which only training has; "
             f"give train.{key} 1 or more"
         )
-    known = {*plugins.OF_TRAINING, *plugins.names("probes")}
+    known = {*component_files.OF_TRAINING, *plugins.names("probes")}
     if strangers := [name for name in sweep.tables or () if name not in known]:
         there = ", ".join(sorted(known))
         raise ValueError(f"sweep.tables = {sweep.tables}: no run has {strangers[0]!r}; there are {there}")

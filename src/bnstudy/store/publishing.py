@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bnstudy.config import plugins
+from bnstudy.config import component_files
 from bnstudy.config.schema import ProbePlan, Sweep, resolved, resolved_plan
 from bnstudy.store import files, paths, reduction, status
 from bnstudy.store.cache import Cache
@@ -25,7 +25,7 @@ from bnstudy.store.status import Status, look_key
 CIRCUMSTANCES = {"commit", "commits", "dirty", "device", "threads", "num_runs", "wall_sec", "probe_share", "data_title"}
 CIRCUMSTANCES |= {"code", "looks"}
 TIMES = ("throughput",)  # tables that tell time
-UNSEEN = (RUNS, *plugins.OF_TRAINING)  # tables that are no probe's
+UNSEEN = (RUNS, *component_files.OF_TRAINING)  # tables that are no probe's
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from bnstudy.config import identity, plugins, project
+from bnstudy.config import code_checksums, identity, plugins, project
 from bnstudy.config.schema import Config, ProbePlan, resolved_plan
 from bnstudy.store.jobs import Job
 from bnstudy.store.runs import State, Store, StoreError, looks_of
@@ -118,7 +118,7 @@ def component_code(config: Config, of: Callable[[str, str], dict[str, str]] = pl
     for key, kind in identity.COMPONENTS:
         name = getattr(config, key)["name"]
         code |= _with_imports(f"{kind}/{name}.py", of(kind, name))
-    return code | {"models/init.py": plugins.source_checksum(project.PACKAGE / "models" / "init.py")}
+    return code | {"models/init.py": code_checksums.of_file(project.PACKAGE / "models" / "init.py")}
 
 
 def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def changed_probes(config: Config, records: Iterable[Mapping[str, Any]]) -> tupl
 def _with_imports(own: str, sources: Mapping[str, str]) -> dict[str, str]:
     """The recorded checksums of a component: of all its code, under its file's name, and of each imported file.
     """
-    return {**sources, own: plugins.checksum_of(sources)}
+    return {**sources, own: code_checksums.of_sources(sources)}
 
 
 def _changed_itself(own: str, sources: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
@@ -152,12 +152,12 @@ def _changed_itself(own: str, sources: Mapping[str, str], then: Mapping[str, str
 
     Earlier releases did not record the files that a component imports: then the change may be in one of these.
     """
-    if then[own] == plugins.checksum_of(sources):
+    if then[own] == code_checksums.of_sources(sources):
         return []
     if not then.keys() >= sources.keys():
         return [f"{own} (or what it imports)"]
     imported_then = {file: sources[own] if file == own else then[file] for file in sources}
-    return [] if then[own] == plugins.checksum_of(imported_then) else [own]
+    return [] if then[own] == code_checksums.of_sources(imported_then) else [own]
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Look:
         imports.
         """
         imports, own = plugins.loaded("probes", self.probe), f"probes/{self.probe}.py"
-        code = plugins.checksum_of(imports)
+        code = code_checksums.of_sources(imports)
         del imports[own]
         return {"probe": self.probe, "plan": resolved_plan(self.probe, self.plan), "code": code, "imports": imports}
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from bnstudy.config import identity, plugins
+from bnstudy.config import component_files, identity, plugins
 from bnstudy.config.schema import Config, resolved, resolved_plan
 from bnstudy.store import checkpoint, locks, outcomes, provenance, status
 from bnstudy.store.jobs import Group, Job
@@ -245,7 +245,7 @@ def _mirror(tracker: Tracker, rows: Rows) -> None:
     columns = [name for name in rows.columns if name != "step"]
     lines = zip(*(rows.values[name] for name in columns), strict=True)
     records = [dict(zip(columns, values, strict=True)) for values in lines]
-    if rows.table in plugins.OF_TRAINING:
+    if rows.table in component_files.OF_TRAINING:
         steps = rows.values.get("step", [rows.step] * len(records))
         for step, values in zip(steps, records, strict=True):
             tracker.scalars(step, {f"{rows.table}/{name}": value for name, value in values.items()})

@@ -14,7 +14,7 @@ from bnstudy import cli, models, norms, probes
 from bnstudy.config import code_checksums, component_files, compose, plugins, project, schema
 from bnstudy.probes import snapshot
 from bnstudy.store.runs import Store
-from bnstudy.training import preflight
+from bnstudy.training import contract, preflight
 
 NORM = "from torch import nn\n\ndef build(num_features, ndim, *, slope: float = 0.2):\n    return nn.LeakyReLU(slope)\n"
 NETWORK = """
@@ -200,7 +200,7 @@ def test_a_norm_that_is_not_by_channel_cannot_be_stacked(lab, root, tmp_path, ca
 def test_the_projects_own_norms_can_be_stacked_as_they_say(name):
     for more in ({}, {"momentum": 0.5}):
         options = plugins.defaults("norms", name)
-        preflight._check_stackable(name, options | {key: value for key, value in more.items() if key in options})
+        contract.check_stackable(name, options | {key: value for key, value in more.items() if key in options})
 
 
 def test_layers_may_share_an_activation_and_what_is_kept_of_a_pass_is_no_state(lab, root, tmp_path):

@@ -15,7 +15,7 @@ from mkdocs.structure.files import File, Files
 
 import bnstudy
 from bnstudy import cli
-from bnstudy.analysis import findings, notebook, readme, report
+from bnstudy.analysis import claims_page, findings, notebook, readme, report
 from bnstudy.analysis.findings import Verdict
 
 ROOT = readme.ROOT
@@ -39,10 +39,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def claims() -> str:
     """Every claim by group: what was measured, its verdict, its criterion folded; at the end what was not run."""
     rows = [findings.Row(**row) for row in json.loads(CLAIMS.read_text(encoding="utf-8"))]
-    parts = ["# Claims", findings.HOW_JUDGED]
-    for name, of_it in findings.grouped(rows).items():
-        tally = ", ".join(f"{count} {verdict}" for verdict, count in findings.tallied(of_it).items())
-        parts += [f"## {findings.GROUPS[name]}", f"{len(of_it)} claims: {tally}."]
+    parts = ["# Claims", claims_page.HOW_JUDGED]
+    for name, of_it in claims_page.grouped(rows).items():
+        tally = ", ".join(f"{count} {verdict}" for verdict, count in claims_page.tallied(of_it).items())
+        parts += [f"## {claims_page.GROUPS[name]}", f"{len(of_it)} claims: {tally}."]
         judged = [row for row in of_it if row.verdict != Verdict.not_run]
         lines = ["| | claim | measured, with 95 % interval | scale | n | verdict |", "|---|---|---|---|---|---|"]
         parts.append("\n".join([*lines, *map(_claim, judged)]) if judged else "")
@@ -79,7 +79,7 @@ def gallery() -> str:
         shown[origin].append(f"### {finding.title}\n\n{picture}\n\n{finding.caption}\n\n{verdicts}")
     parts = ["# Figures", "From the published tables, each with its claims. With BN is blue, without BN orange."]
     for origin, of_it in shown.items():
-        parts += [f"## {findings.GROUPS[origin]}", *of_it]
+        parts += [f"## {claims_page.GROUPS[origin]}", *of_it]
     return "\n\n".join([*parts, "## Not run yet", "\n".join(waiting) or "Nothing."])
 
 

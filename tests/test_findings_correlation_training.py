@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bnstudy.analysis import figures, findings
+from bnstudy.analysis import figures, findings, frames
 from bnstudy.analysis.findings import Evidence, Verdict
 
 FINDING = findings.load(synthetic.FINDINGS / "correlation_training.py")
@@ -115,4 +115,4 @@ def test_two_seeds_are_too_few() -> None:
 def test_the_table_names_what_is_not_defined() -> None:
     told = {line.quantity: line for line in FINDING.numbers(data())}
     line = told["cosine, single examples, 0 updates at 0.01"]
-    assert line.ours_batch == findings.DASH and not math.isnan(float(line.ours_none.split()[0]))
+    assert line.ours_batch == frames.DASH and not math.isnan(float(line.ours_none.split()[0]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from bnstudy.analysis import findings
+from bnstudy.analysis import claims_page, findings
 from bnstudy.analysis.findings import Claim, Evidence, Note, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,18 +21,19 @@ def test_claims_are_counted_by_whose_they_are_and_never_all_together() -> None:
     given = {"1": {"origin": "paper"}, "2": {"origin": "paper", "calibrated": "Figure 5"}, "a": {"origin": "course"},
              "b": {}}  # fmt: skip
     found = [findings.row(claim(id=name, **more), judged, data="", commit="") for name, more in given.items()]
-    assert {name: [r.id for r in of] for name, of in findings.grouped(found).items()} == {
+    assert {name: [r.id for r in of] for name, of in claims_page.grouped(found).items()} == {
         "paper": ["1"], "calibrated": ["2"], "course": ["a"], "ours": ["b"],
     }  # fmt: skip
-    text = findings.markdown(found)
-    assert [text.count(f"## {title}") for title in findings.GROUPS.values()] == [1] * 4
-    assert "4 claims" not in text and "4 reproduced" not in findings.counted(found)
+    text = claims_page.markdown(found)
+    assert [text.count(f"## {title}") for title in claims_page.GROUPS.values()] == [1] * 4
+    assert "4 claims" not in text and "4 reproduced" not in claims_page.counted(found)
 
 
 def test_an_undecided_claim_says_why() -> None:
     row = findings.row(claim(), Evidence("m", "s", 5, Verdict.undecided, reason="nothing fits"), data="", commit="",
                        given="ResNet-20; n = 5")  # fmt: skip
-    assert "**undecided** (nothing fits)" in findings.markdown([row]) and "ResNet-20; n = 5" in findings.markdown([row])
+    text = claims_page.markdown([row])
+    assert "**undecided** (nothing fits)" in text and "ResNet-20; n = 5" in text
 
 
 def test_whose_a_claim_is_must_be_known() -> None:
@@ -116,7 +117,7 @@ def rows() -> list[findings.Row]:
 
 
 def test_claims_are_written_in_order_and_escaped(tmp_path: Path) -> None:
-    findings.write(rows(), tmp_path)
+    claims_page.write(rows(), tmp_path)
     entries = json.loads((tmp_path / "claims.json").read_text())
     assert [e["id"] for e in entries] == ["2", "10", "zeta"]
     contract = ["id", "where", "says", "criterion", "scale", "measured", "spread", "n", "verdict", "data", "commit"]
@@ -130,11 +131,11 @@ def test_claims_are_written_in_order_and_escaped(tmp_path: Path) -> None:
 
 
 def test_without_a_stand_in_there_is_no_warning() -> None:
-    assert "synthetic" not in findings.markdown([r for r in rows() if not r.data.startswith("synthetic")])
+    assert "synthetic" not in claims_page.markdown([r for r in rows() if not r.data.startswith("synthetic")])
 
 
 def test_a_tally_counts_every_row() -> None:
-    assert findings.tallied(rows()) == {"partly": 2, "not run": 1}
+    assert claims_page.tallied(rows()) == {"partly": 2, "not run": 1}
     assert asdict(rows()[0])["finding"] == ""
 
 
@@ -158,5 +159,5 @@ def test_notes_are_of_known_claims_and_keys(tmp_path):
         "partly", "not reproduced",
     }  # fmt: skip
     assert all(row.disputed == "who" for row in noted)
-    text = findings.markdown(noted)
+    text = claims_page.markdown(noted)
     assert "*What would test it:* how" in text and "## Where others disagree" in text

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bnstudy.analysis import zoo
-from bnstudy.analysis.findings import Verdict, line
+from bnstudy.analysis.claims_page import line
+from bnstudy.analysis.findings import Verdict
 from bnstudy.analysis.frames import DASH, MINUS, number
 from bnstudy.store import files
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bnstudy.analysis import criteria, frames, limits, stats
-from bnstudy.analysis.findings import line
+from bnstudy.analysis.claims_page import line
 from bnstudy.analysis.frames import CHANCE, number
 from bnstudy.analysis.stats import Scale
 

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bnstudy.analysis import drawing, figures, findings, frames
+from bnstudy.analysis import claims_page, drawing, figures, findings, frames
 from bnstudy.analysis.drawing import Section, Task
 from bnstudy.analysis.findings import Row, Verdict
 from bnstudy.config import project
@@ -108,12 +108,12 @@ def build(
     sections = [replace(section, rows=tuple(by_id[row.id] for row in section.rows)) for section in sections]
     failures = {section.name: why for section in sections if (why := _failure(section, strict=strict))}
     written = [paths.figures(into) / name for s in sections if not s.problem for name in figures.names(s.name)]
-    written += findings.write(rows, into)
+    written += claims_page.write(rows, into)
     if html:
         page = into / "report.html"
         files.write_text(page, _page(workspace, paths.figures(into), sections, rows))
         written.append(page)
-    progress(f"{findings.counted(rows)} ({time.perf_counter() - begun:.0f} s in all)")
+    progress(f"{claims_page.counted(rows)} ({time.perf_counter() - begun:.0f} s in all)")
     if failures:
         raise ReportError(failures, written)
     return written
@@ -162,20 +162,20 @@ def _page(workspace: Path, drawn: Path, sections: list[Section], rows: list[Row]
     )
     environment.filters["prose"] = _prose
     environment.filters["anchor"] = lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")
-    ordered = findings.in_order(rows)
+    ordered = claims_page.in_order(rows)
     sweeps = [_sweep(workspace, name) for name in sorted({section.sweep for section in sections if section.sweep})]
     crashed = {section.name for section in sections if section.trace}
     waiting = [row for row in ordered if row.verdict == Verdict.not_run and row.finding not in crashed]
     shown = [section for section in sections if section.trace or not section.problem]
     return environment.get_template("page.html.jinja").render(
         parts={title: [(s, _svg(drawn, s)) for s in part] for title, part in _parts(shown, ordered).items()},
-        how_judged=findings.HOW_JUDGED,
+        how_judged=claims_page.HOW_JUDGED,
         rows=[row for row in ordered if row not in waiting],
         ids=IDS,
         misses=[row for row in ordered if row.explanation],
         disputes=[row for row in ordered if row.disputed],
         waiting=waiting,
-        groups={findings.GROUPS[name]: findings.tallied(of) for name, of in findings.grouped(ordered).items()},
+        groups={claims_page.GROUPS[name]: claims_page.tallied(of) for name, of in claims_page.grouped(ordered).items()},
         sweeps=sweeps,
         synthetic=any(s.origin.synthetic for s in sections if s.origin),
         num_runs=sum(s["num_done"] for s in sweeps),

@@ -14,7 +14,7 @@ import synthetic
 from markupsafe import escape
 from test_report import TINY, analysis
 
-from bnstudy.analysis import drawing, figures, memory, report, sweep_page
+from bnstudy.analysis import captions, drawing, figures, memory, report, sweep_page
 from bnstudy.analysis.drawing import Task
 from bnstudy.config import project
 
@@ -193,7 +193,7 @@ def test_a_line_of_a_sweep_s_page_is_a_mean_over_seeds_alone(tmp_path: Path, set
     ],
 )
 def test_networks_and_data_in_prose(names: list[str], prose: str) -> None:
-    assert drawing._in_prose(names) == prose
+    assert captions.in_prose(names) == prose
 
 
 def test_untrained_runs_are_counted(tmp_path: Path) -> None:

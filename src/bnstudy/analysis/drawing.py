@@ -6,11 +6,10 @@ import contextlib
 import gc
 import multiprocessing
 import os
-import re
 import signal
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import figures, findings, frames, memory, stats, sweep_page
+from bnstudy.analysis import captions, figures, findings, frames, memory, stats, sweep_page
 from bnstudy.analysis.findings import Comparison, Finding, Row
 from bnstudy.store import devices, paths
 
@@ -152,8 +151,8 @@ def section(task: Task) -> Section:
                 **head,
                 rows=judge(finding, data, origin),
                 comparisons=tuple(finding.numbers(data)),
-                setting=_setting(data, images=finding.images),
-                counts=_counts(data, images=finding.images),
+                setting=captions.setting(data, images=finding.images),
+                counts=captions.counts(data, images=finding.images),
                 origin=origin,
                 sweeps=tuple(sorted({frames.source(finding.sweep, table)[0] for table in finding.needs})),
                 table=sweep_page.table(data["runs"]) if task.of_sweep else (),
@@ -210,14 +209,14 @@ def _check_axes(frame: pd.DataFrame, workspace: Path, published: Path, sweep: st
 def judge(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> tuple[Row, ...]:
     """A row for each claim of the finding."""
     evidence = finding.evidence(data)
-    given = f"{_setting(data, images=finding.images)}; {_counts(data, images=finding.images)}"
+    given = f"{captions.setting(data, images=finding.images)}; {captions.counts(data, images=finding.images)}"
     facts = {"data": origin.data_label, "commit": origin.commit_label, "finding": finding.name, "given": given}
     return tuple(findings.row(claim, evidence[claim.id], **facts) for claim in finding.claims)
 
 
 def draw(finding: Finding, data: Mapping[str, pd.DataFrame], origin: frames.Origin) -> Figure:
     """The finding's figure under its header, to be made within `figures.style`."""
-    header = f"{_setting(data, images=finding.images)}, {_counts(data, images=finding.images)}"
+    header = f"{captions.setting(data, images=finding.images)}, {captions.counts(data, images=finding.images)}"
     fig = figures.new(finding.size, finding.title, header, synthetic=origin.synthetic)
     finding.plot(fig, data)
     return fig
@@ -247,63 +246,3 @@ def _from_json(stored: dict[str, Any]) -> Section:
     comparisons = tuple(Comparison(**line) for line in stored["comparisons"])
     values = {"rows": rows, "comparisons": comparisons, "origin": origin, "sweeps": tuple(stored["sweeps"])}
     return Section(**stored | values | {"table": tuple(tuple(line) for line in stored["table"])})
-
-
-def _setting(data: Mapping[str, pd.DataFrame], *, images: bool) -> str:
-    """What was measured: network, data where its images play a part, budget."""
-    frame = _first(data)
-    networks = frame["network"].dropna().astype(str).unique()
-    data_names = frames.data_names(frame).dropna().astype(str).unique()
-    epochs = frame["epochs"].unique()
-    alike = len(epochs) == 1 and not pd.isna(epochs[0]) and epochs[0] > 0
-    budget = f", {epochs[0]:g} epoch{'' if epochs[0] == 1 else 's'}" if alike else ""
-    return f"{_in_prose(networks)}{f' on {_in_prose(data_names)}' if images else ''}{budget}"
-
-
-def _counts(data: Mapping[str, pd.DataFrame], *, images: bool = True) -> str:
-    """On how many seeds and runs; what is not shown images has no arms."""
-    frame = _first(data)
-    if not set(frame["norm"].unique()) <= set(frames.ARMS):
-        counted = frame.groupby("norm", observed=True)["seed"].nunique()
-        plural = "" if counted.max() == 1 else "s"
-        return f"n = {_range(counted.min(), counted.max())} seed{plural} an arm, {frame['run_id'].nunique()} runs"
-    nowhere = frames.placed(frame)["place"] == "none"  # BN behind none of the layers is no BN
-    by_arm = frames.arms(frame.assign(norm=frame["norm"].astype(str).mask(nowhere, "none")))
-    seeds = {figures.LABELS[arm]: part["seed"].nunique() for arm, part in by_arm.items()}
-    if len(seeds) == 1:
-        ((arm, count),) = seeds.items()
-        each = f"{count} seed{'' if count == 1 else 's'}{f', all {arm}' if images else ''}"
-    elif len(set(seeds.values())) == 1:
-        count = min(seeds.values())
-        each = f"{count} seed{'' if count == 1 else 's'} an arm"
-    else:
-        each = ", ".join(f"{count} {arm}" for arm, count in seeds.items())
-    return f"n = {each}, {frame['run_id'].nunique()} runs"
-
-
-def _range(low: int, high: int) -> str:
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _first(data: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row for each run of the first table."""
-    return next(frame for name, frame in data.items() if name != "published").drop_duplicates("run_id")
-
-
-def _in_prose(names: Iterable[str]) -> str:
-    """Names as they are written in prose, in order; unknown ones as they are."""
-    spelling = {
-        "cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "lenet": "LeNet", "mlp": "perceptron",
-        "matrix_product": "products of matrices", "tutorial_cnn": "a tutorial's network", "lenet_norm_first": "LeNet",
-        "lenet_norm_after": "LeNet", "lenet_per_pixel": "LeNet",
-    }  # fmt: skip
-    ordered = sorted(
-        names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-    )
-    spelled = list(dict.fromkeys(spelling.get(n, re.sub(r"^resnet(\d+)$", r"ResNet-\1", n)) for n in ordered))
-    depths = [int(found[1]) for name in spelled if (found := re.fullmatch(r"deep_perceptron(\d+)", name))]
-    if depths and len(depths) == len(spelled):
-        return f"perceptrons of {_range(depths[0], depths[-1])} layers"
-    if len(spelled) > 3 and all(name.startswith("ResNet-") for name in spelled):
-        return f"{spelled[0]} to {spelled[-1].removeprefix('ResNet')}"
-    return ", ".join(spelled)

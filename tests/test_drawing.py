@@ -14,7 +14,7 @@ import synthetic
 from markupsafe import escape
 from test_report import TINY, analysis
 
-from bnstudy.analysis import captions, drawing, figures, memory, report, sweep_page
+from bnstudy.analysis import captions, drawing, figure_cache, figures, report, sweep_page
 from bnstudy.analysis.drawing import Task
 from bnstudy.config import project
 
@@ -97,7 +97,7 @@ def test_a_drawing_whose_process_dies_is_named_and_costs_no_other(
 
 def test_other_code_draws_everything_again(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(drawn, tmp_path / "project")
-    monkeypatch.setattr(memory, "code", lambda: "other")
+    monkeypatch.setattr(figure_cache, "code", lambda: "other")
     assert anew(tmp_path / "project") == {"one", "other"}
 
 

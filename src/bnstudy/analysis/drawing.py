@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnstudy.analysis import captions, figures, findings, frames, memory, stats, sweep_page
+from bnstudy.analysis import captions, figure_cache, figures, findings, frames, stats, sweep_page
 from bnstudy.analysis.findings import Comparison, Finding, Row
 from bnstudy.store import devices, paths
 
@@ -82,16 +82,16 @@ DIED = "the process that drew it died: killed, as where memory runs out, or ende
 def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
     """Each task's section, in order of ending, and whether it was drawn anew.
 
-    It is not drawn where its inputs and its drawing are unchanged (see `memory`).
+    It is not drawn where its inputs and its drawing are unchanged (see `figure_cache`).
     """
     sums: dict[Path, str | None] = {}
     stale = []
     for task in tasks:
-        recalled = memory.recall(task.into, task.name, sums)
-        if recalled is None:
+        cached = figure_cache.get(task.into, task.name, sums)
+        if cached is None:
             stale.append(task)
         else:
-            yield _from_json(recalled), False
+            yield _from_json(cached), False
     num_processes = min(devices.cores(), len(stale) // FEW)
     if num_processes < 2:
         yield from ((section(task), True) for task in stale)
@@ -137,8 +137,8 @@ def _head(finding: Finding) -> dict[str, Any]:
 def section(task: Task) -> Section:
     """A finding, drawn and judged. It may be anyone's file: a crash is reported in its section and affects no other."""
     name, analysis = task.name, task.analysis
-    memory.forget(task.into, name)
-    with memory.recording() as reads, figures.style(memory.note(analysis / STYLE)):
+    figure_cache.remove(task.into, name)
+    with figure_cache.recording() as reads, figures.style(figure_cache.record(analysis / STYLE)):
         try:
             finding = task.load()
         except (Exception, SystemExit) as error:
@@ -166,7 +166,7 @@ def section(task: Task) -> Section:
     if result.problem:
         remove(task.into, name)
     if not result.trace:
-        memory.keep(task.into, name, reads, drawn, asdict(result))
+        figure_cache.put(task.into, name, reads, drawn, asdict(result))
     return result
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bnstudy.analysis import criteria, memory, stats
+from bnstudy.analysis import criteria, figure_cache, stats
 from bnstudy.analysis.criteria import MIN_SEEDS, Criterion, Outcome, Sample
 from bnstudy.analysis.frames import MINUS, number
 from bnstudy.analysis.stats import ALPHA, Interval
@@ -212,7 +212,7 @@ def discover(folder: Path) -> list[Path]:
 
 def load(path: Path) -> Finding:
     """The finding in a file. Raises ValueError if it lacks a part, and whatever executing it raises."""
-    return _finding(_module(memory.note(path)))
+    return _finding(_module(figure_cache.record(path)))
 
 
 def check_ids(rows: Iterable[Row]) -> None:

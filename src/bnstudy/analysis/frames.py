@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from bnstudy.analysis import memory
+from bnstudy.analysis import figure_cache
 from bnstudy.store import files, paths
 
 DONE = ("completed", "diverged")
@@ -223,7 +223,7 @@ def number(value: float, digits: int = 3) -> str:
 
 def published(folder: Path, name: str) -> pd.DataFrame:
     """A curve read off the published figures (`NaN`: hidden). Raises MissingTable."""
-    path = memory.note(folder / f"{name}.csv")
+    path = figure_cache.record(folder / f"{name}.csv")
     if not path.exists():
         raise MissingTable(f"{path.name} is missing in {folder.name}: the published curve belongs to the repository")
     with path.open(encoding="utf-8", newline="") as file:
@@ -232,7 +232,7 @@ def published(folder: Path, name: str) -> pd.DataFrame:
 
 def _read(workspace: Path, sweep: str, table: str) -> pd.DataFrame:
     path = paths.tables(workspace, sweep) / f"{table}.parquet"
-    path = memory.note(next((each for each in files.current(path.parent) if each.name == path.name), path))
+    path = figure_cache.record(next((each for each in files.current(path.parent) if each.name == path.name), path))
     if not path.exists():
         raise MissingTable(f"{path.relative_to(workspace)} is missing: {_written_by(workspace, sweep)}")
     try:

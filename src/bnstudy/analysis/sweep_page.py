@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bnstudy.analysis import figures, frames, memory, stats
+from bnstudy.analysis import figure_cache, figures, frames, stats
 from bnstudy.analysis.findings import Finding
 from bnstudy.analysis.frames import CHANCE, DASH, OF_TEN_CLASSES, arms, number
 from bnstudy.config import project
@@ -52,7 +52,7 @@ def finding(workspace: Path, sweep: str) -> Finding:
 def _asks(sweep: str) -> str:
     """What the sweep's file says of it; nothing where it has none, as one made of values alone."""
     file = project.sweep_file(sweep)
-    text = " ".join(project.opening_comment(memory.note(file)).split()) if file else ""
+    text = " ".join(project.opening_comment(figure_cache.record(file)).split()) if file else ""
     return f"{text} " if text else ""
 
 

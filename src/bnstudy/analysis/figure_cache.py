@@ -1,4 +1,4 @@
-"""The inputs of a drawing: every file that was read for it, by checksum. While none changes, the drawing is valid."""
+"""The cache of drawn figures: an entry holds while no file that was read for the drawing changes, nor the drawing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _reads: ContextVar[dict[Path, str | None] | None] = ContextVar("reads", default=
 
 @contextmanager
 def recording() -> Iterator[dict[Path, str | None]]:
-    """The checksum of each file that is noted within; None for one that is missing."""
+    """The checksum of each file that is recorded within; None for one that is missing."""
     reads: dict[Path, str | None] = {}
     token = _reads.set(reads)
     try:
@@ -33,8 +33,8 @@ def recording() -> Iterator[dict[Path, str | None]]:
         _reads.reset(token)
 
 
-def note(path: Path) -> Path:
-    """Note the path as one that is about to be read, and return it."""
+def record(path: Path) -> Path:
+    """Record the path as one that is about to be read, and return it."""
     reads = _reads.get()
     if reads is not None:
         reads[path] = checksum(path)
@@ -45,19 +45,19 @@ def checksum(path: Path) -> str | None:
     return files.sha256(path) if path.is_file() else None
 
 
-def keep(into: Path, name: str, reads: Mapping[Path, str | None], drawn: list[Path], section: Any) -> None:
-    """Writes, beside the drawing, which files it was drawn from, and its section; `section` as JSON has it."""
+def put(into: Path, name: str, reads: Mapping[Path, str | None], drawn: list[Path], section: Any) -> None:
+    """Write, beside the drawing, which files it was drawn from, and its section; `section` as JSON has it."""
     entry = {
         "code": code(),
-        "reads": {os.path.relpath(path, into): found for path, found in reads.items()},
+        "reads": {os.path.relpath(path, into): when_read for path, when_read in reads.items()},
         "drawn": {os.path.relpath(path, into): checksum(path) for path in drawn},
         "section": section,
     }
     files.write_text(_path(into, name), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
 
 
-def recall(into: Path, name: str, sums: dict[Path, str | None]) -> Any:
-    """The section as it was kept, or None where anything has changed. `sums`: checksums that are known already."""
+def get(into: Path, name: str, sums: dict[Path, str | None]) -> Any:
+    """The section as it was put here, or None where anything has changed. `sums`: checksums that are known already."""
 
     def same(relative: str, was: str | None) -> bool:
         path = into / relative
@@ -75,7 +75,7 @@ def recall(into: Path, name: str, sums: dict[Path, str | None]) -> Any:
         return None
 
 
-def forget(into: Path, name: str) -> None:
+def remove(into: Path, name: str) -> None:
     _path(into, name).unlink(missing_ok=True)
 
 

@@ -33,6 +33,7 @@ from bnstudy.store.status import looks
 from bnstudy.sweep import pool
 from bnstudy.sweep.plan import plan
 from bnstudy.training import construct, engine
+from bnstudy.training.engine import host
 from bnstudy.training.engine.base import Engine
 from bnstudy.training.observer import Observer, Rows
 from bnstudy.training.position import Mark
@@ -371,7 +372,7 @@ class _Made(NamedTuple):
 
 def _make(setting: Setting, *configs: Config) -> _Made:
     """Our side, made as a run is, or several in lockstep."""
-    engine.prepare_host(setting.threads)
+    host.prepare(setting.threads)
     device = engine.device(configs[0])
     loader = construct.make_loader(jobs(configs)[0], device)
     networks = [construct.build_network(config, loader.shape, loader.num_classes) for config in configs]

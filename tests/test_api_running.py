@@ -21,7 +21,8 @@ from bnstudy.config import compose, schema
 from bnstudy.store import devices
 from bnstudy.store.runs import Store
 from bnstudy.sweep import study
-from bnstudy.training import engine, runner, train, trainer
+from bnstudy.training import runner, train, trainer
+from bnstudy.training.engine import host
 
 
 @pytest.fixture(scope="module")
@@ -304,8 +305,8 @@ def test_weights_that_do_not_fit_the_code_any_more_say_so(finished, monkeypatch)
 
 def test_the_host_is_set_back_also_after_an_exception():
     before = surroundings()
-    with pytest.raises(KeyError), engine.host_as_it_was():
-        engine.prepare_host(before[0] + 1)
+    with pytest.raises(KeyError), host.as_it_was():
+        host.prepare(before[0] + 1)
         torch.manual_seed(1)
         assert surroundings() != before
         raise KeyError

@@ -35,7 +35,7 @@ def setting(data_root: Path, tmp_path: Path) -> Setting:
 
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
-    """What `engine.prepare_host` sets is for a run's own process."""
+    """What `host.prepare` sets is for a run's own process."""
     deterministic, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic
     filled = fill.fill_uninitialized_memory  # type: ignore[attr-defined]
     yield

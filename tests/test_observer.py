@@ -12,7 +12,8 @@ from small_runs import config, quadrants, torch_as_it_was, training
 from bnstudy import probes
 from bnstudy.config import project
 from bnstudy.probes.snapshot import PER_LAYER, observe
-from bnstudy.training import engine, observer
+from bnstudy.training import observer
+from bnstudy.training.engine import host
 
 LARGE = frozenset(PER_LAYER) - {"gradients"}  # of every layer, for every image
 
@@ -64,13 +65,13 @@ def test_probes_that_read_nothing_large_or_the_same_share_a_pass(passes):
 
 
 def test_large_blocks_of_a_look_are_the_systems_own_and_those_of_training_are_kept(passes, monkeypatch):
-    engine.prepare_host(torch.get_num_threads())
+    host.prepare(torch.get_num_threads())
     within, plain = [], probes.rows
 
     def rows(*args):
-        within.append(engine._allocator)
+        within.append(host._allocator)
         return plain(*args)
 
     monkeypatch.setattr(probes, "rows", rows)
     passes({"gradient_norms": {"at": [0]}})
-    assert within == [engine.RETURNING] and engine._allocator is engine.KEEPING
+    assert within == [host.RETURNING] and host._allocator is host.KEEPING

@@ -95,14 +95,15 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     from bnstudy.training import imports
 
     imports.load()
-    from bnstudy.training import engine, preflight, runner, signals
+    from bnstudy.training import preflight, runner, signals
+    from bnstudy.training.engine import host
 
     threads = config.runtime.threads or devices.cores()
     live = True if "ipykernel" in sys.modules else None  # a notebook's output is no terminal, but a line can move there
     stop = signals.Stop()
     try:
         with (
-            engine.host_as_it_was(),
+            host.as_it_was(),
             stop.listening(),
             Progress(name, live=live) if progress else nullcontext() as shown,
         ):

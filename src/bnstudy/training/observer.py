@@ -14,7 +14,7 @@ from bnstudy.data.loader import Loader
 from bnstudy.probes.snapshot import Snapshot, drawing, observe
 from bnstudy.store.runs import by_column
 from bnstudy.store.status import Look
-from bnstudy.training import engine
+from bnstudy.training.engine import host
 
 SMALL = frozenset({"gradients", "logits"})  # what a probe reads that does not grow with images and layers alike
 
@@ -58,7 +58,7 @@ class Observer:
         for on, size, large in sorted(views):
             sharing = {table: look for table, look in looks.items() if self._view(look) == (on, size, large)}
             batch = self._loader.batch(step) if on == "train_batch" else self._loader.probe_batch(size)
-            with engine.large_blocks_returned():
+            with host.large_blocks_returned():
                 yield from self._look(run, network, step, batch, sharing)  # its snapshot ends before the next is taken
 
     def _look(

@@ -13,7 +13,8 @@ from bnstudy.store import checkpoint, failures, files, locks, status
 from bnstudy.store.jobs import Group, Job, let_go
 from bnstudy.store.runs import Ending, State, Store, StoreError
 from bnstudy.store.status import Look
-from bnstudy.training import completion, engine
+from bnstudy.training import completion
+from bnstudy.training.engine import host
 from bnstudy.training.engine.stacked import unstack
 from bnstudy.training.signals import Stop
 from bnstudy.training.trainer import Report, Trainer, Work
@@ -84,7 +85,7 @@ def _add_looks(group: Group, results: Path, work: Work) -> list[Ended]:
         before = status.of(job, store)
         if not before.lacking or before.changed:
             continue
-        engine.prepare_host(work.threads)
+        host.prepare(work.threads)
         try:
             with work.stop.leavable(f"the probes of {job.run_id}"):
                 looked = completion.complete(job, store)

@@ -23,6 +23,7 @@ from bnstudy.store.status import Look
 from bnstudy.tracking.tracker import Tracker, tracker_of
 from bnstudy.training import engine
 from bnstudy.training.construct import build_network, make_loader
+from bnstudy.training.engine import host
 from bnstudy.training.observer import Observer, Rows
 from bnstudy.training.position import Position
 from bnstudy.training.signals import Interrupted, Left, Stop
@@ -50,7 +51,7 @@ class Trainer:
         configs = [job.config for job in group.jobs]
         self._config = configs[0]
         _check_current(self._config, looks.values())
-        engine.prepare_host(threads)
+        host.prepare(threads)
         torch.manual_seed(self._config.seed)
         self._device = engine.device(self._config)
         loader = make_loader(group.jobs[0], self._device)

@@ -98,7 +98,7 @@ def make(
     return [
         ended
         for group in pending(configs, results)
-        for ended in runner.train(group, results, threads=1, report=report, stop=stop or signals.Stop())
+        for ended in runner.train_group(group, results, threads=1, report=report, stop=stop or signals.Stop())
     ]
 
 

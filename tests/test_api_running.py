@@ -129,7 +129,7 @@ def test_a_run_that_is_done_is_opened_and_not_trained_again(data, tmp_path, one_
     config = make(data)
     first = bnstudy.fit(config, tmp_path, progress=False)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(runner, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runner, "train_group", lambda *_, **__: pytest.fail("trained again"))
     assert bnstudy.fit(config, str(tmp_path)) == first == bnstudy.run(first.id, tmp_path, data_root=data)
 
 

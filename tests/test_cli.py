@@ -154,7 +154,7 @@ def test_what_a_checkpoint_had_is_not_counted_as_this_sessions_pace(root, tmp_pa
         return [runner.Ended("", State.completed)]
 
     told = []
-    monkeypatch.setattr(runner, "train", half_done)
+    monkeypatch.setattr(runner, "train_group", half_done)
     monkeypatch.setattr(study, "_outcome", lambda *_: "")
     monkeypatch.setattr(Progress, "resumed", lambda self, part: told.append(part))
     assert main("run", *TINY, "--data-root", root, "--results", tmp_path) == 0

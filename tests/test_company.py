@@ -18,7 +18,7 @@ from bnstudy.store import checkpoint, devices, reduction
 from bnstudy.store.jobs import Group, jobs
 from bnstudy.store.runs import Store
 from bnstudy.sweep import pool, rounds
-from bnstudy.sweep.plan import plan, side_by_side
+from bnstudy.sweep.plan import can_share_a_process, plan
 from bnstudy.training import runner, signals, trainer
 from bnstudy.training.engine.kernels import build, norm_relu, pointwise, pooled_conv, winograd
 
@@ -48,7 +48,7 @@ def sweep(configs: Sequence[Config], results: Path, workers: int = 1) -> None:
     wanted, store = jobs(configs), Store(results)
     left = {job.run_id for job in wanted if not store.state(job.run_id).done}
     for group in plan(wanted, left, results, workers):
-        runner.train(group, results, threads=1, report=lambda *_: None, stop=signals.Stop())
+        runner.train_group(group, results, threads=1, report=lambda *_: None, stop=signals.Stop())
 
 
 def interrupted(configs: Sequence[Config], results: Path, at: int) -> None:
@@ -59,7 +59,7 @@ def interrupted(configs: Sequence[Config], results: Path, at: int) -> None:
         stop.requested = done >= at
 
     with pytest.raises(signals.Interrupted):
-        runner.train(pending(configs, results)[0], results, threads=1, report=ask, stop=stop)
+        runner.train_group(pending(configs, results)[0], results, threads=1, report=ask, stop=stop)
 
 
 def reduced(configs: Sequence[Config], results: Path) -> dict[str, object]:
@@ -150,9 +150,9 @@ def test_whatever_trains_beside_it_a_run_is_the_run_alone(tmp_path, root, change
     for size in (2, len(configs)):
         for group in [jobs(configs)[first : first + size] for first in range(0, len(configs), size)]:
             of = Group(tuple(group))
-            runner.train(of, tmp_path / str(size), threads=threads, report=lambda *_: None, stop=signals.Stop())
+            runner.train_group(of, tmp_path / str(size), threads=threads, report=lambda *_: None, stop=signals.Stop())
     for job in jobs(configs):
-        runner.train(Group((job,)), tmp_path / "1", threads=threads, report=lambda *_: None, stop=signals.Stop())
+        runner.train_group(Group((job,)), tmp_path / "1", threads=threads, report=lambda *_: None, stop=signals.Stop())
     alone = written(tmp_path / "1", names(configs))
     assert len(alone) >= len(configs)
     computed = Store(tmp_path / "1").manifest(names(configs)[0])["provenance"]["kernels"]
@@ -167,7 +167,7 @@ def test_a_stack_is_what_the_bits_of_its_runs_depend_on(tmp_path, root):
     for size in (2, 4):
         for first in range(0, 4, size):
             of = Group(tuple(jobs(stacked)[first : first + size]))
-            runner.train(of, tmp_path / str(size), threads=1, report=lambda *_: None, stop=signals.Stop())
+            runner.train_group(of, tmp_path / str(size), threads=1, report=lambda *_: None, stop=signals.Stop())
     assert written(tmp_path / "2", names(stacked)) != written(tmp_path / "4", names(stacked))
     said = Store(tmp_path / "4").manifest(names(stacked)[0])["provenance"]
     assert (said["engine"], said["num_runs"]) == ("stacked", 4)
@@ -221,10 +221,10 @@ def test_what_draws_random_numbers_trains_alone(root, monkeypatch):
     monkeypatch.setattr(devices, "on_gpu", lambda device: True)
     for name in draws:
         drawing = config(root, norm={"name": name})
-        assert not side_by_side(drawing) and side_by_side(config(root))
+        assert not can_share_a_process(drawing) and can_share_a_process(config(root))
         engine = replace(drawing, runtime=replace(drawing.runtime, engine="parallel"))
         with pytest.raises(ValueError, match=r"runtime\.engine = 'parallel'.*use auto"):
-            side_by_side(engine)
+            can_share_a_process(engine)
 
 
 def test_the_number_of_threads_does_not_depend_on_what_is_left(tmp_path, root, monkeypatch):
@@ -245,7 +245,7 @@ def test_the_number_of_threads_does_not_depend_on_what_is_left(tmp_path, root, m
     ):
         for left in (configs[:1], configs):
             part = [job for job in wanted if job.run_id in names(left)]
-            rounds.train("t", part, tmp_path / str(len(threads)), workers)
+            rounds.train_pending("t", part, tmp_path / str(len(threads)), workers)
     assert threads == [2, 2, 4, 4, 4, 4]
     said = [replace(c, runtime=replace(c.runtime, threads=3)) for c in configs]
     assert {job.config.runtime.threads for job in rounds.with_threads(jobs(said), tmp_path)} == {3}

@@ -73,13 +73,13 @@ def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(tmp_path, ro
         (group,) = pending([second], disk)
         saved = checkpoint.load(disk, group)
         assert saved is not None and saved["position"]["step"] >= 4
-        assert rounds.train("a sweep", jobs(configs), disk, 1)  # still full
+        assert rounds.train_pending("a sweep", jobs(configs), disk, 1)  # still full
         told = capsys.readouterr()
         assert "No space left on device" in told.err and "what was saved is kept" in told.err
         assert "2 runs, 1 done, 1 to train" in told.out and "Traceback" not in told.err
         assert not list(disk.rglob("*.part")) and locks.holders(disk) == {}
         (disk / "filler").unlink()
-        assert not rounds.train("a sweep", jobs(configs), disk, 1)
+        assert not rounds.train_pending("a sweep", jobs(configs), disk, 1)
         assert written(disk, names(configs)) == wanted
 
 
@@ -153,11 +153,11 @@ def test_a_read_only_results_folder_is_told_of_and_can_be_read(tmp_path, root):
         before = written(disk, names(configs))
         again("ro")
         with pytest.raises(OSError, match="Read-only file system"):  # before a process is started
-            rounds.train("a sweep", jobs(configs), disk, 1)
+            rounds.train_pending("a sweep", jobs(configs), disk, 1)
         states = [entry.state for entry in index.entries(disk, names(configs)).values()]
         assert states == [State.completed, State.absent] and written(disk, names(configs)) == before
         again("rw")
-        assert not rounds.train("a sweep", jobs(configs), disk, 1)
+        assert not rounds.train_pending("a sweep", jobs(configs), disk, 1)
         assert written(disk, names([first])) == before
 
 

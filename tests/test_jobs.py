@@ -14,7 +14,7 @@ from bnstudy.data import sources
 from bnstudy.data.sources import Source
 from bnstudy.store import devices, files, paths
 from bnstudy.store.jobs import Group, Job, jobs, under_way
-from bnstudy.sweep.plan import MAX_STACK, MAX_STACK_CPU, plan, side_by_side
+from bnstudy.sweep.plan import MAX_STACK, MAX_STACK_CPU, can_share_a_process, plan
 
 SOURCE = Source("fashion_mnist", "arrays", Path("nowhere"), "0" * 64, 100, 10, (1, 28, 28), 10)
 
@@ -87,8 +87,8 @@ def test_what_may_not_be_stacked_trains_alone(tmp_path):
         wanted = [run(lr, **changes) for lr in (0.1, 0.2)]
         assert shape(plan(wanted, {job.run_id for job in wanted}, tmp_path, workers=1)) == [1, 1]
     with pytest.raises(ValueError, match=r"runtime\.engine = 'stacked': resnet with norm batch do not stack; use auto"):
-        side_by_side(run(model="resnet", engine="stacked").config)
-    assert side_by_side(run(engine="stacked").config)
+        can_share_a_process(run(model="resnet", engine="stacked").config)
+    assert can_share_a_process(run(engine="stacked").config)
 
 
 def test_what_is_asked_to_be_stacked_is_stacked_or_refused(tmp_path):

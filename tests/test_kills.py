@@ -81,7 +81,7 @@ def work(configs, results, findings, phase, log):
     Writer.finish = during("writing tables")(Writer.finish)  # type: ignore[method-assign]
     wanted, workspace = jobs(configs), paths.workspace(results, "quick")
     with during("training"):
-        bad = rounds.train(SWEEP, wanted, results, 1)
+        bad = rounds.train_pending(SWEEP, wanted, results, 1)
     with during("reducing"):
         expected = {job.run_id: resolved(job.config) for job in wanted}
         folder = paths.tables(workspace, SWEEP)

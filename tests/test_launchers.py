@@ -57,13 +57,13 @@ def test_a_group_described_in_a_file_is_the_group(tmp_path, root, monkeypatch):
 def test_a_job_makes_what_is_not_done_and_says_what_failed(tmp_path, root, here, capsys):
     good, bad = config(root), config(root, model=TOO_WIDE)
     make([good], tmp_path / "alone")
-    assert task.train(Group((job(good),)), tmp_path) == {}
-    (told,) = task.train(Group((job(bad),)), tmp_path).items()
+    assert task.train_cluster_job(Group((job(good),)), tmp_path) == {}
+    (told,) = task.train_cluster_job(Group((job(bad),)), tmp_path).items()
     assert told[0] == job(bad).run_id and told[1].startswith("failed: RuntimeError: ")
     assert f"{task.OWN}{told[0]}: {told[1]}" in capsys.readouterr().err
     assert written(tmp_path, names([good])) == written(tmp_path / "alone", names([good]))
     before = {path: path.stat().st_mtime_ns for path in paths.run(tmp_path, job(good).run_id).iterdir()}
-    task.train(Group((job(good),)), tmp_path)
+    task.train_cluster_job(Group((job(good),)), tmp_path)
     assert {path: path.stat().st_mtime_ns for path in paths.run(tmp_path, job(good).run_id).iterdir()} == before
 
 
@@ -82,7 +82,7 @@ def waiting(monkeypatch):
             Store(results).writer(run_id).finish({"status": "completed"})
         return [(run_id, str(State.partial if numbers else State.completed), "") for run_id in pending]
 
-    monkeypatch.setattr(pool, "train", make)
+    monkeypatch.setattr(pool, "train_on_this_machine", make)
     return to_send, began
 
 
@@ -93,7 +93,7 @@ def test_a_job_that_is_to_be_queued_again_is_once_all_is_saved(tmp_path, root, w
     queued = []
     before = signal.signal(number, lambda told, _: queued.append((told, len(began))))  # as submitit does
     try:
-        task.train(Group((job(config(root)),)), tmp_path)
+        task.train_cluster_job(Group((job(config(root)),)), tmp_path)
     finally:
         signal.signal(number, before)
     assert queued == [(number, 1)]
@@ -103,7 +103,7 @@ def test_a_job_that_is_only_warned_goes_on(tmp_path, root, waiting):
     to_send, began = waiting
     to_send += [[signal.SIGTERM], []]
     before = signal.getsignal(signal.SIGTERM)
-    task.train(Group((job(config(root)),)), tmp_path)
+    task.train_cluster_job(Group((job(config(root)),)), tmp_path)
     assert len(began) == 2 and began[0] == began[1]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -256,7 +256,7 @@ def wanted(root):
 
 def submit(wanted, results, *, wait=False, at_a_time=None):
     pending = {one.run_id for one in wanted}
-    return slurm.train("t", wanted, pending, results, replace(SLURM, wait=wait), at_a_time)
+    return slurm.train_on_cluster("t", wanted, pending, results, replace(SLURM, wait=wait), at_a_time)
 
 
 def test_jobs_are_an_array_that_is_found_again(tmp_path, cluster, wanted, here, capsys):
@@ -274,7 +274,7 @@ def test_jobs_are_an_array_that_is_found_again(tmp_path, cluster, wanted, here, 
     described = [task.read_group(file) for file in sorted((paths.cluster(results) / "groups").iterdir())]
     assert {one.run_id for group in described for one in group.jobs} == {one.run_id for one in wanted}
     for group in described:  # as the cluster does
-        task.train(group, results)
+        task.train_cluster_job(group, results)
     assert sorted(submit(wanted, results, wait=True)) == sorted((one.run_id, "completed", "") for one in wanted)
     assert {Store(results).manifest(one.run_id)["provenance"]["threads"] for one in wanted} == {1}
 

@@ -98,7 +98,7 @@ def test_a_request_before_a_look_does_not_wait_for_it(tmp_path, root, monkeypatc
 
     monkeypatch.setattr(Training, "_advance", advance)
     with pytest.raises(signals.Interrupted):
-        runner.train(Group((job(wanted),)), tmp_path, threads=1, report=lambda *_: None, stop=stop)
+        runner.train_group(Group((job(wanted),)), tmp_path, threads=1, report=lambda *_: None, stop=stop)
     assert not begun and list(under_way(tmp_path).values()) == [names([wanted])]
 
 

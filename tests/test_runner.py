@@ -189,7 +189,7 @@ def test_resuming_keeps_the_number_of_threads(tmp_path, root):
     stop = signals.Stop()
     stop.requested = True
     with pytest.raises(signals.Interrupted):
-        runner.train(Group((job(one),)), tmp_path, threads=2, report=lambda done, total: None, stop=stop)
+        runner.train_group(Group((job(one),)), tmp_path, threads=2, report=lambda done, total: None, stop=stop)
     make(configs, tmp_path)  # asks for one thread
     assert Store(tmp_path).manifest(names(configs)[0])["provenance"]["threads"] == 2
 
@@ -244,7 +244,7 @@ def test_a_damaged_run_is_named_and_made_again(tmp_path, root, damage, here, cap
     first, second = names(configs)
     damage(tmp_path, first)
     assert Store(tmp_path).state(first) == State.damaged
-    assert not rounds.train("a sweep", jobs(configs), tmp_path, 1)
+    assert not rounds.train_pending("a sweep", jobs(configs), tmp_path, 1)
     printed = capsys.readouterr().out
     assert f"{first}: its files are not what was written; it is trained again" in printed
     assert second not in printed and "2 runs, 1 done, 1 to train" in printed
@@ -339,7 +339,7 @@ def test_data_that_vanish_are_told_of_in_words_and_nothing_is_written(tmp_path, 
     one = job(config(copied))
     shutil.rmtree(copied)
     with pytest.raises(runner.Refused, match=r"train_images\.npy cannot be read"):
-        runner.train(Group((one,)), tmp_path / "cut", threads=1, report=lambda done, total: None, stop=signals.Stop())
+        runner.train_group(Group((one,)), tmp_path / "cut", threads=1, report=lambda *_: None, stop=signals.Stop())
     assert not [path for path in (tmp_path / "cut").rglob("*") if path != paths.locks(tmp_path / "cut")]
 
 
@@ -556,7 +556,7 @@ def test_a_probe_that_raises_fails_its_run_alone_and_is_tried_again(tmp_path, ro
     rates = (0.5, 0.0, 0.3)  # of one stack
     configs = [config(root, optim__lr=lr, train__steps=20, probes={"weights": {"at_end": True}}) for lr in rates]
     good, bad, other = names(configs)
-    assert rounds.train("a sweep", jobs(configs), tmp_path, 1)
+    assert rounds.train_pending("a sweep", jobs(configs), tmp_path, 1)
     captured = capsys.readouterr()
     store = Store(tmp_path)
     assert [store.state(name) for name in (good, bad, other)] == [State.completed, State.failed, State.completed]
@@ -565,7 +565,7 @@ def test_a_probe_that_raises_fails_its_run_alone_and_is_tried_again(tmp_path, ro
     assert manifest["error"] == "RuntimeError: the probe stumbled" and "Traceback" in manifest["traceback"]
     assert not under_way(tmp_path)
     raising()
-    assert not rounds.train("a sweep", jobs(configs), tmp_path, 1)
+    assert not rounds.train_pending("a sweep", jobs(configs), tmp_path, 1)
     assert "3 runs, 2 done, 1 to train" in capsys.readouterr().out
     assert store.state(bad) == State.completed
 

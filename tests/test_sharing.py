@@ -61,7 +61,7 @@ def launcher(configs, results, told, slow_sec=0.0, meet=None):
             save(*arguments)
 
         Writer.restart, checkpoint.save = log, slowly  # type: ignore[method-assign]
-        code = rounds.train("the sweep", jobs(configs), results, 1)
+        code = rounds.train_pending("the sweep", jobs(configs), results, 1)
         print("exit", int(code))
 
     process = FORK.Process(target=work)
@@ -104,7 +104,7 @@ def test_a_group_killed_while_its_runs_ended_one_by_one_is_resumed(tmp_path, roo
         patch.setattr(Writer, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             make(configs, results)
-    assert not rounds.train("a sweep", jobs(configs), results, 1)
+    assert not rounds.train_pending("a sweep", jobs(configs), results, 1)
     told, wanted = capsys.readouterr(), 3 - num_done
     assert f"3 runs, {num_done} done, {wanted} to train" in told.out
     assert f"{wanted} of {wanted} runs ended, 100 %" in told.err
@@ -170,7 +170,7 @@ def test_a_run_that_failed_elsewhere_is_told_and_not_tried_again(tmp_path, root,
         return launch_here(groups, results, **options)
 
     monkeypatch.setattr(pool, "launch", others_first)
-    assert rounds.train("a sweep", jobs(configs), tmp_path, 1)
+    assert rounds.train_pending("a sweep", jobs(configs), tmp_path, 1)
     told = capsys.readouterr()
     assert f"{ids[1]}: failed: the disk is bad (trained by another process)" in told.err
     assert "1 of these were trained here, 2 by other processes" in told.out
@@ -188,7 +188,7 @@ def test_what_our_own_process_died_over_is_not_tried_twice_but_told_as_done_wher
         return [(run_id, "partial", "its process died") for run_id in ids]
 
     monkeypatch.setattr(pool, "launch", dying)
-    assert rounds.train("a sweep", jobs(configs), tmp_path, 1)
+    assert rounds.train_pending("a sweep", jobs(configs), tmp_path, 1)
     told = capsys.readouterr()
     assert told.err.splitlines()[-1] == f"{ids[0]}: partial: its process died"
     assert "1 completed, 1 partial" in told.err

@@ -70,7 +70,7 @@ def sliced(marks):
                 stop.requested = left[0] <= 0
 
             try:
-                made = runner.train(group, results, threads=1, report=report, stop=stop)
+                made = runner.train_group(group, results, threads=1, report=report, stop=stop)
             except signals.Interrupted:
                 raise signals.Spent from None
             ended += [(one.run_id, str(one.state), one.note) for one in made]
@@ -161,7 +161,7 @@ def test_a_checkpoint_says_how_far_it_is(root, tmp_path):
         stop.requested = done >= 8
 
     with pytest.raises(signals.Interrupted):
-        runner.train(Group((one,)), tmp_path, threads=1, report=report, stop=stop)
+        runner.train_group(Group((one,)), tmp_path, threads=1, report=report, stop=stop)
     run = specs.of_job(one)
     found = measured([run], {one.run_id: Entry(State.partial)}, tmp_path)
     assert 8 * 26 <= found.images_done[one.run_id] < 40 * 26 == run.work and found.here.sec_per_image(run.kind)

@@ -109,7 +109,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
         ):
             preflight.check([job])
             report = shown.step if shown is not None else lambda done, total: None
-            (ended,) = runner.train(group, folder, threads=threads, report=report, stop=stop)
+            (ended,) = runner.train_group(group, folder, threads=threads, report=report, stop=stop)
             if shown is not None:
                 if ended.state.done:  # without an update, or before the last one
                     shown.update(1)

@@ -22,16 +22,16 @@ def plan(jobs: Sequence[Job], pending: set[str], results: Path, workers: int) ->
     """Groups that train every pending job once.
 
     Groups that were interrupted are resumed as they were. The others train side by side where they differ in the
-    learning rate alone and `side_by_side` allows it; where there are fewer groups than workers the largest are halved,
-    unless runtime.engine=stacked. Grouping affects speed only: except with that engine, a run has the bits that it has
-    alone. Raises ValueError where runtime.engine asks for something impossible.
+    learning rate alone and `can_share_a_process` allows it; where there are fewer groups than workers the largest are
+    halved, unless runtime.engine=stacked. Grouping affects speed only: except with that engine, a run has the bits that
+    it has alone. Raises ValueError where runtime.engine asks for something impossible.
     """
     _check_stacked(jobs)
     interrupted = _interrupted(jobs, pending, results)
     resumed = {job.run_id for group in interrupted for job in group.jobs}
     alike: dict[str, list[Job]] = {}
     for job in {job.run_id: job for job in jobs if job.run_id in pending - resumed}.values():
-        alike.setdefault(_alike(job) if side_by_side(job.config) else job.run_id, []).append(job)
+        alike.setdefault(_alike(job) if can_share_a_process(job.config) else job.run_id, []).append(job)
     parts = [part for group in alike.values() for part in _divided(group)]
     return interrupted + [Group(tuple(part)) for part in _halved(parts, workers)]
 
@@ -68,11 +68,13 @@ def _halved(parts: list[list[Job]], workers: int) -> list[list[Job]]:
     return parts
 
 
-def side_by_side(config: Config) -> bool:
-    """Whether runs of this configuration train in lockstep: small networks, all networks on a GPU, or on request.
+def can_share_a_process(config: Config) -> bool:
+    """Whether runs of this configuration may train side by side, in lockstep, in one process.
 
-    A run never does whose norm or network draws random numbers in training (`DRAWS = True` in its file): the draws
-    would depend on its neighbours'. Raises ValueError where runtime.engine asks for it all the same.
+    They may with runtime.engine=parallel, and unless it is plain also on a GPU and where the networks can be stacked
+    (`plugins.stackable`). They may not where norm or network draws random numbers in training (`DRAWS = True` in its
+    file): the draws would depend on the runs beside it. Raises ValueError where runtime.engine asks for it all the
+    same, or for a stack of networks that do not stack.
     """
     model, norm, runtime = config.model["name"], config.norm["name"], config.runtime
     able = plugins.stackable(model, norm)
@@ -93,7 +95,7 @@ def _check_stacked(jobs: Sequence[Job]) -> None:
 
     All jobs count, not only the pending ones: the last run that is left of a stack may train alone.
     """
-    stacked = [job for job in jobs if _is_stacked(job) and side_by_side(job.config)]
+    stacked = [job for job in jobs if _is_stacked(job) and can_share_a_process(job.config)]
     alike = Counter(_alike(job) for job in stacked)
     for job in stacked:
         if alike[_alike(job)] == 1:

@@ -38,7 +38,7 @@ LEAVE_SEC = 60.0  # for a worker that is asked to stop, or has nothing left to d
 SAY_SEC = 5.0  # of them before a line says what the command waits for
 LOOK_SEC = 1.0  # between looks at workers that send nothing
 Ended = tuple[str, str, str]  # run id, state, note
-Report = Callable[[int, int, int, list[Ended]], None]
+GroupProgressCallback = Callable[[int, int, int, list[Ended]], None]
 
 
 @dataclass
@@ -57,7 +57,9 @@ def use_threads(threads: int) -> None:
     _set(devices.for_threads(threads))
 
 
-def train(jobs: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Progress) -> list[Ended]:
+def train_on_this_machine(
+    jobs: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Progress
+) -> list[Ended]:
     """Train the pending runs, and report how each ended, here or in another process that trains them, too.
 
     Returns once every one has ended. A run whose process dies is resumed by the next command that looks at it; no
@@ -149,7 +151,7 @@ def launch(
     *,
     workers: int,
     threads: int,
-    report: Report,
+    report: GroupProgressCallback,
     endings: Mapping[str, Ending | None] | None = None,
 ) -> list[Ended]:
     """Train every group, `workers` at a time with `threads` CPU threads each; how each run ended, in order of ending.
@@ -177,7 +179,7 @@ class _Pool:
         groups: Sequence[Group],
         results: Path,
         threads: int,
-        report: Report,
+        report: GroupProgressCallback,
         endings: Mapping[str, Ending | None] | None,
     ) -> None:
         self.workers: list[_Worker] = []
@@ -433,7 +435,7 @@ def _train(
     from bnstudy.training import runner
 
     try:
-        ended = runner.train(group, results, threads=threads, report=report, stop=stop, endings=endings)
+        ended = runner.train_group(group, results, threads=threads, report=report, stop=stop, endings=endings)
     except locks.Locked as locked:
         return [(job.run_id, ELSEWHERE, str(locked.strerror)) for job in group.jobs]
     except OSError as error:

@@ -61,7 +61,7 @@ def by_seed(name: str, grid: Sequence[Job], launcher: Launcher = LOCAL) -> list[
     return [(f"{name}, seed {seed}", [job for job in grid if job.config.seed == seed]) for seed in seeds]
 
 
-def train_all(
+def train_sweep(
     name: str,
     grid: Sequence[Job],
     results: Path,
@@ -81,7 +81,7 @@ def train_all(
         jobs = reached.jobs
         if reached.more:
             print(f"{name}: of its search {reached.more} more runs follow these")
-        failed = train(name, jobs, results, workers, launcher, published=published)
+        failed = train_pending(name, jobs, results, workers, launcher, published=published)
         reached = search.reach(grid, store, published)
         if failed or not launcher.wait or len(reached.jobs) == len(jobs):
             break
@@ -90,7 +90,7 @@ def train_all(
     return reached.jobs, failed
 
 
-def train(
+def train_pending(
     title: str,
     jobs: Sequence[Job],
     results: Path,
@@ -131,10 +131,10 @@ def _train(
 ) -> list[Ended]:
     """How each pending run ended."""
     if launcher != LOCAL:
-        return slurm.train(title, jobs, pending, results, launcher, workers)
+        return slurm.train_on_cluster(title, jobs, pending, results, launcher, workers)
     workers = workers or processes(jobs)
     with Progress(title, len(pending), "runs ended") as progress:
-        ended = pool.train(jobs, pending, results, workers, progress)
+        ended = pool.train_on_this_machine(jobs, pending, results, workers, progress)
         counts = Counter(state for _, state, _ in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     return ended

@@ -44,7 +44,7 @@ class Submitted:
     log: str
 
 
-def train(
+def train_on_cluster(
     title: str, grid: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
 ) -> list[Ended]:
     """Submit the pending runs and wait for them; how each ended. Without waiting, an empty list.
@@ -84,7 +84,7 @@ class _Work:
         self._described, self._results = described, results
 
     def __call__(self, group_id: str) -> dict[str, str]:
-        return task.train(task.read_group(self._described / f"{group_id}.json"), self._results)
+        return task.train_cluster_job(task.read_group(self._described / f"{group_id}.json"), self._results)
 
     def checkpoint(self, group_id: str) -> submitit.helpers.DelayedSubmission:
         import submitit

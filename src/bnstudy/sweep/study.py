@@ -57,7 +57,7 @@ def train_one(config: Config, results: Path, *, show: Show = Show.nothing, yes: 
     stop = signals.Stop(ends_process=True)
     try:
         with stop.listening(), Progress(job.run_id) as progress:
-            (ended,) = runner.train(group, results, threads=threads, report=progress.step, stop=stop)
+            (ended,) = runner.train_group(group, results, threads=threads, report=progress.step, stop=stop)
             if ended.state.done:  # without an update, or before the last one
                 progress.update(1)
             progress.close(f"{ended.state} {ended.note}".strip())
@@ -105,7 +105,7 @@ def sweep(
     try:
         for title, part in rounds.by_seed(named or name, grid, launcher):
             at_once = workers or rounds.at_once(part, results)
-            failed |= rounds.train_all(title, part, results, at_once, launcher, published=published)[1]
+            failed |= rounds.train_sweep(title, part, results, at_once, launcher, published=published)[1]
     except signals.Spent as spent:
         waiting = preview.left([name], preset, overrides, results, workers, again=again)
         raise signals.Spent(f"{spent}{waiting}") from None
@@ -194,7 +194,7 @@ def reproduce(preset: str, overrides: Sequence[str], results: Path, workers: int
         synthetic |= {job.source.name for job in grid if job.source.synthetic}
         if synthetic:
             print(_loud(synthetic))
-        every, bad = rounds.train_all(name, grid, results, workers)
+        every, bad = rounds.train_sweep(name, grid, results, workers)
         failed |= bad
         tables.reduce(name, workspace, configs, every, results)
     failed |= bool(report.write(workspace, html=True))
@@ -218,7 +218,7 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
         print(f"no run{f' of {sweep}' if sweep else ''} has failed")
         return 0
     grid = _jobs_again(failed, overrides, results)
-    bad = rounds.train(f"retry{f' of {sweep}' if sweep else ''}", grid, results, workers) if grid else False
+    bad = rounds.train_pending(f"retry{f' of {sweep}' if sweep else ''}", grid, results, workers) if grid else False
     trained = {job.run_id for job in grid}
     for spec, runs in remembered(results).items():
         if trained.intersection(run.run_id for run in runs or ()):

@@ -47,7 +47,7 @@ def _job(config: dict[str, Any], source: dict[str, Any]) -> Job:
     return Job(from_dict(config), Source(**whole))
 
 
-def train(group: Group, results: Path) -> dict[str, str]:
+def train_cluster_job(group: Group, results: Path) -> dict[str, str]:
     """Train the runs that are not done. Print and return, by run, why any did not end well, and raise nothing.
 
     On SIGUSR1 or SIGUSR2, once all is saved, the job is queued again (`signals.cluster_job`).
@@ -66,7 +66,7 @@ def _train(group: Group, results: Path, cluster: ClusterJob) -> dict[str, str]:
         cluster.warned = False
         try:
             with Progress("job", len(pending), "runs ended") as progress:
-                ended = pool.train(group.jobs, pending, results, 1, progress)
+                ended = pool.train_on_this_machine(group.jobs, pending, results, 1, progress)
         except KeyboardInterrupt:
             if not cluster.requeue:
                 raise

@@ -17,7 +17,7 @@ from bnstudy.training import completion
 from bnstudy.training.engine import host
 from bnstudy.training.engine.stacked import unstack
 from bnstudy.training.signals import Stop
-from bnstudy.training.trainer import Report, Trainer, Work
+from bnstudy.training.trainer import ProgressCallback, Trainer, Work
 
 
 class Refused(ValueError):
@@ -33,12 +33,12 @@ class Ended:
     note: str = ""
 
 
-def train(
+def train_group(
     group: Group,
     results: Path,
     *,
     threads: int,
-    report: Report,
+    report: ProgressCallback,
     stop: Stop,
     endings: Mapping[str, Ending | None] | None = None,
 ) -> list[Ended]:

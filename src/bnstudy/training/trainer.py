@@ -29,7 +29,7 @@ from bnstudy.training.position import Position
 from bnstudy.training.signals import Interrupted, Left, Stop
 from bnstudy.training.train import Training
 
-Report = Callable[[int, int], None]  # steps done, steps in all
+ProgressCallback = Callable[[int, int], None]  # steps done, steps in all
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Work:
     """What training a group shares: the number of threads, the report of progress, the stop, the locks."""
 
     threads: int
-    report: Report
+    report: ProgressCallback
     stop: Stop
     held: locks.Locks
 

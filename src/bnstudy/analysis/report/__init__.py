@@ -20,7 +20,7 @@ from bnstudy.config import project
 from bnstudy.store import files, paths
 from bnstudy.store.words import duration
 
-Progress = Callable[[str], None]
+LineCallback = Callable[[str], None]
 FINDINGS = project.ROOT / "analysis" / "findings"
 
 PAPER_FIGURES = "Figures 2 to 8 and tables of the paper, on untrained networks"
@@ -80,7 +80,7 @@ def build(
     findings_dir: Path,
     *,
     into: Path | None = None,
-    progress: Progress = print,
+    progress: LineCallback = print,
     html: bool = True,
     strict: bool = False,
 ) -> list[Path]:
@@ -119,7 +119,7 @@ def build(
     return written
 
 
-def _drawn(tasks: Sequence[Task], progress: Progress) -> list[Section]:
+def _drawn(tasks: Sequence[Task], progress: LineCallback) -> list[Section]:
     """The sections in the order of the tasks; each is reported to `progress` when it is drawn."""
     place = {task.name: position for position, task in enumerate(tasks)}
     begun, finished, num_anew = time.perf_counter(), list[Section](), 0

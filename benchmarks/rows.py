@@ -183,7 +183,7 @@ def grid(setting: Setting) -> Prepared:
         workers = min(setting.threads, len(groups))
         threads = max(1, setting.threads // workers)
         ended = pool.launch(groups, results, workers=workers, threads=threads, report=lambda *_: None)
-        bad = [e for e in ended if e[1] not in ("completed", "diverged")]
+        bad = [end for end in ended if not end.done]
         if bad or len(ended) != len(grid_jobs):
             raise RuntimeError(f"{len(ended)} of {len(grid_jobs)} runs ended, of these badly: {bad}")
 

@@ -13,7 +13,7 @@ import torch
 from bnstudy.config.schema import Config, from_dict, to_dict
 from bnstudy.store import paths, status
 from bnstudy.store.jobs import Group, Job, jobs
-from bnstudy.store.runs import Store
+from bnstudy.store.runs import RunEnded, Store
 from bnstudy.store.status import looks
 from bnstudy.sweep import pool
 from bnstudy.sweep.plan import plan
@@ -93,7 +93,7 @@ def make(
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
     stop: signals.Stop | None = None,
-) -> list[runner.Ended]:
+) -> list[RunEnded]:
     """Makes what is pending of these runs, as a worker would."""
     return [
         ended
@@ -121,7 +121,7 @@ def written(results: Path, run_ids: Sequence[str]) -> dict[tuple[str, str], byte
     return {(file.parent.name, file.stem): file.read_bytes() for file in files if file.stem != "throughput"}
 
 
-def launch_here(groups: Sequence[Group], results: Path, **options: Any) -> list[tuple[str, str, str]]:
+def launch_here(groups: Sequence[Group], results: Path, **options: Any) -> list[RunEnded]:
     """`pool.launch` in this process, one group after another: it costs no import of torch."""
     preflight.check(job for group in groups for job in group.jobs)
     ended = []

@@ -19,7 +19,7 @@ from bnstudy.analysis import frames, report
 from bnstudy.config import compose
 from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
-from bnstudy.store.runs import State, Store
+from bnstudy.store.runs import RunEnded, State, Store
 from bnstudy.sweep import pool, specs, study, survey, tables
 from bnstudy.sweep.specs import kind
 from bnstudy.sweep.tally import Speeds
@@ -151,7 +151,7 @@ def test_what_is_shown_of_one_run_is_a_share_that_ends_whole(root, tmp_path, cap
 def test_what_a_checkpoint_had_is_not_counted_as_this_sessions_pace(root, tmp_path, monkeypatch, capsys):
     def half_done(group, results, *, threads, report, stop):
         report(50, 100)
-        return [runner.Ended("", State.completed)]
+        return [RunEnded("", State.completed)]
 
     told = []
     monkeypatch.setattr(runner, "train_group", half_done)

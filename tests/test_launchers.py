@@ -19,7 +19,7 @@ from bnstudy.config import errors
 from bnstudy.config.schema import to_dict
 from bnstudy.store import devices, locks, paths
 from bnstudy.store.jobs import Group, jobs
-from bnstudy.store.runs import State, Store
+from bnstudy.store.runs import RunEnded, State, Store
 from bnstudy.sweep import launchers, pool, slurm, task
 from bnstudy.sweep.launchers import LOCAL, Launcher
 
@@ -80,7 +80,7 @@ def waiting(monkeypatch):
             signal.sigtimedwait([], 0.01)  # the handler runs before the next line
         for run_id in () if numbers else pending:
             Store(results).writer(run_id).finish({"status": "completed"})
-        return [(run_id, str(State.partial if numbers else State.completed), "") for run_id in pending]
+        return [RunEnded(run_id, State.partial if numbers else State.completed) for run_id in pending]
 
     monkeypatch.setattr(pool, "train_on_this_machine", make)
     return to_send, began
@@ -124,7 +124,7 @@ def test_a_process_of_a_job_does_not_die_of_the_jobs_signals(tmp_path, root):
     group = Group((job(config(root)),))
     ended = pool.launch([group], tmp_path, workers=1, threads=1, report=lambda *told: None)
     thread.join()
-    assert seen and [state for _, state, _ in ended] == ["completed"]
+    assert seen and [end.state for end in ended] == ["completed"]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
@@ -275,7 +275,7 @@ def test_jobs_are_an_array_that_is_found_again(tmp_path, cluster, wanted, here, 
     assert {one.run_id for group in described for one in group.jobs} == {one.run_id for one in wanted}
     for group in described:  # as the cluster does
         task.train_cluster_job(group, results)
-    assert sorted(submit(wanted, results, wait=True)) == sorted((one.run_id, "completed", "") for one in wanted)
+    assert set(submit(wanted, results, wait=True)) == {RunEnded(one.run_id, "completed") for one in wanted}
     assert {Store(results).manifest(one.run_id)["provenance"]["threads"] for one in wanted} == {1}
 
 
@@ -300,8 +300,8 @@ def test_a_job_that_is_gone_leaves_its_runs_unfinished(tmp_path, cluster, wanted
         ended = submit(wanted, results, wait=True)
     finally:
         slurm._queue = queue
-    notes = {note for _, _, note in ended}
-    assert [state for _, state, _ in ended] == ["partial", "partial"] and len(looks) >= 4
+    notes = {end.note for end in ended}
+    assert [end.state for end in ended] == ["partial", "partial"] and len(looks) >= 4
     assert f"job 7_0 ended first (the disk is full); its log: {log}" in notes
 
 
@@ -320,7 +320,7 @@ def test_a_run_that_another_process_makes_is_waited_for(tmp_path, cluster, wante
     earlier = slurm._earlier(results)
     (cluster / "queue").write_text("")
     monkeypatch.setattr(slurm, "_earlier", lambda results: earlier)
-    assert [state for _, state, _ in submit(wanted, results, wait=True)] == ["partial"] * 2 and len(looks) >= 20
+    assert [end.state for end in submit(wanted, results, wait=True)] == ["partial"] * 2 and len(looks) >= 20
 
 
 def test_a_queue_that_does_not_answer_is_no_end(tmp_path, cluster, wanted, monkeypatch):

@@ -17,7 +17,7 @@ from small_runs import config, job, quadrants
 from bnstudy.config.schema import resolved
 from bnstudy.store import devices, locks, paths
 from bnstudy.store.jobs import Group, under_way
-from bnstudy.store.runs import State, Store
+from bnstudy.store.runs import RunEnded, State, Store
 from bnstudy.sweep import pool
 
 
@@ -50,12 +50,12 @@ def test_a_worker_killed_before_it_begins_costs_its_own_group_alone(tmp_path, ro
     thread.join()
     assert os.environ.get("OMP_NUM_THREADS") == before
     ids = [group.jobs[0].run_id for group in groups]
-    assert killed and [(run_id, state) for run_id, state, _ in ended] == [
+    assert killed and [(end.run_id, end.state) for end in ended] == [
         (ids[0], "partial"),
         (ids[1], "completed"),
         (ids[2], "completed"),
     ]
-    assert ended[0][2].startswith("its process died (SIGKILL: killed, or out of memory); ")
+    assert ended[0].note.startswith("its process died (SIGKILL: killed, or out of memory); ")
     store = Store(tmp_path)
     assert [store.state(name) for name in ids] == [State.absent, State.completed, State.completed]
     assert store.manifest(ids[1])["provenance"]["threads"] == 2
@@ -67,12 +67,13 @@ def test_a_finished_run_that_hangs_when_it_is_trained_for_a_look_has_failed_and_
     """It has an ending, or the command would begin it again for ever."""
     group = Group((job(config(root, train__steps=2)),))
     (ended,) = pool.launch([group], tmp_path, workers=1, threads=1, report=lambda *_: None)
-    assert ended[1] == "completed"
+    assert ended.state == "completed"
     more = Group((job(config(root, train__steps=2, probes={"weights": {"every_steps": 1}})),))
     worker = pool._Worker(SimpleNamespace(exitcode=-9), multiprocessing.Pipe()[0], hung=True)
-    ((run_id, state, note),) = pool._fallen(worker, more, tmp_path)
-    assert (run_id, state) == (ended[0], "failed") and "runtime.hang_minutes" in note and "stays as it was" in note
-    assert Store(tmp_path).state(run_id) == State.completed
+    (again,) = pool._fallen(worker, more, tmp_path)
+    assert (again.run_id, again.state) == (ended.run_id, "failed")
+    assert "runtime.hang_minutes" in again.note and "stays as it was" in again.note
+    assert Store(tmp_path).state(again.run_id) == State.completed
 
 
 def test_workers_do_not_hang_while_all_are_suspended(tmp_path, root, monkeypatch):
@@ -85,8 +86,8 @@ def test_workers_do_not_hang_while_all_are_suspended(tmp_path, root, monkeypatch
         asleep[0] = 3600.0 if done >= 2 else asleep[0]
 
     group = Group((job(config(root, train__steps=6)),))
-    ((_, state, note),) = pool.launch([group], tmp_path, workers=1, threads=1, report=suspend)
-    assert (state, note) == ("completed", "") and asleep[0]
+    (ended,) = pool.launch([group], tmp_path, workers=1, threads=1, report=suspend)
+    assert (ended.state, ended.note) == ("completed", "") and asleep[0]
 
 
 @pytest.mark.slow
@@ -105,7 +106,7 @@ def test_a_worker_that_hangs_is_killed_and_marked_and_the_rest_goes_on(tmp_path,
     told = pool.launch(groups, tmp_path, workers=1, threads=1, report=hang)
     error = "no progress for 7 minutes (runtime.hang_minutes): its process was killed"
     hung, good = (group.jobs[0].run_id for group in groups)
-    assert told == [(hung, "failed", f"{error}; what was saved is kept"), (good, "completed", "")]
+    assert told == [RunEnded(hung, "failed", f"{error}; what was saved is kept"), RunEnded(good, "completed")]
     store = Store(tmp_path)
     assert store.state(hung) == State.failed and store.manifest(hung)["error"] == error
     assert list(under_way(tmp_path).values()) == [[hung]] and locks.holders(tmp_path) == {}
@@ -120,9 +121,9 @@ def test_patience_is_the_shortest_of_the_group(root):
 def test_what_cannot_be_written_is_told_in_words(tmp_path, root):
     (tmp_path / "runs").write_text("a file where a folder belongs")
     group = Group((job(config(root)),))
-    ((run_id, state, note),) = pool.launch([group], tmp_path, workers=1, threads=1, report=nothing)
-    assert (run_id, state) == (group.jobs[0].run_id, "partial")
-    assert "Not a directory" in note and "runs" in note and "what was saved is kept" in note
+    (ended,) = pool.launch([group], tmp_path, workers=1, threads=1, report=nothing)
+    assert (ended.run_id, ended.state) == (group.jobs[0].run_id, "partial")
+    assert all(text in ended.note for text in ("Not a directory", "runs", "what was saved is kept"))
 
 
 def test_a_value_that_makes_no_run_is_found_before_any_is_made(tmp_path, root):
@@ -168,7 +169,7 @@ def test_of_a_group_that_stopped_short_what_is_done_is_told_as_done(tmp_path, ro
     done, failed, absent = (one.run_id for one in group.jobs)
     Store(tmp_path).writer(done).finish({"status": "diverged", "config": resolved(group.jobs[0].config)})
     Store(tmp_path).writer(failed).finish({"status": "failed"})
-    told = [(done, "diverged", ""), (failed, "partial", "a full disk"), (absent, "partial", "a full disk")]
+    told = [RunEnded(done, "diverged"), *(RunEnded(name, "partial", "a full disk") for name in (failed, absent))]
     assert pool._as_it_stands(group, tmp_path, "a full disk") == told
 
 

@@ -20,7 +20,7 @@ from bnstudy.config import compose, plugins
 from bnstudy.config.schema import Config, Optim, ProbePlan, Search, Sweep, resolved
 from bnstudy.store import files, paths, publishing, reduction
 from bnstudy.store.jobs import Job, jobs
-from bnstudy.store.runs import Store
+from bnstudy.store.runs import RunEnded, Store
 from bnstudy.store.status import component_code, looks
 from bnstudy.sweep import preview, rounds, search, study, tables
 from bnstudy.sweep.specs import of_job
@@ -343,7 +343,7 @@ def trained(monkeypatch):
     def make(title, wanted, pending, results, *_):
         found.extend(sorted(pending))
         finish(results, [job for job in wanted if job.run_id in pending])
-        return [(run_id, "completed", "") for run_id in sorted(pending)]
+        return [RunEnded(run_id, "completed") for run_id in sorted(pending)]
 
     monkeypatch.setattr(rounds, "_train", make)
     monkeypatch.setattr(compose, "describe", lambda name: name)

@@ -279,7 +279,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(tmp_path, root, 
     kept = names(configs)
     DAMAGE[damage](tmp_path / "cut")
     ended = make(configs, tmp_path / "cut")
-    assert [one.state.done for one in ended] == [True] * len(configs)
+    assert [one.done for one in ended] == [True] * len(configs)
     assert written(tmp_path / "cut", kept) == wanted
     printed = capsys.readouterr().out
     assert ("start again" in printed) == (damage != "members")  # a damaged list of members loses nothing

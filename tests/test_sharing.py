@@ -18,7 +18,7 @@ from bnstudy.config import compose
 from bnstudy.config.schema import resolved
 from bnstudy.store import checkpoint, locks, paths
 from bnstudy.store.jobs import jobs
-from bnstudy.store.runs import State, Store, Writer
+from bnstudy.store.runs import RunEnded, State, Store, Writer
 from bnstudy.sweep import pool, rounds
 from bnstudy.tracking.console import Progress
 
@@ -79,7 +79,7 @@ def test_runs_under_way_side_by_side_are_not_counted_as_ended():
     """Two groups of two, one of them 90 % and then at its end, the other 60 %."""
     progress, shown = Progress("sweep", 5, "runs ended"), []
     shares = pool.Shares([2, 2], progress, 1, "")
-    for signs in ((0, 90, 100, []), (1, 60, 100, []), (0, 0, 0, [("a", "completed", ""), ("b", "failed", "")])):
+    for signs in ((0, 90, 100, []), (1, 60, 100, []), (0, 0, 0, [RunEnded("a", "completed"), RunEnded("b", "failed")])):
         shares.show(*signs)
         shown.append((progress._done, progress._whole))
     assert shown == [(2.8, 1), (4.0, 1), (4.2, 3)]
@@ -185,7 +185,7 @@ def test_what_our_own_process_died_over_is_not_tried_twice_but_told_as_done_wher
 
     def dying(groups, results, **options):
         make(configs[1:], results)  # another launcher, meanwhile
-        return [(run_id, "partial", "its process died") for run_id in ids]
+        return [RunEnded(run_id, "partial", "its process died") for run_id in ids]
 
     monkeypatch.setattr(pool, "launch", dying)
     assert rounds.train_pending("a sweep", jobs(configs), tmp_path, 1)

@@ -111,15 +111,15 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
             report = shown.step if shown is not None else lambda done, total: None
             (ended,) = runner.train_group(group, folder, threads=threads, report=report, stop=stop)
             if shown is not None:
-                if ended.state.done:  # without an update, or before the last one
+                if ended.done:  # without an update, or before the last one
                     shown.update(1)
-                shown.close(str(ended.state))
+                shown.close(ended.state)
     except (signals.Interrupted, KeyboardInterrupt):
         saved = checkpoint.exists(folder, group)
         how = "what was trained is saved, and the run resumes" if saved else "nothing was saved, and the run starts"
         then = f"when bnstudy.fit is called with this configuration and results = {str(folder)!r}"
         raise KeyboardInterrupt(f"{name} was interrupted: {how} {then}") from None
-    if not ended.state.done:
+    if not ended.done:
         raise RuntimeError(f"{name} failed: {ended.note}; bnstudy.fit tries it once more")
     return trained
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,19 @@ class State(StrEnum):
     @property
     def done(self) -> bool:
         return self in (State.completed, State.diverged)
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """How a run ended; `state`: a `State`, or that another process holds it."""
+
+    run_id: str
+    state: str
+    note: str = ""
+
+    @property
+    def done(self) -> bool:
+        return self.state in (State.completed, State.diverged)
 
 
 class StoreError(ValueError):

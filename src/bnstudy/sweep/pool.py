@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from bnstudy.store import devices, failures, locks, status
 from bnstudy.store.jobs import Group, Job
 from bnstudy.store.locks import Holder
-from bnstudy.store.runs import Ending, State, Store
+from bnstudy.store.runs import Ending, RunEnded, State, Store
 from bnstudy.sweep.plan import plan
 from bnstudy.tracking.console import Progress
 from bnstudy.training import imports, signals
@@ -37,8 +37,7 @@ LONGEST_SEC = 1e6  # that an operating system waits
 LEAVE_SEC = 60.0  # for a worker that is asked to stop, or has nothing left to do
 SAY_SEC = 5.0  # of them before a line says what the command waits for
 LOOK_SEC = 1.0  # between looks at workers that send nothing
-Ended = tuple[str, str, str]  # run id, state, note
-GroupProgressCallback = Callable[[int, int, int, list[Ended]], None]
+GroupProgressCallback = Callable[[int, int, int, list[RunEnded]], None]
 
 
 @dataclass
@@ -59,7 +58,7 @@ def use_threads(threads: int) -> None:
 
 def train_on_this_machine(
     jobs: Sequence[Job], pending: set[str], results: Path, workers: int, progress: Progress
-) -> list[Ended]:
+) -> list[RunEnded]:
     """Train the pending runs, and report how each ended, here or in another process that trains them, too.
 
     Returns once every one has ended. A run whose process dies is resumed by the next command that looks at it; no
@@ -90,8 +89,8 @@ def train_on_this_machine(
         show = Shares(sizes, progress, num_ended, f"{at_once} processes of {threads} threads").show
         endings = {run_id: run.before for run_id, run in runs.items()}
         for end in launch(free, results, workers=at_once, threads=threads, report=show, endings=endings):
-            if end[0] in runs:
-                runs[end[0]].note(end)
+            if end.run_id in runs:
+                runs[end.run_id].note(end)
 
 
 @dataclass
@@ -102,7 +101,7 @@ class _Run:
     before: Ending | None  # of its manifest, before this command began
     holder: Holder | None = None  # who trains it now
     died: str = ""  # how its process here died, after which it is left to others
-    end: Ended | None = None
+    end: RunEnded | None = None
 
     def waits(self, store: Store) -> bool:
         """Look at the disk, and return whether the run has not ended yet."""
@@ -110,18 +109,16 @@ class _Run:
             self.holder = locks.holder(store.results, self.job.run_id)
         if self.end is None and self.holder is None:  # a process that releases a run has ended it, or leaves it to us
             if (end := ended(self.job, store, self.before)) is not None:
-                run_id, state, note = end
-                self.end = run_id, state, f"{note} ({locks.ELSEWHERE})" if note else locks.ELSEWHERE
+                self.end = replace(end, note=f"{end.note} ({locks.ELSEWHERE})" if end.note else locks.ELSEWHERE)
             elif self.died:
-                self.end = self.job.run_id, str(State.partial), self.died
+                self.end = RunEnded(self.job.run_id, State.partial, self.died)
         return self.end is None
 
-    def note(self, end: Ended) -> None:
+    def note(self, end: RunEnded) -> None:
         """Record how it ended in a worker of this command."""
-        _, state, note = end
-        if state == State.partial:
-            self.died = note
-        elif state != ELSEWHERE:
+        if end.state == State.partial:
+            self.died = end.note
+        elif end.state != ELSEWHERE:
             self.end = end
 
 
@@ -133,8 +130,8 @@ class Shares:
         self._share: dict[int, float] = {}  # of the groups that have begun
         self._over = set[int]()
 
-    def show(self, group: int, done: int, total: int, ended: list[Ended]) -> None:
-        if ended and not any(state == ELSEWHERE for _, state, _ in ended):
+    def show(self, group: int, done: int, total: int, ended: list[RunEnded]) -> None:
+        if ended and not any(end.state == ELSEWHERE for end in ended):
             self._over.add(group)
         now = 1.0 if group in self._over else done / max(total, 1)
         if group not in self._share and not ended:
@@ -153,7 +150,7 @@ def launch(
     threads: int,
     report: GroupProgressCallback,
     endings: Mapping[str, Ending | None] | None = None,
-) -> list[Ended]:
+) -> list[RunEnded]:
     """Train every group, `workers` at a time with `threads` CPU threads each; how each run ended, in order of ending.
 
     `report(group, steps done, steps in all, ended)` is called on every sign of progress. A worker that dies leaves its
@@ -186,10 +183,10 @@ class _Pool:
         self._groups, self._results, self._threads = groups, results, threads
         self._report, self._endings = report, endings
         self._todo = list(range(len(groups)))[::-1]
-        self._ended: list[Ended] = []
+        self._ended: list[RunEnded] = []
         self._context = multiprocessing.get_context("spawn")
 
-    def run(self, at_once: int) -> list[Ended]:
+    def run(self, at_once: int) -> list[RunEnded]:
         self._start(at_once)
         if self.workers:
             _check(self.workers[0], self._groups)
@@ -255,7 +252,7 @@ class _Pool:
         else:
             self._end(worker, content[0])
 
-    def _end(self, worker: _Worker, ended: list[Ended]) -> None:
+    def _end(self, worker: _Worker, ended: list[RunEnded]) -> None:
         assert worker.group is not None
         self._ended += ended
         self._report(worker.group, 0, 0, ended)
@@ -320,7 +317,7 @@ def _patience_sec(group: Group) -> float:
     return min(job.config.runtime.hang_minutes for job in group.jobs) * 60
 
 
-def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
+def _fallen(worker: _Worker, group: Group, results: Path) -> list[RunEnded]:
     """The endings of the runs of a worker that died."""
     if not worker.hung:
         note = f"its process died ({_cause(worker.process.exitcode)}); run the sweep again to resume"
@@ -335,10 +332,10 @@ def _fallen(worker: _Worker, group: Group, results: Path) -> list[Ended]:
                 failures.record(job, results, error)
     except OSError as trouble:  # another command was faster to take over, or the disk is at fault
         return _as_it_stands(group, results, f"{error}; {trouble.strerror}")
-    ended = [(run_id, str(each.state), "") for run_id, each in now.items() if each.done]
+    ended = [RunEnded(run_id, each.state) for run_id, each in now.items() if each.done]
     again = [run_id for run_id, each in now.items() if each.state.done and not each.done]  # trained again, for a look
-    failed = [(run_id, str(State.failed), f"{error}; the run stays as it was") for run_id in again]
-    return ended + failed + [(job.run_id, str(State.failed), f"{error}; what was saved is kept") for job in left]
+    failed = [RunEnded(run_id, State.failed, f"{error}; the run stays as it was") for run_id in again]
+    return ended + failed + [RunEnded(job.run_id, State.failed, f"{error}; what was saved is kept") for job in left]
 
 
 def _stop(worker: _Worker) -> None:
@@ -431,32 +428,34 @@ def _train(
     threads: int,
     report: Callable[[int, int], None],
     stop: signals.Stop,
-) -> list[Ended]:
+) -> list[RunEnded]:
     from bnstudy.training import runner
 
     try:
-        ended = runner.train_group(group, results, threads=threads, report=report, stop=stop, endings=endings)
+        return runner.train_group(group, results, threads=threads, report=report, stop=stop, endings=endings)
     except locks.Locked as locked:
-        return [(job.run_id, ELSEWHERE, str(locked.strerror)) for job in group.jobs]
+        return [RunEnded(job.run_id, ELSEWHERE, str(locked.strerror)) for job in group.jobs]
     except OSError as error:
         return _as_it_stands(group, results, f"{error}; what was saved is kept")
-    return [(e.run_id, str(e.state), e.note) for e in ended]
 
 
-def _as_it_stands(group: Group, results: Path, note: str) -> list[Ended]:
+def _as_it_stands(group: Group, results: Path, note: str) -> list[RunEnded]:
     """The states of the runs of a group whose training broke off: some may have been done before."""
     statuses = {job.run_id: status.of(job, Store(results), verify=False) for job in group.jobs}
-    return [(name, str(s.state), "") if s.done else (name, str(State.partial), note) for name, s in statuses.items()]
+    return [
+        RunEnded(run_id, now.state) if now.done else RunEnded(run_id, State.partial, note)
+        for run_id, now in statuses.items()
+    ]
 
 
-def ended(job: Job, store: Store, before: Ending | None) -> Ended | None:
+def ended(job: Job, store: Store, before: Ending | None) -> RunEnded | None:
     """How the run ended if it is done as asked, or failed anew since its ending `before`; else None."""
     anew = store.ending(job.run_id) != before
     now = status.of(job, store, verify=not anew)  # one that ended before may be pending because it is damaged
     if now.done:
-        return job.run_id, str(now.state), ""
+        return RunEnded(job.run_id, now.state)
     if now.state == State.failed and anew:
-        return job.run_id, str(now.state), str(store.manifest(job.run_id)["error"])
+        return RunEnded(job.run_id, now.state, str(store.manifest(job.run_id)["error"]))
     return None
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from bnstudy.store import devices, files, locks, paths, publishing, status
 from bnstudy.store.jobs import Job
 from bnstudy.store.publishing import NOTHING, Published
-from bnstudy.store.runs import State, Store
+from bnstudy.store.runs import RunEnded, State, Store
 from bnstudy.store.status import Status
 from bnstudy.sweep import pool, search, slurm
 from bnstudy.sweep.launchers import LOCAL, Launcher
 from bnstudy.sweep.plan import plan
-from bnstudy.sweep.pool import Ended
 from bnstudy.tracking.console import Progress
 from bnstudy.training import signals
 
@@ -118,24 +117,24 @@ def train_pending(
     except signals.Spent:
         num_done = sum(status.of(job, store).done or job.run_id in known for job in jobs)
         raise signals.Spent(f"{title}: {num_done} of {len(jobs)} runs done") from None
-    if elsewhere := sum(locks.ELSEWHERE in note for _, _, note in ended):
+    if elsewhere := sum(locks.ELSEWHERE in end.note for end in ended):
         print(f"{title}: {len(ended) - elsewhere} of these were trained here, {elsewhere} by other processes")
-    bad = [(run_id, state, note) for run_id, state, note in ended if state not in (State.completed, State.diverged)]
-    for run_id, how, note in bad:
-        print(f"{run_id}: {how}: {note}", file=sys.stderr)
+    bad = [end for end in ended if not end.done]
+    for end in bad:
+        print(f"{end.run_id}: {end.state}: {end.note}", file=sys.stderr)
     return bool(bad)
 
 
 def _train(
     title: str, jobs: Sequence[Job], pending: set[str], results: Path, workers: int | None, launcher: Launcher
-) -> list[Ended]:
+) -> list[RunEnded]:
     """How each pending run ended."""
     if launcher != LOCAL:
         return slurm.train_on_cluster(title, jobs, pending, results, launcher, workers)
     workers = workers or processes(jobs)
     with Progress(title, len(pending), "runs ended") as progress:
         ended = pool.train_on_this_machine(jobs, pending, results, workers, progress)
-        counts = Counter(state for _, state, _ in ended)
+        counts = Counter(end.state for end in ended)
         progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     return ended
 

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from bnstudy.store import files, locks, paths
 from bnstudy.store.jobs import Job
-from bnstudy.store.runs import Ending, State, Store
+from bnstudy.store.runs import Ending, RunEnded, State, Store
 from bnstudy.sweep import pool, task
 from bnstudy.sweep.launchers import Launcher
 from bnstudy.sweep.plan import plan
-from bnstudy.sweep.pool import Ended
 from bnstudy.tracking.console import Progress
 from bnstudy.training import signals
 
@@ -46,7 +45,7 @@ class Submitted:
 
 def train_on_cluster(
     title: str, grid: Sequence[Job], pending: set[str], results: Path, launcher: Launcher, at_a_time: int | None
-) -> list[Ended]:
+) -> list[RunEnded]:
     """Submit the pending runs and wait for them; how each ended. Without waiting, an empty list.
 
     Raises ValueError where Slurm refuses, or is not there. On Ctrl-C, or a spent budget, the jobs stay in the queue.
@@ -126,11 +125,11 @@ def _wait(
     pending: Collection[str],
     endings: dict[str, Ending | None],
     results: Path,
-) -> list[Ended]:
+) -> list[RunEnded]:
     store = Store(results)
     job_of = {run_id: job for job in jobs for run_id in job.run_ids}
     unseen: Counter[str] = Counter()
-    left, ended = sorted(pending), list[Ended]()
+    left, ended = sorted(pending), list[RunEnded]()
     with Progress(title, len(left), "runs ended") as progress:
         while True:
             if (queue := _queue()) is not None:
@@ -140,13 +139,13 @@ def _wait(
                 end, job = pool.ended(job_by_run[run_id], store, endings[run_id]), job_of[run_id]
                 if end is None and unseen[job.id] >= LOOKS and locks.holder(results, run_id) is None:
                     note = f"job {job.id} ended first ({_last_words(Path(job.log))}); its log: {job.log}"
-                    end = run_id, str(State.partial), note
+                    end = RunEnded(run_id, State.partial, note)
                 if end is not None:
                     left.remove(run_id)
                     ended.append(end)
             progress.update(len(ended), _shown(jobs, queue))
             if not left:
-                counts = Counter(state for _, state, _ in ended)
+                counts = Counter(end.state for end in ended)
                 progress.close(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
                 return ended
             time.sleep(POLL_SEC)

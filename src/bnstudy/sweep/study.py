@@ -58,7 +58,7 @@ def train_one(config: Config, results: Path, *, show: Show = Show.nothing, yes: 
     try:
         with stop.listening(), Progress(job.run_id) as progress:
             (ended,) = runner.train_group(group, results, threads=threads, report=progress.step, stop=stop)
-            if ended.state.done:  # without an update, or before the last one
+            if ended.done:  # without an update, or before the last one
                 progress.update(1)
             progress.close(f"{ended.state} {ended.note}".strip())
     except signals.Interrupted:

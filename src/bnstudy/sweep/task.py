@@ -73,7 +73,6 @@ def _train(group: Group, results: Path, cluster: ClusterJob) -> dict[str, str]:
             return {}
         except (ValueError, OSError) as error:
             return dict.fromkeys(sorted(pending), str(error))
-        if not (cluster.warned and any(state == State.partial for _, state, _ in ended)):
-            good = (State.completed, State.diverged)
-            return {run_id: f"{state}: {note}" for run_id, state, note in ended if state not in good}
+        if not (cluster.warned and any(end.state == State.partial for end in ended)):
+            return {end.run_id: f"{end.state}: {end.note}" for end in ended if not end.done}
     return {}

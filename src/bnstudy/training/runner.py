@@ -5,13 +5,12 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bnstudy.store import checkpoint, failures, files, locks, status
 from bnstudy.store.jobs import Group, Job, let_go
-from bnstudy.store.runs import Ending, State, Store, StoreError
+from bnstudy.store.runs import Ending, RunEnded, State, Store, StoreError
 from bnstudy.store.status import Look
 from bnstudy.training import completion
 from bnstudy.training.engine import host
@@ -24,15 +23,6 @@ class Refused(ValueError):
     """Bad input, with which nothing can be trained. The message names key, value and remedy."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a run ended."""
-
-    run_id: str
-    state: State
-    note: str = ""
-
-
 def train_group(
     group: Group,
     results: Path,
@@ -41,7 +31,7 @@ def train_group(
     report: ProgressCallback,
     stop: Stop,
     endings: Mapping[str, Ending | None] | None = None,
-) -> list[Ended]:
+) -> list[RunEnded]:
     """Train the group's runs. An exception marks a run failed; in a group of several each then trains alone.
 
     This process locks them meanwhile; runs that other processes have ended since these `endings` are left alone.
@@ -60,7 +50,7 @@ def train_group(
         return ended
 
 
-def _train_rest(group: Group, results: Path, endings: Mapping[str, Ending | None], work: Work) -> list[Ended]:
+def _train_rest(group: Group, results: Path, endings: Mapping[str, Ending | None], work: Work) -> list[RunEnded]:
     """Train the runs of the group that are not done here and were not ended elsewhere."""
     ended = _add_looks(group, results, work)
     ended += _ended_elsewhere(group, results, endings, {one.run_id for one in ended})
@@ -69,7 +59,7 @@ def _train_rest(group: Group, results: Path, endings: Mapping[str, Ending | None
         left, ended = group.jobs, []
     if left:
         ended += _train(Group(left), results, work)
-    elif all(one.state.done for one in ended):
+    elif all(one.done for one in ended):
         checkpoint.remove(results, group)
     return ended
 
@@ -78,7 +68,7 @@ def _lacks(job: Job, results: Path) -> bool:
     return bool(status.of(job, Store(results), verify=False).lacking)
 
 
-def _add_looks(group: Group, results: Path, work: Work) -> list[Ended]:
+def _add_looks(group: Group, results: Path, work: Work) -> list[RunEnded]:
     """Take the looks that finished runs lack and that need no training; return the runs that then lack nothing."""
     store, ended = Store(results), []
     for job in group.jobs:
@@ -93,16 +83,18 @@ def _add_looks(group: Group, results: Path, work: Work) -> list[Ended]:
             raise
         except Exception as error:
             text = f"{failures.in_words(error)}; the run stays as it was"
-            ended.append(Ended(job.run_id, State.failed, text))
+            ended.append(RunEnded(job.run_id, State.failed, text))
             continue
         if looked:
             print(f"{job.run_id}: {', '.join(looked)} looked at it without training it again", flush=True)
         if status.of(job, store).done:
-            ended.append(Ended(job.run_id, before.state, "trained before"))
+            ended.append(RunEnded(job.run_id, before.state, "trained before"))
     return ended
 
 
-def _ended_elsewhere(group: Group, results: Path, endings: Mapping[str, Ending | None], known: set[str]) -> list[Ended]:
+def _ended_elsewhere(
+    group: Group, results: Path, endings: Mapping[str, Ending | None], known: set[str]
+) -> list[RunEnded]:
     """The group's other runs that are done, or that failed in another process since they had these endings."""
     store, ended = Store(results), []
     for job in group.jobs:
@@ -112,13 +104,14 @@ def _ended_elsewhere(group: Group, results: Path, endings: Mapping[str, Ending |
         failed_since = now.state == State.failed and job.run_id in endings
         if now.done or (failed_since and store.ending(job.run_id) != endings[job.run_id]):
             error = store.manifest(job.run_id)["error"]
-            ended.append(Ended(job.run_id, now.state, f"{error} ({locks.ELSEWHERE})" if error else locks.ELSEWHERE))
+            note = f"{error} ({locks.ELSEWHERE})" if error else locks.ELSEWHERE
+            ended.append(RunEnded(job.run_id, now.state, note))
     return ended
 
 
-def _train(group: Group, results: Path, work: Work) -> list[Ended]:
+def _train(group: Group, results: Path, work: Work) -> list[RunEnded]:
     """Train a group; where it raises, each of its runs alone; a run that raises alone has failed."""
-    waiting, ended = deque([group]), list[Ended]()
+    waiting, ended = deque([group]), list[RunEnded]()
     while waiting:
         now = waiting.popleft()
         try:
@@ -141,7 +134,7 @@ def _train(group: Group, results: Path, work: Work) -> list[Ended]:
     return ended
 
 
-def _run(group: Group, results: Path, work: Work) -> list[Ended]:
+def _run(group: Group, results: Path, work: Work) -> list[RunEnded]:
     saved = checkpoint.load(results, group)
     if saved is not None:
         config = group.jobs[0].config
@@ -162,7 +155,7 @@ def _run(group: Group, results: Path, work: Work) -> list[Ended]:
     with trainer.mirrored() as mirrors, work.stop.deferred(trainer.training.total_steps > 0):
         trainer.train(mirrors, work)
     work.held.check()
-    return [Ended(run_id, state) for run_id, state in trainer.end(mirrors).items()]
+    return [RunEnded(run_id, state) for run_id, state in trainer.end(mirrors).items()]
 
 
 def _looks(group: Group, results: Path, saved: dict[str, Any] | None) -> dict[str, Look]:
@@ -174,7 +167,7 @@ def _looks(group: Group, results: Path, saved: dict[str, Any] | None) -> dict[st
     return status.looks(group.jobs[0].config, ended)
 
 
-def _take_apart(group: Group, results: Path, work: Work) -> tuple[list[Ended], list[Group]]:
+def _take_apart(group: Group, results: Path, work: Work) -> tuple[list[RunEnded], list[Group]]:
     """Split a group that raised: the runs that are done, and for each other one a group and a checkpoint of its own.
 
     The exception may be one run's fault (a probe stumbles over its weights): then only that run fails. Or the group
@@ -184,7 +177,7 @@ def _take_apart(group: Group, results: Path, work: Work) -> tuple[list[Ended], l
     resumed whole, and its runs are marked failed.
     """
     states = {job.run_id: status.of(job, Store(results)) for job in group.jobs}
-    ended = [Ended(run_id, now.state) for run_id, now in states.items() if now.done]  # by a manifest written before
+    ended = [RunEnded(run_id, now.state) for run_id, now in states.items() if now.done]  # by a manifest written before
     left = [job for job in group.jobs if not states[job.run_id].done]
     gc.collect()  # the attempt that raised left its networks behind
     try:
@@ -216,11 +209,11 @@ def _divide_checkpoint(group: Group, left: Sequence[Job], results: Path) -> None
     checkpoint.remove(results, group)
 
 
-def _fail(job: Job, group: Group, results: Path, error: Exception) -> Ended:
+def _fail(job: Job, group: Group, results: Path, error: Exception) -> RunEnded:
     """Record a run that raised. Its checkpoint and segments stay: tried again, it resumes from them."""
     text = failures.in_words(error)
     if Store(results).state(job.run_id).done:  # it was trained again, for a look
-        return Ended(job.run_id, State.failed, f"{text}; the run stays as it was")
+        return RunEnded(job.run_id, State.failed, f"{text}; the run stays as it was")
     path = failures.record(job, results, text, error)
     note = "; what was saved is kept" if checkpoint.exists(results, group) else ""
-    return Ended(job.run_id, State.failed, f"{text}{note}; the whole traceback: {path}")
+    return RunEnded(job.run_id, State.failed, f"{text}{note}; the whole traceback: {path}")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bnstudy.analysis import criteria, findings
-from bnstudy.analysis.criteria import Criterion, Need, Outcome, Part, Sample, Where
+from bnstudy.analysis.criteria import Criterion, HoldsFor, Need, Outcome, Part, Sample
 from bnstudy.analysis.findings import Claim, Verdict
 from bnstudy.analysis.stats import Scale
 
@@ -147,7 +147,7 @@ def test_a_refutation_is_corrected_too():
     assert verdict(two, gain=around(-9, 1), other=around(9, 1))[0] is Verdict.not_reproduced
     found = findings.judged([claim(rule), claim(rule, "2")], {"1": {"gain": below}, "2": {"gain": around(9, 1)}})
     assert found["1"].verdict is Verdict.undecided and "correction" in found["1"].reason
-    every = Criterion((Part("gain", above=0, where=Where.every), Part("other", above=0)))
+    every = Criterion((Part("gain", above=0, holds_for=HoldsFor.every), Part("other", above=0)))
     assert verdict(every, gain=below, other=around(9, 1))[0] is Verdict.not_reproduced  # nothing is left to chance
 
 
@@ -202,7 +202,7 @@ def test_what_is_not_defined_is_open():
      ([1, 1, math.nan], Verdict.undecided)],
 )  # fmt: skip
 def test_a_bound_may_hold_in_every_seed_or_in_some(values: list[float], expected: Verdict) -> None:
-    every, some = (Part("learns", above=0.5, where=where) for where in (Where.every, Where.some))
+    every, some = (Part("learns", above=0.5, holds_for=holds_for) for holds_for in (HoldsFor.every, HoldsFor.some))
     rule = Criterion((every,), partial=(some,))
     assert verdict(rule, learns=criteria.single(pd.Series(values, dtype=float)))[0] is expected
     assert "above 0.5 in every seed: reproduced" in str(rule) and "above 0.5 in some seed: partly" in str(rule)

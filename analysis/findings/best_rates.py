@@ -132,7 +132,7 @@ DASHES = (":", (0, (4, 1.6)), "-")
 
 def _runs(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per run, with arm, percent (chance where it diverged), and ratio: rate over size."""
-    runs = zoo.accuracies(zoo.named(frames["runs"]))
+    runs = zoo.with_percent(zoo.named(frames["runs"]))
     return runs.assign(ratio=(runs["lr"] / runs["batch_size"]).map(lambda ratio: float(f"{ratio:.2e}")))
 
 

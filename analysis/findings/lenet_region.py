@@ -40,9 +40,9 @@ CLAIMS = (
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     runs = frames["runs"]
     left, right = fig.subplots(1, 2)
-    limits.accuracies(left, runs)
+    limits.draw_accuracies(left, runs)
     figures.panel(left, "a", "test accuracy after the last epoch")
-    limits.brackets(right, limits.by_cell(runs, ["norm", "seed"]), "norm")
+    limits.draw_brackets(right, limits.by_cell(runs, ["norm", "seed"]), "norm")
     figures.panel(right, "b", "where training ends, a bar a seed")
     fig.legend(handles=limits.legend(runs), loc="outside lower center", ncols=5)
 

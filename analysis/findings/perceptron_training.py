@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnstudy.analysis import criteria, figures
-from bnstudy.analysis.criteria import Criterion, Part, Sample, Where
+from bnstudy.analysis.criteria import Criterion, HoldsFor, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import ARMS, number
 from bnstudy.store import outcomes
@@ -20,8 +20,8 @@ RATES = (1e-4, 0.001, 0.01, 0.1, 1.0, 10.0)
 KINDS = {False: "plain", True: "with shortcuts"}
 MARKS = {outcomes.LEARNS: "s", outcomes.DIVERGED: "x"}  # anything else stays at chance: an open square
 
-PLAIN = Part("deepest plain network with BN that learns at some rate", above=10, below=100, where=Where.every)
-SHORTCUTS = Part("deepest network with shortcuts and BN that does", above=50, where=Where.every)
+PLAIN = Part("deepest plain network with BN that learns at some rate", above=10, below=100, holds_for=HoldsFor.every)
+SHORTCUTS = Part("deepest network with shortcuts and BN that does", above=50, holds_for=HoldsFor.every)
 
 TITLE = "To which depth perceptrons train"
 CAPTION = (

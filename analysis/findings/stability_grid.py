@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnstudy.analysis import criteria, figures, stability
-from bnstudy.analysis.criteria import Criterion, Part, Sample, Where
+from bnstudy.analysis.criteria import Criterion, HoldsFor, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import arms, number
 from bnstudy.analysis.stats import Scale
@@ -18,9 +18,9 @@ from bnstudy.store import outcomes
 PAPER_GRID = (3e-5, 1e-4, 3e-4, 0.001, 0.003, 0.1)
 DIVERGE = (0.003, 0.1, 1.0)  # rates at which the network without BN is to diverge
 USED = 0.1  # the paper's rate with BN
-LOST = Part("share of a seed's runs without BN at 0.003, 0.1 and 1 that diverge", above=0.99, where=Where.every)
+LOST = Part("share of a seed's runs without BN at 0.003, 0.1 and 1 that diverge", above=0.99, holds_for=HoldsFor.every)
 KEPT = Part("share of a seed's runs with BN at the paper's six rates that stay finite, that at 0.1 learning",
-            above=0.99, where=Where.every)  # fmt: skip
+            above=0.99, holds_for=HoldsFor.every)  # fmt: skip
 
 TITLE = "ResNet-110 during its first epoch, at the paper's learning rates"
 CAPTION = (

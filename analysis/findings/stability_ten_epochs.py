@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnstudy.analysis import criteria, figures, stability, stats
-from bnstudy.analysis.criteria import Criterion, Part, Sample, Where
+from bnstudy.analysis.criteria import Criterion, HoldsFor, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import CHANCE, arms, number
 from bnstudy.store import outcomes
@@ -17,7 +17,7 @@ from bnstudy.store import outcomes
 USED = 1e-4  # the paper's rate without BN
 DASHES = {3e-5: ":", 1e-4: "-", 3e-4: "--"}
 LEARNS = "whether the run without BN at 0.0001 learns (1) or not (0)"
-EVERY, SOME = (Part(LEARNS, above=0.5, where=where) for where in (Where.every, Where.some))
+EVERY, SOME = (Part(LEARNS, above=0.5, holds_for=holds_for) for holds_for in (HoldsFor.every, HoldsFor.some))
 
 TITLE = "ResNet-110 at the rates that leave it finite without BN: ten epochs"
 CAPTION = (

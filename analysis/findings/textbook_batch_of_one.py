@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnstudy.analysis import criteria, figures, stats
-from bnstudy.analysis.criteria import Criterion, Part, Sample, Where
+from bnstudy.analysis.criteria import Criterion, HoldsFor, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import CHANCE, DASH, accuracies, spread
 
@@ -19,7 +19,7 @@ BEFORE = 4  # weight layers before the last norm: all but the classifier
 COLOUR = figures.COLOURS["batch"]
 NUM_IMAGES = 2000
 ZERO = Part("share of the layers before a norm whose gradient is exactly 0, BN behind the dense layers", above=0.99,
-            where=Where.every)  # fmt: skip
+            holds_for=HoldsFor.every)  # fmt: skip
 LEARNS = Part("test accuracy with BN behind the convolutions alone", below=30, unit="%")
 
 TITLE = "BN on mini-batches of one image"

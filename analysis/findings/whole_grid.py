@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnstudy.analysis import criteria, figures, stats
-from bnstudy.analysis.criteria import Criterion, Need, Part, Sample, Where
+from bnstudy.analysis.criteria import Criterion, HoldsFor, Need, Part, Sample
 from bnstudy.analysis.findings import Claim, Comparison
 from bnstudy.analysis.frames import CHANCE, DASH, number, placed, spread
 
@@ -33,9 +33,9 @@ SIZE = (9.8, 4.8)
 GAIN = Part("test accuracy with BN everywhere at its rate less at the rate of the network without", above=0,
             unit="points")  # fmt: skip
 ALONE = Part("whether the network without BN trains at the rate of BN everywhere (1) or not (0)", below=0.5,
-             where=Where.every)  # fmt: skip
+             holds_for=HoldsFor.every)  # fmt: skip
 LOST, UNUSED = (
-    Part(f"rates at which every seed trains with BN everywhere and {what}", above=0.5, where=Where.every)
+    Part(f"rates at which every seed trains with BN everywhere and {what}", above=0.5, holds_for=HoldsFor.every)
     for what in ("every seed diverges without", "none trains without")
 )
 _SHARE = "share (before the pooling - nowhere) / (everywhere - nowhere) of the test accuracies"

@@ -40,7 +40,7 @@ class Sample:
     arms_scale: Scale = Scale.plain
 
 
-class Where(StrEnum):
+class HoldsFor(StrEnum):
     """What a bound applies to: the mean over seeds, or the seeds themselves, where nothing is left to chance."""
 
     mean = ""
@@ -50,9 +50,9 @@ class Where(StrEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """Where the mean over seeds of the quantity `of` lies, the mean being taken on `scale`; `at` tells parts apart that
-    ask the same of one quantity in several places ("layer 18"). `where`: it may be the seeds that are to lie there.
+    """Bounds on the quantity `of`: on its mean over seeds, taken on `scale`, or on the seeds themselves (`holds_for`).
 
+    `at` names the place, as in "layer 18", where parts ask the same of one quantity in several places.
     Raises ValueError for a part without a bound, or with bounds that leave nothing between them.
     """
 
@@ -62,7 +62,7 @@ class Part:
     scale: Scale = Scale.plain
     unit: str = ""
     at: str = ""
-    where: Where = Where.mean
+    holds_for: HoldsFor = HoldsFor.mean
 
     def __post_init__(self) -> None:
         if self.above is None and self.below is None:
@@ -83,11 +83,11 @@ class Part:
             bound = f"above {number(self.above)}" if self.above is not None else f"below {number(self.below or 0.0)}"
         else:
             bound = f"between {number(self.above)} and {number(self.below)}"
-        return " ".join(filter(None, (f"{self.of}: {bound}{unit}{_MEANS[self.scale]}", self.where)))
+        return " ".join(filter(None, (f"{self.of}: {bound}{unit}{_MEANS[self.scale]}", self.holds_for)))
 
     def p(self, values: pd.Series) -> float:
         """A p value, below 0.05 where the part holds."""
-        if self.where:
+        if self.holds_for:
             return float(not self._holds(values))
         if self.above is None:
             return stats.below(values, self.below or 0.0, self.scale)
@@ -97,7 +97,7 @@ class Part:
 
     def p_against(self, values: pd.Series) -> float:
         """A p value, below 0.05 where the part fails: where the mean lies on a bound's wrong side."""
-        if self.where:
+        if self.holds_for:
             return float(self._holds(values))
         wrong = [stats.below(values, self.above, self.scale)] if self.above is not None else []
         wrong += [stats.above(values, self.below, self.scale)] if self.below is not None else []
@@ -110,7 +110,7 @@ class Part:
 
     def _holds(self, values: pd.Series) -> bool:
         within = [_within(value, self.above, self.below) for value in values.dropna()]
-        return bool(within) and (all(within) if self.where is Where.every else any(within))
+        return bool(within) and (all(within) if self.holds_for is HoldsFor.every else any(within))
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,11 @@ class Need:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the values say of a criterion: of the full one with its p value, and whether the partial one holds, with
-    its own; None where there is no partial one. `against_p`: that some part of the full one fails; where that is so,
-    `part_open` says whether the partial one may hold nevertheless.
+    """What the values say of a criterion.
+
+    `full`: whether the full criterion holds, with the p value `p` that it does, and `against_p` that some part of it
+    fails. `partial`: whether the partial one holds, with its p value `partial_p`, None where there is no partial one.
+    `partial_open`: whether the partial one may still hold although the full one fails.
     """
 
     full: Outcome
@@ -151,7 +153,7 @@ class Judgement:
     n: int
     partial_p: float | None = None
     against_p: float = 1.0
-    part_open: bool = False
+    partial_open: bool = False
     min_n: int = MIN_SEEDS  # below which nothing is decided
     unmet: str = ""  # why nothing can be decided
     undecided: str = ""  # which parts are open
@@ -239,7 +241,7 @@ class Criterion:
             n=n,
             partial_p=partial_p,
             against_p=_some(against, 1),
-            part_open=against_part >= ALPHA,
+            partial_open=against_part >= ALPHA,
             min_n=self.min_seeds,
             unmet="; ".join(unmet),
             undecided=" and of ".join(open_parts),
@@ -267,7 +269,7 @@ def compared(frame: pd.DataFrame, value: str, scale: Scale = Scale.plain, *, of:
     return Sample(stats.effect(both[of], both[other], scale), both, scale)
 
 
-def told(interval: Interval) -> str:
+def formatted(interval: Interval) -> str:
     """A mean with its interval, as text."""
     if math.isnan(interval.low):
         return number(interval.mean)

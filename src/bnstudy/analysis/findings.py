@@ -310,7 +310,7 @@ def _evidence(
         means.setdefault(part.of, []).append(f"{number(of.mean)}{f' {part.unit}' if part.unit else ''}{at}")
         ends.setdefault(part.of, []).append(f"[{number(of.low)}, {number(of.high)}]")
         if arms[key] and all(interval.n for interval in arms[key].values()):
-            both = ", ".join(f"{criteria.told(each)} {criteria.LABELS[arm]}" for arm, each in arms[key].items())
+            both = ", ".join(f"{criteria.formatted(each)} {criteria.LABELS[arm]}" for arm, each in arms[key].items())
             effect.setdefault(part.of, []).append(both + at)
     return Evidence(
         measured="; ".join(f"{of} {', '.join(each)}" for of, each in means.items()),
@@ -339,7 +339,7 @@ def _verdict(
         return Verdict.partly, ""
     few = f"{judgement.n} seeds are too few"
     if judgement.full is Outcome.fails and against_p < ALPHA:
-        return Verdict.not_reproduced, f"whether it holds in part is open: {few}" if judgement.part_open else ""
+        return Verdict.not_reproduced, f"whether it holds in part is open: {few}" if judgement.partial_open else ""
     if judgement.full is not Outcome.open or judgement.partial:
         p = full_p if judgement.full is Outcome.holds else partial_p if judgement.partial else against_p
         return Verdict.undecided, f"p = {number(p)} after correction: {few}"

@@ -121,7 +121,7 @@ def seeds(cells: pd.DataFrame) -> int:
     return int(cells.groupby(keys)["seed"].nunique().min()) if len(cells) else 0
 
 
-def accuracies(ax: Axes, runs: pd.DataFrame) -> None:
+def draw_accuracies(ax: Axes, runs: pd.DataFrame) -> None:
     """Final test accuracy by rate, a mark per run by its outcome; line: on the grid, mean of those that last.
 
     Those that diverged have none: their numbers stand below the axis.
@@ -140,7 +140,7 @@ def accuracies(ax: Axes, runs: pd.DataFrame) -> None:
     _axis(ax, runs)
 
 
-def gaps(ax: Axes, runs: pd.DataFrame) -> None:
+def draw_gaps(ax: Axes, runs: pd.DataFrame) -> None:
     """Training accuracy during the last epoch minus final test accuracy, by rate, of the runs that trained."""
     ax.axhline(0, color=figures.MUTED, lw=0.9, zorder=1)
     trained = runs[runs["outcome"] == "trained"]
@@ -153,7 +153,7 @@ def gaps(ax: Axes, runs: pd.DataFrame) -> None:
     _axis(ax, runs)
 
 
-def divergences(ax: Axes, runs: pd.DataFrame) -> None:
+def draw_divergences(ax: Axes, runs: pd.DataFrame) -> None:
     """The update at which runs diverge, by rate; above, how many do not."""
     for arm, part in arms(runs[runs["outcome"] == "diverged"]).items():
         ax.plot(part["lr"], part["diverged_step"] + 1, "x", color=figures.COLOURS[arm], ms=4.5, mew=1.3, ls="")
@@ -190,10 +190,10 @@ def grid_figure(fig: Figure, runs: pd.DataFrame) -> None:
     """Four panels: accuracies, gaps, divergences, and the bracket of each seed."""
     axes = fig.subplots(2, 2).flat
     draw: dict[str, Callable[[Axes], None]] = {
-        "test accuracy after the last epoch": lambda ax: accuracies(ax, runs),
-        "how far training is ahead of test accuracy": lambda ax: gaps(ax, runs),
-        "when training diverges": lambda ax: divergences(ax, runs),
-        "where training ends, a bar a seed": lambda ax: brackets(ax, by_cell(runs, ["norm", "seed"]), "norm"),
+        "test accuracy after the last epoch": lambda ax: draw_accuracies(ax, runs),
+        "how far training is ahead of test accuracy": lambda ax: draw_gaps(ax, runs),
+        "when training diverges": lambda ax: draw_divergences(ax, runs),
+        "where training ends, a bar a seed": lambda ax: draw_brackets(ax, by_cell(runs, ["norm", "seed"]), "norm"),
     }
     for ax, letter, (title, panel) in zip(axes, "abcd", draw.items(), strict=True):
         panel(ax)
@@ -223,7 +223,7 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
             ax.set_ylabel("training accuracy (%)\ndiverged: 0")
         figures.panel(ax, "abcdef"[place], f"{depth} layers")
     ends = panels["ends"]
-    brackets(ends, by_cell(runs, ["norm", "depth", "seed"]), "depth")
+    draw_brackets(ends, by_cell(runs, ["norm", "depth", "seed"]), "depth")
     ends.set_xlabel("weight layers")
     figures.panel(ends, "abcdefg"[len(depths)], "where training ends, a bar a seed")
     trains = figures.entry(f"trains above: {100 * STALLED_BELOW:g} %", lw=0.9)
@@ -259,7 +259,7 @@ def _accuracy(runs: pd.DataFrame) -> str:
     return "; ".join(words) or DASH
 
 
-def brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.11) -> None:
+def draw_brackets(ax: Axes, cells: pd.DataFrame, column: str, *, spacing: float = 0.11) -> None:
     """A bar per seed from the largest rate that trains to the next, which does not; an arrow where none is known.
 
     Side by side for each value of `column`. With a white dot: rates above the bar train again. No bar: no rate is known

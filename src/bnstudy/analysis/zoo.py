@@ -61,7 +61,7 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
     return found.assign(low=found["low"].mask(found["finite"].astype(bool)))
 
 
-def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
+def with_percent(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per run with `percent`, the final test accuracy; chance where it diverged."""
     return runs.assign(percent=(100 * runs["final_test_accuracy"]).where(runs["outcome"] != "diverged", CHANCE))
 
@@ -70,7 +70,7 @@ def best(runs: pd.DataFrame) -> tuple[float, pd.Series, bool]:
     """For one arm: the rate of highest mean accuracy among those that every seed has, the accuracies there by seed, and
     whether it lies inside the grid. NaN and none without such a rate.
     """
-    rates = accuracies(runs).pivot(index="seed", columns="lr", values="percent").dropna(axis="columns")
+    rates = with_percent(runs).pivot(index="seed", columns="lr", values="percent").dropna(axis="columns")
     if rates.empty:
         return math.nan, pd.Series(dtype=float), False
     rate, grid = float(str(rates.mean().idxmax())), rates.columns.to_numpy(dtype=float)
@@ -104,9 +104,10 @@ def _cells(runs: pd.DataFrame, unit: float) -> list[str]:
     limit = stats.interval(cells(runs)["low"], Scale.log)
     rate, percent, inside = best(runs)
     edge = "" if inside else ", the grid's edge"
-    accuracy = f"{criteria.told(stats.interval(percent))} at {number(rate)}{edge}" if len(percent) else NOT_RUN
+    accuracy = f"{criteria.formatted(stats.interval(percent))} at {number(rate)}{edge}" if len(percent) else NOT_RUN
     cost = seconds(runs) / unit
-    return [criteria.told(limit), accuracy, NOT_RUN if math.isnan(cost) else f"{number(cost)} of that without a norm"]
+    relative = NOT_RUN if math.isnan(cost) else f"{number(cost)} of that without a norm"
+    return [criteria.formatted(limit), accuracy, relative]
 
 
 def _seeds(runs: pd.DataFrame) -> str:

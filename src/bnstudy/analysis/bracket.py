@@ -80,7 +80,7 @@ def search(grid: Iterable[float], factor: float, outcome: Callable[[float], str 
     interruption.
     """
     known = {rate: outcome(rate) for rate in grid}
-    while (ended := {rate: found for rate, found in known.items() if found is not None}).keys() == known.keys():
+    while (ended := {rate: end for rate, end in known.items() if end is not None}).keys() == known.keys():
         middle = of(ended).middle(factor)
         if middle is None:
             break
@@ -91,7 +91,7 @@ def search(grid: Iterable[float], factor: float, outcome: Callable[[float], str 
 def still(tried: Mapping[float, str | None], factor: float) -> tuple[int, int]:
     """How many rates `search` asks for beyond those `tried`: at least, at most."""
     rates = sorted(tried)
-    ended = {rate: found for rate, found in tried.items() if found is not None}
+    ended = {rate: outcome for rate, outcome in tried.items() if outcome is not None}
     unknown = tried.keys() - ended.keys()
     if len(unknown) == 1:
         ends = ENDS[1] if by_losses(ended) else ENDS[0]

@@ -62,7 +62,7 @@ def in_prose(names: Iterable[str]) -> str:
         names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
     )
     spelled = list(dict.fromkeys(spelling.get(n, re.sub(r"^resnet(\d+)$", r"ResNet-\1", n)) for n in ordered))
-    depths = [int(found[1]) for name in spelled if (found := re.fullmatch(r"deep_perceptron(\d+)", name))]
+    depths = [int(match[1]) for name in spelled if (match := re.fullmatch(r"deep_perceptron(\d+)", name))]
     if depths and len(depths) == len(spelled):
         return f"perceptrons of {_range(depths[0], depths[-1])} layers"
     if len(spelled) > 3 and all(name.startswith("ResNet-") for name in spelled):

@@ -116,9 +116,9 @@ def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
 
 def _alone(task: Task, context: Any) -> Section:
     """The task's section from a process of its own: one that dies is this task's, and is reported as its crash."""
-    for made in (section, _undrawn):
+    for act in (section, _undrawn):
         with ProcessPoolExecutor(1, context, initializer=_begin) as pool, contextlib.suppress(BrokenProcessPool):
-            return pool.submit(made, task).result()
+            return pool.submit(act, task).result()
     return Section(name=task.name, problem=DIED, trace=DIED)
 
 

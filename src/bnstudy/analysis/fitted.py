@@ -21,15 +21,15 @@ def ends(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per run: final accuracies in percent (`train` in evaluation mode), gap in points, and, where the frames
     have their tables, both sharpnesses.
     """
-    found = frames["runs"].set_index("run_id")[["norm", "lr", "seed", "final_test_accuracy"]]
+    runs = frames["runs"].set_index("run_id")[["norm", "lr", "seed", "final_test_accuracy"]]
     trained = frames["splits"].query("split == 'train'").set_index("run_id")["accuracy"]
-    columns = {"train": 100 * trained, "test": 100 * found["final_test_accuracy"]}
+    columns = {"train": 100 * trained, "test": 100 * runs["final_test_accuracy"]}
     for name, table in SHARPNESS.items():
         if table in frames:
             rows = frames[table].set_index("run_id")
             columns[name] = rows["eigenvalue"].where(rows["converged"])
-    found = found.assign(**{name: values.reindex(found.index) for name, values in columns.items()})
-    return found.assign(gap=found["train"] - found["test"]).reset_index()
+    runs = runs.assign(**{name: values.reindex(runs.index) for name, values in columns.items()})
+    return runs.assign(gap=runs["train"] - runs["test"]).reset_index()
 
 
 def of(rows: pd.DataFrame, norm: str, rate: float) -> pd.DataFrame:

@@ -57,8 +57,8 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
 
     Where none learns there is none: the largest rate that stays finite, which `limits` gives then, is another quantity.
     """
-    found = limits.by_cell(runs, ["arm", "seed"])
-    return found.assign(low=found["low"].mask(found["finite"].astype(bool)))
+    brackets = limits.by_cell(runs, ["arm", "seed"])
+    return brackets.assign(low=brackets["low"].mask(brackets["finite"].astype(bool)))
 
 
 def with_percent(runs: pd.DataFrame) -> pd.DataFrame:

@@ -95,7 +95,7 @@ def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     in a pass, has no weights of its own (tied, or computed from others), or whose output is not NCHW or NO.
     """
     _check_batch(module, images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
-    return _own(module) or _found(module, images)[0]
+    return _own(module) or _find_layers(module, images)[0]
 
 
 def check_probe(name: str | Probe, options: Mapping[str, Any]) -> None:
@@ -212,8 +212,8 @@ def _check_batch(module: nn.Module, images: Tensor, labels: Tensor, of: str = ""
         raise ValueError(f"module = {type(module).__name__}: give a torch.nn.Module that maps images to logits")
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2 or not len(images):
         raise ValueError(
-            f"{of}images = {_said(images)}: give a tensor (N, C, H, W) of floats, one image or more, normalised as the "
-            "network takes them; of raw pixels, images.float() / 255"
+            f"{of}images = {_described(images)}: give a tensor (N, C, H, W) of floats, one image or more, normalised "
+            "as the network takes them; of raw pixels, images.float() / 255"
         )
     places = {tensor.device for tensor in [*module.parameters(), *module.buffers()]}
     if len(places) > 1:
@@ -224,7 +224,8 @@ def _check_batch(module: nn.Module, images: Tensor, labels: Tensor, of: str = ""
         raise ValueError(f"{of}images are on {images.device}, the module is on {place}: pass images.to({place!r})")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
         raise ValueError(
-            f"{of}labels = {_said(labels)}: give a tensor ({len(images)},) of int64, the class of each image from 0"
+            f"{of}labels = {_described(labels)}: give a tensor ({len(images)},) of int64, the class of each image "
+            "from 0"
         )
     if labels.device != images.device:
         place = str(images.device)
@@ -247,7 +248,7 @@ def _check_pair(module: nn.Module, key: str, pair: Any, num_classes: int) -> Non
     _check_range(labels, num_classes, f"{key}: ")
 
 
-def _said(value: Any) -> str:
+def _described(value: Any) -> str:
     return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
@@ -265,10 +266,11 @@ def _chosen(
     if given is None and (own := _own(module)) is not None:
         return own, _run(module, images)[1].shape[1]
     if given is None:
-        return _found(module, images)
+        return _find_layers(module, images)
     if not given:
         raise ValueError("layers = []: name one or more, or leave it out for all that the module has")
-    by_name, num_classes = _found(module, images, [each.name if isinstance(each, Layer) else each for each in given])
+    names = [each.name if isinstance(each, Layer) else each for each in given]
+    by_name, num_classes = _find_layers(module, images, names)
     known = [name for name, _ in module.named_modules() if name]
     whole = [each for each in given if isinstance(each, Layer)]
     for each in whole:
@@ -339,13 +341,15 @@ def _run(module: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
         ) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
         raise ValueError(
-            f"module: of {len(images)} images it gives {_said(logits)}; wrap it in a module that gives logits "
+            f"module: of {len(images)} images it gives {_described(logits)}; wrap it in a module that gives logits "
             f"({len(images)}, K)"
         )
     return calls, logits
 
 
-def _found(module: nn.Module, images: Tensor, names: Sequence[str] | None = None) -> tuple[tuple[Layer, ...], int]:
+def _find_layers(
+    module: nn.Module, images: Tensor, names: Sequence[str] | None = None
+) -> tuple[tuple[Layer, ...], int]:
     """The module's layers, all or those named in their order, and its number of classes."""
     calls, logits = _run(module, images)
     kinds = {call.name: kind for call in calls for of, kind in KINDS if isinstance(call.module, of)}
@@ -388,8 +392,8 @@ def _check_layer(call: _Call, count: int, own: Mapping[str, Tensor], others: Seq
     dims = 4 if isinstance(call.module, nn.Conv2d) else 2
     if not isinstance(call.gave, Tensor) or call.gave.dim() != dims:
         raise ValueError(
-            f"layers: {call.name} gives {_said(call.gave)}; probes read (N, C, H, W) of a convolution and (N, O) of a "
-            f"dense layer; {remedy}"
+            f"layers: {call.name} gives {_described(call.gave)}; probes read (N, C, H, W) of a convolution and (N, O) "
+            f"of a dense layer; {remedy}"
         )
 
 

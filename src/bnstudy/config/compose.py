@@ -303,10 +303,10 @@ def _converted(key: str, value: Any) -> Any:
     name = ".".join(below[1:]) if section == "probes" else key  # of probes each has the same keys
     try:
         OmegaConf.update(schema, name, value)
-        found = OmegaConf.select(schema, name)
+        converted = OmegaConf.select(schema, name)
     except errors.REFUSED:
         return value
-    return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+    return OmegaConf.to_container(converted) if OmegaConf.is_config(converted) else converted
 
 
 @functools.cache
@@ -354,9 +354,9 @@ def _resolved(values: dict[str, Any]) -> dict[str, Any]:
 
 def _entry(values: dict[str, Any], key: str) -> Any:
     """What stands at the key, `${...}` resolved there alone. Raises KeyError where there is nothing."""
-    found: Any = functools.reduce(operator.getitem, key.split("."), values)
-    if "${" not in str(found):
-        return found
+    entry: Any = functools.reduce(operator.getitem, key.split("."), values)
+    if "${" not in str(entry):
+        return entry
     return OmegaConf.to_container(OmegaConf.select(OmegaConf.create(values), key), resolve=True)
 
 

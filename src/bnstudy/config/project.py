@@ -89,8 +89,8 @@ def _check_names(part: str, own: tuple[tuple[str, int], ...]) -> None:
 
 def _files(folder: Path) -> list[Path]:
     """Its files of code and configuration; hidden ones, as of an editor or a notebook, are none."""
-    found = (path for ending in ("*.py", "*.yaml") for path in folder.rglob(ending))
-    inside = ((path, path.relative_to(folder).parts) for path in found)
+    paths = (path for ending in ("*.py", "*.yaml") for path in folder.rglob(ending))
+    inside = ((path, path.relative_to(folder).parts) for path in paths)
     return sorted(path for path, parts in inside if not any(part.startswith((".", "__")) for part in parts))
 
 

@@ -48,7 +48,7 @@ def import_images(
     target = root / name
     if target.exists():
         raise DataError(f"{target} is there: give another --name, or move it away")
-    classes, files, unread = _found(folder)
+    classes, files, unread = _read_folder(folder)
     if unread:
         such_as, endings = unread[0].relative_to(folder), ", ".join(sorted(SUFFIXES))
         report(f"not read: {len(unread)}, such as {such_as}; images lie in their class's folder and end in {endings}")
@@ -77,7 +77,7 @@ def import_images(
     return sources.locate(name, root, download=False)
 
 
-def _found(folder: Path) -> tuple[list[str], Files, list[Path]]:
+def _read_folder(folder: Path) -> tuple[list[str], Files, list[Path]]:
     """The names of the classes, the images of both splits, shuffled, and what is no image. Raises DataError."""
     split = all((folder / name).is_dir() for name in SPLITS)
     homes = {name: folder / name if split else folder for name in SPLITS}

@@ -158,7 +158,7 @@ def _elsewhere(results: Path, settings: Sweep) -> dict[str, dict[str, Any]]:
             f"sweep.runs_of={settings.runs_of}: of other sweeps' runs there is the table `runs` alone, and "
             f"{settings.name} publishes more: give it sweep.tables=[], or take sweep.runs_of out"
         )
-    found: dict[str, dict[str, Any]] = {}
+    elsewhere: dict[str, dict[str, Any]] = {}
     for sweep in settings.runs_of:
         runs, tables = _published(results, sweep)
         if settings.outcome_by == "losses":
@@ -166,8 +166,8 @@ def _elsewhere(results: Path, settings: Sweep) -> dict[str, dict[str, Any]]:
             runs = {run_id: row for run_id, row in runs.items() if run_id in steps and row["outcome"] is not None}
             for run_id, row in runs.items():
                 row["outcome"], row["last_loss"] = reduction.by_losses(row["outcome"], steps[run_id])
-        found |= runs
-    return found
+        elsewhere |= runs
+    return elsewhere
 
 
 def tables_in(folder: Path) -> dict[str, pa.Table]:

@@ -174,13 +174,13 @@ class Store:
         """
         manifest, folder = self.manifest(run_id), paths.run(self.results, run_id)
         before, had = manifest.pop("tables"), looks_of(manifest)
-        kept = {name: entry for name, entry in before.items() if name not in looks}
-        if kept != before:  # no manifest may name a table that is being overwritten
+        untouched = {name: entry for name, entry in before.items() if name not in looks}
+        if untouched != before:  # no manifest may name a table that is being overwritten
             manifest["looks"] = {name: look for name, look in had.items() if name not in looks}
-            files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, kept))
+            files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, untouched))
         entries = {name: _write_table(folder / f"{name}.parquet", table) for name, table in tables.items()}
         manifest["looks"] = {**had, **looks}
-        files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, {**kept, **entries}))
+        files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, {**untouched, **entries}))
 
     def writer(self, run_id: str) -> Writer:
         """A writer that begins the run, or resumes it after `Writer.restore`."""

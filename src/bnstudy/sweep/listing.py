@@ -46,14 +46,14 @@ def ls(filters: Sequence[str], results: Path, *, as_csv: bool = False) -> int:
     return 0
 
 
-def _is(found: Any, wanted: str) -> bool:
+def _is(value: Any, wanted: str) -> bool:
     """Whether a column's value is one of those asked for, with commas between; numbers however they are written."""
-    if _text(found) in (wanted, *wanted.split(",")):
+    if _text(value) in (wanted, *wanted.split(",")):
         return True
-    if not isinstance(found, int | float):
+    if not isinstance(value, int | float):
         return False
     with contextlib.suppress(ValueError):
-        return any(float(part) == found for part in wanted.split(","))
+        return any(float(part) == value for part in wanted.split(","))
     return False
 
 

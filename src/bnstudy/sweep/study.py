@@ -268,8 +268,8 @@ def _jobs_again(run_ids: Collection[str], overrides: Sequence[str], results: Pat
                 except ValueError as error:
                     missing[place] = str(error)
             if same:
-                asked = replace(config, runtime=replace(runtime, download=now.runtime.download))
-                again += [replace(job, config=asked) for job in same]
+                here = replace(config, runtime=replace(runtime, download=now.runtime.download))
+                again += [replace(job, config=here) for job in same]
                 reasons.pop(run_id, None)
                 break
             reasons.setdefault(run_id, missing.get(place, ""))

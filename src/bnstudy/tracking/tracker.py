@@ -61,13 +61,13 @@ class Background:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Points of curves, as they are now."""
-        kept = dict(values)
-        self._later(lambda tracker: tracker.scalars(step, kept))
+        copied = dict(values)
+        self._later(lambda tracker: tracker.scalars(step, copied))
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows of a probe, as they are now."""
-        kept = list(rows)
-        self._later(lambda tracker: tracker.table(name, step, kept))
+        copied = list(rows)
+        self._later(lambda tracker: tracker.table(name, step, copied))
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
         """End the run, and wait until it is ended. Raises what opening it or a call raised.
@@ -104,16 +104,16 @@ class _Thread:
         threading.Thread(target=self._serve, name="tracker", daemon=True).start()
 
     def submit(self, act: Callable[[], T]) -> Future[T]:
-        found = Future[T]()
+        future = Future[T]()
 
         def do() -> None:
             try:
-                found.set_result(act())
+                future.set_result(act())
             except BaseException as error:
-                found.set_exception(error)
+                future.set_exception(error)
 
         self._tasks.put(do)
-        return found
+        return future
 
     def reaches(self, task: Future[Any], wait_sec: float) -> bool:
         """Whether it has done the task within this time. If not, it is given up, with all that waits behind."""

@@ -206,9 +206,9 @@ def _check_saved(network: nn.Module, shape: tuple[int, ...], who: str) -> None:
 def _unsaved(network: nn.Module) -> dict[str, object]:
     """What a state dictionary does not have: attributes of modules, and buffers that are not persistent."""
     values: dict[str, object] = {}
-    for (path, module), kept in zip(network.named_modules(), tracing.attributes(network), strict=True):
-        held = kept | {key: getattr(module, key) for key in module._non_persistent_buffers_set}
-        for key, value in held.items():
+    for (path, module), attributes in zip(network.named_modules(), tracing.attributes(network), strict=True):
+        unsaved = attributes | {key: getattr(module, key) for key in module._non_persistent_buffers_set}
+        for key, value in unsaved.items():
             tensor = getattr(module, key, None)
             content = tensor.detach().clone().numpy().tobytes() if isinstance(tensor, torch.Tensor) else value
             values[f"{path}.{key}".lstrip(".")] = content

@@ -130,7 +130,7 @@ def _drawn(tasks: Sequence[Task], progress: LineCallback) -> list[Section]:
             continue  # counted below
         left = (time.perf_counter() - begun) / max(1, num_anew) * (len(tasks) - len(finished))
         when = f"about {left:.0f} s left" if anew else "as before"
-        progress(f"figure {len(finished)}/{len(tasks)} {_told(section)} ({when})")
+        progress(f"figure {len(finished)}/{len(tasks)} {_progress_line(section)} ({when})")
     if absent := sorted({section.name for section in finished if section.problem and not section.trace}):
         named = f" ({', '.join(absent)})" if len(absent) <= FEW else ""
         progress(f"not run: {len(absent)} findings without tables that they can compare{named}")
@@ -145,7 +145,7 @@ def _failure(section: Section, *, strict: bool) -> str:
     return f"runs of several commits ({', '.join(commits)}); run the sweep again at one commit" if mixed else ""
 
 
-def _told(section: Section) -> str:
+def _progress_line(section: Section) -> str:
     """One line of progress: what, and with what outcome."""
     if section.trace:
         return f"{section.name}: CRASHED: {section.problem.strip()}\n{section.trace}"

@@ -289,10 +289,11 @@ def _matrices(points: int, tile: int, kernel: int) -> dict[str, list[list[Fracti
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     """Coefficients, from the lowest power, of the product of x - root."""
-    found = [Fraction(1)]
+    coefficients = [Fraction(1)]
     for root in roots:
-        found = [low - root * high for low, high in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
-    return found
+        raised, same = [Fraction(0), *coefficients], [*coefficients, Fraction(0)]
+        coefficients = [low - root * high for low, high in zip(raised, same, strict=True)]
+    return coefficients
 
 
 def _initializer(rows: Sequence[Sequence[Fraction]]) -> str:

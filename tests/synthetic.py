@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bnstudy import probes
 from bnstudy.analysis import findings, frames
 from bnstudy.store import paths, reduction
 from bnstudy.store.runs import Store
@@ -21,54 +22,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FINDINGS = REPOSITORY / "analysis" / "findings"
 SEEDS = (0, 1, 2, 3, 4)
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-KEYS = {"depth": "int16", "layer": "string"}
-COLUMNS: dict[str, dict[str, str]] = {
-    "activation_moments": {
-        "step": "int64",
-        **KEYS,
-        "site": "string",
-        "block_output": "bool",
-        "channel": "int16",
-        "mean": "float64",
-        "variance": "float64",
-    },
-    "gradient_tails": {
-        "step": "int64",
-        **KEYS,
-        "quantity": "string",
-        "x": "float64",
-        "x_high": "float64",
-        "value": "float64",
-        "low": "float64",
-        "high": "float64",
-    },
-    "conv_gradient_sums": {
-        "step": "int64",
-        **KEYS,
-        "num_summands": "int64",
-        "sum_abs": "float64",
-        "abs_sum": "float64",
-        "ratio": "float64",
-    },
-    "logit_gradient": {
-        "step": "int64",
-        "quantity": "string",
-        "example": "int16",
-        "label": "int16",
-        "column": "int16",
-        "value": "float64",
-    },
-    "gradient_correlation": {
-        "step": "int64",
-        **KEYS,
-        "batch_size": "int32",
-        "num_batches": "int32",
-        "num_pairs": "int32",
-        "cosine_mean": "float64",
-        "cosine_std": "float64",
-        "defined": "bool",
-    },
-}
 
 
 def write_workspace(root: Path, *, synthetic: bool = False, sweeps: Sequence[str] = ("init", "lenet_lr_grid")) -> Path:
@@ -152,7 +105,7 @@ def write_init_run(store: Store, norm: str, seed: int, *, synthetic: bool = Fals
     rng = np.random.default_rng([seed, norm == "batch"])
     writer = store.writer(run_id)
     for table, rows in _init_tables(norm, rng).items():
-        writer.add(table, COLUMNS[table], rows)
+        writer.add(table, {"step": "int64", **probes.columns(table)}, rows)
     config_ = config({"name": "resnet", "depth": 110}, norm, 0.1, seed, "cifar10", {"epochs": 165, "steps": 0})
     writer.finish(manifest(config_, synthetic=synthetic))
     return run_id

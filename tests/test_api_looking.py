@@ -100,7 +100,7 @@ def test_in_a_network_without_shortcuts_no_layer_is_marked_and_identities_are_se
 def test_our_own_networks_say_themselves_what_their_layers_are(name):
     options, shape = ({"depth": 8}, (3, 32, 32)) if name == "resnet" else ({}, (1, 28, 28))
     options = plugins.defaults("models", name) | options
-    network = models.build(name, options, norms.factory("batch", {}), "xavier_uniform", shape, 10, seed=0)
+    network = models.build(name, options, norms.Factory("batch", {}), "xavier_uniform", shape, 10, seed=0)
     images, labels = torch.randn(4, *shape), torch.arange(4)
     assert bnstudy.layers(network, images) == network.layers
     found = bnstudy.probe(network, images, labels, "activation_moments")

@@ -19,7 +19,7 @@ SHAPES = [IMAGES, FEATURES]
 
 
 def norm(name, shape, **options):
-    return norms.factory(name, options)(shape[1], len(shape) - 2, "site").double()
+    return norms.Factory(name, options)(shape[1], len(shape) - 2, "site").double()
 
 
 def random(shape, seed=0):
@@ -27,7 +27,7 @@ def random(shape, seed=0):
 
 
 def network(name, norm="none", init="kaiming_normal", seed=0, where="*", shape=(3, 32, 32), **options):
-    return models.build(name, options, norms.factory(norm, {}, where), init, shape, 10, seed)
+    return models.build(name, options, norms.Factory(norm, {}, where), init, shape, 10, seed)
 
 
 def assert_close(ours, theirs, tolerance=1e-10):

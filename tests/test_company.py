@@ -205,7 +205,7 @@ def test_what_draws_random_numbers_trains_alone(root, monkeypatch):
     """Its draws would be its neighbours', too: the process has one source of them."""
     draws = []
     for name in plugins.names("norms"):
-        factory = norms.factory(name, plugins.defaults("norms", name))
+        factory = norms.Factory(name, plugins.defaults("norms", name))
         options = plugins.defaults("models", "mlp") | {"hidden": "16"}
         try:
             network = models.build("mlp", options, factory, "torch_default", (1, 8, 8), 4, 0).train()

@@ -22,7 +22,7 @@ SHORT: dict[str, dict[str, object]] = {"lenet": {}, "mlp": {"hidden": "32-16"}, 
 
 
 def network(name, norm, seed, dtype=torch.float32, **options):
-    factory = norms.factory(norm, plugins.defaults("norms", norm))
+    factory = norms.Factory(norm, plugins.defaults("norms", norm))
     channels, side = SIDES[name]
     chosen = plugins.defaults("models", name) | SHORT[name] | options
     return models.build(name, chosen, factory, "xavier_uniform", (channels, side, side), 10, seed).to(dtype)

@@ -18,7 +18,7 @@ BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
 
 def network(model, **options):
     """With statistics and parameters as after training, not as they begin."""
-    made = models.build(model, options, norms.factory("batch", {}), "xavier_uniform", (3, 32, 32), 10, 0)
+    made = models.build(model, options, norms.Factory("batch", {}), "xavier_uniform", (3, 32, 32), 10, 0)
     draw = torch.Generator().manual_seed(0)
     for module in made.modules():
         if isinstance(module, BATCH_NORMS):
@@ -42,7 +42,7 @@ def test_a_folded_network_is_the_same_function(model, options):
 
 @pytest.mark.parametrize("norm", plugins.names("norms"))
 def test_the_layers_that_batch_norm_alone_follows_are_found_whatever_the_norm(norm):
-    made = models.build("lenet", {}, norms.factory(norm, {}), "xavier_uniform", (1, 28, 28), 10, 0)
+    made = models.build("lenet", {}, norms.Factory(norm, {}), "xavier_uniform", (1, 28, 28), 10, 0)
     normalized = dict(zip(["conv1", "conv2", "dense1", "dense2"], ["norm1", "norm2", "norm3", "norm4"], strict=True))
     assert normed(made) == (normalized if norm in ("batch", "ghost_batch") else {})
 

@@ -18,7 +18,7 @@ SHAPE = (3, 32, 32)
 
 
 def build(model="resnet", norm="none", scheme="xavier_uniform", seed=0, shape=SHAPE, where="*", **options):
-    return models.build(model, options, norms.factory(norm, {}, where), scheme, shape, 10, seed)
+    return models.build(model, options, norms.Factory(norm, {}, where), scheme, shape, 10, seed)
 
 
 def weights(network):
@@ -50,7 +50,7 @@ NON_EXCESS_KURTOSIS["xavier_uniform_biased"] = NON_EXCESS_KURTOSIS["xavier_unifo
 def test_the_scale_multiplies_every_weight_and_nothing_else():
     plain = build("mlp", "batch", hidden="8-8")
     scaled = models.build(
-        "mlp", {"hidden": "8-8"}, norms.factory("batch", {}), "xavier_uniform", SHAPE, 10, 0, init_scale=4.0
+        "mlp", {"hidden": "8-8"}, norms.Factory("batch", {}), "xavier_uniform", SHAPE, 10, 0, init_scale=4.0
     )
     weighed = {f"{name}.weight" for name in weights(plain)}
     for name, value in plain.state_dict().items():

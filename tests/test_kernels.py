@@ -512,7 +512,7 @@ def lenet(norm: str, **options: object) -> nn.Module:
 
 
 def built(name: str, shape: tuple[int, int, int], norm: str, **options: object) -> nn.Module:
-    factory = norms.factory(norm, plugins.defaults("norms", norm))
+    factory = norms.Factory(norm, plugins.defaults("norms", norm))
     return models.build(name, plugins.defaults("models", name) | options, factory, "xavier_uniform", shape, 10, 0)
 
 

@@ -19,7 +19,7 @@ SHAPE, CLASSES = (1, 28, 28), 10
 
 def build(model, norm="none", where="*", **options):
     torch.manual_seed(0)
-    factory = norms.factory(norm, plugins.defaults("norms", norm), where)
+    factory = norms.Factory(norm, plugins.defaults("norms", norm), where)
     return plugins.load("models", model).build(SHAPE, CLASSES, factory, **options).double()
 
 

@@ -27,7 +27,7 @@ def per_pixel(**options):
 
 
 def network(name="lenet_per_pixel", norm="batch", seed=0, where="*", shape=(1, 28, 28), **options):
-    return models.build(name, options, norms.factory(norm, {}, where), "xavier_uniform", shape, 10, seed)
+    return models.build(name, options, norms.Factory(norm, {}, where), "xavier_uniform", shape, 10, seed)
 
 
 def images(num, seed=0):
@@ -91,7 +91,7 @@ def test_another_norm_is_refused(norm):
 
 def test_frozen_gamma_and_beta_stay_away():
     made = models.build(
-        "lenet_per_pixel", {}, norms.factory("batch", {"affine": False}), "xavier_uniform", (1, 28, 28), 10, 0
+        "lenet_per_pixel", {}, norms.Factory("batch", {"affine": False}), "xavier_uniform", (1, 28, 28), 10, 0
     )
     assert not [name for name, _ in made.named_parameters() if name.startswith("norm")]
     assert made(images(4)).isfinite().all()

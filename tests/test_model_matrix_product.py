@@ -13,7 +13,7 @@ SHAPE = (3, 4, 5)
 
 def build(norm="none", seed=0, shape=SHAPE, **options):
     options = {"width": 12, "num_factors": 3} | options
-    return models.build("matrix_product", options, norms.factory(norm, {}), "xavier_normal", shape, 7, seed)
+    return models.build("matrix_product", options, norms.Factory(norm, {}), "xavier_normal", shape, 7, seed)
 
 
 def test_it_computes_the_product_of_its_factors_on_an_images_first_values():

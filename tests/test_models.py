@@ -36,7 +36,7 @@ variants = pytest.mark.parametrize(("model", "options"), VARIANTS)
 
 
 def build(model, norm="none", shape=CIFAR, seed=0, init="xavier_uniform", num_classes=10, **options):
-    return models.build(model, options, norms.factory(norm, {}), init, shape, num_classes, seed)
+    return models.build(model, options, norms.Factory(norm, {}), init, shape, num_classes, seed)
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -183,7 +183,7 @@ def test_only_known_modules_hold_weights_and_none_is_shared(model, options, norm
         nn.Linear,
         nn.BatchNorm1d,
         nn.BatchNorm2d,
-        type(norms.factory("batch_scratch", {})(1, 2, "x")),
+        type(norms.Factory("batch_scratch", {})(1, 2, "x")),
     )
     assert all(isinstance(module, allowed) for module in modules)
     every = [name for name, _ in network.named_modules(remove_duplicate=False)]
@@ -215,7 +215,7 @@ def blocks(network):
 def test_a_norm_at_the_end_alone_normalises_what_the_same_network_without_one_computes(where):
     plain = build("resnet", depth=8).double()
     options = {"depth": 8}
-    normed = models.build("resnet", options, norms.factory("batch", {}, where), "xavier_uniform", CIFAR, 10, 0).double()
+    normed = models.build("resnet", options, norms.Factory("batch", {}, where), "xavier_uniform", CIFAR, 10, 0).double()
     images = random(6, *CIFAR, dtype=torch.float64)
     features = plain.stage3(plain.stage2(plain.stage1(plain.relu(plain.stem(images)))))
     if where == "before_pooling":

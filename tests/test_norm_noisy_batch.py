@@ -10,7 +10,7 @@ from bnstudy import norms
 
 
 def build(ndim=2, **options):
-    return norms.factory("noisy_batch", options)(6, ndim, "site")
+    return norms.Factory("noisy_batch", options)(6, ndim, "site")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ ULP = 1e-12
 
 
 def build(name, num_features, ndim=2, **options):
-    return norms.factory(name, options)(num_features, ndim, "site")
+    return norms.Factory(name, options)(num_features, ndim, "site")
 
 
 def pair(shape, **options):
@@ -227,13 +227,13 @@ def test_values_that_make_no_norm_are_named(name, options):
 
 def test_unknown_norm_is_named():
     with pytest.raises(ValueError, match=r"'nonesuch'; there are batch, .*batch_scratch, .*none"):
-        norms.factory("nonesuch", {})
+        norms.Factory("nonesuch", {})
 
 
 def sites(where, model="resnet", **options):
     """Paths of the norm modules in a network."""
     options = {"depth": 8} if model == "resnet" else options
-    network = models.build(model, options, norms.factory("batch", {}, where), "xavier_uniform", (3, 32, 32), 10, 0)
+    network = models.build(model, options, norms.Factory("batch", {}, where), "xavier_uniform", (3, 32, 32), 10, 0)
     return {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)}
 
 
@@ -266,7 +266,7 @@ def test_pattern_that_matches_no_site_is_named_with_the_sites_there_are(where):
 
 
 def test_factory_serves_several_networks():
-    norm = norms.factory("batch", {}, "stage1.*")
+    norm = norms.Factory("batch", {}, "stage1.*")
     models.build("resnet", {"depth": 8}, norm, "xavier_uniform", (3, 32, 32), 10, 0)
     with pytest.raises(ValueError, match="matches none of norm1, norm2, norm3, norm4"):
         models.build("lenet", {}, norm, "xavier_uniform", (3, 32, 32), 10, 0)

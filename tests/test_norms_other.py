@@ -20,7 +20,7 @@ few = settings(max_examples=20, deadline=None)
 
 
 def build(name, shape, **options):
-    return norms.factory(name, options)(shape[1], len(shape) - 2, "site").double()
+    return norms.Factory(name, options)(shape[1], len(shape) - 2, "site").double()
 
 
 def random(shape, seed=0):
@@ -256,7 +256,7 @@ def test_a_variance_is_no_further_from_float64s_than_torchs(name, kind):
     found = []
     with torch.random.fork_rng([]):
         for each in (name, "batch"):
-            norm = norms.factory(each, {"momentum": 1.0, **({"size": 64} if each == "ghost_batch" else {})})(16, 2, "")
+            norm = norms.Factory(each, {"momentum": 1.0, **({"size": 64} if each == "ghost_batch" else {})})(16, 2, "")
             norm.train()(x)
             (value,) = (v for key, v in norm.named_buffers() if key.endswith("running_var"))
             found.append(value.double())

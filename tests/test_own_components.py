@@ -243,7 +243,7 @@ def test_options_are_each_builds_own(lab):
     text = NORM.replace("slope: float = 0.2", "sizes: list = [1, 2]").replace("return", "sizes.pop()\n    return")
     project.use_components(lab("norms/pops.py", text.replace("(slope)", "(sizes[0])")))
     config = compose.one(["norm=pops", "norm.sizes=[3,4]"])
-    factory = norms.factory("pops", schema.norm_options(config))
+    factory = norms.Factory("pops", schema.norm_options(config))
     assert [factory(2, 2, site).negative_slope for site in "ab"] == [3, 3]
     assert config.norm["sizes"] == [3, 4] and plugins.defaults("norms", "pops") == {"sizes": [1, 2]}
     plugins.defaults("norms", "pops")["sizes"].pop()

@@ -17,7 +17,7 @@ CLASSES = 3
 
 
 def network(norm="batch", **options):
-    return models.build("mlp", {"hidden": "5"}, norms.factory(norm, options), "torch_default", (1, 2, 2), CLASSES, 0)
+    return models.build("mlp", {"hidden": "5"}, norms.Factory(norm, options), "torch_default", (1, 2, 2), CLASSES, 0)
 
 
 def loader(num=64):

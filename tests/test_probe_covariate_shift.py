@@ -67,7 +67,7 @@ def test_rows_are_those_of_steps_made_by_hand():
 
 def test_noise_is_new_after_the_step_and_the_state_of_chance_as_before():
     options = {"mean": 0.5, "std": 1.25}
-    network = models.build("lenet", {}, norms.factory("noisy_batch", options), "xavier_uniform", (1, 28, 28), 10, 0)
+    network = models.build("lenet", {}, norms.Factory("noisy_batch", options), "xavier_uniform", (1, 28, 28), 10, 0)
     images = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(32) % 10
     before = torch.get_rng_state()
@@ -75,7 +75,7 @@ def test_noise_is_new_after_the_step_and_the_state_of_chance_as_before():
     rows = probes.rows("covariate_shift", {"step_size": 1e-9}, seen)
     assert torch.equal(before, torch.get_rng_state())
     assert min(row["step_drift"] for row in rows) > 0.05  # without a step to speak of
-    quiet = models.build("lenet", {}, norms.factory("batch", {}), "xavier_uniform", (1, 28, 28), 10, 0)
+    quiet = models.build("lenet", {}, norms.Factory("batch", {}), "xavier_uniform", (1, 28, 28), 10, 0)
     rows = probes.rows("covariate_shift", {"step_size": 1e-9}, observe(quiet, images, labels, reads=READS))
     assert max(row["step_drift"] for row in rows) < 1e-4
     assert all(math.isnan(row["start_drift"]) for row in rows)

@@ -48,7 +48,7 @@ class Loader:
 
 def trained(norm="batch", num=40, **options):
     """LeNet after a few updates of SGD."""
-    network = models.build("lenet", {}, norms.factory(norm, options), "xavier_uniform", (1, 16, 16), CLASSES, 0)
+    network = models.build("lenet", {}, norms.Factory(norm, options), "xavier_uniform", (1, 16, 16), CLASSES, 0)
     optimiser, loader = torch.optim.SGD(network.parameters(), 1.0), Loader()
     for step in range(num):
         images, labels = loader.probe_batch(64, step % 8)
@@ -76,7 +76,7 @@ def accuracy(network, images, labels):
 @pytest.mark.parametrize("size", [128, 100, 511])
 def test_reestimated_statistics_are_those_of_all_images_together(norm, size):
     """However unequal the mini-batches: 511 and 1, 100 five times and 12."""
-    network = models.build("lenet", {}, norms.factory(norm, {}), "xavier_uniform", (1, 16, 16), CLASSES, 0).double()
+    network = models.build("lenet", {}, norms.Factory(norm, {}), "xavier_uniform", (1, 16, 16), CLASSES, 0).double()
     batches = [(x.double(), y) for x, y in Loader().test_batches(size)]
     network = nn.Sequential(OrderedDict((name, network.get_submodule(name)) for name in ("conv1", "norm1")))
     found = reestimated(network, batches)
@@ -170,7 +170,7 @@ def test_a_score_is_that_of_the_whole_set():
 
 def alone(norm, **options):
     """A norm and nothing else, for features (N, 3), as a network in training."""
-    return nn.Sequential(norms.factory(norm, options)(3, 0, "norm"))
+    return nn.Sequential(norms.Factory(norm, options)(3, 0, "norm"))
 
 
 @pytest.mark.parametrize("norm", ["batch", "batch_scratch", "batch_renorm", "ghost_batch", "noisy_batch", "whitening"])

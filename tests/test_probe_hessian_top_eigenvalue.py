@@ -66,7 +66,7 @@ def test_it_is_the_largest_eigenvalue_of_the_dense_hessian(norm):
 def test_the_dense_hessian_is_that_of_finite_differences(norm):
     """Through the statistics of the mini-batch too, at a smooth network: sigmoids instead of ReLU."""
     options = plugins.defaults("models", "mlp") | {"hidden": "3", "activation": "sigmoid"}
-    network = models.build("mlp", options, norms.factory(norm, {}), "xavier_uniform", (3, 2, 2), 3, 0).double()
+    network = models.build("mlp", options, norms.Factory(norm, {}), "xavier_uniform", (3, 2, 2), 3, 0).double()
     images, labels = double_feed(size=2).probe_batch(12)
     times = hessian_product(copy.deepcopy(network).train(), images, labels)
     theta, step, columns = parameters_to_vector(network.parameters()).detach(), 1e-5, []
@@ -113,7 +113,7 @@ def test_in_float32_it_is_the_same_to_the_tolerance():
 @pytest.mark.parametrize("name, options", [("resnet", {"depth": 8}), ("lenet", {}), ("mlp", {"hidden": "8-8"})])
 def test_the_studys_networks_can_be_differentiated_twice(name, options, norm):
     every = plugins.defaults("models", name) | options
-    network = models.build(name, every, norms.factory(norm, {}), "xavier_uniform", (3, 32, 32), 10, 0)
+    network = models.build(name, every, norms.Factory(norm, {}), "xavier_uniform", (3, 32, 32), 10, 0)
     row = run(network, make_loader(8, 32, 10), batch_size=8, max_iterations=200)
     assert row["converged"] and row["eigenvalue"] > 0
     assert row["num_parameters"] == sum(p.numel() for p in network.parameters())
@@ -270,7 +270,7 @@ def test_in_parts_the_products_are_those_of_the_whole(name, options, norm, monke
         images = torch.randn(12, 2, 2, 2, dtype=torch.float64)
     else:
         every = plugins.defaults("models", name) | options
-        network = models.build(name, every, norms.factory(norm, {}), "xavier_uniform", (3, side, side), 3, 0).double()
+        network = models.build(name, every, norms.Factory(norm, {}), "xavier_uniform", (3, side, side), 3, 0).double()
         images = torch.randn(6 if name != "mlp" else 12, 3, side, side, dtype=torch.float64)
     labels = torch.arange(len(images)) % 3
     products = []
@@ -322,7 +322,7 @@ def finite_differences(network, images, labels, step=1e-5):
 def test_of_every_norm_it_is_the_hessian_of_finite_differences(norm):
     """Whitening's inverse root could be differentiated once, and the rest was taken for 0."""
     options = plugins.defaults("models", "mlp") | {"hidden": "6-5", "activation": "sigmoid"}
-    network = models.build("mlp", options, norms.factory(norm, {}), "xavier_uniform", (1, 2, 2), 3, 0).double()
+    network = models.build("mlp", options, norms.Factory(norm, {}), "xavier_uniform", (1, 2, 2), 3, 0).double()
     images = torch.randn(12, 1, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     labels = torch.arange(12) % 3
     with torch.random.fork_rng():
@@ -336,7 +336,7 @@ def test_of_every_norm_it_is_the_hessian_of_finite_differences(norm):
 
 def test_a_norm_that_stops_gradients_is_refused():
     options = plugins.defaults("models", "mlp") | {"hidden": "6"}
-    network = models.build("mlp", options, norms.factory("batch_renorm", {}), "xavier_uniform", (3, 4, 4), 3, 0)
+    network = models.build("mlp", options, norms.Factory("batch_renorm", {}), "xavier_uniform", (3, 4, 4), 3, 0)
     with pytest.raises(ValueError, match=r"hidden\.0\.norm is BatchRenorm.*take another norm"):
         run(network, double_feed())
 

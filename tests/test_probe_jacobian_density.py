@@ -58,7 +58,7 @@ def test_they_are_about_those_of_the_dense_jacobian(norm, start):
 def make_gaussian(width, size):
     """A square matrix with entries of variance 1 / width, behind one that takes an image's first values."""
     options = {"width": width, "num_factors": 2}
-    network = models.build("matrix_product", options, norms.factory("none", {}), "xavier_normal", (3, size, size), 5, 0)
+    network = models.build("matrix_product", options, norms.Factory("none", {}), "xavier_normal", (3, size, size), 5, 0)
     draw = torch.Generator().manual_seed(3)
     nn.init.normal_(network.get_parameter("factors.1.dense.weight"), std=width**-0.5, generator=draw)
     return network

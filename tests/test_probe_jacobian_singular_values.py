@@ -27,7 +27,7 @@ def run(seen, **options):
 
 def make_product(num_factors=4, width=6, norm="none", seed=0):
     options = {"width": width, "num_factors": num_factors}
-    return models.build("matrix_product", options, norms.factory(norm, {}), "xavier_normal", (3, 8, 8), 5, seed)
+    return models.build("matrix_product", options, norms.Factory(norm, {}), "xavier_normal", (3, 8, 8), 5, seed)
 
 
 class Held(nn.Module):
@@ -162,7 +162,7 @@ def test_with_constant_statistics_they_are_those_of_the_whole_mini_batch_passed_
 def test_the_frozen_network_computes_what_training_does(name, options, norm):
     """Of every norm: what each takes from the mini-batch, or draws, is in its logits."""
     every = plugins.defaults("models", name) | options
-    made = norms.factory(norm, {"size": 6} if norm == "ghost_batch" else {})
+    made = norms.Factory(norm, {"size": 6} if norm == "ghost_batch" else {})
     network = models.build(name, every, made, "xavier_uniform", (3, 32, 32), 10, 0).double()
     loader = make_loader(32, size=32, num_classes=10)
     network.train()(loader.probe_batch(16, 1)[0].double())  # batch renormalization looks at the running statistics

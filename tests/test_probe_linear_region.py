@@ -15,7 +15,7 @@ from bnstudy import models, norms, probes
 def share(norm, weight, pixels, **options):
     """The first layer's row of a perceptron whose unit j has the input weight[j] * pixel, normalized or not."""
     made = models.build(
-        "mlp", {"hidden": str(len(weight)), "activation": "sigmoid"}, norms.factory(norm, {}), "xavier_uniform",
+        "mlp", {"hidden": str(len(weight)), "activation": "sigmoid"}, norms.Factory(norm, {}), "xavier_uniform",
         (1, 1, 1), 3, 0,
     )  # fmt: skip
     dense = made.get_submodule("hidden.0.dense")

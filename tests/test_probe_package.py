@@ -251,7 +251,7 @@ def train(network, loader, num_steps, before_step):
 def test_training_with_every_probe_on_is_training_without_to_the_bit(name, options, size, norm):
     def build():
         every_option = plugins.defaults("models", name) | options
-        return models.build(name, every_option, norms.factory(norm, {}), "xavier_uniform", (3, size, size), 10, seed=0)
+        return models.build(name, every_option, norms.Factory(norm, {}), "xavier_uniform", (3, size, size), 10, seed=0)
 
     observed: list = []
 

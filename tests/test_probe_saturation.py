@@ -15,7 +15,7 @@ from bnstudy import models, norms, probes
 def rows_of(activation, weight, images):
     """The first layer's row of an MLP whose unit j computes activation(weight[j] * pixel 0)."""
     options = {"hidden": str(len(weight)), "activation": activation}
-    network = models.build("mlp", options, norms.factory("none", {}), "xavier_uniform", (1, 1, 2), 3, 0)
+    network = models.build("mlp", options, norms.Factory("none", {}), "xavier_uniform", (1, 1, 2), 3, 0)
     with torch.no_grad():
         dense = network.get_submodule("hidden.0.dense")
         assert isinstance(dense, nn.Linear)

@@ -24,7 +24,7 @@ def real_network(name, norm, **options):
     """ResNet-8 on 3x32x32 or LeNet on 1x28x28, as experiments have them."""
     options = plugins.defaults("models", name) | options
     shape = (3, 32, 32) if name == "resnet" else (1, 28, 28)
-    return models.build(name, options, norms.factory(norm, {}), "xavier_uniform", shape, 10, seed=0), shape
+    return models.build(name, options, norms.Factory(norm, {}), "xavier_uniform", shape, 10, seed=0), shape
 
 
 def batch(shape, num=6, seed=0):

@@ -155,11 +155,6 @@ def diamonds(ax: Axes, x: Any, y: Any, arm: str, *, label: str | None = None, er
     )  # fmt: skip
 
 
-def diamond_entry(ax: Axes, label: str) -> None:
-    """A legend entry for the hollow diamonds of both arms."""
-    ax.plot([], [], "D", color=MUTED, ms=4.6, mfc="white", mew=1.2, label=label)
-
-
 def entry(label: str, marker: str = "", *, filled: bool = True, colour: str = MUTED, **line: Any) -> Line2D:
     """A legend entry for what a mark ("o", "D", ...) or a kind of line means, by default in the grey of no arm.
 

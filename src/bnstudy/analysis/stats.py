@@ -58,7 +58,7 @@ class Interval:
     left_out: int = 0
 
 
-def interval(values: Iterable[float], scale: Scale = Scale.plain, level: float = LEVEL) -> Interval:
+def interval(values: Iterable[float], scale: Scale = Scale.plain) -> Interval:
     """Mean over seeds, mean +- t s / sqrt(n) on the scale, brought back. NaN values (not defined) do not count."""
     usable, left_out = _usable(values, scale)
     n = len(usable)
@@ -67,7 +67,7 @@ def interval(values: Iterable[float], scale: Scale = Scale.plain, level: float =
     mean = float(usable.mean())
     if n == 1:
         return Interval(scale.back(mean), math.nan, math.nan, 1, left_out)
-    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * float(usable.std(ddof=1)) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * float(usable.std(ddof=1)) / math.sqrt(n)
     return Interval(scale.back(mean), scale.back(mean - half), scale.back(mean + half), n, left_out)
 
 

@@ -17,7 +17,7 @@ class Factory:
 
     ndim is the number of spatial dimensions (2 for images, 0 for features), `site` the layer's path in the network.
     Where no pattern of `where` (comma-separated, shell style: `stage1.*,head.norm`) matches the site there is no norm;
-    `none` has no pattern.
+    `none` has no pattern. Raises ValueError for an unknown name of a norm.
     """
 
     def __init__(self, name: str, options: Mapping[str, Any], where: str = "*") -> None:
@@ -63,8 +63,3 @@ class Factory:
             raise ValueError(f"norms/{self._name}.py: build returned {module!r}; return a torch.nn.Module")
         self.layers.append(module)
         return module
-
-
-def factory(name: str, options: Mapping[str, Any], where: str = "*") -> Factory:
-    """The factory of the configured norm. Raises ValueError for an unknown name."""
-    return Factory(name, options, where)

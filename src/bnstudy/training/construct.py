@@ -30,7 +30,7 @@ def make_loader(job: Job, device: torch.device) -> Loader:
 
 def norm_factory(config: Config) -> norms.Factory:
     """The factory of the configured norm."""
-    return norms.factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
+    return norms.Factory(config.norm["name"], norm_options(config), config.norm.get("where", "*"))
 
 
 def image_shape(config: Config, shape: tuple[int, ...]) -> tuple[int, int, int]:

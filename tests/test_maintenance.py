@@ -259,9 +259,9 @@ def test_of_runs_published_without_their_looks_the_tables_tell_what_looked(tmp_p
     rows = publishing.brief(tmp_path)["jacobians"]
     assert rows and {row["looks"] for row in rows.values()} == {'["jacobian_singular_values"]'}
     run_id, looked = next(iter(rows.items()))
-    assert survey._looked(RunSpec(run_id, 1, (), ("jacobian_singular_values@1",)), looked)
+    assert survey._has_looks(RunSpec(run_id, 1, (), ("jacobian_singular_values@1",)), looked)
     looked = looked | {"looks": '["jacobian_singular_values@1"]'}
-    assert not survey._looked(RunSpec(run_id, 1, (), ("jacobian_singular_values@2",)), looked)
+    assert not survey._has_looks(RunSpec(run_id, 1, (), ("jacobian_singular_values@2",)), looked)
     shutil.copy(folder / "jacobian_singular_values.parquet", folder / "steps.parquet")
     assert publishing.brief(tmp_path)["jacobians"] == rows
 

@@ -37,8 +37,10 @@ class Reach:
 
 
 def reach(grid: Sequence[Job], store: Store, published: Published = NOTHING) -> Reach:
-    """The jobs that the outcomes in the store, and those published, call for; the grid alone where its sweep searches
-    nothing."""
+    """The jobs that a sweep asks for: its grid and, where it searches, what follows from outcomes that are known.
+
+    These are the outcomes in the store, and those that are published.
+    """
     search = grid[0].config.sweep.search
     axis, factor = search.axis, search.factor
     if axis is None:

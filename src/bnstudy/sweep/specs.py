@@ -28,8 +28,11 @@ BATCH_SIZE = 4  # its place in a kind
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run of a sweep: the images that it trains on (1 where none), what the time of one depends on, and its looks
-    (see `status.look_key`)."""
+    """One run of a sweep, with what its time and its state are estimated from.
+
+    `work`: the number of images that it trains on, 1 without an update. `kind`: what the time of one image depends on.
+    `looks`: the keys of its looks (`status.look_key`).
+    """
 
     run_id: str
     work: int

@@ -50,12 +50,12 @@ class Survey:
         for each in () if again else (*self.runs_of.get(sweep, ()), sweep):
             rows |= self.published.get(each, {})
         if known is None:
-            known = {run.run_id for run in runs if run.run_id in rows and _looked(run, rows[run.run_id])}
+            known = {run.run_id for run in runs if run.run_id in rows and _has_looks(run, rows[run.run_id])}
         return tally(runs, self.entries, self.pace, self.holders, processes, known)
 
 
-def _looked(run: RunSpec, row: Mapping[str, Any]) -> bool:
-    """Whether what is to look at the run has looked at the published one, where its table tells of more than names."""
+def _has_looks(run: RunSpec, row: Mapping[str, Any]) -> bool:
+    """Whether the published run has every planned look; true where its table names probes without their plans."""
     looks = set(json.loads(row["looks"] or "[]"))
     return set(run.looks) <= looks or not any("@" in look for look in looks)
 

@@ -24,21 +24,24 @@ NETWORK_AND_PRECISION = 2  # of a kind: what a speed must share with a run to sa
 
 
 class Speeds:
-    """Seconds that one image takes, by kind of run; of a kind that is not known, the most similar one's.
+    """Seconds that one image takes, by kind of run; for a kind without runs, those of the most similar known kind.
 
-    Of runs that train and are looked at in another way, what the probes took does not count: the time of a probe says
-    nothing of another's, and can be many times that of training.
+    From a similar kind the probes' time is left out: the time of one probe says nothing of another's, and can be many
+    times that of training.
     """
 
     def __init__(self) -> None:
         self._sums: defaultdict[Kind, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def add(
-        self, of: Kind, images: float, sec: float, probe_share: float | None = None, *, alike: bool = True
+        self, of: Kind, images: float, sec: float, probe_share: float | None = None, *, for_similar: bool = True
     ) -> None:
-        """`probe_share`: of the seconds, what the probes of a run that trains took. `alike`: similar kinds learn of it,
-        too, for which that share has to be known."""
-        for length in range(NETWORK_AND_PRECISION if alike else len(of), len(of) + 1):
+        """Count images that a run of this kind trained on in so many seconds.
+
+        `probe_share`: the probes' share of the seconds. `for_similar`: whether the speed counts for similar kinds, too;
+        not where that share is unknown.
+        """
+        for length in range(NETWORK_AND_PRECISION if for_similar else len(of), len(of) + 1):
             sums = self._sums[of[:length]]
             counted = sec if length == len(of) else sec * (1 - (probe_share or 0.0))
             sums[0], sums[1] = sums[0] + images, sums[1] + counted
@@ -84,7 +87,7 @@ def measured(
         if run.run_id in begun and not entries[run.run_id].state.done:
             steps, sec = begun[run.run_id]
             images_done[run.run_id] = steps * int(run.kind[BATCH_SIZE])
-            here.add(run.kind, images_done[run.run_id], sec, alike=False)
+            here.add(run.kind, images_done[run.run_id], sec, for_similar=False)
     return Pace(here, published or Speeds(), images_done)
 
 

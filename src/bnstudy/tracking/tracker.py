@@ -96,7 +96,7 @@ class Background:
 
 
 class _Thread:
-    """Does what is submitted, in that order. A process that ends does not wait for it, as it would for a pool's."""
+    """A thread that runs tasks in the order of their submission; unlike a pool's it does not delay Python's end."""
 
     def __init__(self) -> None:
         self._tasks = queue.SimpleQueue[Callable[[], None]]()

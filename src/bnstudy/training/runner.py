@@ -168,13 +168,13 @@ def _looks(group: Group, results: Path, saved: dict[str, Any] | None) -> dict[st
 
 
 def _take_apart(group: Group, results: Path, work: Work) -> tuple[list[RunEnded], list[Group]]:
-    """Split a group that raised: the runs that are done, and for each other one a group and a checkpoint of its own.
+    """Split a group that raised: return the runs that are done, and for each of the others a group of its own.
 
-    The exception may be one run's fault (a probe stumbles over its weights): then only that run fails. Or the group
-    needed too much memory, of which a run alone needs a part. Nothing that was saved is lost; it is the group that is
-    given up, and with runtime.engine=stacked the runs are rounded from here on as runs alone are (the manifest's
-    `groups` say so). Where not even one of them can be built, the cause lies elsewhere: the group stays as it is, to be
-    resumed whole, and its runs are marked failed.
+    One run may be at fault (a probe stumbles over its weights): then only that run fails. Or the group needed too much
+    memory, of which a run alone needs a part. Each run takes its part of the group's checkpoint along, so that nothing
+    saved is lost. With runtime.engine=stacked the runs are rounded from here on as runs alone are, which the manifest's
+    `groups` record. Where not even one run can be built, the cause lies elsewhere: the group stays whole, to be resumed
+    later, and its runs are marked failed.
     """
     states = {job.run_id: status.of(job, Store(results)) for job in group.jobs}
     ended = [RunEnded(run_id, now.state) for run_id, now in states.items() if now.done]  # by a manifest written before

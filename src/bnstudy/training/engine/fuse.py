@@ -153,7 +153,10 @@ def _other(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
 
 
 def _pass_on(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-    """Where a convolution and an addition behind it share an input, the latter has it from the former."""
+    """Where a convolution and a later addition share an input, have the convolution return it for the addition.
+
+    Their gradients are then summed within the convolution (see `WinogradConv`).
+    """
     order = {node: number for number, node in enumerate(graph.nodes)}
     for node in order:
         shared = _input(node, WinogradConv, modules)

@@ -138,6 +138,33 @@ def test_images_that_lie_beside_the_classes_are_said_to_be_left_out(beside, tmp_
     assert f"not read: 1, such as {beside.removesuffix('/cat/0.png')}" in capsys.readouterr().out
 
 
+def test_images_are_upright_and_transparent_ones_refused(tmp_path, capsys):
+    there = f"--data-root={tmp_path / 'data'}"
+    for name in "ab":
+        for index in range(5):
+            (tmp_path / "pets" / name).mkdir(parents=True, exist_ok=True)
+            image = Image.new("RGBA", (4, 2), (10, 20, 30, 255))
+            image.putpixel((0, 0), (200, 0, 0, 255))
+            lying = Image.Exif()
+            lying[0x0112] = 6  # to be turned by 90 degrees clockwise
+            image.save(tmp_path / "pets" / name / f"{index}.png", exif=lying)
+    assert imported(tmp_path / "pets", there, "--name=mine") == 0
+    arrays = sources.load(sources.locate("mine", tmp_path / "data", download=False))
+    assert arrays.train_images.shape[1:] == (4, 2, 3) and (arrays.train_images[:, 0, 1, 0] == 200).all()
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    image.save(tmp_path / "pets" / "b" / "3.png")
+    capsys.readouterr()
+    assert imported(tmp_path / "pets", there, "--name=other") == cli.EXIT_USAGE
+    assert "3.png is transparent" in capsys.readouterr().err
+
+
+def test_a_test_set_of_another_name_is_no_class(tmp_path, capsys):
+    for place in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        draw(tmp_path / "pets" / place / "0.png")
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path}", "--name=mine") == cli.EXIT_USAGE
+    assert "rename" in capsys.readouterr().err
+
+
 def test_what_cannot_be_imported_is_named_and_leaves_nothing(tmp_path, capsys):
     assert imported(tmp_path / "nowhere", f"--data-root={tmp_path / 'data'}") == cli.EXIT_USAGE
     assert "nowhere: give a folder with train/CLASS/" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bnstudy.data import sources
 from bnstudy.data.sources import DataError, Source
@@ -83,6 +83,8 @@ def _read_folder(folder: Path) -> tuple[list[str], Files, list[Path]]:
     homes = {name: folder / name if split else folder for name in SPLITS}
     by_split = {name: _class_folders(home) for name, home in homes.items()}
     classes = by_split["train"]
+    if not split and (folder / "train").is_dir():  # as ImageNet is laid out, with val/
+        raise DataError(f"{folder}: there is a train/ and no test/ beside it; rename the folder of test images test/")
     if len(classes) < 2:
         raise DataError(
             f"{folder}: give a folder with train/CLASS/ and test/CLASS/, or with CLASS/ alone, of two classes or more "
@@ -155,8 +157,10 @@ def _mode(path: Path) -> str:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
+        image = ImageOps.exif_transpose(Image.open(path))  # upright, as viewers show it
         image.load()  # or a truncated one would raise where it is written
-        return image
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): repair or remove it") from None
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise DataError(f"{path} is transparent in places, which have no colour: give it a background first")
+    return image

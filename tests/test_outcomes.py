@@ -35,6 +35,12 @@ def test_losses_give_their_outcome(losses: list[float], outcome: str) -> None:
     assert outcomes.of_losses(losses) == outcome
 
 
+@pytest.mark.parametrize(("num_classes", "below"), [(10, 0.3), (100, 0.03), (2, 0.625), (4, 0.4375)])
+def test_what_counts_as_trained_lies_above_the_chance_of_so_many_classes(num_classes: int, below: float) -> None:
+    assert outcomes.stalled_below(num_classes) == pytest.approx(below)
+    assert outcomes.stalled_below(10) == 0.3  # to the bit: published runs were judged by it
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

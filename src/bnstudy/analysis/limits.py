@@ -17,7 +17,7 @@ from bnstudy.analysis.criteria import Criterion, Need, Part, Sample
 from bnstudy.analysis.findings import Comparison
 from bnstudy.analysis.frames import ARMS, CHANCE, DASH, MissingTable, arms, number, spread
 from bnstudy.analysis.stats import Scale
-from bnstudy.store.outcomes import STALLED_BELOW
+from bnstudy.store.outcomes import stalled_below
 
 FACTOR = 1.25  # to which the searches of the sweeps narrow a bracket
 OUTCOMES = ("trained", "stalled", "diverged")
@@ -210,7 +210,7 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
     for place, depth in enumerate(depths):
         ax, part = panels[str(depth)], runs[runs["depth"] == depth]
         ax.axhline(CHANCE, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
-        ax.axhline(100 * STALLED_BELOW, color=figures.MUTED, lw=0.9, zorder=1)
+        ax.axhline(100 * stalled_below(10), color=figures.MUTED, lw=0.9, zorder=1)
         part = part.assign(percent=(100 * part["final_train_accuracy"]).where(part["outcome"] != "diverged", 0.0))
         for arm, of in arms(part).items():
             means = stats.over_seeds(grid(of), ["lr"], "percent")
@@ -226,7 +226,7 @@ def depth_figure(fig: Figure, runs: pd.DataFrame) -> None:
     draw_brackets(ends, by_cell(runs, ["norm", "depth", "seed"]), "depth")
     ends.set_xlabel("weight layers")
     figures.panel(ends, "abcdefg"[len(depths)], "where training ends, a bar a seed")
-    trains = figures.entry(f"trains above: {100 * STALLED_BELOW:g} %", lw=0.9)
+    trains = figures.entry(f"trains above: {100 * stalled_below(10):g} %", lw=0.9)
     chance = figures.entry("chance", ls=figures.DASHED, lw=0.9)
     fig.legend(handles=[*figures.arm_entries(arms(runs), "o", ls="-"), trains, chance], loc="outside lower center",
                ncols=4)  # fmt: skip

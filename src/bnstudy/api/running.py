@@ -187,7 +187,7 @@ class Run:
 
     @property
     def outcome(self) -> str | None:
-        """`trained`, `stalled` (a final training accuracy below 30 %) or `diverged`; None for a run without updates."""
+        """`trained`, `stalled` (a final training accuracy below three times chance) or `diverged`; None without updates."""
         outcome: str | None = self.manifest["outcome"]
         return outcome
 

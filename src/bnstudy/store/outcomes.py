@@ -22,9 +22,15 @@ DIVERGED, LEARNS, CHANCE = "diverged", "learns", "at chance"
 TOO_SMALL, TOO_LARGE = "at chance: rate too small", "at chance: rate too large"
 PARTIAL = "partial data"  # too few losses to tell
 DIVERGENCE_LOSS = 1e3
-STALLED_BELOW = 0.3  # final training accuracy of a run that finished and did not train
 NUM_LAST = 50
-LEARNS_BELOW = 2.25
+LEARNS_BELOW = 2.25  # of ten classes
+
+
+def stalled_below(num_classes: int) -> float:
+    """The final training accuracy below which a run that finished did not train: three times chance, 30 % of ten
+    classes, and of few classes a quarter of the way from chance to 1."""
+    chance = 1 / num_classes
+    return min(3 / num_classes, chance + (1 - chance) / 4)
 
 
 def of_losses(losses: Sequence[float] | np.ndarray) -> str:

@@ -92,6 +92,15 @@ def test_rows_of_steps_and_epochs(root):
     assert loop.position.final[0]["test_accuracy"] == epochs["test_accuracy"][-1]
 
 
+@pytest.mark.parametrize(("shape", "batch", "size"), [((3, 32, 32), 8, 1000), ((1, 28, 28), 8, 1000),
+                                                      ((3, 64, 64), 8, 250), ((3, 224, 224), 8, 20),
+                                                      ((3, 224, 224), 64, 64), ((3, 32, 32), 2000, 1000)])  # fmt: skip
+def test_large_images_are_evaluated_in_smaller_parts(root, shape, batch, size):
+    loop, _ = training([config(root, data__batch_size=25)])
+    loop._loader.shape, loop._configs[0].data.batch_size = shape, batch
+    assert loop._evaluation_batch() == size
+
+
 def test_budgets(root):
     in_epochs = config(root, train__steps=None, train__epochs=3)
     assert total_steps(in_epochs, 4) == 12

@@ -77,6 +77,16 @@ def run(folder, root, tmp_path, *overrides):
     return ended.value.code or 0
 
 
+def test_a_module_with_two_names_is_trained_and_kept(lab, root, tmp_path):
+    """As a list of layers beside their own names has it: safetensors saves no tensor twice."""
+    both = "self.both = nn.Sequential(self.hidden)\n        self.layers = ("
+    folder = lab("models/mine.py", network().replace("self.layers = (", both))
+    assert run(folder, root, tmp_path, "norm=none") == 0
+    store = Store(tmp_path / "results")
+    kept = store.weights(store.run_ids()[0])
+    assert kept["both.0.weight"].equal(kept["hidden.weight"])
+
+
 def test_a_network_a_norm_and_a_sweep_of_another_folder_run(lab, root, tmp_path):
     lab("norms/slope.py", NORM)
     lab("sweeps/trial.yaml", SWEEP)

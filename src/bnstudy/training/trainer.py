@@ -175,7 +175,8 @@ class Trainer:
         if not job.config.runtime.keep_weights:
             return None
         state = self._engine.network(run).state_dict()
-        return save({name: value.cpu().contiguous() for name, value in state.items()}, {"run": job.run_id})
+        values = {name: value.cpu().contiguous().clone() for name, value in state.items()}  # none of them shared
+        return save(values, {"run": job.run_id})
 
     def _compare(self, job: Job) -> None:
         """Print whether a run that was trained again ended in the same bits."""
@@ -263,7 +264,7 @@ def _manifest(job: Job, training: Training, run: int, facts: dict[str, Any], wal
     elif training.total_steps == 0:
         outcome = None
     else:
-        outcome = "stalled" if final["train_accuracy"] < outcomes.STALLED_BELOW else "trained"
+        outcome = "stalled" if final["train_accuracy"] < outcomes.stalled_below(job.source.num_classes) else "trained"
     busy_sec = position.train_sec + position.probe_sec
     return {
         "status": "completed" if diverged_step is None else "diverged",

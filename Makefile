@@ -5,6 +5,8 @@ PYTHON ?= python3
 CPU ?=
 DATA_ROOT ?= $(or $(value BNSTUDY_DATA_ROOT),data)
 # The others are given on the command line alone: a shell may have a NAME of its own.
+unused := $(strip $(foreach v,PRESET JOBS BUDGET_MIN SEED AGAIN,$(if $(filter environment,$(origin $v)),$v)))
+$(foreach v,$(unused),$(warning $v of the environment is not used: give it behind make, as in make ... $v=$(value $v)))
 PRESET =
 JOBS =
 BUDGET_MIN =
@@ -155,7 +157,8 @@ notebooks: $(READY) ## run the notebooks on the committed tables: results/notebo
 
 .PHONY: lab
 lab: $(READY) ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir analysis/notebooks $(ARGS)
+	@# its kernels run in the notebooks' folder
+	case $$BNSTUDY_DATA_ROOT in /*|~*) ;; *) BNSTUDY_DATA_ROOT=$$PWD/$$BNSTUDY_DATA_ROOT;; esac; $(BIN)/jupyter lab --notebook-dir analysis/notebooks $(ARGS)
 
 .PHONY: docs
 docs: $(READY) ## the documentation as a site: site/index.html; no network
@@ -208,6 +211,7 @@ clean: ## remove .venv, caches and half-written files; data and results stay
 	find src tests analysis -name __pycache__ -type d -prune -exec rm -rf {} +
 	find results -name '*.part' -type f -delete 2>/dev/null || true
 
+# An environment with torch for CPUs stays one when the packages change, unless CPU=0 is given.
 # uv first, itself from a hash-checked file; where it is not available, or cannot install, pip does the same more slowly.
 # Packages built from source use the locked setuptools (no build isolation), so nothing unlocked is ever fetched.
 $(READY): requirements.lock bootstrap.lock pyproject.toml
@@ -216,7 +220,7 @@ $(READY): requirements.lock bootstrap.lock pyproject.toml
 	  || { printf "setup: '%s' is not there, or older than Python 3.11: install 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.12\n" $(call quoted,PYTHON) >&2; exit 1; }; \
 	  $(call quoted,PYTHON) -m venv --clear $(VENV) \
 	  || { printf "setup: '%s' cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)\n" $(call quoted,PYTHON) >&2; exit 1; }; }
-ifneq ($(call wanted,CPU),)
+ifneq ($(if $(filter file,$(origin CPU)),$(wildcard $(VENV)/cpu.lock),$(call wanted,CPU)),)
 	@echo "setup: packages of requirements.lock into $(VENV), torch from its index of builds for CPUs (about 2 GB, once)"
 	@awk '/^[a-z]/ { wanted = !/^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==/ } wanted' requirements.lock > $(VENV)/cpu.lock
 	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r bootstrap.lock
@@ -226,6 +230,7 @@ ifneq ($(call wanted,CPU),)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-build-isolation -r $(VENV)/cpu.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 else
+	@rm -f $(VENV)/cpu.lock
 	@echo "setup: packages of requirements.lock into $(VENV) (about 6 GB, once)"
 	@if $(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r bootstrap.lock \
 	  && $(BIN)/uv pip sync $$(test -t 2 || echo --quiet) --python $(BIN)/python --require-hashes --no-build-isolation requirements.lock; then \

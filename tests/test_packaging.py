@@ -98,6 +98,43 @@ def test_a_switch_of_make_is_off_where_it_says_no(words, variable, effect, value
     assert done.returncode == 0 and (effect in done.stdout) == (value in ("1", "yes")), done.stderr
 
 
+@pytest.mark.parametrize(("given", "cpu"), [([], True), (["CPU=0"], False), (["CPU="], False), (["CPU=1"], True)])
+def test_an_environment_with_torch_for_cpus_stays_one_unless_told_otherwise(tmp_path, given, cpu):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.lock", "bootstrap.lock", "pyproject.toml", ".venv/cpu.lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    environment = {key: value for key, value in os.environ.items() if key != "CPU"}
+    command = ["make", "-n", "status", *given]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and ("--torch-backend cpu" in done.stdout) == cpu, done.stderr
+
+
+def test_a_variable_of_the_shell_that_is_not_used_is_named():
+    environment = os.environ | {"PRESET": "full", "NAME": "mine"}
+    done = subprocess.run(["make", "-n", "sweep-init"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "full" not in done.stdout
+    assert "PRESET" in done.stderr and "PRESET=full" in done.stderr and "NAME" not in done.stderr
+
+
+def test_kernels_of_the_lab_find_the_data_of_the_project(tmp_path):
+    """They run in the folder of the notebooks."""
+    for name in ("requirements.lock", "bootstrap.lock", "pyproject.toml", ".venv/.ready"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    jupyter = tmp_path / ".venv" / "bin" / "jupyter"
+    jupyter.parent.mkdir()
+    jupyter.write_text('#!/bin/sh\necho "$BNSTUDY_DATA_ROOT"\n')
+    jupyter.chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("DATA_ROOT")}
+    for given, found in (([], tmp_path / "data"), (["DATA_ROOT=my data"], tmp_path / "my data"),
+                         (["DATA_ROOT=/mnt/x"], Path("/mnt/x"))):  # fmt: skip
+        command = ["make", "-s", "lab", *given]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1:] == [str(found)], done.stderr
+
+
 @pytest.mark.parametrize("folder", ["my tools", "josé's $e"])
 def test_setup_takes_a_python_in_a_folder_of_any_name(tmp_path, folder):
     """One that can do all but make an environment: nothing is installed."""

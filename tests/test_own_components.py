@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -140,6 +141,30 @@ def test_an_error_in_own_code_names_its_line_and_the_file_of_the_traceback(lab, 
     assert re.search(r"models/mine\.py, line \d+: return self\.classifier", error) and "no_such_thing" in error
     assert str(path) in error
     assert "Traceback" not in error and "models/mine.py" in path.read_text()
+
+
+PROBE = "COLUMNS = {{'value': 'float64'}}\nREADS = set()\n\ndef probe(seen):\n    yield {{'value': {}}}\n"
+
+
+@pytest.mark.parametrize(("plan", "anew"), [("at_end=true", False), ("every_steps=100", True)])
+def test_a_probe_that_is_mended_before_it_has_looked_costs_no_training(lab, root, tmp_path, capsys, plan, anew):
+    """It failed at its last look, its only one: what was trained is as good as it was."""
+    folder = lab("models/mine.py", network())
+    lab("probes/late.py", PROBE.format("seen.loss if seen.step in (0, 100) else seen.wrong"))
+    given = [*RUN, "norm=none", "train.steps=202", "runtime.checkpoint_every_sec=0.02", f"+probes.late.{plan}"]
+    given[given.index("train.steps=2")] = "runtime.threads=1"
+    given += [f"--components={folder}", f"--data-root={root}", f"--results={tmp_path / 'results'}"]
+    failed = subprocess.run([sys.executable, "-m", "bnstudy", *given], capture_output=True, text=True)
+    assert failed.returncode == cli.EXIT_FAILED and "probes/late.py" in failed.stderr, failed.stderr
+    lab("probes/late.py", PROBE.format("seen.loss"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(given)
+    assert not ended.value.code
+    assert ("probes/late.py changed since" in capsys.readouterr().out) == anew
+    store = Store(tmp_path / "results")
+    (name,) = store.run_ids()
+    assert store.state(name).done and len(store.table(name, "steps")) == 202
+    assert len(store.table(name, "late")) == (3 if anew else 1)
 
 
 def test_code_that_changed_since_it_was_imported_is_not_trained_under_its_new_name(lab, root, tmp_path, capsys):

@@ -7,7 +7,7 @@ that lacks a look is completed: without training where the look is at the start 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -134,11 +134,18 @@ def changed_code(config: Config, then: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(changed)
 
 
-def changed_probes(config: Config, records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The files of probes that have changed, or gone, since these looks of a checkpoint were planned."""
+def changed_probes(
+    config: Config, records: Mapping[str, Mapping[str, Any]], looked: Collection[str]
+) -> tuple[str, ...]:
+    """The files of probes that have changed since these looks of a checkpoint, by table, were planned, or have gone.
+
+    One whose table is not among those of which there are rows, `looked`, may change: all of its looks are still ahead.
+    """
     known = set(plugins.names("probes"))
-    changed = (r["probe"] for r in records if r["probe"] not in known or not holds(r, Look.of(r), config))
-    return tuple(f"probes/{name}.py" for name in dict.fromkeys(changed))
+    gone = {r["probe"] for r in records.values() if r["probe"] not in known}
+    begun = {table: r for table, r in records.items() if table in looked and r["probe"] in known}
+    changed = gone | {r["probe"] for r in begun.values() if not holds(r, Look.of(r), config)}
+    return tuple(f"probes/{name}.py" for name in sorted(changed))
 
 
 def _with_imports(own: str, sources: Mapping[str, str]) -> dict[str, str]:

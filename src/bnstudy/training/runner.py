@@ -138,7 +138,9 @@ def _run(group: Group, results: Path, work: Work) -> list[RunEnded]:
     saved = checkpoint.load(results, group)
     if saved is not None:
         config = group.jobs[0].config
-        changed = status.changed_code(config, saved["code"]) + status.changed_probes(config, saved["looks"].values())
+        looked = {table for writer in saved["writers"] for table in writer["columns"]}
+        changed = status.changed_code(config, saved["code"])
+        changed += status.changed_probes(config, saved["looks"], looked)
         if changed:
             checkpoint.of_no_use(group, f"{', '.join(changed)} changed since")
             checkpoint.remove(results, group)

@@ -106,14 +106,18 @@ class Store:
         if not (folder / paths.MANIFEST).exists():
             return State.partial
         try:
-            manifest = self.manifest(run_id)
-            for name in manifest["tables"]:
-                self._check(run_id, manifest, name, verify=verify)
-            if manifest.get("weights"):
-                self._check_weights(run_id, manifest, verify=verify)
+            return State(self.check(run_id, verify=verify)["status"])
         except StoreError:
             return State.damaged
-        return State(manifest["status"])
+
+    def check(self, run_id: str, *, verify: bool = True) -> dict[str, Any]:
+        """The manifest of a run whose files are what was written; `verify` as in `state`. Raises StoreError."""
+        manifest = self.manifest(run_id)
+        for name in manifest["tables"]:
+            self._check(run_id, manifest, name, verify=verify)
+        if manifest.get("weights"):
+            self._check_weights(run_id, manifest, verify=verify)
+        return manifest
 
     def manifest(self, run_id: str) -> dict[str, Any]:
         """Raises StoreError if it is missing, is not what `Writer.finish` writes, or belongs to another run."""

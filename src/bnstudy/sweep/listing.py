@@ -15,7 +15,7 @@ from typing import Any
 
 from bnstudy.store import index, locks, paths
 from bnstudy.store.jobs import let_go
-from bnstudy.store.runs import State, Store
+from bnstudy.store.runs import State, Store, StoreError
 from bnstudy.store.words import duration
 
 SHOWN = ("run", "state", "test_accuracy", "age", "sweep")  # on a terminal; a CSV file has every column
@@ -63,9 +63,13 @@ def show(name: str, results: Path) -> int:
     state, holder = store.state(run_id), locks.holder(results, run_id)
     print(f"{run_id}: {f'running ({holder})' if holder else WORDS.get(state, state)}")
     print(f"folder: {paths.run(results, run_id)}")
-    if state in (State.partial, State.damaged):
+    if state == State.partial:
         return 0
-    manifest = store.manifest(run_id)
+    try:
+        manifest = store.check(run_id)
+    except StoreError as error:
+        print(f"damaged: {error}")
+        return 0
     if manifest["error"]:
         print(f"error: {manifest['error']}")
         print(manifest.get("traceback", ""))

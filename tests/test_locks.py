@@ -83,6 +83,16 @@ def test_whose_lock_may_not_be_tried_is_named_by_its_file(tmp_path, monkeypatch)
     assert locks.holder(tmp_path, "run") == locks.Holder("there", 7)
 
 
+def test_a_lock_that_a_kill_left_on_a_copy_that_cannot_be_written_to_is_nobody_s(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    paths.lock(tmp_path, "run").parent.mkdir(parents=True)
+    paths.lock(tmp_path, "run").write_text("7 there run")
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert locks.holder(tmp_path, "run") is None
+
+
 def test_one_process_at_a_time_is_alone(tmp_path):
     path = tmp_path / "new" / "submitting"
     with locks.alone(path), pytest.raises(Timeout), locks._locked(path, 0):

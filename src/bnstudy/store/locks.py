@@ -95,8 +95,12 @@ def holder(results: Path, run_id: str) -> Holder | None:
             return None
     except Timeout:
         return _named(_read(path))
-    except PermissionError:  # another user's, who alone can tell whether a process still holds it
-        return _named(_read(path))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):  # another user's, who alone can tell if a process still holds it
+            return _named(_read(path))
+        if error.errno == errno.EROFS:  # where nothing trains
+            return None
+        raise
 
 
 def holders(results: Path) -> dict[str, Holder]:

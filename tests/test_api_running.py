@@ -219,7 +219,7 @@ def finished(data, tmp_path_factory):
 def test_a_finished_run_opens_with_all_that_it_has(finished, data):
     run = bnstudy.run(finished.id, finished.results, data_root=data)
     assert schema.resolved(run.config) == schema.resolved(make(data))
-    assert run.config.runtime.data_root == str(data)
+    assert run.config.runtime.data_root == str(data) and run.config.tracking.mode == "off"
     assert (run.status, run.tables) == ("completed", ("activation_moments", "epochs", "steps", "throughput", "weights"))
     assert run.outcome in ("trained", "stalled")
     curves = run.table("epochs")

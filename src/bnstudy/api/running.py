@@ -171,14 +171,15 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """What was trained. How and where (`runtime`, `tracking`) is not recorded and has its defaults."""
+        """What was trained. How and where (`runtime`) is not recorded and has its defaults; `tracking` is off."""
         from bnstudy.store.runs import looks_of
         from bnstudy.store.status import Look
 
         config = from_dict({**self.manifest["config"], "probes": {}})
         runtime = replace(config.runtime, data_root=str(self.data_root), results=str(self.results))
         looks = [Look.of(record) for record in looks_of(self.manifest).values()]
-        return replace(config, runtime=runtime, probes={look.probe: look.plan for look in looks})
+        tracking = replace(config.tracking, mode="off")
+        return replace(config, runtime=runtime, tracking=tracking, probes={look.probe: look.plan for look in looks})
 
     @property
     def status(self) -> str:
@@ -187,7 +188,7 @@ class Run:
 
     @property
     def outcome(self) -> str | None:
-        """`trained`, `stalled` (a final training accuracy below three times chance) or `diverged`; None without updates."""
+        """`trained`, `stalled` (training accuracy below three times chance) or `diverged`; None without updates."""
         outcome: str | None = self.manifest["outcome"]
         return outcome
 

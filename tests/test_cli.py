@@ -167,9 +167,33 @@ def test_a_damaged_run_is_named_and_made_again(root, tmp_path, capsys):
     (name,) = Store(tmp_path).run_ids()
     (paths.run(tmp_path, name) / "steps.parquet").write_bytes(b"")
     capsys.readouterr()
+    assert main("show", name, "--results", tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "steps.parquet" in shown and "run its sweep again" in shown
     assert main(*command) == 0
     assert f"{name}: its files are not what was written" in capsys.readouterr().out
     assert Store(tmp_path).state(name) == State.completed
+
+
+def test_every_command_that_composes_or_draws_takes_own_components():
+    """All that have a place for images or a sweep, but for the download and what only reads a run."""
+    takes = {name for name, command in cli.COMMANDS.items() if cli.COMPONENTS in command.options}
+    assert takes >= {name for name, command in cli.COMMANDS.items() if cli.DATA in command.options} - {"data"}
+    assert takes >= {"figures", "report", "publish", "wandb-sweep", "wandb-agent"}
+
+
+def test_a_data_set_that_cannot_be_fetched_does_not_keep_back_the_next(tmp_path, capsys, monkeypatch, root):
+    there = sources.locate("quadrants", root, download=False)
+
+    def locate(name, *_):
+        if name == sources.NAMES[0]:
+            raise sources.DataError(f"{name}: no network")
+        return there
+
+    monkeypatch.setattr(sources, "locate", locate)
+    assert main("data", "--data-root", tmp_path) == cli.EXIT_USAGE
+    captured = capsys.readouterr()
+    assert captured.out.startswith("quadrants: ") and f"{sources.NAMES[0]}: no network" in captured.err
 
 
 @pytest.fixture

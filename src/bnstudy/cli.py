@@ -428,6 +428,7 @@ REDRAWN = "the committed tables, drawn into results/redrawn"
     NAMED,
     STRICT,
     RESULTS,
+    COMPONENTS,
 )
 def _figures(arguments: argparse.Namespace) -> int:
     return _draw(arguments, html=False)
@@ -439,6 +440,7 @@ def _figures(arguments: argparse.Namespace) -> int:
     NAMED,
     STRICT,
     RESULTS,
+    COMPONENTS,
 )
 def _report(arguments: argparse.Namespace) -> int:
     return _draw(arguments, html=True)
@@ -480,6 +482,7 @@ def _notebooks(arguments: argparse.Namespace) -> int:
         action="store_true",
     ),
     *PLACES,
+    COMPONENTS,
 )
 def _publish(arguments: argparse.Namespace) -> int:
     from bnstudy.sweep import tables
@@ -505,6 +508,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> int:
     from bnstudy.data import sources
 
+    missing: list[str] = []
     if arguments.import_from:
         word, *folders = arguments.import_from
         if word != "import" or len(folders) != 1:
@@ -521,11 +525,18 @@ def _data(arguments: argparse.Namespace) -> int:
     elif idle := [key for key in ("name", "title", "size") if getattr(arguments, key) is not None]:
         raise ValueError(f"--{idle[0]}: without `import FOLDER` it has no effect; leave it out")
     else:
-        located = [sources.locate(name, arguments.data_root) for name in sources.NAMES]
+        located = []
+        for name in sources.NAMES:
+            try:
+                located.append(sources.locate(name, arguments.data_root))
+            except sources.DataError as error:
+                missing.append(str(error))
     for source in located:
         images = f"{source.num_train} + {source.num_test} images"
         print(f"{source.name}: {images}, {source.kind}, sha256 {source.sha256[:12]}")
         print(f"  {source.title or source.name} from {source.folder}")
+    if missing:
+        raise sources.DataError("\n".join(missing))
     return 0
 
 
@@ -548,6 +559,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     SWEEP,
     PRESET,
     RESULTS,
+    COMPONENTS,
     overrides=SEVERAL_RUNS,
 )
 def _wandb_sweep(arguments: argparse.Namespace) -> int:
@@ -560,6 +572,7 @@ def _wandb_sweep(arguments: argparse.Namespace) -> int:
     "train runs of a sweep registered at W&B, one after another",
     option("id", "as wandb-sweep says", metavar="ENTITY/PROJECT/SWEEP"),
     *PLACES,
+    COMPONENTS,
 )
 def _wandb_agent(arguments: argparse.Namespace) -> int:
     from bnstudy.tracking import agents

@@ -143,6 +143,15 @@ def test_an_error_in_own_code_names_its_line_and_the_file_of_the_traceback(lab, 
     assert "Traceback" not in error and "models/mine.py" in path.read_text()
 
 
+def test_a_sweep_s_file_has_its_own_name_inside(lab, capsys):
+    """A copied one would count its runs as the other's."""
+    lab("sweeps/mine.yaml", SWEEP)
+    project.use_components(lab("sweeps/bare.yaml", "defaults: [config, _self_]\n"))
+    with pytest.raises(ValueError, match=r"sweeps/mine\.yaml: sweep\.name=trial .* give it mine"):
+        compose.expand("mine", "full")
+    assert compose.headers()["bare"] == {}
+
+
 PROBE = "COLUMNS = {{'value': 'float64'}}\nREADS = set()\n\ndef probe(seen):\n    yield {{'value': {}}}\n"
 
 

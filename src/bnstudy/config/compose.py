@@ -85,7 +85,8 @@ def headers() -> dict[str, dict[str, Any]]:
     for name in sweeps():
         try:
             content = OmegaConf.create(_file(name).read_text(encoding="utf-8"))  # 1e1 is a number, as to Hydra
-            blocks[name] = dict(OmegaConf.to_container(content.get("sweep"), resolve=False))  # type: ignore[arg-type]
+            whole: Any = OmegaConf.to_container(content, resolve=False)
+            blocks[name] = dict(whole.get("sweep") or {})
         except (yaml.YAMLError, OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
             raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or errors.first_line(error)}") from None
     return blocks
@@ -111,6 +112,10 @@ def expand(sweep: str, preset: str, overrides: Sequence[str] = ()) -> list[Confi
     _check_budget(configs, parse_all(overrides))
     for name in sorted({*configs[0].sweep.runs_of} - {*sweeps()}):
         raise ComposeError(f"sweep.runs_of: there is no sweep {name!r}; {errors.suggestions(name, sweeps())}")
+    if (named := configs[0].sweep.name) is None:
+        return [dataclasses.replace(each, sweep=dataclasses.replace(each.sweep, name=sweep)) for each in configs]
+    if named != sweep:  # a copied file, whose runs would count as the other's
+        raise ComposeError(f"sweeps/{sweep}.yaml: sweep.name={named} is another name than its file's: give it {sweep}")
     return configs
 
 

@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from small_runs import quadrants, torch_as_it_was
 
 from bnstudy import cli, models, norms, probes
@@ -86,6 +88,37 @@ def test_a_module_with_two_names_is_trained_and_kept(lab, root, tmp_path):
     store = Store(tmp_path / "results")
     kept = store.weights(store.run_ids()[0])
     assert kept["both.0.weight"].equal(kept["hidden.weight"])
+
+
+def test_parameters_that_are_not_trained_are_refused_by_name(lab, root, tmp_path, capsys):
+    freezing = "self.hidden.bias.requires_grad_(False)\n        self.layers = ("
+    folder = lab("models/mine.py", network().replace("self.layers = (", freezing))
+    assert run(folder, root, tmp_path) == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert "models/mine.py: the parameter hidden.bias" in error and "buffer" in error
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "orthogonal"])
+def test_weights_that_others_make_are_drawn_as_init_says(lab, kind):
+    """Where they can have any value: an orthogonal matrix stays as its file, under the run's seed, has drawn it."""
+    text = network(size=f"from torch.nn.utils.parametrizations import {kind}\nINPUT_SIZE = None")
+    lab("models/plain.py", network())
+    made = f"{kind}(nn.Linear(num_inputs, width))"
+    folder = lab("models/mine.py", text.replace("nn.Linear(num_inputs, width)", made))
+    project.use_components(folder)
+
+    def weight(model, **given):
+        made = models.build(model, {}, norms.Factory("none", {}), "xavier_uniform", (1, 4, 4), 4, 0, **given)
+        hidden: Any = made.get_submodule("hidden")
+        return hidden.weight.detach()
+
+    first = weight("mine")
+    assert torch.allclose(first, weight("mine"))
+    if kind == "weight_norm":
+        assert torch.allclose(first, weight("plain"), atol=1e-6)
+        assert torch.allclose(weight("mine", init_scale=10.0), 10 * first, rtol=1e-5)
+    else:
+        assert torch.allclose(first @ first.T, torch.eye(len(first)), atol=1e-5)
 
 
 def test_a_network_a_norm_and_a_sweep_of_another_folder_run(lab, root, tmp_path):

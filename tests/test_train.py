@@ -15,7 +15,7 @@ from bnstudy.store.runs import Store
 from bnstudy.training.observer import Rows
 from bnstudy.training.position import Mark, Position
 from bnstudy.training.signals import Left
-from bnstudy.training.train import Training
+from bnstudy.training.train import EVALUATION_BATCH, Training
 
 LOOKS = {"at": [0], "every_steps": 2, "at_end": True, "at_divergence": True}
 PROBES = {"weights": LOOKS, "activation_moments": LOOKS, "logit_gradient": LOOKS | {"on": "train_batch"}}
@@ -97,8 +97,8 @@ def test_rows_of_steps_and_epochs(root):
                                                       ((3, 224, 224), 64, 64), ((3, 32, 32), 2000, 1000)])  # fmt: skip
 def test_large_images_are_evaluated_in_smaller_parts(root, shape, batch, size):
     loop, _ = training([config(root, data__batch_size=25)])
-    loop._loader.shape, loop._configs[0].data.batch_size = shape, batch
-    assert loop._evaluation_batch() == size
+    loop._loader.shape = shape
+    assert loop._loader.fitting(EVALUATION_BATCH, batch) == size
 
 
 def test_budgets(root):

@@ -101,6 +101,11 @@ class Loader:
             images = both.index_select(0, draws.pick_N[part] * num + torch.arange(num, device=both.device))
         return self._normalised(images), draws.labels_N[part]
 
+    def fitting(self, size: int, batch_size: int) -> int:
+        """At most `size` images, and of ones larger than 32 x 32 fewer, down to a mini-batch's, which fit the memory."""
+        _, height, width = self.shape
+        return min(size, max(batch_size, size * 32 * 32 // (height * width)))
+
     def test_batches(self, size: int, alter: Alteration | None = None) -> Iterator[Batch]:
         """The test set in its order, `size` images at a time; `alter`: what is done to them before normalization."""
         if size < 1:

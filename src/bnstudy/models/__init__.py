@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from bnstudy.config import plugins
 from bnstudy.models import init as initialisers
@@ -32,8 +35,41 @@ def build(
         torch.default_generator.manual_seed(seed)  # for what a norm may draw; convolutions and dense layers come below
         network = outline(name, options, norm, shape, num_classes)
     as_torch, factors = getattr(network, "torch_default_layers", ()), getattr(network, "initial_factors", {})
-    initialisers.apply(network, init, seed, as_torch, init_scale, factors)
+    modules = dict(network.named_modules())
+    weighted = {path: module for path, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear)}
+    twins = {path: _twin(module) for path, module in weighted.items() if parametrize.is_parametrized(module)}
+    drawn: Any = SimpleNamespace(named_modules=(modules | twins).items)
+    initialisers.apply(drawn, init, seed, as_torch, init_scale, factors)
+    for path, twin in twins.items():
+        _take(modules[path], twin)
     return network
+
+
+@torch.no_grad()
+def _twin(module: nn.Module) -> nn.Module:
+    """The layer with parameters of its own in place of those that others make (`torch.nn.utils.parametrize`)."""
+    twin = nn.Conv2d(1, 1, 1) if isinstance(module, nn.Conv2d) else nn.Linear(1, 1)
+    for key in ("weight", "bias"):
+        value = getattr(module, key, None)
+        setattr(twin, key, None if value is None else nn.Parameter(value.detach().clone()))
+    return twin
+
+
+@torch.no_grad()
+def _take(module: nn.Module, twin: nn.Module) -> None:
+    """Give a layer its twin's values. Those that it cannot have, as an orthogonal weight, stay as they are."""
+    for key, value in twin.named_parameters():
+        if not parametrize.is_parametrized(module, key):
+            getattr(module, key).copy_(value)
+            continue
+        before = copy.deepcopy(module.state_dict())
+        try:
+            setattr(module, key, value.detach())  # a Parameter would take the place of the parametrization
+            taken = torch.allclose(getattr(module, key), value, rtol=1e-3, atol=1e-6)
+        except (ValueError, NotImplementedError, RuntimeError):  # it has no right_inverse, or none of this value
+            taken = False
+        if not taken:
+            module.load_state_dict(before)
 
 
 def outline(

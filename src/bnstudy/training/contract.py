@@ -34,6 +34,13 @@ def check_copies(network: nn.Module, file: str) -> None:
         ) from None
 
 
+def check_trained(network: nn.Module, file: str) -> None:
+    """Refuse parameters without a gradient: updates, their norm and their velocity are of all parameters."""
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            raise ValueError(f"{file}: the parameter {name} is not trained (requires_grad=False): make it a buffer")
+
+
 def check_layers(network: nn.Module, file: str) -> tuple[Layer, ...]:
     """The network's layers. Raises ValueError for what is none: probes take each for what it says of itself."""
     if (layers := getattr(network, "layers", None)) is None:

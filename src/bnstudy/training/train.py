@@ -32,7 +32,7 @@ FINAL = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 NOT_REACHED = dict.fromkeys(FINAL, math.nan)
 THROUGHPUT = {"epoch": "int32", "seconds": "float64", "examples_per_sec": "float64", "num_runs": "int32"}
 FLUSH_STEPS = 64  # updates whose results stay on the device before the host looks at them
-EVALUATION_BATCH, EVALUATION_PIXELS = 1000, 1000 * 32 * 32  # images, and pixels in them, at a time
+EVALUATION_BATCH = 1000  # images at a time, of 32 x 32
 
 
 class Training:
@@ -116,19 +116,14 @@ class Training:
                 position.looks[run] = AT_DIVERGENCE
         position.num_images += sum(p[1] for p in pending)
 
-    def _evaluation_batch(self) -> int:
-        """How many images are evaluated at a time: of large ones no more than a mini-batch has, whose size fits."""
-        _, height, width = self._loader.shape
-        fitting = max(self._configs[0].data.batch_size, EVALUATION_PIXELS // (height * width))
-        return min(EVALUATION_BATCH, fitting)
-
     def _close_epoch(self) -> Iterator[Rows]:
         position, steps_per_epoch = self.position, self._loader.steps_per_epoch
         epoch = -(-position.step // steps_per_epoch)
         every = self._configs[0].train.evaluate_every_epochs
         test_loss = test_accuracy = [math.nan] * len(self._runs)
         if position.step == self.total_steps or epoch % every == 0:
-            loss_R, accuracy_R = self._engine.evaluate(self._loader.test_batches(self._evaluation_batch()))
+            size = self._loader.fitting(EVALUATION_BATCH, self._configs[0].data.batch_size)
+            loss_R, accuracy_R = self._engine.evaluate(self._loader.test_batches(size))
             test_loss, test_accuracy = loss_R.tolist(), accuracy_R.tolist()
         speed = position.num_images * len(self._runs) / position.epoch_sec
         for run in self._runs:

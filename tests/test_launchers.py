@@ -279,6 +279,22 @@ def test_jobs_are_an_array_that_is_found_again(tmp_path, cluster, wanted, here, 
     assert {Store(results).manifest(one.run_id)["provenance"]["threads"] for one in wanted} == {1}
 
 
+def test_jobs_of_another_user_are_found_and_their_record_stays(tmp_path, cluster, wanted, monkeypatch, capsys):
+    """Two people with one results folder: `squeue --me` shows only one's own."""
+    (results := tmp_path / "results").mkdir()
+    submit(wanted, results)
+    (cluster / "queue").write_text("7_0 RUNNING\n7_1 PENDING\n")
+    (cluster / "squeue").write_text(f'#!/bin/sh\ncase "$*" in *--me*) ;; *) cat {cluster}/queue;; esac\n')
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    capsys.readouterr()
+    assert submit(wanted, results) == []
+    printed = capsys.readouterr().out
+    assert "t: 2 runs are in the queue already, as 7" in printed and "are submitted" not in printed
+    (cluster / "queue").write_text("")
+    assert submit(wanted, results) == [] and (paths.cluster(results) / "7.json").exists()
+    assert "2 jobs are submitted" in capsys.readouterr().out
+
+
 def test_a_job_that_is_gone_leaves_its_runs_unfinished(tmp_path, cluster, wanted):
     (results := tmp_path / "results").mkdir()
     submit(wanted, results)
@@ -289,11 +305,11 @@ def test_a_job_that_is_gone_leaves_its_runs_unfinished(tmp_path, cluster, wanted
     looks = list[None]()
     queue = slurm._queue
 
-    def shorter():
+    def shorter(**whose):
         looks.append(None)
         if len(looks) == 3:
             (cluster / "queue").write_text("")
-        return queue()
+        return queue(**whose)
 
     slurm._queue = shorter
     try:

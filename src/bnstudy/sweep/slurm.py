@@ -7,12 +7,13 @@ a job whose run failed has completed. Submitted jobs are written down, so that a
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class Submitted:
     id: str  # 123, or 123_4 in an array
     run_ids: tuple[str, ...]
     log: str
+    ours: bool = True  # and no other user's, whose jobs the queue shows only where it is asked for everyone's
 
 
 def train_on_cluster(
@@ -113,7 +115,8 @@ def _submit(
             for job, group in zip(jobs, part, strict=True)
         ]
         record = paths.cluster(results) / f"{submitted[0].id.partition('_')[0]}.json"
-        files.write_text(record, json.dumps([asdict(job) for job in submitted]))
+        described = [{"id": job.id, "run_ids": job.run_ids, "log": job.log} for job in submitted]
+        files.write_text(record, json.dumps(described))
         submitted_jobs += submitted
     return submitted_jobs
 
@@ -132,7 +135,7 @@ def _wait(
     left, ended = sorted(pending), list[RunEnded]()
     with Progress(title, len(left), "runs ended") as progress:
         while True:
-            if (queue := _queue()) is not None:
+            if (queue := _queue(everyone=not all(job.ours for job in jobs))) is not None:
                 for job in jobs:
                     unseen[job.id] = 0 if job.id in queue else unseen[job.id] + 1
             for run_id in list(left):
@@ -159,24 +162,28 @@ def _shown(jobs: Sequence[Submitted], queue: dict[str, str] | None) -> str:
 
 
 def _earlier(results: Path) -> list[Submitted]:
-    """The jobs of earlier commands that are still queued; the records of others are removed."""
+    """The jobs of earlier commands, other users' among them, that are still queued; one's own other records go."""
     records = sorted(paths.cluster(results).glob("*.json"))
-    queue = _queue() if records else {}
+    ours = {record: record.stat().st_uid == os.getuid() for record in records}
+    queue = _queue(everyone=not all(ours.values())) if records else {}
     if queue is None:
         raise ValueError("Slurm's queue does not answer (squeue): jobs may be in it already; try again later")
     queued_jobs = []
     for record in records:
-        jobs = [Submitted(job["id"], tuple(job["run_ids"]), job["log"]) for job in json.loads(record.read_text())]
+        jobs = [
+            Submitted(job["id"], tuple(job["run_ids"]), job["log"], ours[record])
+            for job in json.loads(record.read_text())
+        ]
         if queued := [job for job in jobs if job.id in queue]:
             queued_jobs += queued
-        else:
+        elif ours[record]:
             record.unlink(missing_ok=True)
     return queued_jobs
 
 
-def _queue() -> dict[str, str] | None:
-    """The state of each of the user's jobs that is not over, by id; None where the queue gives no answer."""
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
+def _queue(*, everyone: bool = False) -> dict[str, str] | None:
+    """The state of each job that is not over, the user's or everyone's, by id; None where the queue does not answer."""
+    command = ["squeue", *([] if everyone else ["--me"]), "--noheader", "--array", "--format=%i %T"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SEC, check=True).stdout
     except (OSError, subprocess.SubprocessError):

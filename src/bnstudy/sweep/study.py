@@ -222,8 +222,10 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
     trained = {job.run_id for job in grid}
     for spec, runs in remembered(results).items():
         if trained.intersection(run.run_id for run in runs or ()):
-            command = shlex.join([spec.sweep, "--preset", spec.preset, *spec.overrides])
-            print(f"for its tables: bnstudy sweep {command}")
+            file = [] if spec.sweep == compose.AD_HOC else [spec.sweep, "--preset", spec.preset]
+            named = ["--name", spec.named] if spec.named else []
+            place = [] if results == project.results() else ["--results", str(results)]
+            print(f"for its tables: bnstudy sweep {shlex.join([*file, *named, *place, *spec.overrides])}")
     return int(bad or len(grid) < len(failed))
 
 

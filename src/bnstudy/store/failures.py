@@ -48,8 +48,11 @@ def record(job: Job, results: Path, error: str, raised: Exception | None = None)
         "probe_share": None,
     }
     Store(results).writer(job.run_id).finish(manifest)
-    if raised is None:
-        return None
-    path = paths.run(results, job.run_id) / paths.TRACEBACK
-    files.write_text(path, text)
+    return None if raised is None else write_traceback(results, job.run_id, raised)
+
+
+def write_traceback(results: Path, run_id: str, raised: Exception) -> Path:
+    """Write the traceback of what a run, or a look at it, raised into the run's folder; return the file."""
+    path = paths.run(results, run_id) / paths.TRACEBACK
+    files.write_text(path, "".join(traceback.format_exception(raised)))
     return path

@@ -82,7 +82,8 @@ def _add_looks(group: Group, results: Path, work: Work) -> list[RunEnded]:
         except (OSError, StoreError):
             raise
         except Exception as error:
-            text = f"{failures.in_words(error)}; the run stays as it was"
+            path = failures.write_traceback(results, job.run_id, error)
+            text = f"{failures.in_words(error)}; the run stays as it was; the whole traceback: {path}"
             ended.append(RunEnded(job.run_id, State.failed, text))
             continue
         if looked:
@@ -215,7 +216,8 @@ def _fail(job: Job, group: Group, results: Path, error: Exception) -> RunEnded:
     """Record a run that raised. Its checkpoint and segments stay: tried again, it resumes from them."""
     text = failures.in_words(error)
     if Store(results).state(job.run_id).done:  # it was trained again, for a look
-        return RunEnded(job.run_id, State.failed, f"{text}; the run stays as it was")
+        written = failures.write_traceback(results, job.run_id, error)
+        return RunEnded(job.run_id, State.failed, f"{text}; the run stays as it was; the whole traceback: {written}")
     path = failures.record(job, results, text, error)
     note = "; what was saved is kept" if checkpoint.exists(results, group) else ""
     return RunEnded(job.run_id, State.failed, f"{text}{note}; the whole traceback: {path}")

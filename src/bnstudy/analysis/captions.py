@@ -47,8 +47,10 @@ def _range(low: int, high: int) -> str:
 
 
 def _first(data: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row for each run of the first table."""
-    return next(frame for name, frame in data.items() if name != "published").drop_duplicates("run_id")
+    """A row for each run of the first table; one that failed has measured nothing."""
+    runs = next(frame for name, frame in data.items() if name != "published").drop_duplicates("run_id")
+    ended = runs[runs["status"].isin(("completed", "diverged"))] if "status" in runs else runs
+    return runs if ended.empty else ended
 
 
 def in_prose(names: Iterable[str]) -> str:

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import quadrants, torch_as_it_was
+from small_runs import config, job, quadrants, torch_as_it_was
 
 from bnstudy import cli, models, norms, probes
 from bnstudy.config import code_checksums, component_files, compose, plugins, project, schema
 from bnstudy.probes import snapshot
+from bnstudy.store.jobs import Group
 from bnstudy.store.runs import Store
+from bnstudy.sweep import pool
 from bnstudy.training import contract, preflight
 
 NORM = "from torch import nn\n\ndef build(num_features, ndim, *, slope: float = 0.2):\n    return nn.LeakyReLU(slope)\n"
@@ -220,6 +222,30 @@ def test_code_that_changed_since_it_was_imported_is_not_trained_under_its_new_na
     assert "models/mine.py changed since this process imported it" in error and "once more" in error
     with pytest.raises(ValueError, match=r"models/mine\.py changed"):
         plugins.check_current("models", "mine")
+
+
+def test_a_file_that_changes_while_a_sweep_trains_keeps_back_its_own_runs_alone(lab, root, tmp_path):
+    project.use_components(lab("norms/slope.py", NORM))
+    ways: tuple[dict[str, Any], ...] = ({"name": "slope", "slope": 0.1}, {"name": "slope"}, {"name": "batch"})
+    groups = [Group((job(config(root, norm=norm, train__steps=2)),)) for norm in ways]
+
+    def edit(group, done, total, ended):
+        lab("norms/slope.py", f"{NORM}\nCHANGED = True\n")
+
+    ended = pool.launch(groups, tmp_path / "results", workers=1, threads=1, report=edit)
+    assert [end.state for end in ended] == ["completed", "partial", "completed"]
+    assert "norms/slope.py changed" in ended[1].note
+
+
+@pytest.mark.parametrize("kind", ["norms", "probes"])
+def test_a_file_in_another_encoding_is_named(lab, root, tmp_path, capsys, kind):
+    folder = lab("models/mine.py", network())
+    (folder / kind).mkdir()
+    (folder / kind / "odd.py").write_bytes("# f\xfcr mich\n".encode("latin-1"))
+    asked = ["norm=odd"] if kind == "norms" else ["+probes.odd.at=[0]"]
+    assert run(folder, root, tmp_path, *asked) == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert f"{kind}/odd.py" in error and "UTF-8" in error
 
 
 def test_an_imported_file_that_changed_between_two_imports_is_not_taken_for_new(lab):

@@ -23,6 +23,10 @@ from bnstudy.config import code_checksums, component_files, project
 SUPPORT = {"norms": set(), "models": {"layers", "init", "folding", "tracing"}, "probes": {"snapshot"}}
 
 
+class Changed(ValueError):
+    """A component's code is no longer what this process has imported."""
+
+
 def names(kind: str) -> list[str]:
     """The components of a kind ("norms", "models", "probes"), sorted."""
     # listdir: a sweep of a thousand runs asks for each of its runs, and glob takes twenty times as long
@@ -42,7 +46,7 @@ def defaults(kind: str, name: str) -> dict[str, Any]:
     They are the caller's own. Raises ValueError for an unknown name, for a parameter without a literal default, for one
     whose name is taken, and for a file that lacks what its kind needs.
     """
-    text = _path(kind, _known(kind, name)).read_text(encoding="utf-8")
+    text = _text(_path(kind, _known(kind, name)))
     return copy.deepcopy(component_files.options(kind, name, text))
 
 
@@ -106,11 +110,11 @@ def _module_of(file: str) -> ModuleType | None:
 
 
 def check_current(kind: str, name: str) -> None:
-    """Import the component. Raises ValueError where its code has changed since this process imported it before."""
+    """Import the component. Raises Changed where its code has changed since this process imported it before."""
     load(kind, name)
     then, now = loaded(kind, name), sources(kind, name)
     if changed := sorted(file for file in then.keys() | now.keys() if then.get(file) != now.get(file)):
-        raise ValueError(
+        raise Changed(
             f"{', '.join(changed)} changed since this process imported it: run the command once more (in a notebook "
             "restart the kernel); what was trained with the former code is then trained anew"
         )
@@ -125,7 +129,7 @@ def sources(kind: str, name: str) -> dict[str, str]:
     while left:
         stem = left.pop()
         if stem not in checksums and (path := _path(kind, stem)).is_file():
-            text = path.read_text(encoding="utf-8")
+            text = _text(path)
             checksums[stem] = code_checksums.of_text(text)
             inside = "/__init__" if path.name == "__init__.py" else ""
             files[stem] = f"{kind}/{stem.replace('.', '/')}{inside}.py"
@@ -147,8 +151,17 @@ def _path(kind: str, name: str) -> Path:
 
 def component(path: Path) -> str | None:
     """The name of a component's file for messages, as in norms/batch.py; None for a file that is no component."""
-    kinds = (kind for kind in SUPPORT if path.parent in _folders(kind) and path.stem not in SUPPORT[kind])
+    none = {kind: {*support, "__init__"} for kind, support in SUPPORT.items()}
+    kinds = (kind for kind in SUPPORT if path.parent in _folders(kind) and path.stem not in none[kind])
     return next((f"{kind}/{path.name}" for kind in kinds), None)
+
+
+def _text(path: Path) -> str:
+    """Raises ValueError for a file in another encoding."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.parent.name}/{path.name}: it is not UTF-8 ({error}): save it as that") from None
 
 
 def _folders(kind: str) -> list[Path]:
@@ -162,4 +175,4 @@ def _known(kind: str, name: str) -> str:
 
 
 def _tree(kind: str, name: str) -> ast.Module:
-    return component_files.tree(kind, name, _path(kind, name).read_text(encoding="utf-8"))
+    return component_files.tree(kind, name, _text(_path(kind, name)))

@@ -102,7 +102,7 @@ class Loader:
         return self._normalised(images), draws.labels_N[part]
 
     def fitting(self, size: int, batch_size: int) -> int:
-        """At most `size` images, and of ones larger than 32 x 32 fewer, down to a mini-batch's, which fit the memory."""
+        """At most `size` images; of ones larger than 32 x 32 fewer, down to a mini-batch, which fits the memory."""
         _, height, width = self.shape
         return min(size, max(batch_size, size * 32 * 32 // (height * width)))
 

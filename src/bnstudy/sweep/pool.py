@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bnstudy.config import plugins
 from bnstudy.store import devices, failures, locks, status
 from bnstudy.store.jobs import Group, Job
 from bnstudy.store.locks import Holder
@@ -407,7 +408,10 @@ def _work(pipe: Connection, results: Path, threads: int) -> None:
                         group, endings = content
                         tell("ended", _train(group, endings, results, threads, report, stop))
                 except ValueError as error:
-                    tell("refused", str(error))
+                    if task == TRAIN and isinstance(error.__cause__, plugins.Changed):  # of these runs' files
+                        tell("ended", _as_it_stands(content[0], results, str(error)))
+                    else:
+                        tell("refused", str(error))
                 if stop.requested:
                     os._exit(INTERRUPTED)
             except (KeyboardInterrupt, signals.Interrupted):

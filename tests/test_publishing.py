@@ -57,6 +57,7 @@ def finish(
     commit: str = "0" * 40,
     table: str = "looks",
     values: Sequence[object] | None = None,
+    num_steps: int = 9,
 ) -> None:
     """Raw runs as though they had been trained: numbers that follow from the seed, moved by `shift`."""
     for job in wanted:
@@ -78,7 +79,7 @@ def finish(
                 "sweep": NAME,
                 "data": job.source.record,
                 "provenance": {"commit": commit, "dirty": "", "device": "cpu", "threads": 1, "num_runs": 1},
-                "num_steps": 9,
+                "num_steps": num_steps,
                 "final": {"test_accuracy": 0.5 + shift},
                 "wall_sec": 1.0 + len(commit.strip("0")),
                 "probe_share": 0.1,
@@ -300,8 +301,10 @@ def test_a_changed_default_of_a_probe_is_not_served_from_tables_that_do_not_say(
     assert publishing.load(tmp_path, NAME).done(explicit)
 
 
-def of_another_sweep(root: Path, seeds: Iterable[int], **sweep: Any) -> list[Config]:
-    made = grid(root, seeds, **{"tables": [], "runs_of": [NAME], "outcome_by": "losses"} | sweep)
+def of_another_sweep(
+    root: Path, seeds: Iterable[int], rates: Iterable[float] = (0.1,), **sweep: Any
+) -> list[Config]:
+    made = grid(root, seeds, rates, **{"tables": [], "runs_of": [NAME], "outcome_by": "losses"} | sweep)
     return [replace(each, sweep=replace(each.sweep, name="further")) for each in made]
 
 
@@ -311,13 +314,13 @@ def test_runs_that_another_sweep_has_published_are_not_trained_again(tmp_path, r
     kept = grid(root, (0, 1, 2), tables=["steps"])
     for seed, loss in ((0, 2.0), (1, 2.3), (2, 2.0)):
         wanted = [job for job in jobs(kept) if job.config.seed == seed]
-        finish(tmp_path, wanted, columns=columns, table="steps", values=[loss] * 50)
+        finish(tmp_path, wanted, columns=columns, table="steps", values=[loss] * 50, num_steps=50)
     publish(tmp_path, kept)
     forget(tmp_path)
     further = of_another_sweep(root, (0, 1))
     monkeypatch.setattr(compose, "expand", lambda *_: further)
     monkeypatch.setattr(compose, "describe", lambda _: "")
-    monkeypatch.setattr(compose, "headers", lambda: {"further": {"runs_of": [NAME]}})
+    monkeypatch.setattr(compose, "header", lambda name: {"runs_of": [NAME]})
     assert study.sweep("further", "full", [], tmp_path, 1) == 0
     assert "further: 4 runs, 4 published, 0 done, 0 to train" in capsys.readouterr().out
     specs = [of_job(job) for job in jobs(further)]
@@ -329,10 +332,43 @@ def test_runs_that_another_sweep_has_published_are_not_trained_again(tmp_path, r
     assert publishing.load(tmp_path, "further").runs.keys() == {job.run_id for job in jobs(further)}
 
 
-def test_a_sweep_that_publishes_more_than_its_runs_takes_none_of_others(tmp_path, root):
-    (one, *_) = of_another_sweep(root, (0,), tables=["epochs"])
-    with pytest.raises(ValueError, match=r"sweep\.runs_of.*give it sweep\.tables=\[\]"):
-        publishing.load(tmp_path, "further", settings=one.sweep)
+def test_runs_of_other_sweeps_are_published_with_whole_seeds_alone(tmp_path, root, publish, monkeypatch):
+    """This sweep has one rate more: of seed 0 all is done, of seed 1 what the other sweep has published."""
+    kept = grid(root, (0, 1), tables=["steps"])
+    finish(tmp_path, jobs(kept), columns={"step": "int64", "loss": "float64"}, table="steps", values=[2.0] * 9)
+    publish(tmp_path, kept)
+    forget(tmp_path)
+    further = of_another_sweep(root, (0, 1), rates=(0.1, 0.2))
+    monkeypatch.setattr(compose, "expand", lambda *_: further)
+    with pytest.raises(ValueError, match=r"^further is not finished"):
+        tables.publish("further", [], tmp_path)
+    new = [job for job in jobs(further) if job.config.optim.lr == 0.2 and job.config.seed == 0]
+    finish(tmp_path, new, columns={"step": "int64", "loss": "float64"}, table="steps", values=[2.0] * 9)
+    assert tables.publish("further", [], tmp_path) == 0
+    assert frames.runs(tmp_path, "further")["seed"].tolist() == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("kept", "asks", "shared"),
+    [("losses", "accuracy", False), ("accuracy", "accuracy", True), ("losses", "losses", True)],
+)
+def test_outcomes_are_taken_only_as_the_sweep_judges_them(tmp_path, root, publish, kept, asks, shared):
+    columns, configs = {"step": "int64", "loss": "float64"}, grid(root, (0,), tables=["steps"], outcome_by=kept)
+    finish(tmp_path, jobs(configs), columns=columns, table="steps", values=[2.0] * 9)
+    publish(tmp_path, configs)
+    (one, *_) = of_another_sweep(root, (0,), outcome_by=asks)
+    assert bool(publishing.load(tmp_path, "further", settings=one.sweep).runs) == shared
+    path = paths.tables(tmp_path, NAME) / "steps.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 12), path)  # of one run a part of its losses
+    (one, *_) = of_another_sweep(root, (0,), outcome_by="losses")
+    assert len(publishing.load(tmp_path, "further", settings=one.sweep).runs) == 1
+
+
+def test_a_sweep_that_publishes_more_than_its_runs_takes_none_of_others():
+    with pytest.raises(ValueError, match=r"^sweep\.runs_of.*give it sweep\.tables=\[\]"):
+        compose.expand("stability_depth", "full", ["sweep.tables=[epochs]"])
+    with pytest.raises(ValueError, match=r"^sweep\.runs_of: there is no sweep 'stability'; did you mean"):
+        compose.expand("stability_depth", "full", ["sweep.runs_of=[stability]"])
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from bnstudy.config import errors, groups, plugins, project
 from bnstudy.config.errors import ComposeError
 from bnstudy.config.groups import COMPONENT_OF, COMPONENTS, choices_by_group, conf_folders
 from bnstudy.config.overrides import is_below, leaves, parse, parse_all, place, points_of
-from bnstudy.config.schema import Config, ProbePlan, from_dict, to_dict
+from bnstudy.config.schema import Config, ProbePlan, Sweep, from_dict, to_dict
 
 BUNDLES = ("recipe", "arm", "variant")  # groups whose files set values all over the configuration
 AD_HOC = "adhoc"  # a sweep without a file: a single run's configuration, the axes from the overrides
@@ -81,15 +81,19 @@ def sweeps() -> list[str]:
 
 def headers() -> dict[str, dict[str, Any]]:
     """The block `sweep` of every sweep's file: presets, suites, minutes, search. Nothing is composed."""
-    blocks = {}
-    for name in sweeps():
-        try:
-            content = OmegaConf.create(_file(name).read_text(encoding="utf-8"))  # 1e1 is a number, as to Hydra
-            whole: Any = OmegaConf.to_container(content, resolve=False)
-            blocks[name] = dict(whole.get("sweep") or {})
-        except (yaml.YAMLError, OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
-            raise ComposeError(f"sweeps/{name}.yaml: {_fault(name) or errors.first_line(error)}") from None
-    return blocks
+    return {name: header(name) for name in sweeps()}
+
+
+def header(sweep: str) -> dict[str, Any]:
+    """The block `sweep` of one sweep's file, as `headers` has it; empty for a sweep without a file, or a block."""
+    if sweep not in sweeps():
+        return {}
+    try:
+        content = OmegaConf.create(_file(sweep).read_text(encoding="utf-8"))  # 1e1 is a number, as to Hydra
+        whole: Any = OmegaConf.to_container(content, resolve=False)
+        return dict(whole.get("sweep") or {})
+    except (yaml.YAMLError, OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
+        raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or errors.first_line(error)}") from None
 
 
 def describe(sweep: str) -> str:
@@ -110,12 +114,7 @@ def expand(sweep: str, preset: str, overrides: Sequence[str] = ()) -> list[Confi
     configs = _configs(folder, primary, (list(point.values()) for point in _product(points)))
     _check_choices(sweep, configs, points, parse_all(overrides))
     _check_budget(configs, parse_all(overrides))
-    for name in sorted({*configs[0].sweep.runs_of} - {*sweeps()}):
-        raise ComposeError(f"sweep.runs_of: there is no sweep {name!r}; {errors.suggestions(name, sweeps())}")
-    if (named := configs[0].sweep.name) is None:
-        return [dataclasses.replace(each, sweep=dataclasses.replace(each.sweep, name=sweep)) for each in configs]
-    if named != sweep:  # a copied file, whose runs would count as the other's
-        raise ComposeError(f"sweeps/{sweep}.yaml: sweep.name={named} is another name than its file's: give it {sweep}")
+    _check_runs_of(configs[0].sweep)
     return configs
 
 
@@ -146,10 +145,15 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> dict[str, list[
         presets = _entry(whole, "sweep.presets") if sweep != AD_HOC else {preset: [f"sweep.name={AD_HOC}"]}
     except (*errors.REFUSED, yaml.YAMLError, KeyError) as error:
         raise ComposeError(f"sweeps/{sweep}.yaml: {_fault(sweep) or errors.first_line(error)}") from None
+    named = _entry(whole, "sweep.name") if sweep != AD_HOC else sweep
+    if named not in (None, sweep):  # a copied file, whose runs would count as the other's
+        raise ComposeError(f"sweeps/{sweep}.yaml: sweep.name={named} is another name than its file's: give it {sweep}")
+    if any(override.key_or_group == "sweep.name" for override in parse_all(overrides)):
+        raise ComposeError("sweep.name: the name of a sweep is its file's; --name names its results")
     if preset not in presets:
         raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
     points: dict[str, list[str]] = {}
-    params = [f"{key}={value}" for key, value in swept.items()]
+    params = [f"{key}={value}" for key, value in swept.items()] + ([f"sweep.name={sweep}"] if named is None else [])
     for override in parse_all([*params, *presets[preset], *overrides]):
         place(points, override)
     if (num_runs := math.prod(len(texts) for texts in points.values())) > MAX_RUNS:
@@ -172,6 +176,17 @@ def choices(overrides: Sequence[str]) -> list[str]:
         if key in BUNDLES and (values := _set_by(conf_folders(), key, name)):
             lines.append(f"{text} sets {', '.join(f'{leaf}={value}' for leaf, value in values.items())}")
     return lines
+
+
+def _check_runs_of(settings: Sweep) -> None:
+    """Raise ComposeError where the sweep counts runs of a sweep that is none, or whose tables it would lack."""
+    for name in sorted({*settings.runs_of} - {*sweeps()}):
+        raise ComposeError(f"sweep.runs_of: there is no sweep {name!r}; {errors.suggestions(name, sweeps())}")
+    if settings.runs_of and settings.tables != []:
+        raise ComposeError(
+            f"sweep.runs_of={settings.runs_of}: of other sweeps' runs there is the table `runs` alone, and "
+            f"{settings.name} publishes more: give it sweep.tables=[], or take sweep.runs_of out"
+        )
 
 
 def _check_choices(

@@ -136,7 +136,7 @@ def load(results: Path, sweep: str, overrides: Sequence[str] = (), settings: Swe
     """What is published of the sweep, to be compared with its jobs under these overrides.
 
     With `settings`, runs of the sweeps that these name (`sweep.runs_of`), too. Raises ValueError where a table cannot
-    be read, and where other sweeps are named by one that publishes more than the table `runs`.
+    be read.
     """
     runs, tables = _published(results, sweep)
     elsewhere = {} if settings is None else _elsewhere(results, settings)
@@ -153,21 +153,25 @@ def _published(results: Path, sweep: str) -> tuple[dict[str, dict[str, Any]], di
 
 def _elsewhere(results: Path, settings: Sweep) -> dict[str, dict[str, Any]]:
     """The published runs of the sweeps that this one names, their outcomes judged as it judges them."""
-    if settings.runs_of and settings.tables != []:
-        raise ValueError(
-            f"sweep.runs_of={settings.runs_of}: of other sweeps' runs there is the table `runs` alone, and "
-            f"{settings.name} publishes more: give it sweep.tables=[], or take sweep.runs_of out"
-        )
     elsewhere: dict[str, dict[str, Any]] = {}
     for sweep in settings.runs_of:
         runs, tables = _published(results, sweep)
         if settings.outcome_by == "losses":
             steps = reduction.by_run(tables["steps"]) if "steps" in tables else {}
-            runs = {run_id: row for run_id, row in runs.items() if run_id in steps and row["outcome"] is not None}
+            runs = {run_id: row for run_id, row in runs.items() if _has_losses(row, steps.get(run_id))}
             for run_id, row in runs.items():
                 row["outcome"], row["last_loss"] = reduction.by_losses(row["outcome"], steps[run_id])
+        else:  # what losses have judged has no other outcome
+            runs = {run_id: row for run_id, row in runs.items() if row.get("last_loss") is None}
         elsewhere |= runs
     return elsewhere
+
+
+def _has_losses(row: Mapping[str, Any], steps: pa.Table | None) -> bool:
+    """Whether the published table `steps` has the loss of every update of the run, of which it may keep a part."""
+    if steps is None or row["outcome"] is None:
+        return False
+    return row["status"] == State.diverged or steps.num_rows == row["num_steps"]
 
 
 def tables_in(folder: Path) -> dict[str, pa.Table]:
@@ -230,7 +234,7 @@ def choose(jobs: Sequence[Job], done: Collection[str], published: Published, *, 
     whole = {job.run_id for job in jobs if not missing[job.config.seed]}
     new = {run_id for run_id in whole & set(done) if replace or run_id not in there or not there[run_id].done}
     seeds = tuple(sorted(seed for seed, count in missing.items() if not count))
-    earlier = frozenset(there.keys() - new)
+    earlier = frozenset(name for name in there.keys() - new if name in whole or name not in published.elsewhere)
     other = {run_id: there[run_id].why for run_id in sorted(earlier) if not there[run_id].done}
     return Choice(
         earlier, frozenset(new), seeds, {s: n for s, n in sorted(missing.items()) if n}, frozenset(there), other

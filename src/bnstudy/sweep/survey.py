@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ class Survey:
     published: Mapping[str, Mapping[str, Mapping[str, Any]]]  # by sweep and run id
     holders: Mapping[str, Holder]
     pace: Pace
-    runs_of: Mapping[str, Sequence[str]] = field(default_factory=dict)  # sweep -> those whose published runs are its
 
     @classmethod
     def of(cls, results: Path, runs: Iterable[RunSpec]) -> Survey:
@@ -33,8 +32,7 @@ class Survey:
         entries = index.entries(results, {*Store(results).run_ids(), *(run.run_id for run in runs)})
         published = publishing.brief(results)
         pace = measured(runs, entries, results, _speeds(published))
-        runs_of = {sweep: header.get("runs_of") or () for sweep, header in compose.headers().items()}
-        return cls(entries, published, locks.holders(results), pace, runs_of)
+        return cls(entries, published, locks.holders(results), pace)
 
     def tally(
         self,
@@ -46,10 +44,10 @@ class Survey:
         known: Collection[str] | None = None,
     ) -> Tally:
         """How far the sweep's runs are; with `again`, published runs do not count as done. `known`: those that do."""
-        rows: dict[str, Mapping[str, Any]] = {}
-        for each in () if again else (*self.runs_of.get(sweep, ()), sweep):
-            rows |= self.published.get(each, {})
         if known is None:
+            rows: dict[str, Mapping[str, Any]] = {}
+            for each in () if again else (*compose.header(sweep).get("runs_of", ()), sweep):
+                rows |= self.published.get(each, {})
             known = {run.run_id for run in runs if run.run_id in rows and _has_looks(run, rows[run.run_id])}
         return tally(runs, self.entries, self.pace, self.holders, processes, known)
 

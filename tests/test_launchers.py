@@ -284,13 +284,21 @@ def test_jobs_of_another_user_are_found_and_their_record_stays(tmp_path, cluster
     (results := tmp_path / "results").mkdir()
     submit(wanted, results)
     (cluster / "queue").write_text("7_0 RUNNING\n7_1 PENDING\n")
-    (cluster / "squeue").write_text(f'#!/bin/sh\ncase "$*" in *--me*) ;; *) cat {cluster}/queue;; esac\n')
-    monkeypatch.setattr(os, "getuid", lambda: -1)
+    (cluster / "squeue").write_text(f'#!/bin/sh\ncase $1 in --user={os.getuid()}) cat {cluster}/queue;; esac\n')
+    monkeypatch.setattr(os, "getuid", lambda: 123456)
     capsys.readouterr()
     assert submit(wanted, results) == []
     printed = capsys.readouterr().out
     assert "t: 2 runs are in the queue already, as 7" in printed and "are submitted" not in printed
+    assert "scancel" not in printed
+    monkeypatch.setattr(locks, "holder", lambda *_: locks.UNKNOWN)  # a killed job's lock, which only its user may try
     (cluster / "queue").write_text("")
+    looks = iter([{"7_0": "RUNNING", "7_1": "RUNNING"}])  # and from then on no job
+    monkeypatch.setattr(slurm, "_queue", lambda users: next(looks, {}))
+    assert [end.state for end in submit(wanted, results, wait=True)] == ["partial"] * 2
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{cluster}:{os.environ['PATH']}")
+    monkeypatch.setattr(os, "getuid", lambda: 123456)
     assert submit(wanted, results) == [] and (paths.cluster(results) / "7.json").exists()
     assert "2 jobs are submitted" in capsys.readouterr().out
 
@@ -305,11 +313,11 @@ def test_a_job_that_is_gone_leaves_its_runs_unfinished(tmp_path, cluster, wanted
     looks = list[None]()
     queue = slurm._queue
 
-    def shorter(**whose):
+    def shorter(users):
         looks.append(None)
         if len(looks) == 3:
             (cluster / "queue").write_text("")
-        return queue(**whose)
+        return queue(users)
 
     slurm._queue = shorter
     try:
@@ -333,9 +341,9 @@ def test_a_run_that_another_process_makes_is_waited_for(tmp_path, cluster, wante
         return locks.UNKNOWN if len(looks) < 20 else None
 
     monkeypatch.setattr(locks, "holder", holder)
-    earlier = slurm._earlier(results)
+    earlier = slurm._earlier(results, {one.run_id for one in wanted})
     (cluster / "queue").write_text("")
-    monkeypatch.setattr(slurm, "_earlier", lambda results: earlier)
+    monkeypatch.setattr(slurm, "_earlier", lambda *_: earlier)
     assert [end.state for end in submit(wanted, results, wait=True)] == ["partial"] * 2 and len(looks) >= 20
 
 

@@ -42,7 +42,7 @@ class Submitted:
     id: str  # 123, or 123_4 in an array
     run_ids: tuple[str, ...]
     log: str
-    ours: bool = True  # and no other user's, whose jobs the queue shows only where it is asked for everyone's
+    user: int  # whose it is
 
 
 def train_on_cluster(
@@ -60,7 +60,7 @@ def train_on_cluster(
     store = Store(results)
     endings = {run_id: store.ending(run_id) for run_id in pending}
     with locks.alone(paths.cluster(results) / "submitting"):  # two commands would submit the same runs
-        jobs = [job for job in _earlier(results) if pending.intersection(job.run_ids)]
+        jobs = _earlier(results, pending)
         queued = {run_id for job in jobs for run_id in job.run_ids}
         if queued:
             print(f"{title}: {len(queued & pending)} runs are in the queue already, as {_ids(jobs)}")
@@ -69,12 +69,12 @@ def train_on_cluster(
             print(f"{title}: {len(new)} jobs are submitted, as {_ids(new)}; their logs are in {paths.cluster(results)}")
             jobs += new
     if not launcher.wait:
-        print(f"the same command waits for them and writes the tables; scancel {_ids(jobs)} ends them")
+        print(f"the same command waits for them and writes the tables{_to_end(jobs)}")
         return []
     try:
         return _wait(title, {job.run_id: job for job in grid}, jobs, pending, endings, results)
     except (KeyboardInterrupt, signals.Spent):
-        print(f"\n{title}: the jobs stay; the same command waits for them again, scancel {_ids(jobs)} ends them")
+        print(f"\n{title}: the jobs stay; the same command waits for them again{_to_end(jobs)}")
         raise
 
 
@@ -111,7 +111,7 @@ def _submit(
         except FailedJobError as error:
             raise ValueError(f"Slurm refused the jobs: {_message(str(error))}") from None
         submitted = [
-            Submitted(job.job_id, tuple(each.run_id for each in group.jobs), str(job.paths.stdout))
+            Submitted(job.job_id, tuple(each.run_id for each in group.jobs), str(job.paths.stdout), os.getuid())
             for job, group in zip(jobs, part, strict=True)
         ]
         record = paths.cluster(results) / f"{submitted[0].id.partition('_')[0]}.json"
@@ -135,12 +135,13 @@ def _wait(
     left, ended = sorted(pending), list[RunEnded]()
     with Progress(title, len(left), "runs ended") as progress:
         while True:
-            if (queue := _queue(everyone=not all(job.ours for job in jobs))) is not None:
+            if (queue := _queue({job.user for job in jobs})) is not None:
                 for job in jobs:
                     unseen[job.id] = 0 if job.id in queue else unseen[job.id] + 1
             for run_id in list(left):
                 end, job = pool.ended(job_by_run[run_id], store, endings[run_id]), job_of[run_id]
-                if end is None and unseen[job.id] >= LOOKS and locks.holder(results, run_id) is None:
+                held = job.user == os.getuid() and locks.holder(results, run_id)  # of another's lock none can tell
+                if end is None and unseen[job.id] >= LOOKS and not held:
                     note = f"job {job.id} ended first ({_last_words(Path(job.log))}); its log: {job.log}"
                     end = RunEnded(run_id, State.partial, note)
                 if end is not None:
@@ -161,34 +162,40 @@ def _shown(jobs: Sequence[Submitted], queue: dict[str, str] | None) -> str:
     return f"jobs: {', '.join(f'{count} {state}' for state, count in sorted(states.items())) or 'none left'}"
 
 
-def _earlier(results: Path) -> list[Submitted]:
-    """The jobs of earlier commands, other users' among them, that are still queued; one's own other records go."""
-    records = sorted(paths.cluster(results).glob("*.json"))
-    ours = {record: record.stat().st_uid == os.getuid() for record in records}
-    queue = _queue(everyone=not all(ours.values())) if records else {}
+def _earlier(results: Path, pending: set[str]) -> list[Submitted]:
+    """The queued jobs that train any of these runs, other users' among them; records of one's own that are over go."""
+    recorded = dict[Path, list[Submitted]]()
+    for record in sorted(paths.cluster(results).glob("*.json")):
+        user = record.stat().st_uid
+        jobs = [Submitted(job["id"], tuple(job["run_ids"]), job["log"], user) for job in json.loads(record.read_text())]
+        if user == os.getuid() or pending.intersection(run_id for job in jobs for run_id in job.run_ids):
+            recorded[record] = jobs
+    queue = _queue({jobs[0].user for jobs in recorded.values()}) if recorded else {}
     if queue is None:
         raise ValueError("Slurm's queue does not answer (squeue): jobs may be in it already; try again later")
     queued_jobs = []
-    for record in records:
-        jobs = [
-            Submitted(job["id"], tuple(job["run_ids"]), job["log"], ours[record])
-            for job in json.loads(record.read_text())
-        ]
+    for record, jobs in recorded.items():
         if queued := [job for job in jobs if job.id in queue]:
-            queued_jobs += queued
-        elif ours[record]:
+            queued_jobs += [job for job in queued if pending.intersection(job.run_ids)]
+        elif jobs[0].user == os.getuid():
             record.unlink(missing_ok=True)
     return queued_jobs
 
 
-def _queue(*, everyone: bool = False) -> dict[str, str] | None:
-    """The state of each job that is not over, the user's or everyone's, by id; None where the queue does not answer."""
-    command = ["squeue", *([] if everyone else ["--me"]), "--noheader", "--array", "--format=%i %T"]
+def _queue(users: Collection[int]) -> dict[str, str] | None:
+    """The state of each job of these users that is not over, by id; None where the queue gives no answer."""
+    whose = f"--user={','.join(map(str, sorted(users)))}"
+    command = ["squeue", whose, "--noheader", "--array", "--format=%i %T"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SEC, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return dict(line.split(maxsplit=1) for line in answer.splitlines() if " " in line.strip())
+
+
+def _to_end(jobs: Iterable[Submitted]) -> str:
+    ours = [job for job in jobs if job.user == os.getuid()]
+    return f"; scancel {_ids(ours)} ends them" if ours else ""
 
 
 def _ids(jobs: Iterable[Submitted]) -> str:

@@ -34,14 +34,18 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # for what a norm may draw; convolutions and dense layers come below
         network = outline(name, options, norm, shape, num_classes)
-    as_torch, factors = getattr(network, "torch_default_layers", ()), getattr(network, "initial_factors", {})
-    modules = dict(network.named_modules())
-    weighted = {path: module for path, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear)}
-    twins = {path: _twin(module) for path, module in weighted.items() if parametrize.is_parametrized(module)}
-    drawn: Any = SimpleNamespace(named_modules=(modules | twins).items)
-    initialisers.apply(drawn, init, seed, as_torch, init_scale, factors)
-    for path, twin in twins.items():
-        _take(modules[path], twin)
+        as_torch, factors = getattr(network, "torch_default_layers", ()), getattr(network, "initial_factors", {})
+        modules = dict(network.named_modules())
+        weighted = {path: module for path, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear)}
+        twins = {path: _twin(module) for path, module in weighted.items() if parametrize.is_parametrized(module)}
+        drawn: Any = SimpleNamespace(named_modules=(modules | twins).items)
+        initialisers.apply(drawn, init, seed, as_torch, init_scale, factors)
+        for path, twin in twins.items():
+            if not _take(modules[path], twin) and path in factors:
+                raise ValueError(
+                    f"models/{name}.py: initial_factors has {path!r}, whose weight is parametrized and cannot have the "
+                    "value that follows: leave it out, or the parametrization"
+                )
     return network
 
 
@@ -56,8 +60,12 @@ def _twin(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _take(module: nn.Module, twin: nn.Module) -> None:
-    """Give a layer its twin's values. Those that it cannot have, as an orthogonal weight, stay as they are."""
+def _take(module: nn.Module, twin: nn.Module) -> bool:
+    """Give a layer its twin's values; whether it has all of them. What cannot, as an orthogonal weight, stays as it is.
+
+    A weight that is made of the value alone, as the one of `spectral_norm`, has taken it.
+    """
+    took_all = True
     for key, value in twin.named_parameters():
         if not parametrize.is_parametrized(module, key):
             getattr(module, key).copy_(value)
@@ -65,11 +73,16 @@ def _take(module: nn.Module, twin: nn.Module) -> None:
         before = copy.deepcopy(module.state_dict())
         try:
             setattr(module, key, value.detach())  # a Parameter would take the place of the parametrization
-            taken = torch.allclose(getattr(module, key), value, rtol=1e-3, atol=1e-6)
+            parametrizations: Any = module.parametrizations
+            made_of = getattr(parametrizations[key], "original", None)
+            alone = made_of is not None and torch.equal(made_of, value)
+            taken = alone or torch.allclose(getattr(module, key), value, rtol=1e-3, atol=1e-6)
         except (ValueError, NotImplementedError, RuntimeError):  # it has no right_inverse, or none of this value
             taken = False
         if not taken:
             module.load_state_dict(before)
+            took_all = False
+    return took_all
 
 
 def outline(

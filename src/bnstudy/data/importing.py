@@ -6,6 +6,7 @@ image of a class, in the order of their names, becomes a test image. Both sets a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -83,7 +84,7 @@ def _read_folder(folder: Path) -> tuple[list[str], Files, list[Path]]:
     homes = {name: folder / name if split else folder for name in SPLITS}
     by_split = {name: _class_folders(home) for name, home in homes.items()}
     classes = by_split["train"]
-    if not split and (folder / "train").is_dir():  # as ImageNet is laid out, with val/
+    if not split and _class_folders(folder / "train"):  # as ImageNet is laid out, with val/
         raise DataError(f"{folder}: there is a train/ and no test/ beside it; rename the folder of test images test/")
     if len(classes) < 2:
         raise DataError(
@@ -157,10 +158,12 @@ def _mode(path: Path) -> str:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = ImageOps.exif_transpose(Image.open(path))  # upright, as viewers show it
+        image: Image.Image = Image.open(path)
         image.load()  # or a truncated one would raise where it is written
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): repair or remove it") from None
+    with contextlib.suppress(Exception):  # what is broken in notes beside the image says nothing of how it lies
+        image = ImageOps.exif_transpose(image)  # upright, as viewers show it
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise DataError(f"{path} is transparent in places, which have no colour: give it a background first")
     return image

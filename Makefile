@@ -5,7 +5,7 @@ PYTHON ?= python3
 CPU ?=
 DATA_ROOT ?= $(or $(value BNSTUDY_DATA_ROOT),data)
 # The others are given on the command line alone: a shell may have a NAME of its own.
-unused := $(strip $(foreach v,PRESET JOBS BUDGET_MIN SEED AGAIN,$(if $(filter environment,$(origin $v)),$v)))
+unused := $(strip $(foreach v,PRESET JOBS BUDGET_MIN LAUNCHER SEED SWEEP YES STRICT AGAIN REPLACE,$(if $(filter environment,$(origin $v)),$v)))
 $(foreach v,$(unused),$(warning $v of the environment is not used: give it behind make, as in make ... $v=$(value $v)))
 PRESET =
 JOBS =
@@ -222,13 +222,14 @@ $(READY): requirements.lock bootstrap.lock pyproject.toml
 	  || { printf "setup: '%s' cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)\n" $(call quoted,PYTHON) >&2; exit 1; }; }
 ifneq ($(if $(filter file,$(origin CPU)),$(wildcard $(VENV)/cpu.lock),$(call wanted,CPU)),)
 	@echo "setup: packages of requirements.lock into $(VENV), torch from its index of builds for CPUs (about 2 GB, once)"
-	@awk '/^[a-z]/ { wanted = !/^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==/ } wanted' requirements.lock > $(VENV)/cpu.lock
+	@awk '/^[a-z]/ { wanted = !/^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==/ } wanted' requirements.lock > $(VENV)/cpu.part
 	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r bootstrap.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --torch-backend cpu \
 	  $$(sed -n 's/^\(torch\(vision\)\{0,1\}==[^ ]*\).*/\1/p' requirements.lock) || { \
-	  echo "setup: this machine cannot get the builds of torch for CPUs (above); 'make setup' takes those with GPU libraries, which compute the same here" >&2; exit 1; }
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-build-isolation -r $(VENV)/cpu.lock
+	  echo "setup: this machine cannot get the builds of torch for CPUs (above); 'make setup CPU=0' takes those with GPU libraries, which compute the same here" >&2; exit 1; }
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-build-isolation -r $(VENV)/cpu.part
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@mv $(VENV)/cpu.part $(VENV)/cpu.lock
 else
 	@rm -f $(VENV)/cpu.lock
 	@echo "setup: packages of requirements.lock into $(VENV) (about 6 GB, once)"

@@ -295,7 +295,10 @@ def test_a_retry_makes_what_failed_and_nothing_else(tmp_path, root, capsys):
     assert study.retry("init", how, results, 1) == 0
     assert [Store(results).state(name) for name in ids] == [State.failed, State.completed, State.partial]
     capsys.readouterr()
+    specs.remember(compose.AD_HOC, "quick", ["seed=0"], [job(configs[0])], results, "mine")
     assert study.retry(None, how, results, 1) == 0
+    printed = capsys.readouterr().out
+    assert f"for its tables: bnstudy sweep --name mine --results {results} seed=0\n" in printed
     assert [Store(results).state(name) for name in ids] == [State.completed, State.completed, State.partial]
     make(configs[:2], tmp_path / "whole")
     assert written(results, ids[:2]) == written(tmp_path / "whole", ids[:2])

@@ -93,14 +93,20 @@ def test_a_module_with_two_names_is_trained_and_kept(lab, root, tmp_path):
 
 
 def test_parameters_that_are_not_trained_are_refused_by_name(lab, root, tmp_path, capsys):
+    """They may be the norm's."""
     freezing = "self.hidden.bias.requires_grad_(False)\n        self.layers = ("
+    frozen = "from torch import nn\n\ndef build(num_features, ndim):\n    return nn.LayerNorm(num_features)"
+    lab("norms/frozen.py", f"{frozen}.requires_grad_(False)\n")
     folder = lab("models/mine.py", network().replace("self.layers = (", freezing))
-    assert run(folder, root, tmp_path) == cli.EXIT_USAGE
+    assert run(folder, root, tmp_path, "norm=none") == cli.EXIT_USAGE
     error = capsys.readouterr().err
-    assert "models/mine.py: the parameter hidden.bias" in error and "buffer" in error
+    assert "models/mine.py or norms/none.py: the parameter hidden.bias" in error and "buffer" in error
+    lab("models/mine.py", network())
+    assert run(folder, root, tmp_path, "norm=frozen", "model=mlp") == cli.EXIT_USAGE
+    assert "norms/frozen.py: the parameter" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["weight_norm", "orthogonal"])
+@pytest.mark.parametrize("kind", ["weight_norm", "orthogonal", "spectral_norm"])
 def test_weights_that_others_make_are_drawn_as_init_says(lab, kind):
     """Where they can have any value: an orthogonal matrix stays as its file, under the run's seed, has drawn it."""
     text = network(size=f"from torch.nn.utils.parametrizations import {kind}\nINPUT_SIZE = None")
@@ -119,6 +125,9 @@ def test_weights_that_others_make_are_drawn_as_init_says(lab, kind):
     if kind == "weight_norm":
         assert torch.allclose(first, weight("plain"), atol=1e-6)
         assert torch.allclose(weight("mine", init_scale=10.0), 10 * first, rtol=1e-5)
+    elif kind == "spectral_norm":  # of the drawn matrix, over its largest singular value
+        plain = weight("plain")
+        assert torch.allclose(first / first.norm(), plain / plain.norm(), atol=1e-5)
     else:
         assert torch.allclose(first @ first.T, torch.eye(len(first)), atol=1e-5)
 
@@ -178,10 +187,34 @@ def test_an_error_in_own_code_names_its_line_and_the_file_of_the_traceback(lab, 
     assert "Traceback" not in error and "models/mine.py" in path.read_text()
 
 
+def test_a_look_that_fails_leaves_the_finished_run_and_a_traceback_until_it_succeeds(lab, root, tmp_path, capsys):
+    folder = lab("models/mine.py", network())
+    assert run(folder, root, tmp_path, "norm=none") == 0
+    (name,) = Store(tmp_path / "results").run_ids()
+    trace = tmp_path / "results" / "runs" / name / "traceback.txt"
+    asked = ["+probes.late.at_end=true", f"--components={folder}", f"--data-root={root}"]
+    asked = [*RUN, "norm=none", *asked, f"--results={tmp_path / 'results'}"]
+    lab("probes/late.py", PROBE.format("seen.wrong"))
+    failed = subprocess.run([sys.executable, "-m", "bnstudy", *asked], capture_output=True, text=True)
+    assert failed.returncode == cli.EXIT_FAILED and str(trace) in failed.stderr
+    assert "probes/late.py" in trace.read_text() and Store(tmp_path / "results").state(name).done
+    with pytest.raises(SystemExit):
+        cli.main(["show", name, f"--results={tmp_path / 'results'}"])
+    assert "a look at it failed" in capsys.readouterr().out
+    lab("probes/late.py", PROBE.format("seen.loss"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(asked)
+    assert not ended.value.code and not trace.exists()
+
+
 def test_a_sweep_s_file_has_its_own_name_inside(lab, capsys):
     """A copied one would count its runs as the other's."""
     lab("sweeps/mine.yaml", SWEEP)
+    lab("sweeps/unnamed.yaml", SWEEP.replace("name: trial, ", ""))
     project.use_components(lab("sweeps/bare.yaml", "defaults: [config, _self_]\n"))
+    assert compose.expand("unnamed", "full")[0].sweep.name == "unnamed"
+    with pytest.raises(ValueError, match=r"^sweep\.name: "):
+        compose.expand("init", "full", ["sweep.name=mine"])
     with pytest.raises(ValueError, match=r"sweeps/mine\.yaml: sweep\.name=trial .* give it mine"):
         compose.expand("mine", "full")
     assert compose.headers()["bare"] == {}

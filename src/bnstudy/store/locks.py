@@ -98,7 +98,7 @@ def holder(results: Path, run_id: str) -> Holder | None:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):  # another user's, who alone can tell if a process still holds it
             return _named(_read(path))
-        if error.errno == errno.EROFS:  # where nothing trains
+        if error.errno == errno.EROFS:  # nothing here can tell whether it trains elsewhere
             return None
         raise
 

@@ -185,6 +185,7 @@ class Store:
         entries = {name: _write_table(folder / f"{name}.parquet", table) for name, table in tables.items()}
         manifest["looks"] = {**had, **looks}
         files.write_text(folder / paths.MANIFEST, sealed(manifest, run_id, {**untouched, **entries}))
+        (folder / paths.TRACEBACK).unlink(missing_ok=True)  # of a look that failed before
 
     def writer(self, run_id: str) -> Writer:
         """A writer that begins the run, or resumes it after `Writer.restore`."""

@@ -139,12 +139,16 @@ def changed_probes(
 ) -> tuple[str, ...]:
     """The files of probes that have changed since these looks of a checkpoint, by table, were planned, or have gone.
 
-    One whose table is not among those of which there are rows, `looked`, may change: all of its looks are still ahead.
+    One whose table is not among those of which there are rows, `looked`, may change, as long as it takes the options
+    that it was given: all of its looks are still ahead.
     """
     known = set(plugins.names("probes"))
     gone = {r["probe"] for r in records.values() if r["probe"] not in known}
     begun = {table: r for table, r in records.items() if table in looked and r["probe"] in known}
     changed = gone | {r["probe"] for r in begun.values() if not holds(r, Look.of(r), config)}
+    for record in (r for table, r in records.items() if table not in looked and r["probe"] in known):
+        if record["plan"]["options"].keys() - plugins.defaults("probes", record["probe"]).keys():
+            changed.add(record["probe"])  # it has no such option any more
     return tuple(f"probes/{name}.py" for name in sorted(changed))
 
 

@@ -60,19 +60,28 @@ def _is(value: Any, wanted: str) -> bool:
 def show(name: str, results: Path) -> int:
     """Print what is known of a run: its state, configuration, results, tables, and what it was trained with."""
     store, run_id = Store(results), whole_name(name, results)
-    state, holder = store.state(run_id), locks.holder(results, run_id)
+    folder, holder = paths.run(results, run_id), locks.holder(results, run_id)
+    manifest, damage = dict[str, Any](), ""
+    state = State.absent
+    if (folder / paths.MANIFEST).exists():
+        try:
+            manifest = store.check(run_id)
+            state = State(manifest["status"])
+        except StoreError as error:
+            state, damage = State.damaged, str(error)
+    else:
+        state = State.partial
     print(f"{run_id}: {f'running ({holder})' if holder else WORDS.get(state, state)}")
-    print(f"folder: {paths.run(results, run_id)}")
-    if state == State.partial:
-        return 0
-    try:
-        manifest = store.check(run_id)
-    except StoreError as error:
-        print(f"damaged: {error}")
+    print(f"folder: {folder}")
+    if damage:
+        print(f"damaged: {damage}")
+    if not manifest:
         return 0
     if manifest["error"]:
         print(f"error: {manifest['error']}")
         print(manifest.get("traceback", ""))
+    elif (folder / paths.TRACEBACK).exists():
+        print(f"a look at it failed:\n{(folder / paths.TRACEBACK).read_text(encoding='utf-8')}")
     for title, values in {
         "trained for": {"sweep": manifest.get("sweep")},
         "results": {key: manifest.get(key) for key in ("outcome", "diverged_step", "num_steps")} | manifest["final"],

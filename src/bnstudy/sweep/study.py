@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -225,6 +226,8 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
             file = [] if spec.sweep == compose.AD_HOC else [spec.sweep, "--preset", spec.preset]
             named = ["--name", spec.named] if spec.named else []
             place = [] if results == project.results() else ["--results", str(results)]
+            own = [folder for folder in os.environ.get(project.COMPONENTS, "").split(os.pathsep) if folder]
+            place += [word for folder in own for word in ("--components", folder)]
             print(f"for its tables: bnstudy sweep {shlex.join([*file, *named, *place, *spec.overrides])}")
     return int(bad or len(grid) < len(failed))
 

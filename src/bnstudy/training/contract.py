@@ -34,11 +34,12 @@ def check_copies(network: nn.Module, file: str) -> None:
         ) from None
 
 
-def check_trained(network: nn.Module, file: str) -> None:
+def check_trained(config: Config, network: nn.Module) -> None:
     """Refuse parameters without a gradient: updates, their norm and their velocity are of all parameters."""
+    who = f"models/{config.model['name']}.py or norms/{config.norm['name']}.py"
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
-            raise ValueError(f"{file}: the parameter {name} is not trained (requires_grad=False): make it a buffer")
+            raise ValueError(f"{who}: the parameter {name} is not trained (requires_grad=False): make it a buffer")
 
 
 def check_layers(network: nn.Module, file: str) -> tuple[Layer, ...]:

@@ -78,7 +78,7 @@ def _check_components(config: Config, source: Source) -> None:
         network = models.outline(config.model["name"], model_options(config), norm, shape, source.num_classes)
         file = f"models/{config.model['name']}.py"
         contract.check_copies(network, file)
-        contract.check_trained(network, file)
+        contract.check_trained(config, network)
         layers = contract.check_layers(network, file)
         for name, plan in config.probes.items():
             examples = config.data.batch_size if plan.on == "train_batch" else plan.batch_size or config.data.batch_size

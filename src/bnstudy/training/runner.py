@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnstudy.config import plugins
 from bnstudy.store import checkpoint, failures, files, locks, status
 from bnstudy.store.jobs import Group, Job, let_go
 from bnstudy.store.runs import Ending, RunEnded, State, Store, StoreError
@@ -81,6 +82,8 @@ def _add_looks(group: Group, results: Path, work: Work) -> list[RunEnded]:
                 looked = completion.complete(job, store)
         except (OSError, StoreError):
             raise
+        except plugins.Changed as error:
+            raise Refused(str(error)) from error
         except Exception as error:
             path = failures.write_traceback(results, job.run_id, error)
             text = f"{failures.in_words(error)}; the run stays as it was; the whole traceback: {path}"

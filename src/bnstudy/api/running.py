@@ -188,7 +188,7 @@ class Run:
 
     @property
     def outcome(self) -> str | None:
-        """`trained`, `stalled` (training accuracy below three times chance) or `diverged`; None without updates."""
+        """`trained`, `stalled` (see `docs/runs.md`) or `diverged`; None without updates."""
         outcome: str | None = self.manifest["outcome"]
         return outcome
 

@@ -25,7 +25,6 @@ STUDY = Study(
         "Xavier's normal law": "xavier",
     },
     curves=FOLDER.parent / "paper_curves",
-    unrecorded=("6",),  # the published looks have histograms of one bin
 )
 
 TITLE = "Do the verdicts at initialisation hang on what the paper leaves open?"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,6 @@ class Study:
     names: Mapping[str, str]
     curves: Path
     called: str = BASE
-    unrecorded: Collection[str] = ()  # claims for which the sweep, as it is published, has no values
     _last: list[tuple[Mapping[str, pd.DataFrame], Judged]] = field(default_factory=list, repr=False)
 
     @property
@@ -92,22 +91,9 @@ class Study:
         Judging takes seconds, and what is drawn has just been judged: the last tables' verdicts are remembered.
         """
         if not self._last or self._last[0][0] is not tables:
-            by_variant = {
-                name: self._judged(tables, {**self.base, **of})
-                for name, of in {self.called: {}, **self.variants}.items()
-            }
-            self._last[:] = [(tables, self._recorded(by_variant))]
+            ways = {self.called: {}, **self.variants}
+            self._last[:] = [(tables, {way: self._judged(tables, {**self.base, **of}) for way, of in ways.items()})]
         return self._last[0][1]
-
-    def _recorded(self, judged: Judged) -> Judged:
-        """The same, with claims as not run that the sweep records nothing for."""
-        return {
-            variant: {
-                name: replace(each, verdict=Verdict.not_run) if name in self.unrecorded else each
-                for name, each in of.items()
-            }
-            for variant, of in judged.items()
-        }
 
     def _judged(self, tables: Mapping[str, pd.DataFrame], values: Mapping[str, Any]) -> dict[str, Evidence]:
         evidence: dict[str, Evidence] = {}

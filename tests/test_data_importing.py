@@ -158,6 +158,25 @@ def test_images_are_upright_and_transparent_ones_refused(tmp_path, capsys):
     assert "3.png is transparent" in capsys.readouterr().err
 
 
+def test_an_image_with_broken_notes_is_read_as_it_lies(tmp_path):
+    for name in "ab":
+        for index in range(5):
+            path = tmp_path / "pets" / name / f"{index}.png"
+            draw(path, value=index)
+            content, kind = path.read_bytes(), b"eXIf" + b"no TIFF file"
+            note = struct.pack(">I", len(kind) - 4) + kind + struct.pack(">I", zlib.crc32(kind))
+            path.write_bytes(content[:33] + note + content[33:])  # behind the signature and the header
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path}", "--name=mine") == 0
+    assert sources.locate("mine", tmp_path, download=False).num_train == 8
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("bus", "train"):
+        for index in range(5):
+            draw(tmp_path / "pets" / name / f"{index}.png", value=index)
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path}", "--name=mine") == 0
+
+
 def test_a_test_set_of_another_name_is_no_class(tmp_path, capsys):
     for place in ("train/cat", "train/dog", "val/cat", "val/dog"):
         draw(tmp_path / "pets" / place / "0.png")

@@ -132,6 +132,17 @@ def test_weights_that_others_make_are_drawn_as_init_says(lab, kind):
         assert torch.allclose(first @ first.T, torch.eye(len(first)), atol=1e-5)
 
 
+def test_a_factor_that_a_parametrized_weight_cannot_have_is_refused(lab):
+    """weight_norm has no direction for a weight of 0."""
+    made = "weight_norm(nn.Linear(width, num_classes))\n        self.initial_factors = {'classifier': 0.0}"
+    text = network(size="from torch.nn.utils.parametrizations import weight_norm\nINPUT_SIZE = None")
+    project.use_components(lab("models/mine.py", text.replace("nn.Linear(width, num_classes)", made)))
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"^models/mine\.py: initial_factors has 'classifier'"):
+        models.build("mine", {}, norms.Factory("none", {}), "xavier_uniform", (1, 4, 4), 4, 0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_a_network_a_norm_and_a_sweep_of_another_folder_run(lab, root, tmp_path):
     lab("norms/slope.py", NORM)
     lab("sweeps/trial.yaml", SWEEP)

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from bnstudy.data.sources import DataError, Source
 SPLITS = ("train", "test")
 TEST_EVERY = 5
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+BROKEN_NOTES = (SyntaxError, ValueError, OSError, KeyError, struct.error)  # what Pillow raises for EXIF that is none
 LEFT_BY_OTHERS = "__MACOSX"  # a folder of archives that a Mac has made
 Files = dict[str, list[tuple[Path, int]]]  # by split: images with their class numbers
 
@@ -162,7 +164,7 @@ def _open(path: Path) -> Image.Image:
         image.load()  # or a truncated one would raise where it is written
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): repair or remove it") from None
-    with contextlib.suppress(Exception):  # what is broken in notes beside the image says nothing of how it lies
+    with contextlib.suppress(*BROKEN_NOTES):  # beside the image: they say nothing of how it lies
         image = ImageOps.exif_transpose(image)  # upright, as viewers show it
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise DataError(f"{path} is transparent in places, which have no colour: give it a background first")

@@ -61,16 +61,13 @@ def show(name: str, results: Path) -> int:
     """Print what is known of a run: its state, configuration, results, tables, and what it was trained with."""
     store, run_id = Store(results), whole_name(name, results)
     folder, holder = paths.run(results, run_id), locks.holder(results, run_id)
-    manifest, damage = dict[str, Any](), ""
-    state = State.absent
+    manifest, state, damage = dict[str, Any](), State.partial, ""
     if (folder / paths.MANIFEST).exists():
         try:
             manifest = store.check(run_id)
             state = State(manifest["status"])
         except StoreError as error:
             state, damage = State.damaged, str(error)
-    else:
-        state = State.partial
     print(f"{run_id}: {f'running ({holder})' if holder else WORDS.get(state, state)}")
     print(f"folder: {folder}")
     if damage:

@@ -157,6 +157,26 @@ def test_the_commits_of_a_run_that_was_resumed_with_other_code_are_told(tmp_path
     assert frames.commits(runs) == ("00000000", "ffffffff")
 
 
+@pytest.mark.parametrize(
+    ("told", "kernels"),
+    [
+        ({}, None),  # a manifest of an earlier release
+        ({"kernels": False}, False),
+        ({"kernels": True, "earlier": []}, True),
+        ({"kernels": False, "earlier": [{"kernels": True}]}, True),  # resumed on a machine without a compiler
+        ({"kernels": False, "earlier": [{"threads": 1}]}, False),
+    ],
+)
+def test_whether_kernels_of_ours_computed_is_told(tmp_path: Path, told: dict, kernels: bool | None) -> None:
+    store = Store(tmp_path)
+    write(store, "a", [0], [1.0])
+    manifest = store.manifest("a")
+    manifest["provenance"] |= told
+    store.writer("a").finish(manifest)
+    reduction.reduce(store, ["a"], tmp_path / "tables" / "s")
+    assert frames.runs(tmp_path, "s")["kernels"].tolist() == [kernels]
+
+
 def test_the_data_s_title_reaches_the_reader_and_renames_no_run(tmp_path: Path) -> None:
     """From SOURCE.json through the run's manifest and its row to what figures and claims call the data."""
     plain, titled = (small_runs.quadrants(tmp_path / name) for name in ("plain", "titled"))

@@ -23,7 +23,7 @@ TAKEN = {
         | {"init_scale", "precision", "seed", "batch_size", "normalise", "augment", "num_train", "num_test", "balanced"}
         | {"lr", "momentum", "weight_decay", "milestones", "decay", "warmup", "diverged_step", "error", "num_steps"}
         | {"data_source", "data_sha256", "data_title", "stand_in", "commit", "commits", "dirty", "code", "looks"}
-        | {"device", "threads", "num_runs", "wall_sec", "probe_share", "last_loss"}
+        | {"device", "threads", "num_runs", "kernels", "wall_sec", "probe_share", "last_loss"}
     ),
     "probes": frozenset[str](),
 }

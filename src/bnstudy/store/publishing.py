@@ -22,8 +22,8 @@ from bnstudy.store.runs import State, Store
 from bnstudy.store.status import Status, look_key
 
 # What differs between two trainings of one run that end in the same bits.
-CIRCUMSTANCES = {"commit", "commits", "dirty", "device", "threads", "num_runs", "wall_sec", "probe_share", "data_title"}
-CIRCUMSTANCES |= {"code", "looks"}
+CIRCUMSTANCES = {"commit", "commits", "dirty", "code", "looks", "data_title"}
+CIRCUMSTANCES |= {"device", "threads", "num_runs", "kernels", "wall_sec", "probe_share"}
 TIMES = ("throughput",)  # tables that tell time
 UNSEEN = (RUNS, *component_files.OF_TRAINING)  # tables that are no probe's
 

@@ -64,6 +64,7 @@ _LAST = {
     "device": "string",
     "threads": "int64",
     "num_runs": "int64",
+    "kernels": "bool",  # whether kernels of the project's own computed any part of it; empty: not known
     "wall_sec": "float64",
     "probe_share": "float64",
 }
@@ -217,6 +218,8 @@ def _run_row(
         "stand_in": data.get("source") in SYNTHETIC,  # the column has the name that published tables have
     }
     row |= {key: code.get(key) for key in ("commit", "dirty", "device", "threads", "num_runs")}
+    used = [part["kernels"] for part in (*(code.get("earlier") or []), code) if "kernels" in part]
+    row["kernels"] = any(used) if used else None
     if "code" in manifest:
         row["code"] = json.dumps(manifest["code"])
         looks = looks_of(manifest)

@@ -245,7 +245,7 @@ def test_sync_says_what_the_server_said(recorded: Path) -> None:
     assert not any(tracking.offline_runs(recorded)[0].glob("*.synced"))
 
 
-def test_a_run_that_was_killed_holds_up_no_other_and_is_named(recorded: Path) -> None:
+def test_a_run_that_was_killed_holds_up_no_other_and_is_uploaded_once(recorded: Path) -> None:
     """One whose file is cut off, and one of which W&B wrote no more than the header."""
     (whole,) = tracking.offline_runs(recorded)
     cut, empty = (shutil.copytree(whole, whole.with_name(f"offline-run-2020{i}-run-{i}")) for i in (1, 2))
@@ -253,13 +253,28 @@ def test_a_run_that_was_killed_holds_up_no_other_and_is_named(recorded: Path) ->
         file = next(run.glob("*.wandb"))
         file.write_bytes(file.read_bytes()[:size])
     with Backend() as backend:
-        for uploaded in (1, 0):
-            done = sync(recorded, **backend.environment)
-            assert done.returncode == 1
-            assert f"{uploaded} of {uploaded + 1} runs uploaded" in done.stdout.splitlines()[-1]
-            assert f"W&B refused {cut.name}" in done.stderr and "incomplete" in done.stderr
-            assert whole.name not in done.stderr and empty.name not in done.stderr and empty.name in done.stdout
+        done = sync(recorded, **backend.environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"{cut.name} is uploaded as far as" in done.stdout and empty.name in done.stdout
+        assert "2 of 2 runs uploaded" in done.stdout.splitlines()[-1]
+        again = sync(recorded, **backend.environment)
+        assert again.returncode == 0 and cut.name not in again.stdout
+        assert "has been uploaded, 1 of them as far as W&B wrote them" in again.stdout.splitlines()[-1]
     assert {row["_step"]: _own(row) for row in backend.runs["run-1"].history} == expected(nested=True)
+
+
+def test_a_run_that_still_trains_is_uploaded_as_far_as_it_goes_and_then_whole(recorded: Path) -> None:
+    (run,) = tracking.offline_runs(recorded)
+    file = next(run.glob("*.wandb"))
+    whole = file.read_bytes()
+    for size, said in ((len(whole) // 2, "as far as"), (len(whole), "1 of 1 runs uploaded")):
+        file.write_bytes(whole[:size])
+        with Backend() as backend:
+            done = sync(recorded, **backend.environment)
+        assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+        arrived = {row["_step"]: _own(row) for row in backend.runs["run-1"].history}
+        assert arrived and arrived.items() <= expected(nested=True).items()
+    assert arrived == expected(nested=True)
 
 
 def test_an_unreadable_run_holds_up_neither_its_batch_nor_the_next(

@@ -15,6 +15,8 @@ from bnstudy.tracking.wandb import Wandb, confine, obstacle
 WANDB = (sys.executable, "-P", "-m", "wandb")  # its own command
 BATCH = 20  # offline runs handed to one `wandb sync`
 HEADER_BYTES = 7  # what W&B writes into a file as it opens it; a killed run may leave no more
+IN_PART = "uploaded-in-part"  # our mark in a run's folder: the bytes that there were of a file that W&B found cut off
+CUT = "incomplete"  # what W&B says of such a file, after it has uploaded what there is
 SYNC_SEC = 60.0  # allowed for each of them; without a network `wandb sync` would wait for ever
 
 
@@ -37,7 +39,8 @@ def dashboard(results: Path) -> int:
 def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
     """Upload the offline runs that are not uploaded yet; return an exit code: 1, with a message, where that fails.
 
-    Having nothing to upload is no failure. A run that W&B refuses holds up no other: it is named at the end.
+    Having nothing to upload is no failure. A run that W&B refuses holds up no other: it is named at the end. One whose
+    file is cut off, as it was killed or still trains, is uploaded as far as it goes, and again when it has grown.
     """
     recorded, empty = list[Path](), list[Path]()
     for run in offline_runs(results):
@@ -45,10 +48,12 @@ def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
     if empty:
         why = "they have just begun, or were killed then"
         print(f"sync: {len(empty)} runs hold nothing to upload, such as {empty[0].name}: {why}")
-    waiting = [run for run in recorded if not _uploaded(run)]
+    waiting = [run for run in recorded if not _uploaded(run) and not _uploaded_in_part(run)]
     if not waiting:
         folder = paths.wandb(results)
         why = f"every offline run in {folder} has been uploaded" if recorded else f"there are none in {folder}"
+        if in_part := sum(map(_uploaded_in_part, recorded)):
+            why += f", {in_part} of them as far as W&B wrote them"
         print(f"sync: no offline runs to upload; {why}")
         return 0
     confine(results)
@@ -68,17 +73,17 @@ def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
             refused |= left
             if len(left) == BATCH:  # nor will it take the next ones
                 break
-    print(f"sync: {sum(map(_uploaded, waiting))} of {len(waiting)} runs uploaded")
+    cut = [run for run, trouble in refused.items() if CUT in trouble]
+    for run in cut:
+        del refused[run]
+        (run / IN_PART).write_text(str(_size(run)), encoding="utf-8")
+        print(f"sync: {run.name} is uploaded as far as W&B wrote it: it was killed, or still trains")
+    print(f"sync: {sum(map(_uploaded, waiting)) + len(cut)} of {len(waiting)} runs uploaded")
     if not refused and not silent:
         return 0
     for run, trouble in refused.items():
         print(f"sync: W&B refused {run.name} ({trouble})", file=sys.stderr)
-    killed = (
-        f". What there is of a run that was killed is uploaded each time: remove its folder from {paths.wandb(results)}"
-        if any("incomplete" in trouble for trouble in refused.values())
-        else ""
-    )
-    return _refuse(f"sync: {silent}Run `make sync` again for the runs that are left{killed}")
+    return _refuse(f"sync: {silent}Run `make sync` again for the runs that are left")
 
 
 def log_figures(workspace: Path, results: Path, *, mode: str = "offline", project: str = "bnstudy") -> int:
@@ -104,6 +109,18 @@ def log_figures(workspace: Path, results: Path, *, mode: str = "offline", projec
 def _uploaded(run: Path) -> bool:
     """Whether W&B has left its mark."""
     return any(run.glob("*.synced"))
+
+
+def _uploaded_in_part(run: Path) -> bool:
+    """Whether all that there is of a run whose file is cut off has been uploaded."""
+    try:
+        return (run / IN_PART).read_text(encoding="utf-8") == str(_size(run))
+    except FileNotFoundError:
+        return False
+
+
+def _size(run: Path) -> int:
+    return sum(file.stat().st_size for file in run.glob("*.wandb"))
 
 
 def _one_by_one(runs: Sequence[Path], results: Path, seconds: float) -> dict[Path, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import small_runs
@@ -193,6 +197,70 @@ def test_what_makes_no_run_is_refused_and_leaves_nothing(data, tmp_path, one_cor
     assert surroundings() == before and not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optim": {"lr": -0.1}}, r"optim\.lr = -0\.1"),
+        ({"precision": "fp16"}, r"precision = 'fp16'"),
+        ({"optim": {"milestones": [0.9, 0.5]}}, r"optim\.milestones"),
+        ({"seed": True}, r"seed = True"),
+    ],
+)
+def test_a_changed_configuration_is_checked_as_a_composed_one(data, tmp_path, one_core, change, words):
+    config = make(data)
+    parts = {key: replace(getattr(config, key), **to) if isinstance(to, dict) else to for key, to in change.items()}
+    with pytest.raises(ValueError, match=words):
+        bnstudy.fit(replace(config, **parts), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_numpy_s_numbers_are_numbers_and_folders_outlive_a_change_of_folder(data, tmp_path, one_core, monkeypatch):
+    config = replace(make(data), seed=np.int64(5))
+    config = replace(config, optim=replace(config.optim, lr=np.float64(0.25), milestones=list(np.array([0.5]))))
+    monkeypatch.chdir(tmp_path)
+    run = bnstudy.fit(config, "here", progress=False)
+    monkeypatch.chdir("/")
+    assert run.status == "completed" and (run.config.seed, run.config.optim.lr) == (5, 0.25)
+    assert len(run.table("steps")) == 9 and run.images()[0].isfinite().all()
+    monkeypatch.chdir(tmp_path)
+    again = bnstudy.run(run.id, "here", data_root=os.path.relpath(data))
+    monkeypatch.chdir("/")
+    assert len(again.table("steps")) == 9 and len(again.images()[1])
+
+
+BACKENDS: Any = torch.backends
+SURROUNDINGS: dict[str, Callable[[], Any]] = {
+    "bf16": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float64": lambda: torch.set_default_dtype(torch.float64),
+    "no device": lambda: torch.device("meta"),
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "precision": lambda: torch.set_float32_matmul_precision("medium"),
+    "newer precision": lambda: setattr(BACKENDS.mkldnn.conv, "fp32_precision", "bf16"),
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_a_run_is_the_same_whatever_the_process_has_set(finished, data, tmp_path, one_core, name):
+    expected = small_runs.written(finished.results, [finished.id])
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        stack.callback(torch.set_float32_matmul_precision, "highest")
+        stack.callback(setattr, BACKENDS.mkldnn.conv, "fp32_precision", "none")
+        if (context := SURROUNDINGS[name]()) is not None:
+            stack.enter_context(context)
+        before = [*precisions(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")]
+        bnstudy.fit(make(data), tmp_path, progress=False)
+        after = [*precisions(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")]
+    assert after == before and small_runs.written(tmp_path, [finished.id]) == expected
+
+
+def precisions():
+    cudnn, mkldnn = BACKENDS.cudnn, BACKENDS.mkldnn
+    settings = BACKENDS, BACKENDS.cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv
+    return [each.fp32_precision for each in settings]
+
+
 def test_a_run_that_raises_says_what_and_where_the_traceback_is(data, tmp_path, one_core, monkeypatch):
     config = make(data)
     before = surroundings()
@@ -295,6 +363,15 @@ def test_what_a_run_cannot_give_is_named_with_the_remedy(finished, data, tmp_pat
     labels.write_bytes(content)
     with pytest.raises(ValueError, match=r"data_root = .*is not what.*saw.*name the folder"):
         bnstudy.run(finished.id, finished.results, data_root=elsewhere).images()
+
+
+def test_code_that_has_changed_since_training_is_named(finished, monkeypatch, capsys):
+    finished.network()
+    assert capsys.readouterr().err == ""
+    code = finished.manifest["code"]
+    monkeypatch.setitem(finished.__dict__, "manifest", {**finished.manifest, "code": code | {"norms/batch.py": "0"}})
+    finished.network()
+    assert f"{finished.id}: norms/batch.py changed since it was trained" in capsys.readouterr().err
 
 
 def test_weights_that_do_not_fit_the_code_any_more_say_so(finished, monkeypatch):

@@ -12,6 +12,7 @@ import synthetic
 
 import bnstudy
 from bnstudy.analysis import frames
+from bnstudy.config import project
 from bnstudy.config.schema import resolved
 from bnstudy.store import reduction
 from bnstudy.store.runs import Store
@@ -36,6 +37,15 @@ def test_a_query_keeps_the_rows_for_which_it_holds():
     assert bnstudy.table("lenet_lr_grid", query="lr > 1e9").empty
 
 
+def test_a_query_may_name_variables_of_the_caller_and_of_no_other():
+    name = "batch"  # a name that bnstudy.table has, too
+    kept = bnstudy.table("lenet_lr_grid", "epochs", query="norm == @name")
+    assert len(kept) and set(kept["norm"]) == {"batch"}
+    with pytest.raises(ValueError, match="workspace"):
+        bnstudy.table("lenet_lr_grid", query="norm == @workspace")
+    assert name
+
+
 @pytest.mark.parametrize(
     "arguments, options, parts",
     [
@@ -51,6 +61,20 @@ def test_what_is_not_there_is_named_with_the_remedy(arguments, options, parts):
     with pytest.raises(ValueError) as caught:
         bnstudy.table(*arguments, **options)
     assert all(part in str(caught.value) for part in parts)
+
+
+def test_tables_that_are_missing_elsewhere_are_named_with_their_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"make sweep-init writes it, with ARGS=--results=") as caught:
+        bnstudy.table("init", results=tmp_path, preset="quick")
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_sweep_among_own_components_is_known(tmp_path, monkeypatch):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "trial.yaml").write_text("# A trial.\ndefaults: [config, _self_]\nsweep: {name: trial}\n")
+    monkeypatch.setattr(project, "sweep_folders", lambda: [project.SWEEPS, tmp_path / "sweeps"])
+    with pytest.raises(ValueError, match=r"make sweep-trial"):
+        bnstudy.table("trial", results=tmp_path)
 
 
 def test_own_tables_are_a_preset_s_in_a_results_folder(tmp_path):

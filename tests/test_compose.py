@@ -316,11 +316,19 @@ def test_a_slip_is_named_where_one_value_refers_to_another(tmp_path, monkeypatch
         compose.expand("mine", "full")
 
 
-def test_a_sweeps_file_without_presets_is_named(tmp_path, monkeypatch):
+def test_a_sweeps_file_without_presets_is_the_same_at_each(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "SWEEPS", tmp_path)
     (tmp_path / "mine.yaml").write_text(START)
-    with pytest.raises(ValueError, match="sweep mine has no preset 'full'; it has: none"):
+    assert compose.expand("mine", "full") == compose.expand("mine", "quick") != []
+
+
+def test_rows_of_a_table_that_there_is_not_are_refused_also_where_all_tables_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "SWEEPS", tmp_path)
+    (tmp_path / "mine.yaml").write_text(START + 'sweep: {rows: {epocs: "epoch > 5"}}\n')
+    with pytest.raises(ValueError, match=r"sweep\.rows\.epocs.*there are .*epochs"):
         compose.expand("mine", "full")
+    (tmp_path / "mine.yaml").write_text(START + 'sweep: {rows: {epochs: "epoch > 5"}}\n')
+    assert compose.expand("mine", "full")
 
 
 def test_a_slip_among_several_values_is_named():

@@ -112,7 +112,8 @@ def load(workspace: Path, sweep: str, table: str, query: str | None = None) -> p
             added = f", make publish SWEEP={sweep} adds them" if _is_published(workspace) else ""
             raise MissingTable(f"{text}; make sweep-{sweep} PRESET={paths.FULL}, without overrides, trains such{added}")
     if frame.empty:
-        raise MissingTable(f"sweep {sweep!r}: table {table!r} is empty; {_written_by(workspace, sweep)}")
+        text = f"sweep {sweep!r}: table {table!r} has no rows: its probe gave none, or none of its runs is done"
+        raise MissingTable(f"{text}; {_written_by(workspace, sweep)}")
     return frame.reset_index(drop=True)
 
 

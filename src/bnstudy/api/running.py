@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnstudy.api import _places
-from bnstudy.config.schema import Config, from_dict
+from bnstudy.config.schema import Config, from_dict, to_dict
 from bnstudy.store import paths
 
 if TYPE_CHECKING:
@@ -64,12 +64,13 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     `progress` shows a line on stderr: the share of the updates, and the time left.
 
     Ctrl-C, or a notebook's stop button, saves a checkpoint after the current update; KeyboardInterrupt then says how
-    to resume. Afterwards torch's threads, determinism and random state and the signal handlers are what they were.
+    to resume. The run is computed by torch's defaults, whatever precision, type, device or autocast is set in this
+    process; afterwards these, threads, determinism, random state and signal handlers are what they were.
     (Outside of the main thread there are no signals; there only the periodic checkpoints are kept.)
 
-    Raises ValueError, before anything is trained, for what cannot be trained here: an option that a component refuses,
-    missing data, a missing GPU; OSError where the disk is at fault or another process trains the run; and RuntimeError
-    where training itself raised, with its message.
+    Raises ValueError, before anything is trained, for what cannot be trained here: a value that `configure` refuses (a
+    `dataclasses.replace` does not), an option that a component refuses, missing data, a missing GPU; OSError where the
+    disk is at fault or another process trains the run; and RuntimeError where training itself raised, with its message.
     """
     from bnstudy.store import devices, publishing, status
     from bnstudy.store.jobs import jobs
@@ -77,11 +78,13 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     from bnstudy.sweep.plan import plan
     from bnstudy.tracking.console import Progress
 
-    folder = _places.results(config.runtime.results if results is None else results)
-    config = replace(config, runtime=replace(config.runtime, results=str(folder)))
+    config = from_dict(_plain(to_dict(config)))
+    folder = _places.results(config.runtime.results if results is None else results).absolute()
+    images = Path(config.runtime.data_root).absolute()  # the run that is returned outlives an os.chdir
+    config = replace(config, runtime=replace(config.runtime, results=str(folder), data_root=str(images)))
     (job,) = jobs([config])
     name, store = job.run_id, Store(folder)
-    trained = Run(name, folder, Path(config.runtime.data_root))
+    trained = Run(name, folder, images)
     now = status.of(job, store)
     if now.done:
         return trained
@@ -135,7 +138,7 @@ def run(run_id: str, results: Folder | None = None, *, data_root: Folder | None 
     """
     from bnstudy.store.runs import State, Store
 
-    folder = _places.results(results)
+    folder = _places.results(results).absolute()
     store = Store(folder)
     state = store.state(run_id)
     if state == State.absent:
@@ -151,7 +154,16 @@ def run(run_id: str, results: Folder | None = None, *, data_root: Folder | None 
     if not state.done:
         how = "has not ended" if state == State.partial else "has files that are not what was written"
         raise ValueError(f"run_id = {run_id!r}: it {how}; bnstudy.fit with its configuration, or its sweep, trains it")
-    return Run(run_id, folder, _places.data_root(data_root))
+    return Run(run_id, folder, _places.data_root(data_root).absolute())
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy, as of a loop over an array, as Python's."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
 
 
 @dataclass(frozen=True)
@@ -220,8 +232,8 @@ class Run:
         """The trained network in evaluation mode: a plain torch module on `device` (cpu, cuda, cuda:N or auto).
 
         It takes images (N, C, H, W) as `images` gives them, in float32, to logits (N, K). Of a run that diverged it has
-        the weights at which the loss exceeded its bound. Raises ValueError where the weights were not kept, or no
-        longer fit the network's code.
+        the weights at which the loss exceeded its bound. A line on stderr names code that has changed since. Raises
+        ValueError where the weights were not kept, or no longer fit the network's code.
         """
         from bnstudy.config.schema import validate
         from bnstudy.store.runs import Store
@@ -231,6 +243,9 @@ class Run:
         validate(config)
         on = engine.device(config)
         network = self._untrained()
+        if changed := self._changed():
+            print(f"{self.id}: {', '.join(changed)} changed since it was trained; this network is of the code as it is "
+                  "now", file=sys.stderr)  # fmt: skip
         if self.manifest["num_steps"]:
             weights = Store(self.results).weights(self.id)
             try:
@@ -304,6 +319,13 @@ class Run:
         return construct.build_network(
             self.config, construct.image_shape(self.config, known.shape), known.num_classes
         )
+
+    def _changed(self) -> list[str]:
+        """The files that define the network and have changed since it was trained, as far as that is recorded."""
+        from bnstudy.store import status
+
+        then, now = self.manifest.get("code") or {}, status.component_code(self.config)
+        return [file for file, checksum in then.items() if now.get(file, checksum) != checksum]
 
     def _source(self) -> Source:
         from bnstudy.data import sources

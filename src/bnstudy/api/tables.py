@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from bnstudy.analysis import frames
 from bnstudy.api import _places
+from bnstudy.config import project
 from bnstudy.store import paths, reduction
 from bnstudy.store.runs import Store
 
@@ -35,7 +36,8 @@ def table(
 
     By default the table is the published one. `results` names another results folder, and `preset` (`quick`, `full`,
     `custom`) takes the tables that a sweep of that preset last wrote there. `query` keeps the rows for which it holds,
-    in the syntax of `DataFrame.query`, as in `"norm == 'batch' and lr < 0.1"`; the result may be empty.
+    in the syntax of `DataFrame.query`, as in `"norm == 'batch' and lr < @largest"`, where `largest` is a variable of
+    the caller; the result may be empty.
 
     Raises ValueError for an unknown sweep, table or preset, an invalid query, and a table that does not exist.
     """
@@ -47,11 +49,16 @@ def table(
         raise _places.unknown("sweep", sweep, known)
     if name not in (there := _table_names(folder)) and there:
         raise _places.unknown(f"table of {sweep}", name, there)
-    frame = frames.load(workspace, sweep, name)
+    try:
+        frame = frames.load(workspace, sweep, name)
+    except frames.MissingTable as error:
+        if results is None:
+            raise
+        raise frames.MissingTable(f"results = {str(results)!r}: {error}, with ARGS=--results=FOLDER") from None
     if query is None:
         return frame
     try:
-        return frame.query(query).reset_index(drop=True)
+        return frame.query(query, level=1).reset_index(drop=True)  # @name is the caller's
     except Exception as error:  # whatever the text provokes: it is the user's
         raise ValueError(
             f"query = {query!r}: {error}; give a condition on the columns {', '.join(map(str, frame))}"
@@ -124,7 +131,7 @@ def claims(results: Folder | None = None, *, preset: str | None = None) -> pd.Da
 
 
 def _sweep_names(workspace: Path) -> list[str]:
-    defined = {path.stem for path in (_places.PROJECT / "sweeps").glob("*.yaml")}
+    defined = {path.stem for folder in project.sweep_folders() for path in folder.glob("*.yaml")}
     return sorted(defined | {path.name for path in (workspace / "tables").glob("*") if path.is_dir()})
 
 

@@ -150,6 +150,7 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> dict[str, list[
         raise ComposeError(f"sweeps/{sweep}.yaml: sweep.name={named} is another name than its file's: give it {sweep}")
     if any(override.key_or_group == "sweep.name" for override in parse_all(overrides)):
         raise ComposeError("sweep.name: the name of a sweep is its file's; --name names its results")
+    presets = presets or {preset: []}  # a file that names none is the same at each
     if preset not in presets:
         raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
     points: dict[str, list[str]] = {}

@@ -372,8 +372,10 @@ def _check_kept(sweep: Sweep, train: Train) -> None:
     if strangers := [name for name in sweep.tables or () if name not in known]:
         there = ", ".join(sorted(known))
         raise ValueError(f"sweep.tables = {sweep.tables}: no run has {strangers[0]!r}; there are {there}")
-    if sweep.tables is not None and (unknown := sweep.rows.keys() - set(sweep.tables)):
-        raise ValueError(f"sweep.rows.{min(unknown)}: no such table is kept; sweep.tables = {sweep.tables}")
+    kept = known if sweep.tables is None else set(sweep.tables)
+    if unknown := sweep.rows.keys() - kept:
+        there = f"there are {', '.join(sorted(known))}" if sweep.tables is None else f"sweep.tables = {sweep.tables}"
+        raise ValueError(f"sweep.rows.{min(unknown)}: no such table is kept; {there}")
 
 
 def _check_search(config: Config) -> None:

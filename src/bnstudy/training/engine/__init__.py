@@ -61,7 +61,8 @@ def _set_precision(precision: str, on: torch.device) -> None:
     """Allow TF32 only if the configuration asks for it. Raises ValueError for TF32 on a CPU."""
     if precision == "tf32" and on.type != "cuda":
         raise ValueError("precision = 'tf32': the CPU has no such unit; use fp32, or bf16")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def facts(config: Config, num_runs: int, on: torch.device) -> dict[str, Any]:

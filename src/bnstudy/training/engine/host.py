@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -38,24 +38,63 @@ def prepare(threads: int) -> None:
 
 @contextmanager
 def as_it_was() -> Iterator[None]:
-    """Restore the process's settings afterwards: threads, determinism, TF32, torch's random state.
+    """Compute by torch's defaults, and restore the process's settings afterwards: threads, determinism, random state.
 
     The allocator, whose settings cannot be read, is given glibc's defaults, and what it has kept goes to the system.
     """
-    backends: Any = torch.backends
     utilities: Any = torch.utils.deterministic
     threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     fill = utilities.fill_uninitialized_memory
-    tf32 = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        with by_default(), torch.random.fork_rng(devices):
             yield
     finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(mode)
         utilities.fill_uninitialized_memory = fill
-        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = tf32
         _set_allocator(GLIBC, trim=True)
+
+
+@contextmanager
+def by_default() -> Iterator[None]:
+    """Within, torch computes as in a new process, whatever the caller has set, as notebooks do: gradients, autocast,
+    type and device of new tensors, and the precision of float32.
+    """
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    settings = backends, backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn
+    kind, precisions = torch.get_default_dtype(), [setting.fp32_precision for setting in settings]
+    older = _readable(torch.get_float32_matmul_precision), _readable(lambda: cudnn.allow_tf32)
+    with ExitStack() as stack:
+        for context in (torch.inference_mode(False), torch.enable_grad()):
+            stack.enter_context(context)
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":  # asked first: this context slows down every operation
+            stack.enter_context(torch.device("cpu"))
+        try:
+            torch.set_default_dtype(torch.float32)
+            for setting in (backends, mkldnn.conv, mkldnn.rnn):
+                setting.fp32_precision = "none"
+            torch.set_float32_matmul_precision("highest")
+            yield
+        finally:
+            torch.set_default_dtype(kind)
+            if older[0] is not None:
+                torch.set_float32_matmul_precision(older[0])
+            if older[1] is not None:
+                cudnn.allow_tf32 = older[1]
+            for setting, precision in zip(settings, precisions, strict=True):
+                setting.fp32_precision = precision
+
+
+def _readable(setting: Callable[[], Any]) -> Any:
+    """A setting's value; None where torch has none, as the newer settings do not agree."""
+    try:
+        return setting()
+    except RuntimeError:
+        return None
 
 
 @contextmanager

@@ -158,6 +158,20 @@ def test_images_are_upright_and_transparent_ones_refused(tmp_path, capsys):
     assert "3.png is transparent" in capsys.readouterr().err
 
 
+def test_grey_images_have_one_channel_however_they_are_stored(tmp_path):
+    pixels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    grey = Image.fromarray(pixels)
+    palette = grey.convert("P")
+    stored = (grey, palette, palette, grey.convert("LA"), grey.convert("RGB"))
+    for name in "ab":
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for index, image in enumerate(stored):
+            image.save(tmp_path / "pets" / name / f"{index}.{'gif' if index == 2 else 'png'}")
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path}", "--name=mine") == 0
+    arrays = sources.load(sources.locate("mine", tmp_path, download=False))
+    assert arrays.train_images.shape == (8, 4, 4, 1) and (arrays.train_images[..., 0] == pixels).all()
+
+
 def test_an_image_with_broken_notes_is_read_as_it_lies(tmp_path):
     for name in "ab":
         for index in range(5):

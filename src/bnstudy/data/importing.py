@@ -27,6 +27,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 BROKEN_NOTES = (SyntaxError, ValueError, OSError, KeyError, struct.error)  # what Pillow raises for EXIF that is none
 LEFT_BY_OTHERS = "__MACOSX"  # a folder of archives that a Mac has made
 Files = dict[str, list[tuple[Path, int]]]  # by split: images with their class numbers
+Pixels = np.ndarray[Any, Any]  # uint8, (height, width, channels)
 
 
 def import_images(
@@ -55,24 +56,27 @@ def import_images(
     if unread:
         such_as, endings = unread[0].relative_to(folder), ", ".join(sorted(SUFFIXES))
         report(f"not read: {len(unread)}, such as {such_as}; images lie in their class's folder and end in {endings}")
-    modes = {_mode(path) for split in SPLITS for path, _ in files[split]}
-    mode = "L" if modes <= {"1", "L"} else "RGB"
+    for split in SPLITS:
+        for path, _ in files[split]:
+            _check_depth(path)
     with sources.work_folder(root, name) as work:
         arrays = work / "arrays"
         arrays.mkdir()
         first: tuple[int, int] | None = (size, size) if size else None
+        images: dict[str, list[Pixels]] = {split: [] for split in SPLITS}
         for split in SPLITS:
-            images = []
             for path, _ in files[split]:
-                image = _open(path).convert(mode)
+                image = _open(path).convert("RGB")
                 image = image.resize((size, size), Image.Resampling.BILINEAR) if size else image
                 first = first or image.size
                 if image.size != first:
                     sides = f"{image.size[0]}x{image.size[1]}, others {first[0]}x{first[1]}"
                     raise DataError(f"{path} is {sides}: give --size")
-                images.append(np.asarray(image, dtype=np.uint8))
-            stacked: np.ndarray[Any, Any] = np.stack(images)
-            np.save(arrays / f"{split}_images.npy", stacked if stacked.ndim == 4 else stacked[..., None])
+                images[split].append(_without_grey_copies(np.asarray(image)))
+        channels = max(pixels.shape[2] for each in images.values() for pixels in each)
+        for split in SPLITS:
+            stacked = np.stack([np.broadcast_to(each, (*each.shape[:2], channels)) for each in images[split]])
+            np.save(arrays / f"{split}_images.npy", stacked)
             np.save(arrays / f"{split}_labels.npy", np.array([label for _, label in files[split]], dtype=np.int64))
         title = title or f"{name} (images of {folder.name})"
         sources.label(arrays, {"name": title, "classes": classes, "order": "shuffled"})
@@ -146,8 +150,8 @@ def _place(image: tuple[Path, int]) -> bytes:
     return hashlib.sha256(os.fsencode(f"{path.parent.name}/{path.name}")).digest()
 
 
-def _mode(path: Path) -> str:
-    """How an image's pixels are stored. Raises DataError for more than 8 bits a channel."""
+def _check_depth(path: Path) -> None:
+    """Raise DataError for more than 8 bits a channel."""
     try:
         with Image.open(path) as image:
             mode, layout = image.mode, str(getattr(image, "tile", ""))
@@ -155,7 +159,6 @@ def _mode(path: Path) -> str:
         raise DataError(f"{path} cannot be read as an image ({error}): repair or remove it") from None
     if mode[0] in "IF" or ";16" in layout:  # Pillow has colours of 16 bits as 8, and tells of it there
         raise DataError(f"{path} has more than 8 bits a channel, which would be cut off: convert it to 8 bits")
-    return mode
 
 
 def _open(path: Path) -> Image.Image:
@@ -169,3 +172,8 @@ def _open(path: Path) -> Image.Image:
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise DataError(f"{path} is transparent in places, which have no colour: give it a background first")
     return image
+
+
+def _without_grey_copies(pixels: Pixels) -> Pixels:
+    """One channel in place of three that are equal."""
+    return pixels[..., :1].copy() if (pixels == pixels[..., :1]).all() else pixels

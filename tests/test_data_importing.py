@@ -158,6 +158,30 @@ def test_images_are_upright_and_transparent_ones_refused(tmp_path, capsys):
     assert "3.png is transparent" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("split", [True, False])
+def test_images_of_both_sets_and_of_several_classes_are_counted(split, tmp_path, capsys):
+    pets, names = tmp_path / "pets", [f"{index}.png" for index in range(10)]
+    for label, cls in enumerate(("cat", "dog")):
+        for index, name in enumerate(names):
+            part = ("test" if index % 5 == 4 else "train") if split else "."
+            draw(pets / part / cls / name, value=10 * label + index, mode="L")
+    tested, trained = (pets / part for part in (("test", "train") if split else (".", ".")))
+    shutil.copy(trained / "cat" / "0.png", tested / "cat" / "4.png")
+    draw(tested / "dog" / "9.png", value=11, mode="L")  # as train/dog/1.png
+    there = f"--data-root={tmp_path}"
+    assert imported(pets, there, "--name=leaked") == 0
+    told = capsys.readouterr().out
+    assert "test images that are also training images: 2, such as" in told and "several classes" not in told
+    Image.new("RGB", (4, 4), (2, 2, 2)).save(trained / "dog" / "3.png")  # the same pixels as train/cat/2.png
+    assert imported(pets, there, "--name=torn") == 0
+    told = capsys.readouterr().out
+    assert "images in several classes: 1, such as" in told and "cat/2.png" in told and "dog/3.png" in told
+    for path in (tested / "cat" / "4.png", tested / "dog" / "9.png", trained / "dog" / "3.png"):
+        draw(path, value=50 + len(path.name) + int(path.stem), mode="L")
+    assert imported(pets, there, "--name=clean") == 0
+    assert capsys.readouterr().out.count("such as") == 0
+
+
 def test_grey_images_have_one_channel_however_they_are_stored(tmp_path):
     pixels = np.arange(16, dtype=np.uint8).reshape(4, 4)
     grey = Image.fromarray(pixels)

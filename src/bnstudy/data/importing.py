@@ -41,10 +41,10 @@ def import_images(
 ) -> Source:
     """Write the arrays into `root`/`name` and return what they are. `size`: the side to which images are scaled.
 
-    Colours are kept unless every image is grey. What is not read is reported, such as images beside the classes. Raises
-    DataError, with nothing written, for a folder that is laid out otherwise, a class that lacks training or test
-    images, images that cannot be read, are of several sizes or of more than 8 bits, and for a name that is none or that
-    a data set has.
+    Colours are kept unless every image is grey. What is not read is reported, such as images beside the classes, and so
+    are images that are in both sets, or in several classes. Raises DataError, with nothing written, for a folder that
+    is laid out otherwise, a class that lacks training or test images, images that cannot be read, are of several sizes
+    or of more than 8 bits, and for a name that is none or that a data set has.
     """
     if name in sources.NAMES or not re.fullmatch(r"(?!\.)[^/\\\0]{1,60}", name):  # as data.name is checked
         why = "a data set that is downloaded has it" if name in sources.NAMES else "a folder cannot be called so here"
@@ -78,6 +78,7 @@ def import_images(
             stacked = np.stack([np.broadcast_to(each, (*each.shape[:2], channels)) for each in images[split]])
             np.save(arrays / f"{split}_images.npy", stacked)
             np.save(arrays / f"{split}_labels.npy", np.array([label for _, label in files[split]], dtype=np.int64))
+        _report_copies(folder, files, images, report)
         title = title or f"{name} (images of {folder.name})"
         sources.label(arrays, {"name": title, "classes": classes, "order": "shuffled"})
         sources.move_into_place(arrays, target)
@@ -177,3 +178,22 @@ def _open(path: Path) -> Image.Image:
 def _without_grey_copies(pixels: Pixels) -> Pixels:
     """One channel in place of three that are equal."""
     return pixels[..., :1].copy() if (pixels == pixels[..., :1]).all() else pixels
+
+
+def _report_copies(folder: Path, files: Files, images: dict[str, list[Pixels]], report: Callable[[str], None]) -> None:
+    """Report how many images both sets have, and how many several classes have, with an example of each."""
+    known: dict[bytes, tuple[str, Path, int]] = {}
+    leaked, ambiguous = list[tuple[Path, Path]](), dict[bytes, tuple[Path, Path]]()
+    for split in SPLITS:  # training images first
+        for (path, label), pixels in zip(files[split], images[split], strict=True):
+            digest, path = hashlib.sha256(pixels.tobytes()).digest(), path.relative_to(folder)
+            known_split, known_path, known_label = known.setdefault(digest, (split, path, label))
+            if split != known_split:
+                leaked.append((path, known_path))
+            if label != known_label:
+                ambiguous.setdefault(digest, (path, known_path))
+    found = {"test images that are also training images": leaked, "images in several classes": [*ambiguous.values()]}
+    for what, pairs in found.items():
+        if pairs:
+            such_as = " and ".join(map(str, pairs[0]))
+            report(f"{what}: {len(pairs)}, such as {such_as}; keep one of each and remove the others")

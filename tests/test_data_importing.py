@@ -196,6 +196,25 @@ def test_grey_images_have_one_channel_however_they_are_stored(tmp_path):
     assert arrays.train_images.shape == (8, 4, 4, 1) and (arrays.train_images[..., 0] == pixels).all()
 
 
+def test_images_in_folders_of_a_class_are_counted_and_frames_behind_the_first_are_named(tmp_path, capsys):
+    for name in "ab":
+        for index in range(5):
+            draw(tmp_path / "pets" / name / f"{index}.png", value=index)
+    for index in range(50):
+        draw(tmp_path / "pets" / "a" / "more" / f"{index}.png")
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path}", "--name=mine") == 0
+    told = capsys.readouterr().out
+    assert "not read: 50, such as a/more/0.png" in told and "several frames" not in told
+    frames = [Image.new("L", (4, 4), value) for value in (7, 80, 160)]
+    frames[0].save(tmp_path / "pets" / "b" / "5.gif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "pets" / "b" / "5.gif").read_bytes()
+    (tmp_path / "pets" / "b" / "6.gif").write_bytes(content[:-8])  # whole in its first frame alone
+    frames[0].save(tmp_path / "pets" / "b" / "7.tif", save_all=True, append_images=frames[1:])
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path}", "--name=moving") == 0
+    assert "images of several frames: 3, such as b/" in capsys.readouterr().out
+    assert 7 in sources.load(sources.locate("moving", tmp_path, download=False)).train_images[:, 0, 0, 0]
+
+
 def test_an_image_with_broken_notes_is_read_as_it_lies(tmp_path):
     for name in "ab":
         for index in range(5):

@@ -56,9 +56,10 @@ def import_images(
     if unread:
         such_as, endings = unread[0].relative_to(folder), ", ".join(sorted(SUFFIXES))
         report(f"not read: {len(unread)}, such as {such_as}; images lie in their class's folder and end in {endings}")
-    for split in SPLITS:
-        for path, _ in files[split]:
-            _check_depth(path)
+    if moving := [path for split in SPLITS for path, _ in files[split] if _has_several_frames(path)]:
+        such_as = moving[0].relative_to(folder)
+        remedy = "the first frame is read; save others as files of their own"
+        report(f"images of several frames: {len(moving)}, such as {such_as}; {remedy}")
     with sources.work_folder(root, name) as work:
         arrays = work / "arrays"
         arrays.mkdir()
@@ -130,16 +131,20 @@ def _class_folders(home: Path) -> list[str]:
 
 
 def _images(folder: Path) -> tuple[list[Path], set[Path]]:
-    """The images of one class by name, and what lies beside them but for hidden files."""
+    """The images of one class by name, and the other files there but for hidden ones."""
     there = _beside(folder, set())
-    images = sorted(path for path in there if path.suffix.lower() in SUFFIXES and path.is_file())
+    in_place = (path for path in there if path.parent == folder and path.is_file())
+    images = sorted(path for path in in_place if path.suffix.lower() in SUFFIXES)
     return images, there - {*images}
 
 
 def _beside(folder: Path, names: set[str]) -> set[Path]:
-    """What lies in a folder but for `names`, hidden files and what archives leave there."""
-    left_out = {*names, LEFT_BY_OTHERS}
-    return {path for path in folder.glob("[!.]*") if path.name not in left_out}
+    """The files in a folder and below but for `names` in it, hidden files and what archives leave there."""
+    files = set[Path]()
+    for path in folder.glob("[!.]*"):
+        if path.name not in {*names, LEFT_BY_OTHERS}:
+            files |= _beside(path, set()) if path.is_dir() and not path.is_symlink() else {path}
+    return files
 
 
 def _place(image: tuple[Path, int]) -> bytes:
@@ -151,15 +156,19 @@ def _place(image: tuple[Path, int]) -> bytes:
     return hashlib.sha256(os.fsencode(f"{path.parent.name}/{path.name}")).digest()
 
 
-def _check_depth(path: Path) -> None:
-    """Raise DataError for more than 8 bits a channel."""
+def _has_several_frames(path: Path) -> bool:
+    """Whether an image has more than one. Raises DataError for one of more than 8 bits a channel."""
+    several = True
     try:
         with Image.open(path) as image:
             mode, layout = image.mode, str(getattr(image, "tile", ""))
+            with contextlib.suppress(Exception):  # whatever Pillow raises where those behind the first are broken
+                several = getattr(image, "n_frames", 1) > 1
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): repair or remove it") from None
     if mode[0] in "IF" or ";16" in layout:  # Pillow has colours of 16 bits as 8, and tells of it there
         raise DataError(f"{path} has more than 8 bits a channel, which would be cut off: convert it to 8 bits")
+    return several
 
 
 def _open(path: Path) -> Image.Image:

@@ -89,17 +89,18 @@ def test_agents_make_the_grid_once_each(tmp_path):
     """Registered by the real client, taken by the real agent, each run mirrored to the server as it goes."""
     root, results = quadrants(tmp_path / "data"), tmp_path / "results"
     places = ["--results", str(results)]
-    small = [*TINY, "norm=batch,none", "seed=0", "optim.lr=0.1"]
+    small = [*TINY, "norm=batch,none", "seed=0", "optim.lr=0.1", "tracking.project=mine"]
     with Backend() as backend:
         there = {**backend.environment, "HOME": str(tmp_path), "BNSTUDY_DATA_ROOT": str(root)}
-        registered = command("wandb-sweep", "lenet_lr_grid", "--preset", "quick", *places, *small, **there)
+        sweep = ("wandb-sweep", "lenet_lr_grid", "--preset", "quick")
+        registered = command(*sweep, *places, *small, **there, WANDB_PROJECT="other")
         assert registered.returncode == 0, registered.stderr
-        found = re.search(r"make wandb-agent SWEEP=(lab/bnstudy/\w+)", registered.stdout)
+        found = re.search(r"make wandb-agent SWEEP=(lab/mine/\w+)", registered.stdout)
         assert found is not None and "2 runs for agents" in registered.stdout
         agent = command("wandb-agent", found[1], *places, **there)
         assert agent.returncode == 0, agent.stderr
-        (sweep,) = backend.sweeps.values()
-        assert sweep.left == []
+        (grid,) = backend.sweeps.values()
+        assert grid.left == []
         runs = {str(run.display_name): run for run in backend.runs.values()}
     store = Store(results)
     assert set(runs) == set(store.run_ids()) and len(runs) == len(backend.runs) == 2

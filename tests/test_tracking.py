@@ -20,6 +20,8 @@ import pytest
 from PIL import Image
 from wandb_stub import KEY, Backend
 
+from bnstudy.config import compose
+from bnstudy.config.identity import canonical
 from bnstudy.config.schema import Config, Sweep, Tracking
 from bnstudy.tracking import sync as tracking
 from bnstudy.tracking import tracker
@@ -526,6 +528,16 @@ def test_off_writes_nothing(results: Path) -> None:
     run.table("activation_moments", 0, MOMENTS)
     run.finish("completed", {})
     assert list(results.iterdir()) == []
+
+
+def test_the_project_is_that_of_wandb_project_unless_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "_composed", compose._composed.__wrapped__)  # without what was composed before
+    before = compose.one([])
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    after = compose.one([])
+    assert (before.tracking.project, after.tracking.project) == ("bnstudy", "mine")
+    assert compose.one(["tracking.project=other"]).tracking.project == "other"
+    assert canonical(after, {}) == canonical(before, {})  # it is the same run
 
 
 def pictures(workspace: Path, names: Sequence[str]) -> None:

@@ -582,7 +582,7 @@ def _wandb_agent(arguments: argparse.Namespace) -> int:
 
 @command(
     "save the study's dashboard to a W&B project",
-    option("--project", "default: %(default)s", default="bnstudy"),
+    option("--project", "default: %(default)s", default=lambda: os.environ.get("WANDB_PROJECT") or "bnstudy"),
     RESULTS,
 )
 def _wandb_workspace(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import math
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -167,7 +168,7 @@ class Tracking(_Section):
     """The W&B mirror."""
 
     mode: Annotated[str, _one_of(*TRACKING_MODES)] = "offline"
-    project: Project = "bnstudy"
+    project: Project = field(default_factory=lambda: os.environ.get("WANDB_PROJECT") or "bnstudy")
     tags: list[str] = field(default_factory=list)
 
 

@@ -71,7 +71,8 @@ def register_sweep(sweep: str, preset: str, overrides: Sequence[str], results: P
     if (reason := obstacle()) is not None:
         print(f"wandb-sweep: {reason}. What would be registered is in {file}", file=sys.stderr)
         return 1
-    command = [*tracking.WANDB, "sweep", str(file.resolve())]
+    # WANDB_PROJECT would count for more than the file
+    command = [*tracking.WANDB, "sweep", "--project", twin["project"], str(file.resolve())]
     try:
         done = subprocess.run(
             command, cwd=results, env={**os.environ, "WANDB_SILENT": "false"}, stdin=subprocess.DEVNULL,

@@ -530,6 +530,32 @@ def test_off_writes_nothing(results: Path) -> None:
     assert list(results.iterdir()) == []
 
 
+def test_what_the_users_wandb_mode_forbids_is_left_and_told_once(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(results / "quick", ["figure2"])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for mode in ("offline", "online"):
+        tracker.tracker_of(config(mode), "run-1", results, CONFIG).finish("completed", {})
+    assert tracking.log_figures(results / "quick", results) == 0 and not (results / "wandb").exists()
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and "WANDB_MODE=disabled" in told[0] and "tracking.mode=offline" in told[0]
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for run_id in ("run-1", "run-2"):
+        tracker.tracker_of(config("online"), run_id, results, CONFIG).finish("completed", {})
+    assert len(tracking.offline_runs(results)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "WANDB_MODE=offline" in line and "tracking.mode=online" in line
+
+
+@pytest.mark.parametrize(("variable", "mode"), [("online", "offline"), ("disabled", "off"), ("offline", "offline")])
+def test_wandb_mode_never_asks_for_more(
+    variable: str, mode: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", variable)
+    assert mirror.limited(mode) == mode and capsys.readouterr().err == ""
+
+
 def test_the_project_is_that_of_wandb_project_unless_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, "_composed", compose._composed.__wrapped__)  # without what was composed before
     before = compose.one([])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnstudy.store import paths
-from bnstudy.tracking.wandb import Wandb, confine, obstacle
+from bnstudy.tracking.wandb import Wandb, confine, limited, obstacle
 
 WANDB = (sys.executable, "-P", "-m", "wandb")  # its own command
 BATCH = 20  # offline runs handed to one `wandb sync`
@@ -92,7 +92,7 @@ def log_figures(workspace: Path, results: Path, *, mode: str = "offline", projec
     Does nothing, and returns 0, where the mode is off or there are no figures.
     """
     pictures = {f"figures/{path.stem}": path for path in sorted(paths.figures(workspace).glob("*.png"))}
-    if mode == "off" or not pictures:
+    if not pictures or (mode := limited(mode)) == "off":
         return 0
     run_id = f"figures-{workspace.name}"
     for earlier in paths.wandb(results).glob(f"offline-run-*-{run_id}"):

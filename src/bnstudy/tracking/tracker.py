@@ -139,15 +139,16 @@ def _thread() -> _Thread:
 
 def tracker_of(config: Config, run_id: str, results: Path, facts: Mapping[str, Any]) -> Tracker:
     """The mirror that `config.tracking` asks for, opened meanwhile; `facts`, nested, become the W&B run's config."""
-    if config.tracking.mode == "off":
-        return NoTracker()
-    from bnstudy.tracking.wandb import Wandb
+    from bnstudy.tracking.wandb import Wandb, limited
 
+    mode = limited(config.tracking.mode)
+    if mode == "off":
+        return NoTracker()
     tags = [network(config), config.norm["name"], config.data.name, *config.tracking.tags]
     return Background(
         lambda: Wandb(
             results,
-            mode=config.tracking.mode,
+            mode=mode,
             project=config.tracking.project,
             run_id=run_id,
             group=config.sweep.name,

@@ -100,6 +100,18 @@ class Wandb:
         _warn(f"the mirror stops ({_first_line(error)}); training and tables go on without it")
 
 
+def limited(mode: str) -> str:
+    """The mode of a mirror: `tracking.mode`, unless WANDB_MODE asks for less."""
+    limit = os.environ.get("WANDB_MODE")
+    if mode != "off" and limit == "disabled":
+        _warn(f"WANDB_MODE=disabled: nothing is mirrored. Unset it for tracking.mode={mode}")
+        return "off"
+    if mode == "online" and limit in ("offline", "dryrun"):
+        _warn(f"WANDB_MODE={limit}: runs are kept offline. Unset it for tracking.mode=online; `make sync` uploads them")
+        return "offline"
+    return mode
+
+
 @cache
 def obstacle() -> str | None:
     """A message about what prevents uploading; None if the server answers and takes the key."""

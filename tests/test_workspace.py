@@ -10,6 +10,8 @@ import sys
 from typing import Any
 
 import pytest
+import wandb
+import wandb_workspaces.workspaces as views
 from test_tracking import MOMENTS, TAILS
 from wandb_stub import Backend
 
@@ -80,9 +82,25 @@ def test_it_is_saved_to_the_project_and_kept_in_a_file(tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         (sent,) = backend.views
+        other = environment | {"WANDB_ENTITY": "team", "WANDB_PROJECT": "q"}
+        short = [word for word in command if word not in ("--project", "p")]
+        assert subprocess.run(short, env=other, capture_output=True, timeout=300).returncode == 0
+        assert (backend.views[1]["entityName"], backend.views[1]["projectName"]) == ("team", "q")
     assert (sent["entityName"], sent["projectName"], sent["displayName"]) == ("lab", "p", workspace.NAME)
     kept = json.loads((tmp_path / "r/wandb/workspace.json").read_text())
     assert panels(json.loads(sent["spec"])) == panels(kept)
     without = {name: value for name, value in environment.items() if name != "WANDB_API_KEY"}
     done = subprocess.run(command, env=without, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and done.stderr.startswith("wandb-workspace: there is no W&B key for ")
+
+
+def test_an_error_without_a_text_is_named(tmp_path, monkeypatch, capsys):
+    def fail():
+        raise ConnectionResetError
+
+    monkeypatch.setattr(workspace, "obstacle", lambda: None)
+    monkeypatch.setattr(views.Workspace, "save", lambda self: fail())
+    monkeypatch.setenv("WANDB_ENTITY", "lab")
+    monkeypatch.setattr(wandb, "Api", fail)
+    assert workspace.save("p", tmp_path) == 1
+    assert "W&B refused it (ConnectionResetError)" in capsys.readouterr().err

@@ -97,7 +97,7 @@ class Wandb:
 
     def _stop(self, error: Exception) -> None:
         self._run, self._held = None, {}
-        _warn(f"the mirror stops ({_first_line(error)}); training and tables go on without it")
+        _warn(f"the mirror stops ({first_line(error)}); training and tables go on without it")
 
 
 def limited(mode: str) -> str:
@@ -217,7 +217,8 @@ def _home() -> Path | None:
     return home
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What the error says in its first line, or its name where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -16,7 +16,7 @@ import wandb_workspaces.workspaces as views
 
 from bnstudy.analysis import figures
 from bnstudy.store import files, paths
-from bnstudy.tracking.wandb import confine, obstacle
+from bnstudy.tracking.wandb import confine, first_line, obstacle
 
 NAME = "Batch normalization and learning rates"
 ARM = panels.Config("norm.name")
@@ -71,9 +71,10 @@ def save(project: str, results: Path) -> int:
     import wandb
 
     try:
-        saved = view(str(wandb.Api().default_entity), project).save()
+        entity = wandb.setup().settings.entity or wandb.Api().default_entity  # WANDB_ENTITY is among the settings
+        saved = view(str(entity), project).save()
     except Exception as error:  # whatever W&B raises
-        print(f"wandb-workspace: W&B refused it ({str(error).strip().splitlines()[0]})", file=sys.stderr)
+        print(f"wandb-workspace: W&B refused it ({first_line(error)})", file=sys.stderr)
         return 1
     print(f"wandb-workspace: {saved.url}")
     return 0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def results(tmp_path: Path) -> Path:
 def process(monkeypatch: pytest.MonkeyPatch, results: Path) -> Iterator[None]:
     """Each test as in a fresh process: what the mirror remembers and sets in the environment is taken back."""
     mirror._warn.cache_clear()
-    mirror.obstacle.cache_clear()
+    mirror._refusal.cache_clear()
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -339,6 +340,38 @@ def test_online_with_a_wrong_key_records_offline(results: Path) -> None:
     assert "does not take the W&B key" in done.stderr and len(done.stderr.splitlines()) == 1
     (run,) = tracking.offline_runs(results)
     assert history(run) == expected(nested=False)
+
+
+def test_a_key_that_is_given_later_counts_and_each_other_trouble_is_told(results: Path, tmp_path: Path) -> None:
+    """As in a notebook, whose process lives on: no key, a wrong one, the right one."""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom bnstudy.tracking.wandb import Wandb\n"
+        "for i, text in enumerate(sys.argv[3:]):\n    Path(sys.argv[2]).write_text(text)\n    Wandb(Path(sys.argv[1]), "
+        "mode='online', project='p', run_id=f'run-{i}', group=None, tags=[], config={}).finish('completed', {})"
+    )
+    with Backend() as backend:
+        logins = [f"machine {urlsplit(backend.url).netloc} login user password {key}\n" for key in ("w" * 40, KEY)]
+        netrc, environment = str(tmp_path / "keys"), {"WANDB_BASE_URL": backend.url, "WANDB_SILENT": "true"}
+        done = child(results, "-c", script, str(results), netrc, "", "", *logins, NETRC=netrc, **environment)
+    first, second = done.stderr.splitlines()
+    assert "there is no W&B key" in first and "does not take the W&B key" in second
+    assert list(backend.runs) == ["run-3"] and len(tracking.offline_runs(results)) == 3
+
+
+def test_the_server_is_asked_again_after_a_while_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs opened at once would each wait for a network that is down."""
+    asked = list[str]()
+
+    def ask(question: Any, timeout: float) -> None:
+        asked.append(question.full_url)
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(urllib.request, "urlopen", ask)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setattr(mirror, "ANSWER_SEC", 1e9)
+    assert all("the network is down" in str(mirror.obstacle()) for _ in range(3)) and len(asked) == 1
+    monkeypatch.setattr(mirror, "ANSWER_SEC", 1e-9)
+    assert "the network is down" in str(mirror.obstacle()) and len(asked) == 2
 
 
 @pytest.mark.slow

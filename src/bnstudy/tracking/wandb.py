@@ -12,10 +12,11 @@ import logging
 import netrc
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from bnstudy.store import paths
 from bnstudy.tracking.summaries import Histogram, summarise
 
 REACH_SEC = 10.0  # for one answer of the server, before anything is sent to it
+ANSWER_SEC = 60.0  # for which an answer counts: many runs may be opened at once, on a network that is down
 INIT_SEC = 30.0
 FINISH_SEC = 60.0  # for what is still to upload when a run ends; after it the run stays on disk
 
@@ -112,16 +114,21 @@ def limited(mode: str) -> str:
     return mode
 
 
-@cache
 def obstacle() -> str | None:
     """A message about what prevents uploading; None if the server answers and takes the key."""
     import wandb
 
-    settings = wandb.setup().settings
+    settings = wandb.setup().settings  # read once a process; a key may be given later
     address = settings.base_url
-    key = settings.api_key or _key_in_netrc(address)
+    key = os.environ.get("WANDB_API_KEY") or settings.api_key or _key_in_netrc(address)
     if key is None:
         return f"there is no W&B key for {address}: run `.venv/bin/wandb login`, or set WANDB_API_KEY"
+    return _refusal(address, key, int(time.monotonic() / ANSWER_SEC))
+
+
+@lru_cache(maxsize=1)
+def _refusal(address: str, key: str, period: int) -> str | None:
+    """Why the server takes no uploads with this key; asked once a period."""
     login = base64.b64encode(f"api:{key}".encode()).decode()
     question = urllib.request.Request(
         f"{address}/graphql",

@@ -186,7 +186,7 @@ def test_everything_w_and_b_writes_lies_below_its_folder(results: Path) -> None:
 
 def test_an_online_run_arrives_whole(results: Path) -> None:
     with Backend() as backend:
-        done = record(results, "online", **backend.environment)
+        done = record(results, "online", **backend.environment, WANDB_SILENT="true")  # as `bnstudy` sets it
         assert done.stderr == ""
     arrived = backend.runs["run-1"]
     assert {row["_step"]: _own(row) for row in arrived.history} == expected(nested=True)
@@ -372,6 +372,21 @@ def test_the_server_is_asked_again_after_a_while_and_not_before(monkeypatch: pyt
     assert all("the network is down" in str(mirror.obstacle()) for _ in range(3)) and len(asked) == 1
     monkeypatch.setattr(mirror, "ANSWER_SEC", 1e-9)
     assert "the network is down" in str(mirror.obstacle()) and len(asked) == 2
+
+
+def test_the_users_process_stays_as_it_was(results: Path) -> None:
+    script = (
+        "import logging, os, sys\nfrom pathlib import Path\nfrom bnstudy.tracking.wandb import Wandb\n"
+        "run = Wandb(Path(sys.argv[1]), mode='offline', project='p', run_id='1', group=None, tags=[], config={})\n"
+        "log, *_ = [h for h in logging.getLogger('wandb').handlers if isinstance(h, logging.FileHandler)]\n"
+        "there, log.stream = log.stream, open('/dev/full', 'w')\nlogging.getLogger('wandb').info('on a full disk')\n"
+        "log.stream = there\n"
+        "assert logging.raiseExceptions and 'WANDB_SILENT' not in os.environ\nrun.finish('completed', {})\n"
+        "print('their own', file=sys.stderr)\nimport wandb\nwandb.init(mode='offline', dir=sys.argv[2]).finish()"
+    )
+    done = child(results, "-c", script, str(results), str(results.parent))
+    before, _, after = done.stderr.partition("their own\n")
+    assert done.returncode == 0 and before == "" and "wandb: " in after, done.stderr
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known.overrides = [*getattr(known, "overrides", []), *rest]
     _say_what_is_given_twice(known.overrides)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; read when it is first imported
+    os.environ.setdefault("WANDB_SILENT", "true")  # here and in processes started here; the mirror tells what matters
     from bnstudy.training import signals
 
     signals.raise_interrupts()

@@ -7,6 +7,7 @@ on the device), so rows are held until a curve has passed their step.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import netrc
@@ -15,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def _refusal(address: str, key: str, period: int) -> str | None:
 
 
 def confine(results: Path) -> None:
-    """Keep W&B's own files below the results root, and its notices to itself; what the user has set stands."""
+    """Keep W&B's own files below the results root; what the user has set stands."""
     folder = paths.wandb(results).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if _home() is None:
@@ -155,7 +156,6 @@ def confine(results: Path) -> None:
     for name, value in {
         "WANDB_CACHE_DIR": str(folder / "cache"),
         "WANDB_DATA_DIR": str(folder / "cache"),
-        "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
     }.items():
         os.environ.setdefault(name, value)
@@ -163,7 +163,6 @@ def confine(results: Path) -> None:
 
 def _open(results: Path, mode: str, facts: Mapping[str, Any]) -> Any:
     confine(results)
-    logging.raiseExceptions = False  # where W&B cannot write its own log it would print a traceback for every line
     import wandb
 
     if mode == "online" and (reason := obstacle()) is not None:
@@ -184,7 +183,22 @@ def _open(results: Path, mode: str, facts: Mapping[str, Any]) -> Any:
     )
     folder = paths.wandb(results).parent.resolve()  # W&B itself appends "wandb", and would expand a `~`
     options: dict[str, Any] = {"mode": mode, "reinit": "create_new", "resume": "allow", "settings": settings}
-    return wandb.init(dir=folder, **options, **facts)
+    with _quiet_log():
+        return wandb.init(dir=folder, **options, **facts)
+
+
+@contextlib.contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Where W&B cannot write the log of a run opened here, keep it from printing a traceback for every line."""
+    log, raises = logging.getLogger("wandb"), logging.raiseExceptions
+    others = {*log.handlers}
+    logging.raiseExceptions = False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = raises
+        for handler in {*log.handlers} - others:
+            handler.handleError = lambda record: None  # type: ignore[method-assign]
 
 
 def _shown(value: float | Histogram) -> Any:

@@ -376,7 +376,8 @@ def test_the_server_is_asked_again_after_a_while_and_not_before(monkeypatch: pyt
 
 def test_the_users_process_stays_as_it_was(results: Path) -> None:
     script = (
-        "import logging, os, sys\nfrom pathlib import Path\nfrom bnstudy.tracking.wandb import Wandb\n"
+        "import logging, os, sys\nos.environ.pop('WANDB_SILENT', None)  # of a command that another test ran\n"
+        "from pathlib import Path\nfrom bnstudy.tracking.wandb import Wandb\n"
         "run = Wandb(Path(sys.argv[1]), mode='offline', project='p', run_id='1', group=None, tags=[], config={})\n"
         "log, *_ = [h for h in logging.getLogger('wandb').handlers if isinstance(h, logging.FileHandler)]\n"
         "there, log.stream = log.stream, open('/dev/full', 'w')\nlogging.getLogger('wandb').info('on a full disk')\n"

@@ -416,6 +416,14 @@ def test_a_network_without_a_place_for_a_norm_runs_without(lab, root, tmp_path):
     assert run(lab("models/mine.py", network(norm="nn.Identity()")), root, tmp_path, "norm=none") == 0
 
 
+def test_attention_has_second_derivatives_in_a_look(lab, root, tmp_path):
+    """The kernels with which torch computes it while training have none."""
+    hidden = "self.hidden(images.flatten(1))"
+    attend = f"nn.functional.scaled_dot_product_attention(*[{hidden}[:, None, None]] * 3).flatten(1)"
+    text = network("nn.Identity()").replace(hidden, attend)
+    assert run(lab("models/mine.py", text), root, tmp_path, "norm=none", "probes.hessian_top_eigenvalue.at=[0]") == 0
+
+
 def test_names_that_options_cannot_have_are_those_of_the_configuration():
     fields = {f.name for of in (schema.Data, schema.Optim) for f in dataclasses.fields(of)}
     fields |= {"epochs", "steps", "init", "init_scale", "precision", "seed"}

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bnstudy import probes
 from bnstudy.api import _places
@@ -107,6 +108,7 @@ def check_probe(name: str | Probe, options: Mapping[str, Any]) -> None:
     from_dict({"probes": {name: {"options": dict(options)}}})
 
 
+@sdpa_kernel(SDPBackend.MATH)  # the other kernels of attention have no second derivatives
 def look(
     module: nn.Module,
     images_NCHW: Tensor,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bnstudy import probes
 from bnstudy.config.schema import Config
@@ -66,7 +67,8 @@ class Observer:
     ) -> Iterator[Rows]:
         """The rows of looks that share a pass of this mini-batch."""
         images_NCHW, labels_N = batch
-        with drawing(self._seed, step, images_NCHW.device):
+        # The other kernels of attention have no second derivatives.
+        with sdpa_kernel(SDPBackend.MATH), drawing(self._seed, step, images_NCHW.device):
             snapshot = observe(
                 network,
                 images_NCHW,
@@ -80,7 +82,8 @@ class Observer:
         written = _written(snapshot)
         for table, look in sharing.items():
             columns = {"step": "int64", **probes.columns(look.probe)}
-            with drawing(self._seed, step, images_NCHW.device):  # whichever probes look beside it
+            # Whichever probes look beside it.
+            with sdpa_kernel(SDPBackend.MATH), drawing(self._seed, step, images_NCHW.device):
                 rows = probes.rows(look.probe, look.plan.options, snapshot)
             if _written(snapshot) != written:
                 raise ValueError(

@@ -13,6 +13,7 @@ from api_runs import batch, own
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
+from torchvision.models import VisionTransformer
 
 import bnstudy
 from bnstudy import models, norms, probes
@@ -231,7 +232,6 @@ IMAGES, LABELS = batch()
         (computed(), ["layers: 1", "parametrizations", "layers="]),
         (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192)), ["Conv2d", "Linear"]),
         (nn.Linear(8, 5), ["module", "(12, 3, 8, 5)", "logits (12, K)"]),
-        (nn.Sequential(nn.Linear(8, 8), nn.Flatten(), nn.Linear(192, 5)), ["layers: 0", "(N, O)", "layers="]),
         (Gives(lambda logits: (logits, logits)), ["module", "tuple", "logits (12, K)"]),
         (Gives(lambda logits: logits[:, :, None]), ["module", "(12, 5, 1)", "logits (12, K)"]),
         (own, ["module = function", "torch.nn.Module"]),
@@ -248,6 +248,48 @@ def test_a_single_layer_is_given_in_a_sequence():
     with pytest.raises(ValueError, match=r"torch\.nn\.Sequential\(module\)"):
         bnstudy.probe(layer, images, labels, "gradient_norms")
     assert len(bnstudy.probe(nn.Sequential(layer), images, labels, "gradient_norms")) == 1
+
+
+def transformer():
+    """A Vision Transformer of two blocks, whose dense layers but the last give (N, T, C)."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return VisionTransformer(8, 4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5)
+
+
+CHANNELS = ["activation_moments", "covariate_shift", "moments_along_step", "saturation"]
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_a_probe_of_channels_refuses_tokens_and_names_all_layers_that_have_none(name):
+    network = transformer()
+    assert len(bnstudy.layers(network, IMAGES)) == 6
+    with pytest.raises(ValueError, match=rf"{name} .*mlp\.0 .*\(12, 5, .*layers=\['conv_proj', 'heads\.head'\]"):
+        bnstudy.probe(network, IMAGES, LABELS, name, initial=None)
+    found = bnstudy.probe(network, IMAGES, LABELS, name, initial=None, layers=["conv_proj", "heads.head"])
+    assert len(found) or name == "saturation"  # of ReLUs, which it does not have
+
+
+@pytest.mark.parametrize("name", [name for name in PROBES if name not in {*CHANNELS, "splits"}])
+def test_a_transformer_is_seen_by_every_probe_that_needs_no_channels(name):
+    network = transformer()
+    options = everything(network) | {"initial": transformer().state_dict()} | SMALL.get(name, {})
+    assert len(bnstudy.probe(network, IMAGES, LABELS, name, **options)) or name in ("batch_variance", "linear_region")
+
+
+def test_a_flattened_output_has_no_channels():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
+    flat = [bnstudy.Layer(1, "0", "conv", "1"), bnstudy.Layer(2, "2", "linear", "2")]
+    with pytest.raises(ValueError, match=r"activation_moments .*at 0 .*\(12, 144\).*layers=\['2'\]"):
+        bnstudy.probe(network, IMAGES, LABELS, "activation_moments", layers=flat)
+    assert len(bnstudy.probe(network, IMAGES, LABELS, "gradient_norms", layers=flat)) == 2
+
+
+def test_the_remedy_leaves_out_all_layers_that_do_not_fit():
+    first, second = (parametrizations.weight_norm(nn.Linear(inputs, 8)) for inputs in (192, 8))
+    network = nn.Sequential(nn.Flatten(), first, second, nn.Linear(8, 5))
+    with pytest.raises(ValueError, match=r"layers: 1 has no weight.*layers=\['3'\]"):
+        bnstudy.probe(network, IMAGES, LABELS, "gradient_norms")
 
 
 def test_what_the_message_names_can_be_passed():

@@ -41,6 +41,7 @@ class Network(nn.Module):
     def forward(self, images):
         return self.classifier(self.norm(self.hidden(images.flatten(1)){extra}))
 """
+TOKENS = "self.norm(self.hidden(images.flatten(1)[:, None])).mean(1)"  # one an image
 SWEEP = "# A trial.\ndefaults: [config, _self_]\nsweep: {name: trial, presets: {full: [], quick: []}}\n"
 RUN = ["run", "data.name=quadrants", "data.batch_size=25", "data.augment=false", "train.steps=2", "probes=none"]
 RUN += ["tracking.mode=off", "runtime.device=cpu", "model=mine"]
@@ -170,6 +171,11 @@ def test_a_network_a_norm_and_a_sweep_of_another_folder_run(lab, root, tmp_path)
             network().replace("self.hidden(images.flatten(1))", "sum(self.hidden(images.flatten(1)) for _ in 'ab')"),
             ["probes.weights.at=[0]", "probes.activation_moments.at=[0]"],
             ["probes.activation_moments: layer hidden", "2 times"],
+        ),
+        (
+            network("nn.Identity()").replace("self.norm(self.hidden(images.flatten(1)))", TOKENS),
+            ["norm=none", "probes.gradient_norms.at=[0]", "probes.activation_moments.at=[0]"],
+            ["probes.activation_moments", "layer hidden", "(2, 1, 4)", "~probes.activation_moments"],
         ),
         (
             network('norm(width, 0, "norm"); self.i = 0').replace("return self", "self.i += 1; return self.i*self"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from bnstudy.api import _places
 from bnstudy.config import plugins
 from bnstudy.config.schema import from_dict
 from bnstudy.models.layers import Layer
-from bnstudy.probes.snapshot import READABLE, Batches, drawing, full_precision, observe, weight_name
+from bnstudy.probes.snapshot import READABLE, Batches, Snapshot, drawing, full_precision, observe, weight_name
 from bnstudy.store.runs import ARROW, by_column
 
 Pair = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
@@ -93,7 +93,7 @@ def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     a network without shortcuts, where that holds for every layer, none is marked.
 
     Raises ValueError for a module without such layers, for images that do not fit it, and for a layer that runs twice
-    in a pass, has no weights of its own (tied, or computed from others), or whose output is not NCHW or NO.
+    in a pass, or has no weights of its own (tied, or computed from others).
     """
     _check_batch(module, images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
     return _own(module) or _find_layers(module, images)[0]
@@ -126,7 +126,7 @@ def look(
 
     The random numbers of layers follow from `seed` and `step`, as in a run.
     """
-    reads = READABLE if callable(name) else probes.reads([name])
+    reads = READABLE if callable(name) else probes.reads([name]).union(probes.OF_CHANNELS.get(name, ()))
     with drawing(seed, step, images_NCHW.device):
         shown = observe(
             module, images_NCHW, labels_N, step=step, reads=reads, loader=loader, initial=initial, layers=layers
@@ -134,6 +134,7 @@ def look(
     if callable(name):
         with drawing(seed, step, images_NCHW.device), full_precision():
             return pd.DataFrame(list(name(shown, **options)))
+    _check_channels(name, shown)
     columns = probes.columns(name)
     with drawing(seed, step, images_NCHW.device):
         rows = by_column(probes.rows(name, options, shown), columns)
@@ -367,11 +368,12 @@ def _find_layers(
     if len(set(selection)) < len(selection):
         raise ValueError(f"layers = {selection}: name each once")
     own, counts = dict(module.named_parameters()), Counter(call.name for call in calls)
-    ends = []
+    places = {name: next(index for index, call in enumerate(calls) if call.name == name) for name in kinds}
+    unfit = {name: why for name, place in places.items() if (why := _unfit(calls[place], counts[name], own))}
     for name in selection:
-        place = next(index for index, call in enumerate(calls) if call.name == name)
-        _check_layer(calls[place], counts[name], own, [each for each in kinds if each != name])
-        ends.append(calls[_activation(calls, place)])
+        if name in unfit:
+            raise ValueError(f"layers: {name} {unfit[name]}; {_without(unfit, kinds)}")
+    ends = [calls[_activation(calls, places[name])] for name in selection]
     # The last, the classifier, has no block.
     alone = [not _reached(logits.grad_fn, avoiding=end.node) for end in ends[:-1]]
     marks = [*alone, False] if not all(alone) else [False] * len(ends)
@@ -382,20 +384,34 @@ def _find_layers(
     return tuple(layers), logits.shape[1]
 
 
-def _check_layer(call: _Call, count: int, own: Mapping[str, Tensor], others: Sequence[str]) -> None:
-    remedy = f"pass layers= without it: {others}" if others else "there is no other that a probe could look at"
+def _unfit(call: _Call, count: int, own: Mapping[str, Tensor]) -> str | None:
+    """Why no probe can look at the layer."""
     if count > 1:
-        raise ValueError(f"layers: {call.name} runs {count} times in a pass, and which is meant is not clear; {remedy}")
+        return f"runs {count} times in a pass, and which is meant is not clear"
     if weight_name(Layer(0, call.name, "", "")) not in own:
-        raise ValueError(
-            f"layers: {call.name} has no weight that is its own parameter (it is tied to another's, or computed from "
-            f"others as by torch.nn.utils.parametrizations); {remedy}"
+        return (
+            "has no weight that is its own parameter (it is tied to another's, or computed from others as by "
+            "torch.nn.utils.parametrizations)"
         )
-    dims = 4 if isinstance(call.module, nn.Conv2d) else 2
-    if not isinstance(call.gave, Tensor) or call.gave.dim() != dims:
+    if not isinstance(call.gave, Tensor) or (isinstance(call.module, nn.Conv2d) and call.gave.dim() != 4):
+        return f"gives {_described(call.gave)}; probes read (N, C, H, W) of a convolution, a tensor of a dense layer"
+    return None
+
+
+def _without(unfit: Container[str], names: Iterable[str]) -> str:
+    """The remedy for layers that do not fit."""
+    fit = [name for name in names if name not in unfit]
+    return f"give bnstudy.probe layers={fit}" if fit else "there is no other that the probe could look at"
+
+
+def _check_channels(name: str, snapshot: Snapshot) -> None:
+    values = {kind: getattr(snapshot, kind) for kind in probes.OF_CHANNELS.get(name, ())}
+    unfit = probes.without_channels(name, snapshot.layers, values)
+    for layer, seen in unfit.items():
         raise ValueError(
-            f"layers: {call.name} gives {_described(call.gave)}; probes read (N, C, H, W) of a convolution and (N, O) "
-            f"of a dense layer; {remedy}"
+            f"layers: {name} takes dimension 1 for the channels, and at {layer} it would see {seen}, which is neither "
+            "(N, C, H, W) of a convolution nor (N, O) of a dense layer; "
+            + _without(unfit, (each.name for each in snapshot.layers))
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from bnstudy.config import plugins
 from bnstudy.probes.snapshot import READABLE, Snapshot, full_precision
@@ -95,6 +95,32 @@ def check_layers(name: str, layers: Sequence[Layer], module_at: Callable[[str], 
                 f"probes.{name}: its formula is that of {missing[0]}, which layer {layer.name} is not or has not: "
                 f"leave the probe out (~probes.{name}), or take another network"
             )
+
+
+# Probes that take dimension 1 for the channels, and of what: of a transformer's (N, T, C) that would be the tokens.
+OF_CHANNELS = {
+    "activation_moments": ("preactivations", "activations"),
+    "covariate_shift": ("inputs",),
+    "moments_along_step": ("preactivations",),
+    "saturation": ("activations",),
+}
+
+
+def without_channels(
+    name: str, layers: Sequence[Layer], values: Mapping[str, Mapping[int, Any]]
+) -> dict[str, tuple[int, ...]]:
+    """The layers in which the probe would take something else for the channels, by name, with the shape it would see.
+
+    `values` are tensors by what is read and by depth. They have channels where those of a convolution are (N, C, H, W)
+    and those of a dense layer (N, O).
+    """
+    return {
+        layer.name: tuple(value.shape)
+        for kind in OF_CHANNELS.get(name, ())
+        for layer in layers
+        if isinstance(value := values[kind].get(layer.depth), Tensor)
+        and (value.dim() != 2 if layer.kind == "linear" else value.dim() == 2)
+    }
 
 
 def check_options(

@@ -6,6 +6,8 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from bnstudy.config.schema import Config, norm_options
 from bnstudy.data.sources import Source
 from bnstudy.models import tracing
 from bnstudy.models.layers import Layer
+from bnstudy.probes.snapshot import after_activation
 from bnstudy.training.construct import image_shape
 from bnstudy.training.engine.stacked import side_by_side
 
@@ -69,15 +72,24 @@ def check_layers(network: nn.Module, file: str) -> tuple[Layer, ...]:
 def check_pass(
     config: Config, network: nn.Module, layers: Sequence[Layer], shape: tuple[int, ...], num_classes: int
 ) -> None:
-    """Refuse an output that is no logits, and probes of a layer that runs several times, of which they see the last."""
+    """Refuse an output that is no logits, and probes of what layers do not have: one call of a layer that runs several
+    times, channels where dimension 1 is the token.
+    """
     file, calls = f"models/{config.model['name']}.py", Counter[str]()
-    hooks = [
-        network.get_submodule(layer.name).register_forward_hook(lambda *_, name=layer.name: calls.update([name]))
-        for layer in layers
-    ]
-    logits = network.eval()(torch.zeros(2, *shape))
-    for hook in hooks:
-        hook.remove()
+    values: dict[str, dict[int, Any]] = {"inputs": {}, "preactivations": {}, "activations": {}}
+
+    def ends(layer: Layer, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        calls.update([layer.name])
+        values["inputs"][layer.depth], values["preactivations"][layer.depth] = next(iter(inputs), None), output
+
+    def acts(layer: Layer, output: Any) -> None:
+        values["activations"][layer.depth] = output
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(network.get_submodule(layer.name).register_forward_hook(partial(ends, layer)).remove)
+            hooks.enter_context(after_activation(network, layer, acts))
+        logits = network.eval()(torch.zeros(2, *shape))
     given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if given != (2, num_classes):
         raise ValueError(
@@ -90,6 +102,12 @@ def check_pass(
             raise ValueError(
                 f"probes.{name}: layer {several[0]} of {file} runs {calls[several[0]]} times in a pass, and the probe "
                 f"would see only one of them: leave it out (~probes.{name}), or leave the layer out of `layers`"
+            )
+    for name in config.probes:
+        for layer_name, seen in probes.without_channels(name, layers, values).items():
+            raise ValueError(
+                f"probes.{name}: it takes dimension 1 for the channels, and at layer {layer_name} of {file} it would "
+                f"see {seen}: leave it out (~probes.{name}), or leave the layer out of `layers`"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,11 @@ def test_layers_can_be_named_or_given_whole():
     network, (images, labels) = own(), batch()
     named = bnstudy.probe(network, images, labels, "gradient_norms", layers=["head", "stem"])
     assert list(zip(named["depth"], named["layer"], strict=True)) == [(1, "head"), (2, "stem")]
+    some = bnstudy.probe(network, images, labels, "gradient_norms", layers=bnstudy.layers(network, images)[4:])
+    assert list(zip(some["depth"], some["layer"], strict=True)) == [(5, "layers.1.conv2"), (6, "head")]
+    for names in (np.array(["head", "stem"]), pd.Series(["head", "stem"]), iter(["head", "stem"])):
+        given: Any = names
+        pd.testing.assert_frame_equal(bnstudy.probe(network, images, labels, "gradient_norms", layers=given), named)
     after_addition = bnstudy.Layer(1, "layers.0.conv2", "conv", "layers.0.relu", block_output=True)
     found = bnstudy.probe(network, images, labels, "activation_moments", layers=[after_addition], sites=["activation"])
     outputs = []
@@ -222,6 +228,7 @@ def computed():
 
 
 IMAGES, LABELS = batch()
+STEM = bnstudy.Layer(1, "stem", "conv", "act")
 
 
 @pytest.mark.parametrize(
@@ -330,7 +337,12 @@ def test_images_and_labels_that_do_not_fit_are_named(images, labels, parts):
         ("gradient_norms", {"layers": ["sten"]}, ["layers = 'sten'", "did you mean stem?"]),
         ("gradient_norms", {"layers": []}, ["layers = []"]),
         ("gradient_norms", {"layers": ["stem", "stem"]}, ["layers", "once"]),
+        ("gradient_norms", {"layers": "stem"}, ["layers = 'stem'", "layers=['stem']"]),
         ("gradient_norms", {"layers": [bnstudy.Layer(1, "stem", "conv", "acd")]}, ["'acd'", "did you mean act?"]),
+        ("gradient_norms", {"layers": [STEM, bnstudy.Layer(1, "head", "linear", "head")]}, ["depths [1, 1]", "once"]),
+        ("gradient_norms", {"layers": [bnstudy.Layer(0, "stem", "conv", "act")]}, ["depths [0]", "from 1"]),
+        ("gradient_norms", {"layers": [bnstudy.Layer(1, "stem", "linear", "act")]}, ["stem", "'linear'", "is a conv"]),
+        ("gradient_norms", {"layers": [STEM, "head"]}, ["layers = [", "names, or bnstudy.Layer", "not both"]),
         ("gradient_correlation", {}, ["train", "gradient_correlation", "train=(images, labels)"]),
         ("gradient_noise", {}, ["train", "gradient_noise", "train=(images, labels)"]),
         ("modes", {}, ["test", "modes", "test=(images, labels)"]),

@@ -26,7 +26,6 @@ Pair = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
 State = Mapping[str, Tensor]
 Probe = Callable[..., Iterable[Mapping[str, Any]]]  # given a Snapshot and options: a dictionary per row
 NOT_GIVEN: Any = object()
-KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Conv2d, "conv"), (nn.Linear, "linear"))
 # torch's modules that may stand between a weight layer and the input of the next: norms and non-linearities.
 FOLLOWING = {f"torch.nn.modules.{name}" for name in ("activation", "batchnorm", "instancenorm", "normalization")}
 
@@ -37,7 +36,7 @@ def probe(
     labels: Tensor,
     name: str | Probe,
     *,
-    layers: Sequence[str] | Sequence[Layer] | None = None,
+    layers: Iterable[str] | Iterable[Layer] | None = None,
     train: Pair | None = None,
     test: Pair | None = None,
     initial: State | None = NOT_GIVEN,
@@ -56,7 +55,7 @@ def probe(
     layers from 1.
 
     `layers` are those of `bnstudy.layers(module, images)` by default. Otherwise give paths of convolutions and dense
-    layers in the module, in the order in which they are to be numbered, or `bnstudy.Layer` objects.
+    layers in the module, in the order in which they are to be numbered, or `bnstudy.Layer` objects, numbered upwards.
 
     Some probes look at more than the mini-batch. Those that draw further mini-batches need `train`, those that evaluate
     need `test`: a pair of images and labels each, as above. (shifted_inputs changes pixels before they are normalised:
@@ -263,23 +262,33 @@ def _own(module: nn.Module) -> tuple[Layer, ...] | None:
 
 
 def _chosen(
-    module: nn.Module, images: Tensor, given: Sequence[str] | Sequence[Layer] | None
+    module: nn.Module, images: Tensor, given: Iterable[str] | Iterable[Layer] | None
 ) -> tuple[tuple[Layer, ...], int]:
     """The layers to look at, and the number of classes; the module has taken the images."""
     if given is None and (own := _own(module)) is not None:
+        _check_given(module, own)
         return own, _run(module, images)[1].shape[1]
     if given is None:
         return _find_layers(module, images)
-    if not given:
+    if isinstance(given, str | Layer):
+        raise ValueError(f"layers = {given!r}: give a list, as in layers=[{given!r}]")
+    listed = list(given)
+    if not listed:
         raise ValueError("layers = []: name one or more, or leave it out for all that the module has")
-    names = [each.name if isinstance(each, Layer) else each for each in given]
-    by_name, num_classes = _find_layers(module, images, names)
-    known = [name for name, _ in module.named_modules() if name]
-    whole = [each for each in given if isinstance(each, Layer)]
-    for each in whole:
-        if each.activation not in known:
-            raise _places.unknown(f"layers: activation of {each.name}", each.activation, known)
-    return tuple(whole) if len(whole) == len(given) else by_name, num_classes
+    whole = tuple(each for each in listed if isinstance(each, Layer))
+    if not whole:
+        return _find_layers(module, images, [str(name) for name in listed])
+    if len(whole) < len(listed):
+        raise ValueError(f"layers = {listed}: give names, or bnstudy.Layer objects, and not both")
+    _check_given(module, whole)
+    return whole, _find_layers(module, images, [layer.name for layer in whole])[1]
+
+
+def _check_given(module: nn.Module, layers: Sequence[Layer]) -> None:
+    depths = [layer.depth for layer in layers]
+    if depths != sorted(set(depths)) or depths[0] < 1:
+        raise ValueError(f"layers: they have the depths {depths}; number them upwards from 1, each once")
+    probes.check_modules(layers, module, "layers")
 
 
 @dataclass
@@ -328,7 +337,7 @@ def _run(module: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
         module.register_forward_hook(end)
 
     for name, each in replica.named_modules():
-        weighed = any(isinstance(each, of) for of, _ in KINDS)
+        weighed = isinstance(each, tuple(probes.LAYERS.values()))
         if name and (weighed or not any(True for _ in each.children())):
             note(name, each)
     kind = next(replica.parameters(), images).dtype
@@ -355,7 +364,7 @@ def _find_layers(
 ) -> tuple[tuple[Layer, ...], int]:
     """The module's layers, all or those named in their order, and its number of classes."""
     calls, logits = _run(module, images)
-    kinds = {call.name: kind for call in calls for of, kind in KINDS if isinstance(call.module, of)}
+    kinds = {call.name: kind for call in calls for kind, of in probes.LAYERS.items() if isinstance(call.module, of)}
     if not kinds:
         raise ValueError(
             "module: its forward pass runs no torch.nn.Conv2d or torch.nn.Linear inside of it, which are what probes "

@@ -123,6 +123,27 @@ def without_channels(
     }
 
 
+LAYERS = {"conv": nn.Conv2d, "linear": nn.Linear}  # a layer's kind, and of which class its module then is
+
+
+def check_modules(layers: Sequence[Layer], network: nn.Module, who: str) -> None:
+    """Raises ValueError, which begins with `who`, for layers that are not what they say of themselves."""
+    modules = {name: module for name, module in network.named_modules(remove_duplicate=False) if name}
+    for layer in layers:
+        if lacking := [name for name in (layer.name, layer.activation) if name not in modules]:
+            from bnstudy.config.errors import suggestions  # here, because it loads Hydra
+
+            raise ValueError(
+                f"{who}: layer {layer.depth} names {lacking[0]!r}, and the network has no such module; "
+                f"{suggestions(lacking[0], modules)}"
+            )
+        kind = next((kind for kind, of in LAYERS.items() if isinstance(modules[layer.name], of)), None)
+        if kind is not None and layer.kind != kind:
+            raise ValueError(f"{who}: layer {layer.name} is of kind {layer.kind!r}, and its module is a {kind}")
+    if len({id(modules[layer.name]) for layer in layers}) < len(layers):
+        raise ValueError(f"{who}: two layers name one module; a module that serves twice is one layer")
+
+
 def check_options(
     name: str, options: Mapping[str, Any], layers: tuple[Layer, ...], *, examples: int, num_train: int
 ) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bnstudy import probes
-from bnstudy.config import errors, plugins
+from bnstudy.config import plugins
 from bnstudy.config.schema import Config, norm_options
 from bnstudy.data.sources import Source
 from bnstudy.models import tracing
@@ -23,7 +23,6 @@ from bnstudy.probes.snapshot import after_activation
 from bnstudy.training.construct import image_shape
 from bnstudy.training.engine.stacked import side_by_side
 
-KINDS = {"conv": nn.Conv2d, "linear": nn.Linear}
 OF_CALLS = frozenset({"inputs", "preactivations", "activations", "output_gradients"})  # kept of one call of a layer
 
 
@@ -51,20 +50,10 @@ def check_layers(network: nn.Module, file: str) -> tuple[Layer, ...]:
         raise ValueError(f"{file}: the network has no `layers`: set self.layers, its weight layers in depth order")
     if not layers or not all(isinstance(layer, Layer) for layer in layers):
         raise ValueError(f"{file}: layers = {layers!r}: give a tuple of bnstudy.models.layers.Layer, one or more")
-    modules = dict(network.named_modules(remove_duplicate=False))
     for depth, layer in enumerate(layers, start=1):
         if layer.depth != depth:
             raise ValueError(f"{file}: layer {layer.name} has depth {layer.depth}: number them 1, 2, 3, in their order")
-        if lacking := [name for name in (layer.name, layer.activation) if name not in modules]:
-            raise ValueError(
-                f"{file}: layer {depth} names {lacking[0]!r}, and the network has no such module; "
-                f"{errors.suggestions(lacking[0], [name for name in modules if name])}"
-            )
-        kind = next((kind for kind, of in KINDS.items() if isinstance(modules[layer.name], of)), None)
-        if kind is not None and layer.kind != kind:
-            raise ValueError(f"{file}: layer {layer.name} is of kind {layer.kind!r}, and its module is a {kind}")
-    if len({id(modules[layer.name]) for layer in layers}) < len(layers):
-        raise ValueError(f"{file}: two layers name one module; a module that serves twice is one layer")
+    probes.check_modules(layers, network, file)
     return tuple(layers)
 
 

@@ -367,6 +367,34 @@ def test_where_initial_weights_are_not_known_what_compares_with_them_is_nan():
     assert (same["l2_drift_relative"] == 0).all()
 
 
+@pytest.mark.parametrize(
+    "change, parts",
+    [
+        (lambda state: own(), ["initial = Own", "state_dict()"]),
+        (lambda state: {}, ["initial: stem.weight is missing", "(6, 3, 3, 3)", "state_dict()"]),
+        (lambda state: state | {"head.bias": torch.zeros(1)}, ["head.bias is torch.float32 of shape (1,)", "(5,)"]),
+        (lambda state: state | {"head.bias": np.zeros(5)}, ["head.bias is ndarray", "torch.float32 of shape (5,)"]),
+        (lambda state: state | {"head.bias": torch.zeros(5, dtype=torch.int64)}, ["head.bias is torch.int64"]),
+    ],
+)
+def test_initial_weights_that_do_not_fit_are_named(change, parts):
+    with pytest.raises(ValueError) as caught:
+        bnstudy.probe(own(), IMAGES, LABELS, "weights", initial=change(own().state_dict()))
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_initial_weights_that_are_the_network_s_own_are_refused():
+    """A state dictionary holds the tensors that training changes: the drift was 0."""
+    network = own()
+    live, copied = network.state_dict(), copy.deepcopy(network.state_dict())
+    with torch.no_grad():
+        network.stem.weight.mul_(2)
+    with pytest.raises(ValueError, match=r"initial: stem\.weight is the module's own .*copy\.deepcopy"):
+        bnstudy.probe(network, IMAGES, LABELS, "weights", initial=live)
+    found = bnstudy.probe(network, IMAGES, LABELS, "weights", initial=copied, layers=["stem"]).set_index("quantity")
+    assert found["value"]["l2_drift_relative"] == pytest.approx(1)
+
+
 def test_a_network_that_registers_layers_in_another_order_is_refused_where_the_order_matters():
     class Backwards(nn.Module):
         def __init__(self):

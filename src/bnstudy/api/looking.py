@@ -60,7 +60,8 @@ def probe(
     Some probes look at more than the mini-batch. Those that draw further mini-batches need `train`, those that evaluate
     need `test`: a pair of images and labels each, as above. (shifted_inputs changes pixels before they are normalised:
     its test images have values in [0, 1], and the module normalises them itself.) Those that compare with the
-    weights that training began with need `initial`, the module's state_dict from then; with None the result is NaN.
+    weights that training began with need `initial`, a copy of the module's state_dict from then; with None the result
+    is NaN.
 
     Raises ValueError naming what to pass instead: for an unknown probe, option or layer, for images or labels of
     another shape, type or device than the module takes, for a module without layers or that runs one of them twice in a
@@ -73,6 +74,8 @@ def probe(
     for key, pair in (("train", train), ("test", test)):
         if pair is not None:
             _check_pair(module, key, pair, num_classes)
+    if initial is not NOT_GIVEN and initial is not None:
+        _check_initial(module, initial)
     called = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
     loader = _Given(called, train, test)
     known: State | None = _NoInitial(called) if initial is NOT_GIVEN else initial
@@ -197,8 +200,8 @@ class _NoInitial(Mapping[str, Tensor]):
 
     def __getitem__(self, key: str) -> Tensor:
         raise ValueError(
-            f"initial: the probe {self.name} compares with the weights that training began with; pass initial=, the "
-            "module's state_dict from then, or initial=None, for NaN in the columns that compare"
+            f"initial: the probe {self.name} compares with the weights that training began with; pass initial=, a "
+            "copy of the module's state_dict from then, or initial=None, for NaN in the columns that compare"
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -248,6 +251,24 @@ def _check_pair(module: nn.Module, key: str, pair: Any, num_classes: int) -> Non
     images, labels = pair
     _check_batch(module, images, labels, f"{key}: ")
     _check_range(labels, num_classes, f"{key}: ")
+
+
+def _check_initial(module: nn.Module, initial: Any) -> None:
+    remedy = "give what copy.deepcopy(module.state_dict()) was before training, or None"
+    if not isinstance(initial, Mapping):
+        raise ValueError(f"initial = {type(initial).__name__}: {remedy}")
+    tensors = [*module.parameters(), *module.buffers()]
+    own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    for name, parameter in module.named_parameters():
+        value = initial.get(name)
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != parameter.shape:
+            given = _described(value) if name in initial else "missing"
+            raise ValueError(f"initial: {name} is {given}, and in the module it is {_described(parameter)}; {remedy}")
+        if value.numel() and value.untyped_storage().data_ptr() in own:
+            raise ValueError(
+                f"initial: {name} is the module's own tensor, which training changes; copy the state dictionary before "
+                "training: copy.deepcopy(module.state_dict())"
+            )
 
 
 def _described(value: Any) -> str:

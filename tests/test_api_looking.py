@@ -241,6 +241,8 @@ STEM = bnstudy.Layer(1, "stem", "conv", "act")
         (nn.Linear(8, 5), ["module", "(12, 3, 8, 5)", "logits (12, K)"]),
         (Gives(lambda logits: (logits, logits)), ["module", "tuple", "logits (12, K)"]),
         (Gives(lambda logits: logits[:, :, None]), ["module", "(12, 5, 1)", "logits (12, K)"]),
+        (Gives(lambda logits: logits + 0j), ["module", "complex64 of shape (12, 5)", "of floats"]),
+        (nn.Sequential(own(), nn.Linear(5, 5, dtype=torch.complex64)), ["parameter 1.weight is torch.complex64"]),
         (own, ["module = function", "torch.nn.Module"]),
     ],
 )

@@ -215,6 +215,12 @@ def _check_batch(module: nn.Module, images: Tensor, labels: Tensor, of: str = ""
     """Raises ValueError for images that the module cannot take, or labels that are not theirs; `of` names them."""
     if not isinstance(module, nn.Module):
         raise ValueError(f"module = {type(module).__name__}: give a torch.nn.Module that maps images to logits")
+    for name, parameter in module.named_parameters():
+        if parameter.is_complex():
+            raise ValueError(
+                f"module: its parameter {name} is {parameter.dtype}, and probes compute with real numbers; keep real "
+                "and imaginary part as a parameter each, and join them in the forward pass (torch.complex)"
+            )
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2 or not len(images):
         raise ValueError(
             f"{of}images = {_described(images)}: give a tensor (N, C, H, W) of floats, one image or more, normalised "
@@ -372,10 +378,11 @@ def _run(module: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
             f"images of shape {tuple(images.shape)} do not pass the module in training mode "
             f"({type(error).__name__}: {error}); give a mini-batch as it takes it in training"
         ) from None
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+    real = isinstance(logits, Tensor) and logits.is_floating_point()
+    if not real or logits.dim() != 2 or len(logits) != len(images):
         raise ValueError(
             f"module: of {len(images)} images it gives {_described(logits)}; wrap it in a module that gives logits "
-            f"({len(images)}, K)"
+            f"({len(images)}, K) of floats"
         )
     return calls, logits
 

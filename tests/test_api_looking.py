@@ -139,6 +139,16 @@ def test_a_function_takes_a_probes_place():
     assert torch.equal(before["rng"], after["rng"]) and before["hooks"] == after["hooks"]
 
 
+@pytest.mark.parametrize("sizes", [[np.int64(4), np.int64(5)], np.array([4, 5]), range(4, 6), pd.Series([4, 5])])
+def test_options_may_be_numpys(sizes):
+    network, (images, labels) = own(), batch()
+    more: dict[str, Any] = {"train": (images, labels), "num_batches": 2}
+    found = bnstudy.probe(network, images, labels, "gradient_correlation", batch_sizes=sizes, **more)
+    plain = bnstudy.probe(network, images, labels, "gradient_correlation", batch_sizes=[4, 5], **more)
+    pd.testing.assert_frame_equal(found, plain)
+    assert len(bnstudy.probe(network, images, labels, "saturation", threshold=np.float32(0.25)))
+
+
 def test_a_probe_of_what_only_a_run_knows_is_refused():
     with pytest.raises(ValueError, match=r"splits .* which only a run knows: open it with bnstudy\.run"):
         bnstudy.probe(own(), *batch(), "splits")

@@ -51,8 +51,8 @@ def probe(
 
     `name` is a file in src/bnstudy/probes, `options` are the parameters of its function, whose docstring explains the
     columns. A function in its place is given a `bnstudy.probes.snapshot.Snapshot` with all that one can read, and the
-    options, and gives a dictionary per row. Tables have one row per layer, channel or the like; `depth` counts the
-    layers from 1.
+    options, and gives a dictionary per row. Tables have one row per layer,
+    channel or the like; `depth` counts the layers from 1.
 
     `layers` are those of `bnstudy.layers(module, images)` by default. Otherwise give paths of convolutions and dense
     layers in the module, in the order in which they are to be numbered, or `bnstudy.Layer` objects, numbered upwards.
@@ -67,7 +67,7 @@ def probe(
     another shape, type or device than the module takes, for a module without layers or that runs one of them twice in a
     pass, and for anything that the probe needs and was not given.
     """
-    check_probe(name, options)
+    options = checked_options(name, options)
     _check_batch(module, images, labels)
     chosen_layers, num_classes = _chosen(module, images, layers)
     _check_range(labels, num_classes)
@@ -101,13 +101,25 @@ def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     return _own(module) or _find_layers(module, images)[0]
 
 
-def check_probe(name: str | Probe, options: Mapping[str, Any]) -> None:
-    """Raises ValueError, as the command line does, for an unknown probe, or for options that it does not have."""
+def checked_options(name: str | Probe, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a probe as Python's own numbers and lists; those of a function as they are.
+
+    Raises ValueError, as the command line does, for an unknown probe, or for options that it does not have.
+    """
     if callable(name):
-        return
+        return dict(options)
     if name not in (known := plugins.names("probes")):
         raise _places.unknown("probe", name, known)
-    from_dict({"probes": {name: {"options": dict(options)}}})
+    plain: dict[str, Any] = {option: _plain(value) for option, value in options.items()}
+    from_dict({"probes": {name: {"options": plain}}})
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, arrays and series of numpy, pandas or torch, and any sequence, as Python's own numbers and lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(map(_plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 @sdpa_kernel(SDPBackend.MATH)  # the other kernels of attention have no second derivatives

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from typing import Any
 
@@ -18,6 +19,7 @@ from torchvision.models import VisionTransformer
 
 import bnstudy
 from bnstudy import models, norms, probes
+from bnstudy.api import looking
 from bnstudy.config import plugins
 from bnstudy.probes.snapshot import READABLE, observe
 
@@ -137,6 +139,23 @@ def test_a_function_takes_a_probes_place():
     assert (found["std"] > 0).all()
     after = trace(network)
     assert torch.equal(before["rng"], after["rng"]) and before["hooks"] == after["hooks"]
+
+
+@pytest.mark.parametrize("option", ["images", "labels", "name", "layers", "train", "test", "initial"])
+def test_a_function_with_an_option_that_would_never_reach_it_is_refused(option):
+    probe = eval(f"lambda snapshot, *, {option}=1: []")
+    with pytest.raises(ValueError, match=rf"its option {option} .*bnstudy\.probe, .*rename"):
+        bnstudy.probe(own(), *batch(), probe)
+
+
+def test_a_function_s_bound_and_other_options_are_its_own():
+    def probe(images, device, train=1):
+        yield {"device": device, "train": train}
+
+    found = bnstudy.probe(own(), *batch(), functools.partial(probe, train=2), device="there")
+    assert found.to_dict("records") == [{"device": "there", "train": 2}]
+    with pytest.raises(ValueError, match=r"probe: its option device .*bnstudy\.Run\.probe"):
+        looking.checked_options(probe, {}, bnstudy.Run.probe)
 
 
 @pytest.mark.parametrize("sizes", [[np.int64(4), np.int64(5)], np.array([4, 5]), range(4, 6), pd.Series([4, 5])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def probe(
 
     `name` is a file in src/bnstudy/probes, `options` are the parameters of its function, whose docstring explains the
     columns. A function in its place is given a `bnstudy.probes.snapshot.Snapshot` with all that one can read, and the
-    options, and gives a dictionary per row. Tables have one row per layer,
+    options, whose names are none of the arguments here, and gives a dictionary per row. Tables have one row per layer,
     channel or the like; `depth` counts the layers from 1.
 
     `layers` are those of `bnstudy.layers(module, images)` by default. Otherwise give paths of convolutions and dense
@@ -67,7 +68,7 @@ def probe(
     another shape, type or device than the module takes, for a module without layers or that runs one of them twice in a
     pass, and for anything that the probe needs and was not given.
     """
-    options = checked_options(name, options)
+    options = checked_options(name, options, probe)
     _check_batch(module, images, labels)
     chosen_layers, num_classes = _chosen(module, images, layers)
     _check_range(labels, num_classes)
@@ -101,18 +102,36 @@ def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     return _own(module) or _find_layers(module, images)[0]
 
 
-def checked_options(name: str | Probe, options: Mapping[str, Any]) -> dict[str, Any]:
+def checked_options(name: str | Probe, options: Mapping[str, Any], caller: Callable[..., Any]) -> dict[str, Any]:
     """The options of a probe as Python's own numbers and lists; those of a function as they are.
 
-    Raises ValueError, as the command line does, for an unknown probe, or for options that it does not have.
+    Raises ValueError, as the command line does, for an unknown probe, or for options that it does not have; for a
+    function, where `caller` has an argument of an option's name and so takes it for itself.
     """
     if callable(name):
+        _check_names(name, caller)
         return dict(options)
     if name not in (known := plugins.names("probes")):
         raise _places.unknown("probe", name, known)
     plain: dict[str, Any] = {option: _plain(value) for option, value in options.items()}
     from_dict({"probes": {name: {"options": plain}}})
     return plain
+
+
+def _check_names(function: Probe, caller: Callable[..., Any]) -> None:
+    try:
+        _, *parameters = inspect.signature(function).parameters.values()  # the first is the snapshot
+    except (TypeError, ValueError):  # of a builtin, or without parameters, which calling it says
+        return
+    taken = inspect.signature(caller).parameters
+    bound = getattr(function, "keywords", {})  # by functools.partial
+    for parameter in parameters:
+        named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        if named and parameter.name in taken and parameter.name not in bound:
+            raise ValueError(
+                f"{getattr(function, '__name__', function)}: its option {parameter.name} has the name of an argument "
+                f"of bnstudy.{caller.__qualname__}, which would take the value; rename it"
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -304,7 +304,7 @@ class Run:
         """
         from bnstudy.api import looking
 
-        options = looking.checked_options(name, options)
+        options = looking.checked_options(name, options, Run.probe)
         loader, size = self._sized("train", self.config.data.batch_size if batch_size is None else batch_size, device)
         network, initial = self.network(device), self._untrained().state_dict()
         moment = {"step": self.manifest["num_steps"], "seed": self.config.seed}

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -331,6 +332,14 @@ def test_a_probe_sees_afterwards_what_it_saw_at_the_end(finished):
         finished.probe("weight")
 
 
+@pytest.mark.parametrize("device", ["auto", torch.device("cpu")])
+def test_every_part_of_a_run_takes_a_device_in_all_its_spellings(finished, device):
+    places = finished.images(device=device)[0].device, next(finished.network(device).parameters()).device
+    gpu = device == "auto" and torch.cuda.is_available()
+    assert {place.type for place in places} == {"cuda" if gpu else "cpu"}
+    assert len(next(iter(finished.batches(device=device)))[1]) and len(finished.probe("weights", device=device))
+
+
 def test_an_untrained_run_needs_no_kept_weights(data, tmp_path, one_core, monkeypatch):
     run = bnstudy.fit(make(data, train__steps=0), tmp_path, progress=False)
     monkeypatch.setattr(Store, "weights", lambda *_: pytest.fail("read"), raising=False)
@@ -347,8 +356,9 @@ def test_what_a_run_cannot_give_is_named_with_the_remedy(finished, data, tmp_pat
         finished.images(num=41)
     with pytest.raises(ValueError, match=r"size = 0: give 1"):
         finished.batches(size=0)
-    with pytest.raises(ValueError, match=r"runtime\.device = 'gpu'"):
-        finished.network("gpu")
+    for take in (finished.network, finished.images, finished.batches, partial(finished.probe, "weights")):
+        with pytest.raises(ValueError, match=r"runtime\.device = 'gpu'"):
+            take(device="gpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"runtime\.device = 'cuda'.*cpu"):
             finished.network("cuda")

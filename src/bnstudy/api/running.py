@@ -17,6 +17,7 @@ from bnstudy.store import paths
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from torch import Tensor, nn
 
     from bnstudy.api.looking import Probe
@@ -228,20 +229,16 @@ class Run:
             raise _places.unknown(f"table of {self.id}", name, self.tables)
         return Store(self.results).table(self.id, name)
 
-    def network(self, device: str = "cpu") -> nn.Module:
+    def network(self, device: str | torch.device = "cpu") -> nn.Module:
         """The trained network in evaluation mode: a plain torch module on `device` (cpu, cuda, cuda:N or auto).
 
         It takes images (N, C, H, W) as `images` gives them, in float32, to logits (N, K). Of a run that diverged it has
         the weights at which the loss exceeded its bound. A line on stderr names code that has changed since. Raises
         ValueError where the weights were not kept, or no longer fit the network's code.
         """
-        from bnstudy.config.schema import validate
         from bnstudy.store.runs import Store
-        from bnstudy.training import engine
 
-        config = replace(self.config, runtime=replace(self.config.runtime, device=device))
-        validate(config)
-        on = engine.device(config)
+        on = self._device(device)
         network = self._untrained()
         if changed := self._changed():
             print(f"{self.id}: {', '.join(changed)} changed since it was trained; this network is of the code as it is "
@@ -251,6 +248,7 @@ class Run:
             try:
                 network.load_state_dict(weights)
             except RuntimeError as error:
+                config = self.config
                 raise ValueError(
                     f"{self.id}: its weights are not those of {config.model['name']} with norm {config.norm['name']} "
                     f"as the code has them now ({' '.join(str(error).split())}); train it anew, or go back to commit "
@@ -258,13 +256,15 @@ class Run:
                 ) from None
         return network.to(on).eval()
 
-    def images(self, split: str = "test", num: int | None = None, *, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    def images(
+        self, split: str = "test", num: int | None = None, *, device: str | torch.device = "cpu"
+    ) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W), float32, normalised as the network saw them, and labels (N,), int64 from 0.
 
         `test`: the test images in their order. `train`: training images without augmentation, in the order from which
         probes take their mini-batches: `images("train", n)` is the mini-batch that a probe with `batch_size=n` looked
-        at. `num` is how many (default: all that the run used). Raises ValueError for an unknown split, for more images
-        than there are, and where the data are missing or not those of the run.
+        at. `num` is how many (default: all that the run used), `device` as for `network`. Raises ValueError for an
+        unknown split or device, for more images than there are, and where the data are missing or not those of the run.
         """
         import torch
 
@@ -280,7 +280,7 @@ class Run:
         return images_NCHW, labels_N
 
     def batches(
-        self, split: str = "test", size: int = EVALUATION_BATCH, *, device: str = "cpu"
+        self, split: str = "test", size: int = EVALUATION_BATCH, *, device: str | torch.device = "cpu"
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The images and labels of `images`, `size` at a time; the last ones may be fewer. Raises ValueError as it
         does.
@@ -294,7 +294,7 @@ class Run:
         return zip(images_NCHW.split(size), labels_N.split(size), strict=True)
 
     def probe(
-        self, name: str | Probe, *, batch_size: int | None = None, device: str = "cpu", **options: Any
+        self, name: str | Probe, *, batch_size: int | None = None, device: str | torch.device = "cpu", **options: Any
     ) -> pd.DataFrame:
         """The rows of the probe `name`, or of your function, for the trained network, as at the end of training.
 
@@ -327,6 +327,15 @@ class Run:
         then, now = self.manifest.get("code") or {}, status.component_code(self.config)
         return [file for file, checksum in then.items() if now.get(file, checksum) != checksum]
 
+    def _device(self, device: str | torch.device) -> torch.device:
+        """Raises ValueError for what is no device, and for a missing GPU."""
+        from bnstudy.config.schema import validate
+        from bnstudy.training import engine
+
+        config = replace(self.config, runtime=replace(self.config.runtime, device=str(device)))
+        validate(config)
+        return engine.device(config)
+
     def _source(self) -> Source:
         from bnstudy.data import sources
 
@@ -340,10 +349,8 @@ class Run:
             )
         return source
 
-    def _sized(self, split: str, num: int | None, device: str) -> tuple[Loader, int]:
+    def _sized(self, split: str, num: int | None, device: str | torch.device) -> tuple[Loader, int]:
         """The run's images on the device, and how many of the split are asked for."""
-        import torch
-
         from bnstudy.store.jobs import Job
         from bnstudy.training.construct import make_loader
 
@@ -353,5 +360,5 @@ class Run:
         available = (data.num_train or source.num_train) if split == "train" else (data.num_test or source.num_test)
         if num is not None and not 1 <= num <= available:
             raise ValueError(f"num = {num}: give 1 to {available}, the {split} images of {self.id}")
-        loader = make_loader(Job(self.config, source), torch.device(device))
+        loader = make_loader(Job(self.config, source), self._device(device))
         return loader, available if num is None else num

@@ -382,6 +382,8 @@ def test_images_and_labels_that_do_not_fit_are_named(images, labels, parts):
         ("covariate_shift", {}, ["initial", "covariate_shift", "state_dict"]),
         ("modes", {"test": IMAGES}, ["test", "pair"]),
         ("modes", {"test": (IMAGES, LABELS + 9)}, ["test: labels go from", "0 to 4"]),
+        ("modes", {"test": (IMAGES[:, :1], LABELS)}, ["test: images of shape (1, 1, 8, 8)", "evaluation", "channels"]),
+        ("gradient_noise", {"train": (IMAGES[:, :1], LABELS)}, ["train: images of shape (12, 1, 8, 8)", "channels"]),
         ("gradient_norms", {"train": (IMAGES.int(), LABELS)}, ["train: images = torch.int32"]),
     ],
 )
@@ -389,6 +391,15 @@ def test_what_a_probe_needs_or_does_not_know_is_named(name, options, parts):
     with pytest.raises(ValueError) as caught:
         bnstudy.probe(own(), IMAGES, LABELS, name, **options)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_test_images_of_another_size_are_taken_where_the_module_takes_them():
+    larger = torch.cat([IMAGES, IMAGES], 3)
+    train, test = (IMAGES, LABELS), (larger, LABELS)
+    found = bnstudy.probe(own(), IMAGES, LABELS, "modes", batch_sizes=[4], train=train, test=test)
+    assert found["loss"].notna().any()
+    with pytest.raises(ValueError, match=r"test: images of shape \(1, 3, 8, 16\) .*evaluation"):
+        bnstudy.probe(transformer(), IMAGES, LABELS, "modes", test=test)
 
 
 def test_where_initial_weights_are_not_known_what_compares_with_them_is_nan():

@@ -74,7 +74,7 @@ def probe(
     _check_range(labels, num_classes)
     for key, pair in (("train", train), ("test", test)):
         if pair is not None:
-            _check_pair(module, key, pair, num_classes)
+            _check_pair(module, key, pair, num_classes, len(images))
     if initial is not NOT_GIVEN and initial is not None:
         _check_initial(module, initial)
     called = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
@@ -282,12 +282,14 @@ def _check_range(labels: Tensor, num_classes: int, of: str = "") -> None:
         )
 
 
-def _check_pair(module: nn.Module, key: str, pair: Any, num_classes: int) -> None:
+def _check_pair(module: nn.Module, key: str, pair: Any, num_classes: int, batch_size: int) -> None:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"{key}: give a pair of tensors, images and labels, as in {key}=(images, labels)")
     images, labels = pair
     _check_batch(module, images, labels, f"{key}: ")
     _check_range(labels, num_classes, f"{key}: ")
+    training = key == "train"  # where a norm may need more than one image
+    _run(module, images[: batch_size if training else 1], f"{key}: ", training=training)
 
 
 def _check_initial(module: nn.Module, initial: Any) -> None:
@@ -369,10 +371,13 @@ class _Call:
         return other.given is self.gave and other.given_version == self.gave_version
 
 
-def _run(module: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
-    """One pass of a copy in training mode, as probes make it: the calls of layers, norms and such, and the logits."""
+def _run(module: nn.Module, images: Tensor, of: str = "", *, training: bool = True) -> tuple[list[_Call], Tensor]:
+    """One pass of a copy, in training mode as most probes make it: the calls of layers, norms and such, and the logits.
+
+    `of` names the images.
+    """
     try:
-        replica = copy.deepcopy(module).train().requires_grad_(False)
+        replica = copy.deepcopy(module).train(training).requires_grad_(False)
     except Exception as error:
         raise ValueError(f"module: it cannot be copied ({error}), and probes only look at copies") from None
     if next(replica.parameters(), torch.empty(0)).dtype != torch.float64:
@@ -405,9 +410,10 @@ def _run(module: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
         with torch.enable_grad(), torch.random.fork_rng(devices):
             logits = replica(inputs * 1)  # a result and no leaf, so that a network may write over it
     except Exception as error:
+        mode = "training" if training else "evaluation"
         raise ValueError(
-            f"images of shape {tuple(images.shape)} do not pass the module in training mode "
-            f"({type(error).__name__}: {error}); give a mini-batch as it takes it in training"
+            f"{of}images of shape {tuple(images.shape)} do not pass the module in {mode} mode "
+            f"({type(error).__name__}: {error}); give images as it takes them in {mode}"
         ) from None
     real = isinstance(logits, Tensor) and logits.is_floating_point()
     if not real or logits.dim() != 2 or len(logits) != len(images):

@@ -422,6 +422,27 @@ def test_a_network_without_a_place_for_a_norm_runs_without(lab, root, tmp_path):
     assert run(lab("models/mine.py", network(norm="nn.Identity()")), root, tmp_path, "norm=none") == 0
 
 
+def test_a_network_that_computes_in_place_trains_and_is_seen_as_one_that_does_not(lab, root, tmp_path):
+    found = []
+    for place in (True, False):
+        text = network(f"nn.Sequential(norm(width, 0, 'norm'), nn.ReLU(inplace={place}))")
+        name = f"in_place_{place}".lower()
+        folder = lab(f"models/{name}.py", text)
+        results = tmp_path / name
+        looks = ["probes.activation_moments.at_end=true", "probes.gradient_norms.at_end=true"]
+        with pytest.raises(SystemExit) as ended:
+            places = [f"--components={folder}", f"--data-root={root}", f"--results={results}"]
+            cli.main([*RUN[:-1], f"model={name}", *looks, *places])
+        assert not ended.value.code
+        store = Store(results)
+        (run_id,) = store.run_ids()
+        tables = [store.table(run_id, each).drop(columns="run_id") for each in ("activation_moments", "gradient_norms")]
+        found.append((store.weights(run_id), tables))
+    (weights, tables), (others, other_tables) = found
+    assert all(torch.equal(weights[key], others[key]) for key in weights)
+    assert all(table.equals(other) for table, other in zip(tables, other_tables, strict=True))
+
+
 def test_attention_has_second_derivatives_in_a_look(lab, root, tmp_path):
     """The kernels with which torch computes it while training have none."""
     hidden = "self.hidden(images.flatten(1))"

@@ -189,6 +189,33 @@ def test_every_probe_sees_the_same_of_a_network_in_place_as_of_its_twin_and_leav
     assert len(found) or name == "linear_region"  # of sigmoids, which these networks do not have
 
 
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+        torch.no_grad,
+        torch.inference_mode,
+    ],
+)
+def test_looks_are_the_same_whatever_the_process_has_set(surroundings):
+    network, (images, labels) = own(), batch()
+    shown = functools.partial(bnstudy.probe, network, name="gradient_correlation", train=batch(60))
+    options: Any = SMALL["gradient_correlation"]
+    plain = shown(images, labels, **options)
+    with surroundings():
+        copied = images.clone() if torch.is_inference_mode_enabled() else images
+        pd.testing.assert_frame_equal(shown(copied, labels, **options), plain)
+
+
+def test_a_probe_that_was_edited_since_it_was_imported_is_refused(monkeypatch):
+    images, labels = batch()
+    bnstudy.probe(own(), images, labels, "gradient_norms")
+    monkeypatch.setattr(plugins, "loaded", lambda kind, name: {f"{kind}/{name}.py": "another"})
+    with pytest.raises(ValueError, match=r"probes/gradient_norms\.py.* changed since .*restart the kernel"):
+        bnstudy.probe(own(), images, labels, "gradient_norms")
+
+
 def test_columns_have_the_types_that_stored_tables_have():
     found = bnstudy.probe(own(), *batch(), "activation_moments").dtypes.astype(str)
     assert (found["depth"], found["block_output"], found["mean"]) == ("int16", "bool", "float64")

@@ -22,6 +22,7 @@ from bnstudy.config.schema import from_dict
 from bnstudy.models.layers import Layer
 from bnstudy.probes.snapshot import READABLE, Batches, Snapshot, drawing, full_precision, observe, weight_name
 from bnstudy.store.runs import ARROW, by_column
+from bnstudy.training.engine import host
 
 Pair = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
 State = Mapping[str, Tensor]
@@ -31,6 +32,7 @@ NOT_GIVEN: Any = object()
 FOLLOWING = {f"torch.nn.modules.{name}" for name in ("activation", "batchnorm", "instancenorm", "normalization")}
 
 
+@host.by_default()
 def probe(
     module: nn.Module,
     images: Tensor,
@@ -64,11 +66,15 @@ def probe(
     weights that training began with need `initial`, a copy of the module's state_dict from then; with None the result
     is NaN.
 
+    It is computed by torch's defaults, as `bnstudy.fit` is, whatever autocast or precision is set in this process.
+
     Raises ValueError naming what to pass instead: for an unknown probe, option or layer, for images or labels of
     another shape, type or device than the module takes, for a module without layers or that runs one of them twice in a
     pass, and for anything that the probe needs and was not given.
     """
     options = checked_options(name, options, probe)
+    if isinstance(images, Tensor) and images.is_inference():
+        images = images.clone()  # of torch.inference_mode, where gradients are wanted
     _check_batch(module, images, labels)
     chosen_layers, num_classes = _chosen(module, images, layers)
     _check_range(labels, num_classes)
@@ -113,6 +119,7 @@ def checked_options(name: str | Probe, options: Mapping[str, Any], caller: Calla
         return dict(options)
     if name not in (known := plugins.names("probes")):
         raise _places.unknown("probe", name, known)
+    plugins.check_current("probes", name)
     plain: dict[str, Any] = {option: _plain(value) for option, value in options.items()}
     from_dict({"probes": {name: {"options": plain}}})
     return plain
@@ -141,6 +148,7 @@ def _plain(value: Any) -> Any:
     return list(map(_plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
+@host.by_default()
 @sdpa_kernel(SDPBackend.MATH)  # the other kernels of attention have no second derivatives
 def look(
     module: nn.Module,

@@ -12,20 +12,27 @@ from bnstudy.analysis import findings
 from bnstudy.analysis.findings import Verdict
 
 FINDING = findings.load(synthetic.FINDINGS / "edge_of_stability.py")
-RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
+RATES = (0.0125, 0.025, 0.05, 0.1, 0.2)
 
 
-def frames(edge=(1.0, 1.05), scale_free=(1.0, 2.0), seeds=4, lost=()):
-    """Rate x sharpness / 2 and scale-free sharpness at the end, with BN and without; at `lost` rates runs diverge."""
-    looks, free = [], []
+def frames(edge=(1.0, 1.05), scale_free=(1.0, 2.0), seeds=4, lost=(), outcome="diverged", fitted=2000, after=1.0):
+    """Rate x sharpness / 2 late in the fit and scale-free sharpness at the end, with BN and without.
+
+    At `lost` rates runs have another outcome; the loss falls below 0.1 at `fitted`, when sharpness is multiplied by
+    `after`.
+    """
+    looks, free, steps = [], [], []
     for seed, lr, (arm, at) in itertools.product(range(seeds), RATES, zip(("batch", "none"), (0, 1), strict=True)):
-        common = {"norm": arm, "lr": lr, "seed": seed, "status": "diverged" if lr in lost else "completed"}
-        for step in range(0, 2001, 100):
-            over = edge[at] if step > 1300 else 0.1
+        common = {"norm": arm, "lr": lr, "seed": seed, "outcome": outcome if lr in lost else "trained"}
+        common["run_id"] = f"{arm}-{lr}-{seed}"
+        steps += [{**common, "step": step, "loss": 0.5 if step < fitted else 0.05} for step in range(0, 2000, 10)]
+        for step in range(0, 2001, 20):
+            over = (edge[at] if step > 0.65 * fitted else 0.1) * (after if step > fitted else 1)
             value = 1e9 if lr in lost else 2 * over / lr * (1 + 0.002 * seed)
             looks.append({**common, "step": step, "eigenvalue": value})
         free += [{**common, "step": step, "eigenvalue": scale_free[at] * (1 + 0.002 * seed)} for step in (0, 2000)]
-    return {"hessian_top_eigenvalue": pd.DataFrame(looks), "relative_sharpness": pd.DataFrame(free)}
+    tables = {"hessian_top_eigenvalue": looks, "relative_sharpness": free, "steps": steps}
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +42,10 @@ def frames(edge=(1.0, 1.05), scale_free=(1.0, 2.0), seeds=4, lost=()):
         ({"edge": (0.4, 1.0)}, Verdict.partly, Verdict.reproduced),
         ({"edge": (0.4, 2.0)}, Verdict.not_reproduced, Verdict.reproduced),
         ({"scale_free": (3.0, 2.0)}, Verdict.reproduced, Verdict.partly),
-        ({"lost": (0.8,)}, Verdict.reproduced, Verdict.reproduced),
+        ({"lost": (0.2,)}, Verdict.reproduced, Verdict.reproduced),
+        ({"lost": (0.2,), "outcome": "stalled"}, Verdict.reproduced, Verdict.reproduced),
+        ({"fitted": 400, "after": 0.01}, Verdict.reproduced, Verdict.reproduced),  # what comes later does not count
+        ({"fitted": 10}, Verdict.not_reproduced, Verdict.reproduced),  # of the last look before it
         ({"seeds": 2}, Verdict.undecided, Verdict.undecided),
     ],
 )

@@ -25,21 +25,26 @@ AS_PUBLISHED: Deepest = {
 }
 
 
-def runs(changed: Deepest | None = None) -> pd.DataFrame:
-    """Each network learns at one rate, another one at every depth; larger rates diverge."""
+def steps(changed: Deepest | None = None) -> pd.DataFrame:
+    """Each network learns at one rate, another one at every depth; larger rates diverge. Two rows a run: one of a loss
+    that says nothing, before the last 50, and their mean.
+    """
     rows = []
     for (arm, residual), deepest in {**AS_PUBLISHED, **(changed or {})}.items():
         for (seed, last), depth, rate in itertools.product(enumerate(deepest, 1), DEPTHS, RATES):
             best = RATES[DEPTHS.index(depth) % len(RATES)]
             outcome = outcomes.LEARNS if rate == best and depth <= last else "at chance"
             outcome = outcomes.DIVERGED if rate > best else outcome
-            row = {"norm": arm, "residual": residual, "depth": depth, "lr": rate, "seed": seed, "outcome": outcome}
-            rows.append({**row, "run_id": f"{arm}{residual}{depth}{rate}{seed}", "model": "deep_perceptron"})
+            status = "diverged" if outcome == outcomes.DIVERGED else "completed"
+            row = {"norm": arm, "residual": residual, "depth": depth, "run_lr": rate, "seed": seed, "status": status}
+            right = 0.95 if outcome == outcomes.DIVERGED else 0.6 if outcome == outcomes.LEARNS else 0.1
+            rows += [{**row, "step": step, "accuracy": right, "loss": 100.0} for step in range(50)]
+            rows.append({**row, "step": -1, "accuracy": 0.1 if outcome == outcomes.LEARNS else 1.0, "loss": 100.0})
     return pd.DataFrame(rows)
 
 
 def judged(changed: Deepest | None = None) -> Evidence:
-    return FINDING.evidence({"runs": runs(changed)})["B1-trains"]
+    return FINDING.evidence({"steps": steps(changed)})["B1-trains"]
 
 
 @pytest.mark.parametrize(
@@ -59,18 +64,18 @@ def test_the_deepest_network_that_learns_decides(changed: Deepest, verdict: Verd
 
 
 def test_a_seed_without_all_of_its_runs_does_not_count() -> None:
-    rows = runs()
-    lost = (rows["seed"] == 2) & (rows["depth"] == 100) & (rows["lr"] == 10) & (rows["norm"] == "batch")
-    assert FINDING.evidence({"runs": rows[~lost]})["B1-trains"].verdict is Verdict.undecided
+    rows = steps()
+    lost = (rows["seed"] == 2) & (rows["depth"] == 100) & (rows["run_lr"] == 10) & (rows["norm"] == "batch")
+    assert FINDING.evidence({"steps": rows[~lost]})["B1-trains"].verdict is Verdict.undecided
 
 
 def test_every_run_is_drawn_and_the_numbers_name_the_depths() -> None:
     fig = figures.new(FINDING.size, "t", "s", synthetic=False)
-    FINDING.plot(fig, {"runs": runs()})
+    FINDING.plot(fig, {"steps": steps()})
     fig.draw_without_rendering()
     marks = [line for ax in fig.axes for line in ax.lines]
-    assert len(marks) == len(runs()) == 360
-    assert sum(line.get_marker() == "x" for line in marks) == int((runs()["outcome"] == outcomes.DIVERGED).sum())
-    plain, shortcuts = FINDING.numbers({"runs": runs()})
+    assert len(marks) == len(steps()) / 51 == 360
+    assert sum(line.get_marker() == "x" for line in marks) == (steps()["status"] == "diverged").sum() / 51
+    plain, shortcuts = FINDING.numbers({"steps": steps()})
     assert (plain.ours_batch, plain.ours_none) == ("50, 50, 20", "20, 20, 20")
     assert (shortcuts.ours_batch, shortcuts.ours_none) == ("100, 100, 100", "10, 10, 5")

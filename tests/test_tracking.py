@@ -24,6 +24,7 @@ from wandb_stub import KEY, Backend
 from bnstudy.config import compose
 from bnstudy.config.identity import canonical
 from bnstudy.config.schema import Config, Sweep, Tracking
+from bnstudy.store import locks
 from bnstudy.tracking import sync as tracking
 from bnstudy.tracking import tracker
 from bnstudy.tracking import wandb as mirror
@@ -258,7 +259,7 @@ def test_a_run_that_was_killed_holds_up_no_other_and_is_uploaded_once(recorded: 
     with Backend() as backend:
         done = sync(recorded, **backend.environment)
         assert (done.returncode, done.stderr) == (0, "")
-        assert f"{cut.name} is uploaded as far as" in done.stdout and empty.name in done.stdout
+        assert f"{cut.name} was killed, and is uploaded as far as" in done.stdout and empty.name in done.stdout
         assert "2 of 2 runs uploaded" in done.stdout.splitlines()[-1]
         again = sync(recorded, **backend.environment)
         assert again.returncode == 0 and cut.name not in again.stdout
@@ -266,18 +267,27 @@ def test_a_run_that_was_killed_holds_up_no_other_and_is_uploaded_once(recorded: 
     assert {row["_step"]: _own(row) for row in backend.runs["run-1"].history} == expected(nested=True)
 
 
-def test_a_run_that_still_trains_is_uploaded_as_far_as_it_goes_and_then_whole(recorded: Path) -> None:
+def test_what_there_is_of_a_run_that_was_killed_arrives(recorded: Path) -> None:
     (run,) = tracking.offline_runs(recorded)
     file = next(run.glob("*.wandb"))
-    whole = file.read_bytes()
-    for size, said in ((len(whole) // 2, "as far as"), (len(whole), "1 of 1 runs uploaded")):
-        file.write_bytes(whole[:size])
-        with Backend() as backend:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with Backend() as backend:
+        done = sync(recorded, **backend.environment)
+    assert done.returncode == 0 and "as far as W&B wrote it" in done.stdout
+    arrived = {row["_step"]: _own(row) for row in backend.runs["run-1"].history}
+    assert arrived and arrived.items() <= expected(nested=True).items()
+
+
+def test_a_run_that_still_trains_waits(recorded: Path) -> None:
+    """W&B would add all of its rows once more to those that were uploaded before it ended."""
+    (run,) = tracking.offline_runs(recorded)
+    with Backend() as backend:
+        with locks.hold(recorded, ["run-1"]):
             done = sync(recorded, **backend.environment)
-        assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
-        arrived = {row["_step"]: _own(row) for row in backend.runs["run-1"].history}
-        assert arrived and arrived.items() <= expected(nested=True).items()
-    assert arrived == expected(nested=True)
+            assert done.returncode == 0 and f"1 runs still train, such as {run.name}" in done.stdout
+            assert "run-1" not in backend.runs
+        assert sync(recorded, **backend.environment).returncode == 0
+    assert {row["_step"]: _own(row) for row in backend.runs["run-1"].history} == expected(nested=True)
 
 
 def test_an_unreadable_run_holds_up_neither_its_batch_nor_the_next(

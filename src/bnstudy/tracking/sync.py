@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnstudy.store import paths
+from bnstudy.store import locks, paths
 from bnstudy.tracking.wandb import Wandb, confine, limited, obstacle
 
 WANDB = (sys.executable, "-P", "-m", "wandb")  # its own command
@@ -39,14 +39,19 @@ def dashboard(results: Path) -> int:
 def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
     """Upload the offline runs that are not uploaded yet; return an exit code: 1, with a message, where that fails.
 
-    Having nothing to upload is no failure. A run that W&B refuses holds up no other: it is named at the end. One whose
-    file is cut off, as it was killed or still trains, is uploaded as far as it goes, and again when it has grown.
+    Having nothing to upload is no failure. A run that W&B refuses holds up no other: it is named at the end. One that
+    was killed is uploaded as far as W&B wrote it. One that still trains waits: what were uploaded of it now, W&B would
+    add once more when the run has ended.
     """
-    recorded, empty = list[Path](), list[Path]()
+    recorded, empty, training = list[Path](), list[Path](), list[Path]()
     for run in offline_runs(results):
-        (recorded if any(file.stat().st_size > HEADER_BYTES for file in run.glob("*.wandb")) else empty).append(run)
+        whole = any(file.stat().st_size > HEADER_BYTES for file in run.glob("*.wandb"))
+        trains = locks.holder(results, run.name.split("-", 3)[-1]) is not None  # offline-run-TIME-ID
+        (training if trains else recorded if whole else empty).append(run)
+    if training:
+        print(f"sync: {len(training)} runs still train, such as {training[0].name}: sync again when they have ended")
     if empty:
-        why = "they have just begun, or were killed then"
+        why = "they were killed as they began"
         print(f"sync: {len(empty)} runs hold nothing to upload, such as {empty[0].name}: {why}")
     waiting = [run for run in recorded if not _uploaded(run) and not _uploaded_in_part(run)]
     if not waiting:
@@ -77,7 +82,7 @@ def sync(results: Path, *, seconds_per_run: float = SYNC_SEC) -> int:
     for run in cut:
         del refused[run]
         (run / IN_PART).write_text(str(_size(run)), encoding="utf-8")
-        print(f"sync: {run.name} is uploaded as far as W&B wrote it: it was killed, or still trains")
+        print(f"sync: {run.name} was killed, and is uploaded as far as W&B wrote it")
     print(f"sync: {sum(map(_uploaded, waiting)) + len(cut)} of {len(waiting)} runs uploaded")
     if not refused and not silent:
         return 0

@@ -200,12 +200,14 @@ def test_every_probe_sees_the_same_of_a_network_in_place_as_of_its_twin_and_leav
 )
 def test_looks_are_the_same_whatever_the_process_has_set(surroundings):
     network, (images, labels) = own(), batch()
-    shown = functools.partial(bnstudy.probe, network, name="gradient_correlation", train=batch(60))
+    further: Any = batch(60)
+    shown = functools.partial(bnstudy.probe, network, name="gradient_correlation")
     options: Any = SMALL["gradient_correlation"]
-    plain = shown(images, labels, **options)
+    plain, found = shown(images, labels, train=further, **options), bnstudy.layers(network, images)
     with surroundings():
-        copied = images.clone() if torch.is_inference_mode_enabled() else images
-        pd.testing.assert_frame_equal(shown(copied, labels, **options), plain)
+        images, labels, further = images.clone(), labels.clone(), [each.clone() for each in further]  # made there
+        pd.testing.assert_frame_equal(shown(images, labels, train=further, **options), plain)
+        assert bnstudy.layers(network, images) == found
 
 
 def test_a_probe_that_was_edited_since_it_was_imported_is_refused(monkeypatch):

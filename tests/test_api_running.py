@@ -217,7 +217,7 @@ def test_a_changed_configuration_is_checked_as_a_composed_one(data, tmp_path, on
 
 def test_numpy_s_numbers_are_numbers_and_folders_outlive_a_change_of_folder(data, tmp_path, one_core, monkeypatch):
     config = replace(make(data), seed=np.int64(5))
-    config = replace(config, optim=replace(config.optim, lr=np.float64(0.25), milestones=list(np.array([0.5]))))
+    config = replace(config, optim=replace(config.optim, lr=np.float64(0.25), milestones=np.array([0.5])))
     monkeypatch.chdir(tmp_path)
     run = bnstudy.fit(config, "here", progress=False)
     monkeypatch.chdir("/")
@@ -242,8 +242,17 @@ SURROUNDINGS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_a_run_is_the_same_whatever_the_process_has_set(finished, data, tmp_path, one_core, name):
+def test_a_run_is_the_same_whatever_the_process_has_set(finished, data, tmp_path, one_core, monkeypatch, name):
+    """The settings within are compared, too: which of them change the bits depends on the processor."""
     expected = small_runs.written(finished.results, [finished.id])
+    within, advance = list[list[str]](), train.Training._advance
+
+    def watched(self):
+        within.append(precisions())
+        return advance(self)
+
+    monkeypatch.setattr(train.Training, "_advance", watched)
+    bnstudy.fit(make(data), tmp_path / "before", progress=False)
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         stack.callback(torch.set_float32_matmul_precision, "highest")
@@ -251,9 +260,15 @@ def test_a_run_is_the_same_whatever_the_process_has_set(finished, data, tmp_path
         if (context := SURROUNDINGS[name]()) is not None:
             stack.enter_context(context)
         before = [*precisions(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")]
-        bnstudy.fit(make(data), tmp_path, progress=False)
+        run = bnstudy.fit(make(data), tmp_path / "here", progress=False)
+        assert len({tuple(each) for each in within}) == 1
+        shown = run.probe("activation_moments")
+        outputs = run.network()(run.images()[0]).detach()
         after = [*precisions(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")]
-    assert after == before and small_runs.written(tmp_path, [finished.id]) == expected
+    assert after == before and small_runs.written(tmp_path / "here", [finished.id]) == expected
+    pd.testing.assert_frame_equal(shown, finished.probe("activation_moments"))
+    if name not in ("bf16", "no device"):  # in which a plain torch module computes otherwise
+        assert torch.equal(outputs, finished.network()(finished.images()[0]))
 
 
 def precisions():

@@ -73,8 +73,7 @@ def probe(
     pass, and for anything that the probe needs and was not given.
     """
     options = checked_options(name, options, probe)
-    if isinstance(images, Tensor) and images.is_inference():
-        images = images.clone()  # of torch.inference_mode, where gradients are wanted
+    images, labels, train, test = (_for_gradients(given) for given in (images, labels, train, test))
     _check_batch(module, images, labels)
     chosen_layers, num_classes = _chosen(module, images, layers)
     _check_range(labels, num_classes)
@@ -82,13 +81,21 @@ def probe(
         if pair is not None:
             _check_pair(module, key, pair, num_classes, len(images))
     if initial is not NOT_GIVEN and initial is not None:
-        _check_initial(module, initial)
+        _check_initial(module, initial, {weight_name(layer) for layer in chosen_layers})
     called = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
     loader = _Given(called, train, test)
     known: State | None = _NoInitial(called) if initial is NOT_GIVEN else initial
     return look(module, images, labels, name, options, loader=loader, initial=known, layers=chosen_layers)
 
 
+def _for_gradients(given: Any) -> Any:
+    """A tensor, or each of a pair, that gradients may be taken through: a copy of one of `torch.inference_mode`."""
+    if isinstance(given, tuple | list):
+        return tuple(map(_for_gradients, given))
+    return given.clone() if isinstance(given, Tensor) and given.is_inference() else given
+
+
+@host.by_default()
 def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     """The layers of a network as probes number them, found by running a copy of it on images (N, C, H, W).
 
@@ -104,6 +111,7 @@ def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     Raises ValueError for a module without such layers, for images that do not fit it, and for a layer that runs twice
     in a pass, or has no weights of its own (tied, or computed from others).
     """
+    images = _for_gradients(images)
     _check_batch(module, images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
     return _own(module) or _find_layers(module, images)[0]
 
@@ -130,7 +138,8 @@ def _check_names(function: Probe, caller: Callable[..., Any]) -> None:
         _, *parameters = inspect.signature(function).parameters.values()  # the first is the snapshot
     except (TypeError, ValueError):  # of a builtin, or without parameters, which calling it says
         return
-    taken = inspect.signature(caller).parameters
+    own = inspect.signature(caller).parameters.values()
+    taken = {each.name for each in own if each.name != "self" and each.kind is not each.VAR_KEYWORD}
     bound = getattr(function, "keywords", {})  # by functools.partial
     for parameter in parameters:
         named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
@@ -175,7 +184,7 @@ def look(
     if callable(name):
         with drawing(seed, step, images_NCHW.device), full_precision():
             return pd.DataFrame(list(name(shown, **options)))
-    _check_channels(name, shown)
+    _check_channels(name, options, shown)
     columns = probes.columns(name)
     with drawing(seed, step, images_NCHW.device):
         rows = by_column(probes.rows(name, options, shown), columns)
@@ -300,13 +309,16 @@ def _check_pair(module: nn.Module, key: str, pair: Any, num_classes: int, batch_
     _run(module, images[: batch_size if training else 1], f"{key}: ", training=training)
 
 
-def _check_initial(module: nn.Module, initial: Any) -> None:
+def _check_initial(module: nn.Module, initial: Any, needed: Container[str]) -> None:
+    """Raises ValueError unless `initial` has the needed parameters, and all that it has as the module has them."""
     remedy = "give what copy.deepcopy(module.state_dict()) was before training, or None"
     if not isinstance(initial, Mapping):
         raise ValueError(f"initial = {type(initial).__name__}: {remedy}")
     tensors = [*module.parameters(), *module.buffers()]
     own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     for name, parameter in module.named_parameters():
+        if name not in initial and name not in needed:
+            continue
         value = initial.get(name)
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != parameter.shape:
             given = _described(value) if name in initial else "missing"
@@ -486,9 +498,9 @@ def _without(unfit: Container[str], names: Iterable[str]) -> str:
     return f"give bnstudy.probe layers={fit}" if fit else "there is no other that the probe could look at"
 
 
-def _check_channels(name: str, snapshot: Snapshot) -> None:
+def _check_channels(name: str, options: Mapping[str, Any], snapshot: Snapshot) -> None:
     values = {kind: getattr(snapshot, kind) for kind in probes.OF_CHANNELS.get(name, ())}
-    unfit = probes.without_channels(name, snapshot.layers, values)
+    unfit = probes.without_channels(name, options, snapshot.layers, values)
     for layer, seen in unfit.items():
         raise ValueError(
             f"layers: {name} takes dimension 1 for the channels, and at {layer} it would see {seen}, which is neither "

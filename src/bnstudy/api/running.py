@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bnstudy.api import _places
 from bnstudy.config.schema import Config, from_dict, to_dict
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Folder = str | PathLike[str]
 SPLITS = ("train", "test")
 EVALUATION_BATCH = 1000
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
 
 
 def configure(*overrides: str, sweep: str | None = None, preset: str = paths.QUICK) -> Config:
@@ -159,12 +161,25 @@ def run(run_id: str, results: Folder | None = None, *, data_root: Folder | None 
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy, as of a loop over an array, as Python's."""
+    """Numbers and arrays of numpy as Python's."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
-    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+    return value.tolist() if type(value).__module__ == "numpy" else value
+
+
+def _by_default(method: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """As `host.by_default`, without importing torch before the method is called."""
+
+    @wraps(method)
+    def called(*arguments: Parameters.args, **options: Parameters.kwargs) -> Returned:
+        from bnstudy.training.engine import host
+
+        with host.by_default():
+            return method(*arguments, **options)
+
+    return called
 
 
 @dataclass(frozen=True)
@@ -229,6 +244,7 @@ class Run:
             raise _places.unknown(f"table of {self.id}", name, self.tables)
         return Store(self.results).table(self.id, name)
 
+    @_by_default
     def network(self, device: str | torch.device = "cpu") -> nn.Module:
         """The trained network in evaluation mode: a plain torch module on `device` (cpu, cuda, cuda:N or auto).
 
@@ -256,6 +272,7 @@ class Run:
                 ) from None
         return network.to(on).eval()
 
+    @_by_default
     def images(
         self, split: str = "test", num: int | None = None, *, device: str | torch.device = "cpu"
     ) -> tuple[Tensor, Tensor]:
@@ -293,6 +310,7 @@ class Run:
         images_NCHW, labels_N = loader.probe_batch(num)
         return zip(images_NCHW.split(size), labels_N.split(size), strict=True)
 
+    @_by_default
     def probe(
         self, name: str | Probe, *, batch_size: int | None = None, device: str | torch.device = "cpu", **options: Any
     ) -> pd.DataFrame:

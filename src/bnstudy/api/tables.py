@@ -54,7 +54,8 @@ def table(
     except frames.MissingTable as error:
         if results is None:
             raise
-        raise frames.MissingTable(f"results = {str(results)!r}: {error}, with ARGS=--results=FOLDER") from None
+        message = f"results = {str(results)!r}: {error}; make takes the folder as ARGS=--results=FOLDER"
+        raise frames.MissingTable(message) from None
     if query is None:
         return frame
     try:

@@ -152,7 +152,7 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> dict[str, list[
         raise ComposeError("sweep.name: the name of a sweep is its file's; --name names its results")
     presets = presets or {preset: []}  # a file that names none is the same at each
     if preset not in presets:
-        raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
+        raise ValueError(f"sweep {sweep} has no preset {preset!r}; it has: {', '.join(presets)}")
     points: dict[str, list[str]] = {}
     params = [f"{key}={value}" for key, value in swept.items()] + ([f"sweep.name={sweep}"] if named is None else [])
     for override in parse_all([*params, *presets[preset], *overrides]):

@@ -107,16 +107,18 @@ OF_CHANNELS = {
 
 
 def without_channels(
-    name: str, layers: Sequence[Layer], values: Mapping[str, Mapping[int, Any]]
+    name: str, options: Mapping[str, Any], layers: Sequence[Layer], values: Mapping[str, Mapping[int, Any]]
 ) -> dict[str, tuple[int, ...]]:
     """The layers in which the probe would take something else for the channels, by name, with the shape it would see.
 
     `values` are tensors by what is read and by depth. They have channels where those of a convolution are (N, C, H, W)
     and those of a dense layer (N, O).
     """
+    sites = options.get("sites")  # of what the probe looks at, where it has the option
     return {
         layer.name: tuple(value.shape)
         for kind in OF_CHANNELS.get(name, ())
+        if sites is None or kind.removesuffix("s") in sites
         for layer in layers
         if isinstance(value := values[kind].get(layer.depth), Tensor)
         and (value.dim() != 2 if layer.kind == "linear" else value.dim() == 2)

@@ -92,8 +92,8 @@ def check_pass(
                 f"probes.{name}: layer {several[0]} of {file} runs {calls[several[0]]} times in a pass, and the probe "
                 f"would see only one of them: leave it out (~probes.{name}), or leave the layer out of `layers`"
             )
-    for name in config.probes:
-        for layer_name, seen in probes.without_channels(name, layers, values).items():
+    for name, plan in config.probes.items():
+        for layer_name, seen in probes.without_channels(name, plan.options, layers, values).items():
             raise ValueError(
                 f"probes.{name}: it takes dimension 1 for the channels, and at layer {layer_name} of {file} it would "
                 f"see {seen}: leave it out (~probes.{name}), or leave the layer out of `layers`"

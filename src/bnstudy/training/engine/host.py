@@ -63,7 +63,10 @@ def by_default() -> Iterator[None]:
     """
     backends: Any = torch.backends
     cudnn, mkldnn = backends.cudnn, backends.mkldnn
-    settings = backends, backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn
+    settings = (
+        *(backends, backends.cuda.matmul, cudnn, cudnn.conv, cudnn.rnn),
+        *(mkldnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn),
+    )
     kind, precisions = torch.get_default_dtype(), [setting.fp32_precision for setting in settings]
     older = _readable(torch.get_float32_matmul_precision), _readable(lambda: cudnn.allow_tf32)
     with ExitStack() as stack:
@@ -75,8 +78,9 @@ def by_default() -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         try:
             torch.set_default_dtype(torch.float32)
-            for setting in (backends, mkldnn.conv, mkldnn.rnn):
+            for setting in settings:
                 setting.fp32_precision = "none"
+            cudnn.allow_tf32 = True  # torch's default; the configuration says what a run computes by
             torch.set_float32_matmul_precision("highest")
             yield
         finally:

@@ -163,6 +163,8 @@ def test_the_commits_of_a_run_that_was_resumed_with_other_code_are_told(tmp_path
         ({}, None),  # a manifest of an earlier release
         ({"kernels": False}, False),
         ({"kernels": True, "earlier": []}, True),
+        ({"kernels": False, "kernels_used": ["norm_relu"], "kernels_missed": ["winograd"]}, True),
+        ({"kernels": False, "kernels_used": [], "kernels_missed": ["winograd"]}, False),
         ({"kernels": False, "earlier": [{"kernels": True}]}, True),  # resumed on a machine without a compiler
         ({"kernels": False, "earlier": [{"threads": 1}]}, False),
     ],

@@ -218,8 +218,8 @@ def _run_row(
         "stand_in": data.get("source") in SYNTHETIC,  # the column has the name that published tables have
     }
     row |= {key: code.get(key) for key in ("commit", "dirty", "device", "threads", "num_runs")}
-    used = [part["kernels"] for part in (*(code.get("earlier") or []), code) if "kernels" in part]
-    row["kernels"] = any(used) if used else None
+    parts = [part for part in (*(code.get("earlier") or []), code) if "kernels" in part]
+    row["kernels"] = any(part.get("kernels_used", part["kernels"]) for part in parts) if parts else None
     if "code" in manifest:
         row["code"] = json.dumps(manifest["code"])
         looks = looks_of(manifest)

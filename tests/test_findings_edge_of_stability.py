@@ -45,7 +45,8 @@ def frames(edge=(1.0, 1.05), scale_free=(1.0, 2.0), seeds=4, lost=(), outcome="d
         ({"lost": (0.2,)}, Verdict.reproduced, Verdict.reproduced),
         ({"lost": (0.2,), "outcome": "stalled"}, Verdict.reproduced, Verdict.reproduced),
         ({"fitted": 400, "after": 0.01}, Verdict.reproduced, Verdict.reproduced),  # what comes later does not count
-        ({"fitted": 10}, Verdict.not_reproduced, Verdict.reproduced),  # of the last look before it
+        ({"fitted": 10}, Verdict.undecided, Verdict.reproduced),  # before the first look at it
+        ({"fitted": 30}, Verdict.reproduced, Verdict.reproduced),
         ({"seeds": 2}, Verdict.undecided, Verdict.undecided),
     ],
 )

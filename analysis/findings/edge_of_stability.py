@@ -29,8 +29,8 @@ CAPTION = (
     "LeNet with ReLU, 1,000 images of Fashion-MNIST, every update on all of them, no momentum. (a, b) Learning rate "
     "times the largest eigenvalue of the loss's Hessian, over 2: above 1 (dotted) a quadratic loss diverges. Geometric "
     "mean (line) over seeds and 95 % interval (band), a shade a rate, the darkest the largest; a dot where the "
-    "training loss falls below 0.1 (mean over seeds), behind which cross-entropy flattens. (c) Sharpness at the end, "
-    "plain and scale-free (every weight in units of its tensor's norm), against the rate."
+    "training loss falls below 0.1 (mean of the seeds that get there), behind which cross-entropy flattens. (c) "
+    "Sharpness at the end, plain and scale-free (every weight in units of its tensor's norm), against the rate."
 )
 SWEEP = "edge_of_stability"
 NEEDS = {
@@ -79,7 +79,7 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
             shade = 0.35 + 0.65 * place / max(1, len(rates) - 1)
             ax.plot(rows["step"], rows["mean"], color=figures.COLOURS[arm], lw=1.1, alpha=shade, label=number(rate))
             ax.fill_between(rows["step"], rows["low"], rows["high"], color=figures.COLOURS[arm], alpha=0.12, lw=0)
-            if (end := part.loc[part["lr"] == rate, "fitted"].mean()) < rows["step"].max():
+            if np.isfinite(end := part.loc[(part["lr"] == rate) & part["is_fitted"], "fitted"].mean()):
                 height = np.interp(end, rows["step"], rows["mean"])
                 ax.plot(end, height, "o", ms=4, color=figures.COLOURS[arm], alpha=shade)
         ax.axhline(1, color=figures.MUTED, lw=1, ls=":")
@@ -142,13 +142,14 @@ def _looks(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     looks, steps = frames["hessian_top_eigenvalue"], frames["steps"]
     trained = looks[looks["outcome"] == "trained"]
     first = steps[steps["loss"] < FITTED].groupby("run_id", observed=True)["step"].min()
-    fitted = trained["run_id"].map(first.to_dict()).fillna(trained["step"].max()).astype(float)
-    return trained.assign(edge=trained["lr"] * trained["eigenvalue"] / 2, fitted=fitted)
+    fitted = trained["run_id"].map(first.to_dict()).astype(float)
+    edge = trained["lr"] * trained["eigenvalue"] / 2
+    return trained.assign(edge=edge, fitted=fitted.fillna(trained["step"].max()), is_fitted=fitted.notna())
 
 
 def _late(looks: pd.DataFrame) -> pd.DataFrame:
     """The looks of the last third of the fit, or the last one before its end where there is none."""
-    inside = looks[looks["step"] <= looks["fitted"]]
+    inside = looks[(looks["step"] > 0) & (looks["step"] <= looks["fitted"])]
     last = inside.groupby(["norm", "lr", "seed"], observed=True)["step"].transform("max")
     return inside[(inside["step"] >= 2 / 3 * inside["fitted"]) | (inside["step"] == last)]
 

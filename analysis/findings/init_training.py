@@ -70,9 +70,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     for init, (label, dashes) in INITS.items():
         part = finite[finite["init"] == init]
         if len(part):
-            rows = stats.over_seeds(part, ["step"], "loss", Scale.log)
+            rows = stats.over_seeds(part.assign(update=part["step"] + 1), ["update"], "loss", Scale.log)
             dot = "o" if len(rows) == 1 else ""
-            figures.band(left, rows, "step", "none", label=label, ls=dashes, marker=dot, ms=4, clip_on=not dot)
+            figures.band(left, rows, "update", "none", label=label, ls=dashes, marker=dot, ms=4, clip_on=not dot)
             for _, line in part.sort_values("step", kind="stable").groupby("seed"):
                 smooth = line["loss"].rolling(10, min_periods=1).mean()
                 middle.plot(line["step"], smooth, color=figures.COLOURS["none"], ls=dashes, lw=1, alpha=0.8)
@@ -81,15 +81,18 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     left.set_yscale("log")
     titles = f"loss of the first {last + 1} updates", "the same near the loss of guessing"
     for ax, title, letter in zip((left, middle), titles, "ab", strict=True):
-        ax.set_xlim(0, max(1, last))
-        ax.set_xlabel("updates")
         ax.set_ylabel("loss of the mini-batch")
         figures.panel(ax, letter, title)
+    left.set_xscale("log")
+    left.set_xlim(0.9, last + 1)
+    left.set_xlabel("update (1: the first)")
+    middle.set_xlim(0, max(1, last))
+    middle.set_xlabel("updates")
     middle.set_ylim(ZOOM)
-    for level, name in ((GUESS, "guessing"), (TRAINED, "has begun to learn below")):
+    for level, name in ((GUESS, "guessing"), (TRAINED, "has begun\nto learn")):
         middle.axhline(level, color=figures.MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
-        middle.text(0.99, level - 0.006, name, transform=middle.get_yaxis_transform(), fontsize=7, color=figures.MUTED,
-                    ha="right", va="top")  # fmt: skip
+        middle.text(1.01, level, name, transform=middle.get_yaxis_transform(), fontsize=7, color=figures.MUTED,
+                    ha="left", va="center")  # fmt: skip
     runs = _runs(frames)
     for position, init in enumerate(INITS):
         ended = runs[(runs["init"] == init) & np.isfinite(runs["last"])]

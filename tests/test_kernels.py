@@ -192,29 +192,30 @@ def images_of(num: int, channels: int, *sides: int, dtype: torch.dtype = torch.f
     st.sampled_from([(3, 1), (3, 2), (1, 2)]),
     st.sampled_from([(16, 16), (16, 32), (32, 16), (64, 64), (48, 16)]), st.integers(1, 5),
     st.sampled_from([(8, 8), (8, 10), (9, 11), (16, 16), (32, 4), (6, 19), (5, 13), (1, 64)]), st.booleans(),
-    st.integers(1, 3), st.integers(0, 100),
+    st.booleans(), st.integers(1, 3), st.integers(0, 100),
 )  # fmt: skip
-def test_a_wide_convolution_is_the_convolution(kind, channels, num, sides, relu, num_threads, seed):
-    """Of 3x3 by Winograd's algorithm, at strides 1 and 2, with its ReLU; of 1x1 at stride 2."""
+def test_a_wide_convolution_is_the_convolution(kind, channels, num, sides, relu, adds, num_threads, seed):
+    """Of 3x3 by Winograd's algorithm, at strides 1 and 2, with its ReLU and an addition; of 1x1 at stride 2."""
     torch.manual_seed(seed)
     size, stride = kind
     conv, relu = conv_of(*channels, stride=stride, size=size), relu and size == 3
     ours = WinogradConv(conv, relu) if size == 3 else PointwiseConv(conv)
     assert ours.applies(conv)
-    mine, theirs = (images_of(num, channels[0], *sides).requires_grad_() for _ in range(2))
-    with torch.no_grad():
-        theirs.copy_(mine)
+    x, added = images_of(num, channels[0], *sides), images_of(num, channels[1], *sides)
+    given = [x, added] if relu and adds and stride == 1 else [x]
+    mine, theirs = ([each.clone().requires_grad_() for each in given] for _ in range(2))
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        found, wanted = ours(mine), conv(theirs)
+        found, wanted = ours(*mine), conv(theirs[0])
+        wanted = sum(theirs[1:], wanted)
         wanted = torch.relu(wanted) if relu else wanted
-        assert type(found.grad_fn) is not type(wanted.grad_fn)  # torch did not do both
+        assert "_Convolved" in type(found.grad_fn).__name__  # torch did not do both
         close(found, wanted)
         weights = torch.randn_like(wanted)
         for a, b in zip(
-            gradients(found, weights, [mine, conv.weight]),
-            gradients(wanted, weights, [theirs, conv.weight]),
+            gradients(found, weights, [*mine, conv.weight]),
+            gradients(wanted, weights, [*theirs, conv.weight]),
             strict=True,
         ):
             close(a, b)
@@ -409,6 +410,35 @@ def test_convolutions_of_bf16_round_what_autocast_rounds(
     torch.testing.assert_close(grad_weight.double(), twin.weight.grad, rtol=1e-4, atol=1e-4)
 
 
+@compiled
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("case", ["shortcut", "another layout", "of x no gradient", "of nothing else"])
+def test_an_addition_and_relu_with_the_convolution_leave_its_bits(
+    case: str, half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other is the twin: as in torch, the convolution's output is rounded before the addition."""
+    monkeypatch.setattr(build, "has_matrix_unit", lambda: False)
+    torch.manual_seed(0)
+    conv, dtype = conv_of(16, 32, torch.float32), torch.bfloat16 if half else torch.float32
+    x, added, slope = (images_of(3, width, 8, 8, dtype=torch.float32).to(dtype) for width in (16, 32, 32))
+    added = added.contiguous() if case == "another layout" else added
+    apart, found = WinogradConv(conv), []
+    for together in (True, False):
+        mine, other = x.clone(), added.clone()
+        wanted = [each.requires_grad_() for each in (mine, other, conv.weight.requires_grad_())]
+        if case == "of x no gradient":
+            wanted.remove(mine.requires_grad_(False))
+        if case == "of nothing else":
+            wanted = [other]
+            mine.requires_grad_(False), conv.weight.requires_grad_(False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            y = WinogradConv(conv, relu=True)(mine, other) if together else NormReLU(None)(apart(mine), other)
+        assert (len(y.grad_fn.next_functions) > 2) is (together and case != "another layout")
+        found.append([y.detach(), *torch.autograd.grad(y, wanted, slope)])
+    assert found[0][0].min() == 0 and found[0][0].dtype == dtype
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 def rounded(conv: nn.Conv2d, x: Tensor, slope: Tensor) -> list[Tensor]:
     """A convolution's output in bf16, and the gradients of its input and parameters."""
     mine = x.clone().requires_grad_()
@@ -533,15 +563,15 @@ def test_what_is_fused() -> None:
     counted = [Counter(kernels_in(net)) for net in resnet]
     wide = {"WinogradConv": 18, "PointwiseConv": 2}  # two blocks stride
     assert counted[0] == {"NormReLU": 19, **wide}  # the stem's norm, and two a block
-    assert counted[1] == {"NormReLU": 10, **wide}  # the stem's ReLU, and additions with theirs
+    assert counted[1] == {"NormReLU": 1, **wide}  # the stem's ReLU; additions and theirs belong to convolutions
     assert counted[2] == {"NormReLU": 19, **wide}  # each ReLU, none with its norm
     strided = lenet("batch")
     strided.conv1.stride = (2, 2)  # type: ignore[assignment]
     assert kernels_in(strided) == ["PooledConv"]
 
 
-def test_a_relu_right_behind_a_convolution_is_computed_with_it() -> None:
-    for norm, num in (("none", 9), ("batch", 0)):  # the first of two convolutions in a block
+def test_what_is_behind_a_convolution_is_computed_with_it() -> None:
+    for norm, num in (("none", 18), ("batch", 0)):  # the first's ReLU in a block, the second's addition and ReLU
         made = Fused(built("resnet", (3, 32, 32), norm, depth=20), 1)._training
         assert isinstance(made, torch.fx.GraphModule)
         assert sum(isinstance(m, WinogradConv) and m.relu for m in made.modules()) == num
@@ -558,6 +588,8 @@ class Branching(nn.Module):
         super().__init__()
         self.first, self.norm, self.relu, self.kind = conv_of(16, 16), norm_of(16, True), nn.ReLU(), kind
         self.second = conv_of(16, 16)
+        if kind == "without a norm":
+            self.norm = nn.Identity()  # type: ignore[assignment]
         if kind == "at a stride":
             self.first.stride, self.second = (2, 2), nn.Upsample(scale_factor=2)  # type: ignore[assignment]
 
@@ -574,7 +606,8 @@ class Branching(nn.Module):
 
 @compiled
 @pytest.mark.parametrize(
-    ("kind", "added"), [("behind", 1), ("indexed", 1), ("at a stride", 1), ("before", 0), ("thrice", 0)]
+    ("kind", "added"),
+    [("behind", 1), ("without a norm", 1), ("indexed", 1), ("at a stride", 1), ("before", 0), ("thrice", 0)],
 )
 def test_a_shortcuts_gradient_is_added_where_the_convolutions_is_written(kind: str, added: int) -> None:
     torch.manual_seed(0)

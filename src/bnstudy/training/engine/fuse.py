@@ -3,8 +3,8 @@
 The forward pass is traced (torch.fx), once for training and once for evaluation, and in it
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
     norm, addition, ReLU, or two of them, and a ReLU by itself (kernels.norm_relu);
-    a convolution of 3x3, with a ReLU after it, is left with fewer products (kernels.winograd), and its gradient is
-        added there to that of a shortcut around it;
+    a convolution of 3x3, with an addition and a ReLU after it, is left with fewer products (kernels.winograd), and its
+        gradient is added there to that of a shortcut around it;
     one of 1x1 at stride 2 reads and writes only what it needs (kernels.pointwise);
     any other, in bf16, is computed in float32 where the processor cannot do better (kernels.bf16).
 Parameters and statistics stay those of the network. A network that cannot be traced, or has hooks, computes as its file
@@ -69,6 +69,7 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
         if fusion := _pooled_conv(node, modules, num_runs) or _norm_relu(node, modules):
             _replace(fused, *fusion)
     graph.eliminate_dead_code()
+    modules = dict(fused.named_modules())
     for node in list(graph.nodes):  # of the convolutions that are left, and of ReLUs that none of them takes along
         if fusion := _winograd(node, modules) or _relu(node, modules) or _other(node, modules):
             _replace(fused, *fusion)
@@ -135,8 +136,18 @@ def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
         return None
     assert isinstance(layer, nn.Conv2d)
     user = next(iter(conv.users))
+    if _once(conv) and layer.stride == (1, 1) and (added := _added(user, conv, modules)):
+        return WinogradConv(layer, relu=True), (entering, added), user
     relu = _once(conv) and _input(user, nn.ReLU, modules) is conv
     return WinogradConv(layer, relu), (entering,), user if relu else conv
+
+
+def _added(node: fx.Node, conv: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """What an addition without a norm, rectified, adds to the convolution's output; None where `node` is none."""
+    if not _is(node, NormReLU, modules) or modules[str(node.target)].norm is not None or len(node.args) != 2:
+        return None
+    others = [term for term in node.args if isinstance(term, fx.Node) and term is not conv]
+    return others[0] if len(others) == 1 else None
 
 
 def _relu(relu: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
@@ -161,7 +172,8 @@ def _pass_on(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     for node in order:
         shared = _input(node, WinogradConv, modules)
         others = [] if shared is None else [user for user in shared.users if user is not node]
-        if len(others) != 1 or not _is(others[0], NormReLU, modules) or order[others[0]] < order[node]:
+        adding = modules.get(str(others[0].target)) if len(others) == 1 else None
+        if not isinstance(adding, NormReLU | WinogradConv) or order[others[0]] < order[node]:
             continue
         (addition,) = others
         if addition.args[1:] != (shared,) or addition.args[0] is shared:

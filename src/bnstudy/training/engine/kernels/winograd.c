@@ -1,5 +1,6 @@
-/* A 3x3 convolution with padding 1 at a STRIDE of 1 or 2, and ReLU if asked for, by Winograd's F(4x4, 3x3), forward and
-   backward, in the layout channels_last. Images are of the type `stored`, all else of REAL (see lanes.h).
+/* A 3x3 convolution with padding 1 at a STRIDE of 1 or 2, and an addition and ReLU if asked for, by Winograd's
+   F(4x4, 3x3), forward and backward, in the layout channels_last. Images are of the type `stored`, all else of REAL (see
+   lanes.h).
 
    Sixteen outputs of a 4x4 tile need 36 products a pair of channels, at stride 2 81, instead of 144 (Lavin and Gray,
    2016): with the patch d under the tile, 6x6 or 9x9, and the kernel g,
@@ -146,14 +147,18 @@ INLINE place place_of(int tile, shape s) {
     return (place){tile / s.tiles, within / s.tw * TILE, within % s.tw * TILE};
 }
 
-/* `count` images (H, W, CIN), or gradients that ReLU's `y` lets pass, each into the middle of a rim of zeros. */
-static void pad(const stored *x, const stored *y, REAL *padded, int count, shape s) {
+/* `count` images (H, W, CIN), or gradients that ReLU's `y` lets pass, each into the middle of a rim of zeros; and what
+   passed as it is, unless `let_pass` is NULL. */
+static void pad(const stored *x, const stored *y, REAL *padded, stored *let_pass, int count, shape s) {
     for (int n = 0; n < count; n++)
         for (int i = 0; i < s.h; i++) {
             const long from = ((long)n * s.h + i) * s.w * CIN;
             REAL *to = padded + (n * padded_size(s) + (i + 1) * padded_row(s) + 1) * CIN;
-            for (long k = 0; k < (long)s.w * CIN; k += LANES)
-                store(to + k, passed(x + from + k, y ? y + from + k : NULL));
+            for (long k = 0; k < (long)s.w * CIN; k += LANES) {
+                const vec found = passed(x + from + k, y ? y + from + k : NULL);
+                store(to + k, found);
+                if (let_pass) write(let_pass + from + k, found);
+            }
         }
 }
 
@@ -198,13 +203,14 @@ SHARED void patches(const REAL *padded, REAL *found, int from, int end, shape s)
     __builtin_prefetch((from) + f * PART(side, channels) + k, writes)
 
 /* (MATRICES, TILES, COUT) from (MATRICES, TILES, CIN) and the kernel (MATRICES, CIN, COUT). Next come `x`, with `of_x`
-   unless that is NULL, and `y`. */
+   unless that is NULL, and `y`, with what is `added` unless that is NULL. */
 SHARED void multiply(const REAL *patch, const REAL *kernel, REAL *product, const stored *x, const stored *of_x,
-                     int x_side, const stored *y, int y_side) {
+                     int x_side, const stored *y, const stored *added, int y_side) {
     for (int f = 0; f < MATRICES; f++) {
         BRING(x, x_side, CIN, 0);
         BRING(of_x, x_side, CIN, 0);
         BRING(y, y_side, COUT, 1);
+        BRING(added, y_side, COUT, 0);
         for (int at = 0; at < COUT; at += VB * LANES)
             for (int t = 0; t < TILES; t += ROWS) {
                 const REAL *v = patch + f * NEXT(CIN) + t * CIN, *u = kernel + (long)f * CIN * COUT + at;
@@ -222,7 +228,7 @@ SHARED void multiply(const REAL *patch, const REAL *kernel, REAL *product, const
 }
 
 /* A' m A of the tiles `from` to `end`, TILES at most, and what is `added` (unless NULL), rectified if asked for, into images
-   y (H, W, COUT). */
+   y (H, W, COUT). What is rectified is rounded before the addition, as a convolution's output by itself would be. */
 INLINE void outputs(const REAL *product, const stored *added, stored *y, int from, int end, shape s, const int relu) {
     const long next = NEXT(COUT);
     for (int t = 0; t < TILES && from + t < end; t++) {
@@ -243,7 +249,7 @@ INLINE void outputs(const REAL *product, const stored *added, stored *y, int fro
                 to_outputs(half[i], across);
                 EACH(j, TILE) if (i < high && j < wide) {
                     const long at = corner + ((long)i * s.ow + j) * COUT + c;
-                    const vec found = added ? across[j] + read(added + at) : across[j];
+                    const vec found = added ? (relu ? rounded(across[j]) : across[j]) + read(added + at) : across[j];
                     write(y + at, relu ? rectified(found) : found);
                 }
             }
@@ -367,9 +373,10 @@ SHARED void kernel_of(REAL *const *found, int threads, REAL *gradient) {
     }
 }
 
-/* `back`: x is the gradient of what a convolution made, and y that of what it had, with what is `added`. */
-INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *weight, const stored *added, stored *y,
-                      long num, shape s, const int relu, const int back, int threads) {
+/* `back`: x is the gradient of what a convolution made, and y that of what it had, with what is `added`; of x is written,
+   unless `let_pass` is NULL, what `rectified_x` lets pass. */
+INLINE void convolved(const stored *x, const stored *rectified_x, stored *let_pass, const REAL *weight,
+                      const stored *added, stored *y, long num, shape s, const int relu, const int back, int threads) {
     REAL *kernel = unset((long)MATRICES * CIN * COUT);
 #pragma omp parallel num_threads(threads)
     {
@@ -381,12 +388,13 @@ INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *we
         for (long n = low; n < high; n += s.together) {
             const int count = high - n < s.together ? high - n : s.together;
             const long at = n * pixels(s) * CIN, after = at + count * pixels(s) * CIN, to = n * places(s) * COUT;
-            pad(x + at, rectified_x ? rectified_x + at : NULL, padded, count, s);
+            pad(x + at, rectified_x ? rectified_x + at : NULL, padded, let_pass ? let_pass + at : NULL, count, s);
             for (int from = 0; from < count * s.tiles; from += TILES) {
                 const long next = after + (long)STEP * STEP * from * CIN;
+                const long then = to + (long)TILE * TILE * (from + TILES) * COUT;
                 patches(padded, patch, from, count * s.tiles, s);
-                multiply(patch, kernel, product, x + next, rectified_x ? rectified_x + next : NULL, STEP,
-                         y + to + (long)TILE * TILE * (from + TILES) * COUT, TILE);
+                multiply(patch, kernel, product, x + next, rectified_x ? rectified_x + next : NULL, STEP, y + then,
+                         added ? added + then : NULL, TILE);
                 outputs(product, added ? added + to : NULL, y + to, from, count * s.tiles, s, relu);
             }
         }
@@ -395,10 +403,13 @@ INLINE void convolved(const stored *x, const stored *rectified_x, const REAL *we
     free(kernel);
 }
 
-/* y (N, OH, OW, COUT) = x (N, H, W, CIN) convolved with the weights (COUT, 3, 3, CIN), then rectified. */
-void convolve(const stored *x, const REAL *weight, stored *y, long num, int h, int w, int relu, int threads) {
-    if (relu) convolved(x, NULL, weight, NULL, y, num, shape_of(h, w), 1, 0, threads);
-    else convolved(x, NULL, weight, NULL, y, num, shape_of(h, w), 0, 0, threads);
+/* y (N, OH, OW, COUT) = x (N, H, W, CIN) convolved with the weights (COUT, 3, 3, CIN); then rectified, if asked for, with
+   what is `added`, or NULL. */
+void convolve(const stored *x, const REAL *weight, const stored *added, stored *y, long num, int h, int w, int relu,
+              int threads) {
+    if (relu && added) convolved(x, NULL, NULL, weight, added, y, num, shape_of(h, w), 1, 0, threads);
+    else if (relu) convolved(x, NULL, NULL, weight, NULL, y, num, shape_of(h, w), 1, 0, threads);
+    else convolved(x, NULL, NULL, weight, NULL, y, num, shape_of(h, w), 0, 0, threads);
 }
 
 #if STRIDE > 1
@@ -462,7 +473,7 @@ static void spread_back(const stored *dy, const stored *y, const REAL *weight, c
                 if (y) spread(dy + of, y + of, slopes, from, end, s, CIN);
                 else spread(dy + of, NULL, slopes, from, end, s, CIN);
                 multiply(slopes, kernel, product, dy + next, y ? y + next : NULL, TILE,
-                         dx + to + (long)STEP * STEP * from * COUT, STEP);
+                         dx + to + (long)STEP * STEP * from * COUT, NULL, STEP);
                 add_patches(product, padded, from, end, s);
             }
             crop(padded, added ? added + to : NULL, dx + to, count, s);
@@ -474,12 +485,13 @@ static void spread_back(const stored *dy, const stored *y, const REAL *weight, c
 #endif
 
 /* The gradient of what was convolved, images of H by W, from that of the result, its CIN the former COUT; `y` is the result
-   that ReLU left, or NULL, and `added` a gradient that they have from elsewhere, or NULL. */
-void input_gradient(const stored *dy, const stored *y, const REAL *weight, const stored *added, stored *dx, long num,
-                    int h, int w, int threads) {
+   that ReLU left, or NULL, and `added` a gradient that they have from elsewhere, or NULL. At stride 1 what ReLU lets pass is
+   written, too, unless `let_pass` is NULL. */
+void input_gradient(const stored *dy, const stored *y, const REAL *weight, const stored *added, stored *dx,
+                    stored *let_pass, long num, int h, int w, int threads) {
 #if STRIDE == 1
-    if (added) convolved(dy, y, weight, added, dx, num, shape_of(h, w), 0, 1, threads);
-    else convolved(dy, y, weight, NULL, dx, num, shape_of(h, w), 0, 1, threads);
+    if (added) convolved(dy, y, let_pass, weight, added, dx, num, shape_of(h, w), 0, 1, threads);
+    else convolved(dy, y, let_pass, weight, NULL, dx, num, shape_of(h, w), 0, 1, threads);
 #else
     spread_back(dy, y, weight, added, dx, num, shape_of(h, w), threads);
 #endif
@@ -501,7 +513,7 @@ void kernel_gradient(const stored *x, const stored *dy, const stored *y, REAL *g
         for (long n = low; n < high; n += s.together) {
             const int count = high - n < s.together ? high - n : s.together, end = count * s.tiles;
             const long at = n * pixels(s) * CIN, after = at + count * pixels(s) * CIN, of = n * places(s) * COUT;
-            pad(x + at, NULL, padded, count, s);
+            pad(x + at, NULL, padded, NULL, count, s);
             for (int from = 0; from < end; from += TILES) {
                 const long next = of + (long)TILE * TILE * (from + TILES) * COUT;
                 patches(padded, patch, from, end, s);

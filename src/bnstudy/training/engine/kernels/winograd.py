@@ -16,42 +16,53 @@ from torch import Tensor, nn
 
 from bnstudy.training.engine.kernels import bf16, build, wide
 from bnstudy.training.engine.kernels.build import pointers
+from bnstudy.training.engine.kernels.norm_relu import NormReLU
 
 
 class WinogradConv(nn.Module):
     """Takes the place of a convolution of 3x3 with padding 1 at stride 1 or 2, and of a ReLU after it, if asked to.
 
-    If it is to pass its input on, it also returns that, for those who use it, too: their gradient is then added where
-    the convolution's is written, which saves a pass over memory.
+    At stride 1 also of an addition before the ReLU (if called with `added`). If it is to pass its input on, it also
+    returns that, for those who use it, too: their gradient is then added where the convolution's is written. Both save
+    a pass over memory.
     """
 
     def __init__(self, conv: nn.Conv2d, relu: bool = False) -> None:
         super().__init__()
         self.conv, self.relu, self.passes_on = conv, relu, False
+        self.apart = NormReLU(None)  # adds and rectifies where the kernel does not
 
     @staticmethod
     def applies(conv: nn.Module) -> bool:
         same = wide.is_wide(conv) and (conv.kernel_size, conv.padding) == ((3, 3), (1, 1))
         return same and conv.stride in ((1, 1), (2, 2))
 
-    def forward(self, x_NCHW: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x_NCHW: Tensor, added: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         weight, stride, entering = self.conv.weight, self.conv.stride[0], wide.cast(x_NCHW)
         library = _library(entering.dtype, stride, *weight.shape[:2]) if (fits := wide.fits(entering, weight)) else None
         if fits:
             build.count_use("winograd", library)
         if library is None:
-            y = bf16.convolve(self.conv, entering)
-            y = torch.relu(y) if self.relu else y
-            passed = x_NCHW
+            y, passed = bf16.convolve(self.conv, entering), x_NCHW
+            if added is not None:
+                y = self.apart(y, added)
+            elif self.relu:
+                y = torch.relu(y)
+        elif added is None or _alike(added, entering, len(weight)):
+            y, passed = _Convolved.apply(entering, weight, stride, self.relu, added)
         else:
-            y, passed = _Convolved.apply(entering, weight, stride, self.relu)
-            passed = passed if entering is x_NCHW else x_NCHW
+            y, passed = _Convolved.apply(entering, weight, stride, False, None)
+            y = self.apart(y, added)
+        if entering is not x_NCHW:
+            passed = x_NCHW
         return (y, passed) if self.passes_on else y
 
 
 class _Convolved(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_OIHW: Tensor, stride: int, relu: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight_OIHW: Tensor, stride: int, relu: bool, added: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         out, into = weight_OIHW.shape[:2]
         weight_OIHW = weight_OIHW.contiguous(memory_format=torch.channels_last)
         if x.dtype == torch.bfloat16 and stride > 1 and build.multiplies_bf16():  # torch's takes two thirds of the time
@@ -60,9 +71,9 @@ class _Convolved(torch.autograd.Function):
         else:
             y = wide.shrunk(x, out, stride)
             library = _library(x.dtype, stride, out, into)
-            library.convolve(*pointers(x, weight_OIHW, y), *wide.sizes(x), int(relu), wide.threads())
+            library.convolve(*pointers(x, weight_OIHW, added, y), *wide.sizes(x), int(relu), wide.threads())
         ctx.save_for_backward(x, weight_OIHW, y if relu else None)
-        ctx.stride = stride
+        ctx.stride, ctx.adds = stride, added is not None
         ctx.set_materialize_grads(False)  # of x where nobody else uses it
         return y, x
 
@@ -72,19 +83,30 @@ class _Convolved(torch.autograd.Function):
         x, weight_OIHW, y = ctx.saved_tensors
         out, into = weight_OIHW.shape[:2]
         grad, passed = (g if g is None else g.contiguous(memory_format=torch.channels_last) for g in gradients)
-        grad_x = grad_weight = None
+        grad_x = grad_weight = grad_added = None
         if grad is None:
-            return passed, None, None, None
+            return passed, None, None, None, None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.empty_like(x)
+            grad_x, grad_added = torch.empty_like(x), torch.empty_like(grad) if ctx.adds else None
             library = _library(x.dtype, ctx.stride, into, out)
-            arrays = pointers(grad, y, weight_OIHW, passed, grad_x)
+            arrays = pointers(grad, y, weight_OIHW, passed, grad_x, grad_added)
             library.input_gradient(*arrays, *wide.sizes(x), wide.threads())
+        elif ctx.adds:
+            grad_added = grad.masked_fill(y <= 0, 0).contiguous(memory_format=torch.channels_last)
+        if grad_added is not None:  # read once more, and ReLU need not be
+            grad, y = grad_added, None
         if ctx.needs_input_grad[1]:
             grad_weight = torch.empty_like(weight_OIHW)
             library = _library(x.dtype, ctx.stride, out, into)
             library.kernel_gradient(*pointers(x, grad, y, grad_weight), *wide.sizes(x), wide.threads())
-        return grad_x, grad_weight, None, None
+        return grad_x, grad_weight, None, None, grad_added
+
+
+def _alike(added: Tensor, x: Tensor, channels: int) -> bool:
+    """Whether the kernel can add this to what it makes of x at stride 1."""
+    shape = (len(x), channels, *x.shape[2:])
+    laid_out = added.is_contiguous(memory_format=torch.channels_last)
+    return added.shape == shape and added.dtype == x.dtype and added.device == x.device and laid_out
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bnstudy import probes
 from bnstudy.api import _places
+from bnstudy.api._values import plain
 from bnstudy.config import plugins
 from bnstudy.config.schema import from_dict
 from bnstudy.models.layers import Layer
@@ -128,9 +129,9 @@ def checked_options(name: str | Probe, options: Mapping[str, Any], caller: Calla
     if name not in (known := plugins.names("probes")):
         raise _places.unknown("probe", name, known)
     plugins.check_current("probes", name)
-    plain: dict[str, Any] = {option: _plain(value) for option, value in options.items()}
-    from_dict({"probes": {name: {"options": plain}}})
-    return plain
+    values: dict[str, Any] = plain(dict(options))
+    from_dict({"probes": {name: {"options": values}}})
+    return values
 
 
 def _check_names(function: Probe, caller: Callable[..., Any]) -> None:
@@ -148,13 +149,6 @@ def _check_names(function: Probe, caller: Callable[..., Any]) -> None:
                 f"{getattr(function, '__name__', function)}: its option {parameter.name} has the name of an argument "
                 f"of bnstudy.{caller.__qualname__}, which would take the value; rename it"
             )
-
-
-def _plain(value: Any) -> Any:
-    """Numbers, arrays and series of numpy, pandas or torch, and any sequence, as Python's own numbers and lists."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return list(map(_plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 @host.by_default()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bnstudy.api import _places
+from bnstudy.api._values import plain
 from bnstudy.config.schema import Config, from_dict, to_dict
 from bnstudy.store import paths
 
@@ -81,7 +82,7 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     from bnstudy.sweep.plan import plan
     from bnstudy.tracking.console import Progress
 
-    config = from_dict(_plain(to_dict(config)))
+    config = from_dict(plain(to_dict(config)))
     folder = _places.results(config.runtime.results if results is None else results).absolute()
     images = Path(config.runtime.data_root).absolute()  # the run that is returned outlives an os.chdir
     config = replace(config, runtime=replace(config.runtime, results=str(folder), data_root=str(images)))
@@ -158,15 +159,6 @@ def run(run_id: str, results: Folder | None = None, *, data_root: Folder | None 
         how = "has not ended" if state == State.partial else "has files that are not what was written"
         raise ValueError(f"run_id = {run_id!r}: it {how}; bnstudy.fit with its configuration, or its sweep, trains it")
     return Run(run_id, folder, _places.data_root(data_root).absolute())
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and arrays of numpy as Python's."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value.tolist() if type(value).__module__ == "numpy" else value
 
 
 def _by_default(method: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:

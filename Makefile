@@ -99,6 +99,7 @@ test-slurm: $(READY) ## sweeps through a real Slurm, started on this machine (ro
 .PHONY: lint
 lint: $(READY) ## ruff, mypy, and which room of src/bnstudy may import which
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache
 

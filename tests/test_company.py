@@ -258,5 +258,3 @@ def test_a_checkpoint_of_another_version_is_dropped_aloud(tmp_path, root, monkey
     monkeypatch.undo()
     make(grid(root), tmp_path)
     assert "another version" in capsys.readouterr().out
-
-

@@ -68,9 +68,7 @@ def test_a_power_law_everywhere_reproduces() -> None:
     [{"lognormal": 10.5}, {"stretched_exponential": 10.5}, {"half_normal": -19.0}],
     ids=["lognormal likelier", "stretched exponential likelier", "half-normal not ruled out"],
 )
-@pytest.mark.parametrize(
-    ("seeds", "verdict"), [((0, 1), Verdict.undecided), (range(5), "")]
-)
+@pytest.mark.parametrize(("seeds", "verdict"), [((0, 1), Verdict.undecided), (range(5), "")])
 def test_each_rival_alone_ends_the_power_law(gain: Mapping[str, float], seeds: Any, verdict: str) -> None:
     evidence = judged({(55, seed, True): gain for seed in seeds})
     assert evidence["6-power-law"].verdict == (verdict or Verdict.not_reproduced)

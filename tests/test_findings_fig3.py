@@ -174,5 +174,3 @@ def test_the_figure_shows_mean_and_published_curve() -> None:
     seen = PUBLISHED[(PUBLISHED["norm"] == "batch") & (PUBLISHED["mini_batch"] == 1)]["relative_loss"]
     assert any(np.array_equal(np.asarray(line.get_ydata(), dtype=float), seen) for line in fig.axes[0].lines)
     assert [ax.get_xlabel() for ax in fig.axes].count("step size") == 3
-
-

@@ -89,9 +89,7 @@ def test_three_of_four_layers_are_not_nine_in_ten() -> None:
     assert judged(turn)["13-layers"].verdict is Verdict.not_reproduced
 
 
-@pytest.mark.parametrize(
-    ("noise", "verdict"), [(0.0, Verdict.reproduced), (1e3, Verdict.undecided)]
-)
+@pytest.mark.parametrize(("noise", "verdict"), [(0.0, Verdict.reproduced), (1e3, Verdict.undecided)])
 def test_means_are_judged_by_their_rank_correlation(noise: float, verdict: Verdict) -> None:
     def blur(data: Frames) -> None:
         means = data["activation_moments"]

@@ -61,8 +61,11 @@ def test_what_a_simulation_gives_reproduces() -> None:
         ({("none", "kaiming_normal"): (500.0, 18.0)}, "16-loss", Verdict.not_reproduced),
         ({("none", "kaiming_normal"): (1e9, 6.0)}, "16-depth", Verdict.partly),
         ({("none", "torch_default"): (2.3, 9.0)}, "16-depth", Verdict.partly),
-        ({("none", "kaiming_normal"): (1e9, 3.0), ("none", "torch_default"): (2.3, 9.0)}, "16-depth",
-         Verdict.not_reproduced),
+        (
+            {("none", "kaiming_normal"): (1e9, 3.0), ("none", "torch_default"): (2.3, 9.0)},
+            "16-depth",
+            Verdict.not_reproduced,
+        ),
         ({("batch", "kaiming_normal"): (20.0, 1.0)}, "16-bn", Verdict.partly),
         ({("batch", "kaiming_normal"): (1e9, 1.0)}, "16-bn", Verdict.not_reproduced),
     ],

@@ -641,9 +641,7 @@ def test_of_bf16_a_shortcuts_gradient_is_rounded_with_the_sum(stride: int, monke
         (y, passed), (_, unrounded) = conv(half), conv(x)
     assert torch.equal(passed, half) and unrounded is x
     of_y, of_passed = (torch.randn_like(each) for each in (y, half))
-    exact = torch.nn.grad.conv2d_input(
-        x.shape, conv.conv.weight.bfloat16().double(), of_y.double(), stride, padding=1
-    )
+    exact = torch.nn.grad.conv2d_input(x.shape, conv.conv.weight.bfloat16().double(), of_y.double(), stride, padding=1)
     both = torch.autograd.grad([y, passed], half, [of_y, of_passed], retain_graph=True)[0]
     torch.testing.assert_close(both.double(), exact + of_passed.double(), rtol=1 / 256, atol=1e-5)
     alone = [torch.autograd.grad(each, half, of, retain_graph=True)[0] for each, of in ((y, of_y), (passed, of_passed))]

@@ -284,7 +284,7 @@ def test_jobs_of_another_user_are_found_and_their_record_stays(tmp_path, cluster
     (results := tmp_path / "results").mkdir()
     submit(wanted, results)
     (cluster / "queue").write_text("7_0 RUNNING\n7_1 PENDING\n")
-    (cluster / "squeue").write_text(f'#!/bin/sh\ncase $1 in --user={os.getuid()}) cat {cluster}/queue;; esac\n')
+    (cluster / "squeue").write_text(f"#!/bin/sh\ncase $1 in --user={os.getuid()}) cat {cluster}/queue;; esac\n")
     monkeypatch.setattr(os, "getuid", lambda: 123456)
     capsys.readouterr()
     assert submit(wanted, results) == []

@@ -36,8 +36,10 @@ def root(tmp_path_factory):
         ({"norm": {"name": "batch", "momentum": 2}}, r"^norm\.momentum = 2: "),
         ({"norm": {"name": "batch", "where": "stem*"}}, r"^norm\.where = 'stem\*': 'stem\*' matches none of hidden"),
         (
-            {"model": {"name": "lenet", "padding": 4, "pooling": "average"},
-             "probes": {"saturation": {"at_end": True}}},
+            {
+                "model": {"name": "lenet", "padding": 4, "pooling": "average"},
+                "probes": {"saturation": {"at_end": True}},
+            },
             r"^probes\.saturation: .*not averaged.*conv1.*~probes\.saturation",
         ),
         ({"data__batch_size": 101}, r"^data\.batch_size = 101: give 1 to 100"),

@@ -232,6 +232,8 @@ def test_accumulated_is_not_defined_without_a_mini_batch_of_training_images(netw
     seen = observe(network, *loader.probe_batch(64), reads=set(), loader=loader)
     rows = {row["mode"]: row for row in probes.rows("modes", {"batch_sizes": [64]}, seen)}
     assert math.isnan(rows["accumulated"]["loss"]) and math.isfinite(rows["eval"]["loss"])
+
+
 def test_splits_are_what_a_plain_loop_gives_and_none_where_nothing_is_held_out(network, monkeypatch):
     loader = Loader()
     evaluating = copy.deepcopy(network).eval()

@@ -301,9 +301,7 @@ def test_a_changed_default_of_a_probe_is_not_served_from_tables_that_do_not_say(
     assert publishing.load(tmp_path, NAME).done(explicit)
 
 
-def of_another_sweep(
-    root: Path, seeds: Iterable[int], rates: Iterable[float] = (0.1,), **sweep: Any
-) -> list[Config]:
+def of_another_sweep(root: Path, seeds: Iterable[int], rates: Iterable[float] = (0.1,), **sweep: Any) -> list[Config]:
     made = grid(root, seeds, rates, **{"tables": [], "runs_of": [NAME], "outcome_by": "losses"} | sweep)
     return [replace(each, sweep=replace(each.sweep, name="further")) for each in made]
 

@@ -68,7 +68,7 @@ def test_the_short_table_has_the_numbered_claims_and_what_smaller_scales_decided
     assert r"| 1 | a \| b | paper | 0 | **not run** (reduced, n = 3: undecided) |" in table
     assert "**not run** (fitted, n = 5: partly) |" in readme.short_table([waiting, *smaller, fitted])
     assert f"| 5 | a \\| b | untrained | 5 | **reproduced**{readme.NO_TEST} |" in table
-    assert "| 9-levels |" not in table and "| x |" not in table 
+    assert "| 9-levels |" not in table and "| x |" not in table
     assert "\n1 partly, 1 not run. " in table and "No test (1 reproduced)" in table
 
 

@@ -130,9 +130,7 @@ def test_by_losses_the_search_and_the_tables_judge_alike(tmp_path: Path) -> None
     runs = pd.read_parquet(tmp_path / "tables" / "runs.parquet").set_index("run_id")
     assert set(runs["outcome"]) == {"learns", "at chance", "diverged"} and "last_loss" in runs
     for job in reached.jobs:
-        assert runs["outcome"][job.run_id] == reduction.outcome(
-            store, job.run_id, store.manifest(job.run_id), "losses"
-        )
+        assert runs["outcome"][job.run_id] == reduction.outcome(store, job.run_id, store.manifest(job.run_id), "losses")
     reduction.reduce(store, [job.run_id for job in reached.jobs], tmp_path / "tables", tables=[])
     runs = pd.read_parquet(tmp_path / "tables" / "runs.parquet")
     assert set(runs["outcome"]) == {"stalled", "diverged"} and "last_loss" not in runs

@@ -116,7 +116,8 @@ CLAIMS = (
         scale="init",
         says="The published magnitudes are standard deviations, not variances.",
         criterion=Criterion(
-            tuple(READING.values()), partial=1,
+            tuple(READING.values()),
+            partial=1,
             remark="Root mean square differences over the nine layers. Laid down after 9-levels was measured.",
         ),
         published="the axis reads Log [magnitude]; the text speaks of means and variances (recalled)",

@@ -47,8 +47,10 @@ CLAIMS = (
         scale="reduced",
         says="Along training, too, the noise of a step grows with the square of the learning rate.",
         criterion=Criterion(
-            tuple(SLOPE.values()), partial=1, remark="On log axes, after 60 updates, over 0.001, 0.01 and 0.1, seed by "
-            "seed. At the same weights it is 2 by identity."
+            tuple(SLOPE.values()),
+            partial=1,
+            remark="On log axes, after 60 updates, over 0.001, 0.01 and 0.1, seed by "
+            "seed. At the same weights it is 2 by identity.",
         ),
         published="slope 2, at the same weights",
     ),

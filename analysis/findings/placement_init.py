@@ -67,8 +67,9 @@ CLAIMS = (
         scale="init",
         says="It does not cure the activations: they grow with depth as without BN.",
         criterion=Criterion(
-            tuple(RISES.values()), partial=1, remark="Both networks are, up to their BN, the one without: true by "
-            "construction where claim 9 holds."
+            tuple(RISES.values()),
+            partial=1,
+            remark="Both networks are, up to their BN, the one without: true by construction where claim 9 holds.",
         ),
         published="argued, not measured",
     ),
@@ -86,8 +87,9 @@ CLAIMS = (
         scale="init",
         says="Of single stages only the last, normalised, leaves the network's end as BN everywhere does.",
         criterion=Criterion(
-            tuple(LEFT.values()), partial=1, remark="That the last stage leaves it so is true by construction: layer "
-            "102 sees normalised sums alone."
+            tuple(LEFT.values()),
+            partial=1,
+            remark="That the last stage leaves it so is true by construction: layer 102 sees normalised sums alone.",
         ),
         published="not in the paper",
     ),

@@ -22,8 +22,7 @@ ONE_SIGN = {
     for layer in LAYERS
 }
 LARGER = {
-    layer: Part("that with BN over that without", above=APART, scale=Scale.log, at=f"layer {layer}")
-    for layer in LAYERS
+    layer: Part("that with BN over that without", above=APART, scale=Scale.log, at=f"layer {layer}") for layer in LAYERS
 }
 SHARE = Part("share of the convolutions with it below 4 without BN and at least 10 times larger with BN", above=0.9)
 QUARTILES, OUTER = (0.25, 0.75), (0.05, 0.95)

@@ -66,9 +66,7 @@ CLAIMS = (
         where=WHERE,
         scale="textbook",
         says="This is BN's doing: a norm that does not look at the mini-batch has no such optimum.",
-        criterion=Criterion(
-            (OTHER_OPTIMUM,), needs=(INSIDE,), remark="Less its own highest mean, seed by seed."
-        ),
+        criterion=Criterion((OTHER_OPTIMUM,), needs=(INSIDE,), remark="Less its own highest mean, seed by seed."),
     ),
 )
 

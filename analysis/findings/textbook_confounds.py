@@ -85,8 +85,10 @@ CLAIMS = (
         scale="textbook",
         says="The effects do not simply add: what pooling and padding give depends on BN.",
         criterion=Criterion(
-            tuple(MIXED.values()), partial=1, remark="Of either sign: that of its mean over the seeds; 0.2 points are "
-            "what a main effect of BN of 8 points may neglect."
+            tuple(MIXED.values()),
+            partial=1,
+            remark="Of either sign: that of its mean over the seeds; 0.2 points are "
+            "what a main effect of BN of 8 points may neglect.",
         ),
     ),
 )

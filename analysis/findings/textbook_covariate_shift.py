@@ -44,8 +44,7 @@ MOVE_LESS = {
     rate: Part("drift without BN over that with BN", above=1, scale=Scale.log, at=f"rate {rate:g}") for rate in RATES
 }
 MOVE_MORE = {
-    rate: Part("drift with noise over that without BN", above=1, scale=Scale.log, at=f"rate {rate:g}")
-    for rate in RATES
+    rate: Part("drift with noise over that without BN", above=1, scale=Scale.log, at=f"rate {rate:g}") for rate in RATES
 }
 UNHARMED = {
     rate: Part("training accuracy with noise: distance to that without BN less that to BN's", above=0, unit="points",
@@ -96,9 +95,7 @@ CLAIMS = (
         where=IOFFE,
         scale="textbook",
         says="The more layers' inputs move, the worse a network trains.",
-        criterion=Criterion(
-            tuple(PREDICTS.values()), partial=(PREDICTS["all"],), remark=f"Spearman's. {LOOKS}"
-        ),
+        criterion=Criterion(tuple(PREDICTS.values()), partial=(PREDICTS["all"],), remark=f"Spearman's. {LOOKS}"),
     ),
 )
 

@@ -22,9 +22,7 @@ WAYS = {
 }
 NOTABLE = 5.0  # points of accuracy
 EPOCHS = 10
-LOSES = {
-    way: Part(f"kinds of six that cost 5 points or more, {WAYS[way][4]}", above=3.5) for way in ("stored", "none")
-}
+LOSES = {way: Part(f"kinds of six that cost 5 points or more, {WAYS[way][4]}", above=3.5) for way in ("stored", "none")}
 ROBUST = Part("points lost without BN less with BN and stored statistics, mean over the kinds", above=0)
 KIND = {kind: Part("points lost without BN less with BN", above=0, at=kind) for kind in KINDS}
 WON = Part("share of what costs 5 points or more that re-estimation wins back, smallest over the kinds", above=0.5)

@@ -147,9 +147,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     of = {(key, layer): _of(last, layer).set_index("seed")[key] for key in PRINTED for layer in LAYERS}
     printed = {part.key: of[key, layer] - PRINTED[key][layer] for (key, layer), part in AS_PRINTED.items()}
     alike = {part.key: stats.effect(of[key, "batch"], of[key, "batch_scratch"]) for key, part in ALIKE.items()}
-    speed = {
-        layer: _of(frames["throughput"], layer).groupby("seed")["examples_per_sec"].median() for layer in LAYERS
-    }
+    speed = {layer: _of(frames["throughput"], layer).groupby("seed")["examples_per_sec"].median() for layer in LAYERS}
     faster = stats.effect(speed["batch"], speed["batch_scratch"], Scale.log)
     own = _of(frames["norm_parameters"], "batch_scratch")
     gamma, beta = (own[own["quantity"] == q].groupby("seed")["value"].agg(["min", "max"]) for q in ("weight", "bias"))

@@ -100,8 +100,9 @@ CLAIMS = (
         scale="textbook",
         says="BN keeps gradients from vanishing or exploding with the scale of the weights.",
         criterion=Criterion(
-            tuple(EVEN.values()), partial=1, remark="Hidden layer before training; all weights, the classifier's too, "
-            "times 0.1, 1, 10."
+            tuple(EVEN.values()),
+            partial=1,
+            remark="Hidden layer before training; all weights, the classifier's too, times 0.1, 1, 10.",
         ),
     ),
 )

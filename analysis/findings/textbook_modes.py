@@ -98,9 +98,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     rows = rows[rows["epochs"] >= EPOCHS]
     stored, accumulated = _by_seed(rows, "eval"), _by_seed(rows, "accumulated")
     mixed, by_label = (_by_seed(rows, "train", order, 256) for order in ORDERS)
-    lost = {
-        part.key: stats.effect(accumulated, _by_seed(rows, "train", "mixed", size)) for size, part in LOST.items()
-    }
+    lost = {part.key: stats.effect(accumulated, _by_seed(rows, "train", "mixed", size)) for size, part in LOST.items()}
     even, uneven = ((each - each.mean()).abs() for each in (accumulated, stored))
     values = {
         "textbook-modes-1": lost,

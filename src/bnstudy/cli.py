@@ -358,9 +358,7 @@ def _suite(arguments: argparse.Namespace) -> int:
     from bnstudy.sweep import study
 
     overrides, at = _with_places(arguments), (arguments.results, arguments.jobs)
-    return study.suite(
-        arguments.name, arguments.preset, overrides, *at, again=arguments.again, **_preview(arguments)
-    )
+    return study.suite(arguments.name, arguments.preset, overrides, *at, again=arguments.again, **_preview(arguments))
 
 
 @command(

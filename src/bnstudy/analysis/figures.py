@@ -123,8 +123,16 @@ def band(ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None =
 
 
 def whiskers(
-    ax: Axes, frame: pd.DataFrame, x: str, arm: str, *, label: str | None = None, shift: float = 0, factor: float = 1,
-    colour: str = "", **line: Any,
+    ax: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    arm: str,
+    *,
+    label: str | None = None,
+    shift: float = 0,
+    factor: float = 1,
+    colour: str = "",
+    **line: Any,
 ) -> None:
     """As `band`, with a bar at each place in place of the band, for lines whose bands would lie on one another.
 
@@ -229,7 +237,14 @@ def effects(ax: Axes, by_effect: Mapping[str, Mapping[str, Interval]]) -> None:
 
 
 def seeds(
-    ax: Axes, x: float, values: Any, arm: str, *, scale: Scale, spacing: float = 0.05, colour: str = "",
+    ax: Axes,
+    x: float,
+    values: Any,
+    arm: str,
+    *,
+    scale: Scale,
+    spacing: float = 0.05,
+    colour: str = "",
     interval: bool = True,
 ) -> None:
     """A dot per seed, side by side around `x`, and a bar at their mean on the scale, with its 95 % interval (without

@@ -325,9 +325,7 @@ def _evidence(
     )
 
 
-def _verdict(
-    judgement: criteria.Judgement, full_p: float, partial_p: float, against_p: float
-) -> tuple[Verdict, str]:
+def _verdict(judgement: criteria.Judgement, full_p: float, partial_p: float, against_p: float) -> tuple[Verdict, str]:
     """By p values that are corrected for the number of claims."""
     if judgement.unmet and (judgement.n >= judgement.min_n or not judgement.n):
         return Verdict.undecided, judgement.unmet

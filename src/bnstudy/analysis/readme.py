@@ -112,4 +112,3 @@ def short_table(rows: Sequence[Row]) -> str:
 def _counted(rows: Iterable[Row]) -> str:
     counts = Counter(row["verdict"] for row in rows)
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-

@@ -326,9 +326,7 @@ class Run:
         from bnstudy.training import construct
 
         known = KNOWN.get(self.config.data.name) or self._source()
-        return construct.build_network(
-            self.config, construct.image_shape(self.config, known.shape), known.num_classes
-        )
+        return construct.build_network(self.config, construct.image_shape(self.config, known.shape), known.num_classes)
 
     def _changed(self) -> list[str]:
         """The files that define the network and have changed since it was trained, as far as that is recorded."""

@@ -76,6 +76,8 @@ def share(worker: int, threads: int) -> set[int] | None:
         return set(AFFINITY)
     every = sorted(AFFINITY)
     return {every[(worker * threads + i) % len(every)] for i in range(min(threads, len(every)))}
+
+
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
 

@@ -96,6 +96,8 @@ def _complete(staged: Path) -> list[str] | None:
         return [str(name) for name in json.loads((staged / COMPLETE).read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return None
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """As `replacing`, with an open file, for libraries that would read a path as an address (`~`, `s3:`)."""

@@ -123,9 +123,7 @@ def brief(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
         rows = {row["run_id"]: row for row in _read(path, folder).to_pylist() if _ended(row)}
         # Of runs that were published without their looks, the tables tell what looked.
         looks = {"looks": json.dumps(sorted(each.stem for each in files.current(folder) if each.stem not in UNSEEN))}
-        facts[sweep] = {
-            run_id: {key: row.get(key) or looks.get(key) for key in BRIEF} for run_id, row in rows.items()
-        }
+        facts[sweep] = {run_id: {key: row.get(key) or looks.get(key) for key in BRIEF} for run_id, row in rows.items()}
         fresh[sweep] = stamp, facts[sweep]
     if fresh:
         cache.write("published", fresh)

@@ -318,9 +318,7 @@ def by_column(rows: Iterable[Mapping[str, Any]], columns: Columns) -> dict[str, 
 
 def as_table(columns: Columns, rows: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
     """Rows, given by column, all of one length, as a table of the columns named."""
-    return pa.table(
-        {name: pa.array(rows[name], type=ARROW[kind], from_pandas=False) for name, kind in columns.items()}
-    )
+    return pa.table({name: pa.array(rows[name], type=ARROW[kind], from_pandas=False) for name, kind in columns.items()})
 
 
 def looks_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -153,8 +153,7 @@ def changed_probes(
 
 
 def _with_imports(own: str, sources: Mapping[str, str]) -> dict[str, str]:
-    """The recorded checksums of a component: of all its code, under its file's name, and of each imported file.
-    """
+    """The recorded checksums of a component: of all its code, under its file's name, and of each imported file."""
     return {**sources, own: code_checksums.of_sources(sources)}
 
 

@@ -107,5 +107,3 @@ def _print_rest(survey: Survey, shown: Collection[str], results: Path) -> None:
         states = {run_id: "running" if run_id in survey.holders else survey.entries[run_id].state for run_id in runs}
         counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(states.values()).items()))
         print(f"{'other runs':24}        {len(runs):4} runs: {counts} (bnstudy ls lists them)")
-
-

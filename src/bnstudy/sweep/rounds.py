@@ -139,9 +139,7 @@ def _train(
     return ended
 
 
-def explain(
-    jobs: Sequence[Job], statuses: Mapping[str, Status], store: Store, published: Published = NOTHING
-) -> None:
+def explain(jobs: Sequence[Job], statuses: Mapping[str, Status], store: Store, published: Published = NOTHING) -> None:
     """Print why runs that have ended, or are published, do not count as done, each reason once, and which runs a
     changed default renamed.
     """

@@ -90,9 +90,7 @@ def of_job(job: Job) -> RunSpec:
     """The run of a job, in brief."""
     config = job.config
     data, norm = config.data, config.norm["name"]
-    of_kind = kind(
-        network(config), config.precision, data.name, norm, data.batch_size, config.probes, job.num_steps
-    )
+    of_kind = kind(network(config), config.precision, data.name, norm, data.batch_size, config.probes, job.num_steps)
     return RunSpec(job.run_id, max(1, job.num_steps * data.batch_size), of_kind, plan_keys(config))
 
 

@@ -40,9 +40,7 @@ def reduce(
     return folder
 
 
-def _reduce(
-    like: Config, grid: Sequence[Job], folder: Path, store: Store, published: Mapping[str, pa.Table]
-) -> None:
+def _reduce(like: Config, grid: Sequence[Job], folder: Path, store: Store, published: Mapping[str, pa.Table]) -> None:
     """Reduce these jobs' raw runs, as the sweep of the configuration says, and add what is published of others."""
     expected = {job.run_id: resolved(job.config) for job in grid}
     settings = like.sweep
@@ -119,9 +117,7 @@ def _publish(name: str, configs: Sequence[Config], workspace: Path, results: Pat
     )
 
 
-def workspace_for(
-    results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]], named: str | None = None
-) -> Path:
+def workspace_for(results: Path, preset: str, sweeps: Mapping[str, Sequence[Config]], named: str | None = None) -> Path:
     """The workspace of the results named so, or the preset's if these are its runs, however they are trained; else the
     custom one, with a line about it.
 

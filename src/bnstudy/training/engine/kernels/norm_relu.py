@@ -102,9 +102,7 @@ class _Normed(torch.autograd.Function):
         return grad_x, grad_added, grad_gamma, grad_beta, None, None
 
 
-def _forward(
-    library: Any, x: Tensor, added: Tensor | None, centre: Tensor, scale: Tensor, shift: Tensor
-) -> Tensor:
+def _forward(library: Any, x: Tensor, added: Tensor | None, centre: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     y, o, a, b = torch.empty_like(x), *(values.to(build.real(x.dtype)) for values in (centre, scale, shift))
     library.forward(*pointers(x, added, o, a, b, y), *_sizes(x))
     return y

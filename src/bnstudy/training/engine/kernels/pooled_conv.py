@@ -255,9 +255,7 @@ def _block(channels: int, places: int) -> tuple[int, int]:
 
     Registers hold its sums, its places, and one number of the kernel.
     """
-    fits = [
-        (c, p) for c in _divisors(channels) for p in _divisors(places) if c == p == 1 or c * p + p < _registers()
-    ]
+    fits = [(c, p) for c in _divisors(channels) for p in _divisors(places) if c == p == 1 or c * p + p < _registers()]
     return min(fits, key=lambda block: (1 / block[0] + 1 / block[1], -block[0] * block[1]))
 
 

@@ -12,7 +12,8 @@ import synthetic
 from bnstudy.analysis import figures, findings, zoo
 from bnstudy.analysis.findings import Verdict
 
-FINDING = findings.load(synthetic.FINDINGS / "curvature_limits.py")
+TWO = findings.load(synthetic.FINDINGS / "curvature_limits.py")
+FINDING = findings.load(synthetic.FINDINGS / "curvature_limits_arms.py")
 ARMS = ("batch", "batch_before_pooling", "skipinit", "fixup", "none")
 CURVATURES = [name for name in FINDING.needs if "hessian" in name]
 
@@ -51,7 +52,40 @@ def frames(power=1.0, off=1.0, beyond=False, seeds=4):
 )
 def test_made_networks_are_judged_for_what_they_are(how, slope, product):
     found = {claim: evidence.verdict for claim, evidence in FINDING.evidence(frames(**how)).items()}
+    assert found == {"B2-slope-arms": slope, "B2-product-arms": product}
+
+
+def with_and_without(**how):
+    """The same for the two arms of `curvature_limits` alone."""
+    every, where = frames(**how), "norm in ('batch', 'none') and norm_where == '*' and model == 'resnet'"
+    runs, curved = (pd.concat([every[name] for name in names]).query(where)
+                    for names in (("runs", "stability_depth/runs"), CURVATURES))  # fmt: skip
+    return {"stability_depth/runs": runs, "hessian_top_eigenvalue": curved}
+
+
+@pytest.mark.parametrize(
+    ("how", "slope", "product"),
+    [
+        ({}, Verdict.reproduced, Verdict.reproduced),
+        ({"power": 0.5}, Verdict.partly, Verdict.not_reproduced),
+        ({"power": -0.5}, Verdict.not_reproduced, Verdict.not_reproduced),
+        ({"beyond": True}, Verdict.undecided, Verdict.undecided),
+        ({"seeds": 2}, Verdict.undecided, Verdict.undecided),
+    ],
+)
+def test_with_bn_and_without_are_judged_by_themselves(how, slope, product):
+    found = {claim: evidence.verdict for claim, evidence in TWO.evidence(with_and_without(**how)).items()}
     assert found == {"B2-slope": slope, "B2-product": product}
+    fig = figures.new(TWO.size, "t", "s", synthetic=False)
+    TWO.plot(fig, with_and_without(**how))
+    assert len(TWO.numbers(with_and_without(**how))) == 3 * 6
+
+
+def test_a_seed_that_lacks_a_network_is_left_out():
+    data = with_and_without()
+    runs = data["stability_depth/runs"]
+    fewer = runs[(runs["seed"] < 3) | (runs["depth"] != 56)]
+    assert TWO.evidence({**data, "stability_depth/runs": fewer})["B2-slope"].n == 3
 
 
 def test_every_network_is_drawn():

@@ -31,8 +31,8 @@ OTHERWISE = {
     "one number a seed from a whole curve or cloud: a slope, a distance, an extent, where a level is passed": (
         "5-constant 5-training 7-explosion 7-explosion-pixels 9 9-exponential 9-means 9-reading 12 14-density "
         "15-reduced 3-reduced textbook-covariate-predicts textbook-lenet-5 textbook-mlp-2 textbook-mlp-4 "
-        "textbook-modes-4 textbook-normalisers-3 B1-shortcuts B2-slope B2-product B5-growth B5-classifier "
-        "B6-small B6-large B6-ratio"
+        "textbook-modes-4 textbook-normalisers-3 B1-shortcuts B2-slope B2-product B2-slope-arms B2-product-arms "
+        "B5-growth B5-classifier B6-small B6-large B6-ratio"
     ),
     "the ratio or difference seed by seed of what is drawn as means, on another scale or in two panels": (
         "8 8-levels 16 16-loss 16-depth 16-bn 2-best-reduced 10-init-activations "

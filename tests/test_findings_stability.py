@@ -16,6 +16,7 @@ from bnstudy.store import outcomes
 
 GRID = findings.load(synthetic.FINDINGS / "stability_grid.py")
 DEPTH = findings.load(synthetic.FINDINGS / "stability_depth.py")
+LARGEST = findings.load(synthetic.FINDINGS / "stability_largest.py")
 TEN = findings.load(synthetic.FINDINGS / "stability_ten_epochs.py")
 RATES = (3e-5, 1e-4, 3e-4, 0.001, 0.003, 0.1, 1.0)
 Words = Mapping[str, Sequence[str]]  # arm -> a word a seed, a letter a rate
@@ -122,9 +123,9 @@ def test_every_run_has_its_line_and_those_that_diverged_their_cross() -> None:
 Limits = Mapping[tuple[str, int], Sequence[float]]  # arm, depth -> the limit of each seed
 LIMITS: Limits = {
     ("batch", 8): [0.9, 1.0, 1.1], ("batch", 20): [0.8, 0.9, 1.0], ("batch", 56): [0.7, 0.8, 0.7],
-    ("batch", 110): [0.6, 0.7, 0.6],
+    ("batch", 110): [0.6, 0.7, 0.6, 0.65, 0.6],
     ("none", 8): [0.3, 0.32, 0.28], ("none", 20): [0.06, 0.07, 0.05], ("none", 56): [0.004, 0.005, 0.004],
-    ("none", 110): [5e-4, 6e-4, 5e-4],
+    ("none", 110): [5e-4, 6e-4, 5e-4, 6e-4, 5e-4],
 }  # fmt: skip
 
 
@@ -141,7 +142,16 @@ def searched(changed: Limits | None = None) -> dict[str, pd.DataFrame]:
                 outcome = alive if lr <= limit else beyond
                 runs.append({**cell, "run_id": f"{arm}{depth}{seed}{lr}", "lr": lr, "outcome": outcome})
             eigenvalues.append({**cell, "run_id": f"h{arm}{depth}{seed}", "eigenvalue": 2 / limit, "converged": True})
-    return {"runs": pd.DataFrame(runs), "stability_curvature/hessian_top_eigenvalue": pd.DataFrame(eigenvalues)}
+    frame = pd.DataFrame(runs)
+    return {
+        "runs": frame[frame["depth"] < 110],
+        "stability_largest/runs": frame[frame["depth"] == 110],
+        "stability_curvature/hessian_top_eigenvalue": pd.DataFrame(eigenvalues),
+    }
+
+
+def deepest(changed: Limits | None = None) -> dict[str, pd.DataFrame]:
+    return {"runs": searched(changed)["stability_largest/runs"]}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +163,8 @@ def searched(changed: Limits | None = None) -> dict[str, pd.DataFrame]:
         (TEN, made({"none": ["d"], "batch": ["l"]}, (1e-4,))),
         (DEPTH, searched()),
         (DEPTH, searched({key: [] for key in LIMITS if key != ("none", 8)})),
+        (LARGEST, deepest()),
+        (LARGEST, deepest({("batch", 110): []})),
     ],
 )
 def test_it_draws_and_tells_the_numbers(finding: findings.Finding, data: Mapping[str, pd.DataFrame]) -> None:
@@ -164,45 +176,46 @@ def test_it_draws_and_tells_the_numbers(finding: findings.Finding, data: Mapping
     finding.evidence(data)
 
 
-def by_depth(changed: Limits | None = None) -> tuple[Verdict, Verdict]:
-    evidence = DEPTH.evidence(searched(changed))
-    return evidence["4-largest-epoch"].verdict, evidence["15-epoch"].verdict
+def verdicts(changed: Limits | None = None) -> tuple[Verdict, Verdict]:
+    """Of the largest rate at depth 110, and of its fall with depth."""
+    largest, falls = LARGEST.evidence(deepest(changed)), DEPTH.evidence(searched(changed))
+    return largest["4-largest-epoch"].verdict, falls["15-epoch"].verdict
 
 
 def test_limits_as_expected_are_reproduced() -> None:
-    evidence = DEPTH.evidence(searched())
-    largest, falls = evidence["4-largest-epoch"], evidence["15-epoch"]
+    largest, falls = LARGEST.evidence(deepest())["4-largest-epoch"], DEPTH.evidence(searched())["15-epoch"]
     assert (largest.verdict, falls.verdict) == (Verdict.reproduced, Verdict.reproduced)
-    assert largest.n == falls.n == 3
-    expected = (0.6 / 5e-4 * 0.7 / 6e-4 * 0.6 / 5e-4) ** (1 / 3)
+    assert (largest.n, falls.n) == (5, 3)
+    expected = (0.6 / 5e-4 * 0.7 / 6e-4 * 0.6 / 5e-4 * 0.65 / 6e-4 * 0.6 / 5e-4) ** (1 / 5)
     assert next(iter(largest.estimates.values())).mean == pytest.approx(expected, rel=5e-3)
 
 
 @pytest.mark.parametrize(
-    ("changed", "verdicts"),
+    ("changed", "expected"),
     [
-        ({("none", 110): [0.015, 0.016, 0.014]}, ("reproduced", "reproduced")),  # 42 times, the interval above 30
-        ({("none", 110): [0.03, 0.033, 0.03]}, ("partly", "partly")),  # 20 times; the other full but for Holm
-        ({("none", 110): [0.03, 0.01, 0.03]}, ("partly", "partly")),  # 20 to 70 times, and a slope too uncertain
-        ({("none", 110): [3.0, 3.5, 3.1]}, ("not reproduced", None)),
+        ({("none", 110): [0.015, 0.016, 0.014, 0.015, 0.015]}, ("reproduced", "reproduced")),  # 42 times
+        ({("none", 110): [0.03, 0.033, 0.03, 0.03, 0.03]}, ("partly", "reproduced")),  # 20 times
+        ({("none", 110): [0.03, 0.003, 0.03, 0.03, 0.03]}, ("partly", "partly")),  # 20 to 230 times
+        ({("none", 110): [3.0, 3.5, 3.1, 3.0, 3.0]}, ("not reproduced", None)),
         ({("batch", 8): [300.0, 270.0, 330.0]}, ("reproduced", "partly")),  # with BN it falls as steeply
-        ({("none", d): [0.001 * d] * 3 for d in (8, 20, 56, 110)}, (None, "not reproduced")),
+        ({("none", d): [0.001 * d] * 3 for d in (8, 20, 56, 110)}, ("undecided", "not reproduced")),  # three seeds
         ({("none", 56): [0.004, 0.005]}, ("reproduced", "undecided")),
         ({("batch", 110): [0.6, 0.7]}, ("undecided", "undecided")),
     ],
 )
-def test_other_limits(changed: Limits, verdicts: tuple[str | None, str | None]) -> None:
-    for found, verdict in zip(by_depth(changed), verdicts, strict=True):
+def test_other_limits(changed: Limits, expected: tuple[str | None, str | None]) -> None:
+    for found, verdict in zip(verdicts(changed), expected, strict=True):
         assert verdict is None or found == verdict
 
 
 def test_a_cell_without_a_limit_leaves_it_undecided() -> None:
     data = searched()
-    runs = data["runs"]
-    lost = (runs["norm"] == "none") & (runs["depth"] == 110) & (runs["seed"] == 2)
+    runs = data["stability_largest/runs"]
+    lost = (runs["norm"] == "none") & (runs["seed"] == 2)
     for outcome in ("diverged", "at chance"):  # nowhere finite; finite at every rate that was tried
-        changed = {**data, "runs": runs.assign(outcome=runs["outcome"].mask(lost, outcome))}
-        assert {e.verdict for e in DEPTH.evidence(changed).values()} == {Verdict.undecided}
+        changed = runs.assign(outcome=runs["outcome"].mask(lost, outcome))
+        assert LARGEST.evidence({"runs": changed})["4-largest-epoch"].verdict is Verdict.undecided
+        assert DEPTH.evidence({**data, "stability_largest/runs": changed})["15-epoch"].verdict is Verdict.undecided
 
 
 def test_cells_that_are_not_monotone_are_said() -> None:
@@ -217,6 +230,15 @@ def test_every_seed_has_its_bar() -> None:
     fig = figures.new(DEPTH.size, "t", "s", synthetic=False)
     DEPTH.plot(fig, searched())
     fig.draw_without_rendering()
-    assert sum(line.get_linewidth() == 4 for line in fig.axes[0].lines) == 24
+    assert sum(line.get_linewidth() == 4 for line in fig.axes[0].lines) == 24  # of three seeds, as shallow ones have
     pale = [line for line in fig.axes[0].lines if line.get_color() == figures.TINTS["none"]]
     assert len(pale) == 3
+
+
+def test_every_rate_that_was_tried_has_its_mark() -> None:
+    fig, data = figures.new(LARGEST.size, "t", "s", synthetic=False), deepest()
+    LARGEST.plot(fig, data)
+    fig.draw_without_rendering()
+    marks = [line for line in fig.axes[0].lines if line.get_marker() in ("o", "x")]
+    assert sum(np.size(line.get_xdata()) for line in marks) == len(data["runs"])
+    assert sum(line.get_linewidth() == 4 for line in fig.axes[0].lines) == 10

@@ -61,7 +61,8 @@ def by_rate(ax: Axes, rows: pd.DataFrame, value: str, *, filled: bool = True, sc
         ax.plot(part["lr"] * side, part[value], "o", color=colour, mfc=colour if filled else "white", ms=4, mew=1)
         if len(part):
             means, ls = stats.over_seeds(part, ["lr"], value, scale), "-" if filled else figures.DASHED
-            figures.whiskers(ax, means, "lr", norm, label="", factor=1.06 * side, marker="", lw=1.1, ls=ls)
+            mark = {"marker": "_", "ms": 9, "mew": 1.1} if len(means) == 1 else {"marker": ""}  # a line needs two rates
+            figures.whiskers(ax, means, "lr", norm, label="", factor=1.06 * side, lw=1.1, ls=ls, **mark)
     ax.set_xscale("log")
     ax.minorticks_off()
     ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])

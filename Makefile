@@ -158,8 +158,11 @@ notebooks: $(READY) ## run the notebooks on the committed tables: results/notebo
 
 .PHONY: lab
 lab: $(READY) ## JupyterLab on the notebooks
-	@# its kernels run in the notebooks' folder
-	case $$BNSTUDY_DATA_ROOT in /*|~*) ;; *) BNSTUDY_DATA_ROOT=$$PWD/$$BNSTUDY_DATA_ROOT;; esac; $(BIN)/jupyter lab --notebook-dir analysis/notebooks $(ARGS)
+	@# its kernels run in the notebooks' folder; components may be several folders, with colons between them
+	absolute() { case $$1 in ''|/*|~*) ;; *) printf '%s/' "$$PWD";; esac; printf %s "$$1"; }; \
+	own=; IFS=:; set -f; for each in $$BNSTUDY_COMPONENTS; do own=$${own:+$$own:}$$(absolute "$$each"); done; unset IFS; set +f; \
+	BNSTUDY_DATA_ROOT=$$(absolute "$$BNSTUDY_DATA_ROOT") BNSTUDY_RESULTS=$$(absolute "$$BNSTUDY_RESULTS") BNSTUDY_COMPONENTS=$$own \
+	$(BIN)/jupyter lab --notebook-dir analysis/notebooks $(ARGS)
 
 .PHONY: docs
 docs: $(READY) ## the documentation as a site: site/index.html; no network

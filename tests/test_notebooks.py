@@ -11,6 +11,7 @@ import pytest
 import synthetic
 
 from bnstudy.analysis import findings, notebook, report
+from bnstudy.config import project
 
 COMPUTING = {"lesson", "python"}  # see test_api
 SCRIPTS = sorted(path for path in notebook.NOTEBOOKS.glob("*.py") if path.stem not in COMPUTING)
@@ -50,12 +51,20 @@ def test_what_a_cell_shows_is_the_published_figure_with_its_verdicts(monkeypatch
 
 
 def test_what_was_not_run_says_so(tmp_path, monkeypatch):
-    monkeypatch.setenv(notebook.RESULTS, str(tmp_path))
+    monkeypatch.setenv(project.RESULTS, str(tmp_path))
     exhibit = notebook.show("fig6")
     assert not exhibit.png and "not run (make sweep-init PRESET=full" in repr(exhibit)
     assert "not run" in exhibit._repr_html_()
     with pytest.raises(ValueError, match=r"show\('fig66'\): there is no such finding; there are .*fig6"):
         notebook.show("fig66")
+
+
+@pytest.mark.parametrize("given", ["", "~/r2"])
+def test_the_results_folder_is_read_as_everywhere(given, tmp_path, monkeypatch):
+    (tmp_path / "r2").symlink_to(synthetic.REPOSITORY / "results")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(project.RESULTS, given)
+    assert notebook.show("fig6").png
 
 
 @pytest.mark.slow
@@ -67,7 +76,7 @@ def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
         "utf-8",
     )
     monkeypatch.setattr(notebook, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setenv(notebook.RESULTS, "")
+    monkeypatch.setenv(project.RESULTS, "")
     with pytest.raises(ValueError, match=r"there is no 'two'; there are one"):
         notebook.write(["two"], tmp_path)
     (tmp_path / "results").mkdir()

@@ -117,7 +117,7 @@ def test_a_variable_of_the_shell_that_is_not_used_is_named():
     assert "PRESET" in done.stderr and "PRESET=full" in done.stderr and "NAME" not in done.stderr
 
 
-def test_kernels_of_the_lab_find_the_data_of_the_project(tmp_path):
+def test_kernels_of_the_lab_find_what_is_named_from_the_project(tmp_path):
     """They run in the folder of the notebooks."""
     for name in ("requirements.lock", "bootstrap.lock", "pyproject.toml", ".venv/.ready"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -125,9 +125,18 @@ def test_kernels_of_the_lab_find_the_data_of_the_project(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     jupyter = tmp_path / ".venv" / "bin" / "jupyter"
     jupyter.parent.mkdir()
-    jupyter.write_text('#!/bin/sh\necho "$BNSTUDY_DATA_ROOT"\n')
+    jupyter.write_text('#!/bin/sh\necho "$BNSTUDY_RESULTS|$BNSTUDY_COMPONENTS"\necho "$BNSTUDY_DATA_ROOT"\n')
     jupyter.chmod(0o755)
     environment = {key: value for key, value in os.environ.items() if not key.endswith("DATA_ROOT")}
+    for results, components, seen in (
+        ("", "", "|"),
+        ("my r*", "own:/mnt/o:my *:~/o", f"{tmp_path}/my r*|{tmp_path}/own:/mnt/o:{tmp_path}/my *:~/o"),
+        ("~/r", "", "~/r|"),
+        ("/mnt/r:2", "", "/mnt/r:2|"),
+    ):
+        named = environment | {"BNSTUDY_RESULTS": results, "BNSTUDY_COMPONENTS": components}
+        done = subprocess.run(["make", "-s", "lab"], cwd=tmp_path, env=named, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-2:-1] == [seen], done.stderr
     for given, found in (([], tmp_path / "data"), (["DATA_ROOT=my data"], tmp_path / "my data"),
                          (["DATA_ROOT=/mnt/x"], Path("/mnt/x"))):  # fmt: skip
         command = ["make", "-s", "lab", *given]

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from bnstudy.analysis import drawing, figures, findings, frames, report
 from bnstudy.analysis.findings import Row
+from bnstudy.config import project
 from bnstudy.store import files, paths
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 NOTEBOOKS = report.FINDINGS.parent / "notebooks"
-RESULTS = "BNSTUDY_RESULTS"  # environment variable: where the tables are, by default those of the repository
 DPI = 110
 TIMEOUT_SEC = 600  # of a cell
 VERDICTS = {  # background and ink of each
@@ -97,7 +97,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def show(name: str) -> Exhibit:
-    """The finding `name` of `analysis/findings`, drawn and judged from the published tables.
+    """The finding `name` of `analysis/findings`, drawn and judged from the published tables, or those of the folder
+    that BNSTUDY_RESULTS names.
 
     Raises ValueError for an unknown name; in place of a finding that was not run a message says so.
     """
@@ -105,7 +106,7 @@ def show(name: str) -> Exhibit:
     if name not in known:
         raise ValueError(f"show({name!r}): there is no such finding; there are {', '.join(known)}")
     finding = findings.load(known[name])
-    workspace = Path(os.environ.get(RESULTS, report.FINDINGS.parents[1] / "results"))
+    workspace = project.results()
     try:
         data, origin = drawing.load(finding, workspace, report.FINDINGS.parent)
     except frames.MissingTable:
@@ -139,7 +140,7 @@ def write(chosen: Sequence[str], results: Path) -> int:
     except ImportError as error:
         raise ValueError(f"notebooks need {error.name}: make setup installs it") from None
     into = paths.notebooks(results)
-    os.environ[RESULTS] = str(results.resolve())  # the kernel is a child
+    os.environ[project.RESULTS] = str(results.resolve())  # the kernel is a child
     for number, name in enumerate(chosen or known, start=1):
         print(f"notebook {number}/{len(chosen or known)} {name}", flush=True)
         executed = _script(known[name])

@@ -67,6 +67,27 @@ def test_the_results_folder_is_read_as_everywhere(given, tmp_path, monkeypatch):
     assert notebook.show("fig6").png
 
 
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("raise KeyError('no table')", r"^notebook one: KeyError: 'no table'; "),
+        ("import time\ntime.sleep(100)", "more than 1 seconds"),
+        ("import os\nos._exit(1)", "its kernel died"),
+    ],
+)
+def test_a_notebook_that_fails_is_named_in_plain_words_and_kept(cell, words, tmp_path, monkeypatch):
+    (tmp_path / "one.py").write_text(f"# %%\nprint('before')\n\n# %%\n{cell}\n", "utf-8")
+    monkeypatch.setattr(notebook, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(notebook, "TIMEOUT_SEC", 1 if "sleep" in cell else 100)
+    monkeypatch.setenv(project.RESULTS, "")
+    with pytest.raises(ValueError, match=words) as raised:
+        notebook.write([], tmp_path / "results")
+    kept = tmp_path / "results" / "notebooks" / "one.failed.ipynb"
+    assert str(kept) in str(raised.value) and "\x1b" not in str(raised.value)
+    first = json.loads(kept.read_text(encoding="utf-8"))["cells"][0]
+    assert "before" in str(first["outputs"]) and not kept.with_name("one.ipynb").exists()
+
+
 @pytest.mark.slow
 def test_a_notebook_becomes_a_page(tmp_path, monkeypatch, capsys):
     (tmp_path / "notebooks").mkdir()

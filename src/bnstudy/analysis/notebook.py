@@ -129,7 +129,8 @@ def names() -> dict[str, Path]:
 def write(chosen: Sequence[str], results: Path) -> int:
     """Run the notebooks named (none: all) on the tables of `results`, and keep each as .ipynb and as .html.
 
-    Raises ValueError for an unknown name, or where the packages that run notebooks are not installed.
+    Raises ValueError for an unknown name, where the packages that run notebooks are not installed, and for a notebook
+    that fails, which is kept as NAME.failed.ipynb.
     """
     known = names()
     if unknown := [name for name in chosen if name not in known]:
@@ -137,6 +138,7 @@ def write(chosen: Sequence[str], results: Path) -> int:
     try:
         import nbformat
         from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     except ImportError as error:
         raise ValueError(f"notebooks need {error.name}: make setup installs it") from None
     into = paths.notebooks(results)
@@ -144,7 +146,19 @@ def write(chosen: Sequence[str], results: Path) -> int:
     for number, name in enumerate(chosen or known, start=1):
         print(f"notebook {number}/{len(chosen or known)} {name}", flush=True)
         executed = _script(known[name])
-        NotebookClient(executed, timeout=TIMEOUT_SEC, kernel_name="python3").execute()
+        failed = into / f"{name}.failed.ipynb"
+        try:
+            NotebookClient(executed, timeout=TIMEOUT_SEC, kernel_name="python3").execute()
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            files.write_text(failed, nbformat.writes(executed))
+            if isinstance(error, CellExecutionError):  # whose text is the traceback, in a terminal's colours
+                why = f"{error.ename}: {error.evalue}"
+            elif isinstance(error, CellTimeoutError):
+                why = f"a cell ran for more than {TIMEOUT_SEC} seconds"
+            else:
+                why = "its kernel died, as where memory runs out"
+            raise ValueError(f"notebook {name}: {why}; {failed} shows the cell. Mend it, then run this again") from None
+        failed.unlink(missing_ok=True)
         files.write_text(into / f"{name}.ipynb", nbformat.writes(executed))
         files.write_text(into / f"{name}.html", _page(name, executed))
         print(into / f"{name}.html", flush=True)

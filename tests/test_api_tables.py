@@ -124,3 +124,26 @@ def test_claims_are_those_of_the_published_table(tmp_path):
     (tmp_path / "claims.json").write_text("[")
     with pytest.raises(ValueError, match=r"claims.json.*make report"):
         bnstudy.claims(tmp_path)
+
+
+def test_claims_of_a_folder_of_one_s_own_are_those_that_make_report_judged(tmp_path):
+    (tmp_path / "redrawn").mkdir()
+    (tmp_path / "redrawn" / "claims.json").write_text('[{"id": "9"}]')
+    assert bnstudy.claims(tmp_path)["id"].tolist() == ["9"]
+    (tmp_path / "claims.json").write_text('[{"id": "8"}]')
+    assert bnstudy.claims(tmp_path)["id"].tolist() == ["8"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "preset", "command"),
+    [
+        ("", None, "make report ARGS="),
+        ("", "full", "make report PRESET=full ARGS="),
+        ("quick", None, "make report PRESET=quick ARGS="),
+        ("custom/mine", None, "make report NAME=mine ARGS="),
+    ],
+)
+def test_the_command_that_judges_claims_is_named_with_the_folder(inside, preset, command, tmp_path):
+    with pytest.raises(ValueError) as raised:
+        bnstudy.claims(tmp_path / inside, preset=preset)
+    assert f"{command}--results={tmp_path} judges" in str(raised.value)

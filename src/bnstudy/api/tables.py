@@ -109,7 +109,8 @@ def runs(results: Folder | None = None) -> pd.DataFrame:
 def claims(results: Folder | None = None, *, preset: str | None = None) -> pd.DataFrame:
     """One row per claim: what is claimed, by which criterion it is judged, what was measured, and the verdict.
 
-    By default as published; `results` and `preset` as in `bnstudy.table`. Columns: `id`; `where` in the paper; `says`;
+    `results` and `preset` as in `bnstudy.table`. By default as published; in a results folder where nothing is, as
+    `make report` last judged its tables (in `redrawn/`). Columns: `id`; `where` in the paper; `says`;
     `criterion`; `scale` (init: untrained; paper: as the paper trains; others: docs/method.md); `origin` (paper, course,
     ours) with `calibrated` and `family`; `measured` and `spread` as text; `n`, runs of the smaller arm; `verdict`
     (reproduced, partly, not reproduced, undecided, not run) with its `reason`; `given`, what it is conditional on;
@@ -120,15 +121,26 @@ def claims(results: Folder | None = None, *, preset: str | None = None) -> pd.Da
     """
     if preset is not None and preset not in PRESETS:
         raise _places.unknown("preset", preset, PRESETS)
-    path = paths.workspace(_places.results(results), preset) / "claims.json"
+    folder = paths.workspace(_places.results(results), preset)
+    places = [each / "claims.json" for each in (folder, *(() if preset else (paths.redrawn(folder),)))]
+    path = next((each for each in places if each.is_file()), None)
+    if path is None:
+        raise ValueError(f"{places[0]} is missing: {_judging(folder)} judges the claims from the tables")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        preset_argument = f" PRESET={preset}" if preset else ""
-        raise ValueError(f"{path} is missing: make report{preset_argument} judges the claims from the tables") from None
+        return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): make report writes it again") from None
-    return pd.DataFrame(rows)
+        remedy = f"remove it, and {_judging(folder)} writes the claims again"
+        raise ValueError(f"{path} cannot be read ({error}): {remedy}") from None
+
+
+def _judging(workspace: Path) -> str:
+    """The command that judges the claims of the tables there."""
+    folder = workspace.absolute()
+    if folder.parent.name == paths.CUSTOM:
+        return f"make report NAME={folder.name}{project.elsewhere(folder.parent.parent)}"
+    if folder.name in PRESETS:
+        return f"make report PRESET={folder.name}{project.elsewhere(folder.parent)}"
+    return f"make report{project.elsewhere(folder)}"
 
 
 def _sweep_names(workspace: Path) -> list[str]:

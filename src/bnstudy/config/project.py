@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from functools import cache, lru_cache
 from importlib import metadata, util
 from itertools import takewhile
@@ -43,7 +44,19 @@ def data_root(given: str | os.PathLike[str] | None = None) -> Path:
 def _place(given: str | os.PathLike[str] | None, variable: str, name: str) -> Path:
     if given := given or os.environ.get(variable):
         return folder(given)
+    return usual(name)
+
+
+def usual(name: str) -> Path:
+    """`data` or `results` where no other folder is named: in the checkout, without one in the current folder."""
     return (CHECKOUT if ROOT == CHECKOUT else Path.cwd()) / name
+
+
+def elsewhere(given: Path) -> str:
+    """The argument that a `make` command needs where the results are not in the project's folder, else nothing."""
+    if given.absolute() == results().absolute():
+        return ""
+    return f" ARGS={shlex.quote(f'--results={shlex.quote(str(given))}'.replace('$', '$$'))}"
 
 
 def folder(given: str | os.PathLike[str]) -> Path:

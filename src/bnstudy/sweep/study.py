@@ -116,7 +116,8 @@ def sweep(
         return 0
     every = search.reach(grid, Store(results), published).jobs
     print(f"tables: {tables.reduce(name, workspace, configs, every, results, published)}")
-    print(f"to draw them: make report {f'NAME={named}' if named else f'PRESET={workspace.name}'}{_elsewhere(results)}")
+    chosen = f"NAME={named}" if named else f"PRESET={workspace.name}"
+    print(f"to draw them: make report {chosen}{project.elsewhere(results)}")
     return int(failed)
 
 
@@ -125,13 +126,6 @@ def _check_folders(results: Path, workspace: Path, sweeps: Iterable[str]) -> Non
     Store(results)  # refuses what is no folder
     for name in sweeps:
         files.check_writable(paths.tables(workspace, name))
-
-
-def _elsewhere(results: Path) -> str:
-    """The argument that a `make` command needs where the results are not in the project's folder."""
-    if results == project.results():
-        return ""
-    return f" ARGS={shlex.quote(f'--results={shlex.quote(str(results))}'.replace('$', '$$'))}"
 
 
 def members(suite: str) -> list[str]:

@@ -402,6 +402,18 @@ def test_runs_are_listed_and_chosen_by_column_or_name(three, capsys):
         listing.ls(["colour=red"], results)
 
 
+def test_a_column_that_there_is_not_is_refused_and_columns_are_the_same_also_where_no_run_is_listed(
+    three, tmp_path, capsys
+):
+    results, _ = three
+    for wanted, folder in ((["state=none", "nrom=batch"], results), (["nrom=batch"], tmp_path / "fresh")):
+        with pytest.raises(ValueError, match=r"^nrom=batch: .*there are: run, state, .*norm"):
+            listing.ls(wanted, folder)
+    head = listed(results, capsys, as_csv=True)[0]
+    assert listed(results, capsys, "state=none", as_csv=True) == [head]
+    assert listed(tmp_path / "fresh", capsys, as_csv=True) == [head]
+
+
 def test_a_run_is_shown_by_the_beginning_of_its_name(three, capsys):
     results, ids = three
     assert listing.show(ids[0], results) == 0

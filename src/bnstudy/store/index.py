@@ -110,3 +110,6 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "error": manifest.get("error"),
         "device": (manifest.get("provenance") or {}).get("device"),
     }
+
+
+FACTS = tuple(_facts({}))  # their names

@@ -19,6 +19,7 @@ from bnstudy.store.runs import State, Store, StoreError
 from bnstudy.store.words import duration
 
 SHOWN = ("run", "state", "test_accuracy", "age", "sweep")  # on a terminal; a CSV file has every column
+COLUMNS = ("run", "state", "sweep", *index.FACTS, "wall_sec", "ended")
 WORDS = {State.partial: "interrupted"}
 
 
@@ -30,13 +31,13 @@ def ls(filters: Sequence[str], results: Path, *, as_csv: bool = False) -> int:
     rows = _rows(results)
     for text in filters:
         key, equals, value = text.partition("=")
-        if equals and rows and key not in rows[0]:
-            raise ValueError(f"{text}: there is no column {key!r}; there are: {', '.join(rows[0])}")
+        if equals and key not in COLUMNS:
+            raise ValueError(f"{text}: there is no column {key!r}; there are: {', '.join(COLUMNS)}")
         rows = [row for row in rows if (_is(row[key], value) if equals else text in row["run"])]
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(rows[0] if rows else SHOWN)
-        writer.writerows([_text(value) for value in row.values()] for row in rows)
+        writer.writerow(COLUMNS)
+        writer.writerows([_text(row[column]) for column in COLUMNS] for row in rows)
     else:
         lines = [[_shown(row, key) for key in SHOWN] for row in rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)] if lines else []
@@ -125,11 +126,10 @@ def _hint(name: str, matches: Sequence[str], known: Iterable[str]) -> str:
 
 def _rows(results: Path) -> list[dict[str, Any]]:
     entries, holders = index.entries(results, Store(results).run_ids()), locks.holders(results)
-    columns = dict.fromkeys(key for entry in entries.values() for key in entry.facts)
     rows = []
     for run_id, entry in sorted(entries.items(), key=lambda item: (item[1].ended or time.time(), item[0])):
         state = "running" if run_id in holders else WORDS.get(entry.state, str(entry.state))
-        facts = {key: entry.facts.get(key) for key in columns}
+        facts = {key: entry.facts.get(key) for key in index.FACTS}
         row = {"run": run_id, "state": state, "sweep": entry.sweep, **facts, "wall_sec": entry.sec}
         rows.append(row | {"ended": None if entry.ended is None else round(entry.ended)})
     return rows

@@ -20,7 +20,7 @@ from torchvision.models import VisionTransformer
 import bnstudy
 from bnstudy import models, norms, probes
 from bnstudy.api import looking
-from bnstudy.config import plugins
+from bnstudy.config import component_files, plugins
 from bnstudy.probes.snapshot import READABLE, observe
 
 PROBES = plugins.names("probes")
@@ -483,4 +483,5 @@ def test_a_network_that_registers_layers_in_another_order_is_refused_where_the_o
 
 def test_no_option_of_a_probe_has_the_name_of_a_parameter_here():
     taken = set(inspect.signature(bnstudy.probe).parameters) | set(inspect.signature(bnstudy.Run.probe).parameters)
+    assert taken - {"self", "options"} == component_files.TAKEN["probes"]
     assert {name: taken & set(plugins.defaults("probes", name)) for name in PROBES} == {name: set() for name in PROBES}

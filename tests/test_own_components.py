@@ -335,6 +335,13 @@ def test_a_probe_whose_table_would_not_be_one_is_refused(lab, text, words):
         plugins.defaults("probes", "epochs")
 
 
+def test_an_option_of_a_probe_that_python_would_never_pass_on_is_refused(lab):
+    text = "READS = set()\nCOLUMNS = {}\n\ndef probe(snapshot, *, layers=(1, 2)):\n    yield {}\n"
+    project.use_components(lab("probes/own.py", text))
+    with pytest.raises(ValueError, match=r"^probes/own\.py: option 'layers': the name is taken; give it another"):
+        plugins.defaults("probes", "own")
+
+
 def test_a_probe_that_writes_over_what_others_see_is_refused(lab, root, tmp_path, capsys):
     lab("models/mine.py", network())
     text = "READS = set()\nCOLUMNS = {}\n\ndef probe(snapshot):\n    snapshot.weights[1].mul_(0.5)\n    yield {}\n"

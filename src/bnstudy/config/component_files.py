@@ -15,7 +15,8 @@ CONSTANTS: dict[str, dict[str, str]] = {  # what a file has to set, and what for
     "models": {"INPUT_SIZE": "the side to which smaller images are padded, or None"},
     "probes": {"READS": "what it reads of a snapshot, as in {'activations'}", "COLUMNS": "its columns' types by name"},
 }
-# Names of options that stand for something else, in an override or as a column of the table `runs`.
+# Names of options that stand for something else: in an override, as a column of the table `runs`, or as an argument of
+# `bnstudy.probe` and of a run's `probe`, which would take the value.
 TAKEN = {
     "norms": frozenset({"name", "where"}),
     "models": frozenset(
@@ -25,7 +26,9 @@ TAKEN = {
         | {"data_source", "data_sha256", "data_title", "stand_in", "commit", "commits", "dirty", "code", "looks"}
         | {"device", "threads", "num_runs", "kernels", "wall_sec", "probe_share", "last_loss"}
     ),
-    "probes": frozenset[str](),
+    "probes": frozenset(
+        {"module", "images", "labels", "name", "layers", "train", "test", "initial", "batch_size", "device"}
+    ),
 }
 OF_TRAINING = ("steps", "epochs", "throughput")  # tables of training: no probe's, and no run's without an update
 COLUMN_TYPES = ("int16", "int32", "int64", "float32", "float64", "string", "bool")

@@ -107,6 +107,8 @@ def test_our_own_networks_say_themselves_what_their_layers_are(name):
     network = models.build(name, options, norms.Factory("batch", {}), "xavier_uniform", shape, 10, seed=0)
     images, labels = torch.randn(4, *shape), torch.arange(4)
     assert bnstudy.layers(network, images) == network.layers
+    with pytest.raises(ValueError, match=r"images of shape .* do not pass the module"):
+        bnstudy.layers(network, images[0])
     found = bnstudy.probe(network, images, labels, "activation_moments")
     rows = probes.rows("activation_moments", {}, observe(network, images, labels, reads=READABLE))
     assert found.to_dict("records") == rows

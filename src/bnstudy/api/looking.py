@@ -100,11 +100,12 @@ def _for_gradients(given: Any) -> Any:
 def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     """The layers of a network as probes number them, found by running a copy of it on images (N, C, H, W).
 
-    A network of this project lists them itself. In any other they are the convolutions (Conv2d) and dense layers
-    (Linear) in the order in which a forward pass runs them, including the projections of shortcuts. A layer's
-    `activation` is the last of the torch modules for norms and non-linearities that directly follow it, each applied to
-    the output of the one before. Where none follows (a pooling, an addition or a function comes first) it is the
-    layer's own output. Where such a module serves several layers, its output right after the layer is meant.
+    A network of this project lists them itself; it only has to take the images. In any other they are the convolutions
+    (Conv2d) and dense layers (Linear) in the order in which a forward pass runs them, including the projections of
+    shortcuts. A layer's `activation` is the last of the torch modules for norms and non-linearities that directly
+    follow it, each applied to the output of the one before. Where none follows (a pooling, an addition or a function
+    comes first) it is the layer's own output. Where such a module serves several layers, its output right after the
+    layer is meant.
 
     `block_output` marks, in a network with shortcuts, the layers whose activation is all that later layers receive; in
     a network without shortcuts, where that holds for every layer, none is marked.
@@ -114,7 +115,11 @@ def layers(module: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     """
     images = _for_gradients(images)
     _check_batch(module, images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
-    return _own(module) or _find_layers(module, images)[0]
+    own = _own(module)
+    if own is None:
+        return _find_layers(module, images)[0]
+    _run(module, images)  # it has to take them
+    return own
 
 
 def checked_options(name: str | Probe, options: Mapping[str, Any], caller: Callable[..., Any]) -> dict[str, Any]:

@@ -364,18 +364,31 @@ def test_a_saved_state_is_a_copy():
 @pytest.mark.parametrize("name", ["lenet", "mlp", "resnet"])
 def test_stack_and_unstack(name):
     nets = [network(name, "batch", seed, torch.float64) for seed in range(3)]
+    check_stacked(nets, *batch(name, size=5, dtype=torch.float64))
+
+
+def test_dense_layers_without_bias_are_stacked():
+    nets = [network("mlp", "batch", seed, torch.float64) for seed in range(3)]
+    for net in nets:
+        for module in net.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_parameter("bias", None)
+    check_stacked(nets, *batch("mlp", size=5, dtype=torch.float64))
+
+
+def check_stacked(nets, images, _):
+    shapes = [p.shape for p in nets[0].parameters()]
     wide = stack(nets)
     values = wide.state_dict()
     for run, net in enumerate(nets):
         assert values.keys() == net.state_dict().keys()
         for key, value in net.state_dict().items():
             assert torch.equal(unstack(values[key], run, 3), value), key
-    images, _ = batch(name, size=5, dtype=torch.float64)
     for train in (True, False):
         logits_NRK = wide.train(train)(images).unflatten(1, (3, 10))
         for run, net in enumerate(nets):
             torch.testing.assert_close(logits_NRK[:, run], net.train(train)(images), rtol=1e-10, atol=1e-10)
-    assert [p.shape for p in nets[0].parameters()] == [p.shape for p in network(name, "batch", 0).parameters()]
+    assert [p.shape for p in nets[0].parameters()] == shapes
 
 
 def test_the_device_is_what_there_is(monkeypatch):

@@ -24,7 +24,8 @@ class StackedLinear(nn.Module):
         self.num_runs = len(layers)
         self.shared_input = shared_input
         self.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]))  # (R * outputs, F)
-        self.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]))
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self.bias = nn.Parameter(torch.cat(biases)) if biases else None
 
     def forward(self, input: Tensor) -> Tensor:
         if self.shared_input or self.num_runs == 1:
@@ -32,7 +33,10 @@ class StackedLinear(nn.Module):
         runs = self.num_runs
         input_RNF = input.unflatten(1, (runs, -1)).transpose(0, 1)
         weight_RFO = self.weight.unflatten(0, (runs, -1)).transpose(1, 2)
-        output_RNO = torch.baddbmm(self.bias.unflatten(0, (runs, 1, -1)), input_RNF, weight_RFO)
+        if self.bias is None:
+            output_RNO = torch.bmm(input_RNF, weight_RFO)
+        else:
+            output_RNO = torch.baddbmm(self.bias.unflatten(0, (runs, 1, -1)), input_RNF, weight_RFO)
         return output_RNO.transpose(0, 1).flatten(1)
 
 

@@ -195,6 +195,9 @@ def test_what_makes_no_run_is_refused_and_leaves_nothing(data, tmp_path, one_cor
         bnstudy.fit(make(data, model={"name": "mlp", "hidden": "no"}), tmp_path / "results")
     with pytest.raises(ValueError, match=r"(?s)quadrants.*arrays"):
         bnstudy.fit(make(tmp_path), tmp_path / "results")
+    for config in ("model=lenet", {"model": "lenet"}):
+        with pytest.raises(ValueError, match=r"^config = .*model.*bnstudy\.configure"):
+            bnstudy.fit(config, tmp_path / "results")  # type: ignore[arg-type]
     assert surroundings() == before and not (tmp_path / "results").exists()
 
 

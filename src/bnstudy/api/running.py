@@ -82,6 +82,8 @@ def fit(config: Config, results: Folder | None = None, *, progress: bool = True)
     from bnstudy.sweep.plan import plan
     from bnstudy.tracking.console import Progress
 
+    if not isinstance(config, Config):
+        raise ValueError(f"config = {config!r}: give one that bnstudy.configure('model=lenet', 'optim.lr=0.1') makes")
     config = from_dict(plain(to_dict(config)))
     folder = _places.results(config.runtime.results if results is None else results).absolute()
     images = Path(config.runtime.data_root).absolute()  # the run that is returned outlives an os.chdir

@@ -382,6 +382,9 @@ def test_what_a_run_cannot_give_is_named_with_the_remedy(finished, data, tmp_pat
             finished.network("cuda")
     with pytest.raises(ValueError, match=rf"did you mean {finished.id}\?"):
         bnstudy.run(finished.id[:-1], finished.results)
+    for name in ("", ".", "..", f"{finished.id}/."):
+        with pytest.raises(ValueError, match=rf"^run_id .*= '{name}': there is none of that name; .*{finished.id}"):
+            bnstudy.run(name, finished.results)
     with pytest.raises(ValueError, match=r"there are no runs in .*bnstudy\.fit"):
         bnstudy.run(finished.id, tmp_path)
     elsewhere = shutil.copytree(data, tmp_path / "elsewhere")

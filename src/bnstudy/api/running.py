@@ -146,7 +146,8 @@ def run(run_id: str, results: Folder | None = None, *, data_root: Folder | None 
 
     folder = _places.results(results).absolute()
     store = Store(folder)
-    state = store.state(run_id)
+    no_name = run_id in ("", ".", "..") or "/" in run_id  # a folder, but none of a run
+    state = State.absent if no_name else store.state(run_id)
     if state == State.absent:
         known = store.run_ids()
         if not known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import struct
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from bnstudy import cli
+from bnstudy.config import project
 from bnstudy.data import sources
 
 
@@ -52,6 +54,20 @@ def test_images_in_folders_become_a_data_set_with_a_title(tmp_path, capsys):
     assert sorted(arrays.train_labels) == [0, 0, 0, 1, 1, 1] and arrays.train_labels[at] == 1
     assert arrays.train_images[at, 0, 0].tolist() == [11, 22, 33]
     assert json.loads((root / "mine" / "SOURCE.json").read_text())["classes"] == ["cats", "dogs"]
+
+
+def test_the_command_that_trains_on_an_import_names_the_folder(tmp_path, monkeypatch, capsys):
+    """Also where it has it from the environment, as from make DATA_ROOT=FOLDER, whose own children alone know it."""
+    for label, index in itertools.product(("cats", "dogs"), range(5)):
+        draw(tmp_path / "pets" / label / f"{index}.png", value=index)
+    root = tmp_path / "my data"
+    for name, given in (("a", [f"--data-root={root}"]), ("b", []), ("c", [])):
+        assert imported(tmp_path / "pets", "--name", name, *given) == 0
+        assert f"data.name={name} train.epochs=10 --data-root '{root}'\n" in capsys.readouterr().out
+        monkeypatch.setenv("BNSTUDY_DATA_ROOT", str(root))
+    monkeypatch.setattr(project, "usual", tmp_path.joinpath)
+    assert imported(tmp_path / "pets", f"--data-root={tmp_path / 'data'}") == 0
+    assert "train.epochs=10\n" in capsys.readouterr().out
 
 
 def test_without_a_split_every_fifth_image_of_a_class_is_a_test_image(tmp_path):

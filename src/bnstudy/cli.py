@@ -520,7 +520,10 @@ def _data(arguments: argparse.Namespace) -> int:
         title = arguments.title or ""
         located = [import_images(folder, name, arguments.data_root, size=arguments.size, title=title)]
         chosen = shlex.quote(override("data.name", name))
-        print(f"to train on it: bnstudy run model=resnet20 {chosen} train.epochs=10")
+        # not project.data_root(): DATA_ROOT of make reaches no other command
+        usual = arguments.data_root.resolve() == project.usual("data").resolve()
+        place = "" if usual else f" --data-root {shlex.quote(str(arguments.data_root))}"
+        print(f"to train on it: bnstudy run model=resnet20 {chosen} train.epochs=10{place}")
     elif idle := [key for key in ("name", "title", "size") if getattr(arguments, key) is not None]:
         raise ValueError(f"--{idle[0]}: without `import FOLDER` it has no effect; leave it out")
     else:

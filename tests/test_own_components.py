@@ -235,6 +235,10 @@ def test_a_sweep_s_file_has_its_own_name_inside(lab, capsys):
     with pytest.raises(ValueError, match=r"sweeps/mine\.yaml: sweep\.name=trial .* give it mine"):
         compose.expand("mine", "full")
     assert compose.headers()["bare"] == {}
+    lab("sweeps/adhoc.yaml", SWEEP)
+    for use in (compose.sweeps, lambda: compose.expand("adhoc", "quick")):
+        with pytest.raises(ValueError, match=r"sweeps/adhoc\.yaml: .*rename yours"):
+            use()
 
 
 PROBE = "COLUMNS = {{'value': 'float64'}}\nREADS = set()\n\ndef probe(seen):\n    yield {{'value': {}}}\n"

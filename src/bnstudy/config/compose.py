@@ -75,8 +75,11 @@ def one(overrides: Sequence[str]) -> Config:
 
 
 def sweeps() -> list[str]:
-    """The names of all sweeps."""
-    return sorted({path.stem for folder in project.sweep_folders() for path in folder.glob("*.yaml")})
+    """The names of all sweeps. Raises ValueError for a file with the name of a sweep that has none."""
+    files = {path.stem: path for folder in project.sweep_folders() for path in folder.glob("*.yaml")}
+    if AD_HOC in files:
+        raise ValueError(f"{files[AD_HOC]}: a sweep without a file has the name {AD_HOC}: rename yours")
+    return sorted(files)
 
 
 def headers() -> dict[str, dict[str, Any]]:
@@ -165,6 +168,7 @@ def _sweep(sweep: str, preset: str, overrides: Sequence[str]) -> dict[str, list[
 def _primary(sweep: str) -> tuple[Path, str]:
     """The folder and the name of the file that a sweep is composed from: its own, or that of a single run."""
     if sweep == AD_HOC:
+        sweeps()  # refuses a file of this name
         return groups.CONF, "config"
     return _file(sweep).parent, sweep
 

@@ -331,6 +331,14 @@ def test_rows_of_a_table_that_there_is_not_are_refused_also_where_all_tables_are
     assert compose.expand("mine", "full")
 
 
+@pytest.mark.parametrize("override", ["sweep.rows={epochs: 'step > 5'}", "sweep.rows.epochs='step > 5'"])
+def test_rows_can_be_given_to_a_sweep_whose_file_has_none(override):
+    given = [override, "optim.lr=0.1", "norm=batch", "seed=0"]
+    assert compose.expand("lenet_lr_grid", "quick", given)[0].sweep.rows == {"epochs": "step > 5"}
+    with pytest.raises(ValueError, match=r"^sweep\.rows\.epohcs: no such table"):
+        compose.expand("lenet_lr_grid", "quick", [override.replace("epochs", "epohcs"), *given[1:]])
+
+
 def test_a_slip_among_several_values_is_named():
     with pytest.raises(ComposeError, match=r"optim\.lr.*fast"):
         compose.expand("init", "quick", ["optim.lr=0.1,fast"])

@@ -85,8 +85,8 @@ def put(values: dict[str, Any], key: str, value: Any, groups: Groups) -> str | N
     *path, leaf = key.lstrip("~").split(".")
     inner, above = values, ""
     for name in [*path, leaf]:
-        if isinstance(inner, dict) and above.endswith(".options"):
-            inner.setdefault(name, None)  # which options there are, their probe says
+        if isinstance(inner, dict) and (above.endswith(".options") or above == "sweep.rows"):
+            inner.setdefault(name, None)  # which options there are, their probe says; which tables, a later check
         if not isinstance(inner, dict) or name not in inner:
             return _no_such_key(key, values, inner, above, groups)
         holder, inner, above = inner, inner[name], f"{above}.{name}".lstrip(".")

@@ -79,11 +79,12 @@ def test_only_what_has_changed_is_drawn_again(
             assert (root / "w" / "figures" / each).read_bytes() == (drawn / "w" / "figures" / each).read_bytes()
 
 
+@pytest.mark.parametrize("others", [0, 1, 5])
 def test_a_drawing_whose_process_dies_is_named_and_costs_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int
 ) -> None:
     dies = TINY.replace("fig.subplots()", "__import__('os')._exit(1)")
-    texts = {f"good{index}": TINY for index in range(5)} | {"dies": dies}
+    texts = {f"good{index}": TINY for index in range(others)} | {"dies": dies}
     analysis(tmp_path / "analysis", **texts)
     synthetic.copy(synthetic.shared(), tmp_path / "w")
     monkeypatch.setattr("bnstudy.store.devices.cores", lambda: 2)
@@ -92,7 +93,7 @@ def test_a_drawing_whose_process_dies_is_named_and_costs_no_other(
     assert [name for name, each in sections.items() if each.problem] == ["dies"]
     assert sections["dies"].trace and "killed" in sections["dies"].problem
     assert sections["dies"].title and {row.verdict for row in sections["dies"].rows} == {"not run"}
-    assert len(list((tmp_path / "w" / "figures").glob("good*.svg"))) == 5
+    assert len(list((tmp_path / "w" / "figures").glob("good*.svg"))) == others
 
 
 def test_other_code_draws_everything_again(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from bnstudy.store import devices, paths
 
 STYLE = "bnstudy.mplstyle"  # these two lie in the folder that holds the findings' folder
 CURVES = "paper_curves"
-FEW = 3  # drawings that other processes would not have finished sooner: to start one takes two seconds
+FEW = 3  # drawings that a further process would not have finished sooner: to start one takes a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +92,9 @@ def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
             stale.append(task)
         else:
             yield _from_json(cached), False
-    num_processes = min(devices.cores(), len(stale) // FEW)
-    if num_processes < 2:
-        yield from ((section(task), True) for task in stale)
+    if not stale:
         return
+    num_processes = max(1, min(devices.cores(), len(stale) // FEW))  # never in this one, which a finding could end
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":

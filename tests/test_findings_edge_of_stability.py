@@ -29,8 +29,9 @@ def frames(edge=(1.0, 1.05), scale_free=(1.0, 2.0), seeds=4, lost=(), outcome="d
         for step in range(0, 2001, 20):
             over = (edge[at] if step > 0.65 * fitted else 0.1) * (after if step > fitted else 1)
             value = 1e9 if lr in lost else 2 * over / lr * (1 + 0.002 * seed)
-            looks.append({**common, "step": step, "eigenvalue": value})
-        free += [{**common, "step": step, "eigenvalue": scale_free[at] * (1 + 0.002 * seed)} for step in (0, 2000)]
+            looks.append({**common, "step": step, "eigenvalue": value, "converged": True})
+        value = scale_free[at] * (1 + 0.002 * seed)
+        free += [{**common, "step": step, "eigenvalue": value, "converged": True} for step in (0, 2000)]
     tables = {"hessian_top_eigenvalue": looks, "relative_sharpness": free, "steps": steps}
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
@@ -53,3 +54,26 @@ def frames(edge=(1.0, 1.05), scale_free=(1.0, 2.0), seeds=4, lost=(), outcome="d
 def test_made_courses_are_judged_for_what_they_are(how, edge, order):
     found = {claim: evidence.verdict for claim, evidence in FINDING.evidence(frames(**how)).items()}
     assert found == {"B3-edge": edge, "B3-order": order}
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "changed"),
+    [
+        (
+            "hessian_top_eigenvalue",
+            "1000 < step < 2000 and step % 40 == 0",
+            {},
+        ),  # of every second look nothing is known
+        ("hessian_top_eigenvalue", "step == 2000", {"B3-order"}),
+        ("hessian_top_eigenvalue", "step > 1000", {"B3-edge", "B3-order"}),
+        ("relative_sharpness", "step == 2000", {"B3-order"}),
+    ],
+)
+def test_eigenvalues_that_did_not_converge_are_not_judged(table, rows, changed):
+    tables = frames()
+    lost = tables[table].query(rows).index
+    tables[table].loc[lost, ["eigenvalue", "converged"]] = [1e9, False]
+    verdicts = {claim: evidence.verdict for claim, evidence in FINDING.evidence(tables).items()}
+    assert verdicts == {
+        claim: Verdict.undecided if claim in changed else Verdict.reproduced for claim in ("B3-edge", "B3-order")
+    }

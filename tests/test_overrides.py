@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_runs import config, job, make, names, quadrants, torch_as_it_was
 
 from bnstudy import cli
-from bnstudy.config import compose
+from bnstudy.config import compose, project
 from bnstudy.config.errors import ComposeError
 from bnstudy.config.overrides import quoted
 from bnstudy.store import paths, reduction
@@ -66,6 +66,23 @@ def test_an_override_takes_the_place_of_an_axis_however_it_is_written(plus, over
 def test_a_mapping_leaves_the_axes_that_it_does_not_name():
     configs = compose.expand(GRID, "quick", ["optim={momentum:0.5}"])
     assert len({made.optim.lr for made in configs}) == 8 and {made.optim.momentum for made in configs} == {0.5}
+
+
+@pytest.mark.parametrize("value", ["${optim.lr}", "${oc.select:optim.lr}"])
+def test_a_value_that_follows_the_axis_of_a_search_is_refused(value, tmp_path, monkeypatch):
+    """The runs that a search adds would have the value of the grid's first run."""
+    monkeypatch.setattr(project, "SWEEPS", tmp_path)
+    probe = f"probes: {{covariate_shift: {{at: [0], options: {{step_size: '{value}'}}}}}}\n"
+    params = "hydra: {sweeper: {params: {optim.lr: '0.1,0.2'}}}\n"
+    head = f"# Mine.\ndefaults: [config, override probes: none, _self_]\n{probe}{params}"
+    (tmp_path / "mine.yaml").write_text(head + "sweep: {search: {axis: optim.lr}}\n")
+    with pytest.raises(ComposeError, match=r"probes\.covariate_shift\.options.*optim\.lr.*sweep\.search\.axis=null"):
+        compose.expand("mine", "full")
+    assert len(compose.expand("mine", "full", ["probes.covariate_shift.options.step_size=0.1"])) == 2
+    of_first, of_second = compose.expand("mine", "full", ["sweep.search.axis=null"])
+    assert of_first.probes != of_second.probes
+    (tmp_path / "mine.yaml").write_text(head + "sweep: {search: {axis: optim.weight_decay}}\n")
+    assert len(compose.expand("mine", "full", ["optim.weight_decay=0.1"])) == 2
 
 
 @pytest.mark.parametrize(

@@ -307,11 +307,36 @@ def _filled(composed: dict[str, Any], overrides: Iterable[Override], by_group: M
         if complaint := errors.put(values, key, _converted(key, override.value()), by_group):
             raise ComposeError(complaint)
     try:
-        return from_dict(_resolved(values))
+        config = from_dict(_resolved(values))
+        _check_search(values, config.sweep.search.axis)
     except OmegaConfBaseException as error:
         raise ComposeError(errors.first_line(error)) from None
     except ValueError as error:
         raise ComposeError(str(error)) from None
+    return config
+
+
+def _check_search(values: dict[str, Any], axis: str | None) -> None:
+    """Raise ComposeError where a value follows the axis of the search, as `${optim.lr}` does.
+
+    The runs that a search adds are copies of composed ones with another value of the axis alone.
+    """
+    if axis is None or "${" not in str(values):
+        return
+    one, two = OmegaConf.create(values), OmegaConf.create(values)
+    OmegaConf.update(one, axis, 1.0)
+    OmegaConf.update(two, axis, 2.0)
+    before, after = ({key: _at(whole, key) for key in _flat(values)} for whole in map(_container, (one, two)))
+    for key in before:
+        if before[key] != after[key] and key != axis and not is_below(key, "sweep"):
+            raise ComposeError(
+                f"{key}={_at(values, key)}: it follows {axis}, for which the sweep searches, and the runs that it adds "
+                f"would keep a value of the grid: give {key} a number, or sweep.search.axis=null"
+            )
+
+
+def _container(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=True)
 
 
 def _converted(key: str, value: Any) -> Any:

@@ -16,6 +16,7 @@ from bnstudy.config.errors import ComposeError
 from bnstudy.config.overrides import quoted
 from bnstudy.store import paths, reduction
 from bnstudy.store.runs import Store
+from bnstudy.sweep import tables
 from bnstudy.training import preflight
 
 GRID = "lenet_lr_grid"
@@ -66,6 +67,19 @@ def test_an_override_takes_the_place_of_an_axis_however_it_is_written(plus, over
 def test_a_mapping_leaves_the_axes_that_it_does_not_name():
     configs = compose.expand(GRID, "quick", ["optim={momentum:0.5}"])
     assert len({made.optim.lr for made in configs}) == 8 and {made.optim.momentum for made in configs} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("diverging_update", "sweep.rows.moments_along_step='depth == 8'"),
+        ("stability_depth", "sweep.runs_of=[]"),
+        ("diverging_update", "sweep.outcome_by=losses"),
+    ],
+)
+def test_other_rows_of_the_presets_runs_have_tables_of_their_own(name, override, tmp_path):
+    assert tables.workspace_of(name, "quick", [], tmp_path) == tmp_path / "quick"
+    assert tables.workspace_of(name, "quick", [override], tmp_path) == tmp_path / paths.CUSTOM
 
 
 @pytest.mark.parametrize("value", ["${optim.lr}", "${oc.select:optim.lr}"])

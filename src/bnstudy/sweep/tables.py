@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bnstudy.config import compose
 from bnstudy.config.identity import canonical
-from bnstudy.config.schema import Config, Search, resolved
+from bnstudy.config.schema import Config, resolved
 from bnstudy.store import files, locks, paths, publishing, reduction, status
 from bnstudy.store.jobs import Job, jobs
 from bnstudy.store.publishing import NOTHING, Published
@@ -144,9 +144,9 @@ def _is_preset(name: str, preset: str, configs: Sequence[Config]) -> bool:
     if name == compose.AD_HOC:
         return False
 
-    def essentials(configs: Sequence[Config]) -> tuple[set[str], list[str] | None, Search, str]:
+    def essentials(configs: Sequence[Config]) -> tuple[object, ...]:
         identities = {f"{canonical(config, {})} {sorted(status.plan_keys(config))}" for config in configs}
         sweep = configs[0].sweep
-        return identities, sweep.tables, sweep.search, sweep.outcome_by
+        return identities, sweep.tables, sweep.rows, sweep.runs_of, sweep.search, sweep.outcome_by
 
     return essentials(configs) == essentials(compose.expand(name, preset, []))

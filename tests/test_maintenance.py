@@ -334,6 +334,10 @@ def test_a_retry_of_what_is_no_longer_the_same_says_so(tmp_path, root, capsys):
     told = capsys.readouterr().err
     assert f"{ids[0]}: cannot be trained (its data, or an option's default, have changed)" in told
     assert "(optim.inertia: there is no such key; there are: lr" in told and f"make clean-run ID={ids[1]}" in told
+    for value in ("runtime.threads=0", "runtime.nope=1"):  # once, and not for every run
+        with pytest.raises(ValueError, match=value.partition("=")[0]):
+            study.retry(None, [value], tmp_path / "results", 1)
+    assert not capsys.readouterr().err
     for wrong, words in ((["optim.lr=3"], "optim.lr=3: a retry trains the very runs"), ([], "no sweep 'x'")):
         with pytest.raises(ValueError, match=words):
             study.retry("x", wrong, tmp_path, 1)

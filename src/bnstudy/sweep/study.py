@@ -203,11 +203,12 @@ def retry(sweep: str | None, overrides: Sequence[str], results: Path, workers: i
     """Train the runs that failed, of one sweep or of all, once more, as they were, with the `runtime` and `tracking`
     that they had; the overrides change those. Exit status 1 if any failed.
 
-    Raises ValueError for an override of anything else: with another value it is another run.
+    Raises ValueError for an override of anything else (with another value it is another run), and for a wrong one.
     """
     for text in overrides:
         if not text.lstrip("+").startswith(HOW):
             raise ValueError(f"{text}: a retry trains the very runs that failed; give only runtime.* and tracking.*")
+    compose.one(overrides)  # raises for a wrong one, once
     failed = _failed(sweep, results)
     if not failed:
         print(f"no run{f' of {sweep}' if sweep else ''} has failed")

@@ -40,8 +40,8 @@ $(if $(idle),$(error $(firstword $(idle)): make $(MAKECMDGOALS) does not take it
 # A given value is one word to the shell, whatever characters it has; ARGS are words, quoted by the caller.
 quoted = '$(subst ','\'',$(value $1))'
 option = $(if $(value $1),$2$(call quoted,$1))
-# Of variables that switch something on, 0, no and false leave it off.
-wanted = $(filter-out 0 no No NO false False FALSE,$(value $1))
+# Of variables that switch something on, 0, no, n, false and off leave it off.
+wanted = $(filter-out 0 n N no No NO off Off OFF false False FALSE,$(value $1))
 preset = $(call option,PRESET,--preset )
 strict = $(if $(call wanted,STRICT),--strict)
 budget = $(call option,BUDGET_MIN,--budget-min )

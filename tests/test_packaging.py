@@ -80,7 +80,7 @@ def test_a_target_takes_what_its_line_says():
         assert said == {"BUDGET_MIN" if name == "BUDGET" else name for name in used}, line
 
 
-@pytest.mark.parametrize("value", ["0", "no", "false", "False", "", "1", "yes"])
+@pytest.mark.parametrize("value", ["0", "n", "N", "no", "false", "False", "off", "OFF", "", "1", "yes"])
 @pytest.mark.parametrize(
     ("words", "variable", "effect"),
     [

@@ -20,7 +20,7 @@ from bnstudy.config import compose
 from bnstudy.data import sources, synthetic
 from bnstudy.store import files, paths, status
 from bnstudy.store.runs import RunEnded, State, Store
-from bnstudy.sweep import pool, specs, study, survey, tables
+from bnstudy.sweep import pool, preview, specs, study, survey, tables
 from bnstudy.sweep.specs import kind
 from bnstudy.sweep.tally import Speeds
 from bnstudy.tracking.console import Progress
@@ -394,6 +394,34 @@ def test_overrides_that_make_the_same_runs_are_the_preset(sweep, how):
 
 
 SEARCH = ("sweep.search.axis=optim.lr", "sweep.search.factor=2")
+
+
+def test_the_runs_of_a_search_are_counted(root, tmp_path, capsys, monkeypatch):
+    def outcome(store, run_id):  # up to 1 the runs shall train, beyond they shall not
+        manifest = read(store, run_id)
+        return manifest | {"outcome": "trained" if manifest["config"]["optim"]["lr"] <= 1 else "diverged"}
+
+    def printed(*arguments):
+        assert main(*arguments, "--data-root", root, "--results", tmp_path) == 0
+        return capsys.readouterr().out
+
+    read, announced = Store.manifest, []
+    monkeypatch.setattr(Store, "manifest", outcome)
+    asked = ["sweep", *TINY, "norm=batch", "optim.lr=0.1,1,10", *SEARCH, "--name", "mine"]
+    assert re.search("3 runs: 3 to train; 225 images .*0 to 2 more runs follow", printed(*asked, "--dry-run"))
+    printed(*asked)
+    counted = printed("status")
+    assert re.search("^mine .* 5 runs: 5 completed", counted, re.MULTILINE)
+    assert "search follows" not in counted and "other runs" not in counted
+    assert "5 runs: 5 completed; 0 images to train on\n" in printed(*asked, "--dry-run")
+    store = Store(tmp_path)
+    (searched,) = (run_id for run_id in store.run_ids() if 3 < read(store, run_id)["config"]["optim"]["lr"] < 4)
+    assert main("clean-run", searched, "--results", tmp_path) == 0
+    assert re.search("4 runs: 3 completed, 1 to train; 75 images", printed(*asked, "--dry-run"))
+    assert re.search("^mine .* 4 runs: 3 completed, 1 pending.*; its search follows", printed("status"), re.MULTILINE)
+    monkeypatch.setattr(preview, "announce", lambda _, jobs, *places, **how: announced.append(len(jobs)))
+    printed(*asked)
+    assert announced == [4]
 
 
 @pytest.mark.slow

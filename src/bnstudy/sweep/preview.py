@@ -130,9 +130,17 @@ def left(
 
 
 def dry_run(
-    sweep: str, jobs: Sequence[Job], results: Path, processes: int | None = None, published: Published = NOTHING
+    sweep: str,
+    jobs: Sequence[Job],
+    results: Path,
+    processes: int | None = None,
+    published: Published = NOTHING,
+    *,
+    more: str = "",
 ) -> int:
     """Print the runs with their states, steps and images, and the time that the pending ones take. Train nothing.
+
+    `more`: how many runs of the sweep's search follow these (`search.Reach.more`).
 
     Raises ValueError for runs that components or data refuse.
     """
@@ -153,6 +161,7 @@ def dry_run(
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     left = tally_of(sweep, jobs, results, processes, published).time_left
     end = f"; {left or UNKNOWN}" if states["to train"] else ""
+    end += f"; of its search {more} more runs follow" if more else ""
     print(f"{len(jobs)} runs: {counts}; {images:,} images to train on{end}")
     return 0
 

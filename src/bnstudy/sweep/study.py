@@ -94,14 +94,16 @@ def sweep(
     published = NOTHING if again else publishing.load(results, name, overrides, configs[0].sweep)
     if show == Show.configurations:
         return preview.print_configurations(grid)
+    reached = search.reach(grid, Store(results), published)
     if show == Show.runs:
-        return preview.dry_run(name, grid, results, workers or rounds.processes(grid), published)
+        processes = workers or rounds.processes(grid)
+        return preview.dry_run(name, reached.jobs, results, processes, published, more=reached.more)
     workspace = tables.workspace_for(results, preset, {name: configs}, named)
     _check_folders(results, workspace, [name])
     print(compose.describe(name))
     remember(name, preset, overrides, grid, results, named)
     if launcher == LOCAL:
-        preview.announce(name, grid, results, workers or rounds.processes(grid), published, yes=yes)
+        preview.announce(name, reached.jobs, results, workers or rounds.processes(grid), published, yes=yes)
     failed = False
     try:
         for title, part in rounds.by_seed(named or name, grid, launcher):

@@ -77,9 +77,20 @@ def test_more_seeds_of_the_same_kind_make_it_easier():
 
 
 def test_infinitely_far_on_the_wrong_side_is_no_support():
-    assert stats.below([0.1, 0.1, math.inf], 1) == 1 and stats.above([5.0, 5.1, math.inf], 1) < 0.05
+    assert stats.below([0.1, 0.1, math.inf], 1) == 1
     assert stats.above([0.0, 5.0, 6.0], 1, Scale.log) == 1
     assert stats.above([5.0], 1) == 1
+
+
+def test_infinitely_far_on_the_right_side_counts_as_far_as_the_furthest_finite_value():
+    inf = math.inf
+    assert stats.above([5.0, 5.1, 5.4, inf, inf], 1) == stats.above([5.0, 5.1, 5.4, 5.4, 5.4], 1)
+    assert stats.below([0.1, 0.2, 0.4, 0.0], 1, Scale.log) == stats.below([0.1, 0.2, 0.4, 0.1], 1, Scale.log)
+    assert stats.above([1.0, 2.0, 3.5], 1) > stats.above([1.0, 2.0, 3.5, inf], 1)
+    assert stats.above([inf] * 5, 1, Scale.log) == stats.below([-inf] * 5, 1) == 0
+    for few in ([5.0], [5.0, 6.0]):  # seeds that are finite decide nothing
+        assert stats.above([inf] * 4 + few, 1, Scale.log) == 1
+    assert 0 < stats.above([inf] * 4 + [5.0, 6.0, 7.0], 1, Scale.log) < 0.05
 
 
 def test_pairs_are_formed_by_seed():

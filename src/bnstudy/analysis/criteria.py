@@ -16,9 +16,8 @@ import pandas as pd
 
 from bnstudy.analysis import stats
 from bnstudy.analysis.frames import ARMS, number
-from bnstudy.analysis.stats import ALPHA, Interval, Scale
+from bnstudy.analysis.stats import ALPHA, MIN_SEEDS, Interval, Scale
 
-MIN_SEEDS = 3  # fewer than this and nothing is decided
 LABELS = {"batch": "with BN", "none": "without"}
 _MEANS = {Scale.plain: "", Scale.log: " (geometric mean)", Scale.logit: " (averaged as a logit)"}
 

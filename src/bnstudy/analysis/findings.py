@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from bnstudy.analysis import criteria, figure_cache, stats
-from bnstudy.analysis.criteria import MIN_SEEDS, Criterion, Outcome, Sample
+from bnstudy.analysis.criteria import Criterion, Outcome, Sample
 from bnstudy.analysis.frames import MINUS, number
-from bnstudy.analysis.stats import ALPHA, Interval
+from bnstudy.analysis.stats import ALPHA, MIN_SEEDS, Interval
 
 ORIGINS = ("paper", "course", "ours")  # whose claim it is: the paper's, that of the course pages, an own question
 SCALES = (

@@ -18,6 +18,7 @@ from scipy import special  # Student's t; scipy.stats takes a second longer to i
 
 LEVEL = 0.95  # of an interval
 ALPHA = 0.05  # of a test, two-sided; of each of the two one-sided tests of an equivalence
+MIN_SEEDS = 3  # fewer than this and nothing is decided
 
 
 class SeedTwice(ValueError):
@@ -111,7 +112,9 @@ def check_seeds(values: pd.Series) -> None:
 def above(values: Iterable[float], bound: float, scale: Scale = Scale.plain) -> float:
     """Doubled p of the one-sided t test that the mean is at most `bound`: below 0.05 where the interval is above it.
 
-    1 where there are fewer than two values, or where one lies infinitely far on the wrong side.
+    Values that lie infinitely far on the right side count as the most extreme finite one there is. 1 where there are
+    fewer than two values, where one lies infinitely far on the wrong side, or where fewer than MIN_SEEDS are finite
+    among infinite ones; 0 where all of them lie infinitely far on the right side.
     """
     return _one_sided(values, bound, scale, +1)
 
@@ -156,8 +159,10 @@ def _one_sided(values: Iterable[float], bound: float, scale: Scale, side: int) -
     usable = on_scale[np.isfinite(on_scale)]
     if len(usable) == 0 and len(on_scale) > 1:
         return 0.0  # all of them lie infinitely far on the right side
-    if len(usable) < 2:
+    if len(usable) < (2 if len(usable) == len(on_scale) else MIN_SEEDS):
         return 1.0
+    furthest = side * float((side * usable).max())
+    usable = np.where(np.isfinite(on_scale), on_scale, furthest)
     apart = side * (float(usable.mean()) - float(scale.forward(np.asarray(bound, dtype=float))))
     error = float(usable.std(ddof=1)) / math.sqrt(len(usable))
     if error == 0:

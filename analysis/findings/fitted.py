@@ -26,7 +26,7 @@ CAPTION = (
     "over seeds, band: 95 % interval. (c) By how many points the accuracy on the training images, in evaluation mode "
     "after training, is ahead of that on the test images, by rate, a dot a seed, line: mean with 95 % interval. (d) "
     "Largest eigenvalue of the Hessian after training on 256 training images; hollow: with every weight in units of "
-    "its tensor's norm, which no rescaling that BN undoes can change."
+    "its tensor's norm, which no rescaling that BN undoes can change; line: geometric mean."
 )
 SWEEP = "fitted"
 _WHERE = "num_train == 5000 and depth == 20 and norm == 'batch'"

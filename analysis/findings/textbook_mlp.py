@@ -26,13 +26,13 @@ EPOCHS = 10
 
 TITLE = "A perceptron with BN and without: weights, units and gradients along training"
 CAPTION = (
-    "784-256-10 on Fashion-MNIST, plain SGD, batches of 256. Mean (line) over seeds and 95 % interval (band). (a) "
-    "Wasserstein distance of the hidden layer's weights from their start, in standard deviations of the start. (b) "
-    "Quantiles of these weights with sigmoids: 25 to 75 % (thick), 1 to 99 % (thin), means over seeds. (c) Hidden "
-    "units that pass on less than a tenth of the largest derivative, before training (thin) and after it (thick). (d) "
-    "Norm of the gradient in the hidden layer's weights before training. (e) Test accuracy after training; diverged: "
-    "at chance. (a, b) Xavier's scale; (a to e) learning rate 0.1. (f) Runs at each rate and scale of the initial "
-    "weights, a mark each: filled where it diverged (loss above 1000 or not finite)."
+    "784-256-10 on Fashion-MNIST, plain SGD, batches of 256. Mean (line; in d geometric) over seeds, 95 % interval "
+    "(band). (a) Wasserstein distance of the hidden layer's weights from their start, in standard deviations of the "
+    "start. (b) Quantiles of these weights with sigmoids: 25 to 75 % (thick), 1 to 99 % (thin), means over seeds. (c) "
+    "Hidden units that pass on less than a tenth of the largest derivative, before training (thin) and after it "
+    "(thick). (d) Norm of the gradient in the hidden layer's weights before training. (e) Test accuracy after "
+    "training; diverged: at chance. (a, b) Xavier's scale; (a to e) learning rate 0.1. (f) Runs at each rate and scale "
+    "of the initial weights, a mark each: filled where it diverged (loss above 1000 or not finite)."
 )
 SWEEP = "textbook_mlp"
 NEEDS = {

@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 
 from bnstudy.analysis import criteria, findings
 from bnstudy.analysis.criteria import Criterion, HoldsFor, Need, Outcome, Part, Sample
 from bnstudy.analysis.findings import Claim, Verdict
 from bnstudy.analysis.stats import Scale
 
+PATHS = findings.discover(synthetic.FINDINGS)
 RATIO = Part("ratio", above=30, scale=Scale.log)
 SHARE = Part("share", below=0.5, scale=Scale.logit)
 
@@ -217,3 +219,22 @@ def test_parts_without_values_are_left_out_where_that_is_said() -> None:
     assert verdict(rule, **{near.key: around(0, 0.1, 3), far.key: nothing}) == (
         Verdict.undecided, "fewer than 4 seeds"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bound", "text"), [(98.99, "98.99"), (99, "99"), (0.5, "0.5"), (1e-12, "1e\N{MINUS SIGN}12"), (12345.0, "12345")]
+)
+def test_a_bound_has_all_its_digits(bound, text):
+    """The code asks for it, and so must the sentence."""
+    assert str(Need("accuracy", "it does not fit", above=bound)) == f"accuracy above {text}"
+    assert Part("accuracy", below=bound).asks == f"accuracy: below {text}"
+    assert Part("accuracy", above=bound, below=2 * bound).asks.startswith(f"accuracy: between {text} and ")
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path.stem != "stability_depth"], ids=lambda path: path.stem)
+def test_a_need_that_is_a_count_says_so(path):
+    """A bound of one half, or of one, is about a number of something, but for shares, differences and ratios."""
+    for claim in findings.load(path).claims:
+        for need in claim.criterion.needs if isinstance(claim.criterion, Criterion) else ():
+            if 0.5 in (need.above, need.below) or need.below == 1:
+                assert need.of.startswith(("number of", "share of")), need.of

@@ -27,7 +27,7 @@ SAME = {
     for pair in itertools.pairwise(SIZES)
 }  # fmt: skip
 INSIDE = {
-    size: Need(f"arms compared whose best rate is at an end of the grid, mini-batches of {size}",
+    size: Need(f"number of arms compared whose best rate is at an end of the grid, mini-batches of {size}",
                "a best rate at the grid's edge is no optimum", below=0.5)
     for size in (SIZES[0], SIZES[-1])
 }  # fmt: skip

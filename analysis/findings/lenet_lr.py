@@ -23,7 +23,9 @@ FIT = Need(
     "training accuracy there of the arm that has the lower one", "networks do not fit their training data: speed is "
     "read as generalisation", above=95,
 )  # fmt: skip
-INSIDE = Need("arms whose best rate is at an end of the grid", "a best rate at the grid's edge is no optimum", below=1)
+INSIDE = Need(
+    "number of arms whose best rate is at an end of the grid", "a best rate at the grid's edge is no optimum", below=1
+)
 
 TITLE = "LeNet: final accuracy against the learning rate"
 CAPTION = (

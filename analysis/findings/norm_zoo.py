@@ -19,7 +19,9 @@ FOLLOWS = Part("rank correlation of limit and growth of activations over the arm
 SCALES = Part("limit with variance only over that with BN", above=0.25, scale=Scale.log)
 CENTRES = Part("limit with mean only over that with BN", below=0.25, scale=Scale.log)
 SHARE = Part("gain of a classifier from zero over that of one BN at the end", above=0.5, below=0.85)
-KNOWN = Need("arms of a seed at which no rate learns up to the first that fails", "a limit is not known", below=0.5)
+KNOWN = Need(
+    "number of arms of a seed at which no rate learns up to the first that fails", "a limit is not known", below=0.5
+)
 GAINS = Need("gain of one BN at the end over none", "one BN at the end gains nothing over none", above=0)
 INSIDE = Need("number of the three arms whose best rate is at an end of the grid",
               "a best rate at the grid's edge is no optimum", below=1)  # fmt: skip

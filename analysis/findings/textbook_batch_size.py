@@ -27,7 +27,9 @@ GAPS = {
     (64, 512): Part("fall of it from 512 to 64", above=0, unit="points"),
 }
 OTHER_OPTIMUM = Part("loss of test accuracy of group normalization at BN's best size", above=0, unit="points")
-INSIDE = Need("BN's best size at an end of the grid", "a best size at the grid's edge is no optimum", below=1)
+INSIDE = Need(
+    "number of BN's best sizes at an end of the grid", "a best size at the grid's edge is no optimum", below=1
+)
 
 TITLE = "Is a mini-batch of 50 to 100 best?"
 CAPTION = (

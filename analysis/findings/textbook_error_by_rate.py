@@ -19,7 +19,9 @@ WITHIN = 2.0  # points of the training error above the smallest
 WIDER = Part("width of the range of rates with BN less without", above=0.5, unit="decades")
 SOME = Part(WIDER.of, above=0, unit="decades")
 INSIDE = Need(
-    "arms whose smallest error is at an end of the grid", "an optimum at the grid's edge is no optimum", below=1
+    "number of arms whose smallest error is at an end of the grid",
+    "an optimum at the grid's edge is no optimum",
+    below=1,
 )
 
 TITLE = "The error over learning rates, after fifty epochs"

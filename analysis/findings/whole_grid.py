@@ -27,8 +27,10 @@ LOST, UNUSED = (
     Part(f"rates at which every seed trains with BN everywhere and {what}", above=0.5, holds_for=HoldsFor.every)
     for what in ("every seed diverges without", "none trains without")
 )
-CONTROL = Need("rates at which every seed trains without BN", "without BN no rate trains in every seed", above=0.5)
-OTHER = Need("rates that BN everywhere and nowhere both choose", "both arms choose the same rate", below=0.5)
+CONTROL = Need(
+    "number of rates at which every seed trains without BN", "without BN no rate trains in every seed", above=0.5
+)
+OTHER = Need("number of rates that BN everywhere and nowhere both choose", "both arms choose the same rate", below=0.5)
 CLAIMS = (
     Claim(
         id="2-best-grid",

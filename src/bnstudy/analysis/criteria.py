@@ -79,9 +79,9 @@ class Part:
         """The quantity and its bound."""
         unit = f" {self.unit}" if self.unit else ""
         if self.above is None or self.below is None:
-            bound = f"above {number(self.above)}" if self.above is not None else f"below {number(self.below or 0.0)}"
+            bound = f"above {_exact(self.above)}" if self.above is not None else f"below {_exact(self.below or 0.0)}"
         else:
-            bound = f"between {number(self.above)} and {number(self.below)}"
+            bound = f"between {_exact(self.above)} and {_exact(self.below)}"
         return " ".join(filter(None, (f"{self.of}: {bound}{unit}{_MEANS[self.scale]}", self.holds_for)))
 
     def p(self, values: pd.Series) -> float:
@@ -125,8 +125,8 @@ class Need:
     below: float | None = None
 
     def __str__(self) -> str:
-        bounds = [f"above {number(self.above)}"] if self.above is not None else []
-        bounds += [f"below {number(self.below)}"] if self.below is not None else []
+        bounds = [f"above {_exact(self.above)}"] if self.above is not None else []
+        bounds += [f"below {_exact(self.below)}"] if self.below is not None else []
         return f"{self.of} {' and '.join(bounds)}"
 
     def met(self, values: pd.Series, judged: pd.Index | None = None) -> bool:
@@ -273,6 +273,11 @@ def formatted(interval: Interval) -> str:
     if math.isnan(interval.low):
         return number(interval.mean)
     return f"{number(interval.mean)} [{number(interval.low)}, {number(interval.high)}]"
+
+
+def _exact(bound: float) -> str:
+    """A bound as text, with as many digits as it has: 98.99 is not 99."""
+    return number(bound, max(3, len(f"{bound:.15g}".partition("e")[0].replace(".", "").lstrip("-0"))))
 
 
 def _within(value: float, above: float | None, below: float | None) -> bool:

@@ -34,8 +34,8 @@ _INSIDE, _ALIVE = (
     {place: Need(f"{what}, BN {figures.PLACES[place][0]}", f"BN {figures.PLACES[place][0]}: {why}", below=0.5)
      for place in PLACES}
     for what, why in (
-        ("rates chosen that are the grid's smallest or largest", "the rate chosen is at the grid's end"),
-        ("runs at the rate chosen that do not train", "a seed does not train at the rate chosen"),
+        ("number of rates chosen that are the grid's smallest or largest", "the rate chosen is at the grid's end"),
+        ("number of runs at the rate chosen that do not train", "a seed does not train at the rate chosen"),
     )
 )  # fmt: skip
 

@@ -210,17 +210,6 @@ def test_a_bound_may_hold_in_every_seed_or_in_some(values: list[float], expected
     assert "above 0.5 in every seed: reproduced" in str(rule) and "above 0.5 in some seed: partly" in str(rule)
 
 
-def test_parts_without_values_are_left_out_where_that_is_said() -> None:
-    near, far = (Part("apart", above=-2, below=2, at=at) for at in ("near", "far"))
-    rule = Criterion((near, far), partial=1, left_out="nothing fits", min_seeds=4)
-    nothing = criteria.single(pd.Series(dtype=float))
-    assert verdict(rule, **{near.key: around(0, 0.1), far.key: nothing}) == (Verdict.reproduced, "")
-    assert verdict(rule, **{near.key: nothing, far.key: nothing}) == (Verdict.undecided, "nothing fits")
-    assert verdict(rule, **{near.key: around(0, 0.1, 3), far.key: nothing}) == (
-        Verdict.undecided, "fewer than 4 seeds"
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("bound", "text"), [(98.99, "98.99"), (99, "99"), (0.5, "0.5"), (1e-12, "1e\N{MINUS SIGN}12"), (12345.0, "12345")]
 )
@@ -231,7 +220,7 @@ def test_a_bound_has_all_its_digits(bound, text):
     assert Part("accuracy", above=bound, below=2 * bound).asks.startswith(f"accuracy: between {text} and ")
 
 
-@pytest.mark.parametrize("path", [path for path in PATHS if path.stem != "stability_depth"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_a_need_that_is_a_count_says_so(path):
     """A bound of one half, or of one, is about a number of something, but for shares, differences and ratios."""
     for claim in findings.load(path).claims:

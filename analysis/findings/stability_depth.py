@@ -34,8 +34,8 @@ NEEDS = {
 SIZE = (9.8, 4.6)
 FALLS = Part("slope of log limit on log depth without BN", below=0)
 SLOWER = Part("slope with BN less a third of that without", above=0)
-ALL_KNOWN = Need("number of a seed's cells without a limit, or with one above the largest rate tried", "a limit is not known",
-                 below=0.5)  # fmt: skip
+ALL_KNOWN = Need("number of a seed's cells without a limit, or with one above the largest rate tried",
+                 "a limit is not known", below=0.5)  # fmt: skip
 CLAIMS = (
     Claim(
         id="15-epoch",

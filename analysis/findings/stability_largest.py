@@ -32,7 +32,7 @@ LARGER, LARGER_PARTLY = (
     Part("limit with BN over that without at depth 110", above=bound, scale=Scale.log)
     for bound in (stable_rates.TIMES, 1)
 )
-KNOWN = Need("number of a seed's cells at depth 110 without a limit, or without BN with one above the largest rate tried",
+KNOWN = Need("number of a seed's cells without a limit, or without BN with one above the largest rate tried",
              "a limit is not known", below=0.5)  # fmt: skip
 CLAIMS = (
     Claim(

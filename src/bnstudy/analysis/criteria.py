@@ -163,9 +163,7 @@ class Criterion:
     """Parts that reproduce a claim together; `partial`: how many of them do so partly, or other parts that do.
 
     `needs` are preconditions, and so are `min_seeds`; `remark` is added to the sentence: what a reader must know of
-    how the bounds were laid down. Where `left_out` is given, parts without any value are left out, and it is the
-    reason of the verdict undecided where all are. Raises ValueError where two parts on one quantity average it on
-    different scales.
+    how the bounds were laid down. Raises ValueError where two parts on one quantity average it on different scales.
     """
 
     full: tuple[Part, ...]
@@ -173,7 +171,6 @@ class Criterion:
     needs: tuple[Need, ...] = ()
     remark: str = ""
     min_seeds: int = MIN_SEEDS
-    left_out: str = ""
 
     def __post_init__(self) -> None:
         scales: dict[str, Scale] = {}
@@ -209,10 +206,11 @@ class Criterion:
         """Raises ValueError unless there is a sample for each quantity."""
         if lacking := [of for of in self.quantities if of not in samples]:
             raise ValueError(f"no values were measured for {', '.join(map(repr, lacking))}; there are {list(samples)}")
-        judged = [part for part in self.full if not self.left_out or samples[part.key].values.notna().any()]
-        outcomes = [part.outcome(samples[part.key].values) for part in judged]
-        p = max((part.p(samples[part.key].values) for part in judged), default=1.0)  # the weakest part decides
-        n = min((int(samples[part.key].values.notna().sum()) for part in judged), default=0)  # infinite ones are seeds
+        outcomes = [part.outcome(samples[part.key].values) for part in self.full]
+        p = max((part.p(samples[part.key].values) for part in self.full), default=1.0)  # the weakest part decides
+        n = min(
+            (int(samples[part.key].values.notna().sum()) for part in self.full), default=0
+        )  # infinite ones are seeds
         partial_p, enough = None, True
         if isinstance(self.partial, tuple):
             of_lesser = [samples[part.key].values for part in self.partial]
@@ -220,19 +218,18 @@ class Criterion:
             lesser = [part.p(values) for part, values in zip(self.partial, of_lesser, strict=True)]
             partial_p = max(lesser, default=None)
         elif self.partial:
-            lesser = sorted(part.p(samples[part.key].values) for part in judged)
+            lesser = sorted(part.p(samples[part.key].values) for part in self.full)
             partial_p = _some(lesser, self.partial)
         partial = partial_p is not None and partial_p < ALPHA and enough
-        every = [samples[part.key].values.dropna().index for part in judged]
+        every = [samples[part.key].values.dropna().index for part in self.full]
         seeds = every[0].append(every[1:]) if every else None
         unmet = [need.reason for need in self.needs if not need.met(samples[need.of].values, seeds)]
-        unmet += [] if judged else [self.left_out]
-        against = sorted(part.p_against(samples[part.key].values) for part in judged)
-        open_parts = [part.key for part, outcome in zip(judged, outcomes, strict=True) if outcome is Outcome.open]
+        against = sorted(part.p_against(samples[part.key].values) for part in self.full)
+        open_parts = [part.key for part, outcome in zip(self.full, outcomes, strict=True) if outcome is Outcome.open]
         if isinstance(self.partial, tuple):
             against_part = _some(sorted(part.p_against(samples[part.key].values) for part in self.partial), 1)
         else:  # so many fail that fewer than `partial` can hold
-            against_part = _some(against, len(judged) - self.partial + 1) if self.partial else 0.0
+            against_part = _some(against, len(self.full) - self.partial + 1) if self.partial else 0.0
         return Judgement(
             full=_all(outcomes),
             partial=partial,

@@ -73,7 +73,7 @@ def test_a_mapping_leaves_the_axes_that_it_does_not_name():
     ("name", "override"),
     [
         ("diverging_update", "sweep.rows.moments_along_step='depth == 8'"),
-        ("stability_depth", "sweep.runs_of=[]"),
+        ("stability_largest", "sweep.runs_of=[]"),
         ("diverging_update", "sweep.outcome_by=losses"),
     ],
 )

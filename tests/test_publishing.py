@@ -364,9 +364,9 @@ def test_outcomes_are_taken_only_as_the_sweep_judges_them(tmp_path, root, publis
 
 def test_a_sweep_that_publishes_more_than_its_runs_takes_none_of_others():
     with pytest.raises(ValueError, match=r"^sweep\.runs_of.*give it sweep\.tables=\[\]"):
-        compose.expand("stability_depth", "full", ["sweep.tables=[epochs]"])
+        compose.expand("stability_largest", "full", ["sweep.tables=[epochs]"])
     with pytest.raises(ValueError, match=r"^sweep\.runs_of: there is no sweep 'stability'; did you mean"):
-        compose.expand("stability_depth", "full", ["sweep.runs_of=[stability]"])
+        compose.expand("stability_largest", "full", ["sweep.runs_of=[stability]"])
 
 
 @pytest.fixture

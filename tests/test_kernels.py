@@ -587,7 +587,9 @@ class Branching(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.first, self.norm, self.relu, self.kind = conv_of(16, 16), norm_of(16, True), nn.ReLU(), kind
-        self.second = conv_of(16, 16)
+        self.second, self.overwriting = conv_of(16, 16), nn.ReLU(inplace=True)
+        if kind.startswith("overwritten"):
+            self.norm = nn.Identity()  # type: ignore[assignment]
         if kind == "without a norm":
             self.norm = nn.Identity()  # type: ignore[assignment]
         if kind == "at a stride":
@@ -595,6 +597,17 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.norm is not None
+        if self.kind.startswith("overwritten"):
+            x = x * 1.0
+            z = self.norm(self.first(x))
+            if self.kind == "overwritten by a module":
+                return self.relu(z + self.second(self.overwriting(x)))
+            if self.kind == "overwritten by a function":
+                return self.relu(z + self.second(torch.relu_(x)))
+            if self.kind == "overwritten and added":
+                return self.relu(self.second(z) + self.overwriting(x))
+            x.mul_(2)
+            return self.relu(z + x)
         if self.kind == "before":
             early = self.relu(self.norm(self.second(self.relu(x[:, :16]))) + x)
             return self.first(x) + early
@@ -625,6 +638,23 @@ def test_a_shortcuts_gradient_is_added_where_the_convolutions_is_written(kind: s
         close(a, b)
     for a, b in zip(net.buffers(), twin.buffers(), strict=True):
         close(a.double(), b.double())
+
+
+@compiled
+@pytest.mark.parametrize(
+    "kind", [f"overwritten {how}" for how in ("by a module", "by a function", "and added", "by a method")]
+)
+@pytest.mark.parametrize("norm", [False, True])
+def test_what_is_written_over_is_read_before(kind: str, norm: bool) -> None:
+    """As the network's file has it, not where the last of the operations that became one stood."""
+    torch.manual_seed(0)
+    net = Branching(kind)
+    net.norm = norm_of(16, True) if norm else net.norm
+    twin, fused, x = copy.deepcopy(net), Fused(net, 1), images_of(3, 16, 8, 8)
+    for mode in (True, False):
+        net.train(mode), twin.train(mode)
+        with torch.no_grad():
+            close(fused(x.clone()), twin(x.clone()))
 
 
 @compiled

@@ -8,7 +8,7 @@ The forward pass is traced (torch.fx), once for training and once for evaluation
     one of 1x1 at stride 2 reads and writes only what it needs (kernels.pointwise);
     any other, in bf16, is computed in float32 where the processor cannot do better (kernels.bf16).
 Parameters and statistics stay those of the network. A network that cannot be traced, or has hooks, computes as its file
-says.
+says, and so does what another operation may write over before it would be read.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from bnstudy.training.engine.kernels.pooled_conv import PooledConv
 from bnstudy.training.engine.kernels.winograd import WinogradConv
 
 Forward = Callable[[Tensor], Tensor]
+# Python's operators that write in place, as functions and as methods.
+_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+IN_PLACE = {"setitem", "__setitem__", *(f"i{name}" for name in _OPERATORS), *(f"__i{name}__" for name in _OPERATORS)}
 
 
 class Fused:
@@ -59,6 +62,8 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
         return network
     fused = fx.GraphModule(network, graph)
     modules = dict(fused.named_modules())
+    if any(_writes(node, modules) and not node.users for node in graph.nodes):  # which would be dropped as dead code
+        return network
     for node in list(graph.nodes):
         if node.op == "call_module":
             module = modules[node.target]
@@ -104,7 +109,7 @@ def _pooled_conv(pool: fx.Node, modules: dict[str, nn.Module], num_runs: int) ->
     assert isinstance(layer, nn.Conv2d) and (norm is None or isinstance(norm, nn.BatchNorm2d))
     (entering,) = conv.args
     assert isinstance(entering, fx.Node)
-    return PooledConv(layer, norm, num_runs), (entering,), pool
+    return (PooledConv(layer, norm, num_runs), (entering,), pool) if _kept((entering,), pool, modules) else None
 
 
 def _norm_relu(relu: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
@@ -127,7 +132,8 @@ def _norm_relu(relu: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     first = terms[0] if normed is None else normed.args[0]
     assert isinstance(first, fx.Node)
     others = terms[1:] if normed is None else [term for term in terms if term is not normed]
-    return NormReLU(norm), (first, *others), relu
+    inputs = (first, *others)
+    return (NormReLU(norm), inputs, relu) if _kept(inputs, relu, modules) else None
 
 
 def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
@@ -136,9 +142,10 @@ def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
         return None
     assert isinstance(layer, nn.Conv2d)
     user = next(iter(conv.users))
-    if _once(conv) and layer.stride == (1, 1) and (added := _added(user, conv, modules)):
+    added = _added(user, conv, modules) if _once(conv) and layer.stride == (1, 1) else None
+    if added is not None and _kept((entering, added), user, modules):
         return WinogradConv(layer, relu=True), (entering, added), user
-    relu = _once(conv) and _input(user, nn.ReLU, modules) is conv
+    relu = _once(conv) and _input(user, nn.ReLU, modules) is conv and _kept((entering,), user, modules)
     return WinogradConv(layer, relu), (entering,), user if relu else conv
 
 
@@ -196,6 +203,28 @@ def _input(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) 
 
 def _is(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> bool:
     return node.op == "call_module" and type(modules.get(str(node.target))) is kind
+
+
+def _kept(inputs: tuple[fx.Node, ...], last: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether nothing is written in place from the first of the inputs on, so that they can be read at `last`."""
+    left, node = set(inputs), last.prev
+    while left:
+        left.discard(node)
+        if left and _writes(node, modules):
+            return False
+        node = node.prev
+    return True
+
+
+def _writes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the operation may change a tensor that was there before."""
+    if node.op == "call_module":
+        return bool(getattr(modules.get(str(node.target)), "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    flagged = bool(node.kwargs.get("inplace")) or "out" in node.kwargs or any(value is True for value in node.args)
+    return flagged or name in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
 
 
 def _hooked(module: nn.Module) -> bool:

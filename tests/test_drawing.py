@@ -96,6 +96,18 @@ def test_a_drawing_whose_process_dies_is_named_and_costs_no_other(
     assert len(list((tmp_path / "w" / "figures").glob("good*.svg"))) == others
 
 
+def test_nobody_waits_for_a_drawing_that_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at Ctrl-C. This one would never end."""
+    endless = TINY.replace("fig.subplots()", "[__import__('time').sleep(1) for _ in iter(int, 1)]")
+    analysis(tmp_path / "analysis", good=TINY, endless=endless)
+    synthetic.copy(synthetic.shared(), tmp_path / "w")
+    monkeypatch.setattr("bnstudy.store.devices.cores", lambda: 1)
+    sections = drawing.sections([task(tmp_path, name) for name in ("good", "endless")])
+    first, _ = next(sections)
+    assert first.name == "good"
+    sections.close()  # type: ignore[attr-defined]
+
+
 def test_other_code_draws_everything_again(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(drawn, tmp_path / "project")
     monkeypatch.setattr(figure_cache, "code", lambda: "other")

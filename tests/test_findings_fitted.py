@@ -111,6 +111,14 @@ def test_one_seed_that_does_not_fit_is_enough() -> None:
     assert evidence("1", data).verdict is Verdict.undecided
 
 
+@pytest.mark.parametrize("arm", ["batch", "none"])
+def test_a_further_seed_of_one_arm_decides_nothing(arm: str) -> None:
+    more = made(seeds=6)
+    kept = {table: rows[(rows["norm"] == arm) | (rows["seed"] < 5)] for table, rows in more.items()}
+    found = evidence("1", kept)
+    assert (found.verdict, found.n) == (Verdict.reproduced, 5)
+
+
 @pytest.mark.parametrize(("name", "run_id"), [("2", "batch0.013"), ("1", "none0.013")])
 def test_a_run_that_diverged_does_not_fit(name: str, run_id: str) -> None:
     data = made()

@@ -71,6 +71,8 @@ def test_the_results_folder_is_read_as_everywhere(given, tmp_path, monkeypatch):
     ("cell", "words"),
     [
         ("raise KeyError('no table')", r"^notebook one: KeyError: 'no table'; "),
+        ("raise KeyError\nraise", r"^notebook one: KeyError: ; "),
+        (r"raise ValueError('first\nsecond')", r"^notebook one: ValueError: first; .*\.ipynb"),
         ("import time\ntime.sleep(100)", "more than 1 seconds"),
         ("import os\nos._exit(1)", "its kernel died"),
     ],

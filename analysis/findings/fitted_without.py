@@ -69,7 +69,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     ends = fitted.ends(_both(frames))
     arms = [fitted.of(ends, arm, RATE) for arm in ARMS]
     apart = stats.effect(arms[0]["test"], arms[1]["test"])
-    trained = pd.concat([rows["train"] for rows in arms], axis=1)
+    trained = pd.concat([rows["train"] for rows in arms], axis=1, join="inner")  # of the seeds that both arms have
     quantities = {
         SAME.key: apart,
         BOTH_FIT.of: trained.min(axis=1).where(trained.notna().all(axis=1), 0.0),  # what did not end does not fit

@@ -86,7 +86,7 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     lines = []
     for depth in sorted(cells["depth"].unique()):
         both = [cells[(cells["depth"] == depth) & (cells["norm"] == arm)] for arm in ARMS]
-        lines.append(Comparison(f"limit, {depth} layers", DASH, DASH, *(stable_rates.told(part) for part in both)))
+        lines.append(Comparison(f"limit, {depth} layers", DASH, DASH, *(stable_rates.described(part) for part in both)))
         at = [curvature[(curvature["depth"] == depth) & (curvature["norm"] == arm)]["limit"].median() for arm in ARMS]
         lines.append(Comparison(f"2 / curvature, {depth} layers", DASH, DASH, *map(number, at)))
     return lines

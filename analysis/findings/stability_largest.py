@@ -73,7 +73,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> list[Comparison]:
     cells = stable_rates.cells(frames["runs"])
-    both = [stable_rates.told(cells[cells["norm"] == arm]) for arm in ARMS]
+    both = [stable_rates.described(cells[cells["norm"] == arm]) for arm in ARMS]
     return [Comparison(f"limit, {DEEPEST} layers", DASH, DASH, *both)]
 
 

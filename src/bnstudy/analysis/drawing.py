@@ -107,6 +107,10 @@ def sections(tasks: Sequence[Task]) -> Iterator[tuple[Section, bool]]:
             drawn = future.result()
             left.remove(futures[future])
             yield drawn, True
+    except (KeyboardInterrupt, GeneratorExit):  # nobody waits for what is being drawn, and its files are written whole
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
     except BrokenProcessPool:  # one process died, and which finding's it was is not told
         yield from ((_alone(task, context), True) for task in left)
     finally:

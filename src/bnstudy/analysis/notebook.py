@@ -152,7 +152,7 @@ def write(chosen: Sequence[str], results: Path) -> int:
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             files.write_text(failed, nbformat.writes(executed))
             if isinstance(error, CellExecutionError):  # whose text is the traceback, in a terminal's colours
-                why = f"{error.ename}: {error.evalue}"
+                why = f"{error.ename}: {next(iter(error.evalue.splitlines()), '')}"
             elif isinstance(error, CellTimeoutError):
                 why = f"a cell ran for more than {TIMEOUT_SEC} seconds"
             else:

@@ -1,4 +1,4 @@
-"""The largest stable learning rate of networks that are judged by losses: by cell, compared, told and drawn.
+"""The largest stable learning rate of networks that are judged by losses: by cell, compared, described and drawn.
 
 The largest rate up to which a network learns in one epoch on all of CIFAR-10 or, where no rate learns, stays finite.
 """
@@ -40,7 +40,7 @@ def ratio(cells: pd.DataFrame, depth: int) -> pd.Series:
     return stats.effect(with_bn, without, Scale.log).dropna()
 
 
-def told(cells: pd.DataFrame) -> str:
+def described(cells: pd.DataFrame) -> str:
     """Some cells' limits in words."""
     finite = int(cells["finite"].sum())
     return limits.described(cells) + (f"; none learns in {finite}, which stay finite" if finite else "")

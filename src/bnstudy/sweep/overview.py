@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bnstudy.config import compose, errors
-from bnstudy.store import index, paths, publishing
-from bnstudy.store.jobs import jobs
+from bnstudy.store import index, paths
 from bnstudy.store.runs import Store
-from bnstudy.sweep import search
-from bnstudy.sweep.specs import RunSpec, SweepSpec, of_job, of_sweep, remembered
+from bnstudy.sweep import searched
+from bnstudy.sweep.specs import RunSpec, SweepSpec, of_sweep, remembered
 from bnstudy.sweep.survey import Survey
 from bnstudy.tracking.console import Progress
 
@@ -28,7 +27,10 @@ def status(names: Sequence[str], preset: str | None, overrides: Sequence[str], r
         raise ValueError(f"there is no sweep {unknown[0]!r}; {errors.suggestions(unknown[0], headers)}")
     known = _known(names, [preset] if preset else paths.PRESETS, results)
     runs, reasons = _composed(known, overrides, results)
-    following = _add_searched(runs, overrides, results)
+    survey = Survey.of(results, (run for each in runs.values() for run in each))
+    begun = {spec: each for spec, each in runs.items() if names or survey.tally(spec.sweep, each).begun}
+    following = searched.add(begun, overrides, results)
+    runs |= begun
     survey = Survey.of(results, (run for each in runs.values() for run in each))
     shown = set[str]()
     for spec in sorted(known, key=_order):
@@ -83,32 +85,6 @@ def _composed(
                 reasons[spec] = str(error).splitlines()[0]
             progress.update(number + 1, spec.sweep)
     return runs, reasons
-
-
-def _add_searched(
-    runs: dict[SweepSpec, list[RunSpec]], overrides: Sequence[str], results: Path
-) -> dict[SweepSpec, str]:
-    """Add to the runs of each sweep those that its search asks for so far; return a message where more of them follow.
-
-    A sweep whose grid is another one now, or has no data, keeps its runs: what its search asks for is not known.
-    """
-    headers, following = compose.headers(), dict[SweepSpec, str]()
-    for spec, known in runs.items():
-        if not headers.get(spec.sweep, {}).get("search") and not any("search" in text for text in spec.overrides):
-            continue
-        following[spec] = "; its search follows"
-        try:
-            configs = compose.expand(spec.sweep, spec.preset, [*overrides, "runtime.download=false", *spec.overrides])
-            grid = jobs(configs)
-            if {job.run_id for job in grid} != {run.run_id for run in known}:
-                continue
-            published = publishing.load(results, spec.sweep, spec.overrides, configs[0].sweep)
-            reached = search.reach(grid, Store(results), published)
-        except ValueError:  # no data, or overrides of another version
-            continue
-        runs[spec] = [*known, *map(of_job, reached.jobs[len(grid) :])]
-        following[spec] = f"; its search follows ({reached.more} more runs)" if reached.more else ""
-    return following
 
 
 def _counted(survey: Survey, sweep: str) -> str:

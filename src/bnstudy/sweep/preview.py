@@ -17,7 +17,7 @@ from bnstudy.store.jobs import Job
 from bnstudy.store.publishing import NOTHING, Published
 from bnstudy.store.runs import Store
 from bnstudy.store.words import duration
-from bnstudy.sweep import specs
+from bnstudy.sweep import searched, specs
 from bnstudy.sweep.survey import Survey
 from bnstudy.sweep.tally import Tally
 from bnstudy.training import signals
@@ -119,13 +119,15 @@ def left(
     again: bool = False,
 ) -> str:
     """A line for each of these sweeps that is not done: how far it is, and how long it still takes."""
-    runs = {name: specs.of_sweep(name, preset, overrides, results) for name in names}
-    survey, headers, lines = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers(), []
-    for name in names:
-        tally = survey.tally(name, runs[name], processes=workers, again=again)
-        if tally.pending:
-            then = "; its search follows" if headers.get(name, {}).get("search") else ""
-            lines.append(f"\n{name:24} {tally}{then}")
+    runs = {
+        specs.SweepSpec.of(name, preset, overrides): specs.of_sweep(name, preset, overrides, results) for name in names
+    }
+    following, lines = searched.add(runs, [text for text in overrides if text.startswith(specs.HOW)], results), []
+    survey = Survey.of(results, (run for each in runs.values() for run in each))
+    for spec, each in runs.items():
+        tally = survey.tally(spec.sweep, each, processes=workers, again=again)
+        if tally.pending or spec in following:
+            lines.append(f"\n{spec.sweep:24} {tally}{following.get(spec, '')}")
     return "".join(lines)
 
 

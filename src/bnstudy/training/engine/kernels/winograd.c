@@ -403,8 +403,8 @@ INLINE void convolved(const stored *x, const stored *rectified_x, stored *let_pa
     free(kernel);
 }
 
-/* y (N, OH, OW, COUT) = x (N, H, W, CIN) convolved with the weights (COUT, 3, 3, CIN); then rectified, if asked for, with
-   what is `added`, or NULL. */
+/* y (N, OH, OW, COUT) = x (N, H, W, CIN) convolved with the weights (COUT, 3, 3, CIN); rectified, if asked for, with what
+   is `added`, or NULL: without ReLU nothing is added. */
 void convolve(const stored *x, const REAL *weight, const stored *added, stored *y, long num, int h, int w, int relu,
               int threads) {
     if (relu && added) convolved(x, NULL, NULL, weight, added, y, num, shape_of(h, w), 1, 0, threads);

@@ -27,11 +27,13 @@ FITTED = 0.1  # training loss
 TITLE = "Sharpness along gradient descent"
 CAPTION = (
     "LeNet with ReLU, 1,000 images of Fashion-MNIST, every update on all of them, no momentum. (a, b) Learning rate "
-    "times the largest eigenvalue of the loss's Hessian, over 2: above 1 (dotted) a quadratic loss diverges. Geometric "
-    "mean (line) over seeds and 95 % interval (band), a shade a rate, the darkest the largest; a dot where the "
-    "training loss falls below 0.1 (mean of the seeds that get there), behind which cross-entropy flattens. (c) "
-    "Sharpness at the end, plain and scale-free (every weight in units of its tensor's norm), against the rate. "
-    "Eigenvalues that did not converge are left out."
+    "times the largest eigenvalue of the loss's Hessian, over 2: above 1 (dotted) a quadratic loss diverges. "
+    "Geometric mean (line) over seeds and 95 % interval (band), a shade a rate, the darkest the largest; a dot where "
+    "the training loss falls below 0.1 (mean of the seeds that get there), behind which cross-entropy flattens. (c) "
+    "Over the last third of the updates until then, geometric mean over the rates: a dot a seed, bar: geometric mean "
+    "with 95 % interval; dashed: 0.9 and 1.2. (d) Sharpness at the end, plain and scale-free (every weight in units "
+    "of its tensor's norm), against the rate, geometric means with 95 % intervals. Eigenvalues that did not converge "
+    "are left out."
 )
 SWEEP = "edge_of_stability"
 NEEDS = {
@@ -39,7 +41,7 @@ NEEDS = {
     "hessian_top_eigenvalue": "model == 'lenet'",
     "relative_sharpness": "model == 'lenet'",
 }
-SIZE = (13.0, 4.3)
+SIZE = (14.6, 4.3)
 WHERE = "Cohen et al. (2021), section 3 and appendix on BN"
 CLAIMS = (
     Claim(
@@ -75,7 +77,7 @@ CLAIMS = (
 
 def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
     looks = _looks(frames)
-    *courses, ends = fig.subplots(1, 3)
+    *courses, judged, ends = fig.subplots(1, 4, width_ratios=(1, 1, 0.5, 1))
     for ax, arm, letter in zip(courses, ARMS, "ab", strict=True):
         part = looks[looks["norm"] == arm]
         rates = sorted(part["lr"].unique())
@@ -92,19 +94,34 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
         ax.set_ylim(0.02, 20)
         ax.set_xlabel("update")
         ax.set_ylabel("rate x sharpness / 2")
-        ax.legend(title="rate", loc="lower right", ncols=2)
+        ax.legend(title="rate", loc="upper right", ncols=2)
         figures.panel(ax, letter, figures.LABELS[arm])
+    samples = measure(frames)["B3-edge"]
+    for place, arm in enumerate(ARMS):
+        figures.seeds(judged, place, samples[EDGE[arm].key].values, arm, spacing=0.1, scale=Scale.log)
+    for bound in (EDGE["none"].above, EDGE["none"].below):
+        judged.axhline(bound, color=figures.MUTED, lw=0.9, ls=figures.DASHED, zorder=1)
+    judged.set_yscale("log")
+    judged.minorticks_off()
+    judged.set_yticks(ticks := [0.3, 0.5, 0.7, 0.9, 1.2, 1.6], [f"{tick:g}" for tick in ticks])
+    judged.set_xlim(-0.6, 1.6)
+    judged.set_xticks([0, 1], [figures.LABELS[arm] for arm in ARMS])
+    judged.set_ylabel("rate x sharpness / 2")
+    figures.panel(judged, "c", "before fitted")
     for column, label, dashes in (("plain", "plain", "-"), ("free", "scale-free", (0, (4, 1.6)))):
         final = _ends(frames)
         for arm in ARMS:
             rows = stats.over_seeds(final[final["norm"] == arm], ["lr"], column, Scale.log)
             figures.band(ends, rows, "lr", arm, ls=dashes, label=f"{figures.LABELS[arm]}, {label}")
     ends.set_xscale("log")
+    ends.minorticks_off()
+    rates = sorted(looks["lr"].unique())
+    ends.set_xticks(rates, [f"{rate:g}" for rate in rates])
     ends.set_yscale("log")
     ends.set_xlabel("learning rate")
     ends.set_ylabel("sharpness at the end")
     ends.legend()
-    figures.panel(ends, "c", "at the end")
+    figures.panel(ends, "d", "at the end")
 
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:

@@ -252,7 +252,9 @@ def test_sync_says_what_the_server_said(recorded: Path) -> None:
 def test_a_run_that_was_killed_holds_up_no_other_and_is_uploaded_once(recorded: Path) -> None:
     """One whose file is cut off, and one of which W&B wrote no more than the header."""
     (whole,) = tracking.offline_runs(recorded)
-    cut, empty = (shutil.copytree(whole, whole.with_name(f"offline-run-2020{i}-run-{i}")) for i in (1, 2))
+    cut, empty = (
+        shutil.copytree(whole, whole.with_name(f"offline-run-2020{i}-run-{i}"), symlinks=True) for i in (1, 2)
+    )
     for run, size in ((cut, 400), (empty, tracking.HEADER_BYTES)):
         file = next(run.glob("*.wandb"))
         file.write_bytes(file.read_bytes()[:size])

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pandas as pd
@@ -69,6 +70,7 @@ def sweep(root):
 def work(configs, results, findings, phase, log):
     """All that `make sweep-NAME` and `make report` do; `phase` holds which part of it is under way."""
     sys.stdout = sys.stderr = log.open("w", buffering=1)
+    forkserver._forkserver._forkserver_pid = None  # type: ignore[attr-defined]  # one of the parent's is no child of this
     pool.launch = launch_here
 
     @contextmanager

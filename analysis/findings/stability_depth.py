@@ -123,9 +123,5 @@ def _limits(ax: Axes, cells: pd.DataFrame, table: pd.DataFrame) -> None:
         medians = medians[medians.index.isin(depths)]
         places = [depths.index(depth) for depth in medians.index]
         ax.plot(places, medians, color=figures.COLOURS[arm], lw=1.1, ls=figures.DASHED, marker="D", ms=3, mew=0)
-    figures.plain_log(ax)
-    ax.set_xticks(range(len(depths)), [str(depth) for depth in depths])
-    ax.set_xlim(-0.5, len(depths) - 0.5)
-    ax.grid(False, axis="x")
-    ax.set_xlabel("weight layers")
+    stable_rates.over_depths(ax, depths)
     ax.set_ylabel("learning rate")

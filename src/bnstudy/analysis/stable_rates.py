@@ -72,9 +72,14 @@ def draw_ratios(ax: Axes, cells: pd.DataFrame, depths: Sequence[int]) -> None:
             ax.plot([place + 0.1], [of.mean], "o", color=figures.INK, mfc="white", ms=4.5, mew=1.1, zorder=4)
         if of.n > 1:
             ax.plot([place + 0.1] * 2, [of.low, of.high], color=figures.INK, lw=1.2, zorder=3)
+    over_depths(ax, depths)
+    ax.set_ylabel("limit with BN over limit without")
+
+
+def over_depths(ax: Axes, depths: Sequence[int]) -> None:
+    """The axes of a panel that has a place for each depth, side by side."""
     figures.plain_log(ax)
     ax.set_xticks(range(len(depths)), [str(depth) for depth in depths])
     ax.set_xlim(-0.5, len(depths) - 0.5)
     ax.grid(False, axis="x")
     ax.set_xlabel("weight layers")
-    ax.set_ylabel("limit with BN over limit without")

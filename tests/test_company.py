@@ -128,7 +128,7 @@ def test_extended_by_a_rate_and_by_a_seed_it_ends_in_the_same_bytes(tmp_path, ro
 def kernels(request, monkeypatch):
     """Whether there are any; what was looked up before, and within, is forgotten."""
     monkeypatch.setenv(build.SWITCH, "1" if request.param else "0")
-    cached = (build.compiler, norm_relu._library, pointwise._library, pooled_conv._library, winograd._library)
+    cached = (build.compiler, norm_relu._library, pointwise._library, pooled_conv._library, winograd._compiled)
     for each in cached:
         each.cache_clear()
     yield request.param

@@ -31,6 +31,24 @@ from bnstudy.training.engine.kernels.winograd import WinogradConv
 compiled = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
 
 
+UNITS = "none", "vectors", "AMX", "AMX simulated"  # what multiplies bf16
+
+
+def with_unit(unit: str, patch: pytest.MonkeyPatch) -> str:
+    """As if the processor had this unit, or really with it; the name of the kernel for 3x3 convolutions of bf16."""
+    if unit == "AMX" and not build.has_amx():
+        pytest.skip("this processor has no AMX")
+    amx, library = unit.startswith("AMX"), build.library
+    patch.setattr(build, "has_matrix_unit", lambda: amx)
+    patch.setattr(build, "has_amx", lambda: amx)
+    patch.setattr(build, "multiplies_bf16", lambda: unit != "none")
+    if unit == "AMX simulated":
+        simulated = {"amx": {"SIMULATED": 1}}
+        patch.setattr(build, "library", lambda name, **macros: library(name, **macros, **simulated.get(name, {})))
+        patch.setattr(winograd, "_compiled", winograd._compiled.__wrapped__)
+    return "amx" if amx else "winograd"
+
+
 @pytest.fixture
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -381,13 +399,12 @@ def test_a_norm_whose_parameters_are_of_bf16_is_torchs_own() -> None:
 @pytest.mark.parametrize(
     ("size", "stride", "relu"), [(3, 1, False), (3, 1, True), (3, 2, False), (3, 2, True), (1, 2, False)]
 )
-@pytest.mark.parametrize("multiplied", [False, True])
+@pytest.mark.parametrize("unit", UNITS)
 def test_convolutions_of_bf16_round_what_autocast_rounds(
-    size: int, stride: int, relu: bool, multiplied: bool, monkeypatch: pytest.MonkeyPatch
+    size: int, stride: int, relu: bool, unit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The twin computes in float64 from input, weights and gradient as bf16 has them."""
-    monkeypatch.setattr(build, "has_matrix_unit", lambda: False)
-    monkeypatch.setattr(build, "multiplies_bf16", lambda: multiplied)
+    kernel = with_unit(unit, monkeypatch)
     torch.manual_seed(0)
     conv = conv_of(16, 32, torch.float32, stride=stride, size=size)
     x = images_of(3, 16, 8, 8, dtype=torch.float32).requires_grad_()
@@ -395,7 +412,7 @@ def test_convolutions_of_bf16_round_what_autocast_rounds(
     build.reset_uses()
     with torch.autocast("cpu", torch.bfloat16):
         y = (WinogradConv(conv, relu) if size == 3 else PointwiseConv(conv))(x)
-    assert y.dtype == torch.bfloat16 and build.used == {"winograd" if size == 3 else "pointwise"}
+    assert y.dtype == torch.bfloat16 and build.used == {kernel if size == 3 else "pointwise"}
     assert y.is_contiguous(memory_format=torch.channels_last)
     twin = conv_of(16, 32, stride=stride, size=size)
     twin.load_state_dict({"weight": conv.weight.detach().bfloat16().double()})
@@ -411,13 +428,14 @@ def test_convolutions_of_bf16_round_what_autocast_rounds(
 
 
 @compiled
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("unit", ["float32", *UNITS[1:]])
 @pytest.mark.parametrize("case", ["shortcut", "another layout", "of x no gradient", "of nothing else"])
 def test_an_addition_and_relu_with_the_convolution_leave_its_bits(
-    case: str, half: bool, monkeypatch: pytest.MonkeyPatch
+    case: str, unit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One after the other is the twin: as in torch, the convolution's output is rounded before the addition."""
-    monkeypatch.setattr(build, "has_matrix_unit", lambda: False)
+    if half := unit != "float32":
+        with_unit(unit, monkeypatch)
     torch.manual_seed(0)
     conv, dtype = conv_of(16, 32, torch.float32), torch.bfloat16 if half else torch.float32
     x, added, slope = (images_of(3, width, 8, 8, dtype=torch.float32).to(dtype) for width in (16, 32, 32))
@@ -475,9 +493,94 @@ def test_ties_are_rounded_to_bf16_as_torch_rounds_them() -> None:
 
 
 @compiled
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(UNITS[2:]),
+    st.sampled_from([(16, 16), (16, 32), (48, 16), (32, 48), (64, 64)]),
+    st.sampled_from([(8, 8), (9, 11), (16, 16), (32, 4), (6, 19), (5, 13), (1, 64), (40, 35)]),
+    st.integers(1, 5), st.sampled_from([1, 2]), st.booleans(), st.integers(1, 3), st.integers(0, 100),
+)  # fmt: skip
+def test_the_matrix_units_convolution_is_the_convolution(unit, channels, sides, num, stride, relu, num_threads, seed):
+    """Its tiles end anywhere in an image, and threads anywhere between images; sums are float32."""
+    if unit == "AMX" and not build.has_amx():
+        return
+    torch.manual_seed(seed)
+    conv, before = conv_of(channels[0], channels[1], torch.float32, stride=stride), torch.get_num_threads()
+    x = images_of(num, channels[0], *sides, dtype=torch.float32).bfloat16()
+    mine, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
+    torch.set_num_threads(num_threads)
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+        with_unit(unit, patch)
+        build.reset_uses()
+        found = WinogradConv(conv, relu)(mine)
+        weights = torch.randn_like(found)
+        ours = torch.autograd.grad(found, [mine, conv.weight], weights)
+    torch.set_num_threads(before)
+    assert build.used == {"amx"}
+    exact = copy.deepcopy(conv).double()
+    exact.load_state_dict({"weight": conv.weight.detach().bfloat16().double()})
+    wanted = exact(theirs)
+    kept = (found != 0).double() if relu else 1.0  # a value next to 0 may be rounded to it
+    of_x, of_weight = torch.autograd.grad(wanted * kept, [theirs, exact.weight], weights.double())
+    torch.testing.assert_close(found.double(), torch.relu(wanted) if relu else wanted, rtol=1 / 256, atol=1e-5)
+    torch.testing.assert_close(ours[0].double(), of_x, rtol=1 / 256, atol=1e-5)
+    torch.testing.assert_close(ours[1].double(), of_weight, rtol=1e-5, atol=1e-4)
+
+
+@compiled
+@pytest.mark.parametrize("unit", UNITS[2:])
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_the_matrix_unit_leaves_what_is_not_finite_under_the_kernel(
+    bad: float, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_unit(unit, monkeypatch)
+    torch.manual_seed(0)
+    for channels, stride in ((16, 1), (16, 2), (32, 1)):
+        conv = conv_of(channels, 16, torch.float32, stride=stride)
+        x = images_of(2, channels, 12, 12, dtype=torch.float32).bfloat16()
+        x[1, 3, 6, 7] = bad
+        with torch.autocast("cpu", torch.bfloat16):
+            found, wanted = WinogradConv(conv)(x), conv(x)
+        assert torch.equal(found.isfinite(), wanted.isfinite()) and not found.isfinite().all()
+
+
+@compiled
+def test_torch_and_the_kernel_take_turns_at_the_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has tiles of shapes of its own."""
+    with_unit("AMX", monkeypatch)
+    torch.manual_seed(0)
+    stem, conv = conv_of(3, 16, torch.float32), conv_of(16, 16, torch.float32)
+    x, a = images_of(4, 3, 16, 16, dtype=torch.float32), torch.randn(100, 100).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = []
+        for _ in range(2):
+            found.append([a @ a, z := stem(x), WinogradConv(conv)(z), a @ a])
+    assert all(map(torch.equal, *found)) and torch.equal(found[0][0], found[0][3])
+
+
+@compiled
+def test_without_leave_to_use_the_matrix_unit_torch_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_unit("AMX simulated", monkeypatch)
+
+    class Refused:
+        def allowed(self) -> int:
+            return 0
+
+    monkeypatch.setattr(build, "library", lambda name, **macros: Refused())
+    torch.manual_seed(0)
+    conv, x = conv_of(16, 16, torch.float32), images_of(2, 16, 8, 8, dtype=torch.float32).bfloat16()
+    build.reset_uses()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(WinogradConv(conv)(x), conv(x))
+    assert (build.used, build.missed) == (set(), {"amx"})
+    build.reset_uses()
+
+
+@compiled
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_kernels_gradient_at_a_stride_is_summed_in_float32(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no matrix unit. Where the processor multiplies bf16, the output of 3x3 is torch's own."""
+    monkeypatch.setattr(build, "has_amx", lambda: False)
     torch.manual_seed(0)
     conv = conv_of(16, 32, torch.float32, stride=2, size=size)
     x, slope = images_of(3, 16, 8, 8, dtype=torch.float32), images_of(3, 32, 4, 4, dtype=torch.float32).bfloat16()
@@ -659,9 +762,12 @@ def test_what_is_written_over_is_read_before(kind: str, norm: bool) -> None:
 
 @compiled
 @pytest.mark.parametrize("stride", [1, 2])
-def test_of_bf16_a_shortcuts_gradient_is_rounded_with_the_sum(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unit", UNITS[1:])
+def test_of_bf16_a_shortcuts_gradient_is_rounded_with_the_sum(
+    stride: int, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where one of the two has no gradient, or x is rounded first, as then others use what it was."""
-    monkeypatch.setattr(build, "has_matrix_unit", lambda: False)
+    with_unit(unit, monkeypatch)
     torch.manual_seed(0)
     conv = WinogradConv(conv_of(16, 16, torch.float32, stride=stride))
     conv.passes_on = True

@@ -22,30 +22,37 @@ from bnstudy.training.engine.kernels.pooled_conv import PooledConv
 from bnstudy.training.engine.kernels.winograd import WinogradConv
 
 MODULES = (norm_relu, pointwise, pooled_conv, winograd)
-CACHED = tuple(module._library for module in MODULES)
+CACHED = (*(module._library for module in (norm_relu, pointwise, pooled_conv)), winograd._compiled)
 # Vectors are passed among static functions alone; without OpenMP its pragmas are unknown.
 WARNINGS = ["-Wall", "-Wno-psabi", "-Wno-unknown-pragmas"]
 PROCESSORS = {  # and their floats in a vector
     "AVX2": (["-march=haswell"], 8),
     "AVX-512": (["-march=skylake-avx512"], 16),
+    "AMX": (["-march=sapphirerapids"], 16),
     "64-bit Arm": (["--target=aarch64-linux-gnu", "-march=armv8-a"], 8),
 }
 
 
-def kernels(lanes: int) -> list[tuple[str, dict[str, Any]]]:
-    """Every kernel with the macros of one layer, as the engine asks for them with so many floats in a vector."""
+def kernels(lanes: int, unit: bool) -> list[tuple[str, dict[str, Any]]]:
+    """Every kernel with the macros of one layer, as the engine asks for them with so many floats in a vector.
+
+    That of the matrix unit simulates it where the processor has none.
+    """
     asked: list[tuple[str, dict[str, Any]]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "lanes", lambda: lanes)
-        patch.setattr(build, "library", lambda name, **macros: asked.append((name, macros)))
+        patch.setattr(build, "library", lambda name, **macros: asked.append((name, macros)))  # and returns None
         for dtype in build.TYPES:
             norm_relu._library.__wrapped__(dtype, 16, **build.of_norm(None))
         for real in pooled_conv.REALS.values():
             pooled_conv._library.__wrapped__(real, 6, 16, 5, 14, 14, 2, **build.of_norm(None))
         for dtype in build.TYPES:
-            winograd._library.__wrapped__(dtype, 1, 32, 16)
-            winograd._library.__wrapped__(dtype, 2, 32, 16)
+            for stride in (1, 2):
+                winograd._compiled.__wrapped__("winograd", dtype, stride, 32, 16)
             pointwise._library.__wrapped__(dtype, 32, 16)
+        for stride in (1, 2):
+            winograd._compiled.__wrapped__("amx", torch.bfloat16, stride, 32, 16)
+            asked[-1][1].update({} if unit else {"SIMULATED": 1})
     return asked
 
 
@@ -62,7 +69,7 @@ def test_they_compile_without_a_warning(tmp_path: Path, compiler: str, processor
         flags = flags[1:]
     if compiler == "clang" and "Arm" in processor and not Path(emulated.SYSROOT).is_dir():
         pytest.skip("there are no libraries of that processor")
-    for name, macros in kernels(lanes):
+    for name, macros in kernels(lanes, unit=processor == "AMX"):
         done = emulated.compile_kernel(compiler, [*flags, *WARNINGS], name, {"LANES": lanes, **macros}, tmp_path / "so")
         assert (done.returncode, done.stderr) == (0, "")
 

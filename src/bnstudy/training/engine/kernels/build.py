@@ -66,6 +66,12 @@ def has_matrix_unit() -> bool:
     return _has("amx_bf16") or _has("bf16")  # as Linux calls it on x86 and on Arm
 
 
+@functools.cache
+def has_amx() -> bool:
+    """Whether that unit is Intel's AMX, for which there is a kernel (amx.c)."""
+    return _has("amx_bf16")
+
+
 def units() -> list[str]:
     """What the processor multiplies with: its vectors, and what multiplies bf16."""
     vectors = [name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "Neon")) if _has(flag)]

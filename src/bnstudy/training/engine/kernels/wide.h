@@ -23,6 +23,12 @@ static inline vec rounded(vec value) {
     return read(here);
 }
 
+/* max(0, value), or NaN; and a gradient where `y`, what came of it, is not 0. NULL: there was no ReLU. */
+static inline vec rectified(vec value) { return keep(~(value < 0), value); }
+static inline vec passed(const stored *gradient, const stored *y) {
+    return y ? keep(~(read(y) <= 0), read(gradient)) : read(gradient);
+}
+
 /* The first of `threads` sums of `size` numbers becomes the sum of all, in their order. */
 static inline void add_up(REAL *totals, long size, int threads) {
     for (int t = 1; t < threads; t++)

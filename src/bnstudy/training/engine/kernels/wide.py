@@ -26,7 +26,7 @@ def is_wide(conv: nn.Module) -> bool:
 def fits(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take these tensors: channels_last, one type, the weights' channels, enough pixels.
 
-    Of bf16 only in autocast, and where the processor has no matrix unit, with which torch is faster.
+    Of bf16 only in autocast, and not where the processor has a matrix unit other than AMX, with which torch is faster.
     """
     if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in build.TYPES or build.real(x.dtype) != weight.dtype:
         return False
@@ -36,7 +36,7 @@ def fits(x: Tensor, weight: Tensor) -> bool:
         memory_format=torch.channels_last
     ):
         return False
-    if x.dtype == torch.bfloat16 and build.has_matrix_unit():
+    if x.dtype == torch.bfloat16 and build.has_matrix_unit() and not build.has_amx():
         return False
     return x.shape[2] * x.shape[3] >= MIN_PIXELS
 

@@ -114,12 +114,6 @@ INLINE void from_kernel(const vec u[PATCH], vec g[3]) { /* G' u */
 }
 #endif
 
-/* max(0, value), or NaN; and a gradient where `y`, what came of it, is not 0. NULL: there was no ReLU. */
-static inline vec rectified(vec value) { return keep(~(value < 0), value); }
-static inline vec passed(const stored *gradient, const stored *y) {
-    return y ? keep(~(read(y) <= 0), read(gradient)) : read(gradient);
-}
-
 /* Images of H by W and their outputs of OH by OW, in TH by TW tiles, of which those at the lower and right edge may reach
    beyond. */
 typedef struct {

@@ -1,9 +1,10 @@
-"""3x3 convolutions with a quarter of the products: Winograd's F(4x4, 3x3), for wide images in channels_last.
+"""3x3 convolutions for wide images in channels_last, with a quarter of the products or with the matrix unit's.
 
-What a direct convolution multiplies 144 times, four outputs by four, this does 36 times, at stride 2 81 times, between
-sums of inputs and of weights (Lavin and Gray, 2016, "Fast algorithms for convolutional neural networks"; the matrices
-are in winograd.c). Both gradients have the same form. Rounding errors are one to two and a half times those of torch's
-direct convolution (docs/speed.md). Images may be stored in bf16: products and sums are float32.
+What a direct convolution multiplies 144 times, four outputs by four, winograd.c does 36 times, at stride 2 81 times,
+between sums of inputs and of weights: Winograd's F(4x4, 3x3) (Lavin and Gray, 2016, "Fast algorithms for convolutional
+neural networks"). Both gradients have the same form. Rounding errors are one to two and a half times those of torch's
+direct convolution (docs/speed.md). Images may be stored in bf16: products and sums are float32. On a processor with AMX
+those of bf16 are convolved directly, by amx.c: products are exact, and sums float32.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class WinogradConv(nn.Module):
         weight, stride, entering = self.conv.weight, self.conv.stride[0], wide.cast(x_NCHW)
         library = _library(entering.dtype, stride, *weight.shape[:2]) if (fits := wide.fits(entering, weight)) else None
         if fits:
-            build.count_use("winograd", library)
+            build.count_use(_kernel(entering.dtype), library)
         if library is None:
             y, passed = bf16.convolve(self.conv, entering), x_NCHW
             if added is not None:
@@ -65,7 +66,8 @@ class _Convolved(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         out, into = weight_OIHW.shape[:2]
         weight_OIHW = weight_OIHW.contiguous(memory_format=torch.channels_last)
-        if x.dtype == torch.bfloat16 and stride > 1 and build.multiplies_bf16():  # torch's takes two thirds of the time
+        plain = x.dtype == torch.bfloat16 and stride > 1 and build.multiplies_bf16() and not build.has_amx()
+        if plain:  # torch's takes two thirds of the time
             y = torch.conv2d(x, weight_OIHW.to(x.dtype), None, stride, padding=1)
             y = torch.relu_(y) if relu else y
         else:
@@ -109,7 +111,17 @@ def _alike(added: Tensor, x: Tensor, channels: int) -> bool:
     return added.shape == shape and added.dtype == x.dtype and added.device == x.device and laid_out
 
 
-@functools.cache
+def _kernel(dtype: torch.dtype) -> str:
+    return "amx" if dtype == torch.bfloat16 and build.has_amx() else "winograd"
+
+
 def _library(dtype: torch.dtype, stride: int, out_channels: int, in_channels: int) -> Any:
+    return _compiled(_kernel(dtype), dtype, stride, out_channels, in_channels)
+
+
+@functools.cache
+def _compiled(kernel: str, dtype: torch.dtype, stride: int, out_channels: int, in_channels: int) -> Any:
+    """The kernel; None also where the system does not let this process use the matrix unit."""
     macros = {"STRIDE": stride, "CIN": in_channels, "COUT": out_channels}
-    return build.library("winograd", **build.TYPES[dtype], **macros)
+    library = build.library(kernel, **build.TYPES[dtype], **macros)
+    return None if library is None or (kernel == "amx" and not library.allowed()) else library

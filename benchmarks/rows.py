@@ -59,7 +59,7 @@ class Setting:
     synthetic: bool = True
     depth: int = 110
     batch_size: int = 128  # of the ResNet
-    updates: int = 2  # of the ResNet in one measurement
+    updates: int = 6  # of the ResNet in one measurement, which is to take a second
     trial_batches: int = 40  # of LeNet, to choose the tutorial's number of DataLoader workers
     test_images: int = 512  # that the ResNet is evaluated on
     at_once: int = 8  # learning rates of the ResNet that share a GPU

@@ -20,7 +20,7 @@ from bnstudy.store.runs import Store
 from bnstudy.sweep import pool, rounds
 from bnstudy.sweep.plan import can_share_a_process, plan
 from bnstudy.training import runner, signals, trainer
-from bnstudy.training.engine.kernels import build, norm_relu, pointwise, pooled_conv, winograd
+from bnstudy.training.engine.kernels import build, conv3x3, norm_relu, pointwise, pooled_conv
 
 RATES = (0.01, 0.1, 0.5, 1e30, 1.0)  # as many as train side by side on a CPU; one of them diverges
 TIME = {"wall_sec", "probe_share", "num_runs"}  # columns of `runs` that tell time, or who trained beside
@@ -128,7 +128,7 @@ def test_extended_by_a_rate_and_by_a_seed_it_ends_in_the_same_bytes(tmp_path, ro
 def kernels(request, monkeypatch):
     """Whether there are any; what was looked up before, and within, is forgotten."""
     monkeypatch.setenv(build.SWITCH, "1" if request.param else "0")
-    cached = (build.compiler, norm_relu._library, pointwise._library, pooled_conv._library, winograd._compiled)
+    cached = (build.compiler, norm_relu._library, pointwise._library, pooled_conv._library, conv3x3._compiled)
     for each in cached:
         each.cache_clear()
     yield request.param

@@ -22,11 +22,11 @@ from bnstudy.config import plugins
 from bnstudy.config.schema import Config, Runtime
 from bnstudy.training import engine
 from bnstudy.training.engine.fuse import Fused
-from bnstudy.training.engine.kernels import bf16, build, norm_relu, pointwise, pooled_conv, winograd
+from bnstudy.training.engine.kernels import bf16, build, conv3x3, norm_relu, pointwise, pooled_conv
+from bnstudy.training.engine.kernels.conv3x3 import Conv3x3
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
 from bnstudy.training.engine.kernels.pointwise import PointwiseConv
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
-from bnstudy.training.engine.kernels.winograd import WinogradConv
 
 compiled = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler")
 
@@ -45,7 +45,7 @@ def with_unit(unit: str, patch: pytest.MonkeyPatch) -> str:
     if unit == "AMX simulated":
         simulated = {"amx": {"SIMULATED": 1}}
         patch.setattr(build, "library", lambda name, **macros: library(name, **macros, **simulated.get(name, {})))
-        patch.setattr(winograd, "_compiled", winograd._compiled.__wrapped__)
+        patch.setattr(conv3x3, "_compiled", conv3x3._compiled.__wrapped__)
     return "amx" if amx else "winograd"
 
 
@@ -84,7 +84,7 @@ def test_the_kernels_compile_here() -> None:
     for dtype in build.TYPES:
         assert norm_relu._library(dtype, 16, **build.of_norm(None)) is not None
     for dtype in build.TYPES:
-        assert all(winograd._library(dtype, stride, 16, 32) is not None for stride in (1, 2))
+        assert all(conv3x3._library(dtype, stride, 16, 32) is not None for stride in (1, 2))
         assert pointwise._library(dtype, 16, 32) is not None
 
 
@@ -217,7 +217,7 @@ def test_a_wide_convolution_is_the_convolution(kind, channels, num, sides, relu,
     torch.manual_seed(seed)
     size, stride = kind
     conv, relu = conv_of(*channels, stride=stride, size=size), relu and size == 3
-    ours = WinogradConv(conv, relu) if size == 3 else PointwiseConv(conv)
+    ours = Conv3x3(conv, relu) if size == 3 else PointwiseConv(conv)
     assert ours.applies(conv)
     x, added = images_of(num, channels[0], *sides), images_of(num, channels[1], *sides)
     given = [x, added] if relu and adds and stride == 1 else [x]
@@ -242,12 +242,12 @@ def test_a_wide_convolution_is_the_convolution(kind, channels, num, sides, relu,
 
 
 @compiled
-@pytest.mark.parametrize(("kind", "stride"), [(WinogradConv, 1), (WinogradConv, 2), (PointwiseConv, 2)])
+@pytest.mark.parametrize(("kind", "stride"), [(Conv3x3, 1), (Conv3x3, 2), (PointwiseConv, 2)])
 def test_rounding_errors_of_wide_convolutions_are_of_the_size_of_torchs(kind: type[nn.Module], stride: int) -> None:
     """Against float64, relative, as norms over a mini-batch: output, gradient of the input, gradient of the kernel."""
     torch.manual_seed(0)
     for width, side in ((16, 32), (32, 16), (64, 8))[: 4 - stride]:  # those of ResNets
-        conv = conv_of(width, stride * width, torch.float32, stride=stride, size=3 if kind is WinogradConv else 1)
+        conv = conv_of(width, stride * width, torch.float32, stride=stride, size=3 if kind is Conv3x3 else 1)
         x = images_of(128, width, side, side, dtype=torch.float32)
         weights = images_of(128, stride * width, side // stride, side // stride, dtype=torch.float32)
         errors = []
@@ -270,8 +270,8 @@ def test_what_is_not_finite_is_not_lost_in_a_convolution(bad: float, stride: int
     torch.manual_seed(0)
     conv, x = conv_of(16, 16, stride=stride), images_of(2, 16, 8 * stride, 8 * stride)
     x[1, 3, 6 * stride, 5 * stride - stride // 2] = bad
-    found, wanted = WinogradConv(conv)(x), conv(x)
-    rectified = WinogradConv(conv, relu=True)(x)
+    found, wanted = Conv3x3(conv)(x), conv(x)
+    rectified = Conv3x3(conv, relu=True)(x)
     assert rectified[found.isnan()].isnan().all() and rectified[1].isnan().any() and rectified[0].min() == 0
     assert not found[~wanted.isfinite()].isfinite().any()
     assert found[0].isfinite().all() and found[1, :, :4].isfinite().all()
@@ -284,10 +284,10 @@ def test_torch_convolves_what_the_kernel_cannot() -> None:
         images_of(2, 16, 4, 4, dtype=torch.float32),  # few pixels
         torch.randn(2, 16, 8, 8),  # the other layout
     ):
-        assert torch.equal(WinogradConv(conv)(x), conv(x))
+        assert torch.equal(Conv3x3(conv)(x), conv(x))
     x = images_of(2, 16, 8, 8, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        assert WinogradConv(conv)(x).dtype == torch.bfloat16
+        assert Conv3x3(conv)(x).dtype == torch.bfloat16
     for other in (
         nn.Conv2d(16, 16, 3, padding=1),  # a bias
         nn.Conv2d(16, 16, 3, padding=1, stride=3, bias=False),
@@ -299,7 +299,7 @@ def test_torch_convolves_what_the_kernel_cannot() -> None:
         nn.Conv2d(3, 16, 3, padding=1, bias=False),
         nn.Conv2d(256, 256, 3, padding=1, bias=False),
     ):
-        assert not WinogradConv.applies(other)
+        assert not Conv3x3.applies(other)
     for other in (
         conv,
         nn.Conv2d(16, 16, 1, bias=False),
@@ -308,7 +308,7 @@ def test_torch_convolves_what_the_kernel_cannot() -> None:
         nn.Conv2d(8, 16, 1, stride=2, bias=False),
     ):
         assert not PointwiseConv.applies(other)
-    assert WinogradConv.applies(conv) and PointwiseConv.applies(nn.Conv2d(16, 16, 1, stride=2, bias=False))
+    assert Conv3x3.applies(conv) and PointwiseConv.applies(nn.Conv2d(16, 16, 1, stride=2, bias=False))
     one = nn.Conv2d(16, 32, 1, stride=2, bias=False)
     for x in (images_of(2, 16, 4, 4, dtype=torch.float32), torch.randn(2, 16, 8, 8)):
         assert torch.equal(PointwiseConv(one)(x), one(x))
@@ -411,7 +411,7 @@ def test_convolutions_of_bf16_round_what_autocast_rounds(
     slope = images_of(3, 32, 8 // stride, 8 // stride, dtype=torch.float32).bfloat16()
     build.reset_uses()
     with torch.autocast("cpu", torch.bfloat16):
-        y = (WinogradConv(conv, relu) if size == 3 else PointwiseConv(conv))(x)
+        y = (Conv3x3(conv, relu) if size == 3 else PointwiseConv(conv))(x)
     assert y.dtype == torch.bfloat16 and build.used == {kernel if size == 3 else "pointwise"}
     assert y.is_contiguous(memory_format=torch.channels_last)
     twin = conv_of(16, 32, stride=stride, size=size)
@@ -440,7 +440,7 @@ def test_an_addition_and_relu_with_the_convolution_leave_its_bits(
     conv, dtype = conv_of(16, 32, torch.float32), torch.bfloat16 if half else torch.float32
     x, added, slope = (images_of(3, width, 8, 8, dtype=torch.float32).to(dtype) for width in (16, 32, 32))
     added = added.contiguous() if case == "another layout" else added
-    apart, found = WinogradConv(conv), []
+    apart, found = Conv3x3(conv), []
     for together in (True, False):
         mine, other = x.clone(), added.clone()
         wanted = [each.requires_grad_() for each in (mine, other, conv.weight.requires_grad_())]
@@ -450,7 +450,7 @@ def test_an_addition_and_relu_with_the_convolution_leave_its_bits(
             wanted = [other]
             mine.requires_grad_(False), conv.weight.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            y = WinogradConv(conv, relu=True)(mine, other) if together else NormReLU(None)(apart(mine), other)
+            y = Conv3x3(conv, relu=True)(mine, other) if together else NormReLU(None)(apart(mine), other)
         assert (len(y.grad_fn.next_functions) > 2) is (together and case != "another layout")
         found.append([y.detach(), *torch.autograd.grad(y, wanted, slope)])
     assert found[0][0].min() == 0 and found[0][0].dtype == dtype
@@ -512,7 +512,7 @@ def test_the_matrix_units_convolution_is_the_convolution(unit, channels, sides, 
     with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
         with_unit(unit, patch)
         build.reset_uses()
-        found = WinogradConv(conv, relu)(mine)
+        found = Conv3x3(conv, relu)(mine)
         weights = torch.randn_like(found)
         ours = torch.autograd.grad(found, [mine, conv.weight], weights)
     torch.set_num_threads(before)
@@ -540,7 +540,7 @@ def test_the_matrix_unit_leaves_what_is_not_finite_under_the_kernel(
         x = images_of(2, channels, 12, 12, dtype=torch.float32).bfloat16()
         x[1, 3, 6, 7] = bad
         with torch.autocast("cpu", torch.bfloat16):
-            found, wanted = WinogradConv(conv)(x), conv(x)
+            found, wanted = Conv3x3(conv)(x), conv(x)
         assert torch.equal(found.isfinite(), wanted.isfinite()) and not found.isfinite().all()
 
 
@@ -554,7 +554,7 @@ def test_torch_and_the_kernel_take_turns_at_the_matrix_unit(monkeypatch: pytest.
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         found = []
         for _ in range(2):
-            found.append([a @ a, z := stem(x), WinogradConv(conv)(z), a @ a])
+            found.append([a @ a, z := stem(x), Conv3x3(conv)(z), a @ a])
     assert all(map(torch.equal, *found)) and torch.equal(found[0][0], found[0][3])
 
 
@@ -571,7 +571,7 @@ def test_without_leave_to_use_the_matrix_unit_torch_convolves(monkeypatch: pytes
     conv, x = conv_of(16, 16, torch.float32), images_of(2, 16, 8, 8, dtype=torch.float32).bfloat16()
     build.reset_uses()
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(WinogradConv(conv)(x), conv(x))
+        assert torch.equal(Conv3x3(conv)(x), conv(x))
     assert (build.used, build.missed) == (set(), {"amx"})
     build.reset_uses()
 
@@ -590,7 +590,7 @@ def test_a_kernels_gradient_at_a_stride_is_summed_in_float32(size: int, monkeypa
         monkeypatch.setattr(build, "has_matrix_unit", lambda unit=unit: unit)
         mine = x.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
-            y = (WinogradConv if size == 3 else PointwiseConv)(conv)(mine)
+            y = (Conv3x3 if size == 3 else PointwiseConv)(conv)(mine)
         assert (type(y.grad_fn).__name__ == "_ConvolvedBackward") is not unit
         found.append([y, *torch.autograd.grad(y, [mine, conv.weight], slope)])
     assert size == 1 or torch.equal(found[0][0], found[1][0])
@@ -655,7 +655,7 @@ def kernels_in(net: nn.Module) -> list[str]:
     assert isinstance(made, torch.fx.GraphModule)
     modules = dict(made.named_modules())
     called = [type(modules[str(n.target)]).__name__ for n in made.graph.nodes if n.op == "call_module"]
-    return [name for name in called if name in ("PooledConv", "NormReLU", "WinogradConv", "PointwiseConv")]
+    return [name for name in called if name in ("PooledConv", "NormReLU", "Conv3x3", "PointwiseConv")]
 
 
 def test_what_is_fused() -> None:
@@ -664,7 +664,7 @@ def test_what_is_fused() -> None:
     assert kernels_in(lenet("batch_scratch")) == []  # the lesson is computed as it is written
     resnet = [built("resnet", (3, 32, 32), norm, depth=20) for norm in ("batch", "none", "batch_scratch")]
     counted = [Counter(kernels_in(net)) for net in resnet]
-    wide = {"WinogradConv": 18, "PointwiseConv": 2}  # two blocks stride
+    wide = {"Conv3x3": 18, "PointwiseConv": 2}  # two blocks stride
     assert counted[0] == {"NormReLU": 19, **wide}  # the stem's norm, and two a block
     assert counted[1] == {"NormReLU": 1, **wide}  # the stem's ReLU; additions and theirs belong to convolutions
     assert counted[2] == {"NormReLU": 19, **wide}  # each ReLU, none with its norm
@@ -677,7 +677,7 @@ def test_what_is_behind_a_convolution_is_computed_with_it() -> None:
     for norm, num in (("none", 18), ("batch", 0)):  # the first's ReLU in a block, the second's addition and ReLU
         made = Fused(built("resnet", (3, 32, 32), norm, depth=20), 1)._training
         assert isinstance(made, torch.fx.GraphModule)
-        assert sum(isinstance(m, WinogradConv) and m.relu for m in made.modules()) == num
+        assert sum(isinstance(m, Conv3x3) and m.relu for m in made.modules()) == num
         modules = dict(made.named_modules())
         called = [modules[str(node.target)] for node in made.graph.nodes if node.op == "call_module"]
         left = [module for module in called if type(module) is bf16.RoundedConv]
@@ -730,7 +730,7 @@ def test_a_shortcuts_gradient_is_added_where_the_convolutions_is_written(kind: s
     net = Branching(kind)
     twin, fused = copy.deepcopy(net), Fused(net, 1)
     assert isinstance(fused._training, torch.fx.GraphModule)
-    assert sum(isinstance(m, WinogradConv) and m.passes_on for m in fused._training.modules()) == added
+    assert sum(isinstance(m, Conv3x3) and m.passes_on for m in fused._training.modules()) == added
     x = images_of(3, 16, 8, 8)
     mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     found, wanted = fused(mine), twin(theirs)
@@ -769,7 +769,7 @@ def test_of_bf16_a_shortcuts_gradient_is_rounded_with_the_sum(
     """Also where one of the two has no gradient, or x is rounded first, as then others use what it was."""
     with_unit(unit, monkeypatch)
     torch.manual_seed(0)
-    conv = WinogradConv(conv_of(16, 16, torch.float32, stride=stride))
+    conv = Conv3x3(conv_of(16, 16, torch.float32, stride=stride))
     conv.passes_on = True
     x = images_of(3, 16, 8, 8, dtype=torch.float32)
     half = x.bfloat16().requires_grad_()

@@ -15,14 +15,14 @@ import torch
 from test_kernels import close, conv_of, gradients, images_of, norm_of
 from torch import Tensor, nn
 
-from bnstudy.training.engine.kernels import build, norm_relu, pointwise, pooled_conv, winograd
+from bnstudy.training.engine.kernels import build, conv3x3, norm_relu, pointwise, pooled_conv
+from bnstudy.training.engine.kernels.conv3x3 import Conv3x3
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
 from bnstudy.training.engine.kernels.pointwise import PointwiseConv
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
-from bnstudy.training.engine.kernels.winograd import WinogradConv
 
-MODULES = (norm_relu, pointwise, pooled_conv, winograd)
-CACHED = (*(module._library for module in (norm_relu, pointwise, pooled_conv)), winograd._compiled)
+MODULES = (norm_relu, pointwise, pooled_conv, conv3x3)
+CACHED = (*(module._library for module in (norm_relu, pointwise, pooled_conv)), conv3x3._compiled)
 # Vectors are passed among static functions alone; without OpenMP its pragmas are unknown.
 WARNINGS = ["-Wall", "-Wno-psabi", "-Wno-unknown-pragmas"]
 PROCESSORS = {  # and their floats in a vector
@@ -48,10 +48,10 @@ def kernels(lanes: int, unit: bool) -> list[tuple[str, dict[str, Any]]]:
             pooled_conv._library.__wrapped__(real, 6, 16, 5, 14, 14, 2, **build.of_norm(None))
         for dtype in build.TYPES:
             for stride in (1, 2):
-                winograd._compiled.__wrapped__("winograd", dtype, stride, 32, 16)
+                conv3x3._compiled.__wrapped__("winograd", dtype, stride, 32, 16)
             pointwise._library.__wrapped__(dtype, 32, 16)
         for stride in (1, 2):
-            winograd._compiled.__wrapped__("amx", torch.bfloat16, stride, 32, 16)
+            conv3x3._compiled.__wrapped__("amx", torch.bfloat16, stride, 32, 16)
             asked[-1][1].update({} if unit else {"SIMULATED": 1})
     return asked
 
@@ -104,7 +104,7 @@ def test_with_wide_vectors_a_convolution_takes_any_number_of_them(
 ) -> None:
     torch.manual_seed(0)
     conv = conv_of(*channels, stride=stride, size=size)
-    kind, name = (WinogradConv, "winograd") if size == 3 else (PointwiseConv, "pointwise")
+    kind, name = (Conv3x3, "winograd") if size == 3 else (PointwiseConv, "pointwise")
     same(kind(conv), copy.deepcopy(conv), [images_of(2, channels[0], 8, 10)], name, 1e-9)
 
 
@@ -167,7 +167,7 @@ def test_on_arm_winograds_convolution_is_the_convolution(arm: None, stride: int)
     torch.manual_seed(0)
     conv = conv_of(16, 32, stride=stride)
     twin = nn.Sequential(copy.deepcopy(conv), nn.ReLU())
-    same(WinogradConv(conv, True), twin, [images_of(2, 16, 8, 10)], "winograd", 1e-9)
+    same(Conv3x3(conv, True), twin, [images_of(2, 16, 8, 10)], "winograd", 1e-9)
 
 
 @pytest.mark.slow

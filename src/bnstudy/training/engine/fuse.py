@@ -3,7 +3,7 @@
 The forward pass is traced (torch.fx), once for training and once for evaluation, and in it
     convolution, norm, 2x2 max-pool  become one (kernels.pooled_conv), and so do
     norm, addition, ReLU, or two of them, and a ReLU by itself (kernels.norm_relu);
-    a convolution of 3x3, with an addition and a ReLU after it, is left with fewer products (kernels.winograd), and its
+    a convolution of 3x3, with an addition and a ReLU after it, has a kernel (kernels.conv3x3), and its
         gradient is added there to that of a shortcut around it;
     one of 1x1 at stride 2 reads and writes only what it needs (kernels.pointwise);
     any other, in bf16, is computed in float32 where the processor cannot do better (kernels.bf16).
@@ -21,10 +21,10 @@ from torch import Tensor, fx, nn
 
 from bnstudy.models import tracing
 from bnstudy.training.engine.kernels.bf16 import RoundedConv
+from bnstudy.training.engine.kernels.conv3x3 import Conv3x3
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
 from bnstudy.training.engine.kernels.pointwise import PointwiseConv
 from bnstudy.training.engine.kernels.pooled_conv import PooledConv
-from bnstudy.training.engine.kernels.winograd import WinogradConv
 
 Forward = Callable[[Tensor], Tensor]
 # Python's operators that write in place, as functions and as methods.
@@ -76,7 +76,7 @@ def _fused(network: nn.Module, num_runs: int) -> Forward:
     graph.eliminate_dead_code()
     modules = dict(fused.named_modules())
     for node in list(graph.nodes):  # of the convolutions that are left, and of ReLUs that none of them takes along
-        if fusion := _winograd(node, modules) or _relu(node, modules) or _other(node, modules):
+        if fusion := _conv3x3(node, modules) or _relu(node, modules) or _other(node, modules):
             _replace(fused, *fusion)
     graph.eliminate_dead_code()
     _pass_on(graph, dict(fused.named_modules()))
@@ -136,17 +136,17 @@ def _norm_relu(relu: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     return (NormReLU(norm), inputs, relu) if _kept(inputs, relu, modules) else None
 
 
-def _winograd(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
+def _conv3x3(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
     entering = _input(conv, nn.Conv2d, modules)
-    if entering is None or not WinogradConv.applies(layer := modules[str(conv.target)]):
+    if entering is None or not Conv3x3.applies(layer := modules[str(conv.target)]):
         return None
     assert isinstance(layer, nn.Conv2d)
     user = next(iter(conv.users))
     added = _added(user, conv, modules) if _once(conv) and layer.stride == (1, 1) else None
     if added is not None and _kept((entering, added), user, modules):
-        return WinogradConv(layer, relu=True), (entering, added), user
+        return Conv3x3(layer, relu=True), (entering, added), user
     relu = _once(conv) and _input(user, nn.ReLU, modules) is conv and _kept((entering,), user, modules)
-    return WinogradConv(layer, relu), (entering,), user if relu else conv
+    return Conv3x3(layer, relu), (entering,), user if relu else conv
 
 
 def _added(node: fx.Node, conv: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
@@ -173,20 +173,20 @@ def _other(conv: fx.Node, modules: dict[str, nn.Module]) -> Found | None:
 def _pass_on(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     """Where a convolution and a later addition share an input, have the convolution return it for the addition.
 
-    Their gradients are then summed within the convolution (see `WinogradConv`).
+    Their gradients are then summed within the convolution (see `Conv3x3`).
     """
     order = {node: number for number, node in enumerate(graph.nodes)}
     for node in order:
-        shared = _input(node, WinogradConv, modules)
+        shared = _input(node, Conv3x3, modules)
         others = [] if shared is None else [user for user in shared.users if user is not node]
         adding = modules.get(str(others[0].target)) if len(others) == 1 else None
-        if not isinstance(adding, NormReLU | WinogradConv) or order[others[0]] < order[node]:
+        if not isinstance(adding, NormReLU | Conv3x3) or order[others[0]] < order[node]:
             continue
         (addition,) = others
         if addition.args[1:] != (shared,) or addition.args[0] is shared:
             continue
         conv = modules[str(node.target)]
-        assert isinstance(conv, WinogradConv)
+        assert isinstance(conv, Conv3x3)
         conv.passes_on = True
         with graph.inserting_after(node):
             output, passed = (graph.call_function(operator.getitem, (node, index)) for index in range(2))

@@ -20,7 +20,7 @@ from bnstudy.training.engine.kernels.build import pointers
 from bnstudy.training.engine.kernels.norm_relu import NormReLU
 
 
-class WinogradConv(nn.Module):
+class Conv3x3(nn.Module):
     """Takes the place of a convolution of 3x3 with padding 1 at stride 1 or 2, and of a ReLU after it, if asked to.
 
     At stride 1 also of an addition before the ReLU (if called with `added`). If it is to pass its input on, it also

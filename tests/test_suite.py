@@ -94,6 +94,14 @@ def test_a_run_of_several_sweeps_is_estimated_once(tmp_path: Path, data_root: Pa
     assert f"about {grid + region * 18 / 54:.0f} minutes" in told[0]
 
 
+def test_the_estimate_names_what_a_search_adds(tmp_path: Path, data_root: Path) -> None:
+    overrides = [f"runtime.data_root='{data_root}'"]
+    names = ["stability_arms", "stability_arms_curvature"]
+    head, of_search, of_none = preview.suite_time("beyond", names, "quick", overrides, tmp_path)[0].splitlines()
+    assert "the search of stability_arms takes" in head
+    assert "its search follows" in of_search and "search" not in of_none
+
+
 @pytest.mark.parametrize("name", ["textbook", "paper_init"])
 def test_what_two_cores_can_do_says_how_long_it_takes(name: str) -> None:
     said = compose.headers()

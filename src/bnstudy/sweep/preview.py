@@ -82,28 +82,31 @@ def suite_time(
 
     The minutes follow from the known speeds and the number of processes (`workers`; None: one per core or GPU), or else
     from the sweeps' files, which give them for two cores. Published runs are not to train, unless `again`; a run of
-    several sweeps counts for the first alone.
+    several sweeps counts for the first alone. Runs that searches have asked for count, and what follows them is named.
     """
-    runs = {name: specs.of_sweep(name, preset, overrides, results) for name in names}
+    runs = _runs(names, preset, overrides, results)
+    following = searched.add(runs, _how(overrides), results)
     survey, headers = Survey.of(results, (run for each in runs.values() for run in each)), compose.headers()
     lines, total, unknown, counted = [], 0.0, list[str](), set[str]()
     device = next((text.partition("=")[2] for text in overrides[::-1] if text.startswith("runtime.device=")), "auto")
     at_once = workers or (max(1, devices.gpus()) if devices.on_gpu(device) else devices.cores())
-    for name in names:
-        left = [run for run in runs[name] if run.run_id not in counted]
+    for spec, each in runs.items():
+        name, left = spec.sweep, [run for run in each if run.run_id not in counted]
         tally = survey.tally(name, left, again=again)
         counted |= {run.run_id for run in left}
         minutes = headers.get(name, {}).get("minutes", {}).get(preset)
         if not tally.unknown:
             sec = tally.sec / max(1, min(at_once, tally.pending))
         elif minutes is not None:
-            sec = 60 * minutes * tally.pending / len(runs[name])
+            sec = 60 * minutes * tally.pending / len(each)
         else:
             unknown.append(name)
             sec = math.nan
         total += 0.0 if math.isnan(sec) else sec
         time = "unknown" if math.isnan(sec) else f"{sec / 60:.1f} min"
-        lines.append(f"  {name:32} {len(runs[name]):4} runs, {tally.pending:4} to train {time:>10}")
+        more = following.get(spec, "")
+        lines.append(f"  {name:32} {len(each):4} runs, {tally.pending:4} to train {time:>10}{more}")
+    unknown += [f"the search of {spec.sweep}" for spec in following if spec.sweep not in unknown]
     also = f", and what {', '.join(unknown)} takes" if unknown else ""
     head = f"{suite} ({preset}): {len(names)} sweeps, about {total / 60:.0f} minutes{also}"
     return "\n".join([head, *lines]), total
@@ -119,16 +122,27 @@ def left(
     again: bool = False,
 ) -> str:
     """A line for each of these sweeps that is not done: how far it is, and how long it still takes."""
-    runs = {
-        specs.SweepSpec.of(name, preset, overrides): specs.of_sweep(name, preset, overrides, results) for name in names
-    }
-    following, lines = searched.add(runs, [text for text in overrides if text.startswith(specs.HOW)], results), []
+    runs = _runs(names, preset, overrides, results)
+    following, lines = searched.add(runs, _how(overrides), results), []
     survey = Survey.of(results, (run for each in runs.values() for run in each))
     for spec, each in runs.items():
         tally = survey.tally(spec.sweep, each, processes=workers, again=again)
         if tally.pending or spec in following:
             lines.append(f"\n{spec.sweep:24} {tally}{following.get(spec, '')}")
     return "".join(lines)
+
+
+def _runs(
+    names: Sequence[str], preset: str, overrides: Sequence[str], results: Path
+) -> dict[specs.SweepSpec, list[specs.RunSpec]]:
+    return {
+        specs.SweepSpec.of(name, preset, overrides): specs.of_sweep(name, preset, overrides, results) for name in names
+    }
+
+
+def _how(overrides: Sequence[str]) -> list[str]:
+    """Those that say how runs are trained, and not which."""
+    return [text for text in overrides if text.startswith(specs.HOW)]
 
 
 def dry_run(

@@ -77,6 +77,12 @@ def compile_kernel(
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+def refuses(compiler: str, flags: Sequence[str]) -> bool:
+    """Whether the compiler has no such processor."""
+    command = [compiler, *flags, "-x", "c", "-fsyntax-only", "-"]
+    return subprocess.run(command, input=b"", capture_output=True, timeout=120).returncode != 0
+
+
 def pointers(*arrays: Tensor | None) -> list[Tensor | int]:
     """In place of addresses, which the emulator's process does not share, the arrays; None is NULL."""
     return [0 if array is None else array for array in arrays]

@@ -36,7 +36,7 @@ typedef struct { /* as the processor reads it */
 } shapes;
 
 #ifndef SIMULATED
-#if !defined(__AMX_TILE__) || !defined(__AMX_BF16__)
+#if !(defined(__AMX_TILE__) || defined(__AMXTILE__)) || !(defined(__AMX_BF16__) || defined(__AMXBF16__)) /* gcc; clang */
 #error "this compiler knows no AMX"
 #endif
 #include <sys/syscall.h>
@@ -49,17 +49,22 @@ int allowed(void) { return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PER
 #define PUT(tile, to, pitch) _tile_stored(tile, to, (pitch) * sizeof *(to))
 #define CLEAR(tile) _tile_zero(tile)
 #define ADD(c, a, b) _tile_dpbf16ps(c, a, b)
-/* Others, such as torch, may have shapes of their own in use. */
-#define BEGIN(mine)             \
-    shapes before;              \
-    _tile_storeconfig(&before); \
+/* Compilers are not told that these read memory: what is to be read is in memory from here on. */
+#define WRITTEN __asm__ volatile("" ::: "memory")
+/* Others, such as torch, may have shapes of their own in use, and find them as they were. */
+#define BEGIN(mine)                                                       \
+    shapes before;                                                        \
+    __asm__ volatile("" : : "r"(&before), "r"(&(mine)) : "memory");       \
+    _tile_storeconfig(&before);                                           \
     _tile_loadconfig(&(mine))
 #define END _tile_loadconfig(&before)
 #else
 int allowed(void) { return 1; }
 
-typedef struct {
+typedef union {
     char row[SIDE][64];
+    float sums[SIDE][SIDE];
+    stored numbers[SIDE][2 * SIDE];
 } tile;
 static _Thread_local tile tiles[8];
 static _Thread_local shapes in_use;
@@ -78,18 +83,16 @@ static float widened(stored number) {
 }
 static void multiply(int c, int a, int b) {
     for (int m = 0; m < in_use.rows[a]; m++)
-        for (int n = 0; n < SIDE; n++) {
-            float *sum = (float *)tiles[c].row[m] + n;
-            for (int k = 0; k < in_use.rows[b]; k++)
-                for (int p = 0; p < 2; p++)
-                    *sum += widened(((stored *)tiles[a].row[m])[2 * k + p]) *
-                            widened(((stored *)tiles[b].row[k])[2 * n + p]);
-        }
+        for (int n = 0; n < SIDE; n++)
+            for (int k = 0; k < 2 * in_use.rows[b]; k++)
+                tiles[c].sums[m][n] +=
+                    widened(tiles[a].numbers[m][k]) * widened(tiles[b].numbers[k / 2][2 * n + k % 2]);
 }
 #define GET(tile, from, pitch) get(tile, from, (pitch) * sizeof *(from))
 #define PUT(tile, to, pitch) put(tile, to, (pitch) * sizeof *(to))
 #define CLEAR(tile) memset(tiles + (tile), 0, sizeof *tiles)
 #define ADD(c, a, b) multiply(c, a, b)
+#define WRITTEN (void)0
 #define BEGIN(mine) in_use = (mine)
 #define END (void)0
 #endif
@@ -160,7 +163,8 @@ INLINE void packed(const REAL *weight, stored *kernel, const int back) {
 INLINE void bring(const stored *from, long size, long number, long parts, const int writes) {
     const long each = ROUND_UP((size + parts - 1) / parts, 64 / (long)sizeof *from);
     for (long k = number * each; from && k < (number + 1) * each; k += 64 / sizeof *from)
-        __builtin_prefetch(from + k, writes, 2);
+        if (writes) __builtin_prefetch(from + k, 1, 2);
+        else __builtin_prefetch(from + k, 0, 2);
 }
 
 /* Of a product registers hold 4 tiles of sums: of places by those of channels. */
@@ -178,6 +182,7 @@ typedef struct {
 /* Sums (GROUP, WIDE) of 16 places each from at[0], at[1], ... on, `stride` pixels apart. */
 INLINE void products(const stored *const at[DOWN], const stored *kernel, REAL *sums, int pitch, const int stride,
                      coming *next) {
+    WRITTEN;
     CLEAR(0);
     CLEAR(1);
     CLEAR(2);
@@ -364,6 +369,7 @@ typedef struct {
    column of the kernel in its row that begins at the place `shift`: the sum over the places `low` to `high` of each image. */
 INLINE void add_products(operands of, REAL *sums, int o, int c, int shift, int low, int high, coming *next) {
 #define SUM(column, block) (sums + ((column) * (COUT / SIDE) + (block)) * SIDE * SIDE)
+    WRITTEN;
     GET(0, SUM(0, 0), SIDE);
     GET(1, SUM(1, 0), SIDE);
     GET(2, SUM(2, 0), SIDE);

@@ -110,7 +110,7 @@ def library(name: str, **macros_of: str | int) -> ctypes.CDLL | None:
             return None
         return ctypes.CDLL(str(target))
     except (OSError, RuntimeError) as error:  # no home; a folder that cannot be read, or that allows no execution
-        _say(f"the kernels' cache cannot be used ({error}); torch computes instead")
+        say(f"the kernels' cache cannot be used ({error}); torch computes instead")
         return None
 
 
@@ -135,23 +135,27 @@ def _compile(source: Path, macros: list[str], target: Path) -> bool:
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             library, log = Path(scratch) / target.name, Path(scratch) / "log"
             for more in TRIED:
-                code, reason = _run([path, *FLAGS, *more, *macros, str(source), "-o", str(library)], log)
+                code, said = _run([path, *FLAGS, *more, *macros, str(source), "-o", str(library)], log)
                 if code == 0:
                     content = library.read_bytes()
                     with files.replacing(target) as part:  # others compile the same at the same time
                         part.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
                     return True
+                reason = reason or said  # the first has all that the processor can do
     except subprocess.TimeoutExpired as error:
         _hung.add(path)
         reason = str(error)
     except OSError as error:
         reason = str(error)
-    _say(f"{source.name} could not be compiled ({path}: {reason}); torch computes instead")
+    say(f"{source.name} could not be compiled ({path}: {reason}); torch computes instead")
     return False
 
 
 def _run(command: list[str], log: Path) -> tuple[int, str]:
-    """Run a command; its exit status and last line. Raises TimeoutExpired after killing all its processes."""
+    """Run a command; its exit status, and its first line about an error, or else its last.
+
+    Raises TimeoutExpired after killing all its processes.
+    """
     with log.open("w+b") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -164,11 +168,13 @@ def _run(command: list[str], log: Path) -> tuple[int, str]:
             process.wait()
             raise
         output.seek(0)
-        return code, output.read().decode(errors="replace").strip().rpartition("\n")[2]
+        lines = output.read().decode(errors="replace").strip().split("\n")
+        return code, next((line for line in lines if "error" in line), lines[-1])
 
 
 @functools.cache
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line, once."""
     print(text, file=sys.stderr)
 
 

@@ -123,5 +123,8 @@ def _library(dtype: torch.dtype, stride: int, out_channels: int, in_channels: in
 def _compiled(kernel: str, dtype: torch.dtype, stride: int, out_channels: int, in_channels: int) -> Any:
     """The kernel; None also where the system does not let this process use the matrix unit."""
     macros = {"STRIDE": stride, "CIN": in_channels, "COUT": out_channels}
-    library = build.library(kernel, **build.TYPES[dtype], **macros)
-    return None if library is None or (kernel == "amx" and not library.allowed()) else library
+    library: Any = build.library(kernel, **build.TYPES[dtype], **macros)
+    if library is not None and kernel == "amx" and not library.allowed():
+        build.say("amx.c: the system does not let this process use the matrix unit; torch computes instead")
+        return None
+    return library

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
 
 from bnstudy.analysis import figures, findings, readme, zoo
 from bnstudy.analysis.findings import Verdict
+from bnstudy.analysis.frames import MissingTable
 
-FINDING = findings.load(synthetic.FINDINGS / "norm_zoo.py")
+PARTS, ZOO = (findings.load(synthetic.FINDINGS / f"{name}.py") for name in zoo.SWEEPS)
+OF_PARTS = ("batch", "none", "mean_only", "variance_only", "zero_classifier", "batch_before_pooling")
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 LIMITS = {  # place in the grid of the largest rate that learns, as bounded activations would have it
     "batch": 6, "mean_only": 1, "variance_only": 5, "batch_before_pooling": 3, "group": 5, "layer": 5,
@@ -37,7 +40,23 @@ def frames(limits=None, growth=None, share=0.66, best=3, seeds=4):
         for depth, block in ((3, True), (16, True), (31, True), (2, False)):
             moments.append({**run, "depth": depth, "block_output": block, "site": "activation",
                             "variance": 10.0 ** (2 * power * depth / 31) * (1 + 0.001 * seed)})  # fmt: skip
-    return {"runs": pd.DataFrame(runs), "norm_zoo_start/activation_moments": pd.DataFrame(moments)}
+    rows = pd.DataFrame(runs)
+    of_parts = rows["run_id"].str.replace(r"\d.*", "", regex=True).isin(OF_PARTS)
+    return {"norm_zoo_parts/runs": rows[of_parts], "runs": rows[~of_parts],
+            "norm_zoo_start/activation_moments": pd.DataFrame(moments)}  # fmt: skip
+
+
+def of_parts(data):
+    """The frames that the finding about BN's parts asks for, of those of the whole zoo."""
+    return {"runs": data["norm_zoo_parts/runs"]}
+
+
+def judged(data):
+    return {
+        claim: evidence.verdict
+        for finding, each in ((ZOO, data), (PARTS, of_parts(data)))
+        for claim, evidence in finding.evidence(each).items()
+    }
 
 
 ALL_AT = dict.fromkeys(zoo.ARMS, 3)
@@ -59,7 +78,8 @@ def test_where_no_rate_learns_there_is_no_limit() -> None:
         ({"growth": LIMITS}, {"B5-growth": Verdict.not_reproduced}),
         ({"limits": {"mean_only": 6, "variance_only": 5}}, {"B5-parts": Verdict.partly}),
         ({"limits": {"mean_only": 6, "variance_only": 1}}, {"B5-parts": Verdict.not_reproduced}),
-        ({"limits": {"none": -1}}, {"B5-growth": Verdict.undecided, "B5-parts": Verdict.undecided}),
+        ({"limits": {"none": -1}}, {"B5-growth": Verdict.undecided, "B5-parts": Verdict.reproduced}),
+        ({"limits": {"mean_only": -1}}, {"B5-growth": Verdict.undecided, "B5-parts": Verdict.undecided}),
         ({"limits": ALL_AT, "best": 1, "share": 0.05}, {"B5-classifier": Verdict.not_reproduced}),
         ({"limits": ALL_AT, "best": 1, "share": 0.35}, {"B5-classifier": Verdict.partly}),
         ({"limits": ALL_AT, "best": 0}, {"B5-classifier": Verdict.undecided}),
@@ -67,17 +87,47 @@ def test_where_no_rate_learns_there_is_no_limit() -> None:
     ],
 )  # fmt: skip
 def test_made_arms_are_judged_for_what_they_are(how, expected):
-    found = {claim: evidence.verdict for claim, evidence in FINDING.evidence(frames(**how)).items()}
+    found = judged(frames(**how))
     assert {claim: found[claim] for claim in expected} == expected
+
+
+def test_growth_is_judged_by_the_seeds_that_have_every_arm():
+    data = frames(seeds=5)
+    data["runs"] = data["runs"][data["runs"]["seed"] < 3]
+    evidence = ZOO.evidence(data)["B5-growth"]
+    assert (evidence.n, evidence.verdict) == (3, Verdict.reproduced)
+    assert PARTS.evidence(of_parts(data))["B5-parts"].n == 5
+
+
+@pytest.mark.parametrize(
+    ("sweep", "arms"), [("norm_zoo_parts", set(OF_PARTS)), ("norm_zoo", zoo.ARMS.keys() - OF_PARTS)]
+)
+def test_the_sweeps_have_each_arm_once(sweep, arms):
+    lines = (readme.ROOT / "sweeps" / f"{sweep}.yaml").read_text(encoding="utf-8").splitlines()
+    (asked,) = (line.partition(":")[2].strip() for line in lines if line.startswith("      arm:"))
+    assert sorted(asked.split(",")) == sorted(arms)
 
 
 def test_every_arm_is_named_and_drawn():
     data = frames()
-    fig = figures.new(FINDING.size, "t", "s", synthetic=False)
-    FINDING.plot(fig, data)
+    fig = figures.new(ZOO.size, "t", "s", synthetic=False)
+    ZOO.plot(fig, data)
     marks = {line.get_marker() for line in fig.axes[0].lines} - {"None"}
     assert len(marks) == len(fig.legends[0].get_texts()) == len(zoo.ARMS)
-    assert len(FINDING.numbers(data)) == 3 * len(zoo.ARMS)
+    assert len(ZOO.numbers(data)) == 3 * len(zoo.ARMS)
+
+
+def test_every_part_is_named_and_drawn():
+    data = of_parts(frames())
+    fig = figures.new(PARTS.size, "t", "s", synthetic=False)
+    PARTS.plot(fig, data)
+    fig.draw_without_rendering()
+    rows = [label.get_text() for label in fig.axes[0].get_yticklabels()]
+    assert rows == [arm.label for name, arm in zoo.ARMS.items() if name in OF_PARTS]
+    for ax in fig.axes:
+        dots = [line for line in ax.lines if line.get_marker() == "o"]
+        assert [np.size(line.get_xdata()) for line in dots] == [4] * len(OF_PARTS)
+    assert len(PARTS.numbers(data)) == 2 * len(OF_PARTS)
 
 
 def test_the_documentation_has_the_table_of_the_published_runs():
@@ -88,8 +138,22 @@ def test_the_documentation_has_the_table_of_the_published_runs():
 def test_the_table_says_what_was_not_run(tmp_path, monkeypatch):
     lines = zoo.table(tmp_path).splitlines()
     assert len(lines) == 2 + len(zoo.ARMS) and all(zoo.NOT_RUN in line for line in lines[2:])
-    runs = frames()["runs"]
-    monkeypatch.setattr("bnstudy.analysis.frames.load", lambda *asked: runs[runs["norm"] != "layer"])
+    data = frames()
+    runs = {"norm_zoo_parts": data["norm_zoo_parts/runs"], "norm_zoo": data["runs"][data["runs"]["norm"] != "layer"]}
+    monkeypatch.setattr("bnstudy.analysis.frames.load", lambda workspace, sweep, *asked: runs[sweep])
     told = {line.split(" | ")[0].removeprefix("| "): line for line in zoo.table(tmp_path).splitlines()}
-    assert zoo.NOT_RUN in told["layer"] and zoo.NOT_RUN not in told["BN"]
+    assert zoo.NOT_RUN in told["layer"] and zoo.NOT_RUN not in told["BN"] + told["group"]
     assert "1 of that without a norm" in told["none"]
+
+
+def test_the_table_has_the_arms_of_one_sweep_alone(tmp_path, monkeypatch):
+    runs = frames()["norm_zoo_parts/runs"]
+
+    def load(workspace, sweep, *asked):
+        if sweep == "norm_zoo":
+            raise MissingTable("not run")
+        return runs
+
+    monkeypatch.setattr("bnstudy.analysis.frames.load", load)
+    told = zoo.table(tmp_path).splitlines()[2:]
+    assert sum(zoo.NOT_RUN not in line for line in told) == len(OF_PARTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +10,23 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from bnstudy.analysis import criteria, frames, limits, stats
+from bnstudy.analysis import criteria, figures, frames, limits, stats
 from bnstudy.analysis.claims_page import line
-from bnstudy.analysis.frames import CHANCE, number
+from bnstudy.analysis.findings import Comparison
+from bnstudy.analysis.frames import CHANCE, DASH, number, spread
 from bnstudy.analysis.stats import Scale
 
-SWEEP = "norm_zoo"
+SWEEPS = ("norm_zoo_parts", "norm_zoo")  # the arms that claims about BN's parts compare, and all others
+ENDED = "status in ('completed', 'diverged') and depth == 32"
 NOT_RUN = "not run"
+SHOWN = "ResNet-32 on 10,000 images of CIFAR-10, eight epochs at a constant rate."  # of a caption
+BEST = (  # of a caption: what `draw_accuracies` shows
+    "Test accuracy at each arm's best rate (of highest mean; a diverged run counts as 10 %), one dot a seed, bar: mean "
+    "with 95 % interval."
+)
+GRID = "Limit: the largest rate, of a grid by factors of about 3, up to which every tried one learns; seed by seed."
 
 
 class Arm(NamedTuple):
@@ -77,6 +87,54 @@ def best(runs: pd.DataFrame) -> tuple[float, pd.Series, bool]:
     return rate, rates[rate], bool(grid.min() < rate < grid.max())
 
 
+def there(runs: pd.DataFrame) -> list[str]:
+    """The arms that have runs, in the order of `ARMS`."""
+    return [arm for arm in ARMS if (runs["arm"] == arm).any()]
+
+
+def numbers(runs: pd.DataFrame, growth: pd.DataFrame | None = None) -> list[Comparison]:
+    """By arm: largest rate that learns, growth of activations (of the column `growth`, where given), best accuracy."""
+    limit = cells(runs)
+    lines = []
+    for arm in there(runs):
+        quantities = {"largest rate that learns": limit[limit["arm"] == arm]["low"]}
+        if growth is not None:
+            quantities["growth of activations"] = growth[growth["arm"] == arm]["growth"]
+        quantities["test accuracy at the best rate (%)"] = best(runs[runs["arm"] == arm])[1]
+        for what, values in quantities.items():
+            value = str(spread(values))
+            ours = (DASH, value) if arm == "none" else (value, DASH)
+            lines.append(Comparison(f"{what}, {ARMS[arm].label}", DASH, DASH, *ours))
+    return lines
+
+
+def draw_accuracies(ax: Axes, runs: pd.DataFrame) -> None:
+    """As `BEST` says."""
+    draw_rows(ax, {arm: best(runs[runs["arm"] == arm])[1] for arm in there(runs)}, Scale.plain)
+    ax.set_xlabel("test accuracy (%)")
+
+
+def draw_limits(ax: Axes, runs: pd.DataFrame) -> None:
+    """The largest rate that learns, a dot a seed, with the geometric mean and its 95 % interval."""
+    limit = cells(runs)
+    draw_rows(ax, {arm: limit[limit["arm"] == arm]["low"].dropna() for arm in there(runs)}, Scale.log)
+    figures.plain_log(ax, "x")
+    ax.set_xlabel("learning rate")
+
+
+def draw_rows(ax: Axes, by_arm: Mapping[str, pd.Series], scale: Scale) -> None:
+    """A row an arm: a dot a seed, and a bar at their mean on the scale, with its 95 % interval."""
+    for row, (arm, values) in enumerate(by_arm.items()):
+        of, colour = stats.interval(values, scale), figures.COLOURS[arm]
+        ax.plot(values, row + np.linspace(-0.16, 0.16, len(values)), "o", color=colour, ms=4, mew=0, alpha=0.85)
+        if of.n > 1:
+            ax.fill_betweenx([row - 0.32, row + 0.32], of.low, of.high, color=colour, alpha=0.25, lw=0)
+        ax.plot([of.mean] * 2, [row - 0.32, row + 0.32], color=colour, lw=2)
+    ax.set_yticks(range(len(by_arm)), [ARMS[arm].label for arm in by_arm])
+    ax.set_ylim(len(by_arm) - 0.5, -0.5)
+    ax.grid(False, axis="y")
+
+
 def seconds(runs: pd.DataFrame) -> float:
     """Median over the runs that reached their end of the time a step took, each its share of those beside it."""
     ended = runs[(runs["status"] == "completed") & (runs["num_steps"] > 0)]
@@ -87,10 +145,7 @@ def table(workspace: Path) -> str:
     """In Markdown: largest stable rate, accuracy at the best rate, cost of a step, an arm per line; an arm without
     published runs is "not run".
     """
-    try:
-        runs = named(frames.load(workspace, SWEEP, "runs", "status in ('completed', 'diverged')"))
-    except frames.MissingTable:
-        runs = pd.DataFrame(columns=["arm"])
+    runs = _published(workspace)
     lines = [line(["arm", "largest rate that learns", "test accuracy at its best rate (%)", "time of a step", "n"])]
     lines.append(line(["---"] * 5))
     by_arm: Mapping[str, pd.DataFrame] = {name: runs[runs["arm"] == name] for name in ARMS}
@@ -98,6 +153,15 @@ def table(workspace: Path) -> str:
     for name, part in by_arm.items():
         lines.append(line([ARMS[name].label, *(_cells(part, unit) if len(part) else [NOT_RUN] * 3), _seeds(part)]))
     return "\n".join(lines)
+
+
+def _published(workspace: Path) -> pd.DataFrame:
+    """The runs of both sweeps, or of the one that there is."""
+    tables = [pd.DataFrame(columns=["run_id", "arm"])]
+    for sweep in SWEEPS:
+        with contextlib.suppress(frames.MissingTable):
+            tables.append(named(frames.load(workspace, sweep, "runs", ENDED)))
+    return pd.concat(tables[1:] or tables, ignore_index=True).drop_duplicates("run_id")
 
 
 def _cells(runs: pd.DataFrame, unit: float) -> list[str]:

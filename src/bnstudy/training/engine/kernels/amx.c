@@ -179,9 +179,34 @@ typedef struct {
     long x_size, y_size, number, parts;
 } coming;
 
-/* Sums (GROUP, WIDE) of 16 places each from at[0], at[1], ... on, `stride` pixels apart. */
+/* Sums that are there to be written: of GROUP places, from row i and column j on, the first of `left`; `to` is the output, and
+   `added`, unless NULL, what is added to it. */
+typedef struct {
+    const REAL *sums;
+    const stored *added;
+    stored *to;
+    int left, i, j;
+} ready;
+
+/* The next `count` places, of oh by ow within rows of `row`. What is rectified is rounded before the addition, as a
+   convolution's output by itself would be. */
+INLINE void write_out(ready *r, int count, int oh, int ow, int row, const int relu) {
+    for (; count && r->left && r->i < oh; count--, r->left--) {
+        const long to = ((long)r->i * ow + r->j) * COUT;
+        for (int c = 0; c < WIDE && r->j < ow; c += LANES) {
+            vec found = load(r->sums + c);
+            if (r->added) found = (relu ? rounded(found) : found) + read(r->added + to + c);
+            write(r->to + to + c, relu ? rectified(found) : found);
+        }
+        r->sums += WIDE;
+        if (++r->j == row) r->i++, r->j = 0;
+    }
+}
+
+/* Sums (GROUP, WIDE) of 16 places each from at[0], at[1], ... on, `stride` pixels apart. Meanwhile those before are written,
+   for which the processor has other units. */
 INLINE void products(const stored *const at[DOWN], const stored *kernel, REAL *sums, int pitch, const int stride,
-                     coming *next) {
+                     coming *next, ready *before, int oh, int ow, int row, const int relu) {
     WRITTEN;
     CLEAR(0);
     CLEAR(1);
@@ -215,6 +240,7 @@ INLINE void products(const stored *const at[DOWN], const stored *kernel, REAL *s
             ADD(2, 5, 6);
             ADD(3, 5, 7);
 #endif
+            write_out(before, (GROUP + 3 * CHUNKS - 1) / (3 * CHUNKS), oh, ow, row, relu);
         }
     }
 #if ACROSS == 1
@@ -250,7 +276,8 @@ INLINE void convolved(const stored *x, const stored *rectified_x, stored *let_pa
         long low, high;
         part(num, &low, &high);
         stored *padded = halves(plane * CIN);
-        REAL *sums = unset(GROUP * WIDE);
+        REAL *sums = unset(2 * GROUP * WIDE);
+        long turn = 0;
         for (long n = low; n < high; n++) {
             const long from = n * xh * xw * CIN, x_size = (long)xh * xw * CIN, y_size = (long)oh * ow * COUT;
             const stored *of_x = rectified_x ? rectified_x + from : NULL;
@@ -264,25 +291,24 @@ INLINE void convolved(const stored *x, const stored *rectified_x, stored *let_pa
                            3L * (places / GROUP) * (COUT / WIDE)};
             lay_out(x + from, of_x, padded + (pitch + 1) * CIN, let_pass ? let_pass + from : NULL, xh, xw, step, pitch,
                     CIN);
+            ready before = {.left = 0};
             for (int o = 0; o < COUT; o += WIDE)
-                for (int p = 0; p < places; p += GROUP) {
+                for (int p = 0; p < places; p += GROUP, turn++) {
                     const stored *at[DOWN];
                     EACH(m, DOWN) {
                         const int q = p + m * SIDE;
                         at[m] = padded + (long)stride * (q / row * pitch + q % row) * CIN;
                     }
-                    products(at, kernel + (long)o * DEPTH, sums, pitch, stride, &next);
-                    int i = p / row, j = p % row;
-                    for (int q = 0; q < GROUP && i < oh; q++) {
-                        const long to = ((n * oh + i) * ow + j) * COUT + o;
-                        for (int c = 0; c < WIDE && j < ow; c += LANES) {
-                            vec found = load(sums + q * WIDE + c);
-                            if (added) found = (relu ? rounded(found) : found) + read(added + to + c);
-                            write(y + to + c, relu ? rectified(found) : found);
-                        }
-                        if (++j == row) i++, j = 0;
-                    }
+                    REAL *these = sums + turn % 2 * GROUP * WIDE;
+                    products(at, kernel + (long)o * DEPTH, these, pitch, stride, &next, &before, oh, ow, row, relu);
+                    before = (ready){these,
+                                     added ? added + n * y_size + o : NULL,
+                                     y + n * y_size + o,
+                                     GROUP,
+                                     p / row,
+                                     p % row};
                 }
+            write_out(&before, GROUP, oh, ow, row, relu);
         }
         free(padded), free(sums);
         END;

@@ -115,3 +115,13 @@ def test_lines_have_no_colour_but_the_arms_and_greys(name: str) -> None:
     allowed = {c.lower() for c in {*figures.COLOURS.values(), *greys}}
     assert {to_hex(line.get_color()) for ax in fig.axes for line in ax.lines} <= allowed
     assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
+
+
+@pytest.mark.parametrize(("low", "high", "shown"), [(1, 300, {"1", "3", "10", "300"}), (1e-4, 1e8, {"1", "10000"})])
+def test_a_logarithmic_axis_has_ticks_over_few_decades_and_many(low: float, high: float, shown: set[str]) -> None:
+    fig = Figure()
+    ax = fig.subplots()
+    ax.plot([0, 1], [low, high])
+    figures.plain_log(ax)
+    fig.draw_without_rendering()
+    assert shown <= {label.get_text() for label in ax.get_yticklabels()}

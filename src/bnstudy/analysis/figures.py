@@ -147,12 +147,28 @@ def whiskers(
 
 
 def plain_log(ax: Axes, which: str = "y") -> None:
-    """A logarithmic axis ("x" or "y") over few decades: ticks at 1, 3, 10, 30, ..., written out."""
+    """A logarithmic axis ("x" or "y") over few decades: ticks at 1, 3, 10, 30, ..., written out.
+
+    Over many, as the interval of two seeds may take, at powers of ten.
+    """
     ax.set(**{f"{which}scale": "log"})
     axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_locator(_OnesAndThrees())
     axis.set_major_formatter(lambda value, position: f"{value:g}")
     axis.set_minor_locator(NullLocator())
+
+
+class _OnesAndThrees(LogLocator):
+    """matplotlib's has no ticks at all where these would be too many."""
+
+    def __init__(self) -> None:
+        super().__init__(subs=(1, 3))
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        powers = LogLocator()
+        powers.set_axis(self.axis)  # whose length says how many there may be
+        found = super().tick_values(vmin, vmax)
+        return found if len(found) else powers.tick_values(vmin, vmax)
 
 
 def diamonds(ax: Axes, x: Any, y: Any, arm: str, *, label: str | None = None, errors: Any = None) -> None:

@@ -99,6 +99,19 @@ def test_growth_is_judged_by_the_seeds_that_have_every_arm():
     assert PARTS.evidence(of_parts(data))["B5-parts"].n == 5
 
 
+def test_a_seed_without_an_arms_growth_or_limit_is_no_seed():
+    data = frames(seeds=5)
+    start = "norm_zoo_start/activation_moments"
+    lacking = (data[start]["seed"] == 4) & (data[start]["model"] == data[start]["model"].iloc[-1])
+    data[start] = data[start][~lacking]
+    evidence = ZOO.evidence(data)["B5-growth"]
+    assert (evidence.n, evidence.verdict) == (4, Verdict.reproduced)
+    runs = data["norm_zoo_parts/runs"]
+    begun = {"runs": runs[(runs["seed"] < 4) | runs["run_id"].str.startswith("batch4")]}
+    evidence = PARTS.evidence(begun)["B5-parts"]
+    assert (evidence.n, evidence.verdict) == (4, Verdict.reproduced)
+
+
 @pytest.mark.parametrize(
     ("sweep", "arms"), [("norm_zoo_parts", set(OF_PARTS)), ("norm_zoo", zoo.ARMS.keys() - OF_PARTS)]
 )

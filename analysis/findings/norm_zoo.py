@@ -80,7 +80,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     limit = cells.pivot(index="seed", columns="arm", values="low").reindex(columns=arms)
     growth = _growth(frames).pivot(index="seed", columns="arm", values="growth").reindex(columns=arms)
     both = {seed: (limit.loc[seed].rank(), growth.loc[seed].rank()) for seed in limit.index.intersection(growth.index)}
-    follows = {seed: float(of.corr(grown)) for seed, (of, grown) in both.items() if of.notna().all()}
+    follows = {seed: float(of.corr(grown)) for seed, (of, grown) in both.items() if (of.notna() & grown.notna()).all()}
     values = {
         FOLLOWS.key: pd.Series(follows, dtype=float).reindex(limit.index),
         KNOWN.of: limit.isna().sum(axis=1),

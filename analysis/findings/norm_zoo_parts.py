@@ -74,8 +74,9 @@ def plot(fig: Figure, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
     runs = zoo.named(frames["runs"])
-    limit = zoo.cells(runs[runs["arm"].isin(HALVES)]).pivot(index="seed", columns="arm", values="low")
-    limit = limit.reindex(columns=list(HALVES))
+    cells = zoo.cells(runs[runs["arm"].isin(HALVES)])
+    cells = cells[cells.groupby("seed")["arm"].transform("nunique") == len(HALVES)]
+    limit = cells.pivot(index="seed", columns="arm", values="low").reindex(columns=list(HALVES))
     best = {arm: zoo.best(runs[runs["arm"] == arm]) for arm in (ZERO, END, "none")}
     gain = {arm: stats.effect(best[arm][1], best["none"][1]) for arm in (ZERO, END)}
     at_an_end = float(sum(not inside for _, _, inside in best.values()))

@@ -129,7 +129,8 @@ def draw_rows(ax: Axes, by_arm: Mapping[str, pd.Series], scale: Scale) -> None:
         ax.plot(values, row + np.linspace(-0.16, 0.16, len(values)), "o", color=colour, ms=4, mew=0, alpha=0.85)
         if of.n > 1:
             ax.fill_betweenx([row - 0.32, row + 0.32], of.low, of.high, color=colour, alpha=0.25, lw=0)
-        ax.plot([of.mean] * 2, [row - 0.32, row + 0.32], color=colour, lw=2)
+        if of.n:
+            ax.plot([of.mean] * 2, [row - 0.32, row + 0.32], color=colour, lw=2)
     ax.set_yticks(range(len(by_arm)), [ARMS[arm].label for arm in by_arm])
     ax.set_ylim(len(by_arm) - 0.5, -0.5)
     ax.grid(False, axis="y")

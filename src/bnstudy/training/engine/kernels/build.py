@@ -30,6 +30,7 @@ used: set[str] = set()  # the kernels that computed something since `reset_uses`
 missed: set[str] = set()  # those that were not available, so that torch computed
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fPIC", "-shared")
 TRIED = (("-march=native", "-fopenmp"), ("-march=native",), ())  # some compilers lack one or the other
+UNSUPPORTED = "unsupported option"  # as a compiler without OpenMP says
 TIMEOUT_SEC = 120
 DIGEST = 64  # bytes of a checksum
 _hung = set[str]()  # compilers that did not end: each shape would wait for them anew
@@ -141,7 +142,7 @@ def _compile(source: Path, macros: list[str], target: Path) -> bool:
                     with files.replacing(target) as part:  # others compile the same at the same time
                         part.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
                     return True
-                reason = reason or said  # the first has all that the processor can do
+                reason = said if not reason or UNSUPPORTED in reason else reason  # the first has all that there is
     except subprocess.TimeoutExpired as error:
         _hung.add(path)
         reason = str(error)
@@ -169,7 +170,7 @@ def _run(command: list[str], log: Path) -> tuple[int, str]:
             raise
         output.seek(0)
         lines = output.read().decode(errors="replace").strip().split("\n")
-        return code, next((line for line in lines if "error" in line), lines[-1])
+        return code, next((line for line in lines if "error:" in line), lines[-1])
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -21,6 +22,9 @@ KNOWN = Need(
     "number of the three arms of a seed at which no rate learns up to the first that fails",
     "a limit is not known",
     below=0.5,
+)
+WITHIN = Need(
+    "number of the three arms of a seed that learn at the grid's largest rate", "a limit lies above the grid", below=0.5
 )
 GAINS = Need("gain of one BN at the end over none", "one BN at the end gains nothing over none", above=0)
 INSIDE = Need("number of the three arms whose best rate is at an end of the grid",
@@ -41,7 +45,7 @@ CLAIMS = (
         scale="reduced",
         says="It is BN's scaling and not its centring that allows large learning rates.",
         criterion=Criterion(
-            (SCALES, CENTRES), partial=1, needs=(KNOWN,),
+            (SCALES, CENTRES), partial=1, needs=(KNOWN, WITHIN),
             remark=f"A quarter lies between one step of the grid and two. {zoo.GRID}",
         ),
         published="no number",
@@ -85,6 +89,7 @@ def measure(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Sample]]:
             SCALES.key: stats.effect(limit["variance_only"], limit["batch"], Scale.log),
             CENTRES.key: stats.effect(limit["mean_only"], limit["batch"], Scale.log),
             KNOWN.of: limit.isna().sum(axis=1),
+            WITHIN.of: np.isinf(cells.pivot(index="seed", columns="arm", values="high")).sum(axis=1),
         },
         "B5-classifier": {
             SHARE.key: gain[ZERO] / gain[END],

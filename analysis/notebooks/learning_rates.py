@@ -58,6 +58,12 @@ show("lr_grid")
 show("stability_grid")
 
 # %% [markdown]
+# Between those rates a search finds the largest that each network bears in this epoch:
+
+# %%
+show("stability_largest")
+
+# %% [markdown]
 # The same question at a laptop's scale, for another network: a ResNet-20 on few images, for fewer updates and at other
 # rates. It can show whether BN widens the range of rates. The rates themselves hold for this network only.
 

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
@@ -17,6 +18,7 @@ from PIL import Image
 
 from bnstudy.analysis import figures
 from bnstudy.analysis.frames import Origin
+from bnstudy.analysis.stats import Scale
 
 STYLE = synthetic.FINDINGS.parent / "bnstudy.mplstyle"
 BLUE, ORANGE = figures.COLOURS["batch"], figures.COLOURS["none"]
@@ -125,3 +127,10 @@ def test_a_logarithmic_axis_has_ticks_over_few_decades_and_many(low: float, high
     figures.plain_log(ax)
     fig.draw_without_rendering()
     assert shown <= {label.get_text() for label in ax.get_yticklabels()}
+
+
+def test_hollow_dots_lie_on_the_seeds_that_they_mark() -> None:
+    ax = Figure().subplots()
+    figures.seeds(ax, 0, [1.0, float("nan"), 3.0, 4.0], "batch", scale=Scale.plain, hollow=[False, True, False, True])
+    dots, holes = (np.asarray(line.get_xydata()) for line in ax.lines[:2])
+    assert len(dots) == 3 and (holes == dots[2:]).all()

@@ -114,9 +114,7 @@ def _by_rate(ax: Axes, runs: pd.DataFrame) -> None:
 def _tops(ax: Axes, tops: pd.DataFrame) -> None:
     for place, arm in enumerate(ARMS):
         at = tops[tops["arm"] == arm]
-        figures.seeds(ax, place, at["rate"], arm, scale=Scale.log)
-        edge = at[~at["inside"].astype(bool)]["rate"]
-        ax.plot([place] * len(edge), edge, "o", color=figures.COLOURS[arm], mfc="white", ms=4.4, mew=1, zorder=6)
+        figures.seeds(ax, place, at["rate"], arm, scale=Scale.log, hollow=~at["inside"].astype(bool))
     figures.plain_log(ax)
     ax.set_xticks(range(len(ARMS)), [zoo.ARMS[arm].label for arm in ARMS])
     ax.set_xlim(-0.6, len(ARMS) - 0.4)

@@ -262,10 +262,15 @@ def seeds(
     spacing: float = 0.05,
     colour: str = "",
     interval: bool = True,
+    hollow: Any = None,
 ) -> None:
     """A dot per seed, side by side around `x`, and a bar at their mean on the scale, with its 95 % interval (without
-    `interval`, the bar alone). Many seeds take no more room than eight. `colour`: instead of the arm's."""
-    values = pd.Series(values, dtype=float).dropna().to_numpy()
+    `interval`, the bar alone). Many seeds take no more room than eight. `colour`: instead of the arm's. `hollow`: which
+    of the values have hollow dots."""
+    values = pd.Series(values, dtype=float)
+    there = values.notna().to_numpy()
+    open_dots = np.zeros(there.sum(), dtype=bool) if hollow is None else np.asarray(hollow, dtype=bool)[there]
+    values = values.to_numpy()[there]
     if len(values) == 0:
         return
     colour = colour or COLOURS[arm]
@@ -273,6 +278,9 @@ def seeds(
     offsets = [(i - (len(values) - 1) / 2) * spacing for i in range(len(values))]
     ax.plot([x + o for o in offsets], values, "o", color=colour, ms=4 if len(values) < 12 else 2.6, mew=0, alpha=0.85,
             zorder=4)  # fmt: skip
+    if open_dots.any():
+        at = x + np.array(offsets)[open_dots]
+        ax.plot(at, values[open_dots], "o", color=colour, mfc="white", ms=4.4, mew=1, zorder=5)
     half = max(0.13, spacing * len(values) / 2)
     of = stats.interval(values, scale)
     if interval and of.n > 1:
